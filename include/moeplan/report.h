@@ -1,0 +1,39 @@
+/* What people and programs read: aligned tables, and JSON objects of results. */
+#ifndef MOEPLAN_REPORT_H
+#define MOEPLAN_REPORT_H
+
+#include <moeplan/json.h>
+#include <moeplan/sim.h>
+
+/* A table of text cells; columns are as wide as their widest cell (in code points); numbers right-aligned. */
+struct mp_table;
+struct mp_table *mp_table_new(void); /* NULL when out of memory */
+void mp_table_column(struct mp_table *t, const char *title, bool is_right);
+void mp_table_cell(struct mp_table *t, const char *fmt, ...) MP_PRINTF(2, 3); /* fills row by row */
+void mp_table_write(const struct mp_table *t, struct mp_out *o); /* text */
+void mp_table_write_markdown(const struct mp_table *t, struct mp_out *o);
+void mp_table_free(struct mp_table *t);
+
+/* "1.234 ms", "567 us", "12.3 MB". buf of at least 32. */
+const char *mp_human_ns(double ns, char *buf);
+const char *mp_human_bytes(double bytes, char *buf);
+
+/* A 95 % interval. */
+struct mp_interval {
+    double low, high;
+    bool is_known;
+};
+/* One strategy's (or incumbent's) result, as `compare` prints it. */
+struct mp_scored {
+    const char *strategy;
+    const struct mp_sim_result *result;
+    struct mp_interval step_ns;      /* over requests, delete-a-group jackknife */
+    double plan_seconds;
+    const char *evaluated_on;        /* "held-out" | "planning data" */
+    const char *note;                /* why it was not applicable or infeasible (result NULL), or NULL */
+    const struct mp_plan *plan;
+};
+/* The object of DESIGN.md part 6 for one result; the caller owns it. NULL when out of memory. */
+json_t *mp_scored_json(const struct mp_scored *s, const struct mp_workload *w);
+
+#endif

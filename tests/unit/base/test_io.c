@@ -1,0 +1,67 @@
+#include "support.h"
+#include <sys/stat.h>
+
+static enum mp_status write_file(void *ctx, struct mp_error *err) {
+    const char *path = ctx;
+    struct mp_out *o;
+    enum mp_status status = mp_out_open(&o, path, err);
+    if (status != MP_OK)
+        return status;
+    for (int i = 0; i < 30000; i++)
+        mp_out_printf(o, "%d\n", i);
+    return mp_out_commit(o, err);
+}
+
+static enum mp_status read_file(void *ctx, struct mp_error *err) {
+    struct mp_in *in;
+    enum mp_status status = mp_in_open(&in, ctx, 0, err);
+    if (status == MP_OK)
+        mp_in_close(in);
+    return status;
+}
+
+static void test_io__every_fault_keeps_the_old_file(void **state) {
+    (void)state;
+    char path[256];
+    snprintf(path, sizeof path, "%s", temp_path("kept"));
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs("old", f);
+    fclose(f);
+    for (uint64_t k = 1;; k++) {
+        struct mp_error err = {0};
+        fail_io(k, true, 28 /* ENOSPC */);
+        enum mp_status status = write_file(path, &err);
+        if (!faults_end(NULL, NULL))
+            break;
+        if (status == MP_OK) /* only the folder's fsync may be survived */
+            break;
+        assert_int_equal(status, MP_EIO);
+        struct stat st;
+        assert_int_equal(stat(path, &st), 0);
+        assert_int_equal(st.st_size, 3);
+    }
+    sweep_faults(write_file, path, 1);
+    sweep_faults(read_file, path, 1);
+}
+
+static void test_io__refuses_folders_and_missing_files(void **state) {
+    (void)state;
+    struct mp_in *in;
+    struct mp_error err = {0};
+    assert_int_equal(mp_in_open(&in, "/tmp", 0, &err), MP_EIO);
+    assert_null(in);
+    mp_error_clear(&err);
+    assert_int_equal(mp_in_open(&in, "/nowhere/at/all", 0, &err), MP_EIO);
+    mp_error_clear(&err);
+    assert_int_equal(write_file((void *)(uintptr_t)"/dev/full", &err), MP_EIO);
+}
+
+int main(void) {
+    cmocka_set_message_output(CM_OUTPUT_TAP);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_io__every_fault_keeps_the_old_file),
+        cmocka_unit_test(test_io__refuses_folders_and_missing_files),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
