@@ -15,7 +15,9 @@
  *            candidates left: number the sources that are left with this same candidate set in ascending order 0, 1, ...;
  *            source number i takes candidate (i + expert) % n. (SGLang's static rule with a defined choice in place of its seeded one.)
  *   WEIGHTED drawn by the slots' integer weights: w = hash % sum; the first candidate whose cumulative weight exceeds w.
- *   TIERED   as WEIGHTED, among the candidates on the source's GPU if there are any, else on its node, else all. */
+ *   TIERED   as WEIGHTED, among the candidates on the source's GPU if there are any, else on its node, else all.
+ * "This same candidate set" compares sets: a node that holds every replica shares its numbering with the sources outside it.
+ * Under WEIGHTED and TIERED a slot of weight 0 is no candidate. */
 enum mp_route_rule { MP_ROUTE_EVEN, MP_ROUTE_NEAREST, MP_ROUTE_WEIGHTED, MP_ROUTE_TIERED };
 #define MP_N_ROUTE_RULES 4
 
@@ -102,6 +104,7 @@ struct mp_plan {
     uint32_t n_layers, n_experts, n_gpus, n_nodes, n_slots;
     const uint32_t *gpu_first_slot;  /* [n_gpus + 1]: slots of GPU g are [first[g], first[g + 1]) in every layer */
     const uint32_t *gpu_node;        /* [n_gpus] */
+    const uint32_t *slot_gpu;        /* [n_slots], derived from gpu_first_slot */
     bool allow_same_gpu_replicas;    /* a named strategy (EPLB) may put two replicas of an expert on one GPU; said in the file */
     enum mp_route_rule route;
     enum mp_stage_mode stage_mode;
