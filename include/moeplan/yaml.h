@@ -10,7 +10,7 @@ enum mp_yaml_kind { MP_YAML_SCALAR, MP_YAML_SEQUENCE, MP_YAML_MAPPING };
 struct mp_yaml {
     enum mp_yaml_kind kind;
     uint32_t line, column;     /* 1-based */
-    const char *key;           /* of the mapping entry it is the value of, or NULL; for messages */
+    const char *key;           /* of the mapping entry it is the value of (or whose list it is an item of), or NULL; of a mapping's items never NULL */
     const char *text;          /* SCALAR: terminated, length bytes, no NUL inside */
     uint32_t length;
     bool is_quoted;
@@ -23,9 +23,12 @@ struct mp_yaml_doc {
     size_t n_events;
     struct mp_arena *arena;
 };
+/* Parses the whole input as one document; limits NULL = the defaults. To allow longer texts (stages of a plan), pass a copy of the limits with
+ * yaml_scalar raised. MP_EINPUT: not YAML, or YAML that moeplan does not take; MP_ELIMIT: past a limit. Linear time; about 80 bytes per value.
+ * The document does not refer to `in` afterwards. The caller frees it with mp_yaml_free. */
 enum mp_status mp_yaml_parse(struct mp_yaml_doc **out, const struct mp_in *in, const struct mp_limits *limits,
                              struct mp_error *err) MP_MUST_CHECK;
-void mp_yaml_free(struct mp_yaml_doc *d);
+void mp_yaml_free(struct mp_yaml_doc *d); /* NULL is fine */
 
 /* The value of `key`, or NULL. */
 const struct mp_yaml *mp_yaml_get(const struct mp_yaml *map, const char *key);
@@ -44,7 +47,8 @@ enum mp_status mp_yaml_bool(const struct mp_yaml_doc *d, const struct mp_yaml *n
 enum mp_status mp_yaml_string(const struct mp_yaml_doc *d, const struct mp_yaml *n, struct mp_arena *arena, const char **out,
                               struct mp_error *err) MP_MUST_CHECK;
 /* A quantity with an optional unit, as a whole number of the base unit: "450 GB/s", "141 GiB", "989 TFLOPS", "2.5 us", "0.8" (ratios
- * as ppm). unit is one of "bytes", "bytes/s", "ns", "flops", "ppm". A bare integer is in the base unit. */
+ * as ppm). unit is one of "bytes", "bytes/s", "ns", "flops", "ppm". A bare integer is in the base unit; a bare decimal is only taken as a
+ * ratio. Exact: what is not a whole number of the base unit is refused. */
 enum mp_status mp_yaml_quantity(const struct mp_yaml_doc *d, const struct mp_yaml *n, const char *unit, uint64_t min, uint64_t max,
                                 uint64_t *out, struct mp_error *err) MP_MUST_CHECK;
 /* Reports at a node: MP_EINPUT "key: message". */
