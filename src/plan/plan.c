@@ -1,8 +1,6 @@
 /* The plan in memory: making an empty one, freeing it, and checking that every index in it may be followed. */
-#include <moeplan/plan.h>
+#include "plan_text.h"
 #include <string.h>
-
-#define MAX_SLOTS (UINT32_C(1) << 20)
 
 static const char *const route_names[MP_N_ROUTE_RULES] = {"even", "nearest", "weighted", "tiered"};
 static const char *const stage_mode_names[] = {"free", "barrier", "coupled"};
@@ -34,8 +32,8 @@ enum mp_status mp_plan_new(struct mp_plan **out, uint32_t n_layers, uint32_t n_e
     uint64_t n_slots = 0;
     for (uint32_t g = 0; g < n_gpus; g++)
         n_slots += slots_per_gpu[g];
-    if (n_slots == 0 || n_slots > MAX_SLOTS)
-        return mp_fail(err, MP_EUSAGE, "a plan cannot have %llu slots (1 to %u)", (unsigned long long)n_slots, MAX_SLOTS);
+    if (n_slots == 0 || n_slots > PLAN_MAX_SLOTS)
+        return mp_fail(err, MP_EUSAGE, "a plan cannot have %llu slots (1 to %u)", (unsigned long long)n_slots, PLAN_MAX_SLOTS);
     struct mp_arena *arena = mp_arena_new();
     struct mp_plan *p = arena != NULL ? mp_arena_alloc(arena, 1, sizeof *p) : NULL;
     if (p == NULL)
@@ -83,7 +81,7 @@ uint32_t mp_plan_slot_gpu(const struct mp_plan *p, uint32_t slot) { return p->sl
 
 static enum mp_status check_shape(const struct mp_plan *p, struct mp_error *err) {
     if (p->n_layers == 0 || p->n_layers > MP_MAX_LAYERS || p->n_experts == 0 || p->n_experts > MP_MAX_EXPERTS ||
-        p->n_gpus == 0 || p->n_gpus > MP_MAX_GPUS || p->n_nodes == 0 || p->n_nodes > p->n_gpus || p->n_slots == 0 || p->n_slots > MAX_SLOTS)
+        p->n_gpus == 0 || p->n_gpus > MP_MAX_GPUS || p->n_nodes == 0 || p->n_nodes > p->n_gpus || p->n_slots == 0 || p->n_slots > PLAN_MAX_SLOTS)
         return mp_fail(err, MP_EINPUT, "plan: shape: %u layers, %u experts, %u GPUs, %u nodes, %u slots are out of range",
                        p->n_layers, p->n_experts, p->n_gpus, p->n_nodes, p->n_slots);
     if (p->gpu_first_slot[0] != 0 || p->gpu_first_slot[p->n_gpus] != p->n_slots)
