@@ -91,16 +91,22 @@ static enum mp_status get_bool(struct reader *r, const struct mp_yaml *map, cons
     return status != MP_OK ? status : mp_yaml_bool(r->doc, n, out, r->err);
 }
 
-static enum mp_status get_string(struct reader *r, const struct mp_yaml *map, const char *key, const char **out) {
-    const struct mp_yaml *n = NULL;
-    enum mp_status status = need(r, map, key, &n);
-    return status != MP_OK ? status : mp_yaml_string(r->doc, n, r->plan->arena, out, r->err);
-}
-
 static enum mp_status get_kind(struct reader *r, const struct mp_yaml *map, const char *key, enum mp_yaml_kind kind,
                                const struct mp_yaml **out) {
     enum mp_status status = need(r, map, key, out);
     return status != MP_OK ? status : mp_yaml_expect(r->doc, *out, kind, r->err);
+}
+
+static enum mp_status get_string(struct reader *r, const struct mp_yaml *map, const char *key, const char **out) {
+    const struct mp_yaml *n = NULL;
+    enum mp_status status = get_kind(r, map, key, MP_YAML_SCALAR, &n);
+    if (status != MP_OK)
+        return status;
+    if (n->length == 0) { /* mp_yaml_string wants text; here "" means "not known" */
+        *out = "";
+        return MP_OK;
+    }
+    return mp_yaml_string(r->doc, n, r->plan->arena, out, r->err);
 }
 
 /* One of `words`; *out its index. */

@@ -2,7 +2,7 @@
 #include <moeplan/plan.h>
 
 /* A random plan: up to 3 layers, 8 GPUs on a random node map, replicas wherever there is room. */
-static struct mp_plan *random_plan(struct mp_rng *rng, enum mp_route_rule rule) {
+static struct mp_plan *route_plan(struct mp_rng *rng, enum mp_route_rule rule) {
     struct mp_error err = {0};
     uint32_t n_gpus = 1 + (uint32_t)mp_rng_below(rng, 8), n_experts = 1 + (uint32_t)mp_rng_below(rng, 10), slots[8];
     for (uint32_t g = 0; g < n_gpus; g++)
@@ -87,7 +87,7 @@ static void test_route__agrees_with_the_comment(void **state) {
     (void)state;
     struct mp_rng rng = mp_rng_seed(1);
     for (uint32_t round = 0; round < 2000; round++) {
-        struct mp_plan *p = random_plan(&rng, round % MP_N_ROUTE_RULES);
+        struct mp_plan *p = route_plan(&rng, round % MP_N_ROUTE_RULES);
         struct mp_router *r;
         struct mp_error err = {0};
         CHECK_OK(mp_router_new(&r, p, &err), err);
@@ -116,7 +116,7 @@ static void test_route__split_keeps_every_token(void **state) {
     (void)state;
     struct mp_rng rng = mp_rng_seed(2);
     for (uint32_t round = 0; round < 2000; round++) {
-        struct mp_plan *p = random_plan(&rng, round % MP_N_ROUTE_RULES);
+        struct mp_plan *p = route_plan(&rng, round % MP_N_ROUTE_RULES);
         struct mp_router *r;
         struct mp_error err = {0};
         CHECK_OK(mp_router_new(&r, p, &err), err);
@@ -197,7 +197,7 @@ static void test_route__survives_faults(void **state) {
     (void)state;
     struct mp_rng rng = mp_rng_seed(3);
     for (uint32_t rule = 0; rule < MP_N_ROUTE_RULES; rule++) {
-        struct mp_plan *p = random_plan(&rng, rule);
+        struct mp_plan *p = route_plan(&rng, rule);
         sweep_faults(flow, p, 1);
         mp_plan_free(p);
     }

@@ -1,0 +1,177 @@
+#include "random_plan.h"
+#include "support.h"
+
+static void *arena_alloc(struct mp_plan *p, size_t n, size_t size) {
+    void *m = mp_arena_alloc(p->arena, n, size);
+    assert_non_null(m);
+    return m;
+}
+
+struct random_plan_shape random_shape(struct mp_rng *rng) {
+    struct random_plan_shape s = {.n_layers = 1 + (uint32_t)mp_rng_below(rng, 4), .n_gpus = 2 + (uint32_t)mp_rng_below(rng, 7)};
+    s.n_experts = s.n_gpus + (uint32_t)mp_rng_below(rng, 13);
+    s.n_nodes = s.n_gpus % 2 == 0 && mp_rng_below(rng, 2) ? 2 : 1;
+    s.slots_per_gpu = (s.n_experts + s.n_gpus - 1) / s.n_gpus + (uint32_t)mp_rng_below(rng, 3);
+    s.has_orders = mp_rng_below(rng, 4) > 0;
+    s.has_outlook = mp_rng_below(rng, 4) > 0;
+    return s;
+}
+
+/* Every expert once, round robin from a random GPU; then replicas where they are not on the GPU yet; some slots stay empty. */
+static void fill_layer(struct mp_rng *rng, struct mp_plan *p, struct mp_plan_layer *layer) {
+    uint32_t used[64] = {0}, start = (uint32_t)mp_rng_below(rng, p->n_gpus);
+    for (uint32_t e = 0; e < p->n_experts; e++) {
+        uint32_t g = (start + e) % p->n_gpus;
+        layer->slot_expert[p->gpu_first_slot[g] + used[g]++] = (uint16_t)e;
+    }
+    for (uint32_t g = 0; g < p->n_gpus; g++)
+        for (uint32_t s = p->gpu_first_slot[g] + used[g]; s < p->gpu_first_slot[g + 1]; s++) {
+            uint16_t e = (uint16_t)mp_rng_below(rng, p->n_experts);
+            bool is_there = mp_rng_below(rng, 5) == 0;
+            for (uint32_t k = p->gpu_first_slot[g]; k < s; k++)
+                is_there |= layer->slot_expert[k] == e;
+            layer->slot_expert[s] = is_there ? MP_NO_EXPERT : e;
+        }
+    if (p->route == MP_ROUTE_WEIGHTED || p->route == MP_ROUTE_TIERED) {
+        layer->slot_weight = arena_alloc(p, p->n_slots, sizeof *layer->slot_weight);
+        for (uint32_t s = 0; s < p->n_slots; s++)
+            layer->slot_weight[s] = layer->slot_expert[s] == MP_NO_EXPERT ? 0 : 1 + (uint32_t)mp_rng_below(rng, 1000);
+    }
+    layer->combine_reversed = mp_rng_below(rng, 2);
+    layer->order = p->n_orders > 0 && mp_rng_below(rng, 3) > 0 ? (uint32_t)mp_rng_below(rng, p->n_orders) : MP_NONE;
+}
+
+static int by_pair(const void *a, const void *b) {
+    const struct mp_transfer *x = a, *y = b;
+    return x->src != y->src ? (x->src < y->src ? -1 : 1) : x->dst < y->dst ? -1 : x->dst > y->dst;
+}
+
+/* Rotations in random order; each may be cut in two stages, the first with a part of the pairs or of the shares. */
+static void fill_order(struct mp_rng *rng, struct mp_plan *p, struct mp_order *order) {
+    uint32_t n = p->n_gpus;
+    *order = (struct mp_order){.name = "random", .unit = 1 + (uint32_t)mp_rng_below(rng, 8), .ports = 1};
+    struct mp_stage *stages = arena_alloc(p, (size_t)n * 2, sizeof *stages);
+    for (uint32_t r = 1; r < n; r++) {
+        uint32_t cut = (uint32_t)mp_rng_below(rng, 3) == 0 ? (uint32_t)mp_rng_below(rng, order->unit + 1) : 0;
+        struct mp_transfer *first = arena_alloc(p, n, sizeof *first), *second = arena_alloc(p, n, sizeof *second);
+        uint32_t n_first = 0, n_second = 0;
+        for (uint32_t i = 0; i < n; i++) {
+            struct mp_transfer t = {(uint16_t)i, (uint16_t)((i + r) % n), 0};
+            uint32_t share = cut == 0 ? order->unit : mp_rng_below(rng, 2) ? cut : order->unit;
+            if (share > 0) {
+                t.share = share;
+                first[n_first++] = t;
+            }
+            if (share < order->unit) {
+                t.share = order->unit - share;
+                second[n_second++] = t;
+            }
+        }
+        qsort(first, n_first, sizeof *first, by_pair);
+        if (n_first > 0)
+            stages[order->n_stages++] = (struct mp_stage){n_first, first};
+        if (n_second > 0)
+            stages[order->n_stages++] = (struct mp_stage){n_second, second};
+    }
+    for (uint32_t i = order->n_stages; i > 1; i--) {
+        uint32_t j = (uint32_t)mp_rng_below(rng, i);
+        struct mp_stage t = stages[i - 1];
+        stages[i - 1] = stages[j];
+        stages[j] = t;
+    }
+    order->stages = stages;
+}
+
+static void fill_outlook(struct mp_rng *rng, struct mp_plan *p) {
+    p->n_planning_steps = 1 + mp_rng_below(rng, 50);
+    p->predicted_step_ns = mp_rng_below(rng, 1000000);
+    p->n_samples = (uint32_t)mp_rng_below(rng, 3);
+    p->samples = arena_alloc(p, p->n_samples, sizeof *p->samples);
+    for (uint32_t i = 0; i < p->n_samples; i++)
+        p->samples[i] = (struct mp_plan_sample){(uint32_t)mp_rng_below(rng, p->n_planning_steps), mp_rng_next(rng), 2, 3, 4};
+    p->n_certificates = (uint32_t)mp_rng_below(rng, 3);
+    p->certificates = arena_alloc(p, p->n_certificates, sizeof *p->certificates);
+    for (uint32_t i = 0; i < p->n_certificates; i++)
+        p->certificates[i] = (struct mp_certificate){(enum mp_certificate_kind)mp_rng_below(rng, 3), (enum mp_proof_kind)mp_rng_below(rng, 3),
+                                                     "dispatch, all layers", 1000 + mp_rng_below(rng, 1000), mp_rng_below(rng, 1000), 0};
+}
+
+struct mp_plan *random_plan(struct mp_rng *rng, const struct random_plan_shape *shape) {
+    static const char *const names[] = {"", "lpt", "say \"hi\" \\ there", "caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80", "tab\tbed", "true", "12: 3"};
+    struct mp_error err = {0};
+    struct mp_plan *p;
+    uint32_t slots[64];
+    for (uint32_t g = 0; g < shape->n_gpus; g++)
+        slots[g] = shape->slots_per_gpu;
+    CHECK_OK(mp_plan_new(&p, shape->n_layers, shape->n_experts, shape->n_gpus, slots, &err), err);
+    struct mp_provenance *v = &p->provenance;
+    const char **strings[] = {&v->tool, &v->trace_model, &v->topology, &v->model, &v->place, &v->order, &v->selected_on, &v->split.categories};
+    for (size_t i = 0; i < sizeof strings / sizeof strings[0]; i++)
+        *strings[i] = names[mp_rng_below(rng, sizeof names / sizeof names[0])];
+    v->sources = mp_rng_below(rng, 2) ? "dp" : "coupled";
+    v->dispatcher = "a2av";
+    v->seed = mp_rng_next(rng);
+    v->has_workload = shape->has_outlook;
+    if (v->has_workload) {
+        v->split.kind = (enum mp_split_kind)mp_rng_below(rng, 4);
+        v->split.planning_ppm = 500000;
+        v->batching = (struct mp_batching){.phase = MP_PHASE_DECODE, .n_ranks = shape->n_gpus, .batch_per_rank = 4, .seed = 7};
+    }
+    p->n_nodes = shape->n_nodes;
+    uint32_t *node = arena_alloc(p, p->n_gpus, sizeof *node);
+    for (uint32_t g = 0; g < p->n_gpus; g++)
+        node[g] = g * p->n_nodes / p->n_gpus;
+    p->gpu_node = node;
+    p->route = (enum mp_route_rule)mp_rng_below(rng, MP_N_ROUTE_RULES);
+    p->stage_mode = (enum mp_stage_mode)mp_rng_below(rng, 3);
+    p->fallback_ppm = (uint32_t)mp_rng_below(rng, 100000);
+    if (shape->has_orders) {
+        p->n_orders = 1 + (uint32_t)mp_rng_below(rng, 2);
+        struct mp_order *orders = arena_alloc(p, p->n_orders, sizeof *orders);
+        for (uint32_t i = 0; i < p->n_orders; i++)
+            fill_order(rng, p, &orders[i]);
+        p->orders = orders;
+    }
+    for (uint32_t l = 0; l < p->n_layers; l++) {
+        p->layers[l].layer_id = 3 + 2 * l;
+        fill_layer(rng, p, &p->layers[l]);
+        if (v->has_workload)
+            p->layers[l].rows_max_sum = mp_rng_below(rng, 1000);
+    }
+    if (mp_rng_below(rng, 2)) {
+        p->n_colocations = 1;
+        struct mp_colocation *c = arena_alloc(p, 1, sizeof *c);
+        *c = (struct mp_colocation){0, p->layers[0].slot_expert[0] == MP_NO_EXPERT ? 0 : p->layers[0].slot_expert[0], 5, 0};
+        p->colocations = c;
+    }
+    if (mp_rng_below(rng, 2)) {
+        uint32_t *order = arena_alloc(p, 3, sizeof *order);
+        order[0] = 2;
+        order[2] = 1;
+        p->training = (struct mp_plan_training){true, 65536, 2, 3, order};
+    }
+    if (v->has_workload)
+        fill_outlook(rng, p);
+    CHECK_OK(mp_plan_check(p, &err), err);
+    return p;
+}
+
+char *plan_text(const struct mp_plan *p, size_t *n) {
+    struct mp_error err = {0};
+    struct mp_out *o;
+    CHECK_OK(mp_out_open_memory(&o, &err), err);
+    mp_plan_write(p, o);
+    const uint8_t *bytes = mp_out_memory_bytes(o, n);
+    char *text = malloc(*n + 1);
+    assert_non_null(text);
+    memcpy(text, bytes, *n);
+    text[*n] = '\0';
+    CHECK_OK(mp_out_commit(o, &err), err);
+    return text;
+}
+
+void restamp(char *text, size_t n) {
+    char hex[65];
+    mp_sha256_hex(text, n - 77, hex); /* checksum: "<64>"\n */
+    memcpy(text + n - 66, hex, 64);
+}

@@ -1,0 +1,19 @@
+/* Random plans of every feature, for round trips and mutations: valid by structure, their evidence made up. */
+#ifndef RANDOM_PLAN_H
+#define RANDOM_PLAN_H
+
+#include <moeplan/plan.h>
+
+struct random_plan_shape {
+    uint32_t n_layers, n_experts, n_gpus, n_nodes, slots_per_gpu;
+    bool has_orders, has_outlook;
+};
+/* Fails the running test when out of memory. */
+struct mp_plan *random_plan(struct mp_rng *rng, const struct random_plan_shape *shape);
+struct random_plan_shape random_shape(struct mp_rng *rng);
+/* The text of a plan, NUL-terminated, from malloc. */
+char *plan_text(const struct mp_plan *p, size_t *n);
+/* Replaces the last line's checksum by that of the text before it. */
+void restamp(char *text, size_t n);
+
+#endif
