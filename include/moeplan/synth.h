@@ -23,12 +23,27 @@ bool mp_synth_preset(uint32_t i, const char **name, const char **summary, struct
 enum mp_status mp_synth_generate(struct mp_trace **out, const struct mp_synth_params *p, const struct mp_limits *limits,
                                  struct mp_error *err) MP_MUST_CHECK;
 
-/* Statistics by which fitted and real are compared. */
+/* Statistics by which fitted and real are compared (docs/SYNTHETIC.md). Of a TOKENS trace; of more than 2^20 rows, every m-th
+ * row is used where nothing else is said. c_i: rows that use expert i, n_ij: rows that use both i and j, N: rows, k: top_k. A
+ * value that cannot be had (pairs of a top-1 trace, one layer, one request) is 0. Random draws come from `seed`. */
 struct mp_trace_stats {
-    double load_max_over_mean;      /* over experts, totals, averaged over layers */
-    double pair_lift;               /* mean over layers of sum_{pairs} P(ij)^2-weighted lift: E over co-activated pairs of P(ij)/(P(i)P(j)) */
-    double cross_layer_information; /* mean over adjacent layers of I(first expert of l; first expert of l + 1), bits, shuffle-corrected */
-    double step_max_over_mean;      /* over experts, per step of 128 rows drawn from distinct requests, averaged */
+    /* Mean over layers of max_i c_i / mean_i c_i. */
+    double load_max_over_mean;
+    /* Mean over layers of sum_{i<j} n_ij (n_ij - 1) N / (c_i c_j) over sum_{i<j} n_ij: the lift P(ij) / (P(i) P(j)) of a pair drawn as
+     * tokens use them. (n - 1 in place of n takes out what a sample's noise adds.) Below 1 for independent draws without replacement. */
+    double pair_lift;
+    /* Mean over adjacent layers of the mutual information, in bits, of X = one of the k experts of a row in layer l, drawn evenly, and
+     * Y = one of those in l + 1; less the same with the rows of l + 1 shuffled, which is what a sample's noise adds. */
+    double cross_layer_information;
+    /* Max / mean over experts of steps of min(128, requests) rows, each a random row of another request; mean over 64 steps
+     * and all layers. What decode sees. */
+    double step_max_over_mean;
+    /* The same over 64 runs of 128 rows that follow each other in the file (fewer when the trace has fewer): bursts, what prefill
+     * sees. */
+    double run_max_over_mean;
+    /* Total variation distance between the loads of the requests of the first and of the second half of the file, less the same for a random
+     * halving; mean over layers. Drift, and domain shift where the file is sorted by domain. */
+    double half_shift;
 };
 enum mp_status mp_trace_statistics(struct mp_trace_stats *out, const struct mp_trace *t, uint64_t seed, struct mp_error *err) MP_MUST_CHECK;
 
