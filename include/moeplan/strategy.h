@@ -23,7 +23,7 @@ struct mp_problem { /* all borrowed */
     uint32_t slots_per_gpu;      /* 0 = ceil((n_experts + n_redundant) / n_gpus) */
     bool needs_equal_slots;      /* the target stack wants every slot filled, equally many on each GPU */
     bool needs_distinct;         /* at most one replica of an expert on a GPU (default true; EPLB as published breaks it) */
-    uint64_t memory_bytes;       /* per GPU for experts; 0 = no check */
+    uint64_t memory_bytes;       /* per GPU for routed experts; 0 = what the GPU has less the model's other weights */
     uint64_t seed;
     unsigned n_threads;
     /* load[n_layers][n_experts]: (token, expert) pairs over the planning steps */
@@ -78,7 +78,11 @@ struct mp_plan_request {
     const char *replicate, *place, *route, *order; /* NULL = the recipe's */
     uint32_t n_redundant, slots_per_gpu;
     bool needs_equal_slots;
-    uint64_t memory_bytes, seed, work_limit;
+    bool needs_distinct;                 /* the target breaks on two replicas of an expert on one GPU: recipes that make them are
+                                          * repaired (otherwise the plan says allow_same_gpu_replicas) */
+    uint64_t memory_bytes;               /* per GPU for routed experts; 0 = what the GPU has less the model's other weights */
+    uint64_t seed;
+    uint64_t work_limit;                 /* `auto`: simulated (step, layer) pairs; 0 = none */
     double wall_seconds;
     unsigned n_threads;
     const struct mp_limits *limits;

@@ -1,0 +1,262 @@
+/* The search of `auto`: the best of the named strategies' combinations.
+ *
+ * Decides   which strategy each stage uses.
+ * Minimises the objective as the simulator computes it, on the selection data: the validation part (a quarter of the planning requests by
+ *           hash, when there are at least 40 and both parts can be batched), else all planning data. At most 64 evenly spaced steps.
+ * Method    every named recipe, then every replicate x place x route combination with a single shot, then the best of those with each
+ *           other order. Ties: the earlier one. The winner is run again on all planning data by the driver.
+ * Bound     never worse than any named recipe on its selection score, unless a budget stopped it.
+ * Cost      one plan and one simulation per candidate; work is counted in simulated (step, layer) pairs. */
+#include "planner.h"
+#include <moeplan/base.h>
+#include <string.h>
+#include <time.h>
+
+#define N_CANDIDATES_MAX 256u
+#define MIN_REQUESTS 40u
+#define N_PARTS 4u
+
+struct search {
+    const struct mp_plan_request *request;
+    const struct mp_budget *budget;
+    struct mp_problem fit;      /* what plans are made on */
+    struct mp_problem score_on; /* what they are scored on */
+    struct mp_combination tried[N_CANDIDATES_MAX], best;
+    uint32_t n_tried;
+    bool is_found, is_stopped;
+    double best_score, started;
+    uint64_t work;
+    const char *stopped_by;
+    struct mp_error declined;   /* of the first candidate that did not apply */
+};
+
+static double now_seconds(void) {
+    struct timespec t;
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* Without redundancy all replicate and route strategies come to the same plan. */
+static void normalise(struct search *s, struct mp_combination *c) {
+    const struct mp_plan_request *r = s->request;
+    const char *const asked[MP_N_PLANNER_STAGES] = {r->replicate, r->place, r->route, r->order};
+    const struct mp_combination before = *c;
+    if (s->fit.n_redundant == 0) {
+        c->stage[MP_PLAN_REPLICATE] = mp_strategy_find(MP_PLAN_REPLICATE, "none");
+        c->stage[MP_PLAN_ROUTE] = mp_strategy_find(MP_PLAN_ROUTE, "even");
+        c->may_repeat_on_gpu = false;
+    }
+    if (r->needs_distinct)
+        c->may_repeat_on_gpu = false;
+    for (int i = 0; i < MP_N_PLANNER_STAGES; i++)
+        if (asked[i] != NULL)
+            c->stage[i] = before.stage[i];
+}
+
+static bool was_tried(const struct search *s, const struct mp_combination *c) {
+    for (uint32_t i = 0; i < s->n_tried; i++)
+        if (memcmp(s->tried[i].stage, c->stage, sizeof c->stage) == 0 && s->tried[i].may_repeat_on_gpu == c->may_repeat_on_gpu)
+            return true;
+    return false;
+}
+
+static bool must_stop(struct search *s) {
+    uint64_t next = (uint64_t)s->score_on.workload->trace->n_layers * mp_scoring_steps(&s->score_on);
+    if (!s->is_found)
+        return false;
+    if (s->budget->work_limit > 0 && s->work + next > s->budget->work_limit) {
+        s->stopped_by = "work_limit";
+        s->is_stopped = true;
+    } else if (s->budget->wall_seconds > 0 && now_seconds() - s->started > s->budget->wall_seconds) {
+        s->stopped_by = "wall_clock";
+        s->is_stopped = true;
+        if (s->budget->wall_struck != NULL)
+            *s->budget->wall_struck = true;
+    }
+    return s->is_stopped;
+}
+
+static enum mp_status try_one(struct search *s, struct mp_combination c, struct mp_error *err) {
+    struct mp_plan *plan = NULL;
+    struct mp_sim_result *result = NULL;
+    struct mp_error why = {0};
+    enum mp_outcome outcome;
+    normalise(s, &c);
+    if (s->is_stopped || s->n_tried == N_CANDIDATES_MAX || was_tried(s, &c) || must_stop(s))
+        return MP_OK;
+    s->tried[s->n_tried++] = c;
+    enum mp_status status = mp_combination_run(&plan, &s->fit, &c, s->budget, &s->work, &outcome, &why);
+    if (status != MP_OK) {
+        if (err != NULL)
+            *err = why;
+        return status;
+    }
+    if (plan == NULL) {
+        if (s->declined.message[0] == '\0')
+            s->declined = why;
+        return MP_OK;
+    }
+    status = mp_score(&result, plan, &s->score_on, &s->work, err);
+    if (status == MP_OK) {
+        double score = mp_sim_objective(result, s->score_on.objective);
+        if (!s->is_found || score < s->best_score) {
+            s->is_found = true;
+            s->best_score = score;
+            s->best = c;
+        }
+    }
+    mp_sim_result_free(result);
+    mp_plan_free(plan);
+    return status;
+}
+
+static enum mp_status try_named(struct search *s, struct mp_error *err) {
+    for (uint32_t i = 0; mp_recipe_at(i) != NULL; i++) {
+        const struct mp_recipe *recipe = mp_recipe_at(i);
+        if (recipe->place == NULL)
+            continue;
+        struct mp_combination c;
+        enum mp_status status = mp_combination_of(&c, recipe, s->request, err);
+        if (status == MP_OK)
+            status = try_one(s, c, err);
+        if (status != MP_OK)
+            return status;
+    }
+    return MP_OK;
+}
+
+/* Every strategy of `stage` put into *c, and so on with the stages after it up to the order, which stays. */
+static enum mp_status try_stage(struct search *s, struct mp_combination c, enum mp_planner_stage stage, struct mp_error *err) {
+    const struct mp_plan_request *r = s->request;
+    const char *const asked[MP_N_PLANNER_STAGES] = {r->replicate, r->place, r->route, r->order};
+    if (stage == MP_PLAN_ORDER)
+        return try_one(s, c, err);
+    for (uint32_t i = 0; mp_strategy_at(i) != NULL; i++) {
+        const struct mp_strategy *strategy = mp_strategy_at(i);
+        if (strategy->stage != stage || (asked[stage] != NULL && strcmp(asked[stage], strategy->name) != 0) ||
+            (asked[stage] == NULL && strcmp(strategy->name, "random") == 0))
+            continue;
+        c.stage[stage] = strategy;
+        enum mp_status status = try_stage(s, c, stage + 1, err);
+        if (status != MP_OK)
+            return status;
+    }
+    return MP_OK;
+}
+
+static enum mp_status try_orders(struct search *s, struct mp_error *err) {
+    if (!s->is_found || s->request->order != NULL)
+        return MP_OK;
+    for (uint32_t i = 0; mp_strategy_at(i) != NULL; i++) {
+        struct mp_combination c = s->best;
+        c.stage[MP_PLAN_ORDER] = mp_strategy_at(i);
+        if (mp_strategy_at(i)->stage != MP_PLAN_ORDER)
+            continue;
+        enum mp_status status = try_one(s, c, err);
+        if (status != MP_OK)
+            return status;
+    }
+    return MP_OK;
+}
+
+/* ---- fit and validation parts ---- */
+struct parts {
+    struct mp_part fit, validation;
+    struct mp_workload *fit_steps, *validation_steps;
+    struct mp_arena *arena;
+    const uint64_t *fit_load;
+};
+
+static void free_parts(struct parts *p) {
+    mp_workload_free(p->fit_steps);
+    mp_workload_free(p->validation_steps);
+    mp_part_free(&p->fit);
+    mp_free(p->validation.members);
+    mp_arena_free(p->arena);
+}
+
+/* The members of `all` that are not in `fit`; both ascending. */
+static enum mp_status rest_of(struct mp_part *out, const struct mp_part *all, const struct mp_part *fit, struct mp_error *err) {
+    *out = (struct mp_part){.trace = all->trace};
+    out->members = mp_calloc(all->n, sizeof *out->members);
+    if (out->members == NULL)
+        return mp_nomem(err, "splitting off a validation part");
+    for (uint32_t i = 0, j = 0; i < all->n; i++) {
+        if (j < fit->n && fit->members[j] == all->members[i])
+            j++;
+        else
+            out->members[out->n++] = all->members[i];
+    }
+    return MP_OK;
+}
+
+/* Splits where there are enough requests to fill steps of both parts. *has_parts false: the caller uses all planning data. */
+static enum mp_status split_parts(struct parts *p, const struct mp_plan_request *r, bool *has_parts, struct mp_error *err) {
+    struct mp_error why = {0};
+    enum mp_status status;
+    *has_parts = false;
+    if (r->planning->n < MIN_REQUESTS)
+        return MP_OK;
+    status = mp_part_without_group(&p->fit, r->planning, N_PARTS, 0, &why);
+    if (status == MP_OK)
+        status = rest_of(&p->validation, r->planning, &p->fit, &why);
+    if (status == MP_OK && (p->fit.n == 0 || p->validation.n == 0))
+        return MP_OK;
+    if (status == MP_OK)
+        status = mp_workload_build(&p->fit_steps, &p->fit, &r->batching, &why);
+    if (status == MP_OK)
+        status = mp_workload_build(&p->validation_steps, &p->validation, &r->batching, &why);
+    if (status == MP_OK) {
+        *has_parts = true;
+    } else if (status == MP_EINPUT || status == MP_EUSAGE) {
+        status = MP_OK; /* a part cannot fill a step */
+    } else if (err != NULL) {
+        *err = why;
+    }
+    return status;
+}
+
+enum mp_status mp_auto_choose(struct mp_combination *out, const struct mp_plan_request *request, const struct mp_problem *problem,
+                              const struct mp_budget *budget, uint64_t *work, const char **selected_on, const char **stopped_by,
+                              enum mp_outcome *outcome, struct mp_error *err) {
+    struct parts parts = {0};
+    bool has_parts;
+    enum mp_status status;
+    struct search *s = mp_calloc(1, sizeof *s);
+    if (s == NULL)
+        return mp_nomem(err, "choosing a strategy");
+    s->request = request;
+    s->budget = budget;
+    s->fit = s->score_on = *problem;
+    s->stopped_by = "done";
+    s->started = now_seconds();
+    MP_TRY(split_parts(&parts, request, &has_parts, err));
+    *selected_on = "planning data";
+    if (has_parts) {
+        parts.arena = mp_arena_new();
+        if (parts.arena == NULL) {
+            status = mp_nomem(err, "choosing a strategy");
+            goto out;
+        }
+        MP_TRY(mp_load_table(&parts.fit_load, parts.fit_steps, problem->n_threads, parts.arena, err));
+        s->fit.workload = parts.fit_steps;
+        s->fit.load = parts.fit_load;
+        s->score_on.workload = parts.validation_steps;
+        *selected_on = "validation part";
+    }
+    MP_TRY(try_named(s, err));
+    struct mp_combination c = {{0}, false};
+    MP_TRY(mp_strategy_need(&c.stage[MP_PLAN_ORDER], MP_PLAN_ORDER, request->order != NULL ? request->order : "single", err));
+    MP_TRY(try_stage(s, c, MP_PLAN_REPLICATE, err));
+    MP_TRY(try_orders(s, err));
+    *work += s->work;
+    *stopped_by = s->stopped_by;
+    *outcome = MP_FOUND;
+    *out = s->best;
+    if (!s->is_found)
+        status = mp_decline(err, outcome, MP_NOT_APPLICABLE, "auto: no strategy applies; the first says: %s", s->declined.message);
+out:
+    free_parts(&parts);
+    mp_free(s);
+    return status;
+}

@@ -1,0 +1,110 @@
+/* What a plan claims: exact sums over its planning steps, sampled steps, the prediction, and certificates. Both verifiers recompute all of it. */
+#include "planner.h"
+#include <moeplan/base.h>
+
+struct evidence {
+    const struct mp_problem *problem;
+    struct mp_plan *plan;
+    struct mp_cost_setup setup;
+    struct mp_traffic **traffic; /* [n_threads] */
+};
+
+static void add_bytes(const struct mp_plan *p, const uint64_t *matrix, struct mp_plan_layer *layer) {
+    for (uint32_t i = 0; i < p->n_gpus; i++)
+        for (uint32_t j = 0; j < p->n_gpus; j++) {
+            uint64_t bytes = matrix[(size_t)i * p->n_gpus + j];
+            if (i == j || bytes == 0)
+                continue;
+            if (p->gpu_node[i] == p->gpu_node[j])
+                layer->dispatch_intra_bytes += bytes;
+            else
+                layer->dispatch_inter_bytes += bytes;
+        }
+}
+
+static enum mp_status sum_layer(void *ctx, size_t i, unsigned worker, struct mp_error *err) {
+    struct evidence *e = ctx;
+    const struct mp_plan *p = e->plan;
+    struct mp_plan_layer *layer = &e->plan->layers[i];
+    struct mp_traffic *t = e->traffic[worker];
+    layer->rows_max_sum = layer->dispatch_intra_bytes = layer->dispatch_inter_bytes = layer->port_bound_ns = 0;
+    for (uint32_t step = 0; step < e->problem->workload->n_steps; step++) {
+        enum mp_status status = mp_traffic_compute(t, &e->setup, step, (uint32_t)i, err);
+        if (status != MP_OK)
+            return status;
+        uint64_t most = 0;
+        for (uint32_t g = 0; g < p->n_gpus; g++)
+            most = t->rows[g] > most ? t->rows[g] : most;
+        layer->rows_max_sum += most;
+        add_bytes(p, t->dispatch, layer);
+        if (t->has_second)
+            add_bytes(p, t->dispatch2, layer);
+        layer->port_bound_ns += mp_port_bound_ns(e->problem->topology, t->dispatch);
+    }
+    return MP_OK;
+}
+
+static enum mp_status sum_layers(struct mp_plan *plan, const struct mp_problem *problem, struct mp_error *err) {
+    struct evidence e = {.problem = problem, .plan = plan};
+    struct mp_router *router = NULL;
+    unsigned n = problem->n_threads > 1 ? problem->n_threads : 1;
+    n = n > MP_MAX_THREADS ? MP_MAX_THREADS : n;
+    enum mp_status status = mp_router_new(&router, plan, err);
+    e.traffic = mp_calloc(n, sizeof *e.traffic);
+    if (status == MP_OK && e.traffic == NULL)
+        status = mp_nomem(err, "summing up evidence");
+    for (unsigned i = 0; i < n && status == MP_OK; i++)
+        status = mp_traffic_new(&e.traffic[i], plan->n_gpus, err);
+    e.setup = (struct mp_cost_setup){.plan = plan, .router = router, .workload = problem->workload, .topology = problem->topology,
+                                     .model = problem->model, .dispatcher = problem->sim.dispatcher, .sources = problem->sim.sources};
+    if (status == MP_OK)
+        status = mp_parallel_for(n, plan->n_layers, sum_layer, &e, err);
+    for (unsigned i = 0; e.traffic != NULL && i < n; i++)
+        mp_traffic_free(e.traffic[i]);
+    mp_free(e.traffic);
+    mp_router_free(router);
+    return status;
+}
+
+enum mp_status mp_plan_prove(struct mp_plan *plan, const struct mp_problem *problem, struct mp_error *err) {
+    struct mp_sim_result *r = NULL;
+    struct mp_sim_options options = problem->sim;
+    enum mp_status status;
+    MP_TRY(sum_layers(plan, problem, err));
+    options.network = MP_NETWORK_PLAN;
+    options.stage_mode = -1;
+    options.n_threads = problem->n_threads;
+    options.n_steps_max = 0;
+    options.with_bound = true;
+    MP_TRY(mp_simulate(&r, plan, problem->workload, problem->topology, problem->model, &options, err));
+
+    uint32_t n = r->n_steps, sample[3] = {0, n / 2, n - 1};
+    plan->n_planning_steps = n;
+    plan->predicted_step_ns = r->mean.step_ns;
+    plan->samples = mp_arena_alloc(plan->arena, 3, sizeof *plan->samples);
+    plan->certificates = mp_arena_alloc(plan->arena, 2, sizeof *plan->certificates);
+    if (plan->samples == NULL || plan->certificates == NULL) {
+        status = mp_nomem(err, "summing up evidence");
+        goto out;
+    }
+    plan->n_samples = 0;
+    for (int i = 0; i < 3; i++) {
+        if (i > 0 && sample[i] == sample[i - 1])
+            continue;
+        const struct mp_step_times *t = &r->steps[sample[i]];
+        plan->samples[plan->n_samples++] = (struct mp_plan_sample){sample[i], t->step_ns, t->dispatch_ns, t->compute_ns, t->combine_ns};
+    }
+    uint64_t bound = 0;
+    for (uint32_t l = 0; l < plan->n_layers; l++)
+        bound += plan->layers[l].port_bound_ns;
+    plan->n_certificates = 2;
+    plan->certificates[0] = (struct mp_certificate){.kind = MP_CERT_ORDER, .proof = MP_PROOF_CLOSED_FORM,
+                                                    .scope = "dispatch, all layers, planning steps",
+                                                    .value_ns = r->mean.dispatch_ns, .bound_ns = bound / n};
+    plan->certificates[1] = (struct mp_certificate){.kind = MP_CERT_PLACEMENT, .proof = MP_PROOF_CLOSED_FORM,
+                                                    .scope = "step, every static plan with these slots, planning steps",
+                                                    .value_ns = r->mean.step_ns, .bound_ns = r->lower_bound_ns};
+out:
+    mp_sim_result_free(r);
+    return status;
+}

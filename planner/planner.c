@@ -1,0 +1,275 @@
+/* The driver: builds the planning steps, runs replicate -> place -> route -> order, proves what the plan claims, and hands nothing out that the
+ * verifier has not accepted. */
+#include "planner.h"
+#include <moeplan/base.h>
+#include <moeplan/verify.h>
+#include <string.h>
+#include <time.h>
+
+/* ---- shared by the search and the strategies ---- */
+struct load_ctx {
+    const struct mp_workload *workload;
+    uint64_t *load;
+};
+static enum mp_status load_layer(void *ctx, size_t i, unsigned worker, struct mp_error *err) {
+    (void)worker, (void)err;
+    struct load_ctx *c = ctx;
+    mp_workload_load(c->workload, (uint32_t)i, c->load + i * c->workload->trace->n_experts);
+    return MP_OK;
+}
+
+enum mp_status mp_load_table(const uint64_t **out, const struct mp_workload *w, unsigned n_threads, struct mp_arena *arena,
+                             struct mp_error *err) {
+    struct load_ctx c = {w, mp_arena_alloc(arena, (size_t)w->trace->n_layers * w->trace->n_experts, sizeof *c.load)};
+    if (c.load == NULL)
+        return mp_nomem(err, "summing up expert loads");
+    *out = c.load;
+    return mp_parallel_for(n_threads, w->trace->n_layers, load_layer, &c, err);
+}
+
+uint32_t mp_scoring_steps(const struct mp_problem *p) {
+    uint64_t flows = (uint64_t)p->workload->trace->n_layers * p->topology->n_gpus * p->topology->n_gpus;
+    uint64_t n = UINT64_C(2000000) / (flows > 0 ? flows : 1);
+    n = n < 4 ? 4 : n > 64 ? 64 : n;
+    return n < p->workload->n_steps ? (uint32_t)n : p->workload->n_steps;
+}
+
+enum mp_status mp_score(struct mp_sim_result **out, const struct mp_plan *plan, const struct mp_problem *p, uint64_t *work,
+                        struct mp_error *err) {
+    struct mp_sim_options options = p->sim;
+    options.network = MP_NETWORK_PLAN;
+    options.stage_mode = -1;
+    options.with_bound = false;
+    options.n_threads = p->n_threads;
+    options.n_steps_max = mp_scoring_steps(p);
+    *work += (uint64_t)options.n_steps_max * plan->n_layers;
+    return mp_simulate(out, plan, p->workload, p->topology, p->model, &options, err);
+}
+
+/* ---- one combination ---- */
+static enum mp_status empty_plan(struct mp_plan **out, const struct mp_problem *p, struct mp_error *err) {
+    const struct mp_trace *t = p->workload->trace;
+    uint32_t n_gpus = p->topology->n_gpus, *slots = mp_calloc(n_gpus, sizeof *slots);
+    *out = NULL;
+    if (slots == NULL)
+        return mp_nomem(err, "making a plan");
+    for (uint32_t g = 0; g < n_gpus; g++)
+        slots[g] = p->slots_per_gpu;
+    enum mp_status status = mp_plan_new(out, t->n_layers, t->n_experts, n_gpus, slots, err);
+    mp_free(slots);
+    if (status != MP_OK)
+        return status;
+    uint32_t *node = mp_arena_alloc((*out)->arena, n_gpus, sizeof *node);
+    if (node == NULL) {
+        mp_plan_free(*out);
+        *out = NULL;
+        return mp_nomem(err, "making a plan");
+    }
+    for (uint32_t g = 0; g < n_gpus; g++)
+        node[g] = mp_topology_node(p->topology, g);
+    (*out)->gpu_node = node;
+    (*out)->n_nodes = mp_topology_n_nodes(p->topology);
+    for (uint32_t l = 0; l < t->n_layers; l++)
+        (*out)->layers[l].layer_id = t->layer_ids[l];
+    return MP_OK;
+}
+
+static bool repeats_on_gpu(const struct mp_plan *p) {
+    for (uint32_t l = 0; l < p->n_layers; l++)
+        for (uint32_t g = 0; g < p->n_gpus; g++)
+            for (uint32_t a = p->gpu_first_slot[g]; a < p->gpu_first_slot[g + 1]; a++)
+                for (uint32_t b = p->gpu_first_slot[g]; b < a; b++)
+                    if (p->layers[l].slot_expert[a] == p->layers[l].slot_expert[b] && p->layers[l].slot_expert[a] != MP_NO_EXPERT)
+                        return true;
+    return false;
+}
+
+enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem *problem, const struct mp_combination *c,
+                                  const struct mp_budget *budget, uint64_t *work, enum mp_outcome *outcome, struct mp_error *err) {
+    struct mp_problem p = *problem;
+    struct mp_draft draft = {0};
+    struct mp_arena *scratch = mp_arena_new(), *copies = mp_arena_new();
+    enum mp_status status;
+    *out = NULL;
+    *outcome = MP_FOUND;
+    p.needs_distinct = problem->needs_distinct || !c->may_repeat_on_gpu;
+    if (scratch == NULL || copies == NULL) {
+        status = mp_nomem(err, "planning");
+        goto out;
+    }
+    MP_TRY(empty_plan(&draft.plan, &p, err));
+    draft.copies = mp_arena_alloc(copies, (size_t)draft.plan->n_layers * draft.plan->n_slots, sizeof *draft.copies);
+    if (draft.copies == NULL) {
+        status = mp_nomem(err, "planning");
+        goto out;
+    }
+    for (int s = 0; s < MP_N_PLANNER_STAGES && *outcome == MP_FOUND; s++) {
+        MP_TRY(c->stage[s]->solve(&p, budget, scratch, &draft, outcome, err));
+        mp_arena_reset(scratch);
+        if (s == MP_PLAN_REPLICATE && *outcome == MP_FOUND && p.needs_equal_slots && draft.n_copies != draft.plan->n_slots)
+            status = mp_decline(err, outcome, MP_NOT_APPLICABLE,
+                                "%s: %u of %u slots would be filled, and the target needs all (write --redundant %u with a strategy that "
+                                "replicates, such as eplb)",
+                                c->stage[s]->name, draft.n_copies, draft.plan->n_slots, draft.plan->n_slots - draft.plan->n_experts);
+    }
+    *work += draft.work_used;
+    if (*outcome == MP_FOUND || *outcome == MP_STOPPED) {
+        draft.plan->allow_same_gpu_replicas = !p.needs_distinct && repeats_on_gpu(draft.plan);
+        *out = draft.plan;
+        draft.plan = NULL;
+    }
+out:
+    mp_plan_free(draft.plan);
+    mp_arena_free(scratch);
+    mp_arena_free(copies);
+    return status;
+}
+
+/* ---- the whole ---- */
+struct run {
+    struct mp_problem problem;
+    struct mp_workload *workload;
+    struct mp_arena *arena;
+    struct mp_combination combination;
+    const struct mp_recipe *recipe;
+    uint64_t work;
+    const char *selected_on, *stopped_by;
+    bool wall_struck;
+};
+
+static double now_seconds(void) {
+    struct timespec t;
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static enum mp_status find_recipe(struct run *run, const struct mp_plan_request *r, struct mp_error *err) {
+    const char *name = r->strategy != NULL ? r->strategy : "auto";
+    run->recipe = mp_recipe_find(name);
+    if (run->recipe != NULL)
+        return MP_OK;
+    char known[512] = "";
+    for (uint32_t i = 0; mp_recipe_at(i) != NULL; i++) {
+        strncat(known, i > 0 ? ", " : "", sizeof known - strlen(known) - 1);
+        strncat(known, mp_recipe_at(i)->name, sizeof known - strlen(known) - 1);
+    }
+    return mp_fail(err, MP_EUSAGE, "strategy: \"%.60s\" is not a strategy (write one of %s)", name, known);
+}
+
+static const struct mp_dispatcher *default_dispatcher(const struct mp_trace *t, enum mp_phase phase) {
+    return mp_dispatcher_find(t->kind == MP_TRACE_COUNTS ? "a2av" : phase == MP_PHASE_DECODE ? "deepep-ll" : "deepep-normal");
+}
+
+static enum mp_status prepare(struct run *run, const struct mp_plan_request *r, struct mp_error *err) {
+    const struct mp_trace *t = r->planning->trace;
+    enum mp_status status = find_recipe(run, r, err);
+    if (status != MP_OK)
+        return status;
+    if (r->model->n_experts != t->n_experts)
+        return mp_fail(err, MP_EUSAGE, "model: %s has %u experts per layer and the trace %u (name the model the trace was recorded from)",
+                       r->model->name, r->model->n_experts, t->n_experts);
+    if (r->batching.n_ranks != r->topology->n_gpus)
+        return mp_fail(err, MP_EUSAGE, "batching: %u source ranks and %u GPUs (both are the expert-parallel group)", r->batching.n_ranks,
+                       r->topology->n_gpus);
+    status = mp_workload_build(&run->workload, r->planning, &r->batching, err);
+    if (status != MP_OK)
+        return status;
+    run->arena = mp_arena_new();
+    if (run->arena == NULL)
+        return mp_nomem(err, "planning");
+    run->problem = (struct mp_problem){
+        .workload = run->workload, .topology = r->topology, .model = r->model, .sim = r->sim, .objective = r->objective,
+        .n_redundant = r->n_redundant, .slots_per_gpu = r->slots_per_gpu, .needs_equal_slots = r->needs_equal_slots,
+        .needs_distinct = r->needs_distinct, .memory_bytes = r->memory_bytes, .seed = r->seed, .n_threads = r->n_threads};
+    if (run->problem.sim.dispatcher == NULL)
+        run->problem.sim.dispatcher = default_dispatcher(t, r->batching.phase);
+    return mp_load_table(&run->problem.load, run->workload, r->n_threads, run->arena, err);
+}
+
+/* strdup into the plan; NULL becomes "". */
+static const char *keep(struct mp_plan *p, const char *s, bool *is_full) {
+    const char *copy = mp_arena_strdup(p->arena, s != NULL ? s : "");
+    *is_full |= copy == NULL;
+    return copy;
+}
+
+static enum mp_status fill_provenance(struct mp_plan *p, const struct run *run, const struct mp_plan_request *r, struct mp_error *err) {
+    const struct mp_trace *t = r->planning->trace;
+    struct mp_provenance *v = &p->provenance;
+    const struct mp_combination *c = &run->combination;
+    bool is_full = false;
+    v->tool = MP_TOOL;
+    v->trace_sha256 = keep(p, t->sha256, &is_full);
+    v->trace_format = keep(p, t->format, &is_full);
+    v->trace_model = keep(p, t->model, &is_full);
+    v->topology = keep(p, r->topology->name, &is_full);
+    v->topology_sha256 = keep(p, r->topology->sha256, &is_full);
+    v->model = keep(p, r->model->name, &is_full);
+    v->model_sha256 = keep(p, r->model->sha256, &is_full);
+    v->strategy = run->recipe->name;
+    v->replicate = c->stage[MP_PLAN_REPLICATE]->name;
+    v->place = c->stage[MP_PLAN_PLACE]->name;
+    v->route = c->stage[MP_PLAN_ROUTE]->name;
+    v->order = c->stage[MP_PLAN_ORDER]->name;
+    v->dispatcher = run->problem.sim.dispatcher->name;
+    v->sources = r->sim.sources == MP_SOURCES_COUPLED ? "coupled" : "dp";
+    v->selected_on = run->selected_on;
+    v->batching = r->batching;
+    v->split = r->split;
+    v->split.categories = keep(p, r->split.categories, &is_full);
+    v->seed = r->seed;
+    v->work_used = run->work;
+    v->stopped_by = run->stopped_by;
+    v->is_reproducible = !run->wall_struck;
+    v->is_synthetic = t->is_synthetic;
+    v->has_workload = true;
+    return is_full ? mp_nomem(err, "recording where a plan comes from") : MP_OK;
+}
+
+static enum mp_status gate(const struct mp_plan *p, const struct mp_plan_request *r, struct mp_error *err) {
+    struct mp_verify_report *report = NULL;
+    enum mp_status status = mp_plan_verify(&report, p, r->planning->trace, r->topology, r->model, err);
+    if (status == MP_OK && report->n > 0)
+        status = mp_fail(err, MP_EBUG, "the verifier refuses this plan of strategy %s: %s: %s (%u violations in all; please report)",
+                         p->provenance.strategy, mp_violation_name(report->violations[0].kind), report->violations[0].message, report->n);
+    mp_verify_report_free(report);
+    return status;
+}
+
+enum mp_status mp_plan_make(struct mp_plan **out, const struct mp_plan_request *request, enum mp_outcome *outcome, double *seconds,
+                            struct mp_error *err) {
+    struct run run = {.selected_on = "planning data", .stopped_by = "done"};
+    const struct mp_budget budget = {request->work_limit, request->wall_seconds, &run.wall_struck};
+    struct mp_plan *plan = NULL;
+    enum mp_status status;
+    double started = now_seconds();
+    *out = NULL;
+    *outcome = MP_NOT_FOUND;
+    MP_TRY(prepare(&run, request, err));
+    MP_TRY(mp_problem_check(&run.problem, outcome, err));
+    if (*outcome != MP_FOUND)
+        goto out;
+    if (run.recipe->place == NULL)
+        MP_TRY(mp_auto_choose(&run.combination, request, &run.problem, &budget, &run.work, &run.selected_on, &run.stopped_by, outcome, err));
+    else
+        MP_TRY(mp_combination_of(&run.combination, run.recipe, request, err));
+    if (*outcome != MP_FOUND)
+        goto out;
+    MP_TRY(mp_combination_run(&plan, &run.problem, &run.combination, &budget, &run.work, outcome, err));
+    if (plan == NULL)
+        goto out;
+    MP_TRY(fill_provenance(plan, &run, request, err));
+    MP_TRY(mp_plan_prove(plan, &run.problem, err));
+    MP_TRY(gate(plan, request, err));
+    *out = plan;
+    plan = NULL;
+    if (err != NULL)
+        mp_error_clear(err);
+out:
+    if (seconds != NULL)
+        *seconds = now_seconds() - started;
+    mp_plan_free(plan);
+    mp_workload_free(run.workload);
+    mp_arena_free(run.arena);
+    return status;
+}
