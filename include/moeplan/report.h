@@ -23,6 +23,12 @@ struct mp_interval {
     double low, high;
     bool is_known;
 };
+/* Student's t quantile of a two-sided 95 % interval; infinite for 0 degrees of freedom. */
+double mp_t_quantile_95(uint32_t freedom);
+/* Delete-a-group jackknife: `whole` is the figure on everything, without[g] the one without group g. Unknown with fewer than two groups
+ * or a figure that is not finite. */
+struct mp_interval mp_interval_jackknife(double whole, const double *without, uint32_t n_groups);
+
 /* One strategy's (or incumbent's) result, as `compare` prints it. */
 struct mp_scored {
     const char *strategy;
@@ -35,5 +41,9 @@ struct mp_scored {
 };
 /* The object of DESIGN.md part 6 for one result; the caller owns it. NULL when out of memory. */
 json_t *mp_scored_json(const struct mp_scored *s, const struct mp_workload *w);
+json_t *mp_interval_json(const struct mp_interval *i); /* {low, high}, or null when unknown */
+json_t *mp_json_finite(double v);                      /* a real, or null when it is not finite */
+/* The document and a newline. value NULL (memory ran out while it was built) is recorded in o. */
+void mp_json_write(const json_t *value, struct mp_out *o);
 
 #endif

@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Fails, with file:line, on an include that is not one of the arrows of ARCHITECTURE.md.
+
+Across folders only <moeplan/*.h>, and only headers of folders that the including folder may use; inside a folder "name.h". Headers of
+third parties in the one place each that is listed here. Public headers follow the same arrows among themselves.
+usage: check_includes.py ROOT
+"""
+import pathlib
+import re
+import sys
+
+# header of include/moeplan -> the folder that implements it
+OWNER = {
+    "status": "base", "alloc": "base", "io": "base", "base": "base", "limits": "base",
+    "yaml": "yaml", "json": "json", "topology": "topo", "model": "model", "trace": "trace", "workload": "workload", "plan": "plan",
+    "cost": "cost", "sim": "sim", "verify": "verify", "stack": "stack", "synth": "synth", "strategy": "planner", "report": "report",
+    "moeplan": "umbrella",
+}
+INPUTS = {"base", "topo", "model", "trace"}
+CORE = INPUTS | {"yaml", "json", "workload", "plan", "cost", "sim", "verify"}
+# folder -> the folders whose headers it may include (itself always)
+ARROWS = {
+    "base": set(),
+    "yaml": {"base"},
+    "json": {"base"},
+    "topo": {"base", "yaml", "json"},
+    "model": {"base", "yaml", "json"},
+    "trace": {"base", "yaml", "json"},
+    "workload": INPUTS,
+    "plan": INPUTS | {"yaml", "json", "workload"},
+    "cost": INPUTS | {"workload", "plan"},
+    "sim": INPUTS | {"workload", "plan", "cost"},
+    "verify": INPUTS | {"workload", "plan"},
+    "stack": INPUTS | {"yaml", "json", "workload", "plan"},
+    "synth": {"base", "trace"},
+    "planner": CORE,
+    "report": CORE | {"stack", "synth"},
+    "tools": set(OWNER.values()),
+    "tests": set(OWNER.values()),
+    "executor": INPUTS | {"workload", "plan"},
+    "umbrella": set(OWNER.values()),
+}
+# third-party header (by prefix) -> the files that may include it
+THIRD_PARTY = {
+    "yaml.h": ["src/yaml/"],
+    "jansson.h": ["include/moeplan/json.h"],
+    "zip.h": ["src/trace/"],
+    "nettle/": ["src/base/hash.c"],
+    "xxhash.h": ["src/base/hash.c"],
+    "glpk.h": [],
+    "nccl.h": [],
+    "cmocka.h": ["tests/support/"],
+}
+ONE_FILE_ONLY = {"zip.h"}
+SYSTEM = re.compile(
+    r"^(assert|ctype|dirent|errno|fcntl|float|inttypes|limits|locale|math|pthread|setjmp|signal|stdarg|stdatomic|stdbool|stddef|"
+    r"stdint|stdio|stdlib|string|time|unistd)\.h$|^(sys|sanitizer)/[a-z]+\.h$")
+INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^>"]+)[>"]')
+
+
+def folder_of(path):
+    parts = path.parts
+    if parts[0] == "src":
+        return parts[1] if len(parts) > 2 else "base"
+    if parts[0] == "include":
+        return OWNER.get(path.stem)
+    return parts[0]
+
+
+def check_file(root, path, seen_in):
+    relative = path.relative_to(root)
+    folder = folder_of(relative)
+    if folder is None:
+        yield 1, "a public header that OWNER in check_includes.py does not know (add the word)"
+        return
+    if folder not in ARROWS:
+        yield 1, f"a folder that ARROWS in check_includes.py does not know: {folder} (add the word)"
+        return
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        match = INCLUDE.match(line)
+        if not match:
+            continue
+        kind, name = match.groups()
+        if kind == '"':
+            if "/" in name:
+                yield number, f'"{name}": only files of the same folder are included with quotes'
+            elif not (path.parent / name).exists() and not name.endswith("_registry.h") and folder != "tests":
+                yield number, f'"{name}": there is no such file in this folder'
+            continue
+        if name.startswith("moeplan/"):
+            owner = OWNER.get(pathlib.PurePath(name).stem)
+            if owner is None or not (root / "include" / name).exists():
+                yield number, f"<{name}>: there is no such public header"
+            elif owner != folder and owner not in ARROWS[folder]:
+                yield number, f"<{name}>: {folder} may not include {owner} (see ARCHITECTURE.md, Who may include whom)"
+            continue
+        third = next((t for t in THIRD_PARTY if name == t or (t.endswith("/") and name.startswith(t))), None)
+        if third is not None:
+            if not any(str(relative).startswith(place) for place in THIRD_PARTY[third]):
+                yield number, f"<{name}>: only {', '.join(THIRD_PARTY[third]) or 'nothing yet'} may include it"
+            seen_in.setdefault(third, set()).add(str(relative))
+            continue
+        if not SYSTEM.match(name):
+            yield number, f"<{name}>: a system header that check_includes.py does not know (add it to SYSTEM if it belongs)"
+
+
+def main():
+    root = pathlib.Path(sys.argv[1]).resolve()
+    failures, n_files, seen_in = 0, 0, {}
+    for top in ("include", "src", "planner", "executor", "tools", "tests"):
+        for path in sorted((root / top).rglob("*.[ch]")):
+            n_files += 1
+            for number, problem in check_file(root, path, seen_in):
+                print(f"{path.relative_to(root)}:{number}: {problem}")
+                failures += 1
+    for name in sorted(ONE_FILE_ONLY):
+        if len(seen_in.get(name, ())) > 1:
+            print(f"<{name}> is included by several files: {', '.join(sorted(seen_in[name]))} (one file only)")
+            failures += 1
+    print(f"{n_files} files, {failures} includes that are not allowed")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

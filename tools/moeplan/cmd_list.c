@@ -1,0 +1,179 @@
+/* moeplan list: every table that can be extended, with references. */
+#include "tool.h"
+#include <stdio.h>
+#include <string.h>
+
+/* One row of a list: what all of them have. */
+struct row {
+    const char *name, *kind, *summary, *reference;
+    const struct mp_option *options;
+};
+/* Row i of a list, false past the last. buf (512 bytes) is for composed text. */
+typedef bool (*row_fn)(uint32_t i, struct row *row, char *buf);
+
+static bool strategies_row(uint32_t i, struct row *row, char *buf) {
+    uint32_t n_recipes = 0;
+    while (mp_recipe_at(n_recipes) != NULL)
+        n_recipes++;
+    if (i < n_recipes) {
+        const struct mp_recipe *r = mp_recipe_at(i);
+        if (r->place != NULL)
+            snprintf(buf, 512, "%s [%s, %s, %s, %s]", r->summary, r->replicate, r->place, r->route, r->order);
+        else
+            snprintf(buf, 512, "%s", r->summary);
+        *row = (struct row){r->name, "strategy", buf, r->reference, NULL};
+        return true;
+    }
+    const struct mp_strategy *s = mp_strategy_at(i - n_recipes);
+    if (s != NULL)
+        *row = (struct row){s->name, mp_planner_stage_name(s->stage), s->summary, s->reference, s->options};
+    return s != NULL;
+}
+
+static bool formats_row(uint32_t i, struct row *row, char *buf) {
+    (void)buf;
+    const struct mp_trace_format *f = mp_trace_format_at(i);
+    if (f != NULL)
+        *row = (struct row){f->name, "recording", f->summary, f->reference, NULL};
+    return f != NULL;
+}
+
+static bool stacks_row(uint32_t i, struct row *row, char *buf) {
+    const struct mp_stack *s = mp_stack_at(i);
+    if (s == NULL)
+        return false;
+    snprintf(buf, 512, "%s%s%s", s->summary, s->needs_equal_slots ? "; equal slots on every GPU" : "",
+             s->needs_distinct ? "; no two replicas on one GPU" : "");
+    *row = (struct row){s->name, s->extension, buf, s->reference, NULL};
+    return true;
+}
+
+static bool presets_row(uint32_t i, struct row *row, char *buf) {
+    struct mp_synth_params p;
+    const char *name, *summary;
+    if (!mp_synth_preset(i, &name, &summary, &p))
+        return false;
+    snprintf(buf, 512, "%s [%u layers, %u experts, top-%u, %s]", summary, p.n_layers, p.n_experts, p.top_k, mp_phase_name(p.phase));
+    *row = (struct row){name, "synthetic", buf, NULL, NULL};
+    return true;
+}
+
+static bool models_row(uint32_t i, struct row *row, char *buf) {
+    (void)buf;
+    const char *name, *summary;
+    if (!mp_model_preset(i, &name, &summary))
+        return false;
+    *row = (struct row){name, "model", summary, NULL, NULL};
+    return true;
+}
+
+static bool dispatchers_row(uint32_t i, struct row *row, char *buf) {
+    (void)buf;
+    const struct mp_dispatcher *d = mp_dispatcher_at(i);
+    if (d != NULL)
+        *row = (struct row){d->name, "dispatcher", d->summary, d->reference, NULL};
+    return d != NULL;
+}
+
+static bool topologies_row(uint32_t i, struct row *row, char *buf) {
+    (void)buf;
+    const char *name, *summary;
+    if (!mp_gpu_preset(i, &name, &summary))
+        return false;
+    *row = (struct row){name, "GPU type", summary, NULL, NULL};
+    return true;
+}
+
+static const struct {
+    const char *name;
+    row_fn fn;
+    const char *title;
+} lists[] = {
+    {"strategies", strategies_row, "strategies (--strategy) and their stages (--replicate, --place, --route, --order)"},
+    {"formats", formats_row, "recordings that can be read (--format; detected otherwise)"},
+    {"stacks", stacks_row, "serving stacks: placements out (export --to) and in"},
+    {"presets", presets_row, "synthetic recordings (generate --preset)"},
+    {"models", models_row, "models (-m)"},
+    {"dispatchers", dispatchers_row, "dispatchers (--dispatcher)"},
+    {"topologies", topologies_row, "GPU types for short topologies: 8:h100 is one node of 8, 4x8:h100 four of them, 2x4:a100+2x4:l40s mixed"},
+};
+enum { N_LISTS = sizeof lists / sizeof *lists };
+
+static json_t *text_or_null(const char *s) { return s != NULL ? json_string(s) : json_null(); }
+
+static json_t *row_json(const struct row *row) {
+    json_t *options = json_array();
+    for (const struct mp_option *p = row->options; p != NULL && p->name != NULL; p++)
+        (void)json_array_append_new(options, json_pack("{s:s,s:o,s:o,s:I,s:I,s:I}", "name", p->name, "unit", text_or_null(p->unit), "summary",
+                                                       text_or_null(p->summary), "default", (json_int_t)p->default_value, "min",
+                                                       (json_int_t)p->min, "max", (json_int_t)p->max));
+    return json_pack("{s:s,s:o,s:o,s:o,s:o}", "name", row->name, "kind", text_or_null(row->kind), "summary", text_or_null(row->summary),
+                     "reference", text_or_null(row->reference), "options", options);
+}
+
+static void write_list(uint32_t l, struct mp_out *out) {
+    struct mp_table *t = mp_table_new();
+    struct row row;
+    char buf[512];
+    bool has_reference = false;
+    if (t == NULL) {
+        mp_out_fail(out, MP_ENOMEM, "out of memory: list");
+        return;
+    }
+    for (uint32_t i = 0; lists[l].fn(i, &row, buf); i++)
+        has_reference |= row.reference != NULL && row.reference[0] != '\0';
+    mp_table_column(t, "name", false);
+    mp_table_column(t, "kind", false);
+    mp_table_column(t, "what it is", false);
+    if (has_reference)
+        mp_table_column(t, "reference", false);
+    for (uint32_t i = 0; lists[l].fn(i, &row, buf); i++) {
+        mp_table_cell(t, "%s", row.name);
+        mp_table_cell(t, "%s", row.kind != NULL ? row.kind : "");
+        mp_table_cell(t, "%s", row.summary != NULL ? row.summary : "");
+        if (has_reference)
+            mp_table_cell(t, "%s", row.reference != NULL ? row.reference : "");
+    }
+    mp_out_printf(out, "%s\n\n", lists[l].title);
+    mp_table_write(t, out);
+    mp_table_free(t);
+}
+
+enum mp_status cmd_list(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
+    (void)exit_code;
+    const char *what = args->n > 0 ? args->value[0] : NULL;
+    uint32_t first = 0, last = N_LISTS;
+    if (what != NULL) {
+        while (first < N_LISTS && strcmp(lists[first].name, what) != 0)
+            first++;
+        if (first == N_LISTS)
+            return mp_fail(err, MP_EUSAGE,
+                           "list: unknown \"%s\" (write one of: strategies, formats, stacks, presets, models, dispatchers, topologies)", what);
+        last = first + 1;
+    }
+    struct mp_out *out;
+    enum mp_status status = mp_out_open(&out, "-", err);
+    if (status != MP_OK)
+        return status;
+    if (o->json) {
+        json_t *all = json_object();
+        for (uint32_t l = first; l < last; l++) {
+            json_t *list = json_array();
+            struct row row;
+            char buf[512];
+            for (uint32_t i = 0; lists[l].fn(i, &row, buf); i++)
+                (void)json_array_append_new(list, row_json(&row));
+            (void)json_object_set_new(all, lists[l].name, list);
+        }
+        json_t *root = json_pack("{s:s,s:i,s:o}", "schema", "moeplan.list", "version", 1, "lists", all);
+        mp_json_write(root, out);
+        json_decref(root);
+    } else {
+        for (uint32_t l = first; l < last; l++) {
+            if (l > first)
+                mp_out_puts(out, "\n");
+            write_list(l, out);
+        }
+    }
+    return mp_out_commit(out, err);
+}

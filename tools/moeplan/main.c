@@ -1,0 +1,85 @@
+#include "help.h"
+#include "tool.h"
+#include <moeplan/alloc.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Only what POSIX allows in a handler: unlink through the writer's list, and _exit. */
+static void on_signal(int number) {
+    mp_out_cancel_all_signal_safe();
+    _exit(128 + number);
+}
+
+static void catch_signals(void) {
+    struct sigaction action = {.sa_handler = on_signal};
+    sigemptyset(&action.sa_mask);
+    (void)sigaction(SIGINT, &action, NULL);
+    (void)sigaction(SIGTERM, &action, NULL);
+    (void)sigaction(SIGHUP, &action, NULL);
+    /* A reader that went away is an ordinary write error, with exit code 4. */
+    action.sa_handler = SIG_IGN;
+    (void)sigaction(SIGPIPE, &action, NULL);
+}
+
+static const char *name_of_verb(void *ctx, uint32_t i) {
+    (void)ctx;
+    return i < n_verbs ? verbs[i].name : NULL;
+}
+
+enum mp_status tool_unknown_verb(const char *name, struct mp_error *err) {
+    char shown[64];
+    const char *near = opt_nearest(name, name_of_verb, NULL);
+    return mp_fail(err, MP_EUSAGE, "unknown verb \"%s\" (nearest: %s; all: moeplan help)", mp_quote(name, strlen(name), shown, sizeof shown),
+                   near != NULL ? near : "help");
+}
+
+/* Help and version: text on standard output. v NULL = the overview. */
+static enum mp_status print_help(const struct verb *v, bool is_version, struct mp_error *err) {
+    struct mp_out *out;
+    enum mp_status status = mp_out_open(&out, "-", err);
+    if (status != MP_OK)
+        return status;
+    if (is_version)
+        mp_out_printf(out, "moeplan %s\n", MOEPLAN_VERSION);
+    else if (v != NULL)
+        help_verb(v, out);
+    else
+        help_overview(out);
+    return mp_out_commit(out, err);
+}
+
+static enum mp_status run(int argc, char **argv, int *exit_code, struct mp_error *err) {
+    struct opts o;
+    struct args args;
+    if (argc < 2)
+        return mp_fail(err, MP_EUSAGE, "which verb? (usage: moeplan VERB [arguments] [options]; all verbs: moeplan help)");
+    if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0)
+        return print_help(NULL, true, err);
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
+        return print_help(NULL, false, err);
+    const struct verb *verb = verb_find(argv[1]);
+    if (verb == NULL)
+        return tool_unknown_verb(argv[1], err);
+    enum mp_status status = opt_parse(&o, &args, verb, argc - 1, argv + 1, err);
+    if (status != MP_OK)
+        return status;
+    if (o.help)
+        return print_help(verb, false, err);
+    if (o.mem_limit > 0)
+        mp_alloc_limit(o.mem_limit);
+    return verb->fn(&o, &args, exit_code, err);
+}
+
+int main(int argc, char **argv) {
+    int exit_code = 0;
+    struct mp_error err = {0};
+    char text[2048];
+    catch_signals();
+    enum mp_status status = run(argc, argv, &exit_code, &err);
+    if (status == MP_OK)
+        return exit_code;
+    fprintf(stderr, "moeplan: %s\n", err.status != MP_OK ? mp_error_text(&err, text, sizeof text) : "internal error without a message");
+    return mp_exit_code(status);
+}

@@ -1,0 +1,426 @@
+#include "opt.h"
+#include "cmd.h"
+#include <moeplan/base.h>
+#include <moeplan/cost.h>
+#include <moeplan/limits.h>
+#include <moeplan/stack.h>
+#include <moeplan/strategy.h>
+#include <moeplan/synth.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#define AT(field) offsetof(struct opts, field)
+#define FLAG(n, l, f, s) {.name = n, .letter = l, .type = OPT_IS_FLAG, .offset = AT(f), .summary = s}
+#define WHOLE(n, l, m, f, lo, hi, i, e, s)                                                                           \
+    {.name = n, .letter = l, .metavar = m, .type = OPT_IS_WHOLE, .offset = AT(f), .min = lo, .max = hi, .initial = i, \
+     .otherwise = e, .summary = s}
+#define RATIO(n, m, f, hi, e, s)                                                                                     \
+    {.name = n, .metavar = m, .type = OPT_IS_RATIO, .offset = AT(f), .max = hi, .otherwise = e, .summary = s}
+#define TEXT(n, l, m, f, w, i, e, s)                                                                                 \
+    {.name = n, .letter = l, .metavar = m, .type = OPT_IS_TEXT, .offset = AT(f), .words = w, .initial = i,            \
+     .otherwise = e, .summary = s}
+#define ONE_OF(n, m, f, c, i, e, s)                                                                                  \
+    {.name = n, .metavar = m, .type = OPT_IS_CHOICE, .offset = AT(f), .words = WORDS_STATIC, .choices = c, .initial = i, \
+     .otherwise = e, .summary = s}
+#define NAMED(n, m, f, w, i, e, s)                                                                                   \
+    {.name = n, .metavar = m, .type = OPT_IS_CHOICE, .offset = AT(f), .words = w, .initial = i, .otherwise = e, .summary = s}
+
+const struct opt opt_table[OPT_END] = {
+    [OPT_HELP] = FLAG("help", 'h', help, "print this help and exit"),
+    [OPT_JSON] = FLAG("json", 0, json, "print one JSON object (with schema and version) instead of text"),
+    [OPT_QUIET] = FLAG("quiet", 'q', quiet, "no notes on standard error, errors only"),
+    [OPT_SEED] = WHOLE("seed", 0, "N", seed, 0, UINT64_MAX, "1", NULL, "seed of everything random; same seed, same bytes"),
+    [OPT_THREADS] = WHOLE("threads", 0, "N", threads, 1, MP_MAX_THREADS, NULL, "one per core",
+                          "threads to use; the result does not depend on it"),
+    [OPT_WORK_LIMIT] = WHOLE("work-limit", 0, "N", work_limit, 0, UINT64_MAX, "0", NULL,
+                             "work units a search may use (0 = the strategy's own limit)"),
+    [OPT_TIME_LIMIT] = {.name = "time-limit", .metavar = "SECONDS", .type = OPT_IS_SECONDS, .offset = AT(time_limit), .initial = "0",
+                        .summary = "wall-clock safety net (0 = none); a plan that it stopped says so"},
+    [OPT_MEM_LIMIT] = {.name = "mem-limit", .metavar = "BYTES", .type = OPT_IS_SIZE, .offset = AT(mem_limit), .min = 1 << 20,
+                       .max = UINT64_MAX, .initial = "2GiB", .summary = "most memory to allocate: bytes, or 512MiB, 8GiB"},
+    [OPT_MODEL] = TEXT("model", 'm', "MODEL", model, WORDS_MODELS, NULL, "the one the trace names, else a generic one",
+                       "model: a YAML file or a preset's name (moeplan list models)"),
+    [OPT_OUT] = TEXT("output", 'o', "FILE", out, WORDS_FILE, NULL, NULL,
+                     "write here, replacing an existing file in one step; - is standard output"),
+
+    [OPT_FORMAT] = NAMED("format", "NAME", format, WORDS_FORMATS, NULL, "detected from the content",
+                         "format of the input (moeplan list formats)"),
+    [OPT_PHASE] = ONE_OF("phase", "PHASE", phase, "prefill|decode|train", NULL, "as recorded", "phase of the recording"),
+    [OPT_LAYER_BASE] = WHOLE("layer-base", 0, "N", layer_base, 0, MP_MAX_LAYERS - 1, NULL, "as recorded",
+                             "model layer of the recording's first layer"),
+    [OPT_IDS] = ONE_OF("ids", "KIND", ids, "logical|physical", NULL, "as recorded", "what the expert ids of the recording count"),
+    [OPT_MAP] = TEXT("map", 0, "FILE", map, WORDS_FILE, NULL, NULL, "physical-to-logical map for --ids physical"),
+    [OPT_REQUESTS] = TEXT("requests", 0, "FILE", requests, WORDS_FILE, NULL, "<stem>.requests.csv beside it",
+                          "requests table of an .npz or .npy recording"),
+    [OPT_RANKED] = ONE_OF("ranked", "YES", ranked, "yes|no", NULL, "as recorded", "do the top-k ids stand by falling gate weight?"),
+    [OPT_EXPERTS] = WHOLE("experts", 0, "N", experts, 1, MP_MAX_EXPERTS, NULL, "as recorded",
+                          "experts of a layer, where the input cannot say"),
+    [OPT_TOP_K] = WHOLE("top-k", 0, "N", top_k, 1, MP_MAX_TOP_K, NULL, "as recorded", "experts of a token, where the input cannot say"),
+
+    [OPT_BATCH] = WHOLE("batch", 'b', "B", batch, 1, 1 << 20, "16", NULL, "decode: concurrent requests on each rank"),
+    [OPT_TOKENS_PER_RANK] = WHOLE("tokens-per-rank", 0, "T", tokens_per_rank, 1, UINT64_C(1) << 32, "1024", NULL,
+                                  "prefill: whole requests are packed up to T tokens on each rank"),
+    [OPT_RESAMPLE] = FLAG("resample", 0, resample, "draw steps from whole requests at random, with replacement (bootstrap)"),
+    [OPT_STEPS] = WHOLE("steps", 0, "N", steps, 1, 1000000, NULL, "all that were recorded; 64 with --resample",
+                        "steps to use, evenly spaced; with --resample, steps to draw"),
+    [OPT_SOURCE_SKEW] = RATIO("source-skew", "S", source_skew_ppm, 10000000, "round-robin",
+                              "uneven source ranks: rank r gets requests in proportion to (r + 1)^-S"),
+    [OPT_PAD] = WHOLE("pad", 0, "N", pad, 1, 1 << 20, NULL, "none", "pad each rank's tokens of a step to a multiple of N (CUDA graphs)"),
+
+    [OPT_STRATEGY] = NAMED("strategy", "NAME", strategy, WORDS_RECIPES, "auto", NULL, "planning strategy (moeplan list strategies)"),
+    [OPT_STRATEGIES] = TEXT("strategy", 0, "A,B,...", strategies, WORDS_RECIPES, NULL, "all of them",
+                            "strategies to compare (moeplan list strategies)"),
+    [OPT_REPLICATE] = NAMED("replicate", "NAME", replicate, WORDS_REPLICATE, NULL, "the strategy's", "stage: which experts get replicas"),
+    [OPT_PLACE] = NAMED("place", "NAME", place, WORDS_PLACE, NULL, "the strategy's", "stage: which GPU holds which expert"),
+    [OPT_ROUTE] = NAMED("route", "NAME", route, WORDS_ROUTE, NULL, "the strategy's", "stage: which replica serves which source"),
+    [OPT_ORDER] = NAMED("order", "NAME", order, WORDS_ORDER, NULL, "the strategy's", "stage: order of the transfers"),
+    [OPT_REDUNDANT] = WHOLE("redundant", 'r', "R", redundant, 0, MP_MAX_EXPERTS, "0", NULL,
+                            "slots beyond one per expert, in all, per layer"),
+    [OPT_SLOTS_PER_GPU] = WHOLE("slots-per-gpu", 0, "N", slots_per_gpu, 1, MP_MAX_EXPERTS, NULL,
+                                "(experts + R) / GPUs, rounded up", "expert slots of each GPU"),
+    [OPT_OBJECTIVE] = ONE_OF("objective", "WHAT", objective, "step|p95|peak|inter-node-bytes", "step", NULL, "what to minimise"),
+    [OPT_FOR] = NAMED("for", "STACK", for_stack, WORDS_STACKS, NULL, NULL, "keep the rules of this serving stack (moeplan list stacks)"),
+
+    [OPT_DISPATCHER] = NAMED("dispatcher", "NAME", dispatcher, WORDS_DISPATCHERS, NULL,
+                             "decode: deepep-ll; prefill and train: deepep-normal; counts: a2av",
+                             "which copies of a token travel (moeplan list dispatchers)"),
+    [OPT_SOURCES] = ONE_OF("sources", "MODE", sources, "dp|coupled", "dp", NULL,
+                           "tokens start on data-parallel ranks, or with an expert (Aurora)"),
+    [OPT_SPLIT_PLAN] = TEXT("split", 0, "SPLIT", split, WORDS_NONE, "none", NULL,
+                            "part to plan on: 0.5, time:0.5, category:A,B or none (plan on everything)"),
+    [OPT_SPLIT_COMPARE] = TEXT("split", 0, "SPLIT", split, WORDS_NONE, "0.5", NULL,
+                               "plan on one part, score on the other: 0.5 (hash), time:0.5, category:A,B or none"),
+    [OPT_SPLIT_SIMULATE] = TEXT("split", 0, "SPLIT", split, WORDS_NONE, NULL, "the plan's, when it was made from this trace; else none",
+                                "score on the held-out part of: 0.5, time:0.5, category:A,B or none"),
+    [OPT_SCORE_ON] = TEXT("score-on", 0, "TRACE2", score_on, WORDS_FILE, NULL, NULL, "score on this recording instead of a held-out part"),
+
+    [OPT_NETWORK] = ONE_OF("network", "MODE", network, "plan|concurrent|rcs|sjf|spread-out", "plan", NULL,
+                           "each layer as its plan says, all flows at once, or one of the papers' baselines"),
+    [OPT_STAGE_BARRIER] = FLAG("stage-barrier", 0, stage_barrier, "staged orders: a barrier after each stage"),
+    [OPT_STAGE_COUPLED] = FLAG("stage-coupled", 0, stage_coupled, "staged orders: a rank's send and receive end together (NCCL groups)"),
+
+    [OPT_INCUMBENT] = TEXT("incumbent", 0, "FILE,...", incumbent, WORDS_FILE, NULL, NULL,
+                           "also score these placements (any stack's file, or plans)"),
+    [OPT_INTERVAL_GROUPS] = WHOLE("interval-groups", 0, "G", interval_groups, 0, 100, "10", NULL,
+                                  "groups of requests of the jackknife behind the 95 % intervals; 0 = none"),
+    [OPT_MARKDOWN_TABLE] = FLAG("markdown", 0, markdown_table, "print the table as Markdown"),
+
+    [OPT_TO] = NAMED("to", "NAME", to, WORDS_STACKS, NULL, NULL, "serving stack to write for (moeplan list stacks)"),
+    [OPT_GPUS] = WHOLE("gpus", 0, "N", gpus, 1, MP_MAX_GPUS, NULL, "as the file says", "GPUs of a placement whose format cannot say"),
+    [OPT_NODES] = WHOLE("nodes", 0, "N", nodes, 1, MP_MAX_GPUS, NULL, "1", "nodes of a placement whose format cannot say"),
+    [OPT_MTP_LAYERS] = WHOLE("mtp-layers", 0, "N", mtp_layers, 0, 16, "0", NULL,
+                             "multi-token-prediction layers after the last one, placed like the last MoE layer"),
+
+    [OPT_PRESET] = NAMED("preset", "NAME", preset, WORDS_SYNTH, NULL, "a small 4 x 32 top-4 decode recording",
+                         "start from these parameters (moeplan list presets)"),
+    [OPT_GEN_LAYERS] = WHOLE("layers", 0, "N", gen_layers, 1, MP_MAX_LAYERS, NULL, "the preset's", "MoE layers"),
+    [OPT_GEN_EXPERTS] = WHOLE("experts", 0, "N", gen_experts, 1, MP_MAX_EXPERTS, NULL, "the preset's", "experts of a layer"),
+    [OPT_GEN_TOP_K] = WHOLE("top-k", 0, "N", gen_top_k, 1, MP_MAX_TOP_K, NULL, "the preset's", "experts of a token"),
+    [OPT_FIRST_LAYER] = WHOLE("first-layer", 0, "N", first_layer, 0, MP_MAX_LAYERS - 1, NULL, "the preset's", "model layer of the first one"),
+    [OPT_N_REQUESTS] = WHOLE("n-requests", 0, "N", n_requests, 1, 1 << 30, NULL, "the preset's", "requests"),
+    [OPT_TOKENS_PER_REQUEST] = WHOLE("tokens-per-request", 0, "N", tokens_per_request, 1, 1 << 24, NULL, "the preset's",
+                                     "mean tokens of a request"),
+    [OPT_ZIPF] = RATIO("zipf", "S", zipf_ppm, 4000000, "the preset's", "popularity of the r-th expert in proportion to r^-S"),
+    [OPT_COACTIVATION] = RATIO("coactivation", "P", coactivation_ppm, 1000000, "the preset's",
+                               "probability that a token's further experts share its first one's cluster"),
+    [OPT_CLUSTER] = WHOLE("cluster", 0, "N", cluster, 1, MP_MAX_EXPERTS, NULL, "the preset's", "experts of a cluster"),
+    [OPT_CROSS_LAYER] = RATIO("cross-layer", "P", cross_layer_ppm, 1000000, "the preset's",
+                              "probability that a token's cluster follows from its cluster one layer before"),
+    [OPT_DOMAINS] = WHOLE("domains", 0, "N", domains, 1, 1000, NULL, "the preset's", "categories with popularity of their own"),
+    [OPT_DOMAIN_SHARE] = RATIO("domain-share", "P", domain_share_ppm, 1000000, "the preset's",
+                               "how much of the popularity a category replaces by its own"),
+    [OPT_DRIFT] = RATIO("drift", "P", drift_ppm, 1000000, "the preset's", "how far popularity moves from the first request to the last"),
+    [OPT_STICKINESS] = RATIO("stickiness", "P", stickiness_ppm, 1000000, "the preset's", "popularity of each request's own, on top (bursts)"),
+    [OPT_AGAINST] = TEXT("against", 0, "TRACE", against, WORDS_FILE, NULL, NULL, "print the statistics of this recording beside"),
+
+    [OPT_MAN] = FLAG("man", 0, man, "print the manual page (roff)"),
+    [OPT_COMPLETION] = ONE_OF("completion", "SHELL", completion, "bash|zsh", NULL, NULL, "print the completion script of a shell"),
+    [OPT_MARKDOWN] = FLAG("markdown", 0, markdown, "print docs/CLI.md"),
+};
+
+/* ---- words ---- */
+
+static const char *stage_word(enum mp_planner_stage stage, uint32_t i) {
+    for (uint32_t k = 0; mp_strategy_at(k) != NULL; k++)
+        if (mp_strategy_at(k)->stage == stage && i-- == 0)
+            return mp_strategy_at(k)->name;
+    return NULL;
+}
+
+static const char *static_word(const char *choices, uint32_t i, char *buf) {
+    while (i > 0 && choices != NULL) {
+        choices = strchr(choices, '|');
+        choices = choices != NULL ? choices + 1 : NULL;
+        i--;
+    }
+    if (choices == NULL)
+        return NULL;
+    snprintf(buf, 128, "%.*s", (int)strcspn(choices, "|"), choices);
+    return buf;
+}
+
+const char *opt_word(enum opt_words words, const char *choices, uint32_t i, char *buf) {
+    const char *name = NULL, *summary;
+    struct mp_synth_params params;
+    switch (words) {
+    case WORDS_STATIC:
+        return static_word(choices, i, buf);
+    case WORDS_RECIPES:
+        return mp_recipe_at(i) != NULL ? mp_recipe_at(i)->name : NULL;
+    case WORDS_REPLICATE:
+        return stage_word(MP_PLAN_REPLICATE, i);
+    case WORDS_PLACE:
+        return stage_word(MP_PLAN_PLACE, i);
+    case WORDS_ROUTE:
+        return stage_word(MP_PLAN_ROUTE, i);
+    case WORDS_ORDER:
+        return stage_word(MP_PLAN_ORDER, i);
+    case WORDS_DISPATCHERS:
+        return mp_dispatcher_at(i) != NULL ? mp_dispatcher_at(i)->name : NULL;
+    case WORDS_FORMATS: {
+        uint32_t n_traces = 0;
+        while (mp_trace_format_at(n_traces) != NULL)
+            n_traces++;
+        if (i < n_traces)
+            return mp_trace_format_at(i)->name;
+        return mp_stack_at(i - n_traces) != NULL ? mp_stack_at(i - n_traces)->name : NULL;
+    }
+    case WORDS_STACKS:
+        return mp_stack_at(i) != NULL ? mp_stack_at(i)->name : NULL;
+    case WORDS_MODELS:
+        return mp_model_preset(i, &name, &summary) ? name : NULL;
+    case WORDS_SYNTH:
+        return mp_synth_preset(i, &name, &summary, &params) ? name : NULL;
+    case WORDS_TOPOLOGIES:
+        return mp_gpu_preset(i, &name, &summary) ? name : NULL;
+    case WORDS_VERBS:
+        return i < n_verbs ? verbs[i].name : NULL;
+    case WORDS_LISTS:
+        return static_word("strategies|formats|stacks|presets|models|dispatchers|topologies", i, buf);
+    case WORDS_NONE:
+    case WORDS_FILE:
+        break;
+    }
+    return NULL;
+}
+
+/* Levenshtein distance, cut at words of 63 letters. */
+static unsigned distance(const char *a, const char *b) {
+    unsigned row[64];
+    size_t na = strlen(a), nb = strlen(b);
+    if (na > 63 || nb > 63)
+        return 64;
+    for (unsigned j = 0; j <= nb; j++)
+        row[j] = j;
+    for (unsigned i = 1; i <= na; i++) {
+        unsigned diagonal = row[0];
+        row[0] = i;
+        for (unsigned j = 1; j <= nb; j++) {
+            unsigned best = diagonal + (a[i - 1] != b[j - 1]);
+            diagonal = row[j];
+            best = row[j] + 1 < best ? row[j] + 1 : best;
+            row[j] = row[j - 1] + 1 < best ? row[j - 1] + 1 : best;
+        }
+    }
+    return row[nb];
+}
+
+const char *opt_nearest(const char *s, const char *(*candidate)(void *ctx, uint32_t i), void *ctx) {
+    const char *best = NULL;
+    unsigned least = 64;
+    for (uint32_t i = 0;; i++) {
+        const char *c = candidate(ctx, i);
+        if (c == NULL)
+            break;
+        unsigned d = distance(s, c);
+        if (d < least) {
+            least = d;
+            best = c;
+        }
+    }
+    return best;
+}
+
+bool opt_of_verb(const struct verb *verb, enum opt_id id) {
+    for (const enum opt_id *o = verb->options; *o != OPT_END; o++)
+        if (*o == id)
+            return true;
+    return false;
+}
+
+/* ---- values ---- */
+
+static enum mp_status parse_size(const struct opt *opt, const char *s, uint64_t *out, struct mp_error *err) {
+    static const struct {
+        const char *suffix;
+        uint64_t factor;
+    } units[] = {{"", 1}, {"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", UINT64_C(1) << 40},
+                 {"kB", 1000}, {"MB", 1000000}, {"GB", 1000000000}, {"TB", UINT64_C(1000000000000)}};
+    size_t digits = strspn(s, "0123456789");
+    uint64_t n;
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++)
+        if (strcmp(s + digits, units[i].suffix) == 0 && mp_parse_u64(s, digits, &n) && !mp_mul_overflow(n, units[i].factor, out) &&
+            *out >= opt->min && *out <= opt->max)
+            return MP_OK;
+    char shown[64];
+    return mp_fail(err, MP_EUSAGE, "--%s: \"%s\" is not a size of at least %llu bytes (write bytes, or 512MiB, 8GiB)", opt->name,
+                   mp_quote(s, strlen(s), shown, sizeof shown), (unsigned long long)opt->min);
+}
+
+static enum mp_status check_choice(const struct opt *opt, const char *s, struct mp_error *err) {
+    char buf[128], all[512] = "", shown[64];
+    const char *word;
+    for (uint32_t i = 0; (word = opt_word(opt->words, opt->choices, i, buf)) != NULL; i++) {
+        if (strcmp(word, s) == 0)
+            return MP_OK;
+        size_t used = strlen(all);
+        if (used + strlen(word) + 3 < sizeof all)
+            snprintf(all + used, sizeof all - used, "%s%s", used > 0 ? ", " : "", word);
+    }
+    mp_quote(s, strlen(s), shown, sizeof shown);
+    return mp_fail(err, MP_EUSAGE, "--%s: unknown \"%s\" (write one of: %s)", opt->name, shown, all);
+}
+
+static enum mp_status set_value(struct opts *o, const struct opt *opt, const char *s, struct mp_error *err) {
+    void *at = (char *)o + opt->offset;
+    size_t n = s != NULL ? strlen(s) : 0;
+    char shown[64];
+    uint64_t whole;
+    double real;
+    switch (opt->type) {
+    case OPT_IS_FLAG:
+        *(bool *)at = true;
+        return MP_OK;
+    case OPT_IS_WHOLE:
+        if (!mp_parse_u64(s, n, &whole) || whole < opt->min || whole > opt->max)
+            return mp_fail(err, MP_EUSAGE, "--%s: \"%s\" is not a whole number in [%llu, %llu]", opt->name,
+                           mp_quote(s, n, shown, sizeof shown), (unsigned long long)opt->min, (unsigned long long)opt->max);
+        *(uint64_t *)at = whole;
+        return MP_OK;
+    case OPT_IS_SECONDS:
+        if (!mp_parse_double(s, n, &real) || real < 0 || real > 1e9)
+            return mp_fail(err, MP_EUSAGE, "--%s: \"%s\" is not a number of seconds (write for instance 30 or 0.5)", opt->name,
+                           mp_quote(s, n, shown, sizeof shown));
+        *(double *)at = real;
+        return MP_OK;
+    case OPT_IS_RATIO:
+        if (!mp_parse_double(s, n, &real) || real < 0 || real * 1e6 > (double)opt->max)
+            return mp_fail(err, MP_EUSAGE, "--%s: \"%s\" is not a number in [0, %g]", opt->name, mp_quote(s, n, shown, sizeof shown),
+                           (double)opt->max / 1e6);
+        *(uint64_t *)at = (uint64_t)(real * 1e6 + 0.5);
+        return MP_OK;
+    case OPT_IS_SIZE:
+        return parse_size(opt, s, at, err);
+    case OPT_IS_TEXT:
+        if (n == 0)
+            return mp_fail(err, MP_EUSAGE, "--%s: an empty value (write %s)", opt->name, opt->metavar);
+        *(const char **)at = s;
+        return MP_OK;
+    case OPT_IS_CHOICE:
+        if (check_choice(opt, s, err) != MP_OK)
+            return MP_EUSAGE;
+        *(const char **)at = s;
+        return MP_OK;
+    }
+    return mp_fail(err, MP_EBUG, "--%s: no such type", opt->name);
+}
+
+/* ---- the command line ---- */
+
+static const char *option_of_verb(void *ctx, uint32_t i) {
+    const struct verb *verb = ctx;
+    for (uint32_t k = 0; k <= i; k++)
+        if (verb->options[k] == OPT_END)
+            return NULL;
+    return opt_table[verb->options[i]].name;
+}
+
+static enum opt_id find_long(const struct verb *verb, const char *name, size_t n) {
+    for (const enum opt_id *id = verb->options; *id != OPT_END; id++)
+        if (strlen(opt_table[*id].name) == n && memcmp(opt_table[*id].name, name, n) == 0)
+            return *id;
+    return OPT_END;
+}
+
+static enum opt_id find_letter(const struct verb *verb, char letter) {
+    for (const enum opt_id *id = verb->options; *id != OPT_END; id++)
+        if (opt_table[*id].letter == letter)
+            return *id;
+    return OPT_END;
+}
+
+static enum mp_status unknown_option(const struct verb *verb, const char *arg, struct mp_error *err) {
+    char shown[64];
+    size_t n = strcspn(arg, "=");
+    char name[64];
+    const char *bare = arg + strspn(arg, "-");
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(bare, "="), bare);
+    const char *near = opt_nearest(name, option_of_verb, (void *)(uintptr_t)verb);
+    return mp_fail(err, MP_EUSAGE, "%s: unknown option \"%s\" (nearest: --%s; all: moeplan help %s)", verb->name,
+                   mp_quote(arg, n, shown, sizeof shown), near != NULL ? near : "help", verb->name);
+}
+
+/* Options that say the same thing differently, or need each other. */
+static enum mp_status check_together(const struct opts *o, const struct verb *verb, struct mp_error *err) {
+    if (o->stage_barrier && o->stage_coupled)
+        return mp_fail(err, MP_EUSAGE, "%s: --stage-barrier and --stage-coupled exclude each other (give one)", verb->name);
+    if (o->map != NULL && (o->ids == NULL || strcmp(o->ids, "physical") != 0))
+        return mp_fail(err, MP_EUSAGE, "%s: --map is for physical ids (add --ids physical)", verb->name);
+    return MP_OK;
+}
+
+enum mp_status opt_parse(struct opts *o, struct args *args, const struct verb *verb, int argc, char **argv, struct mp_error *err) {
+    *o = (struct opts){0};
+    *args = (struct args){0};
+    int n_needed = 0, n_allowed = 0;
+    for (const struct argument *a = verb->arguments; a->name != NULL; a++) {
+        n_allowed = a->is_repeated ? ARGUMENTS_MAX : n_allowed + 1;
+        n_needed += !a->is_optional;
+    }
+    for (const enum opt_id *id = verb->options; *id != OPT_END; id++)
+        if (opt_table[*id].initial != NULL && set_value(o, &opt_table[*id], opt_table[*id].initial, err) != MP_OK)
+            return MP_EBUG;
+    bool only_arguments = false;
+    for (int i = 1; i < argc; i++) {
+        const char *arg = argv[i], *value = NULL;
+        if (only_arguments || arg[0] != '-' || arg[1] == '\0') {
+            if (args->n >= n_allowed)
+                return mp_fail(err, MP_EUSAGE, "%s: too many arguments: \"%s\" (see: moeplan help %s)", verb->name, arg, verb->name);
+            args->value[args->n++] = arg;
+            continue;
+        }
+        if (strcmp(arg, "--") == 0) {
+            only_arguments = true;
+            continue;
+        }
+        bool is_long = arg[1] == '-';
+        size_t n = is_long ? strcspn(arg + 2, "=") : 1;
+        enum opt_id id = is_long ? find_long(verb, arg + 2, n) : find_letter(verb, arg[1]);
+        if (id == OPT_END)
+            return unknown_option(verb, arg, err);
+        const struct opt *opt = &opt_table[id];
+        if (is_long && arg[2 + n] == '=')
+            value = arg + 3 + n;
+        else if (!is_long && arg[2] != '\0')
+            value = arg + 2;
+        if (opt->type == OPT_IS_FLAG && value != NULL)
+            return mp_fail(err, MP_EUSAGE, "%s: --%s takes no value", verb->name, opt->name);
+        if (opt->type != OPT_IS_FLAG && value == NULL) {
+            if (i + 1 >= argc)
+                return mp_fail(err, MP_EUSAGE, "%s: --%s needs a value (write --%s %s)", verb->name, opt->name, opt->name, opt->metavar);
+            value = argv[++i];
+        }
+        if (o->is_set[id] && opt->type != OPT_IS_FLAG)
+            return mp_fail(err, MP_EUSAGE, "%s: --%s is given twice", verb->name, opt->name);
+        o->is_set[id] = true;
+        enum mp_status status = set_value(o, opt, value, err);
+        if (status != MP_OK)
+            return status;
+        if (id == OPT_HELP)
+            return MP_OK;
+    }
+    if (args->n < n_needed)
+        return mp_fail(err, MP_EUSAGE, "%s: %s is missing (usage: %s)", verb->name, verb->arguments[args->n].name, verb->usage);
+    return check_together(o, verb, err);
+}

@@ -1,0 +1,256 @@
+#include "tool.h"
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+void tool_note(const struct opts *o, const char *fmt, ...) {
+    if (o->quiet)
+        return;
+    va_list ap;
+    va_start(ap, fmt);
+    fputs("moeplan: ", stderr);
+    vfprintf(stderr, fmt, ap);
+    fputs("\n", stderr);
+    va_end(ap);
+}
+
+unsigned tool_threads(const struct opts *o) {
+    if (o->threads > 0)
+        return (unsigned)o->threads;
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n < 1 ? 1 : n > MP_MAX_THREADS ? MP_MAX_THREADS : (unsigned)n;
+}
+
+double tool_now(void) {
+    struct timespec t;
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static bool says(const char *value, const char *word) { return value != NULL && strcmp(value, word) == 0; }
+
+static enum mp_phase phase_of_name(const char *name) {
+    return says(name, "prefill")  ? MP_PHASE_PREFILL
+           : says(name, "decode") ? MP_PHASE_DECODE
+           : says(name, "train")  ? MP_PHASE_TRAIN
+                                  : MP_PHASE_UNKNOWN;
+}
+
+enum mp_status tool_load_trace(struct mp_trace **out, const char *path, const struct opts *o, struct mp_error *err) {
+    struct mp_trace_hints hints = mp_trace_hints_none;
+    hints.layer_base = o->is_set[OPT_LAYER_BASE] ? (int)o->layer_base : -1;
+    hints.phase = phase_of_name(o->phase);
+    hints.ids_are_physical = o->ids == NULL ? -1 : says(o->ids, "physical");
+    hints.map_path = o->map;
+    hints.requests_path = o->requests;
+    hints.model_name = o->model;
+    hints.is_ranked = o->ranked == NULL ? -1 : says(o->ranked, "yes");
+    hints.n_experts = (uint32_t)o->experts;
+    hints.top_k = (uint32_t)o->top_k;
+    hints.format = o->format;
+    return mp_trace_load(out, path, &hints, &mp_limits_default, err);
+}
+
+static bool is_model_preset(const char *name) {
+    const char *preset, *summary;
+    for (uint32_t i = 0; mp_model_preset(i, &preset, &summary); i++)
+        if (strcmp(preset, name) == 0)
+            return true;
+    return false;
+}
+
+enum mp_status tool_load_model(struct mp_model **out, const struct opts *o, const struct mp_trace *trace, struct mp_error *err) {
+    *out = NULL;
+    enum mp_status status;
+    bool is_named = trace->model != NULL && trace->model[0] != '\0' && is_model_preset(trace->model);
+    if (o->model != NULL || is_named) {
+        const char *spec = o->model != NULL ? o->model : trace->model;
+        status = mp_model_load(out, spec, &mp_limits_default, err);
+        if (status != MP_OK)
+            return status;
+        struct mp_model *m = *out;
+        uint32_t n_experts = m->n_experts, n_layers = m->n_layers, n_hidden_layers = m->n_hidden_layers;
+        bool fits = n_experts == trace->n_experts && trace->n_layers <= n_layers;
+        if (!fits && o->model == NULL) { /* a recording of some layers of a model it only names: not an error */
+            mp_model_free(m);
+            *out = NULL;
+        } else if (!fits) {
+            mp_model_free(m);
+            *out = NULL;
+            return mp_fail(err, MP_EINPUT,
+                           "model %s has %u experts in %u MoE layers of %u, the recording has %u experts in %u layers "
+                           "(name the model that was recorded)",
+                           spec, n_experts, n_layers, n_hidden_layers, trace->n_experts, trace->n_layers);
+        } else {
+            return MP_OK;
+        }
+    }
+    tool_note(o, "note: no model given: a generic one with %u layers of %u experts stands in (-m MODEL gives real sizes)", trace->n_layers,
+              trace->n_experts);
+    return mp_model_generic(out, trace->n_layers, trace->n_experts, trace->top_k > 0 ? trace->top_k : 1, err);
+}
+
+enum mp_status tool_batching(struct mp_batching *out, const struct opts *o, const struct mp_trace *trace,
+                             const struct mp_topology *topology, struct mp_error *err) {
+    enum mp_phase phase = o->phase != NULL ? phase_of_name(o->phase) : trace->phase;
+    bool is_decode = phase == MP_PHASE_DECODE;
+    *out = (struct mp_batching){0};
+    if (trace->kind == MP_TRACE_TOKENS && phase != MP_PHASE_PREFILL && phase != MP_PHASE_DECODE && phase != MP_PHASE_TRAIN)
+        return mp_fail(err, MP_EUSAGE, "the recording does not say its phase (give --phase decode or --phase prefill)");
+    if (trace->kind == MP_TRACE_TOKENS && is_decode && o->is_set[OPT_TOKENS_PER_RANK])
+        return mp_fail(err, MP_EUSAGE, "--tokens-per-rank is for prefill, the recording is decode (use --batch B)");
+    if (trace->kind == MP_TRACE_TOKENS && !is_decode && o->is_set[OPT_BATCH])
+        return mp_fail(err, MP_EUSAGE, "--batch is for decode, the recording is %s (use --tokens-per-rank T)", mp_phase_name(phase));
+    *out = (struct mp_batching){
+        .phase = phase,
+        .n_ranks = topology->n_gpus,
+        .batch_per_rank = is_decode ? (uint32_t)o->batch : 0,
+        .tokens_per_rank = is_decode ? 0 : o->tokens_per_rank,
+        .source_skew_ppm = (uint32_t)o->source_skew_ppm,
+        .pad_tokens = (uint32_t)o->pad,
+        .n_steps_max = (uint32_t)o->steps,
+        .resample = o->resample,
+        .seed = o->seed,
+    };
+    return MP_OK;
+}
+
+struct mp_sim_options tool_sim_options(const struct opts *o, const struct mp_trace *trace, enum mp_phase phase) {
+    const char *dispatcher = o->dispatcher != NULL              ? o->dispatcher
+                             : trace->kind == MP_TRACE_COUNTS   ? "a2av"
+                             : phase == MP_PHASE_DECODE         ? "deepep-ll"
+                                                                : "deepep-normal";
+    const char *n = o->network;
+    return (struct mp_sim_options){
+        .dispatcher = mp_dispatcher_find(dispatcher),
+        .sources = says(o->sources, "coupled") ? MP_SOURCES_COUPLED : MP_SOURCES_DP,
+        .network = says(n, "concurrent")   ? MP_NETWORK_CONCURRENT
+                   : says(n, "rcs")        ? MP_NETWORK_RCS
+                   : says(n, "sjf")        ? MP_NETWORK_SJF
+                   : says(n, "spread-out") ? MP_NETWORK_SPREAD_OUT
+                                           : MP_NETWORK_PLAN,
+        .stage_mode = o->stage_barrier ? (int)MP_STAGE_BARRIER : o->stage_coupled ? (int)MP_STAGE_COUPLED : -1,
+        .n_threads = tool_threads(o),
+        .seed = o->seed,
+        .with_bound = true,
+    };
+}
+
+struct mp_stack_options tool_stack_options(const struct opts *o, const struct mp_model *model, const struct mp_topology *topology) {
+    return (struct mp_stack_options){
+        .model = model,
+        .layer_base = o->is_set[OPT_LAYER_BASE] ? (int)o->layer_base : -1,
+        .n_gpus = topology != NULL ? topology->n_gpus : (uint32_t)o->gpus,
+        .n_nodes = topology != NULL ? mp_topology_n_nodes(topology) : (uint32_t)o->nodes,
+        .n_experts = model != NULL ? model->n_experts : (uint32_t)o->experts,
+        .n_mtp_layers = (uint32_t)o->mtp_layers,
+    };
+}
+
+enum mp_objective tool_objective(const struct opts *o) {
+    return says(o->objective, "p95")                ? MP_OBJECTIVE_P95
+           : says(o->objective, "peak")             ? MP_OBJECTIVE_PEAK
+           : says(o->objective, "inter-node-bytes") ? MP_OBJECTIVE_INTER
+                                                    : MP_OBJECTIVE_STEP;
+}
+
+enum mp_status tool_check_output(const char *path, struct mp_error *err) {
+    struct stat st;
+    char folder[4096];
+    if (strcmp(path, "-") == 0)
+        return MP_OK;
+    if (stat(path, &st) == 0 && S_ISDIR(st.st_mode))
+        return mp_fail_at(err, MP_EIO, path, 0, 0, "is a folder (name a file in it)");
+    /* The writer renames a finished file over the old one, which would replace a device by a file. */
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
+        return mp_fail_at(err, MP_EIO, path, 0, 0, "is not a regular file (write to - and redirect standard output)");
+    const char *slash = strrchr(path, '/');
+    size_t n = slash == NULL ? 0 : slash == path ? 1 : (size_t)(slash - path);
+    if (n >= sizeof folder)
+        return mp_fail_at(err, MP_EIO, path, 0, 0, "the name is too long");
+    snprintf(folder, sizeof folder, "%.*s", n > 0 ? (int)n : 1, n > 0 ? path : ".");
+    if (stat(folder, &st) != 0 || !S_ISDIR(st.st_mode))
+        return mp_fail_at(err, MP_EIO, path, 0, 0, "the folder %s does not exist (make it first)", folder);
+    if (access(folder, W_OK | X_OK) != 0)
+        return mp_fail_at(err, MP_EIO, path, 0, 0, "the folder %s cannot be written to", folder);
+    return MP_OK;
+}
+
+/* ---- what is it? ---- */
+
+/* Does a line of the head start with `key:`? */
+static bool has_key(const struct mp_in *in, const char *key) {
+    size_t n = in->size < 65536 ? in->size : 65536, length = strlen(key);
+    const char *p = (const char *)in->data, *end = p + n;
+    while (p < end) {
+        if ((size_t)(end - p) > length && memcmp(p, key, length) == 0 && p[length] == ':')
+            return true;
+        const char *line_end = memchr(p, '\n', (size_t)(end - p));
+        if (line_end == NULL)
+            break;
+        p = line_end + 1;
+    }
+    return false;
+}
+
+static int best_trace_probe(const char *path, const struct mp_in *in) {
+    int best = 0;
+    for (uint32_t i = 0; mp_trace_format_at(i) != NULL; i++) {
+        int sure = mp_trace_format_at(i)->probe(path, in);
+        best = sure > best ? sure : best;
+    }
+    return best;
+}
+
+static int best_stack_probe(const char *path, const struct mp_in *in) {
+    int best = 0;
+    for (uint32_t i = 0; mp_stack_at(i) != NULL; i++) {
+        int sure = mp_stack_at(i)->probe(path, in);
+        best = sure > best ? sure : best;
+    }
+    return best;
+}
+
+static bool is_trace_format(const char *name) {
+    for (uint32_t i = 0; name != NULL && mp_trace_format_at(i) != NULL; i++)
+        if (strcmp(mp_trace_format_at(i)->name, name) == 0)
+            return true;
+    return false;
+}
+
+enum mp_status tool_kind_of(enum tool_kind *out, const char *spec, const struct opts *o, struct mp_error *err) {
+    struct stat st;
+    bool exists = strcmp(spec, "-") == 0 || stat(spec, &st) == 0;
+    if (o->format != NULL) {
+        *out = is_trace_format(o->format) ? TOOL_TRACE : TOOL_PLACEMENT;
+        return MP_OK;
+    }
+    if (!exists) {
+        *out = is_model_preset(spec) ? TOOL_MODEL : TOOL_TOPOLOGY;
+        /* A word with a slash or a dot in it was meant as a file. */
+        if (*out == TOOL_TOPOLOGY && strpbrk(spec, "/.") != NULL)
+            return mp_fail_at(err, MP_EIO, spec, 0, 0, "cannot open: No such file or directory");
+        return MP_OK;
+    }
+    if (mp_is_folder(spec)) {
+        *out = TOOL_TRACE;
+        return MP_OK;
+    }
+    struct mp_in *in;
+    enum mp_status status = mp_in_open(&in, spec, 0, err);
+    if (status != MP_OK)
+        return status;
+    if (has_key(in, "moeplan_plan") || has_key(in, "moeplan") || has_key(in, "schema"))
+        *out = has_key(in, "slots") || has_key(in, "layers") ? TOOL_PLAN : TOOL_TOPOLOGY;
+    else if (has_key(in, "hidden_size") || has_key(in, "expert_size"))
+        *out = TOOL_MODEL;
+    else if (has_key(in, "levels") || has_key(in, "nodes") || has_key(in, "gpu_types") || has_key(in, "gpus"))
+        *out = TOOL_TOPOLOGY;
+    else
+        *out = best_stack_probe(spec, in) > best_trace_probe(spec, in) ? TOOL_PLACEMENT : TOOL_TRACE;
+    mp_in_close(in);
+    return MP_OK;
+}
