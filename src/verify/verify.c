@@ -1,0 +1,86 @@
+/* The report, and the order of the checks: what stands on its own first; then what needs trace, topology and model, and only when
+ * everything before held, because numbers derived from a broken plan say nothing. docs/VERIFY.md lists every check. */
+#include "internal.h"
+#include <stdio.h>
+#include <string.h>
+
+static const char *const names[MP_N_VIOLATION_KINDS] = {
+    [MP_V_SHAPE] = "shape",
+    [MP_V_LAYER_MISSING] = "layer-missing",
+    [MP_V_LAYER_ID] = "layer-id",
+    [MP_V_EXPERT_MISSING] = "expert-missing",
+    [MP_V_EXPERT_RANGE] = "expert-range",
+    [MP_V_REPLICA_SAME_GPU] = "replica-same-gpu",
+    [MP_V_SLOTS] = "slots",
+    [MP_V_CAPACITY] = "capacity",
+    [MP_V_ROUTE_WEIGHTS] = "route-weights",
+    [MP_V_ORDER_SHARE] = "order-share",
+    [MP_V_ORDER_PORT] = "order-port",
+    [MP_V_ORDER_SELF] = "order-self",
+    [MP_V_ORDER_RATE] = "order-rate",
+    [MP_V_COLOCATION] = "colocation",
+    [MP_V_TRAINING] = "training",
+    [MP_V_PROVENANCE] = "provenance",
+    [MP_V_EVIDENCE_ROWS] = "evidence-rows",
+    [MP_V_EVIDENCE_BYTES] = "evidence-bytes",
+    [MP_V_EVIDENCE_BOUND] = "evidence-bound",
+    [MP_V_SAMPLE] = "sample",
+    [MP_V_PREDICTION] = "prediction",
+    [MP_V_CERTIFICATE] = "certificate",
+};
+
+const char *mp_violation_name(enum mp_violation_kind kind) {
+    return (unsigned)kind < MP_N_VIOLATION_KINDS ? names[kind] : "?";
+}
+
+bool vf_expect(struct verifier *v, bool holds, enum mp_violation_kind kind, const char *fmt, ...) {
+    struct mp_verify_report *r = v->report;
+    r->n_checks++;
+    if (holds || r->n == MAX_VIOLATIONS)
+        return holds;
+    char text[512];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    char *message = mp_arena_strdup(v->arena, text);
+    if (message == NULL)
+        v->is_full = true;
+    else
+        r->violations[r->n++] = (struct mp_violation){kind, message};
+    return false;
+}
+
+enum mp_status mp_plan_verify(struct mp_verify_report **out, const struct mp_plan *plan, const struct mp_trace *trace,
+                              const struct mp_topology *topology, const struct mp_model *model, struct mp_error *err) {
+    *out = NULL;
+    struct mp_arena *arena = mp_arena_new();
+    struct mp_verify_report *r = arena != NULL ? mp_arena_alloc(arena, 1, sizeof *r) : NULL;
+    if (r != NULL)
+        r->violations = mp_arena_alloc(arena, MAX_VIOLATIONS, sizeof *r->violations);
+    if (r == NULL || r->violations == NULL) {
+        mp_arena_free(arena);
+        return mp_nomem(err, "verifying a plan");
+    }
+    r->arena = arena;
+    r->has_data = trace != NULL && topology != NULL && model != NULL;
+    struct verifier v = {.report = r, .plan = plan, .trace = trace, .topology = topology, .model = model, .arena = arena};
+    bool is_indexable = false;
+    enum mp_status status;
+    MP_TRY(vf_check_structure(&v, &is_indexable, err));
+    if (is_indexable)
+        MP_TRY(vf_check_orders(&v, err));
+    if (v.is_full)
+        status = mp_nomem(err, "verifying a plan");
+out:
+    if (status == MP_OK)
+        *out = r;
+    else
+        mp_arena_free(arena);
+    return status;
+}
+
+void mp_verify_report_free(struct mp_verify_report *r) {
+    if (r != NULL)
+        mp_arena_free(r->arena);
+}
