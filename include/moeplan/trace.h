@@ -40,10 +40,11 @@ struct mp_trace {
     uint32_t n_categories;
     const char *const *categories; /* [n_categories] */
 
-    /* TOKENS. Chunk c holds rows [c * MP_CHUNK_TOKENS, ...): ids[layer][row in chunk][k], id_bytes each, little-endian.
-     * An unused place is 0xFF.. (all bits), which the builder keeps distinct from every valid id. */
+    /* TOKENS. Chunk c holds rows [c * MP_CHUNK_TOKENS, ...): ids[layer][row in chunk][k], id_bytes each, little-endian; the
+     * stride is the rows of that chunk (fewer in the last). An unused place is 0xFF.. (all bits) and stands after the used
+     * ones; with id_bytes 1 and 256 experts there is none, and 0xFF is expert 255. */
     uint64_t n_rows;
-    uint32_t id_bytes;           /* 1 or 2 */
+    uint32_t id_bytes;           /* 1 (up to 255 experts, or 256 when no place is unused) or 2 */
     const uint8_t *const *chunks; /* [ceil(n_rows / MP_CHUNK_TOKENS)] */
     const uint8_t *const *weight_chunks; /* NULL, or the gate weights in the same shape: uint16, weight * 65535 rounded */
     uint64_t n_requests;
@@ -57,7 +58,10 @@ struct mp_trace {
     uint64_t n_pairs;
     const struct mp_pair *pairs;
 
-    char sha256[65];             /* of the file's bytes (of each file in name order for recordings of several files) */
+    /* Identity of the input, 64 hex digits. One file: SHA-256 of its bytes. Native format: SHA-256 of its header, which holds the
+     * checksum of every chunk (traces/FORMAT.md). Several files: SHA-256 of their hex digests written one after the other, in
+     * the order the format names (array, then requests table; otherwise by name). "" for generated traces. */
+    char sha256[65];
     const char *format;          /* name of the format it was read from */
     struct mp_arena *arena;
     struct mp_in *mapped;        /* kept open while chunks point into it, or NULL */
@@ -74,6 +78,9 @@ struct mp_trace_hints {
     int is_ranked;               /* -1 = ask where the format cannot say */
     uint32_t n_experts, top_k;   /* 0 = from the file */
     const char *format;          /* NULL = detect */
+    const char *axes;            /* of a bare array: "tokens,layers,k", "layers,experts", "iterations,layers,experts" or
+                                  * "sources,layers,experts"; NULL = ask where the array's name does not say */
+    unsigned n_threads;          /* for checking chunks; 0 or 1 = the caller's thread */
 };
 extern const struct mp_trace_hints mp_trace_hints_none;
 
@@ -81,9 +88,14 @@ extern const struct mp_trace_hints mp_trace_hints_none;
  * names the option to give. */
 enum mp_status mp_trace_load(struct mp_trace **out, const char *path, const struct mp_trace_hints *hints,
                              const struct mp_limits *limits, struct mp_error *err) MP_MUST_CHECK;
-void mp_trace_free(struct mp_trace *t);
-enum mp_status mp_trace_check(const struct mp_trace *t, struct mp_error *err) MP_MUST_CHECK; /* structural checker */
-/* Writes the native format (traces/FORMAT.md). */
+void mp_trace_free(struct mp_trace *t); /* NULL is fine */
+/* Structural checker of everything promised above: sizes, order of layers, requests covering the rows, every id (range, no expert
+ * twice in one top-k, unused places last), pairs. MP_EINPUT names the first violation. Loading has done this already. O(bytes). */
+enum mp_status mp_trace_check(const struct mp_trace *t, struct mp_error *err) MP_MUST_CHECK;
+/* Do two traces hold the same recording? Everything but sha256 and format. */
+bool mp_trace_equal(const struct mp_trace *a, const struct mp_trace *b);
+/* Writes the native format (traces/FORMAT.md): the header first, which holds each chunk's checksum, then the chunks. Errors are
+ * kept by the writer and reported by mp_out_commit. Same trace, same bytes. */
 void mp_trace_write(const struct mp_trace *t, struct mp_out *o);
 
 /* Pointer to the ids of rows [row, row + *n_rows) of one layer, up to the end of the chunk. */
@@ -118,8 +130,8 @@ enum mp_status mp_trace_builder_request(struct mp_trace_builder *b, const struct
  * NULL. MP_EINPUT: an id >= n_experts, or the same expert twice in a layer. */
 enum mp_status mp_trace_builder_row(struct mp_trace_builder *b, const uint16_t *ids, const uint16_t *weights,
                                     struct mp_error *err) MP_MUST_CHECK;
-/* Appends n tokens given token-major as the .npz files are: ids[n][n_layers][top_k] of id_bytes (1, 2, 4 or 8, signed negative =
- * unused). The fast path of the array readers. */
+/* Appends n tokens given token-major as the .npz files are: ids[n][n_layers][top_k] of id_bytes (1, 2, 4 or 8, little-endian; all
+ * bits set, that is -1 = unused when meta.has_unused). The fast path of the array readers. */
 enum mp_status mp_trace_builder_rows(struct mp_trace_builder *b, const void *ids, uint32_t id_bytes, uint64_t n,
                                      struct mp_error *err) MP_MUST_CHECK;
 /* COUNTS: starts an iteration (category or MP_NONE), then adds to its cells. */
@@ -127,7 +139,8 @@ enum mp_status mp_trace_builder_iteration(struct mp_trace_builder *b, uint32_t c
 enum mp_status mp_trace_builder_count(struct mp_trace_builder *b, uint32_t source, uint32_t layer, uint32_t expert,
                                       uint64_t n, struct mp_error *err) MP_MUST_CHECK;
 enum mp_status mp_trace_builder_pair(struct mp_trace_builder *b, const struct mp_pair *pair, struct mp_error *err) MP_MUST_CHECK;
-/* Ends the build in either case; on success the trace is the caller's. */
+/* Ends the build in either case (b is freed); on success the trace is the caller's. sha256 NULL = "". Refuses (MP_EINPUT) an empty
+ * recording, a request without rows, and a pair given twice. */
 enum mp_status mp_trace_builder_finish(struct mp_trace_builder *b, const char *sha256, struct mp_trace **out,
                                        struct mp_error *err) MP_MUST_CHECK;
 void mp_trace_builder_free(struct mp_trace_builder *b); /* abandons a build; NULL is fine */
