@@ -286,6 +286,32 @@ static enum mp_status fail_list(const struct mp_trace_builder *b, uint32_t layer
                    (unsigned long long)r->id, b->t->layer_ids[layer], what);
 }
 
+/* Checks the lists of the last chunk that came through mp_trace_builder_rows: many at once, which is several times as fast as one by one.
+ * Called when the chunk is full and at the end. */
+static enum mp_status check_pending(struct mp_trace_builder *b, struct mp_error *err) {
+    struct mp_trace *t = b->t;
+    uint32_t k = t->top_k;
+    uint64_t from = b->n_checked, n = t->n_rows - from, bad;
+    b->n_checked = t->n_rows;
+    if (n == 0)
+        return MP_OK;
+    const uint8_t *chunk = b->box->ids[b->box->n_chunks - 1];
+    for (uint32_t l = 0; l < t->n_layers; l++) {
+        const uint8_t *start = chunk + ((size_t)l * b->room_rows + from % MP_CHUNK_TOKENS) * k * t->id_bytes;
+        char what[128];
+        if (trace_find_bad_list(start, n, k, t->id_bytes, t->n_experts, &bad, what, sizeof what))
+            return fail_list(b, l, from + bad, what, err);
+        for (uint64_t i = 0; !b->has_unused && trace_has_unused(t->n_experts, t->id_bytes) && i < n; i++) {
+            const uint8_t *last = start + ((i + 1) * k - 1) * t->id_bytes;
+            if (last[0] == 0xff && last[t->id_bytes - 1] == 0xff) {
+                snprintf(what, sizeof what, "%u is not an expert in [0, %u)", t->id_bytes == 1 ? 255u : 65535u, t->n_experts);
+                return fail_list(b, l, from + i, what, err);
+            }
+        }
+    }
+    return MP_OK;
+}
+
 enum mp_status mp_trace_builder_row(struct mp_trace_builder *b, const uint16_t *ids, const uint16_t *weights,
                                     struct mp_error *err) {
     struct mp_trace *t = b->t;
@@ -335,32 +361,6 @@ static bool narrow(const uint8_t *p, uint32_t bytes, uint32_t n_experts, bool ha
     }
     *out = (uint16_t)v;
     return v < n_experts;
-}
-
-/* Checks the lists of the last chunk that came through mp_trace_builder_rows: many at once, which is several times as fast as one by one.
- * Called when the chunk is full and at the end. */
-static enum mp_status check_pending(struct mp_trace_builder *b, struct mp_error *err) {
-    struct mp_trace *t = b->t;
-    uint32_t k = t->top_k;
-    uint64_t from = b->n_checked, n = t->n_rows - from, bad;
-    b->n_checked = t->n_rows;
-    if (n == 0)
-        return MP_OK;
-    const uint8_t *chunk = b->box->ids[b->box->n_chunks - 1];
-    for (uint32_t l = 0; l < t->n_layers; l++) {
-        const uint8_t *start = chunk + ((size_t)l * b->room_rows + from % MP_CHUNK_TOKENS) * k * t->id_bytes;
-        char what[128];
-        if (trace_find_bad_list(start, n, k, t->id_bytes, t->n_experts, &bad, what, sizeof what))
-            return fail_list(b, l, from + bad, what, err);
-        for (uint64_t i = 0; !b->has_unused && trace_has_unused(t->n_experts, t->id_bytes) && i < n; i++) {
-            const uint8_t *last = start + ((i + 1) * k - 1) * t->id_bytes;
-            if (last[0] == 0xff && last[t->id_bytes - 1] == 0xff) {
-                snprintf(what, sizeof what, "%u is not an expert in [0, %u)", t->id_bytes == 1 ? 255u : 65535u, t->n_experts);
-                return fail_list(b, l, from + i, what, err);
-            }
-        }
-    }
-    return MP_OK;
 }
 
 /* Rows [0, n) of token-major ids into rows [used, used + n) of the chunk, all layers. */

@@ -164,7 +164,7 @@ static enum mp_status read_entry(struct zip_archive *z, struct zip_member *m, ui
 
 enum mp_status zip_open(struct zip_archive **out, const struct mp_in *in, const struct mp_limits *limits, struct mp_error *err) {
     *out = NULL;
-    uint64_t offset, bytes, n, end_at;
+    uint64_t offset = 0, bytes = 0, n = 0, end_at = 0;
     enum mp_status status = MP_OK;
     struct zip_archive *z = NULL;
     if (!zip_is_archive(in))
