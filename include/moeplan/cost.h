@@ -37,6 +37,8 @@ struct mp_traffic {
     uint64_t *padded_rows;              /* [n_gpus] with each expert's padded to the tile of the GPU's type */
     uint32_t *active;                   /* [n_gpus] slots with at least one token */
     uint64_t *source_rows;              /* [n_gpus] tokens that start there, padding included */
+    uint32_t n_slots;
+    uint64_t *slot_rows;                /* [n_slots] of the plan: (token, expert) pairs computed in each slot */
     uint64_t copies_expert, copies_gpu, copies_node; /* the three counts, remote copies only, whichever travels */
     uint64_t intra_bytes, inter_bytes;  /* of dispatch + dispatch2 + combine + combine2, by path level 0 / above */
 };
@@ -69,6 +71,13 @@ uint64_t mp_shared_ns(const struct mp_topology *t, uint32_t gpu, const struct mp
 /* max over resources of ceil(bytes through it * 10^9 / bytes_per_s), pairs under their caps: no schedule of this matrix is faster. */
 uint64_t mp_port_bound_ns(const struct mp_topology *t, const uint64_t *matrix);
 
+/* Lower bounds on one layer's dispatch, compute (slowest GPU) and combine, each valid for every static placement with at most these slots
+ * and any routing; their sum bounds the layer. docs/BOUNDS.md. */
+struct mp_layer_bound {
+    uint64_t dispatch_ns, compute_ns, combine_ns;
+};
+enum mp_status mp_layer_lower_bound(struct mp_layer_bound *out, const struct mp_cost_setup *s, uint32_t step, uint32_t layer,
+                                    struct mp_error *err) MP_MUST_CHECK;
 /* A lower bound on the expert part (dispatch + compute + combine) of this step, summed over layers, valid for every static placement
  * with at most these slots and any routing: closed form, docs/BOUNDS.md. */
 enum mp_status mp_step_lower_bound(uint64_t *out_ns, const struct mp_cost_setup *s, uint32_t step, struct mp_error *err) MP_MUST_CHECK;

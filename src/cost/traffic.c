@@ -1,0 +1,322 @@
+/* Traffic and load of one (step, layer) under a plan: counts first, bytes at the end, so that every number is exact.
+ * docs/COST.md part 2. */
+#include <moeplan/cost.h>
+#include <string.h>
+
+/* The public part plus scratch that is grown when a larger plan comes. */
+struct traffic_scratch {
+    struct mp_traffic pub; /* first member: a pointer to it is a pointer to the whole */
+    uint32_t *node, *index_in_node, *node_first, *node_gpus; /* [n_gpus (+ 1)] */
+    uint64_t *gpu_stamp, *node_stamp;                        /* the last token (1, 2, ...) that touched it */
+    uint64_t stamp;
+    uint32_t n_slots_allocated, n_experts_allocated, n_cells_allocated;
+    uint32_t *slot_gpu;      /* [n_slots] */
+    uint32_t *only_slot;     /* [n_experts] the slot of an expert with one replica, else MP_NONE */
+    uint32_t *tokens;        /* [n_ranks * n_experts], count traces only */
+    uint64_t *share;         /* [n_slots], count traces only */
+};
+
+enum mp_status mp_traffic_new(struct mp_traffic **out, uint32_t n_gpus, struct mp_error *err) {
+    *out = NULL;
+    struct traffic_scratch *s = mp_calloc(1, sizeof *s);
+    if (s == NULL)
+        return mp_nomem(err, "a traffic matrix");
+    struct mp_traffic *t = &s->pub;
+    t->n_gpus = n_gpus;
+    size_t n = n_gpus, cells = n * n;
+    t->dispatch = mp_calloc(cells, sizeof *t->dispatch);
+    t->combine = mp_calloc(cells, sizeof *t->combine);
+    t->dispatch2 = mp_calloc(cells, sizeof *t->dispatch2);
+    t->combine2 = mp_calloc(cells, sizeof *t->combine2);
+    t->rows = mp_calloc(n, sizeof *t->rows);
+    t->padded_rows = mp_calloc(n, sizeof *t->padded_rows);
+    t->active = mp_calloc(n, sizeof *t->active);
+    t->source_rows = mp_calloc(n, sizeof *t->source_rows);
+    s->node = mp_calloc(n, sizeof *s->node);
+    s->index_in_node = mp_calloc(n, sizeof *s->index_in_node);
+    s->node_first = mp_calloc(n + 1, sizeof *s->node_first);
+    s->node_gpus = mp_calloc(n, sizeof *s->node_gpus);
+    s->gpu_stamp = mp_calloc(n, sizeof *s->gpu_stamp);
+    s->node_stamp = mp_calloc(n, sizeof *s->node_stamp);
+    if (t->dispatch == NULL || t->combine == NULL || t->dispatch2 == NULL || t->combine2 == NULL || t->rows == NULL ||
+        t->padded_rows == NULL || t->active == NULL || t->source_rows == NULL || s->node == NULL || s->index_in_node == NULL ||
+        s->node_first == NULL || s->node_gpus == NULL || s->gpu_stamp == NULL || s->node_stamp == NULL) {
+        mp_traffic_free(t);
+        return mp_nomem(err, "a traffic matrix");
+    }
+    *out = t;
+    return MP_OK;
+}
+
+void mp_traffic_free(struct mp_traffic *t) {
+    if (t == NULL)
+        return;
+    struct traffic_scratch *s = (struct traffic_scratch *)t;
+    void *owned[] = {t->dispatch,  t->combine,       t->dispatch2,  t->combine2,  t->rows,       t->padded_rows, t->active,
+                     t->source_rows, s->node,        s->index_in_node, s->node_first, s->node_gpus, s->gpu_stamp, s->node_stamp,
+                     s->slot_gpu,  s->only_slot,     s->tokens,     s->share,     t->slot_rows};
+    for (size_t i = 0; i < sizeof owned / sizeof owned[0]; i++)
+        mp_free(owned[i]);
+    mp_free(s);
+}
+
+static enum mp_status grow(struct traffic_scratch *s, const struct mp_cost_setup *in, struct mp_error *err) {
+    const struct mp_plan *p = in->plan;
+    if (p->n_slots > s->n_slots_allocated) {
+        uint64_t *rows = mp_realloc(s->pub.slot_rows, p->n_slots, sizeof *rows);
+        if (rows == NULL)
+            return mp_nomem(err, "rows per slot");
+        s->pub.slot_rows = rows;
+        uint64_t *share = mp_realloc(s->share, p->n_slots, sizeof *share);
+        if (share == NULL)
+            return mp_nomem(err, "rows per slot");
+        s->share = share;
+        uint32_t *slot_gpu = mp_realloc(s->slot_gpu, p->n_slots, sizeof *slot_gpu);
+        if (slot_gpu == NULL)
+            return mp_nomem(err, "GPUs of slots");
+        s->slot_gpu = slot_gpu;
+        s->n_slots_allocated = p->n_slots;
+    }
+    if (p->n_experts > s->n_experts_allocated) {
+        uint32_t *only = mp_realloc(s->only_slot, p->n_experts, sizeof *only);
+        if (only == NULL)
+            return mp_nomem(err, "slots of experts");
+        s->only_slot = only;
+        s->n_experts_allocated = p->n_experts;
+    }
+    uint64_t cells = (uint64_t)in->workload->n_ranks * p->n_experts;
+    if (in->workload->trace->kind == MP_TRACE_COUNTS && cells > s->n_cells_allocated) {
+        uint32_t *tokens = mp_realloc(s->tokens, cells, sizeof *tokens);
+        if (tokens == NULL)
+            return mp_nomem(err, "tokens per source and expert");
+        s->tokens = tokens;
+        s->n_cells_allocated = (uint32_t)cells;
+    }
+    return MP_OK;
+}
+
+static enum mp_status check(const struct mp_traffic *t, const struct mp_cost_setup *s, uint32_t step, uint32_t layer,
+                            struct mp_error *err) {
+    const struct mp_plan *p = s->plan;
+    const struct mp_workload *w = s->workload;
+    if (t->n_gpus != p->n_gpus || p->n_gpus != s->topology->n_gpus)
+        return mp_fail(err, MP_EUSAGE, "the plan is for %u GPUs and the topology has %u (give the topology it was made for)",
+                       p->n_gpus, s->topology->n_gpus);
+    if (w->n_ranks > p->n_gpus)
+        return mp_fail(err, MP_EUSAGE, "the steps have %u source ranks and the plan %u GPUs (build them for as many ranks as GPUs)",
+                       w->n_ranks, p->n_gpus);
+    if (w->trace->n_experts != p->n_experts || w->trace->n_layers != p->n_layers)
+        return mp_fail(err, MP_EUSAGE,
+                       "the plan has %u layers of %u experts and the trace %u of %u (give a trace of the model it was made for)",
+                       p->n_layers, p->n_experts, w->trace->n_layers, w->trace->n_experts);
+    if (step >= w->n_steps || layer >= p->n_layers)
+        return mp_fail(err, MP_EBUG, "step %u of %u, layer %u of %u", step, w->n_steps, layer, p->n_layers);
+    if (w->trace->kind == MP_TRACE_COUNTS) {
+        if (s->dispatcher->copies == MP_COPY_PER_GPU || s->dispatcher->copies == MP_COPY_PER_NODE)
+            return mp_fail(err, MP_EUSAGE,
+                           "%s sends one copy of a token to several experts, which counts cannot tell (record the top-k of every "
+                           "token, or use --dispatcher a2av)",
+                           s->dispatcher->name);
+        if (s->sources == MP_SOURCES_COUPLED)
+            return mp_fail(err, MP_EUSAGE, "coupled sources need to know each token (record the top-k of every token, or use --sources dp)");
+    }
+    return MP_OK;
+}
+
+static enum mp_status no_slot(const struct mp_plan *p, uint32_t layer, uint32_t expert, struct mp_error *err) {
+    return mp_fail(err, MP_EINPUT, "layer %u: expert %u has no slot in the plan", p->layers[layer].layer_id, expert);
+}
+
+static void prepare(struct traffic_scratch *s, const struct mp_cost_setup *in, uint32_t layer) {
+    struct mp_traffic *t = &s->pub;
+    const struct mp_plan *p = in->plan;
+    uint32_t n = t->n_gpus;
+    memset(t->dispatch, 0, (size_t)n * n * sizeof *t->dispatch);
+    if (t->has_second) {
+        memset(t->dispatch2, 0, (size_t)n * n * sizeof *t->dispatch2);
+        memset(t->combine2, 0, (size_t)n * n * sizeof *t->combine2);
+    }
+    t->has_second = in->dispatcher->copies == MP_COPY_PER_NODE;
+    memset(t->rows, 0, n * sizeof *t->rows);
+    memset(t->padded_rows, 0, n * sizeof *t->padded_rows);
+    memset(t->active, 0, n * sizeof *t->active);
+    memset(t->source_rows, 0, n * sizeof *t->source_rows);
+    t->n_slots = p->n_slots;
+    memset(t->slot_rows, 0, p->n_slots * sizeof *t->slot_rows);
+    t->copies_expert = t->copies_gpu = t->copies_node = t->intra_bytes = t->inter_bytes = 0;
+    for (uint32_t g = 0; g < n; g++)
+        for (uint32_t slot = p->gpu_first_slot[g]; slot < p->gpu_first_slot[g + 1]; slot++)
+            s->slot_gpu[slot] = g;
+    for (uint32_t e = 0; e < p->n_experts; e++) {
+        uint32_t n_replicas;
+        const uint32_t *slots = mp_router_replicas(in->router, layer, e, &n_replicas);
+        s->only_slot[e] = n_replicas == 1 ? slots[0] : MP_NONE;
+    }
+    /* GPUs of each node, ascending; nodes are few, GPUs at most 4,096. */
+    uint32_t n_nodes = mp_topology_n_nodes(in->topology);
+    memset(s->node_first, 0, (n + 1) * sizeof *s->node_first);
+    for (uint32_t g = 0; g < n; g++) {
+        s->node[g] = mp_topology_node(in->topology, g);
+        s->index_in_node[g] = s->node_first[s->node[g] + 1]++;
+    }
+    for (uint32_t v = 0; v < n_nodes; v++)
+        s->node_first[v + 1] += s->node_first[v];
+    for (uint32_t g = 0; g < n; g++)
+        s->node_gpus[s->node_first[s->node[g]] + s->index_in_node[g]] = g;
+}
+
+/* Routes every token of the step; dispatch and dispatch2 receive copies, not bytes. */
+static enum mp_status count_tokens(struct traffic_scratch *s, const struct mp_cost_setup *in, uint32_t step, uint32_t layer,
+                                   struct mp_error *err) {
+    struct mp_traffic *t = &s->pub;
+    const struct mp_trace *trace = in->workload->trace;
+    const struct mp_step *st = &in->workload->steps[step];
+    const enum mp_copy_count copies = in->dispatcher->copies;
+    const size_t n = t->n_gpus;
+    const uint32_t n_experts = in->plan->n_experts;
+    uint16_t ids[MP_MAX_TOP_K];
+    for (uint32_t i = 0; i < st->n; i++) {
+        uint64_t row = st->row[i], hash = mp_token_hash(row);
+        uint32_t src = st->source[i], k = mp_trace_row(trace, layer, row, ids);
+        if (in->sources == MP_SOURCES_COUPLED) {
+            uint32_t home = mp_router_slot(in->router, layer, (uint32_t)(row % n_experts), src, hash);
+            if (home == MP_NONE)
+                return no_slot(in->plan, layer, (uint32_t)(row % n_experts), err);
+            src = s->slot_gpu[home];
+        }
+        t->source_rows[src]++;
+        uint64_t stamp = ++s->stamp;
+        uint32_t src_node = s->node[src];
+        uint64_t *from_src = t->dispatch + src * n;
+        s->gpu_stamp[src] = stamp; /* own GPU and node: no copy */
+        s->node_stamp[src_node] = stamp;
+        for (uint32_t j = 0; j < k; j++) {
+            uint32_t slot = s->only_slot[ids[j]];
+            if (slot == MP_NONE) {
+                slot = mp_router_slot(in->router, layer, ids[j], src, hash);
+                if (slot == MP_NONE)
+                    return no_slot(in->plan, layer, ids[j], err);
+            }
+            t->slot_rows[slot]++;
+            uint32_t g = s->slot_gpu[slot];
+            if (g == src)
+                continue;
+            t->copies_expert++;
+            if (copies == MP_COPY_PER_EXPERT)
+                from_src[g]++;
+            if (s->gpu_stamp[g] == stamp)
+                continue;
+            s->gpu_stamp[g] = stamp;
+            t->copies_gpu++;
+            uint32_t v = s->node[g];
+            if (copies == MP_COPY_PER_GPU || (copies == MP_COPY_PER_NODE && v == src_node))
+                from_src[g]++;
+            if (v == src_node)
+                continue;
+            uint32_t size = s->node_first[v + 1] - s->node_first[v];
+            uint32_t gateway = s->node_gpus[s->node_first[v] + s->index_in_node[src] % size];
+            if (s->node_stamp[v] != stamp) {
+                s->node_stamp[v] = stamp;
+                t->copies_node++;
+                if (copies == MP_COPY_PER_NODE)
+                    from_src[gateway]++;
+            }
+            if (copies == MP_COPY_PER_NODE && gateway != g)
+                t->dispatch2[gateway * n + g]++;
+        }
+    }
+    if (copies == MP_COPY_ALL)
+        for (uint32_t i = 0; i < n; i++)
+            for (uint32_t j = 0; j < n; j++)
+                t->dispatch[i * n + j] = i == j ? 0 : t->source_rows[i];
+    for (uint32_t r = 0; r < in->workload->n_ranks; r++)
+        t->source_rows[r] += st->padding != NULL ? st->padding[r] : 0;
+    return MP_OK;
+}
+
+static enum mp_status count_counts(struct traffic_scratch *s, const struct mp_cost_setup *in, uint32_t step, uint32_t layer,
+                                   struct mp_error *err) {
+    struct mp_traffic *t = &s->pub;
+    const struct mp_workload *w = in->workload;
+    const size_t n = t->n_gpus;
+    const uint32_t n_experts = in->plan->n_experts;
+    mp_workload_tokens(w, step, layer, s->tokens);
+    for (uint32_t src = 0; src < w->n_ranks; src++) {
+        uint64_t pairs = 0;
+        for (uint32_t e = 0; e < n_experts; e++) {
+            uint64_t count = s->tokens[(size_t)src * n_experts + e];
+            if (count == 0)
+                continue;
+            pairs += count;
+            uint32_t n_replicas;
+            const uint32_t *slots = mp_router_replicas(in->router, layer, e, &n_replicas);
+            if (n_replicas == 0)
+                return no_slot(in->plan, layer, e, err);
+            mp_router_split(in->router, layer, e, src, count, s->share);
+            for (uint32_t i = 0; i < n_replicas; i++) {
+                uint32_t g = s->slot_gpu[slots[i]];
+                t->slot_rows[slots[i]] += s->share[i];
+                if (g == src)
+                    continue;
+                t->copies_expert += s->share[i];
+                if (in->dispatcher->copies == MP_COPY_PER_EXPERT)
+                    t->dispatch[src * n + g] += s->share[i];
+            }
+        }
+        uint32_t k = in->model->top_k > 0 ? in->model->top_k : 1;
+        t->source_rows[src] = mp_ceil_div(pairs, k);
+        if (in->dispatcher->copies == MP_COPY_ALL)
+            for (uint32_t j = 0; j < n; j++)
+                t->dispatch[src * n + j] = j == src ? 0 : t->source_rows[src];
+    }
+    return MP_OK;
+}
+
+/* Copies become bytes, both ways. */
+static void weigh(const struct traffic_scratch *s, uint64_t *dispatch, uint64_t *combine, const struct mp_model *m) {
+    struct mp_traffic *t = (struct mp_traffic *)&s->pub;
+    const size_t n = t->n_gpus;
+    uint64_t copies_in_node = 0, copies_between = 0;
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < n; j++) {
+            uint64_t copies = dispatch[i * n + j];
+            dispatch[i * n + j] = copies * m->dispatch_bytes;
+            combine[j * n + i] = copies * m->combine_bytes;
+            if (s->node[i] == s->node[j])
+                copies_in_node += copies;
+            else
+                copies_between += copies;
+        }
+    t->intra_bytes += copies_in_node * (m->dispatch_bytes + m->combine_bytes);
+    t->inter_bytes += copies_between * (m->dispatch_bytes + m->combine_bytes);
+}
+
+enum mp_status mp_traffic_compute(struct mp_traffic *out, const struct mp_cost_setup *in, uint32_t step, uint32_t layer,
+                                  struct mp_error *err) {
+    struct traffic_scratch *s = (struct traffic_scratch *)out;
+    enum mp_status status;
+    MP_TRY(check(out, in, step, layer, err));
+    MP_TRY(grow(s, in, err));
+    prepare(s, in, layer);
+    if (in->workload->trace->kind == MP_TRACE_TOKENS)
+        MP_TRY(count_tokens(s, in, step, layer, err));
+    else
+        MP_TRY(count_counts(s, in, step, layer, err));
+    for (uint32_t g = 0; g < out->n_gpus; g++) {
+        uint64_t tile = in->topology->types[in->topology->gpus[g].type].tile_tokens;
+        tile = tile == 0 ? 1 : tile;
+        for (uint32_t slot = in->plan->gpu_first_slot[g]; slot < in->plan->gpu_first_slot[g + 1]; slot++) {
+            uint64_t rows = out->slot_rows[slot];
+            if (rows == 0)
+                continue;
+            out->active[g]++;
+            out->rows[g] += rows;
+            out->padded_rows[g] += mp_ceil_div(rows, tile) * tile;
+        }
+    }
+    weigh(s, out->dispatch, out->combine, in->model);
+    if (out->has_second)
+        weigh(s, out->dispatch2, out->combine2, in->model);
+out:
+    return status;
+}

@@ -1,0 +1,105 @@
+/* Private to src/sim: the flattened network that all simulators share. */
+#ifndef SIM_NET_H
+#define SIM_NET_H
+
+#include <math.h>
+#include <moeplan/sim.h>
+
+#define NET_CACHED_GPUS 512u /* up to here the paths of all pairs are kept; above they are asked for one by one */
+#define NET_MAX_PATH (2u + 2u * MP_MAX_LEVELS)
+
+/* What one transfer uses, without the resources that can never limit it. */
+struct net_pair {
+    uint32_t n;
+    uint32_t resource[NET_MAX_PATH];
+    double latency_ns, cap; /* cap: bytes per ns, INFINITY = none */
+};
+struct net_quick { /* a transfer that has its ports to itself */
+    double ns_per_byte, latency_ns;
+};
+
+struct net_resource {
+    double rate;              /* bytes per ns */
+    const uint32_t *incast;   /* goodput by number of flows, or NULL */
+    uint32_t n_incast;
+    uint32_t n_users;         /* GPUs that can send (out) or receive (in) through it */
+    bool is_slack;            /* an uplink that its ports together cannot fill */
+};
+
+struct net_group { /* flows frozen at one level of the filling: order[start .. next group's start) */
+    uint32_t start;
+    double rate, first_finish; /* first_finish: least finish time of this and all earlier groups */
+};
+
+struct mp_net {
+    const struct mp_topology *t;
+    uint32_t n, n_resources;
+    struct net_resource *resources;
+    /* Cached paths. */
+    uint32_t *pair_first, *pair_resource; /* [n * n + 1], ragged */
+    double *pair_latency, *pair_cap;      /* [n * n] */
+    struct net_quick *quick;              /* [n * n] */
+
+    /* Max-min scratch: one entry per flow, path entries at flow * stride. */
+    size_t n_flows_allocated, n_entries_allocated;
+    uint32_t *flow_pair, *order, *path, *where, *list;
+    uint8_t *is_free; /* not yet frozen in this filling */
+    double *left, *rate, *since, *finish, *cap;
+    uint32_t *capped; /* flows with a finite cap, by ascending cap */
+    struct net_group *groups;
+    /* One entry per resource. */
+    uint32_t *local, *local_stamp, stamp;            /* resource -> dense number of this call */
+    uint32_t *global, *n_alive, *n_free, *list_first, *touched;
+    double *used, *residual, *share, *capacity;
+    double *inverse; /* [n_inverse] 1 / i */
+    size_t n_inverse;
+
+    /* Staged and event scratch. */
+    size_t n_transfers_allocated, n_stages_allocated;
+    uint64_t *transfer_bytes; /* of each transfer of an order, in forward order */
+    uint32_t *cumulative;     /* [n * n] shares seen so far */
+    double *ready, *ready_next; /* [2 * n] */
+    uint32_t *seen;           /* [2 * n] transfers of the stage so far */
+    uint32_t *seen_stage;     /* [2 * n] */
+
+    size_t n_jobs_allocated;
+    struct net_job *jobs;
+    uint32_t *queue_first, *queue_jobs; /* [2 * n + 1], [2 * n_jobs] */
+    uint32_t *queue_head, *queue_tail, *queue_left; /* [2 * n] */
+    double *queue_ready;
+    uint32_t *active, *pending, *ending, *unfrozen;
+    double *job_rate;
+    uint32_t *sender_list; /* [n] */
+};
+
+struct net_job {
+    uint32_t src, dst, stage;
+    uint32_t queue[2];   /* MP_NONE = none */
+    uint32_t n_waiting;
+    double left;         /* bytes */
+    double cap;          /* bytes per ns, the pair's included */
+    double latency_ns, time; /* time: when it starts, then when it ends */
+    uint32_t n_path;
+    uint32_t path[NET_MAX_PATH];
+};
+
+void net_path(const struct mp_net *n, uint32_t src, uint32_t dst, struct net_pair *out);
+/* capacity of a resource while k flows use it, bytes per ns */
+static inline double net_capacity(const struct net_resource *r, uint32_t k) {
+    if (r->n_incast == 0 || k == 0)
+        return r->rate;
+    return r->rate * (double)r->incast[(k < r->n_incast ? k : r->n_incast) - 1] * 1e-6;
+}
+/* Nanoseconds are rounded up, but a time within rounding error of a whole number is that number. */
+static inline uint64_t net_round_up(double ns) {
+    double x = ceil(ns - (ns * 1e-12 + 1e-6));
+    return x <= 0 ? 0 : x >= 1.8e19 ? UINT64_MAX : (uint64_t)x;
+}
+/* Two times closer than this are one event. */
+static inline double net_tolerance(double t) { return t * 1e-13 + 1e-9; }
+
+/* Runs net->jobs (n_jobs of them, by ascending stage) through n_queues queues; each start waits launch_ns after its queues are ready. */
+enum mp_status net_events_reserve(struct mp_net *n, size_t n_jobs, struct mp_error *err);
+double net_events_run(struct mp_net *n, size_t n_jobs, uint32_t n_queues, double launch_ns);
+
+#endif
