@@ -13,6 +13,8 @@ void mp_net_free(struct mp_net *n);
  * latency + finish. matrix[n_gpus][n_gpus] bytes. finish_ns NULL or [n_gpus][n_gpus] (0 = no flow). */
 enum mp_status mp_net_concurrent(struct mp_net *n, const uint64_t *matrix, uint64_t *time_ns, uint64_t *finish_ns,
                                  struct mp_error *err) MP_MUST_CHECK;
+/* No schedule of this matrix is faster: mp_port_bound_ns over the network's prepared paths (the same number, many times faster). */
+uint64_t mp_net_port_bound(struct mp_net *n, const uint64_t *matrix);
 /* The order's stages. FREE: a sender starts its next stage's transfers as soon as its own previous ones ended and the receiver's port
  * took all of its own earlier stages; BARRIER: all wait for all; COUPLED: a rank's send and receive of a stage end together. Each stage in which a
  * rank takes part costs it stage_launch_ns. is_reversed: the combine (stages backwards, src and dst swapped). */
@@ -47,6 +49,7 @@ struct mp_balance {
     double flashlb;                /* mean over time of (max * D + 0.01) / (total + 0.01) */
     double min_over_max_slot;      /* min / max over slots */
     double totals_max_over_mean;   /* max/mean of loads summed over all steps (what totals hide), averaged over layers */
+    double peak_rows;              /* rows of the busiest GPU */
 };
 struct mp_step_times {
     uint64_t step_ns, dispatch_ns, compute_ns, combine_ns, other_ns; /* other: attention, gate, shared experts, rest of the model */
@@ -64,7 +67,7 @@ struct mp_sim_result {
     double utilization;            /* mean over GPUs of expert-compute time / (dispatch + compute + combine) */
     double port_bound_ns;          /* mean per step: sum over layers of the dispatch and combine port bounds */
     uint64_t lower_bound_ns;       /* mean per step; 0 when not asked for; includes other_ns */
-    double gap;                    /* mean step / lower bound - 1 */
+    double gap;                    /* mean step / lower bound - 1; 0 without a bound */
     double *gpu_rows;              /* [n_layers][n_gpus] mean rows per step */
     double *layer_ns;              /* [n_layers] mean MoE time per step */
     double *layer_imbalance;       /* [n_layers] mean max/mean */

@@ -8,7 +8,7 @@ static void free_lists(struct mp_net *n) {
                      n->capped, n->groups, n->local, n->local_stamp, n->global, n->n_alive, n->n_free, n->list_first, n->touched,
                      n->used, n->residual, n->share, n->capacity, n->inverse, n->transfer_bytes, n->cumulative, n->ready,
                      n->ready_next, n->seen, n->seen_stage, n->jobs, n->queue_first, n->queue_jobs, n->queue_head, n->queue_tail,
-                     n->queue_left, n->queue_ready, n->active, n->pending, n->ending, n->unfrozen, n->job_rate, n->sender_list};
+                     n->queue_left, n->queue_ready, n->active, n->pending, n->ending, n->unfrozen, n->job_rate, n->sender_list, n->through};
     for (size_t i = 0; i < sizeof owned / sizeof owned[0]; i++)
         mp_free(owned[i]);
 }
@@ -89,6 +89,33 @@ static enum mp_status find_users(struct mp_net *n, struct mp_error *err) {
     return status;
 }
 
+uint64_t mp_net_port_bound(struct mp_net *n, const uint64_t *matrix) {
+    if (n->pair_first == NULL)
+        return mp_port_bound_ns(n->t, matrix);
+    size_t pairs = (size_t)n->n * n->n;
+    uint64_t bound = 0;
+    memset(n->through, 0, n->n_resources * sizeof *n->through);
+    for (size_t p = 0; p < pairs; p++) {
+        uint64_t bytes = matrix[p];
+        if (bytes == 0)
+            continue;
+        for (uint32_t k = n->pair_first[p]; k < n->pair_first[p + 1]; k++)
+            if (mp_add_overflow(n->through[n->pair_resource[k]], bytes, &n->through[n->pair_resource[k]]))
+                n->through[n->pair_resource[k]] = UINT64_MAX;
+        if (isfinite(n->pair_cap[p])) {
+            struct mp_path path;
+            mp_topology_path(n->t, (uint32_t)(p / n->n), (uint32_t)(p % n->n), &path);
+            uint64_t ns = mp_mul_div_ceil(bytes, UINT64_C(1000000000), path.cap_bytes_per_s);
+            bound = ns > bound ? ns : bound;
+        }
+    }
+    for (uint32_t r = 0; r < n->n_resources; r++) {
+        uint64_t ns = n->through[r] == 0 ? 0 : mp_mul_div_ceil(n->through[r], UINT64_C(1000000000), n->t->resources[r].bytes_per_s);
+        bound = ns > bound ? ns : bound;
+    }
+    return bound;
+}
+
 static enum mp_status cache_paths(struct mp_net *n, struct mp_error *err) {
     size_t gpus = n->n, pairs = gpus * gpus, used = 0, allocated = 0;
     uint32_t *first = mp_calloc(pairs + 1, sizeof *first);
@@ -150,6 +177,7 @@ enum mp_status mp_net_new(struct mp_net **out, const struct mp_topology *t, stru
     n->residual = mp_calloc(res + 1, sizeof *n->residual);
     n->share = mp_calloc(res + 1, sizeof *n->share);
     n->capacity = mp_calloc(res + 1, sizeof *n->capacity);
+    n->through = mp_calloc(res, sizeof *n->through);
     n->cumulative = mp_calloc(gpus * gpus, sizeof *n->cumulative);
     n->ready = mp_calloc(2 * gpus, sizeof *n->ready);
     n->ready_next = mp_calloc(2 * gpus, sizeof *n->ready_next);
@@ -165,7 +193,7 @@ enum mp_status mp_net_new(struct mp_net **out, const struct mp_topology *t, stru
         n->n_free == NULL || n->list_first == NULL || n->touched == NULL || n->used == NULL || n->residual == NULL ||
         n->share == NULL || n->capacity == NULL || n->cumulative == NULL || n->ready == NULL || n->ready_next == NULL ||
         n->seen == NULL || n->seen_stage == NULL || n->queue_first == NULL || n->queue_head == NULL || n->queue_tail == NULL ||
-        n->queue_left == NULL || n->queue_ready == NULL || n->sender_list == NULL) {
+        n->queue_left == NULL || n->queue_ready == NULL || n->sender_list == NULL || n->through == NULL) {
         status = mp_nomem(err, "the network");
         goto out;
     }

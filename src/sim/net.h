@@ -51,6 +51,7 @@ struct mp_net {
     uint32_t *local, *local_stamp, stamp;            /* resource -> dense number of this call */
     uint32_t *global, *n_alive, *n_free, *list_first, *touched;
     double *used, *residual, *share, *capacity;
+    uint64_t *through; /* [n_resources] bytes */
     double *inverse; /* [n_inverse] 1 / i */
     size_t n_inverse;
 

@@ -47,6 +47,7 @@ enum mp_status mp_net_baseline(struct mp_net *n, enum mp_baseline which, uint64_
                 j->path[i] = path.resource[i];
         }
     }
-    *time_ns = net_round_up(net_events_run(n, n_jobs, n->n, 0));
+    uint64_t bound = mp_net_port_bound(n, matrix), rounded = net_round_up(net_events_run(n, n_jobs, n->n, 0));
+    *time_ns = rounded > bound ? rounded : bound;
     return MP_OK;
 }

@@ -269,7 +269,7 @@ enum mp_status mp_net_concurrent(struct mp_net *n, const uint64_t *matrix, uint6
         return status;
     if (x.n_left > 0)
         fill(&x, 0, 0);
-    uint64_t longest = 0;
+    uint64_t longest = 0, least_latency = UINT64_MAX;
     while (x.n_left > 0) {
         x.now = n->groups[x.n_groups - 1].first_finish;
         double limit = x.now + net_tolerance(x.now);
@@ -284,7 +284,8 @@ enum mp_status mp_net_concurrent(struct mp_net *n, const uint64_t *matrix, uint6
                 struct net_pair path = {.latency_ns = n->pair_first != NULL ? n->pair_latency[p] : 0};
                 if (n->pair_first == NULL)
                     net_path(n, p / n->n, p % n->n, &path);
-                uint64_t end = net_round_up(n->finish[f]) + (uint64_t)path.latency_ns;
+                uint64_t latency = (uint64_t)path.latency_ns, end = net_round_up(n->finish[f]) + latency;
+                least_latency = latency < least_latency ? latency : least_latency;
                 longest = end > longest ? end : longest;
                 if (finish_ns != NULL)
                     finish_ns[p] = end;
@@ -300,6 +301,8 @@ enum mp_status mp_net_concurrent(struct mp_net *n, const uint64_t *matrix, uint6
         if (kept > 0)
             fill(&x, start, g > 0 ? n->groups[g - 1].rate : 0);
     }
-    *time_ns = longest;
+    /* Exact arithmetic would never be below the bound; rounding must not be either. */
+    uint64_t bound = longest > 0 ? mp_net_port_bound(n, matrix) + least_latency : 0;
+    *time_ns = longest > bound ? longest : bound;
     return MP_OK;
 }

@@ -210,6 +210,7 @@ enum mp_status mp_net_staged(struct mp_net *n, const struct mp_order *order, boo
         if (status != MP_OK)
             return status;
     }
-    *time_ns = net_round_up(time);
+    uint64_t bound = mp_net_port_bound(n, matrix), rounded = net_round_up(time);
+    *time_ns = rounded > bound ? rounded : bound; /* rounding must not pass below what no schedule can */
     return MP_OK;
 }

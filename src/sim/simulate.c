@@ -1,0 +1,323 @@
+/* A plan on the steps of a workload: each layer is attention and gate, dispatch, experts, combine; docs/COST.md part 6. Steps run in
+ * parallel and are reduced in order; sums are integers, or doubles added in step order. */
+#include "balance.h"
+#include <stdlib.h>
+#include <string.h>
+
+struct step_out { /* of one step */
+    struct balance_sum balance;
+    uint64_t intra, inter, copies_expert, copies_gpu, copies_node, port_bound_ns, lower_bound_ns, compute_sum_ns;
+};
+struct worker {
+    struct mp_net *net;
+    struct mp_traffic *traffic;
+    uint64_t *rows;     /* [n_layers][n_gpus] summed over this worker's steps */
+    uint64_t *layer_ns; /* [n_layers] */
+};
+struct run {
+    struct mp_cost_setup setup;
+    const struct mp_sim_options *options;
+    struct mp_sim_result *r;
+    struct step_out *steps;
+    double *imbalance; /* [n_steps][n_layers] */
+    struct worker *workers;
+    bool has_bound;
+};
+
+/* One direction of one layer, launches included. */
+static enum mp_status transfer_ns(const struct run *run, struct worker *w, uint32_t step, uint32_t layer, bool is_combine,
+                                  uint64_t *out_ns, uint64_t *bound_ns, struct mp_error *err) {
+    const struct mp_plan *plan = run->setup.plan;
+    const struct mp_plan_layer *l = &plan->layers[layer];
+    const struct mp_dispatcher *d = run->setup.dispatcher;
+    const struct mp_topology *t = run->setup.topology;
+    const struct mp_traffic *traffic = w->traffic;
+    const uint64_t *first = is_combine ? traffic->combine : traffic->dispatch;
+    const uint64_t *second = is_combine ? traffic->combine2 : traffic->dispatch2;
+    uint64_t first_ns = 0, second_ns = 0, launch_ns;
+    enum mp_status status;
+    *out_ns = *bound_ns = 0;
+    if (plan->n_gpus < 2)
+        return MP_OK;
+    bool is_staged = run->options->network == MP_NETWORK_PLAN && l->order != MP_NONE;
+    if (is_staged) {
+        if (l->order >= plan->n_orders)
+            return mp_fail(err, MP_EBUG, "layer %u uses order %u of %u", l->layer_id, l->order, plan->n_orders);
+        enum mp_stage_mode mode = run->options->stage_mode < 0 ? plan->stage_mode : (enum mp_stage_mode)run->options->stage_mode;
+        MP_TRY(mp_net_staged(w->net, &plan->orders[l->order], is_combine && l->combine_reversed, mode, first, &first_ns, err));
+    } else if (run->options->network == MP_NETWORK_PLAN || run->options->network == MP_NETWORK_CONCURRENT) {
+        MP_TRY(mp_net_concurrent(w->net, first, &first_ns, NULL, err));
+    } else {
+        enum mp_baseline which = run->options->network == MP_NETWORK_RCS   ? MP_BASELINE_RCS
+                                 : run->options->network == MP_NETWORK_SJF ? MP_BASELINE_SJF
+                                                                           : MP_BASELINE_SPREAD_OUT;
+        uint64_t seed = mp_mix64(run->options->seed ^ mp_mix64((uint64_t)step << 32 | (uint64_t)layer << 1 | is_combine));
+        MP_TRY(mp_net_baseline(w->net, which, seed, first, &first_ns, err));
+    }
+    *bound_ns = mp_net_port_bound(w->net, first);
+    if (traffic->has_second) {
+        MP_TRY(mp_net_concurrent(w->net, second, &second_ns, NULL, err));
+        uint64_t second_bound = mp_net_port_bound(w->net, second);
+        *bound_ns = !d->is_overlapped ? *bound_ns + second_bound : *bound_ns > second_bound ? *bound_ns : second_bound;
+    }
+    /* Stages pay for themselves; what remains is launched once. */
+    launch_ns = (d->n_launches - (is_staged && d->n_launches > 0)) * t->launch_ns;
+    *out_ns = (!d->is_overlapped ? first_ns + second_ns : first_ns > second_ns ? first_ns : second_ns) + launch_ns;
+out:
+    return status;
+}
+
+/* The slowest GPU's attention and shared experts if tokens could start anywhere (coupled sources: the placement moves them). */
+static void anywhere(const struct run *run, const struct mp_traffic *traffic, uint64_t *attention_ns, uint64_t *shared_ns) {
+    uint64_t total = 0;
+    for (uint32_t g = 0; g < traffic->n_gpus; g++)
+        total += traffic->source_rows[g];
+    total = mp_ceil_div(total, traffic->n_gpus);
+    *attention_ns = *shared_ns = UINT64_MAX;
+    for (uint32_t g = 0; g < traffic->n_gpus; g++) {
+        uint64_t a = mp_attention_ns(run->setup.topology, g, run->setup.model, total);
+        uint64_t s = mp_shared_ns(run->setup.topology, g, run->setup.model, total);
+        *attention_ns = a < *attention_ns ? a : *attention_ns;
+        *shared_ns = s < *shared_ns ? s : *shared_ns;
+    }
+}
+
+static enum mp_status one_step(void *ctx, size_t i, unsigned worker, struct mp_error *err) {
+    struct run *run = ctx;
+    struct worker *w = &run->workers[worker];
+    struct step_out *o = &run->steps[i];
+    const struct mp_cost_setup *in = &run->setup;
+    const struct mp_topology *t = in->topology;
+    const struct mp_model *m = in->model;
+    struct mp_step_times sum = {0};
+    uint32_t step = (uint32_t)run->r->step_of[i], n = in->plan->n_gpus, n_layers = in->plan->n_layers;
+    uint32_t n_dense = m->n_hidden_layers > m->n_layers ? m->n_hidden_layers - m->n_layers : 0;
+    enum mp_status status = MP_OK;
+    sum.other_ns = o->lower_bound_ns = m->other_ns_per_step;
+    for (uint32_t layer = 0; layer < n_layers; layer++) {
+        uint64_t dispatch, combine, bounds[2], attention = 0, shared = 0, compute = 0;
+        struct mp_traffic *x = w->traffic;
+        MP_TRY(mp_traffic_compute(x, in, step, layer, err));
+        MP_TRY(transfer_ns(run, w, step, layer, false, &dispatch, &bounds[0], err));
+        MP_TRY(transfer_ns(run, w, step, layer, true, &combine, &bounds[1], err));
+        for (uint32_t g = 0; g < n; g++) {
+            uint64_t a = mp_attention_ns(t, g, m, x->source_rows[g]), s = mp_shared_ns(t, g, m, x->source_rows[g]);
+            uint64_t c = mp_compute_ns(t, g, m, x->active[g], x->padded_rows[g]);
+            attention = a > attention ? a : attention;
+            shared = s > shared ? s : shared;
+            compute = c > compute ? c : compute;
+            o->compute_sum_ns += c;
+            w->rows[(size_t)layer * n + g] += x->rows[g];
+        }
+        uint64_t times = layer == 0 ? 1 + n_dense : 1; /* dense layers attend like the first one */
+        sum.other_ns += attention * times + (shared > dispatch ? shared - dispatch : 0);
+        sum.dispatch_ns += dispatch;
+        sum.compute_ns += compute;
+        sum.combine_ns += combine;
+        w->layer_ns[layer] += dispatch + compute + combine;
+        o->port_bound_ns += bounds[0] + bounds[1];
+        o->intra += x->intra_bytes;
+        o->inter += x->inter_bytes;
+        o->copies_expert += x->copies_expert;
+        o->copies_gpu += x->copies_gpu;
+        o->copies_node += x->copies_node;
+        run->imbalance[i * n_layers + layer] = balance_add(&o->balance, x->rows, n, x->slot_rows, x->n_slots);
+        if (run->has_bound) {
+            struct mp_layer_bound b;
+            MP_TRY(mp_layer_lower_bound(&b, in, step, layer, err));
+            if (in->sources == MP_SOURCES_COUPLED)
+                anywhere(run, x, &attention, &shared);
+            o->lower_bound_ns += attention * times + (shared > b.dispatch_ns ? shared : b.dispatch_ns) + b.compute_ns + b.combine_ns;
+        }
+    }
+    sum.step_ns = sum.dispatch_ns + sum.compute_ns + sum.combine_ns + sum.other_ns;
+    run->r->steps[i] = sum;
+out:
+    return status;
+}
+
+static uint64_t rounded_mean(unsigned __int128 sum, uint32_t n) { return n == 0 ? 0 : (uint64_t)((sum + n / 2) / n); }
+
+static int ascending(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Weights per GPU and what they leave for the KV cache. */
+static void memory_use(struct mp_sim_result *r, const struct mp_cost_setup *in) {
+    const struct mp_plan *p = in->plan;
+    const struct mp_model *m = in->model;
+    r->kv_tokens_min = UINT64_MAX;
+    for (uint32_t g = 0; g < p->n_gpus; g++) {
+        uint64_t n_filled = 0;
+        for (uint32_t l = 0; l < p->n_layers; l++)
+            for (uint32_t s = p->gpu_first_slot[g]; s < p->gpu_first_slot[g + 1]; s++)
+                n_filled += p->layers[l].slot_expert[s] != MP_NO_EXPERT;
+        uint64_t weights = n_filled * m->expert_bytes + p->n_layers * m->shared_bytes + m->dense_bytes;
+        uint64_t memory = in->topology->types[in->topology->gpus[g].type].memory_bytes;
+        uint64_t room = memory > weights && m->kv_bytes_per_token > 0 ? (memory - weights) / m->kv_bytes_per_token : 0;
+        r->memory_bytes_max = weights > r->memory_bytes_max ? weights : r->memory_bytes_max;
+        r->kv_tokens_min = room < r->kv_tokens_min ? room : r->kv_tokens_min;
+    }
+}
+
+static void reduce(struct run *run, uint32_t n_workers, uint64_t *sorted, struct balance_sum *balance, uint64_t *totals) {
+    struct mp_sim_result *r = run->r;
+    uint32_t n = r->n_steps, n_gpus = r->n_gpus, n_layers = r->n_layers;
+    unsigned __int128 step = 0, dispatch = 0, compute = 0, combine = 0, other = 0, moe = 0, bound = 0, busy = 0, lower = 0, intra = 0,
+                      inter = 0, by_expert = 0, by_gpu = 0, by_node = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct mp_step_times *s = &r->steps[i];
+        const struct step_out *o = &run->steps[i];
+        sorted[i] = s->step_ns;
+        step += s->step_ns;
+        dispatch += s->dispatch_ns;
+        compute += s->compute_ns;
+        combine += s->combine_ns;
+        other += s->other_ns;
+        bound += o->port_bound_ns;
+        lower += o->lower_bound_ns;
+        busy += o->compute_sum_ns;
+        intra += o->intra;
+        inter += o->inter;
+        by_expert += o->copies_expert;
+        by_gpu += o->copies_gpu;
+        by_node += o->copies_node;
+        balance[i] = o->balance;
+    }
+    moe = dispatch + compute + combine;
+    r->mean = (struct mp_step_times){rounded_mean(step, n), rounded_mean(dispatch, n), rounded_mean(compute, n),
+                                     rounded_mean(combine, n), rounded_mean(other, n)};
+    r->moe_ns = rounded_mean(moe, n);
+    qsort(sorted, n, sizeof *sorted, ascending);
+    r->p50_ns = sorted[(n + 1) / 2 - 1];
+    r->p95_ns = sorted[((uint64_t)n * 95 + 99) / 100 - 1];
+    r->max_ns = sorted[n - 1];
+    r->intra_bytes = (double)intra / n;
+    r->inter_bytes = (double)inter / n;
+    r->copies_expert = (double)by_expert / n;
+    r->copies_gpu = (double)by_gpu / n;
+    r->copies_node = (double)by_node / n;
+    r->port_bound_ns = (double)bound / n;
+    r->utilization = moe == 0 ? 0 : (double)busy / ((double)moe * n_gpus);
+    if (run->has_bound) {
+        r->lower_bound_ns = (uint64_t)(lower / n); /* rounded down: it stays a bound */
+        r->gap = lower == 0 ? 0 : (double)step / (double)lower - 1;
+    }
+    for (uint32_t l = 0; l < n_layers; l++) {
+        uint64_t ns = 0;
+        double imbalance = 0;
+        for (uint32_t g = 0; g < n_gpus; g++) {
+            size_t cell = (size_t)l * n_gpus + g;
+            for (uint32_t k = 0; k < n_workers; k++)
+                totals[cell] += run->workers[k].rows[cell];
+            r->gpu_rows[cell] = (double)totals[cell] / n;
+        }
+        for (uint32_t k = 0; k < n_workers; k++)
+            ns += run->workers[k].layer_ns[l];
+        for (uint32_t i = 0; i < n; i++)
+            imbalance += run->imbalance[(size_t)i * n_layers + l];
+        r->layer_ns[l] = (double)ns / n;
+        r->layer_imbalance[l] = imbalance / n;
+    }
+    balance_finish(&r->balance, balance, n, totals, n_layers, n_gpus);
+}
+
+enum mp_status mp_simulate(struct mp_sim_result **out, const struct mp_plan *plan, const struct mp_workload *workload,
+                           const struct mp_topology *topology, const struct mp_model *model, const struct mp_sim_options *options,
+                           struct mp_error *err) {
+    *out = NULL;
+    enum mp_status status = MP_OK;
+    struct mp_router *router = NULL;
+    struct mp_sim_result *r = NULL;
+    struct mp_arena *scratch = NULL;
+    struct worker *workers = NULL;
+    uint32_t n_workers = 0;
+    if (options->dispatcher == NULL)
+        return mp_fail(err, MP_EUSAGE, "no dispatcher is given (--dispatcher a2av, deepep-normal, deepep-ll, hierarchical or agrs)");
+    if (workload->n_steps == 0)
+        return mp_fail(err, MP_EUSAGE, "there is no step to simulate");
+    uint32_t n_steps = workload->n_steps, n_layers = plan->n_layers, n_gpus = plan->n_gpus;
+    if (options->n_steps_max > 0 && options->n_steps_max < n_steps)
+        n_steps = options->n_steps_max;
+    r = mp_calloc(1, sizeof *r);
+    scratch = mp_arena_new();
+    if (r == NULL || scratch == NULL || (r->arena = mp_arena_new()) == NULL) {
+        status = mp_nomem(err, "a simulation");
+        goto out;
+    }
+    r->n_steps = n_steps;
+    r->n_layers = n_layers;
+    r->n_gpus = n_gpus;
+    r->step_of = mp_arena_alloc(r->arena, n_steps, sizeof *r->step_of);
+    r->steps = mp_arena_alloc(r->arena, n_steps, sizeof *r->steps);
+    r->gpu_rows = mp_arena_alloc(r->arena, (size_t)n_layers * n_gpus, sizeof *r->gpu_rows);
+    r->layer_ns = mp_arena_alloc(r->arena, n_layers, sizeof *r->layer_ns);
+    r->layer_imbalance = mp_arena_alloc(r->arena, n_layers, sizeof *r->layer_imbalance);
+    n_workers = options->n_threads < 1 ? 1 : options->n_threads > MP_MAX_THREADS ? MP_MAX_THREADS : options->n_threads;
+    n_workers = n_workers > n_steps ? n_steps : n_workers;
+    struct run run = {.setup = {.plan = plan, .workload = workload, .topology = topology, .model = model,
+                                .dispatcher = options->dispatcher, .sources = options->sources},
+                      .options = options, .r = r, .has_bound = options->with_bound};
+    run.steps = mp_arena_alloc(scratch, n_steps, sizeof *run.steps);
+    run.imbalance = mp_arena_alloc(scratch, (size_t)n_steps * n_layers, sizeof *run.imbalance);
+    run.workers = workers = mp_arena_alloc(scratch, n_workers, sizeof *workers);
+    uint64_t *sorted = mp_arena_alloc(scratch, n_steps, sizeof *sorted);
+    struct balance_sum *balance = mp_arena_alloc(scratch, n_steps, sizeof *balance);
+    uint64_t *totals = mp_arena_alloc(scratch, (size_t)n_layers * n_gpus, sizeof *totals);
+    if (r->step_of == NULL || r->steps == NULL || r->gpu_rows == NULL || r->layer_ns == NULL || r->layer_imbalance == NULL ||
+        run.steps == NULL || run.imbalance == NULL || workers == NULL || sorted == NULL || balance == NULL || totals == NULL) {
+        status = mp_nomem(err, "a simulation");
+        goto out;
+    }
+    for (uint32_t i = 0; i < n_steps; i++)
+        r->step_of[i] = (uint64_t)i * workload->n_steps / n_steps;
+    MP_TRY(mp_router_new(&router, plan, err));
+    run.setup.router = router;
+    for (uint32_t k = 0; k < n_workers; k++) {
+        MP_TRY(mp_net_new(&workers[k].net, topology, err));
+        MP_TRY(mp_traffic_new(&workers[k].traffic, n_gpus, err));
+        workers[k].rows = mp_arena_alloc(scratch, (size_t)n_layers * n_gpus, sizeof *workers[k].rows);
+        workers[k].layer_ns = mp_arena_alloc(scratch, n_layers, sizeof *workers[k].layer_ns);
+        if (workers[k].rows == NULL || workers[k].layer_ns == NULL) {
+            status = mp_nomem(err, "a simulation");
+            goto out;
+        }
+    }
+    MP_TRY(mp_parallel_for(n_workers, n_steps, one_step, &run, err));
+    reduce(&run, n_workers, sorted, balance, totals);
+    memory_use(r, &run.setup);
+out:
+    for (uint32_t k = 0; workers != NULL && k < n_workers; k++) {
+        mp_net_free(workers[k].net);
+        mp_traffic_free(workers[k].traffic);
+    }
+    mp_router_free(router);
+    mp_arena_free(scratch);
+    if (status == MP_OK)
+        *out = r;
+    else
+        mp_sim_result_free(r);
+    return status;
+}
+
+void mp_sim_result_free(struct mp_sim_result *r) {
+    if (r == NULL)
+        return;
+    mp_arena_free(r->arena);
+    mp_free(r);
+}
+
+double mp_sim_objective(const struct mp_sim_result *r, enum mp_objective objective) {
+    switch (objective) {
+    case MP_OBJECTIVE_P95:
+        return (double)r->p95_ns;
+    case MP_OBJECTIVE_PEAK:
+        return r->balance.peak_rows;
+    case MP_OBJECTIVE_INTER:
+        return r->inter_bytes;
+    case MP_OBJECTIVE_STEP:
+    default:
+        return (double)r->mean.step_ns;
+    }
+}
