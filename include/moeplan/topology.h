@@ -77,13 +77,17 @@ struct mp_path {
     uint64_t cap_bytes_per_s;            /* rate cap of the pair; 0 = none */
 };
 
+/* Numbering, besides what stands above: groups of every level are numbered by their first GPU and hold consecutive GPUs; groups are nested (what
+ * shares a group shares all outer ones); a port is shared only inside one node, its in side by the same GPUs as its out side; the port of a level
+ * may be that of the level below; of a level all groups have uplinks or none, the last level has none. */
+
 /* `spec` is a file (YAML, topologies/FORMAT.md), a preset's name, or a short string: "4x8:h100" (4 nodes of 8),
  * "8:a100" (one node), "2x4:a100+2x4:l40s". A file is tried first when `spec` names one that exists. */
 enum mp_status mp_topology_load(struct mp_topology **out, const char *spec, const struct mp_limits *limits,
                                 struct mp_error *err) MP_MUST_CHECK;
 enum mp_status mp_topology_parse(struct mp_topology **out, const struct mp_in *in, const struct mp_limits *limits,
                                  struct mp_error *err) MP_MUST_CHECK;
-void mp_topology_free(struct mp_topology *t);
+void mp_topology_free(struct mp_topology *t); /* NULL is fine */
 /* The structural checker: every invariant of the comments above. MP_EBUG with the broken one named. Called after every
  * load, and by tests after every change. */
 enum mp_status mp_topology_check(const struct mp_topology *t, struct mp_error *err) MP_MUST_CHECK;
@@ -96,5 +100,8 @@ static inline uint32_t mp_topology_node(const struct mp_topology *t, uint32_t gp
 
 /* Built-in GPU types (h100, ...): fills *name and *summary of preset i; false past the last. */
 bool mp_gpu_preset(uint32_t i, const char **name, const char **summary);
+
+/* Built-in topologies (nvl72, ...), likewise. */
+bool mp_topology_preset(uint32_t i, const char **name, const char **summary);
 
 #endif

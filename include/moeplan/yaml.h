@@ -51,6 +51,11 @@ enum mp_status mp_yaml_string(const struct mp_yaml_doc *d, const struct mp_yaml 
  * ratio. Exact: what is not a whole number of the base unit is refused. */
 enum mp_status mp_yaml_quantity(const struct mp_yaml_doc *d, const struct mp_yaml *n, const char *unit, uint64_t min, uint64_t max,
                                 uint64_t *out, struct mp_error *err) MP_MUST_CHECK;
+/* A figure with where it comes from: as mp_yaml_quantity (unit NULL: as mp_yaml_u64), but a mapping {value: ..., source: "..."} is taken too. */
+enum mp_status mp_yaml_figure(const struct mp_yaml_doc *d, const struct mp_yaml *n, const char *unit, uint64_t min, uint64_t max,
+                              uint64_t *out, struct mp_error *err) MP_MUST_CHECK;
+/* The two required first keys: `schema: <schema>`, `version: 1`. */
+enum mp_status mp_yaml_schema(const struct mp_yaml_doc *d, const char *schema, struct mp_error *err) MP_MUST_CHECK;
 /* Reports at a node: MP_EINPUT "key: message". */
 enum mp_status mp_yaml_fail(const struct mp_yaml_doc *d, const struct mp_yaml *n, struct mp_error *err, const char *fmt, ...) MP_PRINTF(4, 5);
 /* Writes a string as a scalar, plain where that is safe and double-quoted where not. */

@@ -229,6 +229,42 @@ enum mp_status mp_yaml_quantity(const struct mp_yaml_doc *d, const struct mp_yam
     return MP_OK;
 }
 
+enum mp_status mp_yaml_figure(const struct mp_yaml_doc *d, const struct mp_yaml *n, const char *unit, uint64_t min, uint64_t max,
+                              uint64_t *out, struct mp_error *err) {
+    static const char *const keys[] = {"value", "source", NULL};
+    enum mp_status status;
+    const struct mp_yaml *value = n;
+    if (n->kind == MP_YAML_MAPPING) {
+        const struct mp_yaml *source = mp_yaml_get(n, "source");
+        MP_TRY(mp_yaml_keys(d, n, keys, err));
+        MP_TRY(mp_yaml_need(d, n, "value", &value, err));
+        if (source != NULL)
+            MP_TRY(mp_yaml_expect(d, source, MP_YAML_SCALAR, err));
+    }
+    MP_TRY(unit != NULL ? mp_yaml_quantity(d, value, unit, min, max, out, err) : mp_yaml_u64(d, value, min, max, out, err));
+out:
+    return status;
+}
+
+enum mp_status mp_yaml_schema(const struct mp_yaml_doc *d, const char *schema, struct mp_error *err) {
+    enum mp_status status = mp_yaml_expect(d, d->root, MP_YAML_MAPPING, err);
+    if (status != MP_OK)
+        return status;
+    char text[200];
+    const struct mp_yaml *root = d->root, *first = root->n > 0 ? &root->items[0] : NULL, *second = root->n > 1 ? &root->items[1] : NULL;
+    if (first == NULL || strcmp(first->key, "schema") != 0 || first->kind != MP_YAML_SCALAR)
+        return mp_fail_at(err, MP_EINPUT, d->path, root->line, root->column, "the first key is not \"schema\" (write \"schema: %s\" first)",
+                          schema);
+    if (strcmp(first->text, schema) != 0)
+        return mp_yaml_fail(d, first, err, "\"%s\" is not %s (give a file of that kind)", quoted(first, text, sizeof text), schema);
+    if (second == NULL || strcmp(second->key, "version") != 0 || second->kind != MP_YAML_SCALAR)
+        return mp_fail_at(err, MP_EINPUT, d->path, root->line, root->column, "the second key is not \"version\" (write \"version: 1\" after schema)");
+    if (second->is_quoted || strcmp(second->text, "1") != 0)
+        return mp_yaml_fail(d, second, err, "\"%s\" is not a version this moeplan reads (write 1, or use a newer moeplan)",
+                            quoted(second, text, sizeof text));
+    return MP_OK;
+}
+
 /* ---- out ---- */
 
 static bool is_plain(const char *s, size_t n) {

@@ -1,0 +1,13 @@
+/* Text files inside the library (presets), made at build time by tools/dev/embed.py. */
+#ifndef MOEPLAN_EMBEDDED_H
+#define MOEPLAN_EMBEDDED_H
+
+#include <stddef.h>
+
+struct mp_embedded {
+    const char *name, *summary; /* the file's stem and its summary: line; NULL ends a table */
+    const char *text;
+    size_t length;
+};
+
+#endif
