@@ -57,6 +57,8 @@ const struct opt opt_table[OPT_END] = {
     [OPT_EXPERTS] = WHOLE("experts", 0, "N", experts, 1, MP_MAX_EXPERTS, NULL, "as recorded",
                           "experts of a layer, where the input cannot say"),
     [OPT_TOP_K] = WHOLE("top-k", 0, "N", top_k, 1, MP_MAX_TOP_K, NULL, "as recorded", "experts of a token, where the input cannot say"),
+    [OPT_AXES] = ONE_OF("axes", "AXES", axes, "tokens,layers,k|layers,experts|iterations,layers,experts|sources,layers,experts", NULL,
+                        "from the array's name", "what the axes of a bare array count"),
 
     [OPT_BATCH] = WHOLE("batch", 'b', "B", batch, 1, 1 << 20, "16", NULL, "decode: concurrent requests on each rank"),
     [OPT_TOKENS_PER_RANK] = WHOLE("tokens-per-rank", 0, "T", tokens_per_rank, 1, UINT64_C(1) << 32, "1024", NULL,

@@ -9,7 +9,7 @@
 enum opt_id {
     OPT_HELP, OPT_JSON, OPT_QUIET, OPT_SEED, OPT_THREADS, OPT_WORK_LIMIT, OPT_TIME_LIMIT, OPT_MEM_LIMIT,
     OPT_MODEL, OPT_OUT,
-    OPT_FORMAT, OPT_PHASE, OPT_LAYER_BASE, OPT_IDS, OPT_MAP, OPT_REQUESTS, OPT_RANKED, OPT_EXPERTS, OPT_TOP_K,
+    OPT_FORMAT, OPT_PHASE, OPT_LAYER_BASE, OPT_IDS, OPT_MAP, OPT_REQUESTS, OPT_RANKED, OPT_EXPERTS, OPT_TOP_K, OPT_AXES,
     OPT_BATCH, OPT_TOKENS_PER_RANK, OPT_RESAMPLE, OPT_STEPS, OPT_SOURCE_SKEW, OPT_PAD,
     OPT_STRATEGY, OPT_STRATEGIES, OPT_REPLICATE, OPT_PLACE, OPT_ROUTE, OPT_ORDER, OPT_REDUNDANT, OPT_SLOTS_PER_GPU,
     OPT_OBJECTIVE, OPT_FOR,
@@ -33,7 +33,7 @@ struct opts {
     uint64_t batch, tokens_per_rank, steps, pad, redundant, slots_per_gpu, interval_groups, gpus, nodes, mtp_layers;
     uint64_t gen_layers, gen_experts, gen_top_k, first_layer, n_requests, tokens_per_request, cluster, domains;
     uint64_t source_skew_ppm, zipf_ppm, coactivation_ppm, cross_layer_ppm, domain_share_ppm, drift_ppm, stickiness_ppm;
-    const char *model, *out, *format, *phase, *ids, *map, *requests, *ranked;
+    const char *model, *out, *format, *phase, *ids, *map, *requests, *ranked, *axes;
     const char *strategy, *strategies, *replicate, *place, *route, *order, *objective, *for_stack;
     const char *dispatcher, *sources, *split, *score_on, *network, *incumbent, *to, *preset, *against, *completion;
 };

@@ -51,6 +51,8 @@ enum mp_status tool_load_trace(struct mp_trace **out, const char *path, const st
     hints.n_experts = (uint32_t)o->experts;
     hints.top_k = (uint32_t)o->top_k;
     hints.format = o->format;
+    hints.axes = o->axes;
+    hints.n_threads = tool_threads(o);
     return mp_trace_load(out, path, &hints, &mp_limits_default, err);
 }
 

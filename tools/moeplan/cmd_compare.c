@@ -1,0 +1,264 @@
+/* moeplan compare: plan with several strategies on one part of a recording, score all of them on the same steps of the other. */
+#include "score.h"
+#include <stdio.h>
+#include <string.h>
+
+/* Calls fn for each part of a comma-separated list; empty parts are refused. */
+static enum mp_status for_each_word(const char *list, const char *option, char *word, size_t size,
+                                    enum mp_status (*fn)(void *ctx, const char *word, struct mp_error *err), void *ctx, struct mp_error *err) {
+    for (const char *p = list; p != NULL;) {
+        size_t n = strcspn(p, ",");
+        if (n == 0 || n >= size)
+            return mp_fail(err, MP_EUSAGE, "--%s: \"%.80s\" has an empty or too long part (write names with one comma between)", option, list);
+        snprintf(word, size, "%.*s", (int)n, p);
+        enum mp_status status = fn(ctx, word, err);
+        if (status != MP_OK)
+            return status;
+        p = p[n] == ',' ? p + n + 1 : NULL;
+    }
+    return MP_OK;
+}
+
+struct contest {
+    struct setup setup;
+    struct score *scores; /* [SCORE_PLANS_MAX] */
+    uint32_t n, base;
+    uint32_t n_strategies; /* the rest are incumbents */
+};
+
+static struct score *next_score(struct contest *c, struct mp_error *err) {
+    if (c->n == SCORE_PLANS_MAX) {
+        (void)mp_fail(err, MP_EUSAGE, "compare: more than %d plans (compare fewer)", SCORE_PLANS_MAX);
+        return NULL;
+    }
+    return &c->scores[c->n++];
+}
+
+static const char *name_of_recipe(void *ctx, uint32_t i) {
+    (void)ctx;
+    return mp_recipe_at(i) != NULL ? mp_recipe_at(i)->name : NULL;
+}
+
+static enum mp_status check_strategy(void *ctx, const char *name, struct mp_error *err) {
+    (void)ctx;
+    if (mp_recipe_find(name) != NULL)
+        return MP_OK;
+    return mp_fail(err, MP_EUSAGE, "--strategy: unknown \"%.40s\" (nearest: %s; all: moeplan list strategies)", name,
+                   opt_nearest(name, name_of_recipe, NULL));
+}
+
+static enum mp_status add_strategy(void *ctx, const char *name, struct mp_error *err) {
+    struct contest *c = ctx;
+    struct score *s = next_score(c, err);
+    if (s == NULL)
+        return MP_EUSAGE;
+    enum mp_status status = score_plan(s, &c->setup, name, err);
+    if (status == MP_OK && s->note[0] == '\0')
+        tool_note(c->setup.o, "planned with %s in %.2f s", name, s->shown.plan_seconds);
+    if (strcmp(name, "contiguous") == 0 && s->plan != NULL)
+        c->base = c->n - 1;
+    return status;
+}
+
+static enum mp_status add_incumbent(void *ctx, const char *path, struct mp_error *err) {
+    struct contest *c = ctx;
+    struct score *s = next_score(c, err);
+    return s != NULL ? score_load(s, &c->setup, path, err) : MP_EUSAGE;
+}
+
+static void put_percent_range(struct mp_table *t, const struct mp_interval *i, bool is_base) {
+    if (is_base || !i->is_known)
+        mp_table_cell(t, "%s", is_base ? "" : "-");
+    else
+        mp_table_cell(t, "%+.1f .. %+.1f", i->low * 100, i->high * 100);
+}
+
+static void put_row(struct mp_table *t, const struct contest *c, uint32_t i) {
+    char a[32], b[32];
+    const struct score *s = &c->scores[i], *base = &c->scores[c->base];
+    const struct mp_sim_result *r = s->result, *rb = base->result;
+    mp_table_cell(t, "%s", s->name);
+    if (r == NULL) {
+        for (int k = 0; k < 13; k++)
+            mp_table_cell(t, "%s", "");
+        return;
+    }
+    bool is_base = i == c->base;
+    mp_table_cell(t, "%s", mp_human_ns((double)r->mean.step_ns, a));
+    if (s->shown.step_ns.is_known)
+        mp_table_cell(t, "%s .. %s", mp_human_ns(s->shown.step_ns.low, a), mp_human_ns(s->shown.step_ns.high, b));
+    else
+        mp_table_cell(t, "-");
+    mp_table_cell(t, is_base ? "" : "%+.1f %%", 100 * ((double)r->mean.step_ns / (double)rb->mean.step_ns - 1));
+    put_percent_range(t, &s->against_base, is_base);
+    mp_table_cell(t, is_base || rb->moe_ns == 0 ? "" : "%+.1f %%", 100 * ((double)r->moe_ns / (double)rb->moe_ns - 1));
+    mp_table_cell(t, "%s", mp_human_ns((double)r->p95_ns, a));
+    mp_table_cell(t, "%.2f", r->balance.max_over_mean);
+    mp_table_cell(t, "%s", mp_human_ns((double)r->mean.dispatch_ns, a));
+    mp_table_cell(t, "%s", mp_human_ns((double)r->mean.compute_ns, a));
+    mp_table_cell(t, "%s", mp_human_ns((double)r->mean.combine_ns, a));
+    mp_table_cell(t, "%s", mp_human_bytes(r->inter_bytes, a));
+    mp_table_cell(t, r->lower_bound_ns > 0 ? "%.1f %%" : "-", r->gap * 100);
+    mp_table_cell(t, i < c->n_strategies ? "%.2f" : "given", s->shown.plan_seconds);
+}
+
+/* Index of the shortest mean step, or MP_NONE. Ties: the earlier one. */
+static uint32_t best_of(const struct contest *c) {
+    uint32_t best = MP_NONE;
+    for (uint32_t i = 0; i < c->n; i++)
+        if (c->scores[i].result != NULL &&
+            (best == MP_NONE || c->scores[i].result->mean.step_ns < c->scores[best].result->mean.step_ns))
+            best = i;
+    return best;
+}
+
+static void verdict_text(const struct contest *c, char *buf, size_t size) {
+    uint32_t best = best_of(c);
+    if (best == MP_NONE) {
+        snprintf(buf, size, "no strategy gives a plan here");
+        return;
+    }
+    const struct score *s = &c->scores[best], *base = &c->scores[c->base];
+    const struct mp_interval *i = &s->against_base;
+    double gain = 100 * (1 - (double)s->result->mean.step_ns / (double)base->result->mean.step_ns);
+    double moe = base->result->moe_ns > 0 ? 100 * (1 - (double)s->result->moe_ns / (double)base->result->moe_ns) : 0;
+    double share = 100 * (double)base->result->moe_ns / (double)base->result->mean.step_ns;
+    const char *where = c->setup.evaluated_on;
+    if (best == c->base)
+        snprintf(buf, size, "no strategy has shorter steps than %s on the %s steps", base->name, where);
+    else if (i->is_known && i->high >= 0)
+        snprintf(buf, size, "%s has the shortest steps, %.1f %% below %s, but that is within the noise (95 %% interval %.1f to %.1f %%, %s)",
+                 s->name, gain, base->name, -100 * i->high, -100 * i->low, where);
+    else if (i->is_known)
+        snprintf(buf, size, "%s: steps %.1f %% shorter than %s (95 %% interval %.1f to %.1f %%), MoE time %.1f %% shorter (it is %.0f %% of the step); %s",
+                 s->name, gain, base->name, -100 * i->high, -100 * i->low, moe, share, where);
+    else
+        snprintf(buf, size, "%s: steps %.1f %% shorter than %s (no interval: too few requests), MoE time %.1f %% shorter (it is %.0f %% of the step); %s",
+                 s->name, gain, base->name, moe, share, where);
+}
+
+static void write_text(const struct contest *c, struct mp_out *o) {
+    char text[1024];
+    const struct opts *opts = c->setup.o;
+    struct mp_table *t = mp_table_new();
+    if (t == NULL) {
+        mp_out_fail(o, MP_ENOMEM, "out of memory: table");
+        return;
+    }
+    mp_out_printf(o, "%s: %u GPUs, %u node%s; model %s, %u layers of %u experts, top-%u%s\n", c->setup.topology->name,
+                  c->setup.topology->n_gpus, mp_topology_n_nodes(c->setup.topology), mp_topology_n_nodes(c->setup.topology) == 1 ? "" : "s",
+                  c->setup.model->name, c->setup.trace->n_layers, c->setup.trace->n_experts, c->setup.trace->top_k,
+                  c->setup.trace->is_synthetic ? "; SYNTHETIC recording" : "");
+    mp_out_printf(o, "%s\n\n", score_describe(&c->setup, text, sizeof text));
+    snprintf(text, sizeof text, "vs %s", c->scores[c->base].name);
+    const char *titles[] = {"strategy", "step", "95 % interval", text, "95 % interval, %", "MoE time", "p95", "max/mean", "dispatch", "compute",
+                            "combine", "inter-node", "gap", "plan s"};
+    for (size_t i = 0; i < sizeof titles / sizeof *titles; i++)
+        mp_table_column(t, titles[i], i > 0);
+    for (uint32_t i = 0; i < c->n; i++)
+        put_row(t, c, i);
+    if (opts->markdown_table)
+        mp_table_write_markdown(t, o);
+    else
+        mp_table_write(t, o);
+    mp_table_free(t);
+    for (uint32_t i = 0; i < c->n; i++)
+        if (c->scores[i].note[0] != '\0')
+            mp_out_printf(o, "%s: %s\n", c->scores[i].name, c->scores[i].note);
+    uint32_t best = best_of(c);
+    if (best != MP_NONE) {
+        const struct mp_sim_result *r = c->scores[c->base].result;
+        mp_out_printf(o, "\nMoE time is %.1f %% of %s's step; gap is to a bound that no static plan with these slots can go below.\n",
+                      100 * (double)r->moe_ns / (double)r->mean.step_ns, c->scores[c->base].name);
+    }
+    if (c->setup.sim.dispatcher->copies == MP_COPY_ALL)
+        mp_out_puts(o, "This dispatcher sends every token to every GPU: placement cannot change the bytes.\n");
+    verdict_text(c, text, sizeof text);
+    mp_out_printf(o, "verdict: %s\n", text);
+}
+
+static json_t *score_json(const struct contest *c, uint32_t i) {
+    const struct score *s = &c->scores[i];
+    json_t *o = mp_scored_json(&s->shown, c->setup.workload);
+    if (o == NULL)
+        return NULL;
+    bool ok = json_object_set_new(o, "kind", json_string(i < c->n_strategies ? "strategy" : "incumbent")) == 0;
+    if (ok && s->result != NULL && c->scores[c->base].result != NULL) {
+        const struct mp_sim_result *b = c->scores[c->base].result;
+        ok = json_object_set_new(o, "change", mp_json_finite((double)s->result->mean.step_ns / (double)b->mean.step_ns - 1)) == 0 &&
+             json_object_set_new(o, "change_interval", mp_interval_json(&s->against_base)) == 0 &&
+             json_object_set_new(o, "moe_change", b->moe_ns > 0 ? mp_json_finite((double)s->result->moe_ns / (double)b->moe_ns - 1) : json_null()) == 0;
+    }
+    if (!ok) {
+        json_decref(o);
+        return NULL;
+    }
+    return o;
+}
+
+static void write_json(const struct contest *c, struct mp_out *o) {
+    char verdict[1024];
+    const struct setup *s = &c->setup;
+    verdict_text(c, verdict, sizeof verdict);
+    static const char *const splits[] = {"none", "hash", "time", "category"};
+    json_t *results = json_array();
+    for (uint32_t i = 0; results != NULL && i < c->n; i++)
+        if (json_array_append_new(results, score_json(c, i)) != 0) {
+            json_decref(results);
+            results = NULL;
+        }
+    json_t *root = json_pack(
+        "{s:s,s:i,s:s,s:s,s:s,s:{s:s,s:f},s:s,s:I,s:I,s:s,s:s,s:s,s:b,s:I,s:s,s:o}", "schema", "moeplan.compare", "version", 1, "topology",
+        s->topology->name, "model", s->model->name, "baseline", c->scores[c->base].name, "split", "kind",
+        s->score_trace != NULL ? "score-on" : splits[s->split.kind], "planning_share", s->split.planning_ppm / 1e6, "steps",
+        s->workload->is_bootstrap ? "bootstrap" : "recorded", "n_steps", (json_int_t)s->workload->n_steps, "n_requests",
+        (json_int_t)s->workload->n_requests, "phase", mp_phase_name(s->batching.phase), "dispatcher", s->sim.dispatcher->name, "sources",
+        s->sim.sources == MP_SOURCES_COUPLED ? "coupled" : "dp", "synthetic", (int)s->trace->is_synthetic, "seed", (json_int_t)s->o->seed,
+        "verdict", verdict, "results", results);
+    mp_json_write(root, o);
+    json_decref(root);
+}
+
+enum mp_status cmd_compare(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
+    struct contest c = {0};
+    struct mp_out *out = NULL;
+    char word[4096];
+    enum mp_status status = MP_OK;
+    c.scores = mp_calloc(SCORE_PLANS_MAX, sizeof *c.scores);
+    if (c.scores == NULL)
+        return mp_nomem(err, "compare");
+    if (o->strategies != NULL)
+        MP_TRY(for_each_word(o->strategies, "strategy", word, MP_MAX_NAME, check_strategy, NULL, err));
+    MP_TRY(setup_load(&c.setup, o, args->value[0], args->value[1], err));
+    MP_TRY(tool_batching(&c.setup.batching, o, c.setup.trace, c.setup.topology, err));
+    c.setup.sim = tool_sim_options(o, c.setup.trace, c.setup.batching.phase);
+    MP_TRY(setup_split(&c.setup, o->split, err));
+    c.base = MP_NONE;
+    if (o->strategies != NULL)
+        MP_TRY(for_each_word(o->strategies, "strategy", word, MP_MAX_NAME, add_strategy, &c, err));
+    for (uint32_t i = 0; o->strategies == NULL && mp_recipe_at(i) != NULL; i++)
+        MP_TRY(add_strategy(&c, mp_recipe_at(i)->name, err));
+    c.n_strategies = c.n;
+    if (o->incumbent != NULL)
+        MP_TRY(for_each_word(o->incumbent, "incumbent", word, sizeof word, add_incumbent, &c, err));
+    for (uint32_t i = 0; c.base == MP_NONE && i < c.n; i++)
+        if (c.scores[i].plan != NULL)
+            c.base = i;
+    if (c.base == MP_NONE) { /* nothing is feasible: the answer is no */
+        c.base = 0;
+        *exit_code = 1;
+    }
+    MP_TRY(score_all(c.scores, c.n, c.base, &c.setup, (uint32_t)o->interval_groups, err));
+    MP_TRY(mp_out_open(&out, "-", err));
+    if (o->json)
+        write_json(&c, out);
+    else
+        write_text(&c, out);
+    status = mp_out_commit(out, err);
+out:
+    for (uint32_t i = 0; i < c.n; i++)
+        score_free(&c.scores[i]);
+    mp_free(c.scores);
+    setup_free(&c.setup);
+    return status;
+}

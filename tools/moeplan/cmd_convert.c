@@ -1,0 +1,95 @@
+/* moeplan convert: any known input in moeplan's own form. */
+#include "tool.h"
+#include <stdio.h>
+#include <string.h>
+
+static enum mp_status convert_trace(const char *in, const struct opts *o, struct mp_out *file, char *text, size_t size, struct mp_error *err) {
+    struct mp_trace *t;
+    enum mp_status status = tool_load_trace(&t, in, o, err);
+    if (status != MP_OK)
+        return status;
+    mp_trace_write(t, file);
+    if (t->kind == MP_TRACE_TOKENS)
+        snprintf(text, size, "%s: %llu requests, %llu tokens, %u layers of %u experts, top-%u, %s", t->format, (unsigned long long)t->n_requests,
+                 (unsigned long long)t->n_rows, t->n_layers, t->n_experts, t->top_k, mp_phase_name(t->phase));
+    else
+        snprintf(text, size, "%s: counts of %u iterations, %u layers of %u experts, %s", t->format, t->n_iterations, t->n_layers, t->n_experts,
+                 mp_phase_name(t->phase));
+    mp_trace_free(t);
+    return MP_OK;
+}
+
+static enum mp_status convert_placement(const char *in, const struct opts *o, struct mp_out *file, char *text, size_t size, struct mp_error *err) {
+    struct mp_plan *plan = NULL;
+    struct mp_model *model = NULL;
+    struct mp_verify_report *report = NULL;
+    enum mp_status status = MP_OK;
+    if (o->model != NULL)
+        MP_TRY(mp_model_load(&model, o->model, &mp_limits_default, err));
+    struct mp_stack_options options = tool_stack_options(o, model, NULL);
+    MP_TRY(mp_stack_load(&plan, in, o->format, &options, &mp_limits_default, err));
+    MP_TRY(mp_plan_verify(&report, plan, NULL, NULL, NULL, err));
+    if (report->n > 0) {
+        status = mp_fail_at(err, MP_EINPUT, in, 0, 0, "%s: %s", mp_violation_name(report->violations[0].kind), report->violations[0].message);
+        goto out;
+    }
+    mp_plan_write(plan, file);
+    snprintf(text, size, "placement: %u layers, %u experts in %u slots on %u GPUs", plan->n_layers, plan->n_experts, plan->n_slots, plan->n_gpus);
+out:
+    mp_verify_report_free(report);
+    mp_plan_free(plan);
+    mp_model_free(model);
+    return status;
+}
+
+static enum mp_status convert_topology(const char *in, struct mp_out *file, char *text, size_t size, struct mp_error *err) {
+    struct mp_topology *t;
+    enum mp_status status = mp_topology_load(&t, in, &mp_limits_default, err);
+    if (status != MP_OK)
+        return status;
+    mp_topology_write(t, file);
+    snprintf(text, size, "topology: %u GPUs in %u nodes", t->n_gpus, mp_topology_n_nodes(t));
+    mp_topology_free(t);
+    return MP_OK;
+}
+
+enum mp_status cmd_convert(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
+    (void)exit_code;
+    const char *in = args->value[0], *path = args->value[1];
+    char text[512] = "";
+    enum tool_kind kind = TOOL_TRACE;
+    struct mp_out *file = NULL, *out = NULL;
+    enum mp_status status = MP_OK;
+    bool to_stdout = strcmp(path, "-") == 0;
+    if (to_stdout && o->json)
+        return mp_fail(err, MP_EUSAGE, "convert: --json and OUT - both want standard output (write to a file)");
+    MP_TRY(tool_check_output(path, err));
+    MP_TRY(tool_kind_of(&kind, in, o, err));
+    if (kind == TOOL_MODEL)
+        return mp_fail(err, MP_EUSAGE, "convert: \"%.80s\" is a model, which has only one form (see: moeplan inspect)", in);
+    MP_TRY(mp_out_open(&file, path, err));
+    if (kind == TOOL_TRACE)
+        MP_TRY(convert_trace(in, o, file, text, sizeof text, err));
+    else if (kind == TOOL_TOPOLOGY)
+        MP_TRY(convert_topology(in, file, text, sizeof text, err));
+    else
+        MP_TRY(convert_placement(in, o, file, text, sizeof text, err));
+    unsigned long long n_bytes = mp_out_offset(file);
+    status = mp_out_commit(file, err);
+    file = NULL;
+    if (status != MP_OK || to_stdout)
+        goto out;
+    MP_TRY(mp_out_open(&out, "-", err));
+    if (o->json) {
+        json_t *root = json_pack("{s:s,s:i,s:s,s:s,s:s,s:I}", "schema", "moeplan.convert", "version", 1, "input", in, "output", path, "what", text,
+                                 "bytes", (json_int_t)n_bytes);
+        mp_json_write(root, out);
+        json_decref(root);
+    } else {
+        mp_out_printf(out, "%s: %llu bytes, from %s\n", path, n_bytes, text);
+    }
+    status = mp_out_commit(out, err);
+out:
+    mp_out_cancel(file);
+    return status;
+}

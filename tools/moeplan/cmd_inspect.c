@@ -1,0 +1,268 @@
+/* moeplan inspect: what a file is, and what is in it. */
+#include "tool.h"
+#include <stdio.h>
+#include <string.h>
+
+static const char *or_dash(const char *s) { return s != NULL && s[0] != '\0' ? s : "-"; }
+
+/* One line of text and one member of JSON for each fact. */
+struct facts {
+    struct mp_table *table;
+    json_t *json;
+};
+
+static void fact_text(struct facts *f, const char *key, const char *value) {
+    mp_table_cell(f->table, "%s", key);
+    mp_table_cell(f->table, "%s", or_dash(value));
+    (void)json_object_set_new(f->json, key, json_string(value != NULL ? value : ""));
+}
+
+static void fact_whole(struct facts *f, const char *key, uint64_t value) {
+    mp_table_cell(f->table, "%s", key);
+    mp_table_cell(f->table, "%llu", (unsigned long long)value);
+    (void)json_object_set_new(f->json, key, json_integer((json_int_t)value));
+}
+
+static void fact_real(struct facts *f, const char *key, double value) {
+    mp_table_cell(f->table, "%s", key);
+    mp_table_cell(f->table, "%.3f", value);
+    (void)json_object_set_new(f->json, key, mp_json_finite(value));
+}
+
+static void fact_quantity(struct facts *f, const char *key, uint64_t value, const char *(*human)(double, char *)) {
+    char text[32];
+    mp_table_cell(f->table, "%s", key);
+    mp_table_cell(f->table, "%s", value > 0 ? human((double)value, text) : "-");
+    (void)json_object_set_new(f->json, key, json_integer((json_int_t)value));
+}
+
+/* "0-23" or "1, 5, 9 ..." */
+static const char *layers_text(const uint32_t *ids, uint32_t n, char *buf, size_t size) {
+    bool is_run = n > 0 && ids[n - 1] - ids[0] == n - 1;
+    if (is_run) {
+        snprintf(buf, size, "%u-%u", ids[0], ids[n - 1]);
+        return buf;
+    }
+    size_t used = 0;
+    buf[0] = '\0';
+    for (uint32_t l = 0; l < n && l < 12 && used < size; l++)
+        used += (size_t)snprintf(buf + used, size - used, "%s%u", l > 0 ? ", " : "", ids[l]);
+    if (n > 12 && used < size)
+        snprintf(buf + used, size - used, " ...");
+    return buf;
+}
+
+static enum mp_status trace_facts(struct facts *f, const char *path, const struct opts *o, struct mp_error *err) {
+    struct mp_trace *t = NULL;
+    char text[256];
+    enum mp_status status = tool_load_trace(&t, path, o, err);
+    if (status != MP_OK)
+        return status;
+    bool is_counts = t->kind == MP_TRACE_COUNTS;
+    fact_text(f, "what", is_counts ? "recording, counts only" : "recording, per token");
+    fact_text(f, "format", t->format);
+    fact_text(f, "phase", t->phase == MP_PHASE_UNKNOWN ? "not recorded (--phase)" : mp_phase_name(t->phase));
+    fact_text(f, "model", t->model);
+    fact_text(f, "synthetic", t->is_synthetic ? "yes" : "no");
+    fact_whole(f, "layers", t->n_layers);
+    fact_text(f, "layer ids", layers_text(t->layer_ids, t->n_layers, text, sizeof text));
+    fact_whole(f, "experts", t->n_experts);
+    fact_whole(f, "top_k", t->top_k);
+    if (is_counts) {
+        fact_whole(f, "iterations", t->n_iterations);
+        fact_whole(f, "sources", t->source_known ? t->n_sources : 0);
+        fact_whole(f, "pairs", t->n_pairs);
+    } else {
+        fact_whole(f, "requests", t->n_requests);
+        fact_whole(f, "tokens", t->n_rows);
+        fact_text(f, "weights", t->weight_chunks != NULL ? "yes" : "no");
+        fact_text(f, "ranked", t->is_ranked ? "yes" : "no");
+        uint32_t n_sources = 0;
+        for (uint64_t r = 0; r < t->n_requests; r++)
+            if (t->requests[r].source != MP_NONE && t->requests[r].source >= n_sources)
+                n_sources = t->requests[r].source + 1;
+        fact_whole(f, "sources", n_sources);
+    }
+    fact_whole(f, "categories", t->n_categories);
+    fact_text(f, "time order", t->is_time_ordered ? "yes" : "no");
+    fact_text(f, "sha256", t->sha256);
+    uint64_t *load = mp_calloc(t->n_experts, sizeof *load);
+    if (load == NULL) {
+        status = mp_nomem(err, "loads");
+    } else {
+        double sum_ratio = 0;
+        uint64_t n_unused = 0;
+        for (uint32_t l = 0; l < t->n_layers; l++) {
+            uint64_t most = 0, sum = 0;
+            memset(load, 0, t->n_experts * sizeof *load);
+            mp_trace_load_of_layer(t, l, load);
+            for (uint32_t e = 0; e < t->n_experts; e++) {
+                most = load[e] > most ? load[e] : most;
+                sum += load[e];
+                n_unused += load[e] == 0;
+            }
+            sum_ratio += sum > 0 ? (double)most * t->n_experts / (double)sum : 0;
+        }
+        fact_real(f, "expert max/mean of totals", sum_ratio / t->n_layers);
+        fact_whole(f, "experts never used", n_unused);
+    }
+    mp_free(load);
+    mp_trace_free(t);
+    return status;
+}
+
+static enum mp_status topology_facts(struct facts *f, const char *spec, struct mp_error *err) {
+    struct mp_topology *t;
+    char key[96], text[256], a[32], b[32];
+    enum mp_status status = mp_topology_load(&t, spec, &mp_limits_default, err);
+    if (status != MP_OK)
+        return status;
+    fact_text(f, "what", "topology");
+    fact_text(f, "name", t->name);
+    fact_whole(f, "gpus", t->n_gpus);
+    fact_whole(f, "nodes", mp_topology_n_nodes(t));
+    for (uint32_t k = 0; k < t->n_types; k++) {
+        const struct mp_gpu_type *g = &t->types[k];
+        uint32_t n = 0;
+        for (uint32_t i = 0; i < t->n_gpus; i++)
+            n += t->gpus[i].type == k;
+        snprintf(key, sizeof key, "type %.80s", g->name);
+        snprintf(text, sizeof text, "%u GPUs, %s, %s/s, %.0f TFLOPS (16 bit), %.0f (8 bit)", n, mp_human_bytes((double)g->memory_bytes, b),
+                 mp_human_bytes((double)g->hbm_bytes_per_s, a), (double)g->flops_16bit / 1e12, (double)g->flops_8bit / 1e12);
+        fact_text(f, key, text);
+    }
+    for (uint32_t k = 0; k < t->n_levels; k++) {
+        const struct mp_level *level = &t->levels[k];
+        uint64_t rate = 0;
+        for (uint32_t r = 0; r < t->n_resources; r++)
+            if (t->resources[r].level == k && !t->resources[r].is_uplink && (rate == 0 || t->resources[r].bytes_per_s < rate))
+                rate = t->resources[r].bytes_per_s;
+        snprintf(key, sizeof key, "level %.80s", level->name);
+        snprintf(text, sizeof text, "%u group%s, %s/s per port, %llu ns", level->n_groups, level->n_groups == 1 ? "" : "s",
+                 mp_human_bytes((double)rate, a), (unsigned long long)level->latency_ns);
+        fact_text(f, key, text);
+    }
+    fact_quantity(f, "launch", t->launch_ns, mp_human_ns);
+    fact_quantity(f, "stage launch", t->stage_launch_ns, mp_human_ns);
+    fact_text(f, "sha256", t->sha256);
+    mp_topology_free(t);
+    return MP_OK;
+}
+
+static enum mp_status model_facts(struct facts *f, const char *spec, struct mp_error *err) {
+    struct mp_model *m;
+    char text[256];
+    enum mp_status status = mp_model_load(&m, spec, &mp_limits_default, err);
+    if (status != MP_OK)
+        return status;
+    fact_text(f, "what", "model");
+    fact_text(f, "name", m->name);
+    fact_whole(f, "layers", m->n_hidden_layers);
+    fact_whole(f, "moe layers", m->n_layers);
+    fact_text(f, "layer ids", layers_text(m->layer_ids, m->n_layers, text, sizeof text));
+    fact_whole(f, "experts", m->n_experts);
+    fact_whole(f, "top_k", m->top_k);
+    fact_whole(f, "shared experts", m->n_shared_experts);
+    fact_whole(f, "groups", m->n_groups);
+    fact_whole(f, "hidden size", m->hidden_size);
+    fact_whole(f, "expert size", m->expert_size);
+    fact_quantity(f, "expert bytes", m->expert_bytes, mp_human_bytes);
+    fact_quantity(f, "dense bytes", m->dense_bytes, mp_human_bytes);
+    fact_quantity(f, "dispatch bytes per token", m->dispatch_bytes, mp_human_bytes);
+    fact_quantity(f, "combine bytes per token", m->combine_bytes, mp_human_bytes);
+    fact_quantity(f, "kv bytes per token", m->kv_bytes_per_token, mp_human_bytes);
+    fact_text(f, "source", m->source);
+    fact_text(f, "sha256", m->sha256);
+    mp_model_free(m);
+    return MP_OK;
+}
+
+static enum mp_status plan_facts(struct facts *f, const char *path, const struct opts *o, bool is_plan, struct mp_error *err) {
+    struct mp_plan *p = NULL;
+    char text[256];
+    struct mp_stack_options options = tool_stack_options(o, NULL, NULL);
+    enum mp_status status = mp_stack_load(&p, path, is_plan ? "plan" : o->format, &options, &mp_limits_default, err);
+    if (status != MP_OK)
+        return status;
+    fact_text(f, "what", is_plan ? "plan" : "placement of a serving stack");
+    fact_whole(f, "layers", p->n_layers);
+    uint64_t n_replicas = 0, n_empty = 0;
+    uint32_t most = 0;
+    uint32_t *count = mp_calloc(p->n_experts, sizeof *count);
+    for (uint32_t l = 0; count != NULL && l < p->n_layers; l++) {
+        memset(count, 0, p->n_experts * sizeof *count);
+        for (uint32_t s = 0; s < p->n_slots; s++) {
+            uint16_t e = p->layers[l].slot_expert[s];
+            if (e == MP_NO_EXPERT) {
+                n_empty++;
+                continue;
+            }
+            n_replicas += count[e]++ > 0;
+            most = count[e] > most ? count[e] : most;
+        }
+    }
+    mp_free(count);
+    snprintf(text, sizeof text, "%u-%u", p->n_layers > 0 ? p->layers[0].layer_id : 0, p->n_layers > 0 ? p->layers[p->n_layers - 1].layer_id : 0);
+    fact_text(f, "layer ids", text);
+    fact_whole(f, "experts", p->n_experts);
+    fact_whole(f, "gpus", p->n_gpus);
+    fact_whole(f, "nodes", p->n_nodes);
+    fact_whole(f, "slots", p->n_slots);
+    fact_whole(f, "replicas, all layers", n_replicas);
+    fact_whole(f, "most copies of an expert", most);
+    fact_whole(f, "empty slots, all layers", n_empty);
+    fact_text(f, "route", mp_route_rule_name(p->route));
+    fact_whole(f, "orders", p->n_orders);
+    if (p->provenance.has_workload) {
+        const struct mp_provenance *v = &p->provenance;
+        fact_text(f, "tool", v->tool);
+        fact_text(f, "strategy", v->strategy);
+        fact_text(f, "topology", v->topology);
+        fact_text(f, "model", v->model);
+        fact_text(f, "dispatcher", v->dispatcher);
+        fact_text(f, "phase", mp_phase_name(v->batching.phase));
+        fact_text(f, "stopped by", v->stopped_by);
+        fact_text(f, "synthetic", v->is_synthetic ? "yes" : "no");
+        fact_whole(f, "planning steps", p->n_planning_steps);
+        fact_quantity(f, "predicted step", p->predicted_step_ns, mp_human_ns);
+        fact_text(f, "trace sha256", v->trace_sha256);
+    }
+    mp_plan_free(p);
+    return MP_OK;
+}
+
+enum mp_status cmd_inspect(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
+    (void)exit_code;
+    const char *spec = args->value[0];
+    static const char *const kinds[] = {"recording", "plan", "placement", "topology", "model"};
+    enum tool_kind kind;
+    struct facts f = {mp_table_new(), json_object()};
+    struct mp_out *out;
+    enum mp_status status = f.table == NULL || f.json == NULL ? mp_nomem(err, "inspect") : MP_OK;
+    if (status != MP_OK)
+        goto out;
+    mp_table_column(f.table, "fact", false);
+    mp_table_column(f.table, "value", false);
+    MP_TRY(tool_kind_of(&kind, spec, o, err));
+    if (kind == TOOL_TRACE)
+        MP_TRY(trace_facts(&f, spec, o, err));
+    else if (kind == TOOL_TOPOLOGY)
+        MP_TRY(topology_facts(&f, spec, err));
+    else if (kind == TOOL_MODEL)
+        MP_TRY(model_facts(&f, spec, err));
+    else
+        MP_TRY(plan_facts(&f, spec, o, kind == TOOL_PLAN, err));
+    MP_TRY(mp_out_open(&out, "-", err));
+    if (o->json) {
+        json_t *root = json_pack("{s:s,s:i,s:s,s:s,s:O}", "schema", "moeplan.inspect", "version", 1, "input", spec, "kind", kinds[kind], "facts", f.json);
+        mp_json_write(root, out);
+        json_decref(root);
+    } else {
+        mp_table_write(f.table, out);
+    }
+    status = mp_out_commit(out, err);
+out:
+    json_decref(f.json);
+    mp_table_free(f.table);
+    return status;
+}

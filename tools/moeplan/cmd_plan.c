@@ -1,0 +1,106 @@
+/* moeplan plan: a verified plan file from a recording and a topology. */
+#include "score.h"
+#include <stdio.h>
+#include <string.h>
+
+static const char *certificate_name(enum mp_certificate_kind kind) {
+    return kind == MP_CERT_ORDER ? "order" : kind == MP_CERT_PLACEMENT ? "placement" : "residual";
+}
+static const char *proof_name(enum mp_proof_kind proof) {
+    return proof == MP_PROOF_CLOSED_FORM ? "closed-form" : proof == MP_PROOF_SEARCH ? "search" : "stopped";
+}
+static double gap_of(const struct mp_certificate *c) {
+    return c->bound_ns > 0 ? (double)c->value_ns / (double)c->bound_ns - 1 : 0;
+}
+
+static void write_text(const struct setup *s, const struct score *score, struct mp_out *o) {
+    char a[32], b[32], text[1024];
+    const struct mp_plan *p = score->plan;
+    const struct mp_sim_result *r = score->result;
+    mp_out_printf(o, "%s: %u layers of %u experts in %u slots on %u GPUs (%s): replicate %s, place %s, route %s, order %s\n", s->o->out,
+                  p->n_layers, p->n_experts, p->n_slots, p->n_gpus, s->topology->name, p->provenance.replicate, p->provenance.place,
+                  p->provenance.route, p->provenance.order);
+    mp_out_printf(o, "strategy %s%s, selected on %s, %.2f s, verified\n", p->provenance.strategy,
+                  p->provenance.is_synthetic ? " (SYNTHETIC recording)" : "", p->provenance.selected_on, score->shown.plan_seconds);
+    mp_out_printf(o, "predicted step on the planning data: %s (mean of %llu steps)\n", mp_human_ns((double)p->predicted_step_ns, a),
+                  (unsigned long long)p->n_planning_steps);
+    for (uint32_t i = 0; i < p->n_certificates; i++) {
+        const struct mp_certificate *c = &p->certificates[i];
+        mp_out_printf(o, "%s: %s, bound %s, gap %.1f %% (%s; %s)\n", certificate_name(c->kind), mp_human_ns((double)c->value_ns, a),
+                      mp_human_ns((double)c->bound_ns, b), 100 * gap_of(c), proof_name(c->proof), c->scope);
+    }
+    if (p->provenance.stopped_by != NULL && strcmp(p->provenance.stopped_by, "done") != 0)
+        mp_out_printf(o, "the search was stopped by its %s\n", strcmp(p->provenance.stopped_by, "wall_clock") == 0 ? "time limit" : "work limit");
+    if (r == NULL)
+        return;
+    mp_out_printf(o, "\nscored (%s), %s\n", s->evaluated_on, score_describe(s, text, sizeof text));
+    mp_out_printf(o, "step %s (p95 %s): ", mp_human_ns((double)r->mean.step_ns, a), mp_human_ns((double)r->p95_ns, b));
+    mp_out_printf(o, "dispatch %s, ", mp_human_ns((double)r->mean.dispatch_ns, a));
+    mp_out_printf(o, "experts %s, combine %s, ", mp_human_ns((double)r->mean.compute_ns, a), mp_human_ns((double)r->mean.combine_ns, b));
+    mp_out_printf(o, "other %s; max/mean %.2f\n", mp_human_ns((double)r->mean.other_ns, a), r->balance.max_over_mean);
+    mp_out_printf(o, "memory of the fullest GPU: %s of weights, %llu tokens of KV cache beside them\n",
+                  mp_human_bytes((double)r->memory_bytes_max, a), (unsigned long long)r->kv_tokens_min);
+}
+
+static void write_json(const struct setup *s, const struct score *score, struct mp_out *o) {
+    const struct mp_plan *p = score->plan;
+    json_t *certificates = json_array();
+    for (uint32_t i = 0; i < p->n_certificates; i++) {
+        const struct mp_certificate *c = &p->certificates[i];
+        (void)json_array_append_new(certificates, json_pack("{s:s,s:s,s:s,s:I,s:I,s:o}", "kind", certificate_name(c->kind), "proof",
+                                                            proof_name(c->proof), "scope", c->scope, "value_ns", (json_int_t)c->value_ns,
+                                                            "bound_ns", (json_int_t)c->bound_ns, "gap", mp_json_finite(gap_of(c))));
+    }
+    json_t *root = json_pack("{s:s,s:i,s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:i,s:I,s:I,s:o,s:s,s:b,s:o,s:o}", "schema", "moeplan.plan",
+                             "version", 1, "output", s->o->out, "strategy", p->provenance.strategy, "replicate", p->provenance.replicate,
+                             "place", p->provenance.place, "route", p->provenance.route, "order", p->provenance.order, "n_layers",
+                             (int)p->n_layers, "n_experts", (int)p->n_experts, "n_gpus", (int)p->n_gpus, "n_slots", (int)p->n_slots,
+                             "predicted_step_ns", (json_int_t)p->predicted_step_ns, "n_planning_steps", (json_int_t)p->n_planning_steps,
+                             "plan_seconds", mp_json_finite(score->shown.plan_seconds), "stopped_by",
+                             p->provenance.stopped_by != NULL ? p->provenance.stopped_by : "done", "reproducible",
+                             (int)p->provenance.is_reproducible, "certificates", certificates, "result",
+                             score->result != NULL ? mp_scored_json(&score->shown, s->workload) : json_null());
+    mp_json_write(root, o);
+    json_decref(root);
+}
+
+enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
+    struct setup s = {.o = o};
+    struct score score = {0};
+    struct mp_out *file = NULL, *out = NULL;
+    enum mp_status status = MP_OK;
+    if (o->out == NULL)
+        return mp_fail(err, MP_EUSAGE, "plan: where to? (add -o PLAN, or -o - for standard output)");
+    bool to_stdout = strcmp(o->out, "-") == 0;
+    if (to_stdout && o->json)
+        return mp_fail(err, MP_EUSAGE, "plan: --json and -o - both want standard output (write the plan to a file)");
+    MP_TRY(tool_check_output(o->out, err));
+    MP_TRY(setup_load(&s, o, args->value[0], args->value[1], err));
+    MP_TRY(tool_batching(&s.batching, o, s.trace, s.topology, err));
+    s.sim = tool_sim_options(o, s.trace, s.batching.phase);
+    MP_TRY(setup_split(&s, o->split, err));
+    MP_TRY(score_plan(&score, &s, o->strategy, err));
+    if (score.plan == NULL) {
+        fprintf(stderr, "moeplan: plan: %s\n", score.note);
+        *exit_code = 1;
+        goto out;
+    }
+    MP_TRY(mp_out_open(&file, o->out, err));
+    mp_plan_write(score.plan, file);
+    status = mp_out_commit(file, err);
+    file = NULL;
+    if (status != MP_OK || to_stdout)
+        goto out;
+    MP_TRY(score_all(&score, 1, MP_NONE, &s, 0, err));
+    MP_TRY(mp_out_open(&out, "-", err));
+    if (o->json)
+        write_json(&s, &score, out);
+    else
+        write_text(&s, &score, out);
+    status = mp_out_commit(out, err);
+out:
+    mp_out_cancel(file);
+    score_free(&score);
+    setup_free(&s);
+    return status;
+}

@@ -1,0 +1,125 @@
+/* moeplan simulate: what a plan (or any stack's placement) is worth on a recording. */
+#include "score.h"
+#include <stdio.h>
+#include <string.h>
+
+/* Steps as the plan was made for, where the options do not say otherwise. */
+static enum mp_status batching_of(struct setup *s, const struct mp_plan *plan, struct mp_error *err) {
+    const struct opts *o = s->o;
+    enum mp_status status = tool_batching(&s->batching, o, s->trace, s->topology, err);
+    const struct mp_batching *made = &plan->provenance.batching;
+    if (status != MP_OK || !plan->provenance.has_workload || made->phase != s->batching.phase)
+        return status;
+    struct mp_batching *b = &s->batching;
+    if (!o->is_set[OPT_BATCH])
+        b->batch_per_rank = made->batch_per_rank;
+    if (!o->is_set[OPT_TOKENS_PER_RANK])
+        b->tokens_per_rank = made->tokens_per_rank;
+    if (!o->is_set[OPT_SOURCE_SKEW])
+        b->source_skew_ppm = made->source_skew_ppm;
+    if (!o->is_set[OPT_PAD])
+        b->pad_tokens = made->pad_tokens;
+    if (!o->is_set[OPT_STEPS] && !o->is_set[OPT_RESAMPLE])
+        b->n_steps_max = made->n_steps_max;
+    b->resample |= made->resample;
+    if (!o->is_set[OPT_SEED])
+        b->seed = made->seed;
+    return MP_OK;
+}
+
+static void costs_of(struct setup *s, const struct mp_plan *plan) {
+    const struct mp_provenance *p = &plan->provenance;
+    s->sim = tool_sim_options(s->o, s->trace, s->batching.phase);
+    if (!p->has_workload)
+        return;
+    if (!s->o->is_set[OPT_DISPATCHER] && p->dispatcher != NULL && mp_dispatcher_find(p->dispatcher) != NULL)
+        s->sim.dispatcher = mp_dispatcher_find(p->dispatcher);
+    if (!s->o->is_set[OPT_SOURCES] && p->sources != NULL)
+        s->sim.sources = strcmp(p->sources, "coupled") == 0 ? MP_SOURCES_COUPLED : MP_SOURCES_DP;
+}
+
+/* Which part of the recording is scored, and what that is called. */
+static enum mp_status part_of(struct setup *s, const struct mp_plan *plan, struct mp_error *err) {
+    const struct mp_provenance *p = &plan->provenance;
+    struct mp_part planning = {0};
+    bool is_own = p->has_workload && p->trace_sha256 != NULL && p->trace_sha256[0] != '\0' && strcmp(p->trace_sha256, s->trace->sha256) == 0;
+    if (s->o->split != NULL) {
+        enum mp_status status = setup_split(s, s->o->split, err);
+        if (is_own && p->split.kind == MP_SPLIT_NONE)
+            s->evaluated_on = "planning data"; /* it was planned on everything, whatever is split off now */
+        return status;
+    }
+    s->split = is_own ? p->split : (struct mp_split){.kind = MP_SPLIT_NONE, .seed = s->o->seed};
+    s->evaluated_on = is_own && s->split.kind == MP_SPLIT_NONE ? "planning data" : "held-out";
+    enum mp_status status = mp_part_split(&planning, &s->scored, s->trace, &s->split, err);
+    mp_part_free(&planning);
+    return status != MP_OK ? status : mp_workload_build(&s->workload, &s->scored, &s->batching, err);
+}
+
+static void write_text(const struct setup *s, const struct score *score, struct mp_out *o) {
+    char a[32], b[32], c[32], text[1024];
+    const struct mp_sim_result *r = score->result;
+    const struct mp_balance *l = &r->balance;
+    double step = (double)r->mean.step_ns;
+    mp_out_printf(o, "%s on %s, scored on %s\n%s\n\n", score->name, s->topology->name, s->evaluated_on, score_describe(s, text, sizeof text));
+    mp_out_printf(o, "step        %s mean", mp_human_ns(step, a));
+    if (score->shown.step_ns.is_known)
+        mp_out_printf(o, " (95 %% interval %s .. %s)", mp_human_ns(score->shown.step_ns.low, a), mp_human_ns(score->shown.step_ns.high, b));
+    mp_out_printf(o, ", p50 %s, p95 %s, max %s\n", mp_human_ns((double)r->p50_ns, a), mp_human_ns((double)r->p95_ns, b),
+                  mp_human_ns((double)r->max_ns, c));
+    const struct {
+        const char *name;
+        uint64_t ns;
+    } parts[] = {{"dispatch", r->mean.dispatch_ns}, {"experts", r->mean.compute_ns}, {"combine", r->mean.combine_ns}, {"other", r->mean.other_ns}};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        mp_out_printf(o, "%-10s  %s (%.1f %% of the step)\n", parts[i].name, mp_human_ns((double)parts[i].ns, a), 100 * (double)parts[i].ns / step);
+    mp_out_printf(o, "bound       %s, gap %.1f %%\n", mp_human_ns((double)r->lower_bound_ns, a), 100 * r->gap);
+    mp_out_printf(o, "bytes       %s inside nodes, %s between nodes, per step\n", mp_human_bytes(r->intra_bytes, a), mp_human_bytes(r->inter_bytes, b));
+    mp_out_printf(o, "copies      %.0f per (token, expert), %.0f per (token, GPU), %.0f per (token, node), per step\n", r->copies_expert,
+                  r->copies_gpu, r->copies_node);
+    mp_out_printf(o, "imbalance   max/mean %.3f (worst %.3f; of totals %.3f), mean/max %.3f, sum mean/sum max %.3f, excess %.3f\n",
+                  l->max_over_mean, l->max_over_mean_worst, l->totals_max_over_mean, l->mean_over_max, l->sum_mean_over_sum_max, l->excess);
+    mp_out_printf(o, "utilization %.1f %% of the MoE time\n", 100 * r->utilization);
+    mp_out_printf(o, "memory      %s of weights on the fullest GPU, %llu tokens of KV cache beside them\n",
+                  mp_human_bytes((double)r->memory_bytes_max, a), (unsigned long long)r->kv_tokens_min);
+}
+
+static void write_json(const struct setup *s, const struct score *score, struct mp_out *o) {
+    json_t *root = mp_scored_json(&score->shown, s->workload);
+    json_t *head = json_pack("{s:s,s:i,s:s,s:s,s:s,s:s,s:b}", "schema", "moeplan.simulate", "version", 1, "topology", s->topology->name, "model",
+                             s->model->name, "phase", mp_phase_name(s->batching.phase), "dispatcher", s->sim.dispatcher->name, "synthetic",
+                             (int)s->trace->is_synthetic);
+    if (root == NULL || head == NULL || json_object_update(head, root) != 0) {
+        json_decref(head);
+        head = NULL;
+    }
+    mp_json_write(head, o);
+    json_decref(head);
+    json_decref(root);
+}
+
+enum mp_status cmd_simulate(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
+    (void)exit_code;
+    struct setup s = {.o = o};
+    struct score score = {0};
+    struct mp_out *out = NULL;
+    enum mp_status status = MP_OK;
+    MP_TRY(setup_load(&s, o, args->value[1], args->value[2], err));
+    MP_TRY(score_load(&score, &s, args->value[0], err));
+    if (score.plan->provenance.has_workload)
+        snprintf(score.name, sizeof score.name, "%s", score.plan->provenance.strategy);
+    MP_TRY(batching_of(&s, score.plan, err));
+    costs_of(&s, score.plan);
+    MP_TRY(part_of(&s, score.plan, err));
+    MP_TRY(score_all(&score, 1, 0, &s, (uint32_t)o->interval_groups, err));
+    MP_TRY(mp_out_open(&out, "-", err));
+    if (o->json)
+        write_json(&s, &score, out);
+    else
+        write_text(&s, &score, out);
+    status = mp_out_commit(out, err);
+out:
+    score_free(&score);
+    setup_free(&s);
+    return status;
+}

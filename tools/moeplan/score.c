@@ -1,0 +1,280 @@
+#include "score.h"
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum mp_status setup_load(struct setup *s, const struct opts *o, const char *trace, const char *topology, struct mp_error *err) {
+    *s = (struct setup){.o = o};
+    enum mp_status status = MP_OK;
+    /* The small inputs first, so that their mistakes show at once. */
+    MP_TRY(mp_topology_load(&s->topology, topology, &mp_limits_default, err));
+    MP_TRY(tool_load_trace(&s->trace, trace, o, err));
+    MP_TRY(tool_load_model(&s->model, o, s->trace, err));
+out:
+    if (status != MP_OK)
+        setup_free(s);
+    return status;
+}
+
+void setup_free(struct setup *s) {
+    mp_workload_free(s->workload);
+    mp_part_free(&s->planning);
+    mp_part_free(&s->scored);
+    mp_model_free(s->model);
+    mp_topology_free(s->topology);
+    mp_trace_free(s->score_trace);
+    mp_trace_free(s->trace);
+    *s = (struct setup){.o = s->o};
+}
+
+static enum mp_status check_same_model(const struct setup *s, struct mp_error *err) {
+    const struct mp_trace *a = s->trace, *b = s->score_trace;
+    bool same = a->n_layers == b->n_layers && a->n_experts == b->n_experts && a->kind == b->kind;
+    for (uint32_t l = 0; same && l < a->n_layers; l++)
+        same = a->layer_ids[l] == b->layer_ids[l];
+    if (same)
+        return MP_OK;
+    return mp_fail_at(err, MP_EINPUT, s->o->score_on, 0, 0,
+                      "%u layers of %u experts, the recording that is planned on has %u of %u, or other layers (record the same model)",
+                      b->n_layers, b->n_experts, a->n_layers, a->n_experts);
+}
+
+enum mp_status setup_split(struct setup *s, const char *split, struct mp_error *err) {
+    enum mp_status status = MP_OK;
+    struct mp_part unused = {0};
+    const struct opts *o = s->o;
+    if (o->score_on != NULL) {
+        struct mp_split none = {.kind = MP_SPLIT_NONE, .seed = o->seed};
+        MP_TRY(tool_load_trace(&s->score_trace, o->score_on, o, err));
+        MP_TRY(check_same_model(s, err));
+        s->split = none;
+        MP_TRY(mp_part_split(&s->planning, &unused, s->trace, &none, err));
+        mp_part_free(&unused);
+        MP_TRY(mp_part_split(&unused, &s->scored, s->score_trace, &none, err));
+        s->evaluated_on = "held-out";
+    } else {
+        MP_TRY(mp_split_parse(&s->split, split, o->seed, err));
+        MP_TRY(mp_part_split(&s->planning, &s->scored, s->trace, &s->split, err));
+        s->evaluated_on = s->split.kind == MP_SPLIT_NONE ? "planning data" : "held-out";
+    }
+    MP_TRY(mp_workload_build(&s->workload, &s->scored, &s->batching, err));
+out:
+    mp_part_free(&unused);
+    return status;
+}
+
+struct mp_plan_request score_request(const struct setup *s, const char *strategy) {
+    const struct opts *o = s->o;
+    const struct mp_stack *stack = o->for_stack != NULL ? mp_stack_find(o->for_stack) : NULL;
+    return (struct mp_plan_request){
+        .planning = &s->planning,
+        .batching = s->batching,
+        .split = s->split,
+        .topology = s->topology,
+        .model = s->model,
+        .sim = s->sim,
+        .objective = tool_objective(o),
+        .strategy = strategy,
+        .replicate = o->replicate,
+        .place = o->place,
+        .route = o->route,
+        .order = o->order,
+        .n_redundant = (uint32_t)o->redundant,
+        .slots_per_gpu = (uint32_t)o->slots_per_gpu,
+        .needs_equal_slots = stack != NULL && stack->needs_equal_slots,
+        .needs_distinct = stack != NULL && stack->needs_distinct,
+        .seed = o->seed,
+        .work_limit = o->work_limit,
+        .wall_seconds = o->time_limit,
+        .n_threads = tool_threads(o),
+        .limits = &mp_limits_default,
+    };
+}
+
+enum mp_status score_plan(struct score *out, const struct setup *s, const char *strategy, struct mp_error *err) {
+    *out = (struct score){0};
+    snprintf(out->name, sizeof out->name, "%s", strategy);
+    struct mp_plan_request request = score_request(s, strategy);
+    enum mp_outcome outcome = MP_NOT_FOUND;
+    enum mp_status status = mp_plan_make(&out->plan, &request, &outcome, &out->shown.plan_seconds, err);
+    if (status != MP_OK)
+        return status;
+    if (outcome == MP_FOUND || (outcome == MP_STOPPED && out->plan != NULL))
+        return MP_OK;
+    snprintf(out->note, sizeof out->note, "%s: %s", outcome == MP_NOT_APPLICABLE ? "not applicable" : "not feasible", err->message);
+    mp_error_clear(err);
+    return MP_OK;
+}
+
+enum mp_status score_fit(struct mp_plan *plan, const char *path, const struct mp_trace *trace, const struct mp_topology *topology,
+                         struct mp_error *err) {
+    if (plan->n_gpus != topology->n_gpus)
+        return mp_fail_at(err, MP_EINPUT, path, 0, 0, "is for %u GPUs, the topology has %u (give the topology it was made for)",
+                          plan->n_gpus, topology->n_gpus);
+    if (plan->n_experts != trace->n_experts)
+        return mp_fail_at(err, MP_EINPUT, path, 0, 0, "places %u experts, the recording has %u (give a recording of the same model)",
+                          plan->n_experts, trace->n_experts);
+    struct mp_plan_layer *layers = mp_arena_alloc(plan->arena, trace->n_layers, sizeof *layers);
+    uint32_t *node = mp_arena_alloc(plan->arena, plan->n_gpus, sizeof *node);
+    if (layers == NULL || node == NULL)
+        return mp_nomem(err, "placement");
+    for (uint32_t l = 0; l < trace->n_layers; l++) {
+        uint32_t k = 0;
+        while (k < plan->n_layers && plan->layers[k].layer_id != trace->layer_ids[l])
+            k++;
+        if (k == plan->n_layers)
+            return mp_fail_at(err, MP_EINPUT, path, 0, 0,
+                              "has no layer %u, which the recording has (its first is %u; --layer-base says which layer its first row is)",
+                              trace->layer_ids[l], plan->n_layers > 0 ? plan->layers[0].layer_id : 0);
+        layers[l] = plan->layers[k];
+    }
+    for (uint32_t g = 0; g < plan->n_gpus; g++)
+        node[g] = mp_topology_node(topology, g);
+    plan->layers = layers;
+    plan->n_layers = trace->n_layers;
+    plan->gpu_node = node;
+    plan->n_nodes = mp_topology_n_nodes(topology);
+    return MP_OK;
+}
+
+enum mp_status score_load(struct score *out, const struct setup *s, const char *path, struct mp_error *err) {
+    *out = (struct score){0};
+    const char *slash = strrchr(path, '/');
+    snprintf(out->name, sizeof out->name, "%s", slash != NULL ? slash + 1 : path);
+    struct mp_stack_options options = tool_stack_options(s->o, s->model, s->topology);
+    enum mp_status status = mp_stack_load(&out->plan, path, NULL, &options, &mp_limits_default, err);
+    if (status == MP_OK)
+        status = score_fit(out->plan, path, s->trace, s->topology, err);
+    return status;
+}
+
+void score_free(struct score *score) {
+    mp_sim_result_free(score->result);
+    mp_plan_free(score->plan);
+    score->result = NULL;
+    score->plan = NULL;
+}
+
+/* One replicate of the jackknife: mean step of every plan on the part without one group. *is_used is false when the group is empty or
+ * too little is left. */
+static enum mp_status score_replicate(struct score *scores, uint32_t n, const struct setup *s, uint32_t n_groups, uint32_t group,
+                                      uint32_t slot, bool *is_used, struct mp_error *err) {
+    enum mp_status status = MP_OK;
+    struct mp_part part = {0};
+    struct mp_workload *w = NULL;
+    struct mp_error refused = {0};
+    struct mp_batching batching = s->batching;
+    struct mp_sim_options sim = s->sim;
+    *is_used = false;
+    status = mp_part_without_group(&part, &s->scored, n_groups, group, &refused);
+    if (status == MP_EINPUT)
+        return MP_OK;
+    if (status == MP_OK && part.n == s->scored.n)
+        goto out;
+    if (batching.resample && (batching.n_steps_max == 0 || batching.n_steps_max > SCORE_REPLICATE_STEPS))
+        batching.n_steps_max = SCORE_REPLICATE_STEPS;
+    if (status == MP_OK)
+        status = mp_workload_build(&w, &part, &batching, &refused);
+    if (status == MP_EINPUT && !batching.resample) { /* what is left does not fill a recorded step */
+        mp_error_clear(&refused);
+        batching.resample = true;
+        batching.n_steps_max = SCORE_REPLICATE_STEPS;
+        status = mp_workload_build(&w, &part, &batching, &refused);
+    }
+    if (status == MP_EINPUT) {
+        status = MP_OK;
+        goto out;
+    }
+    if (status != MP_OK) {
+        *err = refused;
+        goto out;
+    }
+    sim.with_bound = false;
+    sim.n_steps_max = SCORE_REPLICATE_STEPS;
+    for (uint32_t i = 0; i < n; i++) {
+        struct mp_sim_result *r = NULL;
+        if (scores[i].plan == NULL)
+            continue;
+        MP_TRY(mp_simulate(&r, scores[i].plan, w, s->topology, s->model, &sim, err));
+        double sum = 0;
+        for (uint32_t t = 0; t < r->n_steps; t++)
+            sum += (double)r->steps[t].step_ns;
+        scores[i].without[slot] = sum / r->n_steps;
+        mp_sim_result_free(r);
+    }
+    *is_used = true;
+out:
+    mp_workload_free(w);
+    mp_part_free(&part);
+    return status;
+}
+
+static double mean_step(const struct mp_sim_result *r) {
+    double sum = 0;
+    for (uint32_t t = 0; t < r->n_steps; t++)
+        sum += (double)r->steps[t].step_ns;
+    return sum / r->n_steps;
+}
+
+enum mp_status score_all(struct score *scores, uint32_t n, uint32_t base, const struct setup *s, uint32_t n_groups, struct mp_error *err) {
+    uint32_t n_used = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        struct score *c = &scores[i];
+        c->shown.strategy = c->name;
+        c->shown.evaluated_on = s->evaluated_on;
+        c->shown.note = c->note[0] != '\0' ? c->note : NULL;
+        if (c->plan == NULL)
+            continue;
+        enum mp_status status = mp_simulate(&c->result, c->plan, s->workload, s->topology, s->model, &s->sim, err);
+        if (status != MP_OK)
+            return status;
+        c->shown.result = c->result;
+        c->shown.plan = c->plan;
+    }
+    for (uint32_t g = 0; n_groups > 1 && s->scored.n >= 2 * n_groups && g < n_groups; g++) {
+        bool is_used;
+        enum mp_status status = score_replicate(scores, n, s, n_groups, g, n_used, &is_used, err);
+        if (status != MP_OK)
+            return status;
+        n_used += is_used;
+    }
+    const struct score *b = base < n ? &scores[base] : NULL;
+    for (uint32_t i = 0; i < n; i++) {
+        struct score *c = &scores[i];
+        if (c->result == NULL)
+            continue;
+        c->shown.step_ns = mp_interval_jackknife(mean_step(c->result), c->without, n_used);
+        if (b == NULL || b->result == NULL)
+            continue;
+        double ratio[SCORE_GROUPS_MAX];
+        for (uint32_t g = 0; g < n_used; g++)
+            ratio[g] = c->without[g] / b->without[g] - 1;
+        c->against_base = mp_interval_jackknife(mean_step(c->result) / mean_step(b->result) - 1, ratio, n_used);
+    }
+    return MP_OK;
+}
+
+const char *score_describe(const struct setup *s, char *buf, size_t size) {
+    const struct mp_workload *w = s->workload;
+    const struct mp_batching *b = &w->batching;
+    char rule[128], split[300];
+    if (s->trace->kind == MP_TRACE_COUNTS)
+        snprintf(rule, sizeof rule, "one recorded iteration each");
+    else if (b->phase == MP_PHASE_DECODE)
+        snprintf(rule, sizeof rule, "%u requests on each of %u ranks", b->batch_per_rank, b->n_ranks);
+    else
+        snprintf(rule, sizeof rule, "up to %llu tokens on each of %u ranks", (unsigned long long)b->tokens_per_rank, b->n_ranks);
+    if (s->score_trace != NULL)
+        snprintf(split, sizeof split, "scored on another recording, %.200s", s->o->score_on);
+    else if (s->split.kind == MP_SPLIT_NONE)
+        snprintf(split, sizeof split, "scored on the planning data");
+    else if (s->split.kind == MP_SPLIT_CATEGORY)
+        snprintf(split, sizeof split, "held-out: categories other than %.200s", s->split.categories);
+    else
+        snprintf(split, sizeof split, "held-out: %.3g %% of the requests, %s", 100 - s->split.planning_ppm / 1e4,
+                 s->split.kind == MP_SPLIT_TIME ? "the last in file order" : "by hash of the request id");
+    snprintf(buf, size, "%u %s %s steps of %s; %u distinct requests, %llu tokens; dispatcher %s, sources %s\n%s", w->n_steps,
+             w->is_bootstrap ? "bootstrap" : "recorded", mp_phase_name(b->phase), rule, w->n_requests, (unsigned long long)w->n_rows,
+             s->sim.dispatcher->name, s->sim.sources == MP_SOURCES_COUPLED ? "coupled" : "dp", split);
+    return buf;
+}
