@@ -37,11 +37,9 @@ uint64_t csv_at(const struct csv_text *c, uint32_t column);
 /* The requests table of an array: request,first_row,tokens[,first_position][,dataset][,category][,source]. */
 struct request_table {
     uint64_t n;
-    struct mp_request *requests; /* category indexes names */
-    uint32_t n_names;
-    const char **names;
+    struct mp_request *requests; /* category indexes categories */
     uint64_t *lines;
-    struct mp_arena *arena;
+    struct trace_names categories;
 };
 enum mp_status request_table_read(struct request_table *out, const struct mp_in *in, uint64_t n_rows, const struct mp_limits *limits,
                                   struct mp_error *err) MP_MUST_CHECK;

@@ -4,33 +4,8 @@
 void request_table_clear(struct request_table *t) {
     mp_free(t->requests);
     mp_free(t->lines);
-    mp_free(t->names);
-    mp_arena_free(t->arena);
+    trace_names_clear(&t->categories);
     *t = (struct request_table){0};
-}
-
-/* Index of a name: requests of one category mostly stand together, so the last one is tried first. */
-static enum mp_status intern(struct request_table *t, const char *name, uint32_t *last, struct mp_error *err) {
-    if (*last != MP_NONE && strcmp(t->names[*last], name) == 0)
-        return MP_OK;
-    for (uint32_t i = 0; i < t->n_names; i++)
-        if (strcmp(t->names[i], name) == 0) {
-            *last = i;
-            return MP_OK;
-        }
-    if (t->n_names >= 4096)
-        return mp_fail(err, MP_ELIMIT, "more than 4096 categories");
-    if ((t->n_names & (t->n_names - 1)) == 0) { /* grown at powers of two */
-        const char **grown = mp_realloc(t->names, t->n_names == 0 ? 1 : (size_t)t->n_names * 2, sizeof *grown);
-        if (grown == NULL)
-            return mp_nomem(err, "categories");
-        t->names = grown;
-    }
-    t->names[t->n_names] = mp_arena_strdup(t->arena, name);
-    if (t->names[t->n_names] == NULL)
-        return mp_nomem(err, "categories");
-    *last = t->n_names++;
-    return MP_OK;
 }
 
 enum mp_status request_table_read(struct request_table *out, const struct mp_in *in, uint64_t n_rows, const struct mp_limits *limits,
@@ -44,17 +19,12 @@ enum mp_status request_table_read(struct request_table *out, const struct mp_in 
     bool more;
     uint32_t request = csv_column(&c, "request"), first_row = csv_column(&c, "first_row"), tokens = csv_column(&c, "tokens");
     uint32_t position = csv_column(&c, "first_position"), category = csv_column(&c, "category"), source = csv_column(&c, "source");
-    uint32_t last_category = MP_NONE;
     if (category == MP_NONE)
         category = csv_column(&c, "dataset");
     if (request == MP_NONE || first_row == MP_NONE || tokens == MP_NONE) {
         status = mp_fail_at(err, MP_EINPUT, in->path, 1, 1,
                             "is not a requests table: column %s is missing (write request,first_row,tokens[,first_position][,category][,source])",
                             request == MP_NONE ? "request" : first_row == MP_NONE ? "first_row" : "tokens");
-        goto out;
-    }
-    if ((out->arena = mp_arena_new()) == NULL) {
-        status = mp_nomem(err, in->path);
         goto out;
     }
     for (;;) {
@@ -76,11 +46,10 @@ enum mp_status request_table_read(struct request_table *out, const struct mp_in 
             char name[MP_MAX_NAME + 1];
             MP_TRY(csv_name(&c, category, name, err));
             struct mp_error inner = {0};
-            if ((status = intern(out, name, &last_category, &inner)) != MP_OK) {
+            if ((status = trace_names_find(&out->categories, name, &r.category, &inner)) != MP_OK) {
                 (void)trace_fail_at(err, &inner, in->path, c.line, csv_at(&c, category));
                 goto out;
             }
-            r.category = last_category;
         }
         if (r.first_row != row) {
             status = mp_fail_at(err, MP_EINPUT, in->path, c.line, csv_at(&c, first_row),

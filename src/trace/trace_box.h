@@ -43,6 +43,17 @@ enum mp_status trace_ask(const char *path, const char *format, struct trace_need
 enum mp_status trace_check_base(const char *path, int base, uint64_t n_layers, struct mp_error *err) MP_MUST_CHECK;
 /* The digest of several files: hex digests one after the other. */
 void trace_sha256_of_two(const struct mp_in *a, const struct mp_in *b, char hex[65]);
+/* Distinct names in order of first appearance, as readers meet categories before the builder exists. Zero-initialised = empty. */
+struct trace_names {
+    struct mp_arena *arena;
+    const char **names;
+    uint32_t n, last;
+};
+/* Index of a name, added when new. MP_ELIMIT past 4,096 of them; the error has no position. */
+enum mp_status trace_names_find(struct trace_names *l, const char *name, uint32_t *out, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status trace_names_to_builder(const struct trace_names *l, struct mp_trace_builder *b, struct mp_error *err) MP_MUST_CHECK;
+void trace_names_clear(struct trace_names *l);
+
 /* Passes on an error that has no position (the builder's) with one. */
 enum mp_status trace_fail_at(struct mp_error *err, const struct mp_error *inner, const char *path, uint64_t line, uint64_t column);
 

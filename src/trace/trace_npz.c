@@ -172,10 +172,7 @@ static enum mp_status read_tokens(struct mp_trace **out, struct source *s, const
                                  .is_ranked = hints->is_ranked == 1, .is_time_ordered = true, .n_layers = (uint32_t)n_layers,
                                  .n_experts = hints->n_experts, .top_k = (uint32_t)k, .layer_ids = layer_ids, .has_unused = h->is_signed};
     MP_TRY(mp_trace_builder_new(&b, &meta, limits, err));
-    for (uint32_t i = 0; i < table.n_names; i++) {
-        uint32_t same;
-        MP_TRY(mp_trace_builder_category(b, table.names[i], &same, err));
-    }
+    MP_TRY(trace_names_to_builder(&table.categories, b, err));
     size_t row_bytes = (size_t)(n_layers * k) * h->item_bytes;
     uint64_t per_read = ((size_t)256 << 10) / row_bytes + 1, row = 0;
     buf = mp_realloc(NULL, per_read, row_bytes);
