@@ -20,8 +20,59 @@ struct verifier {
 /* Counts one compared fact; when it does not hold, records a violation. Returns `holds`. */
 bool vf_expect(struct verifier *v, bool holds, enum mp_violation_kind kind, const char *fmt, ...) MP_PRINTF(4, 5);
 
+/* Which copies of a token travel under a dispatcher, as docs/VERIFY.md part 3 says. */
+enum vf_copies { VF_PER_EXPERT, VF_PER_NODE, VF_ALL };
+struct vf_dispatcher {
+    const char *name;
+    enum vf_copies copies;
+    uint32_t n_launches;
+    bool is_overlapped;
+};
+
+/* One (step, layer) under the plan: copies (not bytes) from row to column, and what each GPU computes. */
+struct vf_flows {
+    uint64_t *first, *second; /* [n][n]; second: the fan-out inside nodes of VF_PER_NODE, else all 0 */
+    uint64_t *rows, *padded_rows, *source_rows; /* [n] */
+    uint32_t *active;         /* [n] */
+    uint64_t n_tokens;        /* without padding */
+};
+
+/* What the checks against data share: the steps rebuilt from the plan's provenance, and tables of the layer at hand. */
+struct vf_data {
+    struct verifier *v;
+    struct vf_dispatcher dispatcher;
+    struct mp_part planning, held_out;
+    struct mp_workload *workload;
+    struct mp_arena *arena;
+    uint32_t n; /* GPUs */
+    uint32_t *node, *index_in_node, *node_size, *node_gpus; /* [n], [n], [n_nodes], [n_nodes][n] */
+    struct mp_path *paths; /* [n][n], or NULL when that is too large a table */
+    /* of layer `layer`, by vf_prepare_layer */
+    uint32_t layer;
+    uint32_t *first, *slot; /* replicas: slots of expert e are slot[first[e] .. first[e + 1]) */
+    uint32_t *nearest;      /* [n_experts][n], rule NEAREST */
+    uint32_t *tokens;       /* [n_ranks][n_experts], COUNTS */
+    uint64_t *slot_rows;    /* [n_slots] */
+    uint32_t *number;       /* scratch of NEAREST, [n_slots + 1] squared by replicas: see there */
+    size_t number_size;
+    uint64_t *through;      /* [n_resources] */
+    struct vf_flows flows;
+};
+
+enum mp_status vf_data_open(struct vf_data *d, struct verifier *v, bool *is_usable, struct mp_error *err) MP_MUST_CHECK;
+void vf_data_close(struct vf_data *d);
+enum mp_status vf_prepare_layer(struct vf_data *d, uint32_t layer, struct mp_error *err) MP_MUST_CHECK;
+/* Fills d->flows for the prepared layer. */
+enum mp_status vf_flows_of_step(struct vf_data *d, uint32_t step, struct mp_error *err) MP_MUST_CHECK;
+/* The slot for one token of the prepared layer. */
+uint32_t vf_choose(const struct vf_data *d, uint32_t expert, uint32_t source, uint64_t token_hash);
+struct mp_path vf_path(const struct vf_data *d, uint32_t src, uint32_t dst);
+/* max over ports and capped pairs of ceil(copies * bytes * 10^9 / bytes_per_s); is_reversed: of the transpose. */
+uint64_t vf_port_bound(struct vf_data *d, const uint64_t *copies, uint64_t bytes, bool is_reversed);
+
 /* Each returns MP_OK whatever it finds; other statuses are out of memory and the like. */
 enum mp_status vf_check_structure(struct verifier *v, bool *is_indexable, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status vf_check_evidence(struct vf_data *d, struct mp_error *err) MP_MUST_CHECK;
 enum mp_status vf_check_orders(struct verifier *v, struct mp_error *err) MP_MUST_CHECK;
 
 #endif

@@ -64,15 +64,23 @@ enum mp_status mp_plan_verify(struct mp_verify_report **out, const struct mp_pla
     }
     r->arena = arena;
     r->has_data = trace != NULL && topology != NULL && model != NULL;
+    bool wants_data = r->has_data && plan->provenance.has_workload;
     struct verifier v = {.report = r, .plan = plan, .trace = trace, .topology = topology, .model = model, .arena = arena};
-    bool is_indexable = false;
+    struct vf_data d = {0};
+    bool is_indexable = false, is_usable = false;
     enum mp_status status;
     MP_TRY(vf_check_structure(&v, &is_indexable, err));
     if (is_indexable)
         MP_TRY(vf_check_orders(&v, err));
+    if (wants_data && r->n == 0) {
+        MP_TRY(vf_data_open(&d, &v, &is_usable, err));
+        if (is_usable)
+            MP_TRY(vf_check_evidence(&d, err));
+    }
     if (v.is_full)
         status = mp_nomem(err, "verifying a plan");
 out:
+    vf_data_close(&d);
     if (status == MP_OK)
         *out = r;
     else
