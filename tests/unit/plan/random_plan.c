@@ -83,12 +83,12 @@ static void fill_order(struct mp_rng *rng, struct mp_plan *p, struct mp_order *o
 }
 
 static void fill_outlook(struct mp_rng *rng, struct mp_plan *p) {
-    p->n_planning_steps = 1 + mp_rng_below(rng, 50);
+    p->n_planning_steps = 3 + mp_rng_below(rng, 50);
     p->predicted_step_ns = mp_rng_below(rng, 1000000);
     p->n_samples = (uint32_t)mp_rng_below(rng, 3);
     p->samples = arena_alloc(p, p->n_samples, sizeof *p->samples);
     for (uint32_t i = 0; i < p->n_samples; i++)
-        p->samples[i] = (struct mp_plan_sample){(uint32_t)mp_rng_below(rng, p->n_planning_steps), mp_rng_next(rng), 2, 3, 4};
+        p->samples[i] = (struct mp_plan_sample){i, 9 + mp_rng_below(rng, UINT64_MAX - 9), 2, 3, 4};
     p->n_certificates = (uint32_t)mp_rng_below(rng, 3);
     p->certificates = arena_alloc(p, p->n_certificates, sizeof *p->certificates);
     for (uint32_t i = 0; i < p->n_certificates; i++)
@@ -141,7 +141,7 @@ struct mp_plan *random_plan(struct mp_rng *rng, const struct random_plan_shape *
     if (mp_rng_below(rng, 2)) {
         p->n_colocations = 1;
         struct mp_colocation *c = arena_alloc(p, 1, sizeof *c);
-        *c = (struct mp_colocation){0, p->layers[0].slot_expert[0] == MP_NO_EXPERT ? 0 : p->layers[0].slot_expert[0], 5, 0};
+        *c = (struct mp_colocation){0, p->layers[0].slot_expert[0], 5, 0};
         p->colocations = c;
     }
     if (mp_rng_below(rng, 2)) {

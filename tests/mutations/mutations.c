@@ -1,0 +1,489 @@
+#include "mutations.h"
+#include "support.h"
+
+#define BIT(kind) (UINT32_C(1) << (kind))
+
+static uint32_t below(struct mp_rng *rng, uint64_t n) { return (uint32_t)mp_rng_below(rng, n); }
+static struct mp_plan_layer *any_layer(struct mp_plan *p, struct mp_rng *rng) { return &p->layers[below(rng, p->n_layers)]; }
+
+/* Plans are const where they are shared; a test owns its copy. */
+static void *writable(const void *p) { return (void *)(uintptr_t)p; }
+
+static uint32_t filled_slot(struct mp_plan *p, const struct mp_plan_layer *layer, struct mp_rng *rng) {
+    uint32_t s;
+    do
+        s = below(rng, p->n_slots);
+    while (layer->slot_expert[s] == MP_NO_EXPERT);
+    return s;
+}
+
+static uint32_t replicas_of(const struct mp_plan *p, const struct mp_plan_layer *layer, uint16_t e) {
+    uint32_t n = 0;
+    for (uint32_t s = 0; s < p->n_slots; s++)
+        n += layer->slot_expert[s] == e;
+    return n;
+}
+
+/* A random order with a stage that has a transfer. */
+static struct mp_order *any_order(struct mp_plan *p, struct mp_rng *rng, struct mp_stage **stage) {
+    if (p->n_orders == 0)
+        return NULL;
+    struct mp_order *o = writable(&p->orders[below(rng, p->n_orders)]);
+    if (o->n_stages == 0)
+        return NULL;
+    *stage = writable(&o->stages[below(rng, o->n_stages)]);
+    return (*stage)->n > 0 ? o : NULL;
+}
+
+static bool drop_expert(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_plan_layer *layer = any_layer(p, rng);
+    uint16_t e = layer->slot_expert[filled_slot(p, layer, rng)];
+    for (uint32_t s = 0; s < p->n_slots; s++)
+        if (layer->slot_expert[s] == e)
+            layer->slot_expert[s] = MP_NO_EXPERT;
+    return true;
+}
+
+static bool repeat_on_gpu(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_plan_layer *layer = any_layer(p, rng);
+    uint32_t s = filled_slot(p, layer, rng), g = p->slot_gpu[s], other = p->gpu_first_slot[g];
+    other += other == s;
+    if (p->allow_same_gpu_replicas || other >= p->gpu_first_slot[g + 1])
+        return false;
+    layer->slot_expert[other] = layer->slot_expert[s];
+    return true;
+}
+
+static bool expert_past_end(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_plan_layer *layer = any_layer(p, rng);
+    layer->slot_expert[below(rng, p->n_slots)] = (uint16_t)(p->n_experts + below(rng, 3));
+    return true;
+}
+
+static bool zero_weights(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_plan_layer *layer = any_layer(p, rng);
+    if (layer->slot_weight == NULL)
+        return false;
+    uint16_t e = layer->slot_expert[filled_slot(p, layer, rng)];
+    for (uint32_t s = 0; s < p->n_slots; s++)
+        if (layer->slot_expert[s] == e)
+            layer->slot_weight[s] = 0;
+    return true;
+}
+
+static bool no_weights(struct mp_plan *p, struct mp_rng *rng) {
+    p->route = below(rng, 2) ? MP_ROUTE_WEIGHTED : MP_ROUTE_TIERED;
+    any_layer(p, rng)->slot_weight = NULL;
+    return true;
+}
+
+static bool unused_weights(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_plan_layer *layer = any_layer(p, rng);
+    if (layer->slot_weight == NULL)
+        return false;
+    p->route = MP_ROUTE_EVEN;
+    return true;
+}
+
+static bool repeat_layer_id(struct mp_plan *p, struct mp_rng *rng) {
+    if (p->n_layers < 2)
+        return false;
+    uint32_t l = 1 + below(rng, p->n_layers - 1);
+    p->layers[l].layer_id = p->layers[l - 1].layer_id;
+    return true;
+}
+
+static bool swap_layers(struct mp_plan *p, struct mp_rng *rng) {
+    if (p->n_layers < 2)
+        return false;
+    uint32_t l = 1 + below(rng, p->n_layers - 1);
+    struct mp_plan_layer t = p->layers[l];
+    p->layers[l] = p->layers[l - 1];
+    p->layers[l - 1] = t;
+    return true;
+}
+
+static bool shift_slots(struct mp_plan *p, struct mp_rng *rng) {
+    uint32_t *first = writable(p->gpu_first_slot), g = 1 + below(rng, p->n_gpus - 1);
+    if (p->n_gpus < 2)
+        return false;
+    first[g]++;
+    return true;
+}
+
+static bool wrong_slot_total(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    p->n_slots--;
+    return true;
+}
+
+static bool node_past_end(struct mp_plan *p, struct mp_rng *rng) {
+    uint32_t *node = writable(p->gpu_node);
+    node[below(rng, p->n_gpus)] = p->n_nodes;
+    return true;
+}
+
+static bool order_past_end(struct mp_plan *p, struct mp_rng *rng) {
+    any_layer(p, rng)->order = p->n_orders + below(rng, 2);
+    return true;
+}
+
+static bool share_off_by_one(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_stage *stage;
+    if (any_order(p, rng, &stage) == NULL)
+        return false;
+    struct mp_transfer *t = writable(&stage->transfers[below(rng, stage->n)]);
+    t->share += below(rng, 2) ? 1 : UINT32_MAX; /* -1 */
+    return true;
+}
+
+static bool missing_pair(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_stage *stage;
+    if (any_order(p, rng, &stage) == NULL)
+        return false;
+    uint32_t at = below(rng, stage->n);
+    struct mp_transfer *t = writable(stage->transfers);
+    memmove(t + at, t + at + 1, (stage->n - at - 1) * sizeof *t);
+    stage->n--;
+    return true;
+}
+
+/* Adds a transfer to a stage, keeping the order by (src, dst). */
+static bool add_transfer(struct mp_plan *p, struct mp_stage *stage, struct mp_transfer added) {
+    struct mp_transfer *t = mp_arena_alloc(p->arena, (size_t)stage->n + 1, sizeof *t);
+    assert_non_null(t);
+    uint32_t at = 0;
+    while (at < stage->n && (stage->transfers[at].src < added.src ||
+                             (stage->transfers[at].src == added.src && stage->transfers[at].dst < added.dst)))
+        at++;
+    memcpy(t, stage->transfers, at * sizeof *t);
+    t[at] = added;
+    memcpy(t + at + 1, stage->transfers + at, (stage->n - at) * sizeof *t);
+    *stage = (struct mp_stage){stage->n + 1, t};
+    return true;
+}
+
+static bool repeat_transfer(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_stage *stage;
+    return any_order(p, rng, &stage) != NULL && add_transfer(p, stage, stage->transfers[below(rng, stage->n)]);
+}
+
+static bool self_transfer(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_stage *stage;
+    struct mp_order *o = any_order(p, rng, &stage);
+    uint16_t g = (uint16_t)below(rng, p->n_gpus);
+    return o != NULL && add_transfer(p, stage, (struct mp_transfer){g, g, o->unit});
+}
+
+/* Moves a transfer into another stage in which its sender (or receiver) is busy already. */
+static bool move_transfer(struct mp_plan *p, struct mp_rng *rng, bool is_send) {
+    struct mp_stage *from;
+    struct mp_order *o = any_order(p, rng, &from);
+    if (o == NULL || o->ports > 1)
+        return false;
+    uint32_t at = below(rng, from->n);
+    struct mp_transfer moved = from->transfers[at];
+    for (uint32_t s = 0; s < o->n_stages; s++) {
+        struct mp_stage *to = writable(&o->stages[s]);
+        for (uint32_t i = 0; to != from && i < to->n; i++) {
+            const struct mp_transfer *t = &to->transfers[i];
+            if (is_send ? t->src != moved.src || t->dst == moved.dst : t->dst != moved.dst || t->src == moved.src)
+                continue;
+            struct mp_transfer *list = writable(from->transfers);
+            memmove(list + at, list + at + 1, (from->n - at - 1) * sizeof *list);
+            from->n--;
+            return add_transfer(p, to, moved);
+        }
+    }
+    return false;
+}
+static bool two_sends(struct mp_plan *p, struct mp_rng *rng) { return move_transfer(p, rng, true); }
+static bool two_receives(struct mp_plan *p, struct mp_rng *rng) { return move_transfer(p, rng, false); }
+
+static bool ports_without_rate(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_stage *stage;
+    struct mp_order *o = any_order(p, rng, &stage);
+    if (o == NULL)
+        return false;
+    o->ports = 2;
+    o->port_bytes_per_s = 0;
+    return true;
+}
+
+static bool repeat_bucket(struct mp_plan *p, struct mp_rng *rng) {
+    if (!p->training.is_present || p->training.n_buckets < 2)
+        return false;
+    uint32_t *order = writable(p->training.bucket_order), i = below(rng, p->training.n_buckets - 1);
+    order[i] = order[i + 1];
+    return true;
+}
+
+static bool bucket_past_end(struct mp_plan *p, struct mp_rng *rng) {
+    if (!p->training.is_present || p->training.n_buckets == 0)
+        return false;
+    uint32_t *order = writable(p->training.bucket_order);
+    order[below(rng, p->training.n_buckets)] = p->training.n_buckets;
+    return true;
+}
+
+static bool colocation_past_end(struct mp_plan *p, struct mp_rng *rng) {
+    if (p->n_colocations == 0)
+        return false;
+    struct mp_colocation *c = writable(&p->colocations[below(rng, p->n_colocations)]);
+    uint32_t *fields[] = {&c->layer, &c->expert_a, &c->gpu}, ends[] = {p->n_layers, p->n_experts, p->n_gpus}, i = below(rng, 3);
+    *fields[i] = ends[i];
+    return true;
+}
+
+static bool colocation_elsewhere(struct mp_plan *p, struct mp_rng *rng) {
+    if (p->n_colocations == 0)
+        return false;
+    struct mp_colocation *c = writable(&p->colocations[below(rng, p->n_colocations)]);
+    c->gpu = below(rng, p->n_gpus);
+    for (uint32_t s = p->gpu_first_slot[c->gpu]; s < p->gpu_first_slot[c->gpu + 1]; s++)
+        if (p->layers[c->layer].slot_expert[s] == c->expert_a)
+            return false;
+    return true;
+}
+
+static bool bound_above_value(struct mp_plan *p, struct mp_rng *rng) {
+    if (p->n_certificates == 0)
+        return false;
+    struct mp_certificate *c = &p->certificates[below(rng, p->n_certificates)];
+    c->bound_ns = c->value_ns + 1;
+    return true;
+}
+
+static bool sample_parts_above_step(struct mp_plan *p, struct mp_rng *rng) {
+    if (p->n_samples == 0)
+        return false;
+    struct mp_plan_sample *s = &p->samples[below(rng, p->n_samples)];
+    s->compute_ns = s->step_ns - s->dispatch_ns + 1;
+    return true;
+}
+
+static bool sample_past_end(struct mp_plan *p, struct mp_rng *rng) {
+    if (p->n_samples == 0)
+        return false;
+    p->samples[below(rng, p->n_samples)].step = (uint32_t)p->n_planning_steps;
+    return true;
+}
+
+static bool wall_clock_reproducible(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    p->provenance.stopped_by = "wall_clock";
+    p->provenance.is_reproducible = true;
+    return true;
+}
+
+static bool other_ranks(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    p->provenance.batching.n_ranks++;
+    return p->provenance.has_workload;
+}
+
+/* ---- only seen against the data ---- */
+
+static bool drop_layer(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    for (uint32_t i = 0; i < p->n_colocations; i++)
+        if (p->colocations[i].layer + 1 == p->n_layers)
+            return false;
+    return --p->n_layers > 0;
+}
+
+static bool edit_layer_id(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    p->layers[p->n_layers - 1].layer_id++;
+    return true;
+}
+
+static bool change_node(struct mp_plan *p, struct mp_rng *rng) {
+    uint32_t *node = writable(p->gpu_node), g = below(rng, p->n_gpus);
+    if (p->n_nodes < 2)
+        return false;
+    node[g] = (node[g] + 1) % p->n_nodes;
+    return true;
+}
+
+static bool swap_gpus(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_plan_layer *layer = any_layer(p, rng);
+    uint32_t a = below(rng, p->n_gpus), b = below(rng, p->n_gpus), n = p->gpu_first_slot[a + 1] - p->gpu_first_slot[a];
+    if (a == b || n != p->gpu_first_slot[b + 1] - p->gpu_first_slot[b] || layer->slot_weight != NULL || p->n_colocations > 0)
+        return false;
+    for (uint32_t i = 0; i < n; i++) {
+        uint16_t *x = &layer->slot_expert[p->gpu_first_slot[a] + i], *y = &layer->slot_expert[p->gpu_first_slot[b] + i], t = *x;
+        *x = *y;
+        *y = t;
+    }
+    return true;
+}
+
+static bool move_expert(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_plan_layer *layer = any_layer(p, rng);
+    uint32_t s = filled_slot(p, layer, rng), t = below(rng, p->n_slots);
+    uint16_t e = layer->slot_expert[s], f = layer->slot_expert[t];
+    if (p->slot_gpu[s] == p->slot_gpu[t] || e == f || replicas_of(p, layer, e) > 1 || layer->slot_weight != NULL || p->n_colocations > 0 ||
+        (f != MP_NO_EXPERT && replicas_of(p, layer, f) > 1))
+        return false;
+    layer->slot_expert[s] = f;
+    layer->slot_expert[t] = e;
+    return true;
+}
+
+#define EDIT_LAYER(name, field)                                                                                                      \
+    static bool name(struct mp_plan *p, struct mp_rng *rng) {                                                                        \
+        any_layer(p, rng)->field++;                                                                                                  \
+        return p->provenance.has_workload;                                                                                           \
+    }
+EDIT_LAYER(edit_rows, rows_max_sum)
+EDIT_LAYER(edit_intra_bytes, dispatch_intra_bytes)
+EDIT_LAYER(edit_inter_bytes, dispatch_inter_bytes)
+EDIT_LAYER(edit_port_bound, port_bound_ns)
+
+/* More than the tolerance of docs/VERIFY.md: 1 ns per layer and direction. */
+static uint64_t past_tolerance(const struct mp_plan *p) { return 2 * (uint64_t)p->n_layers + 1; }
+
+#define EDIT_SAMPLE(name, field)                                                                                                     \
+    static bool name(struct mp_plan *p, struct mp_rng *rng) {                                                                        \
+        if (p->n_samples == 0)                                                                                                       \
+            return false;                                                                                                            \
+        struct mp_plan_sample *s = &p->samples[below(rng, p->n_samples)];                                                            \
+        s->field += past_tolerance(p);                                                                                               \
+        if (s->dispatch_ns + s->compute_ns + s->combine_ns > s->step_ns)                                                             \
+            s->step_ns = s->dispatch_ns + s->compute_ns + s->combine_ns;                                                             \
+        return true;                                                                                                                 \
+    }
+EDIT_SAMPLE(edit_sample_step, step_ns)
+EDIT_SAMPLE(edit_sample_dispatch, dispatch_ns)
+EDIT_SAMPLE(edit_sample_compute, compute_ns)
+EDIT_SAMPLE(edit_sample_combine, combine_ns)
+
+static bool edit_prediction(struct mp_plan *p, struct mp_rng *rng) {
+    uint64_t by = past_tolerance(p);
+    p->predicted_step_ns += below(rng, 2) ? by : UINT64_MAX - by + 1;
+    return p->provenance.has_workload;
+}
+
+static bool edit_planning_steps(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    p->n_planning_steps++;
+    return p->provenance.has_workload;
+}
+
+static struct mp_certificate *certificate_of(struct mp_plan *p, enum mp_certificate_kind kind) {
+    for (uint32_t i = 0; i < p->n_certificates; i++)
+        if (p->certificates[i].kind == kind && p->certificates[i].proof == MP_PROOF_CLOSED_FORM)
+            return &p->certificates[i];
+    return NULL;
+}
+static bool edit_certificate(struct mp_plan *p, enum mp_certificate_kind kind, bool is_value) {
+    struct mp_certificate *c = certificate_of(p, kind);
+    if (c == NULL)
+        return false;
+    uint64_t *field = is_value ? &c->value_ns : &c->bound_ns;
+    *field += is_value ? past_tolerance(p) : *field < c->value_ns ? 1 : UINT64_MAX;
+    return true;
+}
+static bool edit_order_value(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    return edit_certificate(p, MP_CERT_ORDER, true);
+}
+static bool edit_order_bound(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    return edit_certificate(p, MP_CERT_ORDER, false);
+}
+static bool edit_placement_value(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    return edit_certificate(p, MP_CERT_PLACEMENT, true);
+}
+static bool edit_placement_bound(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    return edit_certificate(p, MP_CERT_PLACEMENT, false);
+}
+
+#define OTHER_HASH "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+static bool other_trace(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    p->provenance.trace_sha256 = OTHER_HASH;
+    return p->provenance.has_workload;
+}
+static bool other_topology(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    p->provenance.topology_sha256 = OTHER_HASH;
+    return p->provenance.has_workload;
+}
+static bool other_model(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    p->provenance.model_sha256 = OTHER_HASH;
+    return p->provenance.has_workload;
+}
+static bool unknown_dispatcher(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    p->provenance.dispatcher = "pigeon";
+    return p->provenance.has_workload;
+}
+static bool other_synthetic(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    p->provenance.is_synthetic = !p->provenance.is_synthetic;
+    return p->provenance.has_workload;
+}
+
+#define ANY_EVIDENCE                                                                                                                 \
+    (BIT(MP_V_EVIDENCE_ROWS) | BIT(MP_V_EVIDENCE_BYTES) | BIT(MP_V_EVIDENCE_BOUND) | BIT(MP_V_SAMPLE) | BIT(MP_V_PREDICTION))
+
+const struct mutation mutations[] = {
+    {"drop-expert", BIT(MP_V_EXPERT_MISSING), false, drop_expert},
+    {"repeat-on-gpu", BIT(MP_V_REPLICA_SAME_GPU), false, repeat_on_gpu},
+    {"expert-past-end", BIT(MP_V_EXPERT_RANGE), false, expert_past_end},
+    {"zero-weights", BIT(MP_V_ROUTE_WEIGHTS), false, zero_weights},
+    {"no-weights", BIT(MP_V_ROUTE_WEIGHTS), false, no_weights},
+    {"unused-weights", BIT(MP_V_ROUTE_WEIGHTS), false, unused_weights},
+    {"repeat-layer-id", BIT(MP_V_LAYER_ID), false, repeat_layer_id},
+    {"swap-layers", BIT(MP_V_LAYER_ID), false, swap_layers},
+    {"shift-slots", BIT(MP_V_SLOTS), false, shift_slots},
+    {"wrong-slot-total", BIT(MP_V_SLOTS), false, wrong_slot_total},
+    {"node-past-end", BIT(MP_V_SHAPE), false, node_past_end},
+    {"order-past-end", BIT(MP_V_SHAPE), false, order_past_end},
+    {"share-off-by-one", BIT(MP_V_ORDER_SHARE), false, share_off_by_one},
+    {"missing-pair", BIT(MP_V_ORDER_SHARE), false, missing_pair},
+    {"repeat-transfer", BIT(MP_V_ORDER_SHARE), false, repeat_transfer},
+    {"self-transfer", BIT(MP_V_ORDER_SELF), false, self_transfer},
+    {"two-sends", BIT(MP_V_ORDER_PORT), false, two_sends},
+    {"two-receives", BIT(MP_V_ORDER_PORT), false, two_receives},
+    {"ports-without-rate", BIT(MP_V_ORDER_RATE), false, ports_without_rate},
+    {"repeat-bucket", BIT(MP_V_TRAINING), false, repeat_bucket},
+    {"bucket-past-end", BIT(MP_V_TRAINING), false, bucket_past_end},
+    {"colocation-past-end", BIT(MP_V_COLOCATION), false, colocation_past_end},
+    {"colocation-elsewhere", BIT(MP_V_COLOCATION), false, colocation_elsewhere},
+    {"bound-above-value", BIT(MP_V_CERTIFICATE), false, bound_above_value},
+    {"sample-parts-above-step", BIT(MP_V_SAMPLE), false, sample_parts_above_step},
+    {"sample-past-end", BIT(MP_V_SAMPLE), false, sample_past_end},
+    {"wall-clock-reproducible", BIT(MP_V_PROVENANCE), false, wall_clock_reproducible},
+    {"other-ranks", BIT(MP_V_PROVENANCE), false, other_ranks},
+    {"drop-layer", BIT(MP_V_LAYER_MISSING), true, drop_layer},
+    {"edit-layer-id", BIT(MP_V_LAYER_ID), true, edit_layer_id},
+    {"change-node", BIT(MP_V_SHAPE), true, change_node},
+    {"swap-gpus", ANY_EVIDENCE, true, swap_gpus},
+    {"move-expert", ANY_EVIDENCE, true, move_expert},
+    {"edit-rows", BIT(MP_V_EVIDENCE_ROWS), true, edit_rows},
+    {"edit-intra-bytes", BIT(MP_V_EVIDENCE_BYTES), true, edit_intra_bytes},
+    {"edit-inter-bytes", BIT(MP_V_EVIDENCE_BYTES), true, edit_inter_bytes},
+    {"edit-port-bound", BIT(MP_V_EVIDENCE_BOUND), true, edit_port_bound},
+    {"edit-sample-step", BIT(MP_V_SAMPLE), true, edit_sample_step},
+    {"edit-sample-dispatch", BIT(MP_V_SAMPLE), true, edit_sample_dispatch},
+    {"edit-sample-compute", BIT(MP_V_SAMPLE), true, edit_sample_compute},
+    {"edit-sample-combine", BIT(MP_V_SAMPLE), true, edit_sample_combine},
+    {"edit-prediction", BIT(MP_V_PREDICTION), true, edit_prediction},
+    {"edit-planning-steps", BIT(MP_V_PREDICTION), true, edit_planning_steps},
+    {"edit-order-value", BIT(MP_V_CERTIFICATE), true, edit_order_value},
+    {"edit-order-bound", BIT(MP_V_CERTIFICATE), true, edit_order_bound},
+    {"edit-placement-value", BIT(MP_V_CERTIFICATE), true, edit_placement_value},
+    {"edit-placement-bound", BIT(MP_V_CERTIFICATE), true, edit_placement_bound},
+    {"other-trace", BIT(MP_V_PROVENANCE), true, other_trace},
+    {"other-topology", BIT(MP_V_PROVENANCE), true, other_topology},
+    {"other-model", BIT(MP_V_PROVENANCE), true, other_model},
+    {"unknown-dispatcher", BIT(MP_V_PROVENANCE), true, unknown_dispatcher},
+    {"other-synthetic", BIT(MP_V_PROVENANCE), true, other_synthetic},
+};
+const uint32_t n_mutations = sizeof mutations / sizeof mutations[0];
