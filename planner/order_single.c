@@ -1,7 +1,7 @@
 /* Single shot.
  *
  * Decides   the order of transfers: none; every layer's all-to-all is one launch with all flows at once.
- * Minimises nothing; within 5 % of the port bound whenever one port is much hotter than the others.
+ * Minimises launches. Where one port is much hotter than the others no order can gain much on it (DESIGN.md part 3).
  * Cost      none. */
 #include "planner.h"
 

@@ -33,8 +33,8 @@ static void probe(const struct mp_problem *in, const struct mp_plan *p, uint64_t
     uint64_t share = mp_ceil_div(rows, n);
     for (uint32_t g = 0; g < p->n_gpus; g++) {
         ns[g] = mp_compute_ns(in->topology, g, in->model, (uint32_t)mp_ceil_div(p->n_experts, p->n_gpus), share > 0 ? share : 1);
-        if (ns[g] == 0)
-            ns[g] = 1;
+        /* At most 2^40 ns (18 minutes), so that sums of loads times ns stay inside 128 bits. */
+        ns[g] = ns[g] == 0 ? 1 : ns[g] > UINT64_C(1) << 40 ? UINT64_C(1) << 40 : ns[g];
     }
 }
 

@@ -84,6 +84,18 @@ static bool repeats_on_gpu(const struct mp_plan *p) {
     return false;
 }
 
+/* Default values of a strategy's options, in their order; NULL when it has none or memory ran out (*is_full then). */
+static const int64_t *default_options(const struct mp_strategy *s, struct mp_arena *arena, bool *is_full) {
+    size_t n = 0;
+    while (s->options != NULL && s->options[n].name != NULL)
+        n++;
+    int64_t *values = n > 0 ? mp_arena_alloc(arena, n, sizeof *values) : NULL;
+    for (size_t i = 0; values != NULL && i < n; i++)
+        values[i] = s->options[i].default_value;
+    *is_full = n > 0 && values == NULL;
+    return values;
+}
+
 enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem *problem, const struct mp_combination *c,
                                   const struct mp_budget *budget, uint64_t *work, enum mp_outcome *outcome, struct mp_error *err) {
     struct mp_problem p = *problem;
@@ -104,6 +116,12 @@ enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem 
         goto out;
     }
     for (int s = 0; s < MP_N_PLANNER_STAGES && *outcome == MP_FOUND; s++) {
+        bool is_full;
+        p.option_values = default_options(c->stage[s], scratch, &is_full);
+        if (is_full) {
+            status = mp_nomem(err, "planning");
+            goto out;
+        }
         MP_TRY(c->stage[s]->solve(&p, budget, scratch, &draft, outcome, err));
         mp_arena_reset(scratch);
         if (s == MP_PLAN_REPLICATE && *outcome == MP_FOUND && p.needs_equal_slots && draft.n_copies != draft.plan->n_slots)
