@@ -42,7 +42,7 @@ static struct mp_plan *run(struct hand *h, const char *replicate, const struct m
     struct mp_draft draft = {0};
     struct mp_budget budget = {0};
     enum mp_outcome outcome;
-    uint32_t slots[MAX_G], n_gpus = h->topology.n_gpus, n_nodes = h->level.n_groups;
+    uint32_t slots[MAX_G] = {0}, n_gpus = h->topology.n_gpus, n_nodes = h->level.n_groups;
     for (uint32_t g = 0; g < n_gpus; g++)
         slots[g] = slots_per_gpu;
     CHECK_OK(mp_plan_new(&draft.plan, 1, h->model.n_experts, n_gpus, slots, &err), err);
