@@ -1,0 +1,428 @@
+/* mp_plan_make as a whole, on tiny problems. */
+#include "support.h"
+
+#include "tiny.h"
+#include <moeplan/verify.h>
+
+static const struct tiny_spec small = {.n_layers = 2, .n_experts = 8, .top_k = 2, .n_requests = 24, .n_rows = 6, .topology = "4:h100",
+                                       .phase = MP_PHASE_DECODE, .batch = 2, .seed = 1};
+
+static struct mp_plan *make(const struct mp_plan_request *r) {
+    struct mp_error err = {0};
+    struct mp_plan *p = NULL;
+    enum mp_outcome outcome;
+    double seconds = -1;
+    CHECK_OK(mp_plan_make(&p, r, &outcome, &seconds, &err), err);
+    if (p == NULL)
+        fail_msg("%s: %s", r->strategy, err.message);
+    assert_int_equal(outcome, MP_FOUND);
+    assert_true(seconds >= 0);
+    return p;
+}
+
+/* The plan is not made; the message is exactly this. */
+static void expect_declined(const struct mp_plan_request *r, enum mp_outcome want, const char *message) {
+    struct mp_error err = {0};
+    struct mp_plan *p = NULL;
+    enum mp_outcome outcome;
+    CHECK_OK(mp_plan_make(&p, r, &outcome, NULL, &err), err);
+    assert_null(p);
+    assert_int_equal(outcome, want);
+    assert_string_equal(err.message, message);
+}
+
+static void check_accepted(const struct mp_plan *p, const struct tiny *t) {
+    struct mp_error err = {0};
+    struct mp_verify_report *report;
+    CHECK_OK(mp_plan_verify(&report, p, t->trace, t->topology, t->model, &err), err);
+    if (report->n > 0)
+        fail_msg("%s: %s", mp_violation_name(report->violations[0].kind), report->violations[0].message);
+    assert_true(report->has_data);
+    mp_verify_report_free(report);
+}
+
+static void random_spec(struct mp_rng *rng, struct tiny_spec *s, uint64_t seed) {
+    static const char *const topologies[] = {"1:h100", "2:h100", "4:a100", "2x2:h100", "3:h100", "1x2:a100+1x2:l40s", "8:h200", "2x3:h100"};
+    *s = (struct tiny_spec){.n_layers = 1 + (uint32_t)mp_rng_below(rng, 3), .n_experts = 2 + (uint32_t)mp_rng_below(rng, 11),
+                            .topology = topologies[mp_rng_below(rng, 8)], .phase = mp_rng_below(rng, 2) == 0 ? MP_PHASE_DECODE : MP_PHASE_PREFILL,
+                            .n_requests = 20 + (uint32_t)mp_rng_below(rng, 8), .n_rows = 3 + (uint32_t)mp_rng_below(rng, 4), .seed = seed,
+                            .is_counts = mp_rng_below(rng, 5) == 0};
+    s->top_k = 1 + (uint32_t)mp_rng_below(rng, s->n_experts < 4 ? s->n_experts : 4);
+    s->batch = s->phase == MP_PHASE_DECODE ? 1 + (uint32_t)mp_rng_below(rng, 2) : 8;
+    if (s->is_counts)
+        s->n_requests = 1 + (uint32_t)mp_rng_below(rng, 5);
+}
+
+static void test_planner__every_recipe_on_random_problems_is_verified_and_reproducible(void **state) {
+    (void)state;
+    struct mp_rng rng = mp_rng_seed(31);
+    unsigned n_made = 0, n_declined = 0;
+    for (uint64_t i = 0; i < 200; i++) {
+        struct mp_error err = {0};
+        struct tiny_spec s;
+        struct tiny t;
+        random_spec(&rng, &s, i);
+        CHECK_OK(tiny_make(&t, &s, &err), err);
+        uint32_t n_gpus = t.topology->n_gpus;
+        t.request.n_redundant = mp_rng_below(&rng, 2) == 0 ? 0 : (uint32_t)mp_rng_below(&rng, (uint64_t)s.n_experts * (n_gpus - 1) / 2 + 1);
+        t.request.needs_distinct = mp_rng_below(&rng, 3) == 0;
+        t.request.seed = i;
+        for (uint32_t k = 0; mp_recipe_at(k) != NULL; k++) {
+            t.request.strategy = mp_recipe_at(k)->name;
+            char *first = NULL;
+            static const unsigned threads[3] = {1, 2, 8};
+            for (int n = 0; n < (i % 4 == 0 ? 3 : 1); n++) {
+                struct mp_plan *p = NULL;
+                enum mp_outcome outcome;
+                t.request.n_threads = threads[n];
+                CHECK_OK(mp_plan_make(&p, &t.request, &outcome, NULL, &err), err);
+                if (p == NULL) {
+                    assert_int_equal(outcome, MP_NOT_APPLICABLE);
+                    assert_true(strncmp(t.request.strategy, "eplb", 4) == 0 && err.message[0] != '\0');
+                    mp_error_clear(&err);
+                    n_declined++;
+                    break;
+                }
+                if (n == 0)
+                    check_accepted(p, &t);
+                char *text = tiny_text(p);
+                assert_non_null(text);
+                if (first != NULL)
+                    assert_string_equal(first, text);
+                else
+                    first = mp_strdup(text);
+                mp_free(text);
+                mp_plan_free(p);
+                n_made++;
+            }
+            mp_free(first);
+        }
+        tiny_free(&t);
+    }
+    print_message("%u plans made, %u declined\n", n_made, n_declined);
+    assert_true(n_made > 2000);
+}
+
+static void test_planner__plan_says_where_it_comes_from_and_what_it_is_worth(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    struct tiny t;
+    CHECK_OK(tiny_make(&t, &small, &err), err);
+    t.request.strategy = "lpt";
+    struct mp_plan *p = make(&t.request);
+    assert_string_equal(p->provenance.strategy, "lpt");
+    assert_string_equal(p->provenance.place, "lpt");
+    assert_string_equal(p->provenance.replicate, "none");
+    assert_string_equal(p->provenance.route, "even");
+    assert_string_equal(p->provenance.order, "single");
+    assert_string_equal(p->provenance.selected_on, "planning data");
+    assert_string_equal(p->provenance.stopped_by, "done");
+    assert_string_equal(p->provenance.dispatcher, "deepep-ll");
+    assert_string_equal(p->provenance.trace_sha256, t.trace->sha256);
+    assert_true(p->provenance.has_workload && p->provenance.is_synthetic && p->provenance.is_reproducible);
+    assert_int_equal(p->n_samples, 3);
+    assert_int_equal(p->n_certificates, 2);
+    for (uint32_t c = 0; c < 2; c++) {
+        assert_int_equal(p->certificates[c].proof, MP_PROOF_CLOSED_FORM);
+        assert_true(p->certificates[c].bound_ns > 0 && p->certificates[c].bound_ns <= p->certificates[c].value_ns);
+    }
+    assert_int_equal(p->certificates[1].value_ns, p->predicted_step_ns);
+    /* 8 slots in use and 16 tokens x 2 experts a step: the fullest GPU computes at least a quarter. */
+    assert_true(p->layers[0].rows_max_sum * 4 >= p->n_planning_steps * 16);
+    mp_plan_free(p);
+    tiny_free(&t);
+}
+
+static void test_planner__stages_can_be_chosen_one_by_one(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    struct tiny t;
+    CHECK_OK(tiny_make(&t, &small, &err), err);
+    t.request.strategy = "contiguous";
+    t.request.replicate = "eplb";
+    t.request.place = "lpt";
+    t.request.route = "nearest";
+    t.request.order = "shifted";
+    t.request.n_redundant = 4;
+    struct mp_plan *p = make(&t.request);
+    assert_string_equal(p->provenance.replicate, "eplb");
+    assert_string_equal(p->provenance.place, "lpt");
+    assert_string_equal(p->provenance.order, "shifted");
+    assert_int_equal(p->route, MP_ROUTE_NEAREST);
+    assert_int_equal(p->n_slots, 12);
+    mp_plan_free(p);
+    tiny_free(&t);
+}
+
+static void test_planner__unknown_names_are_refused_with_the_known_ones(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    struct mp_plan *p = NULL;
+    enum mp_outcome outcome;
+    struct tiny t;
+    CHECK_OK(tiny_make(&t, &small, &err), err);
+    t.request.strategy = "best";
+    assert_int_equal(mp_plan_make(&p, &t.request, &outcome, NULL, &err), MP_EUSAGE);
+    assert_null(p);
+    assert_non_null(strstr(err.message, "\"best\" is not a strategy (write one of auto, contiguous, round-robin"));
+    mp_error_clear(&err);
+    t.request.strategy = "lpt";
+    t.request.route = "far";
+    assert_int_equal(mp_plan_make(&p, &t.request, &outcome, NULL, &err), MP_EUSAGE);
+    assert_string_equal(err.message, "route: \"far\" is not a strategy of this stage (write one of even, nearest)");
+    tiny_free(&t);
+}
+
+static void test_planner__infeasible_requests_say_what_to_change(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    struct tiny t;
+    CHECK_OK(tiny_make(&t, &small, &err), err);
+    t.request.slots_per_gpu = 1;
+    expect_declined(&t.request, MP_NOT_FOUND,
+                    "slots: 8 experts and 0 redundant slots do not fit in 1 slots on each of 4 GPUs, 4 in all (write --slots-per-gpu 2)");
+    t.request.slots_per_gpu = 0;
+    t.request.n_redundant = 25;
+    expect_declined(&t.request, MP_NOT_FOUND,
+                    "redundant: 8 experts with one replica per GPU at most fill 32 slots on 4 GPUs, not 33 (write --redundant 24 or less)");
+    uint64_t slot = t.model->expert_bytes * small.n_layers;
+    t.request.n_redundant = 4;
+    t.request.memory_bytes = slot * 2 + 1;
+    char want[512];
+    (void)snprintf(want, sizeof want,
+                   "memory: GPU 0: 3 slots of 2 layers need %llu bytes and %llu are free beside the dense weights; 2 slots fit (write --redundant 0 or "
+                   "less, or --slots-per-gpu 2)",
+                   (unsigned long long)slot * 3, (unsigned long long)slot * 2 + 1);
+    expect_declined(&t.request, MP_NOT_FOUND, want);
+    t.request.memory_bytes = slot;
+    t.request.n_redundant = 0;
+    (void)snprintf(want, sizeof want,
+                   "memory: GPU 0: 2 slots of 2 layers need %llu bytes and %llu are free beside the dense weights; 1 slots fit, so 8 experts need at "
+                   "least 8 GPUs of this kind",
+                   (unsigned long long)slot * 2, (unsigned long long)slot);
+    expect_declined(&t.request, MP_NOT_FOUND, want);
+    t.request.memory_bytes = slot - 1;
+    (void)snprintf(want, sizeof want,
+                   "memory: GPU 0: one slot of 2 layers needs %llu bytes and %llu are free beside the dense weights (use GPUs with more memory, or a "
+                   "model of fewer bits per weight)",
+                   (unsigned long long)slot, (unsigned long long)slot - 1);
+    expect_declined(&t.request, MP_NOT_FOUND, want);
+    t.request.memory_bytes = slot * 2;
+    t.request.strategy = "lpt";
+    mp_plan_free(make(&t.request));
+    tiny_free(&t);
+}
+
+static void test_planner__equal_slots_are_kept_or_declined(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    struct tiny_spec s = small;
+    struct tiny t;
+    s.n_experts = 6;
+    CHECK_OK(tiny_make(&t, &s, &err), err);
+    t.request.needs_equal_slots = true;
+    t.request.strategy = "lpt";
+    expect_declined(&t.request, MP_NOT_APPLICABLE,
+                    "none: 6 of 8 slots would be filled, and the target needs all (write --redundant 2 with a strategy that replicates, such as eplb)");
+    t.request.n_redundant = 2;
+    t.request.strategy = "auto";
+    struct mp_plan *p = make(&t.request);
+    for (uint32_t l = 0; l < p->n_layers; l++)
+        for (uint32_t slot = 0; slot < p->n_slots; slot++)
+            assert_int_not_equal(p->layers[l].slot_expert[slot], MP_NO_EXPERT);
+    mp_plan_free(p);
+    tiny_free(&t);
+}
+
+static bool has_repeat(const struct mp_plan *p) {
+    for (uint32_t l = 0; l < p->n_layers; l++)
+        for (uint32_t g = 0; g < p->n_gpus; g++)
+            for (uint32_t a = p->gpu_first_slot[g]; a < p->gpu_first_slot[g + 1]; a++)
+                for (uint32_t b = p->gpu_first_slot[g]; b < a; b++)
+                    if (p->layers[l].slot_expert[a] == p->layers[l].slot_expert[b])
+                        return true;
+    return false;
+}
+
+static void test_planner__eplb_repeats_are_said_or_repaired(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    unsigned n_repeats = 0;
+    for (uint64_t seed = 0; seed < 30; seed++) {
+        struct tiny_spec s = small;
+        struct tiny t;
+        s.seed = seed;
+        CHECK_OK(tiny_make(&t, &s, &err), err);
+        t.request.strategy = "eplb";
+        t.request.n_redundant = 8;
+        struct mp_plan *p = make(&t.request);
+        assert_int_equal(p->allow_same_gpu_replicas, has_repeat(p));
+        n_repeats += has_repeat(p);
+        mp_plan_free(p);
+        t.request.needs_distinct = true;
+        p = make(&t.request);
+        assert_false(p->allow_same_gpu_replicas || has_repeat(p));
+        mp_plan_free(p);
+        tiny_free(&t);
+    }
+    assert_true(n_repeats > 0);
+}
+
+static void test_planner__counts_need_a_dispatcher_that_counts_can_feed(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    struct mp_plan *p = NULL;
+    enum mp_outcome outcome;
+    struct tiny_spec s = small;
+    struct tiny t;
+    s.is_counts = true;
+    s.n_requests = 5;
+    CHECK_OK(tiny_make(&t, &s, &err), err);
+    p = make(&t.request);
+    assert_int_equal(p->n_planning_steps, 5);
+    mp_plan_free(p);
+    t.request.sim.dispatcher = mp_dispatcher_find("deepep-normal");
+    assert_int_equal(mp_plan_make(&p, &t.request, &outcome, NULL, &err), MP_EUSAGE);
+    assert_null(p);
+    assert_non_null(strstr(err.message, "--dispatcher a2av"));
+    tiny_free(&t);
+}
+
+static void test_planner__auto_is_never_worse_than_any_named_recipe(void **state) {
+    (void)state;
+    struct mp_rng rng = mp_rng_seed(32);
+    for (uint64_t i = 0; i < 40; i++) {
+        struct mp_error err = {0};
+        struct tiny_spec s;
+        struct tiny t;
+        random_spec(&rng, &s, i);
+        CHECK_OK(tiny_make(&t, &s, &err), err);
+        t.request.n_redundant = (uint32_t)mp_rng_below(&rng, t.topology->n_gpus == 1 ? 1 : s.n_experts + 1);
+        struct mp_plan *best = make(&t.request);
+        assert_string_equal(best->provenance.strategy, "auto");
+        assert_string_equal(best->provenance.selected_on, "planning data"); /* so the prediction is the selection score */
+        for (uint32_t k = 0; mp_recipe_at(k) != NULL; k++) {
+            struct mp_plan *p = NULL;
+            enum mp_outcome outcome;
+            t.request.strategy = mp_recipe_at(k)->name;
+            CHECK_OK(mp_plan_make(&p, &t.request, &outcome, NULL, &err), err);
+            if (p != NULL && p->predicted_step_ns < best->predicted_step_ns)
+                fail_msg("problem %llu: %s is predicted %llu ns and auto (%s, %s, %s, %s) %llu", (unsigned long long)i, t.request.strategy,
+                         (unsigned long long)p->predicted_step_ns, best->provenance.replicate, best->provenance.place, best->provenance.route,
+                         best->provenance.order, (unsigned long long)best->predicted_step_ns);
+            mp_plan_free(p);
+            mp_error_clear(&err);
+        }
+        mp_plan_free(best);
+        tiny_free(&t);
+    }
+}
+
+static void test_planner__auto_keeps_a_validation_part_and_a_work_limit(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    struct tiny_spec s = small;
+    struct tiny t;
+    s.n_requests = 60;
+    CHECK_OK(tiny_make(&t, &s, &err), err);
+    t.request.n_redundant = 4;
+    struct mp_plan *p = make(&t.request);
+    assert_string_equal(p->provenance.selected_on, "validation part");
+    assert_string_equal(p->provenance.stopped_by, "done");
+    assert_true(p->provenance.work_used > 0);
+    uint64_t all = p->provenance.work_used;
+    mp_plan_free(p);
+    t.request.work_limit = 1;
+    p = make(&t.request);
+    assert_string_equal(p->provenance.stopped_by, "work_limit");
+    assert_true(p->provenance.is_reproducible && p->provenance.work_used < all);
+    mp_plan_free(p);
+    t.request.work_limit = 0;
+    t.request.place = "round-robin";
+    p = make(&t.request);
+    assert_string_equal(p->provenance.place, "round-robin");
+    mp_plan_free(p);
+    tiny_free(&t);
+}
+
+static void test_planner__layers_are_staged_only_where_that_pays(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        struct tiny_spec s = small;
+        struct tiny t;
+        struct mp_sim_result *single, *planned;
+        s.seed = seed;
+        s.topology = seed % 2 == 0 ? "4:h100" : "4x1:h100";
+        CHECK_OK(tiny_make(&t, &s, &err), err);
+        t.request.strategy = "shifted";
+        struct mp_plan *p = make(&t.request);
+        struct mp_workload *w;
+        CHECK_OK(mp_workload_build(&w, &t.part, &t.request.batching, &err), err);
+        struct mp_sim_options o = t.request.sim;
+        o.network = MP_NETWORK_PLAN;
+        CHECK_OK(mp_simulate(&planned, p, w, t.topology, t.model, &o, &err), err);
+        o.network = MP_NETWORK_CONCURRENT;
+        CHECK_OK(mp_simulate(&single, p, w, t.topology, t.model, &o, &err), err);
+        for (uint32_t l = 0; l < p->n_layers; l++) {
+            if (p->layers[l].order == MP_NONE)
+                assert_true(planned->layer_ns[l] == single->layer_ns[l]);
+            else
+                assert_true(planned->layer_ns[l] < single->layer_ns[l]);
+        }
+        mp_sim_result_free(planned);
+        mp_sim_result_free(single);
+        mp_workload_free(w);
+        mp_plan_free(p);
+        tiny_free(&t);
+    }
+}
+
+static enum mp_status make_and_free(void *ctx, struct mp_error *err) {
+    struct mp_plan *p = NULL;
+    enum mp_outcome outcome;
+    enum mp_status status = mp_plan_make(&p, ctx, &outcome, NULL, err);
+    mp_plan_free(p);
+    return status;
+}
+
+static void test_planner__every_fault_is_survived(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    struct tiny_spec s = small;
+    struct tiny t;
+    s.n_layers = 1;
+    s.n_experts = 4;
+    s.topology = "2:h100";
+    s.n_requests = 6;
+    s.n_rows = 2;
+    s.batch = 1;
+    CHECK_OK(tiny_make(&t, &s, &err), err);
+    t.request.n_redundant = 2;
+    t.request.strategy = "eplb";
+    sweep_faults(make_and_free, &t.request, 1);
+    t.request.strategy = "shifted";
+    sweep_faults(make_and_free, &t.request, 3);
+    t.request.strategy = "auto";
+    sweep_faults(make_and_free, &t.request, 41);
+    tiny_free(&t);
+}
+
+int main(void) {
+    cmocka_set_message_output(CM_OUTPUT_TAP);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_planner__every_recipe_on_random_problems_is_verified_and_reproducible),
+        cmocka_unit_test(test_planner__plan_says_where_it_comes_from_and_what_it_is_worth),
+        cmocka_unit_test(test_planner__stages_can_be_chosen_one_by_one),
+        cmocka_unit_test(test_planner__unknown_names_are_refused_with_the_known_ones),
+        cmocka_unit_test(test_planner__infeasible_requests_say_what_to_change),
+        cmocka_unit_test(test_planner__equal_slots_are_kept_or_declined),
+        cmocka_unit_test(test_planner__eplb_repeats_are_said_or_repaired),
+        cmocka_unit_test(test_planner__counts_need_a_dispatcher_that_counts_can_feed),
+        cmocka_unit_test(test_planner__auto_is_never_worse_than_any_named_recipe),
+        cmocka_unit_test(test_planner__auto_keeps_a_validation_part_and_a_work_limit),
+        cmocka_unit_test(test_planner__layers_are_staged_only_where_that_pays),
+        cmocka_unit_test(test_planner__every_fault_is_survived),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
