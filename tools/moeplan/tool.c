@@ -183,19 +183,33 @@ enum mp_status tool_check_output(const char *path, struct mp_error *err) {
 
 /* ---- what is it? ---- */
 
-/* Does a line of the head start with `key:`? */
-static bool has_key(const struct mp_in *in, const char *key) {
-    size_t n = in->size < 65536 ? in->size : 65536, length = strlen(key);
+/* The word after "schema: moeplan." at the start of a line of the head, or "". */
+static void schema_of(const struct mp_in *in, char *word, size_t size) {
+    static const char key[] = "schema: moeplan.";
+    size_t n = in->size < 65536 ? in->size : 65536;
     const char *p = (const char *)in->data, *end = p + n;
+    word[0] = '\0';
     while (p < end) {
-        if ((size_t)(end - p) > length && memcmp(p, key, length) == 0 && p[length] == ':')
-            return true;
         const char *line_end = memchr(p, '\n', (size_t)(end - p));
+        size_t length = (size_t)((line_end != NULL ? line_end : end) - p);
+        if (length >= sizeof key && memcmp(p, key, sizeof key - 1) == 0) {
+            p += sizeof key - 1;
+            size_t used = 0;
+            while (used + 1 < size && p + used < end && p[used] >= 'a' && p[used] <= 'z')
+                used++;
+            memcpy(word, p, used);
+            word[used] = '\0';
+            return;
+        }
         if (line_end == NULL)
-            break;
+            return;
         p = line_end + 1;
     }
-    return false;
+}
+
+static bool ends_with(const char *s, const char *end) {
+    size_t n = strlen(s), k = strlen(end);
+    return n >= k && strcmp(s + n - k, end) == 0;
 }
 
 static int best_trace_probe(const char *path, const struct mp_in *in) {
@@ -245,14 +259,21 @@ enum mp_status tool_kind_of(enum tool_kind *out, const char *spec, const struct 
     enum mp_status status = mp_in_open(&in, spec, 0, err);
     if (status != MP_OK)
         return status;
-    if (has_key(in, "moeplan_plan") || has_key(in, "moeplan") || has_key(in, "schema"))
-        *out = has_key(in, "slots") || has_key(in, "layers") ? TOOL_PLAN : TOOL_TOPOLOGY;
-    else if (has_key(in, "hidden_size") || has_key(in, "expert_size"))
+    char schema[32];
+    schema_of(in, schema, sizeof schema);
+    int placement = best_stack_probe(spec, in), recording = best_trace_probe(spec, in);
+    if (strcmp(schema, "plan") == 0)
+        *out = TOOL_PLAN;
+    else if (strcmp(schema, "model") == 0)
         *out = TOOL_MODEL;
-    else if (has_key(in, "levels") || has_key(in, "nodes") || has_key(in, "gpu_types") || has_key(in, "gpus"))
+    else if (strcmp(schema, "topology") == 0)
         *out = TOOL_TOPOLOGY;
-    else
-        *out = best_stack_probe(spec, in) > best_trace_probe(spec, in) ? TOOL_PLACEMENT : TOOL_TRACE;
+    else if (placement > recording)
+        *out = TOOL_PLACEMENT;
+    else if (recording > 0)
+        *out = TOOL_TRACE;
+    else /* nobody knows it: the reader of its extension says what is wrong */
+        *out = ends_with(spec, ".yaml") || ends_with(spec, ".yml") ? TOOL_TOPOLOGY : TOOL_TRACE;
     mp_in_close(in);
     return MP_OK;
 }

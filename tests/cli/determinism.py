@@ -1,0 +1,53 @@
+#!/usr/bin/env python3
+"""Same input and seed, same bytes: plans of every strategy from each given program, for 1, 2 and 8 threads, other locales, folders and
+environments, and twice.
+
+usage: determinism.py SOURCE MOEPLAN [MOEPLAN...]
+"""
+import hashlib
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+CASES = [
+    ("decode.mpt", ["2x4:h100", "--batch", "2", "--redundant", "8"]),
+    ("decode.mpt", ["4:a100", "--batch", "4", "--resample", "--steps", "6", "--split", "0.5", "--objective", "p95", "--seed", "9"]),
+]
+
+
+def plan_bytes(moeplan, trace, arguments, strategy, threads, variant):
+    with tempfile.TemporaryDirectory(prefix="moeplan-same-" + "x" * variant) as folder:
+        environment = {"PATH": os.environ["PATH"], "LC_ALL": ["C", "de_DE.UTF-8", "tr_TR.UTF-8"][variant % 3], "UNRELATED": "x" * 100 * variant}
+        environment.update({k: v for k, v in os.environ.items() if k.endswith("SAN_OPTIONS")})
+        done = subprocess.run([moeplan, "plan", trace, *arguments, "--strategy", strategy, "--threads", str(threads), "-o", "p.yaml", "-q"],
+                              cwd=folder, env=environment, capture_output=True, check=False)
+        if done.returncode != 0:
+            return f"exit code {done.returncode}: {done.stderr.decode()}"
+        return hashlib.sha256(pathlib.Path(folder, "p.yaml").read_bytes()).hexdigest()
+
+
+def main():
+    source, programs = sys.argv[1], [os.path.abspath(p) for p in sys.argv[2:]]
+    listed = subprocess.run([programs[0], "list", "strategies"], capture_output=True, text=True, check=True).stdout.splitlines()
+    strategies = [line.split()[0] for line in listed[3:] if line.split()[1:2] == ["strategy"]]
+    failures = n = 0
+    for trace, arguments in CASES:
+        path = os.path.abspath(os.path.join(source, "traces/samples", trace))
+        for strategy in strategies:
+            seen = {}
+            runs = [(p, t) for p in programs for t in ((1, 2, 8) if strategy == "auto" or p == programs[0] else (2,))] + [(programs[0], 1)]
+            for variant, (program, threads) in enumerate(runs):
+                n += 1
+                key = plan_bytes(program, path, arguments, strategy, threads, variant)
+                seen.setdefault(key, []).append(f"{program} with {threads} threads")
+            if len(seen) != 1 or next(iter(seen)).startswith("exit"):
+                failures += 1
+                print(f"FAIL {trace} {' '.join(arguments)} --strategy {strategy}: {len(seen)} different results: {seen}")
+    print(f"{n} plans, {failures} failures")
+    return 1 if failures or not strategies else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
