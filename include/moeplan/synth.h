@@ -17,6 +17,7 @@ struct mp_synth_params {
     uint32_t domain_ppm;         /* how much of the popularity a domain replaces by its own */
     uint32_t drift_ppm;          /* how far popularity moves from the first request to the last */
     uint32_t stickiness_ppm;     /* per-request popularity on top: bursts, what makes steps worse than totals */
+    uint32_t prefix_tokens;      /* first tokens that are the same in all requests (a BOS token, a template) */
     uint64_t seed;
 };
 bool mp_synth_preset(uint32_t i, const char **name, const char **summary, struct mp_synth_params *params);
@@ -35,15 +36,17 @@ struct mp_trace_stats {
     /* Mean over adjacent layers of the mutual information, in bits, of X = one of the k experts of a row in layer l, drawn evenly, and
      * Y = one of those in l + 1; less the same with the rows of l + 1 shuffled, which is what a sample's noise adds. */
     double cross_layer_information;
-    /* Max / mean over experts of steps of min(128, requests) rows, each a random row of another request; mean over 64 steps
-     * and all layers. What decode sees. */
+    /* Max / mean over experts of steps of up to 128 rows drawn evenly from the trace, each of another request (a long request is in
+     * flight longer); mean over 64 steps and all layers. What decode sees. */
     double step_max_over_mean;
     /* The same over 64 runs of 128 rows that follow each other in the file (fewer when the trace has fewer): bursts, what prefill
      * sees. */
     double run_max_over_mean;
-    /* Total variation distance between the loads of the requests of the first and of the second half of the file, less the same for a random
+    /* Total variation distance between the loads of the first and of the second half of the requests, less the same for a random
      * halving; mean over layers. Drift, and domain shift where the file is sorted by domain. */
     double half_shift;
+    /* The same for halves in the order of (category, place in the file): domain shift. 0 without categories. */
+    double category_shift;
 };
 enum mp_status mp_trace_statistics(struct mp_trace_stats *out, const struct mp_trace *t, uint64_t seed, struct mp_error *err) MP_MUST_CHECK;
 

@@ -26,8 +26,8 @@ struct sampler {
     uint64_t *other_load;   /* [n_experts] */
     uint64_t *table;        /* [n_experts][n_experts] */
     uint64_t step_rows[N_STEPS][STEP_ROWS], run_first[N_STEPS]; /* the same for all layers */
-    uint32_t n_step_rows, n_run_rows;
-    uint8_t *half_by_file, *half_by_chance; /* [trace's requests] */
+    uint32_t n_step_rows[N_STEPS], n_run_rows;
+    uint8_t *half_by_file, *half_by_category, *half_by_chance; /* [trace's requests] */
 };
 
 static void sampler_free(struct sampler *s) {
@@ -41,8 +41,66 @@ static void sampler_free(struct sampler *s) {
     mp_free(s->other_load);
     mp_free(s->table);
     mp_free(s->half_by_file);
+    mp_free(s->half_by_category);
     mp_free(s->half_by_chance);
     mp_free(s);
+}
+
+/* Category of a request, those without one last. */
+static uint32_t category_of(const struct mp_trace *t, uint32_t request) {
+    uint32_t c = t->requests[request].category;
+    return c < t->n_categories ? c : t->n_categories;
+}
+
+static void split_halves(struct sampler *s) {
+    const struct mp_trace *t = s->t;
+    for (uint32_t r = 0; r < t->n_requests; r++)
+        if (t->requests[r].n_rows > 0)
+            s->requests[s->n_requests++] = r;
+    for (uint32_t i = 0; i < s->n_requests; i++)
+        s->half_by_file[s->requests[i]] = i >= s->n_requests / 2;
+    uint32_t place = 0;
+    for (uint32_t c = 0; c <= t->n_categories; c++)
+        for (uint32_t i = 0; i < s->n_requests; i++)
+            if (category_of(t, s->requests[i]) == c)
+                s->half_by_category[s->requests[i]] = place++ >= s->n_requests / 2;
+    mp_rng_shuffle(&s->rng, s->requests, s->n_requests);
+    for (uint32_t i = 0; i < s->n_requests; i++)
+        s->half_by_chance[s->requests[i]] = i >= s->n_requests / 2;
+}
+
+/* The request that has a row: the last that begins at or before it and is not empty. */
+static uint32_t request_of(const struct mp_trace *t, uint64_t row) {
+    uint32_t low = 0, high = (uint32_t)t->n_requests;
+    while (high - low > 1) {
+        uint32_t middle = low + (high - low) / 2;
+        if (t->requests[middle].first_row <= row)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static void draw_steps(struct sampler *s) {
+    const struct mp_trace *t = s->t;
+    s->n_run_rows = t->n_rows < STEP_ROWS ? (uint32_t)t->n_rows : STEP_ROWS;
+    uint32_t wanted = s->n_requests < STEP_ROWS ? s->n_requests : STEP_ROWS;
+    for (uint32_t i = 0; i < N_STEPS; i++) {
+        uint32_t requests[STEP_ROWS], n = 0;
+        /* When a few requests hold nearly all rows a step may stay smaller. */
+        for (uint32_t tries = 0; n < wanted && tries < 64 * STEP_ROWS; tries++) {
+            uint64_t row = mp_rng_below(&s->rng, t->n_rows);
+            requests[n] = request_of(t, row);
+            uint32_t same = 0;
+            while (requests[same] != requests[n])
+                same++;
+            if (same == n)
+                s->step_rows[i][n++] = row;
+        }
+        s->n_step_rows[i] = n;
+        s->run_first[i] = mp_rng_below(&s->rng, t->n_rows - s->n_run_rows + 1);
+    }
 }
 
 static enum mp_status sampler_new(struct sampler **out, const struct mp_trace *t, uint64_t seed, struct mp_error *err) {
@@ -62,33 +120,19 @@ static enum mp_status sampler_new(struct sampler **out, const struct mp_trace *t
     s->other_load = mp_calloc(t->n_experts, sizeof *s->other_load);
     s->table = mp_calloc((size_t)t->n_experts * t->n_experts, sizeof *s->table);
     s->half_by_file = mp_calloc((size_t)t->n_requests, 1);
+    s->half_by_category = mp_calloc((size_t)t->n_requests, 1);
     s->half_by_chance = mp_calloc((size_t)t->n_requests, 1);
     if (s->requests == NULL || s->shuffled == NULL || s->here == NULL || s->next == NULL || s->load == NULL ||
-        s->other_load == NULL || s->table == NULL || s->half_by_file == NULL || s->half_by_chance == NULL) {
+        s->other_load == NULL || s->table == NULL || s->half_by_file == NULL || s->half_by_category == NULL ||
+        s->half_by_chance == NULL) {
         sampler_free(s);
         return mp_nomem(err, "the statistics");
     }
     for (uint32_t i = 0; i < s->n_rows; i++)
         s->shuffled[i] = i;
     mp_rng_shuffle(&s->rng, s->shuffled, s->n_rows);
-    for (uint32_t r = 0; r < t->n_requests; r++)
-        if (t->requests[r].n_rows > 0)
-            s->requests[s->n_requests++] = r;
-    for (uint32_t i = 0; i < s->n_requests; i++)
-        s->half_by_file[s->requests[i]] = i >= s->n_requests / 2;
-    mp_rng_shuffle(&s->rng, s->requests, s->n_requests);
-    for (uint32_t i = 0; i < s->n_requests; i++)
-        s->half_by_chance[s->requests[i]] = i >= s->n_requests / 2;
-    s->n_step_rows = s->n_requests < STEP_ROWS ? s->n_requests : STEP_ROWS;
-    s->n_run_rows = t->n_rows < STEP_ROWS ? (uint32_t)t->n_rows : STEP_ROWS;
-    for (uint32_t i = 0; i < N_STEPS; i++) {
-        mp_rng_shuffle(&s->rng, s->requests, s->n_requests);
-        for (uint32_t j = 0; j < s->n_step_rows; j++) {
-            const struct mp_request *r = &t->requests[s->requests[j]];
-            s->step_rows[i][j] = r->first_row + mp_rng_below(&s->rng, r->n_rows);
-        }
-        s->run_first[i] = mp_rng_below(&s->rng, t->n_rows - s->n_run_rows + 1);
-    }
+    split_halves(s);
+    draw_steps(s);
     *out = s;
     return MP_OK;
 }
@@ -176,7 +220,7 @@ static void step_imbalance(struct sampler *s, uint32_t layer, double *step, doub
     *step = *run = 0;
     for (uint32_t i = 0; i < N_STEPS; i++) {
         memset(s->load, 0, n * sizeof *s->load);
-        for (uint32_t j = 0; j < s->n_step_rows; j++)
+        for (uint32_t j = 0; j < s->n_step_rows[i]; j++)
             add_row(s, layer, s->step_rows[i][j]);
         *step += max_over_mean(s->load, n) / N_STEPS;
         memset(s->load, 0, n * sizeof *s->load);
@@ -229,7 +273,9 @@ enum mp_status mp_trace_statistics(struct mp_trace_stats *out, const struct mp_t
         step_imbalance(s, l, &step, &run);
         sum.step_max_over_mean += step;
         sum.run_max_over_mean += run;
-        sum.half_shift += halves_distance(s, s->half_by_file) - halves_distance(s, s->half_by_chance);
+        double by_chance = halves_distance(s, s->half_by_chance);
+        sum.half_shift += halves_distance(s, s->half_by_file) - by_chance;
+        sum.category_shift += t->n_categories > 0 ? halves_distance(s, s->half_by_category) - by_chance : 0;
         if (l + 1 < t->n_layers) {
             read_layer(s, l + 1, s->next);
             sum.cross_layer_information += information(s, false) - information(s, true);
@@ -244,7 +290,8 @@ enum mp_status mp_trace_statistics(struct mp_trace_stats *out, const struct mp_t
                                    .cross_layer_information = n > 1 ? sum.cross_layer_information / (n - 1) : 0,
                                    .step_max_over_mean = sum.step_max_over_mean / n,
                                    .run_max_over_mean = sum.run_max_over_mean / n,
-                                   .half_shift = sum.half_shift / n};
+                                   .half_shift = sum.half_shift / n,
+                                   .category_shift = sum.category_shift / n};
     sampler_free(s);
     return MP_OK;
 }

@@ -27,8 +27,10 @@ struct generator {
     struct mp_rng rng;
     uint32_t domain;             /* of the request, or MP_NONE */
     uint32_t moved_ppm;          /* share of the drift at this request */
+    bool is_bare;                /* no stickiness: the prefix */
     uint32_t n_favourites;
     uint16_t *favourites;        /* [n_layers][n_favourites] positions */
+    uint16_t *cluster_favourites; /* [n_layers][n_clusters] positions */
 };
 
 /* The 16 bits as a number in [0, 10^6): is it below ppm? */
@@ -57,8 +59,6 @@ static inline const struct mp_popularity *choose_popularity(const struct generat
 
 static uint32_t draw_anywhere(struct generator *g, uint32_t l) {
     uint64_t bits = mp_rng_next(&g->rng);
-    if (g->p->stickiness_ppm > 0 && below_ppm(bits >> 48, g->p->stickiness_ppm))
-        return g->favourites[(size_t)l * g->n_favourites + ((bits & UINT32_MAX) * g->n_favourites >> 32)];
     const struct mp_synth_layer *layer = &g->world->layers[l];
     return draw_from(choose_popularity(g, layer, bits >> 32), g->p->n_experts, bits);
 }
@@ -84,41 +84,63 @@ static inline bool has(const uint32_t *positions, uint32_t n, uint32_t at) {
     return false;
 }
 
-/* The top-k of one token in one layer, as positions; returns the cluster it is in. */
-static uint32_t draw_top_k(struct generator *g, uint32_t l, uint32_t led_to, uint32_t *positions) {
+/* One draw of pick j; chain[j] is the cluster that pick j is led to, MP_NONE in the first layer. *led: keep the chain. */
+static uint32_t draw_pick(struct generator *g, uint32_t l, uint32_t j, const uint32_t *chain, uint32_t home,
+                          bool may_stick, bool *led) {
     const struct mp_synth_params *p = g->p;
-    bool follows = led_to != MP_NONE && below_ppm(mp_rng_next(&g->rng) >> 48, p->cross_layer_ppm);
-    positions[0] = follows ? draw_in_cluster(g, l, led_to) : draw_anywhere(g, l);
-    uint32_t cluster = positions[0] / p->cluster_size, in_cluster = 1;
-    uint32_t begin = cluster * p->cluster_size;
-    uint32_t size = p->n_experts - begin < p->cluster_size ? p->n_experts - begin : p->cluster_size;
-    for (uint32_t j = 1; j < p->top_k; j++) {
-        bool together = in_cluster < size && below_ppm(mp_rng_next(&g->rng) >> 48, p->coactivation_ppm);
-        uint32_t at = positions[0];
-        for (int t = 0; t < TRIES && has(positions, j, at); t++)
-            at = together ? draw_in_cluster(g, l, cluster) : draw_anywhere(g, l);
-        while (has(positions, j, at)) { /* the next free place, of the cluster if that was wanted */
-            at++;
-            if (together && at == begin + size)
-                at = begin;
-            if (at == p->n_experts)
-                at = 0;
-        }
+    uint64_t bits = mp_rng_next(&g->rng);
+    bool sticks = may_stick && below_ppm(bits >> 48, p->stickiness_ppm);
+    *led = chain[j] != MP_NONE && below_ppm(bits >> 16, p->cross_layer_ppm);
+    uint32_t cluster = *led ? chain[j] : MP_NONE;
+    if (j > 0 && below_ppm(bits >> 32, p->coactivation_ppm))
+        cluster = home;
+    if (cluster == MP_NONE)
+        return sticks ? g->favourites[(size_t)l * g->n_favourites + ((bits & 0xffff) * g->n_favourites >> 16)]
+                      : draw_anywhere(g, l);
+    return sticks ? g->cluster_favourites[(size_t)l * g->world->n_clusters + cluster] : draw_in_cluster(g, l, cluster);
+}
+
+/* The top-k of one token in one layer, as positions. chain: in, the clusters its picks are led to; out, those they are in. */
+static void draw_top_k(struct generator *g, uint32_t l, uint32_t *chain, uint32_t *positions) {
+    const struct mp_synth_params *p = g->p;
+    uint32_t home = MP_NONE;
+    for (uint32_t j = 0; j < p->top_k; j++) {
+        bool led;
+        bool may_stick = p->stickiness_ppm > 0 && !g->is_bare;
+        uint32_t at = draw_pick(g, l, j, chain, home, may_stick, &led);
+        for (int t = 1; t < TRIES && has(positions, j, at); t++)
+            at = draw_pick(g, l, j, chain, home, may_stick && t < TRIES / 4, &led);
+        while (has(positions, j, at)) /* the next free place */
+            at = at + 1 < p->n_experts ? at + 1 : 0;
         positions[j] = at;
-        in_cluster += at >= begin && at < begin + size;
+        if (!led)
+            chain[j] = at / p->cluster_size;
+        if (j == 0)
+            home = at / p->cluster_size;
     }
-    return cluster;
 }
 
 static void draw_row(struct generator *g, uint16_t *ids) {
-    uint32_t positions[MP_MAX_TOP_K], led_to = MP_NONE;
+    uint32_t positions[MP_MAX_TOP_K], chain[MP_MAX_TOP_K];
+    for (uint32_t j = 0; j < g->p->top_k; j++)
+        chain[j] = MP_NONE;
     for (uint32_t l = 0; l < g->p->n_layers; l++) {
         const struct mp_synth_layer *layer = &g->world->layers[l];
-        uint32_t cluster = draw_top_k(g, l, led_to, positions);
-        for (uint32_t j = 0; j < g->p->top_k; j++)
+        draw_top_k(g, l, chain, positions);
+        for (uint32_t j = 0; j < g->p->top_k; j++) {
             *ids++ = layer->expert_at[positions[j]];
-        led_to = layer->maps_to != NULL ? layer->maps_to[cluster] : MP_NONE;
+            if (layer->maps_to != NULL)
+                chain[j] = layer->maps_to[chain[j]];
+        }
     }
+}
+
+/* The first tokens, drawn once: by base popularity, whatever the request. */
+static void draw_prefix(struct generator *g, uint16_t *ids) {
+    struct generator bare = {.world = g->world, .p = g->p, .domain = MP_NONE, .is_bare = true};
+    bare.rng = mp_rng_seed(mp_mix64(g->p->seed) ^ mp_mix64(UINT64_C(0x707265666978)));
+    for (uint32_t i = 0; i < g->p->prefix_tokens; i++)
+        draw_row(&bare, ids + (size_t)i * g->p->n_layers * g->p->top_k);
 }
 
 static uint64_t start_request(struct generator *g, uint64_t r) {
@@ -129,14 +151,12 @@ static uint64_t start_request(struct generator *g, uint64_t r) {
     uint64_t least = mp_ceil_div(p->tokens_per_request_mean, 2);
     uint64_t most = p->tokens_per_request_mean + p->tokens_per_request_mean / 2;
     uint64_t n = least + mp_rng_below(&g->rng, most - least + 1);
-    if (p->stickiness_ppm > 0)
-        for (uint32_t l = 0; l < p->n_layers; l++)
-            for (uint32_t i = 0; i < g->n_favourites; i++) {
-                uint64_t bits = mp_rng_next(&g->rng);
-                const struct mp_synth_layer *layer = &g->world->layers[l];
-                g->favourites[(size_t)l * g->n_favourites + i] =
-                    (uint16_t)draw_from(choose_popularity(g, layer, bits >> 32), p->n_experts, bits);
-            }
+    for (uint32_t l = 0; l < p->n_layers && p->stickiness_ppm > 0; l++) {
+        for (uint32_t i = 0; i < g->n_favourites; i++)
+            g->favourites[(size_t)l * g->n_favourites + i] = (uint16_t)draw_anywhere(g, l);
+        for (uint32_t c = 0; c < g->world->n_clusters; c++)
+            g->cluster_favourites[(size_t)l * g->world->n_clusters + c] = (uint16_t)draw_in_cluster(g, l, c);
+    }
     return n;
 }
 
@@ -161,6 +181,7 @@ static enum mp_status check_params(const struct mp_synth_params *p, struct mp_er
     MP_TRY(in_range("--requests times --tokens-mean", mp_mul_div(p->n_requests, p->tokens_per_request_mean, 1), 1,
                     MP_MAX_TOKENS / 2, err));
     MP_TRY(in_range("--cluster-size", p->cluster_size, 1, p->n_experts, err));
+    MP_TRY(in_range("the prefix tokens", p->prefix_tokens, 0, 4096, err));
     MP_TRY(in_range("--domains", p->n_domains, 0, 1024, err));
     if (p->first_layer_id > UINT32_MAX - MP_MAX_LAYERS) {
         status = mp_fail(err, MP_EUSAGE, "the first layer id %u is too large", p->first_layer_id);
@@ -195,14 +216,19 @@ enum mp_status mp_synth_generate(struct mp_trace **out, const struct mp_synth_pa
     size_t row_ids = (size_t)p->n_layers * p->top_k;
     uint32_t *layer_ids = mp_calloc(p->n_layers, sizeof *layer_ids);
     uint16_t *ids = mp_calloc(BLOCK_ROWS * row_ids, sizeof *ids);
+    uint16_t *prefix = mp_calloc(p->prefix_tokens * row_ids, sizeof *prefix);
     g.favourites = mp_calloc((size_t)p->n_layers * g.n_favourites, sizeof *g.favourites);
-    if (arena == NULL || layer_ids == NULL || ids == NULL || g.favourites == NULL) {
+    g.cluster_favourites = mp_calloc(p->n_layers * mp_ceil_div(p->n_experts, p->cluster_size),
+                                     sizeof *g.cluster_favourites);
+    if (arena == NULL || layer_ids == NULL || ids == NULL || prefix == NULL || g.favourites == NULL ||
+        g.cluster_favourites == NULL) {
         status = mp_nomem(err, "the synthetic trace");
         goto out;
     }
     for (uint32_t l = 0; l < p->n_layers; l++)
         layer_ids[l] = p->first_layer_id + l;
     MP_TRY(mp_synth_world_build(&world, p, arena, err));
+    draw_prefix(&g, prefix);
     struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS, .phase = p->phase, .model = p->preset != NULL ? p->preset : "",
                                  .format = "synthetic", .is_synthetic = true, .is_ranked = true, .is_time_ordered = true,
                                  .n_layers = p->n_layers, .n_experts = p->n_experts, .top_k = p->top_k,
@@ -218,6 +244,9 @@ enum mp_status mp_synth_generate(struct mp_trace **out, const struct mp_synth_pa
         uint64_t n = start_request(&g, r);
         struct mp_request request = {.id = r, .source = MP_NONE, .category = g.domain};
         MP_TRY(mp_trace_builder_request(builder, &request, err));
+        uint64_t n_prefix = n < p->prefix_tokens ? n : p->prefix_tokens;
+        MP_TRY(mp_trace_builder_rows(builder, prefix, sizeof *prefix, n_prefix, err));
+        n -= n_prefix;
         while (n > 0) {
             uint64_t block = n < BLOCK_ROWS ? n : BLOCK_ROWS;
             for (uint64_t i = 0; i < block; i++)
@@ -233,7 +262,9 @@ out:
     mp_trace_builder_free(builder);
     mp_free(layer_ids);
     mp_free(ids);
+    mp_free(prefix);
     mp_free(g.favourites);
+    mp_free(g.cluster_favourites);
     mp_arena_free(arena);
     return status;
 }
