@@ -160,7 +160,7 @@ int main(int argc, char **argv) {
     }
     static const uint32_t sizes[] = {2, 3, 4, 6, 8, 12, 16};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        uint32_t only = argc > 4 ? (uint32_t)strtoul(argv[4], NULL, 10) : 0;
+        uint32_t only = argc > 4 ? (uint32_t)strtoull(argv[4], NULL, 10) : 0;
         if ((only != 0 && sizes[i] != only) || sizes[i] > p.n_experts)
             continue;
         struct mp_synth_params q = p, full;
