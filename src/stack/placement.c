@@ -62,6 +62,18 @@ enum mp_status mp_placement_row(struct mp_placement *p, uint32_t layer, const js
     return MP_OK;
 }
 
+enum mp_status mp_placement_moe_layers(struct mp_placement *p, const struct mp_stack_options *o, struct mp_error *err) {
+    uint32_t base = o->layer_base > 0 ? (uint32_t)o->layer_base : 0;
+    if (o->model != NULL && o->model->n_layers != p->n_layers)
+        return mp_fail_at(err, MP_EINPUT, p->path, 0, 0, "has %u MoE layers, %s has %u (use the placement of this model)", p->n_layers,
+                          o->model->name, o->model->n_layers);
+    if (o->model == NULL && base >= MP_MAX_LAYERS)
+        return mp_fail(err, MP_EUSAGE, "layer base %u is not a layer (give --layer-base below %u)", base, MP_MAX_LAYERS);
+    for (uint32_t l = 0; l < p->n_layers; l++)
+        p->layer_ids[l] = o->model != NULL ? o->model->layer_ids[l] : base + l;
+    return MP_OK;
+}
+
 /* Ids in range and every expert present. */
 static enum mp_status check_experts(const struct mp_placement *p, uint32_t n_experts, const char *how_many, struct mp_error *err) {
     uint32_t *copies = mp_calloc(n_experts, sizeof *copies);
@@ -153,6 +165,7 @@ enum mp_status mp_placement_plan(struct mp_plan **out, const struct mp_placement
     plan->allow_same_gpu_replicas = has_duplicates(plan);
     plan->provenance.place = stack;
     plan->provenance.strategy = "imported";
+    plan->provenance.route = mp_route_rule_name(MP_ROUTE_EVEN);
     plan->provenance.is_reproducible = true;
     plan->provenance.has_workload = false;
     *out = plan;

@@ -29,6 +29,8 @@ void mp_placement_free(struct mp_placement *p);
  * (MP_EUSAGE when neither says). has_workload false, route even. */
 enum mp_status mp_placement_plan(struct mp_plan **out, const struct mp_placement *p, const struct mp_stack_options *o,
                                  const char *stack, struct mp_error *err) MP_MUST_CHECK;
+/* Layer ids of formats that count MoE layers only: the model's, else the layer base and on. MP_EINPUT when the model has another number. */
+enum mp_status mp_placement_moe_layers(struct mp_placement *p, const struct mp_stack_options *o, struct mp_error *err) MP_MUST_CHECK;
 /* Reads a JSON list of expert ids into row `layer`; `where` names the list in messages, `steps` is its place for mp_json_position. */
 enum mp_status mp_placement_row(struct mp_placement *p, uint32_t layer, const json_t *list, const struct mp_in *in,
                                 const char *where, const char *steps, struct mp_error *err) MP_MUST_CHECK;
