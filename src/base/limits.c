@@ -11,6 +11,7 @@ const struct mp_limits mp_limits_default = {
     .line_bytes = (size_t)4 << 20,
     .pickle_bytes = (size_t)16 << 20,
     .pickle_ops = 4000000,
+    .pickle_heap_bytes = (size_t)48 << 20,
     .npy_header_bytes = (size_t)64 << 10,
     .safetensors_header_bytes = (size_t)16 << 20,
     .zip_members = 65536,
