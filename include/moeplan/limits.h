@@ -26,7 +26,7 @@ struct mp_limits {
     size_t line_bytes;      /* one line of a text format; 4 MiB */
     size_t pickle_bytes;    /* data.pkl; 16 MiB */
     size_t pickle_ops;      /* opcodes; 4 * 10^6 */
-    size_t pickle_heap_bytes; /* what its values may take; 48 MiB */
+    size_t pickle_heap_bytes; /* what its values may take; 40 MiB */
     size_t npy_header_bytes; /* 64 KiB */
     size_t safetensors_header_bytes; /* 16 MiB */
     size_t zip_members;     /* 65,536 */

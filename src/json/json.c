@@ -82,6 +82,11 @@ enum mp_status mp_json_parse(json_t **out, const char *path, const char *text, s
     json_t *j = json_loadb(text, n, JSON_REJECT_DUPLICATES, &e);
     bool was_hit = budget.was_hit;
     budget.limit = 0;
+    if (j != NULL && (was_hit || budget.was_nomem)) {
+        /* Its lexer goes on without a character that it found no room for: such a document is not what the file says. */
+        json_decref(j);
+        j = NULL;
+    }
     if (j != NULL) {
         *out = j;
         return MP_OK;

@@ -81,14 +81,11 @@ bool mp_json_position(const char *text, size_t n, const char *steps, uint64_t *l
     }
     if (at == NULL || at >= end)
         return false;
-    const char *start = text;
-    *line = 1;
-    for (const char *p = text; p < at; p++)
-        if (*p == '\n') {
-            (*line)++;
-            start = p + 1;
-        }
-    *column = (uint64_t)(at - start) + 1;
+    *line = *column = 1;
+    for (const char *p = text; p < at; p++) { /* columns in characters, as the JSON reader counts them */
+        *column = *p == '\n' ? 1 : *column + ((*p & 0xc0) != 0x80);
+        *line += *p == '\n';
+    }
     return true;
 }
 

@@ -332,7 +332,7 @@ static enum mp_status take_mark(struct mp_pickle *p, uint32_t *first, struct mp_
 
 /* LONG1: a whole number of up to 8 bytes. */
 static enum mp_status load_long(struct mp_pickle *p, struct mp_error *err) {
-    const uint8_t *b, *length;
+    const uint8_t *b = NULL, *length = NULL;
     enum mp_status status = bytes(p, 1, &length, err);
     if (status == MP_OK && *length > 8)
         return bad(p, err, "a whole number of %u bytes is too large (8 at most)", *length);
@@ -349,7 +349,7 @@ static enum mp_status load_long(struct mp_pickle *p, struct mp_error *err) {
 /* Opcodes that push a value read from the data. */
 static enum mp_status load_value(struct mp_pickle *p, uint8_t op, struct mp_error *err) {
     struct mp_pickle_value v = {.kind = MP_PICKLE_INT};
-    const uint8_t *b;
+    const uint8_t *b = NULL;
     enum mp_status status;
     switch (op) {
     case 'K': /* BININT1 */
@@ -396,8 +396,8 @@ out:
 
 /* One opcode after the first; *done at STOP. */
 static enum mp_status step(struct mp_pickle *p, uint8_t op, size_t n_ops, bool *done, struct mp_error *err) {
-    const uint8_t *b;
-    uint32_t first;
+    const uint8_t *b = NULL;
+    uint32_t first = 0;
     enum mp_status status;
     switch (op) {
     case 'K': case 'M': case 'J': case 'G': case 'X': case 'N': case 0x88: case 0x89:
