@@ -112,49 +112,68 @@ static enum mp_status open_passes(struct reader *d, struct mp_error *err) {
     return status;
 }
 
+/* The distinct experts of one token in one hidden layer, in recorded order, into to[width]. A slot named twice, or two replicas of one
+ * expert, count once: a token visits an expert once. */
+static enum mp_status experts_of(const struct reader *d, const struct pass *p, uint32_t layer, uint32_t token, uint16_t *to, uint32_t *n,
+                                 struct mp_error *err) {
+    *n = 0;
+    for (uint32_t i = 0; i < p->width; i++) {
+        uint64_t cell = ((uint64_t)layer * p->n_tokens + token) * p->width + i;
+        int64_t slot = torch_number(p->ids, p->item, cell);
+        if (slot < 0)
+            continue;
+        if (slot >= (int64_t)d->r->n_physical)
+            return mp_fail_at(err, MP_EINPUT, p->record->file->in->path, 0, p->at + cell * p->item + 1,
+                              "\"%lld\" is not a slot of the map (0 to %u)", (long long)slot, d->r->n_physical - 1);
+        uint16_t expert = d->r->logical[(size_t)layer * d->r->n_physical + (size_t)slot];
+        uint32_t k = 0;
+        while (k < *n && to[k] != expert)
+            k++;
+        if (k == *n)
+            to[(*n)++] = expert;
+    }
+    return MP_OK;
+}
+
 /* Layers that route anything, the widest top-k, and whether some token has fewer. */
-static void measure(struct reader *d) {
+static enum mp_status measure(struct reader *d, struct mp_error *err) {
     bool is_used[MP_MAX_LAYERS] = {false};
     uint32_t least = MP_MAX_TOP_K;
-    for (int round = 0; round < 2; round++) {
+    uint16_t experts[MP_MAX_TOP_K];
+    for (int round = 0; round < 2; round++)
         for (uint64_t k = 0; k < d->n_passes; k++) {
             const struct pass *p = &d->passes[k];
             for (uint32_t l = 0; l < d->r->n_layers; l++)
                 for (uint32_t j = 0; j < p->n_tokens && (round == 0 || is_used[l]); j++) {
                     uint32_t n = 0;
-                    for (uint32_t i = 0; i < p->width; i++)
-                        n += torch_number(p->ids, p->item, ((uint64_t)l * p->n_tokens + j) * p->width + i) >= 0;
+                    enum mp_status status = experts_of(d, p, l, j, experts, &n, err);
+                    if (status != MP_OK)
+                        return status;
                     is_used[l] |= n > 0;
                     d->top_k = n > d->top_k ? n : d->top_k;
                     least = round == 1 && n < least ? n : least;
                 }
         }
-    }
     d->has_unused = least < d->top_k;
     for (uint32_t l = 0; l < d->r->n_layers; l++)
         if (is_used[l])
             d->ids[d->n_layers++] = l;
+    return MP_OK;
 }
 
 /* The row of one token into d->row; *is_padding when no layer routed it. */
 static enum mp_status gather(struct reader *d, const struct pass *p, uint32_t token, bool *is_padding, struct mp_error *err) {
+    uint16_t experts[MP_MAX_TOP_K];
     *is_padding = true;
     for (uint32_t l = 0; l < d->n_layers; l++) {
         uint16_t *to = d->row + (size_t)l * d->top_k;
         uint32_t n = 0;
-        for (uint32_t i = 0; i < p->width; i++) {
-            uint64_t cell = ((uint64_t)d->ids[l] * p->n_tokens + token) * p->width + i;
-            int64_t slot = torch_number(p->ids, p->item, cell);
-            if (slot < 0)
-                continue;
-            if (slot >= (int64_t)d->r->n_physical)
-                return mp_fail_at(err, MP_EINPUT, p->record->file->in->path, 0, p->at + cell * p->item + 1,
-                                  "\"%lld\" is not a slot of the map (0 to %u)", (long long)slot, d->r->n_physical - 1);
-            to[n++] = d->r->logical[(size_t)d->ids[l] * d->r->n_physical + (size_t)slot];
-        }
+        enum mp_status status = experts_of(d, p, d->ids[l], token, experts, &n, err);
+        if (status != MP_OK)
+            return status;
         *is_padding &= n == 0;
-        for (; n < d->top_k; n++)
-            to[n] = MP_NO_EXPERT;
+        for (uint32_t i = 0; i < d->top_k; i++)
+            to[i] = i < n ? experts[i] : MP_NO_EXPERT;
     }
     return MP_OK;
 }
@@ -236,7 +255,7 @@ enum mp_status sglang_read_per_token(struct mp_trace **out, struct sglang_record
     enum mp_status status;
     MP_TRY(choose_phase(&d, err));
     MP_TRY(open_passes(&d, err));
-    measure(&d);
+    MP_TRY(measure(&d, err));
     if (d.n_layers == 0) {
         status = mp_fail_at(err, MP_EINPUT, r->path, 0, 0, "no %s pass routed a token (send requests while recording)", mp_phase_name(d.phase));
         goto out;
