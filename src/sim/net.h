@@ -52,8 +52,7 @@ struct mp_net {
     uint32_t *global, *n_alive, *n_free, *list_first, *touched;
     double *used, *residual, *share, *capacity;
     uint64_t *through; /* [n_resources] bytes */
-    double *inverse; /* [n_inverse] 1 / i */
-    size_t n_inverse;
+    double *inverse; /* [n_entries_allocated + 1] 1 / i */
 
     /* Staged and event scratch. */
     size_t n_transfers_allocated, n_stages_allocated;

@@ -34,12 +34,6 @@ static enum mp_status reserve(struct mp_net *n, size_t flows, size_t entries, st
         GROW(capped, flows);
         GROW(groups, flows + 1);
         n->n_flows_allocated = flows;
-        if (flows + 2 > n->n_inverse) {
-            GROW(inverse, flows + 2);
-            n->n_inverse = flows + 2;
-            for (size_t i = 1; i < n->n_inverse; i++)
-                n->inverse[i] = 1.0 / (double)i;
-        }
     }
     if (entries > n->n_entries_allocated) {
         entries += entries / 4 + 16;
@@ -47,6 +41,9 @@ static enum mp_status reserve(struct mp_net *n, size_t flows, size_t entries, st
         GROW(path, entries);
         GROW(where, entries);
         GROW(list, entries);
+        GROW(inverse, entries + 1);
+        for (size_t i = 1; i <= entries; i++)
+            n->inverse[i] = 1.0 / (double)i;
         n->n_entries_allocated = entries;
     }
 #undef GROW

@@ -1,0 +1,220 @@
+#include "net_case.h"
+#include <math.h>
+
+#define MAX_STAGES 64
+#define MAX_PER_STAGE 64
+struct test_order {
+    struct mp_order o;
+    struct mp_stage stages[MAX_STAGES];
+    struct mp_transfer transfers[MAX_STAGES][MAX_PER_STAGE];
+};
+
+/* Every pair's unit cut into random pieces, each put into a stage where both ends have a port left; `ports` per GPU. */
+static void random_order(struct test_order *x, struct mp_rng *r, uint32_t n, uint32_t ports, uint64_t port_rate) {
+    static uint32_t sends[MAX_STAGES][CASE_GPUS], receives[MAX_STAGES][CASE_GPUS];
+    memset(sends, 0, sizeof sends);
+    memset(receives, 0, sizeof receives);
+    *x = (struct test_order){.o = {.name = "test", .unit = 1 + (uint32_t)mp_rng_below(r, 1000), .ports = ports,
+                                   .port_bytes_per_s = port_rate}};
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t j = 0; j < n; j++) {
+            uint32_t left = i == j ? 0 : x->o.unit, s = (uint32_t)mp_rng_below(r, 4);
+            for (; left > 0; s++) {
+                assert_true(s < MAX_STAGES);
+                if (sends[s][i] == ports || receives[s][j] == ports)
+                    continue;
+                uint32_t share = mp_rng_below(r, 2) ? left : 1 + (uint32_t)mp_rng_below(r, left);
+                sends[s][i]++;
+                receives[s][j]++;
+                assert_true(x->stages[s].n < MAX_PER_STAGE);
+                x->transfers[s][x->stages[s].n++] = (struct mp_transfer){(uint16_t)i, (uint16_t)j, share};
+                left -= share;
+                x->o.n_stages = s + 1 > x->o.n_stages ? s + 1 : x->o.n_stages;
+            }
+        }
+    for (uint32_t s = 0; s < x->o.n_stages; s++)
+        x->stages[s].transfers = x->transfers[s];
+    x->o.stages = x->stages;
+}
+
+static uint64_t staged(struct net_case *c, const struct test_order *x, bool is_reversed, enum mp_stage_mode mode) {
+    struct mp_error err = {0};
+    struct mp_net *net;
+    uint64_t time_ns;
+    CHECK_OK(mp_net_new(&net, &c->t, &err), err);
+    CHECK_OK(mp_net_staged(net, &x->o, is_reversed, mode, c->matrix, &time_ns, &err), err);
+    mp_net_free(net);
+    return time_ns;
+}
+
+static void test_net_staged__agrees_with_predecessors_worked_out_by_hand(void **state) {
+    (void)state;
+    static struct net_case c;
+    static struct test_order x;
+    uint32_t n_wide = 0;
+    for (uint64_t seed = 0; seed < 3000; seed++) {
+        struct mp_rng r = mp_rng_seed(seed);
+        if (seed % 2 == 0)
+            case_random(&c, &r, 2, 3);
+        else { /* ports to themselves: the quick way */
+            case_plain(&c, 1 + (uint32_t)mp_rng_below(&r, 2), 3, UINT64_C(90000000000), UINT64_C(40000000000));
+            c.levels[0].latency_ns = mp_rng_below(&r, 3000);
+            c.t.stage_launch_ns = mp_rng_below(&r, 5000);
+            case_matrix(&c, &r);
+        }
+        uint32_t ports = mp_rng_below(&r, 3) == 0 ? 2 : 1;
+        uint64_t rate = ports == 2 && mp_rng_below(&r, 2) ? UINT64_C(20000000000) : 0;
+        n_wide += ports == 2;
+        random_order(&x, &r, c.t.n_gpus, ports, rate);
+        for (int mode = 0; mode < 3; mode++) {
+            bool is_reversed = mp_rng_below(&r, 2) == 1;
+            uint64_t got = staged(&c, &x, is_reversed, (enum mp_stage_mode)mode);
+            long double want = slow_staged(&c.t, &x.o, is_reversed, (enum mp_stage_mode)mode, c.matrix);
+            if (fabsl((long double)got - ceill(want - 1e-6L)) > 1)
+                fail_msg("case %llu, mode %d, reversed %d: %llu ns, expected %.6Lf", (unsigned long long)seed, mode, is_reversed,
+                         (unsigned long long)got, want);
+            assert_true(got >= mp_port_bound_ns(&c.t, c.matrix));
+        }
+    }
+    assert_true(n_wide > 500);
+}
+
+static void test_net_staged__free_is_never_behind_where_ports_are_alone(void **state) {
+    (void)state;
+    static struct net_case c;
+    static struct test_order x;
+    for (uint64_t seed = 0; seed < 1000; seed++) {
+        struct mp_rng r = mp_rng_seed(seed + 4242);
+        case_plain(&c, 1, 5, UINT64_C(50000000000), 0);
+        c.t.stage_launch_ns = mp_rng_below(&r, 5000);
+        c.levels[0].latency_ns = mp_rng_below(&r, 2000);
+        case_matrix(&c, &r);
+        random_order(&x, &r, 5, 1, 0);
+        uint64_t relaxed = staged(&c, &x, false, MP_STAGE_FREE), coupled = staged(&c, &x, false, MP_STAGE_COUPLED);
+        assert_true(relaxed <= coupled);
+        assert_true(coupled <= staged(&c, &x, false, MP_STAGE_BARRIER));
+        assert_true(mp_port_bound_ns(&c.t, c.matrix) <= relaxed);
+    }
+}
+
+static struct test_order rotation(uint32_t n) {
+    static struct test_order x;
+    memset(&x, 0, sizeof x);
+    x.o = (struct mp_order){.name = "rotation", .unit = 1, .ports = 1, .n_stages = n - 1};
+    for (uint32_t s = 0; s + 1 < n; s++) {
+        for (uint32_t i = 0; i < n; i++)
+            x.transfers[s][i] = (struct mp_transfer){(uint16_t)i, (uint16_t)((i + s + 1) % n), 1};
+        x.stages[s] = (struct mp_stage){n, x.transfers[s]};
+    }
+    return x;
+}
+
+static void test_net_staged__known_times(void **state) {
+    (void)state;
+    static struct net_case c;
+    static struct test_order x;
+    case_plain(&c, 1, 3, UINT64_C(100000000000), 0);
+    c.t.stage_launch_ns = 5;
+    c.levels[0].latency_ns = 2;
+    x = rotation(3);
+    x.o.stages = x.stages;
+    for (uint32_t s = 0; s < 2; s++)
+        x.stages[s].transfers = x.transfers[s];
+    for (uint32_t p = 0; p < 9; p++)
+        c.matrix[p] = p % 4 == 0 ? 0 : 1000;
+    for (int mode = 0; mode < 3; mode++) /* full matchings do not care */
+        assert_int_equal(staged(&c, &x, false, (enum mp_stage_mode)mode), 2 * (5 + 2 + 10));
+    memset(c.matrix, 0, sizeof c.matrix);
+    assert_int_equal(staged(&c, &x, false, MP_STAGE_BARRIER), 0); /* empty stages cost nothing */
+    c.matrix[0 * 3 + 1] = 5000; /* stage 0 */
+    c.matrix[2 * 3 + 1] = 100;  /* stage 1 (2 -> 1), waits for receiver 1 */
+    c.matrix[1 * 3 + 0] = 300;  /* stage 1 (1 -> 0) */
+    assert_int_equal(staged(&c, &x, false, MP_STAGE_FREE), 57 + 8);
+    assert_int_equal(staged(&c, &x, false, MP_STAGE_COUPLED), 57 + 10); /* rank 1 receives until 57 before it sends */
+    assert_int_equal(staged(&c, &x, false, MP_STAGE_BARRIER), 57 + 10);
+    c.matrix[1 * 3 + 0] = 4900;
+    assert_int_equal(staged(&c, &x, false, MP_STAGE_FREE), 57 + 8); /* sent from time 0 on */
+    assert_int_equal(staged(&c, &x, false, MP_STAGE_COUPLED), 57 + 56);
+}
+
+/* Sub-ports: a port of 2 units drives two receivers of 1 unit at their own rate, which one-to-one stages cannot. */
+static void test_net_staged__sub_ports_reach_the_bound_of_unequal_ports(void **state) {
+    (void)state;
+    static struct net_case c;
+    static struct test_order x;
+    case_plain(&c, 1, 3, UINT64_C(50000000000), 0);
+    c.resources[c.gpus[0].out_port[0]].bytes_per_s = UINT64_C(100000000000);
+    c.matrix[1] = c.matrix[2] = 50000;
+    memset(&x, 0, sizeof x);
+    x.o = (struct mp_order){.unit = 1, .ports = 2, .port_bytes_per_s = UINT64_C(50000000000), .n_stages = 1, .stages = x.stages};
+    x.transfers[0][0] = (struct mp_transfer){0, 1, 1};
+    x.transfers[0][1] = (struct mp_transfer){0, 2, 1};
+    x.stages[0] = (struct mp_stage){2, x.transfers[0]};
+    assert_int_equal(staged(&c, &x, false, MP_STAGE_FREE), 1000);
+    assert_int_equal(mp_port_bound_ns(&c.t, c.matrix), 1000);
+    x.o.n_stages = 2;
+    x.transfers[1][0] = x.transfers[0][1];
+    x.stages[0].n = 1;
+    x.stages[1] = (struct mp_stage){1, x.transfers[1]};
+    assert_int_equal(staged(&c, &x, false, MP_STAGE_FREE), 2000);
+}
+
+static void test_net_staged__refuses_orders_that_lose_bytes(void **state) {
+    (void)state;
+    static struct net_case c;
+    static struct test_order x;
+    struct mp_error err = {0};
+    struct mp_net *net;
+    uint64_t time_ns;
+    case_plain(&c, 1, 3, UINT64_C(50000000000), 0);
+    c.matrix[1] = 10;
+    x = rotation(3);
+    x.o.stages = x.stages;
+    for (uint32_t s = 0; s < 2; s++)
+        x.stages[s].transfers = x.transfers[s];
+    CHECK_OK(mp_net_new(&net, &c.t, &err), err);
+    x.transfers[0][0].share = 0;
+    assert_int_equal(mp_net_staged(net, &x.o, false, MP_STAGE_FREE, c.matrix, &time_ns, &err), MP_EBUG);
+    mp_error_clear(&err);
+    x.transfers[0][0].share = 2;
+    assert_int_equal(mp_net_staged(net, &x.o, false, MP_STAGE_FREE, c.matrix, &time_ns, &err), MP_EBUG);
+    mp_error_clear(&err);
+    x.transfers[0][0] = (struct mp_transfer){0, 9, 1};
+    assert_int_equal(mp_net_staged(net, &x.o, false, MP_STAGE_FREE, c.matrix, &time_ns, &err), MP_EBUG);
+    mp_net_free(net);
+}
+
+static enum mp_status one_staged(void *ctx, struct mp_error *err) {
+    const struct net_case *c = ctx;
+    static struct test_order x;
+    struct mp_net *net = NULL;
+    uint64_t t;
+    enum mp_status status;
+    struct mp_rng r = mp_rng_seed(1);
+    random_order(&x, &r, c->t.n_gpus, 1, 0);
+    MP_TRY(mp_net_new(&net, &c->t, err));
+    MP_TRY(mp_net_staged(net, &x.o, false, MP_STAGE_FREE, c->matrix, &t, err));
+out:
+    mp_net_free(net);
+    return status;
+}
+static void test_net_staged__survives_every_fault(void **state) {
+    (void)state;
+    static struct net_case c;
+    struct mp_rng r = mp_rng_seed(3);
+    case_random(&c, &r, 3, 2);
+    sweep_faults(one_staged, &c, 1);
+}
+
+int main(void) {
+    cmocka_set_message_output(CM_OUTPUT_TAP);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_net_staged__agrees_with_predecessors_worked_out_by_hand),
+        cmocka_unit_test(test_net_staged__free_is_never_behind_where_ports_are_alone),
+        cmocka_unit_test(test_net_staged__known_times),
+        cmocka_unit_test(test_net_staged__sub_ports_reach_the_bound_of_unequal_ports),
+        cmocka_unit_test(test_net_staged__refuses_orders_that_lose_bytes),
+        cmocka_unit_test(test_net_staged__survives_every_fault),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
