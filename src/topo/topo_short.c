@@ -66,7 +66,7 @@ static void write_text(struct mp_out *o, const char *spec, const struct part *pa
         mp_out_printf(o, "    pair: %llu B/s\n", (unsigned long long)all->pair_bytes_per_s);
     if (has_nic)
         mp_out_printf(o, "  - name: nic\n    latency: %llu ns\ngroups:\n", (unsigned long long)all->nic_latency_ns);
-    const char *indent = has_nic ? "      " : "  ";
+    const char *indent = has_nic ? "      " : "";
     for (size_t i = 0; i < n; i++) {
         const struct part *p = &parts[i];
         if (has_nic)

@@ -58,7 +58,7 @@ static const char *const compare_examples[] = {"moeplan compare trace.npz 8:h100
     "moeplan compare trace.npz 2x8:h100 --strategy contiguous,eplb,auto --split time:0.5 --incumbent live.json", NULL};
 
 static const struct argument export_arguments[] = {{"PLAN", "a plan file, or a placement of any serving stack", false, false, WORDS_FILE}, {0}};
-static const enum opt_id export_options[] = {OPT_TO, OPT_OUT, OPT_MODEL, OPT_MTP_LAYERS, OPT_FORMAT, OPT_LAYER_BASE, OPT_EXPERTS, PLACEMENT,
+static const enum opt_id export_options[] = {OPT_TO, OPT_OUT, OPT_MODEL, OPT_HIDDEN_LAYERS, OPT_MTP_LAYERS, OPT_FORMAT, OPT_LAYER_BASE, OPT_EXPERTS, PLACEMENT,
     COMMON, OPT_END};
 static const char *const export_examples[] = {"moeplan export plan.yaml --to sglang -o placement.json", NULL};
 

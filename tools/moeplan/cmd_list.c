@@ -48,16 +48,6 @@ static bool stacks_row(uint32_t i, struct row *row, char *buf) {
     return true;
 }
 
-static bool presets_row(uint32_t i, struct row *row, char *buf) {
-    struct mp_synth_params p;
-    const char *name, *summary;
-    if (!mp_synth_preset(i, &name, &summary, &p))
-        return false;
-    snprintf(buf, 512, "%s [%u layers, %u experts, top-%u, %s]", summary, p.n_layers, p.n_experts, p.top_k, mp_phase_name(p.phase));
-    *row = (struct row){name, "synthetic", buf, NULL, NULL};
-    return true;
-}
-
 static bool models_row(uint32_t i, struct row *row, char *buf) {
     (void)buf;
     const char *name, *summary;
@@ -84,6 +74,27 @@ static bool topologies_row(uint32_t i, struct row *row, char *buf) {
     return true;
 }
 
+static bool other_presets_row(uint32_t i, struct row *row, char *buf) {
+    uint32_t n = 0;
+    while (models_row(n, row, buf))
+        n++;
+    return i < n ? models_row(i, row, buf) : topologies_row(i - n, row, buf);
+}
+
+static bool presets_row(uint32_t i, struct row *row, char *buf) {
+    struct mp_synth_params p;
+    const char *name, *summary;
+    uint32_t n = 0;
+    while (mp_synth_preset(n, &name, &summary, &p))
+        n++;
+    if (i >= n)
+        return other_presets_row(i - n, row, buf);
+    (void)mp_synth_preset(i, &name, &summary, &p);
+    snprintf(buf, 512, "%s [%u layers, %u experts, top-%u, %s]", summary, p.n_layers, p.n_experts, p.top_k, mp_phase_name(p.phase));
+    *row = (struct row){name, "synthetic", buf, NULL, NULL};
+    return true;
+}
+
 static const struct {
     const char *name;
     row_fn fn;
@@ -92,7 +103,7 @@ static const struct {
     {"strategies", strategies_row, "strategies (--strategy) and their stages (--replicate, --place, --route, --order)"},
     {"formats", formats_row, "recordings that can be read (--format; detected otherwise)"},
     {"stacks", stacks_row, "serving stacks: placements out (export --to) and in"},
-    {"presets", presets_row, "synthetic recordings (generate --preset)"},
+    {"presets", presets_row, "presets: synthetic recordings (generate --preset), models (-m), GPU types (8:h100)"},
     {"models", models_row, "models (-m)"},
     {"dispatchers", dispatchers_row, "dispatchers (--dispatcher)"},
     {"topologies", topologies_row, "GPU types for short topologies: 8:h100 is one node of 8, 4x8:h100 four of them, 2x4:a100+2x4:l40s mixed"},
@@ -115,28 +126,28 @@ static void write_list(uint32_t l, struct mp_out *out) {
     struct mp_table *t = mp_table_new();
     struct row row;
     char buf[512];
-    bool has_reference = false;
     if (t == NULL) {
         mp_out_fail(out, MP_ENOMEM, "out of memory: list");
         return;
     }
-    for (uint32_t i = 0; lists[l].fn(i, &row, buf); i++)
-        has_reference |= row.reference != NULL && row.reference[0] != '\0';
     mp_table_column(t, "name", false);
     mp_table_column(t, "kind", false);
     mp_table_column(t, "what it is", false);
-    if (has_reference)
-        mp_table_column(t, "reference", false);
     for (uint32_t i = 0; lists[l].fn(i, &row, buf); i++) {
         mp_table_cell(t, "%s", row.name);
         mp_table_cell(t, "%s", row.kind != NULL ? row.kind : "");
         mp_table_cell(t, "%s", row.summary != NULL ? row.summary : "");
-        if (has_reference)
-            mp_table_cell(t, "%s", row.reference != NULL ? row.reference : "");
     }
     mp_out_printf(out, "%s\n\n", lists[l].title);
     mp_table_write(t, out);
     mp_table_free(t);
+    bool is_first = true;
+    for (uint32_t i = 0; lists[l].fn(i, &row, buf); i++) {
+        if (row.reference == NULL || row.reference[0] == '\0' || strcmp(row.reference, "none") == 0)
+            continue;
+        mp_out_printf(out, "%s  %s %s: %s\n", is_first ? "\nreferences\n" : "", row.kind, row.name, row.reference);
+        is_first = false;
+    }
 }
 
 enum mp_status cmd_list(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {

@@ -46,7 +46,7 @@ const struct opt opt_table[OPT_END] = {
 
     [OPT_FORMAT] = NAMED("format", "NAME", format, WORDS_FORMATS, NULL, "detected from the content",
                          "format of the input (moeplan list formats)"),
-    [OPT_PHASE] = ONE_OF("phase", "PHASE", phase, "prefill|decode|train", NULL, "as recorded", "phase of the recording"),
+    [OPT_PHASE] = ONE_OF("phase", "PHASE", phase, "prefill|decode|train|mixed", NULL, "as recorded", "phase of the recording"),
     [OPT_LAYER_BASE] = WHOLE("layer-base", 0, "N", layer_base, 0, MP_MAX_LAYERS - 1, NULL, "as recorded",
                              "model layer of the recording's first layer"),
     [OPT_IDS] = ONE_OF("ids", "KIND", ids, "logical|physical", NULL, "as recorded", "what the expert ids of the recording count"),
@@ -111,6 +111,8 @@ const struct opt opt_table[OPT_END] = {
     [OPT_TO] = NAMED("to", "NAME", to, WORDS_STACKS, NULL, NULL, "serving stack to write for (moeplan list stacks)"),
     [OPT_GPUS] = WHOLE("gpus", 0, "N", gpus, 1, MP_MAX_GPUS, NULL, "as the file says", "GPUs of a placement whose format cannot say"),
     [OPT_NODES] = WHOLE("nodes", 0, "N", nodes, 1, MP_MAX_GPUS, NULL, "1", "nodes of a placement whose format cannot say"),
+    [OPT_HIDDEN_LAYERS] = WHOLE("hidden-layers", 0, "N", hidden_layers, 1, MP_MAX_LAYERS, NULL, "the model's",
+                                "all layers of the model, dense ones included, for formats with a row for each"),
     [OPT_MTP_LAYERS] = WHOLE("mtp-layers", 0, "N", mtp_layers, 0, 16, "0", NULL,
                              "multi-token-prediction layers after the last one, placed like the last MoE layer"),
 

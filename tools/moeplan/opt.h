@@ -16,7 +16,7 @@ enum opt_id {
     OPT_DISPATCHER, OPT_SOURCES, OPT_SPLIT_PLAN, OPT_SPLIT_COMPARE, OPT_SPLIT_SIMULATE, OPT_SCORE_ON,
     OPT_NETWORK, OPT_STAGE_BARRIER, OPT_STAGE_COUPLED,
     OPT_INCUMBENT, OPT_INTERVAL_GROUPS, OPT_MARKDOWN_TABLE,
-    OPT_TO, OPT_GPUS, OPT_NODES, OPT_MTP_LAYERS,
+    OPT_TO, OPT_GPUS, OPT_NODES, OPT_HIDDEN_LAYERS, OPT_MTP_LAYERS,
     OPT_PRESET, OPT_GEN_LAYERS, OPT_GEN_EXPERTS, OPT_GEN_TOP_K, OPT_FIRST_LAYER, OPT_N_REQUESTS, OPT_TOKENS_PER_REQUEST,
     OPT_ZIPF, OPT_COACTIVATION, OPT_CLUSTER, OPT_CROSS_LAYER, OPT_DOMAINS, OPT_DOMAIN_SHARE, OPT_DRIFT, OPT_STICKINESS,
     OPT_AGAINST,
@@ -30,7 +30,7 @@ struct opts {
     bool help, json, quiet, resample, stage_barrier, stage_coupled, markdown_table, man, markdown;
     uint64_t seed, threads, work_limit, mem_limit, layer_base, experts, top_k;
     double time_limit;
-    uint64_t batch, tokens_per_rank, steps, pad, redundant, slots_per_gpu, interval_groups, gpus, nodes, mtp_layers;
+    uint64_t batch, tokens_per_rank, steps, pad, redundant, slots_per_gpu, interval_groups, gpus, nodes, hidden_layers, mtp_layers;
     uint64_t gen_layers, gen_experts, gen_top_k, first_layer, n_requests, tokens_per_request, cluster, domains;
     uint64_t source_skew_ppm, zipf_ppm, coactivation_ppm, cross_layer_ppm, domain_share_ppm, drift_ppm, stickiness_ppm;
     const char *model, *out, *format, *phase, *ids, *map, *requests, *ranked, *axes;

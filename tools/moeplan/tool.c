@@ -36,6 +36,7 @@ static enum mp_phase phase_of_name(const char *name) {
     return says(name, "prefill")  ? MP_PHASE_PREFILL
            : says(name, "decode") ? MP_PHASE_DECODE
            : says(name, "train")  ? MP_PHASE_TRAIN
+           : says(name, "mixed")  ? MP_PHASE_MIXED
                                   : MP_PHASE_UNKNOWN;
 }
 
@@ -46,14 +47,25 @@ enum mp_status tool_load_trace(struct mp_trace **out, const char *path, const st
     hints.ids_are_physical = o->ids == NULL ? -1 : says(o->ids, "physical");
     hints.map_path = o->map;
     hints.requests_path = o->requests;
-    hints.model_name = o->model;
     hints.is_ranked = o->ranked == NULL ? -1 : says(o->ranked, "yes");
     hints.n_experts = (uint32_t)o->experts;
     hints.top_k = (uint32_t)o->top_k;
     hints.format = o->format;
     hints.axes = o->axes;
     hints.n_threads = tool_threads(o);
-    return mp_trace_load(out, path, &hints, &mp_limits_default, err);
+    *out = NULL;
+    struct mp_model *model = NULL;
+    if (o->model != NULL) { /* it says how many experts a layer has, which arrays do not */
+        enum mp_status status = mp_model_load(&model, o->model, &mp_limits_default, err);
+        if (status != MP_OK)
+            return status;
+        hints.model_name = model->name;
+        if (hints.n_experts == 0)
+            hints.n_experts = model->n_experts;
+    }
+    enum mp_status status = mp_trace_load(out, path, &hints, &mp_limits_default, err);
+    mp_model_free(model);
+    return status;
 }
 
 static bool is_model_preset(const char *name) {
@@ -148,6 +160,7 @@ struct mp_stack_options tool_stack_options(const struct opts *o, const struct mp
         .n_gpus = topology != NULL ? topology->n_gpus : (uint32_t)o->gpus,
         .n_nodes = topology != NULL ? mp_topology_n_nodes(topology) : (uint32_t)o->nodes,
         .n_experts = model != NULL ? model->n_experts : (uint32_t)o->experts,
+        .n_hidden_layers = (uint32_t)o->hidden_layers,
         .n_mtp_layers = (uint32_t)o->mtp_layers,
     };
 }
