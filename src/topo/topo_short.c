@@ -65,18 +65,18 @@ static void write_text(struct mp_out *o, const char *spec, const struct part *pa
     if (all->pair_bytes_per_s > 0)
         mp_out_printf(o, "    pair: %llu B/s\n", (unsigned long long)all->pair_bytes_per_s);
     if (has_nic)
-        mp_out_printf(o, "  - name: nic\n    latency: %llu ns\ngroups:\n", (unsigned long long)all->nic_latency_ns);
-    const char *indent = has_nic ? "      " : "";
+        mp_out_printf(o, "  - name: nic\n    latency: %llu ns\n", (unsigned long long)all->nic_latency_ns);
+    mp_out_puts(o, has_nic ? "groups:\n" : "gpus:\n");
     for (size_t i = 0; i < n; i++) {
         const struct part *p = &parts[i];
         if (has_nic)
-            mp_out_printf(o, "  - repeat: %llu\n", (unsigned long long)p->n_nodes);
-        mp_out_printf(o, "%sgpus:\n%s  - repeat: %llu\n%s    type: %s\n%s    ports:\n%s      ", has_nic ? "    " : "", has_nic ? "    " : "",
-                      (unsigned long long)p->n_gpus, indent + (has_nic ? 2 : 0), p->name, indent + (has_nic ? 2 : 0), indent + (has_nic ? 2 : 0));
+            mp_out_printf(o, "  - repeat: %llu\n    gpus:\n    ", (unsigned long long)p->n_nodes);
+        mp_out_printf(o, "  - {repeat: %llu, type: %s, ports: {", (unsigned long long)p->n_gpus, p->name);
         mp_yaml_write_string(o, all->level);
-        mp_out_printf(o, ": %llu B/s\n", (unsigned long long)p->ports.scale_up_bytes_per_s);
+        mp_out_printf(o, ": %llu B/s", (unsigned long long)p->ports.scale_up_bytes_per_s);
         if (has_nic)
-            mp_out_printf(o, "%s      nic: %llu B/s\n", indent + 2, (unsigned long long)p->ports.nic_bytes_per_s);
+            mp_out_printf(o, ", nic: %llu B/s", (unsigned long long)p->ports.nic_bytes_per_s);
+        mp_out_puts(o, "}}\n");
     }
 }
 
