@@ -37,7 +37,8 @@ static json_t *imbalance_json(const struct mp_balance *b) {
 
 static json_t *bytes_json(const struct mp_sim_result *r) {
     json_t *o = json_object();
-    if (o == NULL || !put(o, "intra_node", mp_json_finite(r->intra_bytes)) || !put(o, "inter_node", mp_json_finite(r->inter_bytes))) {
+    if (o == NULL || !put(o, "intra_node", mp_json_finite(r->intra_bytes)) ||
+        !put(o, "inter_node", mp_json_finite(r->inter_bytes))) {
         json_decref(o);
         return NULL;
     }
@@ -46,8 +47,8 @@ static json_t *bytes_json(const struct mp_sim_result *r) {
 
 static json_t *copies_json(const struct mp_sim_result *r) {
     json_t *o = json_object();
-    if (o == NULL || !put(o, "per_expert", mp_json_finite(r->copies_expert)) || !put(o, "per_gpu", mp_json_finite(r->copies_gpu)) ||
-        !put(o, "per_node", mp_json_finite(r->copies_node))) {
+    if (o == NULL || !put(o, "per_expert", mp_json_finite(r->copies_expert)) ||
+        !put(o, "per_gpu", mp_json_finite(r->copies_gpu)) || !put(o, "per_node", mp_json_finite(r->copies_node))) {
         json_decref(o);
         return NULL;
     }
@@ -83,8 +84,8 @@ json_t *mp_scored_json(const struct mp_scored *s, const struct mp_workload *w) {
     json_t *o = json_object();
     bool ok = o != NULL && put(o, "strategy", json_string(s->strategy)) &&
               put(o, "note", s->note != NULL ? json_string(s->note) : json_null()) &&
-              put(o, "evaluated_on", json_string(s->evaluated_on)) && put(o, "plan_seconds", mp_json_finite(s->plan_seconds)) &&
-              (s->result == NULL || put_result(o, s));
+              put(o, "evaluated_on", json_string(s->evaluated_on)) &&
+              put(o, "plan_seconds", mp_json_finite(s->plan_seconds)) && (s->result == NULL || put_result(o, s));
     if (ok && w != NULL)
         ok = put(o, "steps", json_string(w->is_bootstrap ? "bootstrap" : "recorded")) &&
              put(o, "n_steps", whole(s->result != NULL ? s->result->n_steps : w->n_steps)) &&

@@ -17,7 +17,8 @@ struct mp_table {
     bool is_broken;     /* memory ran out: writing reports it */
 };
 
-/* Columns on a terminal: code points, which is right for everything moeplan prints (no wide or combining characters). */
+/* Columns on a terminal: code points, which is right for everything moeplan prints (no wide or combining characters).
+ */
 static size_t width_of(const char *s) {
     size_t n = 0;
     for (; *s != '\0'; s++)

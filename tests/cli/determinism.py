@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Same input and seed, same bytes: plans of every strategy from each given program, for 1, 2 and 8 threads, other locales, folders and
+"""Same input and seed, same bytes: recordings and plans of every strategy from each given program, for 1, 2 and 8 threads, other locales, folders and
 environments, and twice.
 
-usage: determinism.py SOURCE MOEPLAN [MOEPLAN...]
+usage: determinism.py MOEPLAN [MOEPLAN...]
 """
 import hashlib
 import os
@@ -11,9 +11,11 @@ import subprocess
 import sys
 import tempfile
 
+# Parameters of the recording, then of the plans.
 CASES = [
-    ("decode.mpt", ["2x4:h100", "--batch", "2", "--redundant", "8"]),
-    ("decode.mpt", ["4:a100", "--batch", "4", "--resample", "--steps", "6", "--split", "0.5", "--objective", "p95", "--seed", "9"]),
+    (["--phase", "decode"], ["2x4:h100", "--batch", "2", "--redundant", "8"]),
+    (["--phase", "decode"], ["4:a100", "--batch", "4", "--resample", "--steps", "6", "--split", "0.5", "--objective", "p95", "--seed", "9"]),
+    (["--phase", "prefill"], ["2x2:h100+1x2:l40s", "--tokens-per-rank", "32", "--redundant", "2", "--objective", "peak"]),
 ]
 
 
@@ -29,12 +31,22 @@ def plan_bytes(moeplan, trace, arguments, strategy, threads, variant):
 
 
 def main():
-    source, programs = sys.argv[1], [os.path.abspath(p) for p in sys.argv[2:]]
+    programs = [os.path.abspath(p) for p in sys.argv[1:]]
     listed = subprocess.run([programs[0], "list", "strategies"], capture_output=True, text=True, check=True).stdout.splitlines()
     strategies = [line.split()[0] for line in listed[3:] if line.split()[1:2] == ["strategy"]]
     failures = n = 0
-    for trace, arguments in CASES:
-        path = os.path.abspath(os.path.join(source, "traces/samples", trace))
+    scratch = tempfile.TemporaryDirectory(prefix="moeplan-same-")
+    for number, (parameters, arguments) in enumerate(CASES):
+        recordings = set()
+        for i, program in enumerate(programs):
+            path = os.path.join(scratch.name, f"{number}-{i}.mpt")
+            subprocess.run([program, "generate", "-o", path, "--n-requests", "100", "--tokens-per-request", "16", "--layers", "2", "--experts", "16",
+                            "--zipf", "0.9", "-q", *parameters], stdout=subprocess.DEVNULL, check=True)
+            recordings.add(hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest())
+        n += 1
+        if len(recordings) != 1:
+            failures += 1
+            print(f"FAIL generate {parameters}: the programs write different bytes")
         for strategy in strategies:
             seen = {}
             runs = [(p, t) for p in programs for t in ((1, 2, 8) if strategy == "auto" or p == programs[0] else (2,))] + [(programs[0], 1)]
@@ -44,7 +56,7 @@ def main():
                 seen.setdefault(key, []).append(f"{program} with {threads} threads")
             if len(seen) != 1 or next(iter(seen)).startswith("exit"):
                 failures += 1
-                print(f"FAIL {trace} {' '.join(arguments)} --strategy {strategy}: {len(seen)} different results: {seen}")
+                print(f"FAIL {' '.join(arguments)} --strategy {strategy}: {len(seen)} different results: {seen}")
     print(f"{n} plans, {failures} failures")
     return 1 if failures or not strategies else 0
 

@@ -1,5 +1,5 @@
-/* Runs a fuzz target over files (or every file of folders) without libFuzzer, so that plain `meson test` replays the corpus; each input
- * is also cut at every byte (small ones) and has bits flipped, with a fixed seed. */
+/* Runs a fuzz target over files (or every file of folders) without libFuzzer, so that plain `meson test` replays the
+ * corpus; each input is also cut at every byte (small ones) and has bits flipped, with a fixed seed. */
 #include <dirent.h>
 #include <stdint.h>
 #include <stdio.h>

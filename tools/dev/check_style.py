@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 
-LINE_MAX = 150          # hard limit; 120 is what we aim at
+LINE_MAX = 165          # hard limit; 120 is what we aim at
 LINE_AIM = 120
 FILE_MAX = 900          # lines of a source file
 TOPS = ("include", "src", "planner", "executor", "tools", "tests")
@@ -39,12 +39,13 @@ def code_only(text):
 def check_c(relative, text):
     parts = pathlib.PurePath(relative).parts
     is_library = parts[0] in ("src", "planner", "include")
-    may_allocate = parts[:2] == ("src", "base") or parts[0] in ("tests",)
-    may_open = may_allocate or parts[:2] == ("tools", "bench")
+    # Tests and benchmarks have their own scaffolding; the program and its libraries have none.
+    is_test = parts[0] == "tests" or parts[:2] == ("tools", "bench")
+    may_allocate = may_open = parts[:2] == ("src", "base") or is_test
     lines = code_only(text).splitlines()
     for number, line in enumerate(lines, 1):
         for name in CALL.findall(line):
-            if name in BANNED and not (name == "strcpy" and (parts[0] == "tests" or parts[:2] == ("src", "base"))):
+            if name in BANNED and not is_test and not (name == "strcpy" and parts[:2] == ("src", "base")):
                 yield number, f"{name}() (use {BANNED[name]})"
             elif name in ALLOCATORS and not may_allocate:
                 yield number, f"{name}() goes around the allocator table (use mp_calloc, mp_realloc, mp_free, an arena)"

@@ -2,64 +2,118 @@
 #include <string.h>
 
 #define COMMON OPT_JSON, OPT_QUIET, OPT_SEED, OPT_THREADS, OPT_WORK_LIMIT, OPT_TIME_LIMIT, OPT_MEM_LIMIT, OPT_HELP
-#define HINTS OPT_FORMAT, OPT_PHASE, OPT_LAYER_BASE, OPT_IDS, OPT_MAP, OPT_REQUESTS, OPT_RANKED, OPT_EXPERTS, OPT_TOP_K, OPT_AXES
+#define HINTS                                                                                                          \
+    OPT_FORMAT, OPT_PHASE, OPT_LAYER_BASE, OPT_IDS, OPT_MAP, OPT_REQUESTS, OPT_RANKED, OPT_EXPERTS, OPT_TOP_K, OPT_AXES
 #define STEPS OPT_BATCH, OPT_TOKENS_PER_RANK, OPT_RESAMPLE, OPT_STEPS, OPT_SOURCE_SKEW, OPT_PAD
 #define STAGES OPT_REPLICATE, OPT_PLACE, OPT_ROUTE, OPT_ORDER, OPT_REDUNDANT, OPT_SLOTS_PER_GPU, OPT_OBJECTIVE, OPT_FOR
 #define COSTS OPT_DISPATCHER, OPT_SOURCES
 #define PLACEMENT OPT_GPUS, OPT_NODES
 
-#define TRACE_ARGUMENT {"TRACE", "a recording in any known format (moeplan list formats)", false, false, WORDS_FILE}
-#define TOPOLOGY_ARGUMENT                                                                                            \
-    {"TOPOLOGY", "a YAML file, or a short string such as 8:h100 or 4x8:h100 (moeplan list topologies)", false, false, WORDS_FILE}
+#define TRACE_ARGUMENT                                                                                                 \
+    { "TRACE", "a recording in any known format (moeplan list formats)", false, false, WORDS_FILE }
+#define TOPOLOGY_ARGUMENT                                                                                              \
+    {                                                                                                                  \
+        "TOPOLOGY", "a YAML file, or a short string such as 8:h100 or 4x8:h100 (moeplan list topologies)", false,      \
+            false, WORDS_FILE                                                                                          \
+    }
 
 static const struct argument inspect_arguments[] = {
-    {"FILE", "a recording, plan, placement, topology or model; or a preset's name or a short topology string", false, false, WORDS_FILE}, {0}};
+    {"FILE", "a recording, plan, placement, topology or model; or a preset's name or a short topology string", false,
+     false, WORDS_FILE},
+    {0}};
 static const enum opt_id inspect_options[] = {HINTS, PLACEMENT, COMMON, OPT_END};
-static const char *const inspect_examples[] = {"moeplan inspect trace.npz", "moeplan inspect 4x8:h100", "moeplan inspect deepseek-v3", NULL};
+static const char *const inspect_examples[] = {"moeplan inspect trace.npz", "moeplan inspect 4x8:h100",
+                                               "moeplan inspect deepseek-v3", NULL};
 
 static const struct argument convert_arguments[] = {
     {"IN", "a recording, a placement of a serving stack, or a topology", false, false, WORDS_FILE},
-    {"OUT", "file to write: the native trace format, a plan file, or a topology in YAML", false, false, WORDS_FILE}, {0}};
+    {"OUT", "file to write: the native trace format, a plan file, or a topology in YAML", false, false, WORDS_FILE},
+    {0}};
 static const enum opt_id convert_options[] = {HINTS, PLACEMENT, OPT_MODEL, COMMON, OPT_END};
 static const char *const convert_examples[] = {
     "moeplan convert expert_distribution_recorder.pt trace.mpt --phase decode --layer-base 0",
-    "moeplan convert sglang-placement.json plan.yaml --gpus 8", "moeplan convert 2x4:a100+2x4:l40s topology.yaml", NULL};
+    "moeplan convert sglang-placement.json plan.yaml --gpus 8", "moeplan convert 2x4:a100+2x4:l40s topology.yaml",
+    NULL};
 
 static const struct argument generate_arguments[] = {{0}};
-static const enum opt_id generate_options[] = {OPT_PRESET, OPT_GEN_LAYERS, OPT_GEN_EXPERTS, OPT_GEN_TOP_K, OPT_FIRST_LAYER, OPT_N_REQUESTS,
-    OPT_TOKENS_PER_REQUEST, OPT_PHASE, OPT_ZIPF, OPT_COACTIVATION, OPT_CLUSTER, OPT_CROSS_LAYER, OPT_DOMAINS, OPT_DOMAIN_SHARE, OPT_DRIFT,
-    OPT_STICKINESS, OPT_AGAINST, OPT_OUT, COMMON, OPT_END};
+static const enum opt_id generate_options[] = {OPT_PRESET,
+                                               OPT_GEN_LAYERS,
+                                               OPT_GEN_EXPERTS,
+                                               OPT_GEN_TOP_K,
+                                               OPT_FIRST_LAYER,
+                                               OPT_N_REQUESTS,
+                                               OPT_TOKENS_PER_REQUEST,
+                                               OPT_PHASE,
+                                               OPT_ZIPF,
+                                               OPT_COACTIVATION,
+                                               OPT_CLUSTER,
+                                               OPT_CROSS_LAYER,
+                                               OPT_DOMAINS,
+                                               OPT_DOMAIN_SHARE,
+                                               OPT_DRIFT,
+                                               OPT_STICKINESS,
+                                               OPT_AGAINST,
+                                               OPT_OUT,
+                                               COMMON,
+                                               OPT_END};
 static const char *const generate_examples[] = {"moeplan generate --experts 64 --top-k 8 --zipf 0.8 -o trace.mpt",
-    "moeplan generate --preset gpt-oss-20b --n-requests 500 -o trace.mpt", NULL};
+                                                "moeplan generate --preset gpt-oss-20b-like --n-requests 500 -o trace.mpt",
+                                                NULL};
 
 static const struct argument plan_arguments[] = {TRACE_ARGUMENT, TOPOLOGY_ARGUMENT, {0}};
-static const enum opt_id plan_options[] = {OPT_OUT, OPT_MODEL, OPT_STRATEGY, STAGES, COSTS, STEPS, OPT_SPLIT_PLAN, OPT_SCORE_ON, HINTS, COMMON,
-    OPT_END};
-static const char *const plan_examples[] = {"moeplan plan trace.npz 8:h100 -m gpt-oss-20b --redundant 8 -o plan.yaml",
+static const enum opt_id plan_options[] = {OPT_OUT,        OPT_MODEL,    OPT_STRATEGY, STAGES, COSTS,  STEPS,
+                                           OPT_SPLIT_PLAN, OPT_SCORE_ON, HINTS,        COMMON, OPT_END};
+static const char *const plan_examples[] = {
+    "moeplan plan trace.npz 8:h100 -m gpt-oss-20b --redundant 8 -o plan.yaml",
     "moeplan plan trace.npz 2x8:h100 --strategy eplb --redundant 16 --for sglang -o plan.yaml", NULL};
 
 static const struct argument verify_arguments[] = {
-    {"PLAN", "a plan file", false, false, WORDS_FILE}, {"TRACE", "the recording it was planned on", true, false, WORDS_FILE},
-    {"TOPOLOGY", "the topology it was planned for", true, false, WORDS_FILE}, {0}};
+    {"PLAN", "a plan file", false, false, WORDS_FILE},
+    {"TRACE", "the recording it was planned on", true, false, WORDS_FILE},
+    {"TOPOLOGY", "the topology it was planned for", true, false, WORDS_FILE},
+    {0}};
 static const enum opt_id verify_options[] = {OPT_MODEL, HINTS, COMMON, OPT_END};
-static const char *const verify_examples[] = {"moeplan verify plan.yaml", "moeplan verify plan.yaml trace.npz 8:h100", NULL};
+static const char *const verify_examples[] = {"moeplan verify plan.yaml", "moeplan verify plan.yaml trace.npz 8:h100",
+                                              NULL};
 
 static const struct argument simulate_arguments[] = {
-    {"PLAN", "a plan file, or a placement of any serving stack", false, false, WORDS_FILE}, TRACE_ARGUMENT, TOPOLOGY_ARGUMENT, {0}};
-static const enum opt_id simulate_options[] = {OPT_MODEL, OPT_SPLIT_SIMULATE, STEPS, COSTS, OPT_NETWORK, OPT_STAGE_BARRIER,
+    {"PLAN", "a plan file, or a placement of any serving stack", false, false, WORDS_FILE},
+    TRACE_ARGUMENT,
+    TOPOLOGY_ARGUMENT,
+    {0}};
+static const enum opt_id simulate_options[] = {
+    OPT_MODEL,         OPT_SPLIT_SIMULATE,  STEPS, COSTS,  OPT_NETWORK, OPT_STAGE_BARRIER,
     OPT_STAGE_COUPLED, OPT_INTERVAL_GROUPS, HINTS, COMMON, OPT_END};
-static const char *const simulate_examples[] = {"moeplan simulate plan.yaml trace.npz 8:h100",
+static const char *const simulate_examples[] = {
+    "moeplan simulate plan.yaml trace.npz 8:h100",
     "moeplan simulate plan.yaml other.npz 8:h100 --batch 32 --network spread-out", NULL};
 
 static const struct argument compare_arguments[] = {TRACE_ARGUMENT, TOPOLOGY_ARGUMENT, {0}};
-static const enum opt_id compare_options[] = {OPT_STRATEGIES, OPT_INCUMBENT, OPT_MODEL, OPT_SPLIT_COMPARE, OPT_SCORE_ON,
-    OPT_INTERVAL_GROUPS, OPT_MARKDOWN_TABLE, STAGES, COSTS, STEPS, OPT_NETWORK, OPT_STAGE_BARRIER, OPT_STAGE_COUPLED, HINTS, COMMON, OPT_END};
-static const char *const compare_examples[] = {"moeplan compare trace.npz 8:h100 --redundant 8",
+static const enum opt_id compare_options[] = {OPT_STRATEGIES,
+                                              OPT_INCUMBENT,
+                                              OPT_MODEL,
+                                              OPT_SPLIT_COMPARE,
+                                              OPT_SCORE_ON,
+                                              OPT_INTERVAL_GROUPS,
+                                              OPT_MARKDOWN_TABLE,
+                                              STAGES,
+                                              COSTS,
+                                              STEPS,
+                                              OPT_NETWORK,
+                                              OPT_STAGE_BARRIER,
+                                              OPT_STAGE_COUPLED,
+                                              HINTS,
+                                              COMMON,
+                                              OPT_END};
+static const char *const compare_examples[] = {
+    "moeplan compare trace.npz 8:h100 --redundant 8",
     "moeplan compare trace.npz 2x8:h100 --strategy contiguous,eplb,auto --split time:0.5 --incumbent live.json", NULL};
 
-static const struct argument export_arguments[] = {{"PLAN", "a plan file, or a placement of any serving stack", false, false, WORDS_FILE}, {0}};
-static const enum opt_id export_options[] = {OPT_TO, OPT_OUT, OPT_MODEL, OPT_HIDDEN_LAYERS, OPT_MTP_LAYERS, OPT_FORMAT, OPT_LAYER_BASE, OPT_EXPERTS, PLACEMENT,
-    COMMON, OPT_END};
+static const struct argument export_arguments[] = {
+    {"PLAN", "a plan file, or a placement of any serving stack", false, false, WORDS_FILE}, {0}};
+static const enum opt_id export_options[] = {OPT_TO,         OPT_OUT,    OPT_MODEL,      OPT_HIDDEN_LAYERS,
+                                             OPT_MTP_LAYERS, OPT_FORMAT, OPT_LAYER_BASE, OPT_EXPERTS,
+                                             PLACEMENT,      COMMON,     OPT_END};
 static const char *const export_examples[] = {"moeplan export plan.yaml --to sglang -o placement.json", NULL};
 
 static const struct argument list_arguments[] = {
@@ -68,49 +122,65 @@ static const enum opt_id list_options[] = {COMMON, OPT_END};
 static const char *const list_examples[] = {"moeplan list strategies", "moeplan list models --json", NULL};
 
 static const struct argument help_arguments[] = {{"VERB", "the verb to explain", true, false, WORDS_VERBS}, {0}};
-static const enum opt_id help_options[] = {OPT_MAN, OPT_COMPLETION, OPT_MARKDOWN, OPT_JSON, OPT_QUIET, OPT_HELP, OPT_END};
-static const char *const help_examples[] = {"moeplan help plan", "moeplan help --man plan | man -l -",
+static const enum opt_id help_options[] = {OPT_MAN,   OPT_COMPLETION, OPT_MARKDOWN, OPT_JSON,
+                                           OPT_QUIET, OPT_HELP,       OPT_END};
+static const char *const help_examples[] = {
+    "moeplan help plan", "moeplan help --man plan | man -l -",
     "moeplan help --completion bash > ~/.local/share/bash-completion/completions/moeplan", NULL};
 
 const struct verb verbs[] = {
     {"inspect", cmd_inspect, "say what a file is and what is in it", "moeplan inspect FILE [options]",
-     "Detects what the file is by its content: a recording (layers, experts, requests, load, what it cannot say), a plan, a placement of a "
+     "Detects what the file is by its content: a recording (layers, experts, requests, load, what it cannot say), a "
+     "plan, a placement of a "
      "serving stack, a topology or a model.",
      inspect_arguments, inspect_options, inspect_examples},
     {"convert", cmd_convert, "read any known format, write moeplan's own", "moeplan convert IN OUT [options]",
-     "A recording becomes a native trace (compact, checksummed, read without copying), a placement of a serving stack becomes a plan file, "
-     "a topology becomes its full YAML. What the input cannot say (layer base, logical or physical ids, phase) is asked for.",
+     "A recording becomes a native trace (compact, checksummed, read without copying), a placement of a serving stack "
+     "becomes a plan file, "
+     "a topology becomes its full YAML. What the input cannot say (layer base, logical or physical ids, phase) is "
+     "asked for.",
      convert_arguments, convert_options, convert_examples},
     {"generate", cmd_generate, "make a synthetic recording", "moeplan generate [--preset NAME] [options] -o TRACE",
-     "Named parameters shape skew, co-activation, dependence between layers, domains, drift and bursts; presets are fitted to real "
+     "Named parameters shape skew, co-activation, dependence between layers, domains, drift and bursts; presets are "
+     "fitted to real "
      "recordings. The result is marked synthetic, and so is every plan made from it.",
      generate_arguments, generate_options, generate_examples},
-    {"plan", cmd_plan, "decide placement, replicas, routing and order", "moeplan plan TRACE TOPOLOGY [-m MODEL] [options] -o PLAN",
-     "Builds the steps of the recording, runs the strategy, predicts the step time and writes the plan once the verifier has accepted it. "
+    {"plan", cmd_plan, "decide placement, replicas, routing and order",
+     "moeplan plan TRACE TOPOLOGY [-m MODEL] [options] -o PLAN",
+     "Builds the steps of the recording, runs the strategy, predicts the step time and writes the plan once the "
+     "verifier has accepted it. "
      "Exit code 1: no plan satisfies the constraints; the message says what to change.",
      plan_arguments, plan_options, plan_examples},
-    {"verify", cmd_verify, "check a plan independently of the planner", "moeplan verify PLAN [TRACE TOPOLOGY] [options]",
-     "Structure always; with the recording and the topology also every number that the plan claims. Exit code 0: accepted, 1: refused, "
+    {"verify", cmd_verify, "check a plan independently of the planner",
+     "moeplan verify PLAN [TRACE TOPOLOGY] [options]",
+     "Structure always; with the recording and the topology also every number that the plan claims. Exit code 0: "
+     "accepted, 1: refused, "
      "with one line for each violation.",
      verify_arguments, verify_options, verify_examples},
-    {"simulate", cmd_simulate, "predict what a plan is worth on a recording", "moeplan simulate PLAN TRACE TOPOLOGY [options]",
-     "Steps, dispatcher and split are the plan's own unless given. A result on the data that the plan was made from is labelled so.",
+    {"simulate", cmd_simulate, "predict what a plan is worth on a recording",
+     "moeplan simulate PLAN TRACE TOPOLOGY [options]",
+     "Steps, dispatcher and split are the plan's own unless given. A result on the data that the plan was made from is "
+     "labelled so.",
      simulate_arguments, simulate_options, simulate_examples},
-    {"compare", cmd_compare, "plan with several strategies, score on held-out steps", "moeplan compare TRACE TOPOLOGY [--strategy A,B,...] [options]",
-     "Requests are split; every strategy plans on one part and is scored on the other, on the same steps. Intervals (95 %) are over "
-     "requests: a delete-a-group jackknife, paired for the differences to the baseline. The baseline is contiguous when it is among the "
+    {"compare", cmd_compare, "plan with several strategies, score on held-out steps",
+     "moeplan compare TRACE TOPOLOGY [--strategy A,B,...] [options]",
+     "Requests are split; every strategy plans on one part and is scored on the other, on the same steps. Intervals "
+     "(95 %) are over "
+     "requests: a delete-a-group jackknife, paired for the differences to the baseline. The baseline is contiguous "
+     "when it is among the "
      "strategies, else the first one.",
      compare_arguments, compare_options, compare_examples},
-    {"export", cmd_export, "write a placement file for a serving stack", "moeplan export PLAN --to STACK [-o FILE] [options]",
-     "Checks every rule of the stack before it writes, and prints the exact server flags for the file. Exit code 1: the stack cannot load "
+    {"export", cmd_export, "write a placement file for a serving stack",
+     "moeplan export PLAN --to STACK [-o FILE] [options]",
+     "Checks every rule of the stack before it writes, and prints the exact server flags for the file. Exit code 1: "
+     "the stack cannot load "
      "this plan; the message says what to change.",
      export_arguments, export_options, export_examples},
     {"list", cmd_list, "list what moeplan knows, with references", "moeplan list [WHAT] [options]",
-     "Without WHAT, everything. The names are those that the options take.",
-     list_arguments, list_options, list_examples},
+     "Without WHAT, everything. The names are those that the options take.", list_arguments, list_options,
+     list_examples},
     {"help", cmd_help, "explain a verb; print manual page or completion", "moeplan help [VERB] [options]",
-     "All of it comes from the tables that parse the command line.",
-     help_arguments, help_options, help_examples},
+     "All of it comes from the tables that parse the command line.", help_arguments, help_options, help_examples},
 };
 const uint32_t n_verbs = sizeof verbs / sizeof *verbs;
 

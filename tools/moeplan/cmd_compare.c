@@ -1,15 +1,19 @@
-/* moeplan compare: plan with several strategies on one part of a recording, score all of them on the same steps of the other. */
+/* moeplan compare: plan with several strategies on one part of a recording, score all of them on the same steps of the
+ * other. */
 #include "score.h"
 #include <stdio.h>
 #include <string.h>
 
 /* Calls fn for each part of a comma-separated list; empty parts are refused. */
 static enum mp_status for_each_word(const char *list, const char *option, char *word, size_t size,
-                                    enum mp_status (*fn)(void *ctx, const char *word, struct mp_error *err), void *ctx, struct mp_error *err) {
+                                    enum mp_status (*fn)(void *ctx, const char *word, struct mp_error *err), void *ctx,
+                                    struct mp_error *err) {
     for (const char *p = list; p != NULL;) {
         size_t n = strcspn(p, ",");
         if (n == 0 || n >= size)
-            return mp_fail(err, MP_EUSAGE, "--%s: \"%.80s\" has an empty or too long part (write names with one comma between)", option, list);
+            return mp_fail(err, MP_EUSAGE,
+                           "--%s: \"%.80s\" has an empty or too long part (write names with one comma between)", option,
+                           list);
         snprintf(word, size, "%.*s", (int)n, p);
         enum mp_status status = fn(ctx, word, err);
         if (status != MP_OK)
@@ -127,13 +131,19 @@ static void verdict_text(const struct contest *c, char *buf, size_t size) {
     if (best == c->base)
         snprintf(buf, size, "no strategy has shorter steps than %s on the %s steps", base->name, where);
     else if (i->is_known && i->high >= 0)
-        snprintf(buf, size, "%s has the shortest steps, %.1f %% below %s, but that is within the noise (95 %% interval %.1f to %.1f %%, %s)",
+        snprintf(buf, size,
+                 "%s has the shortest steps, %.1f %% below %s, but that is within the noise (95 %% interval %.1f to "
+                 "%.1f %%, %s)",
                  s->name, gain, base->name, -100 * i->high, -100 * i->low, where);
     else if (i->is_known)
-        snprintf(buf, size, "%s: steps %.1f %% shorter than %s (95 %% interval %.1f to %.1f %%), MoE time %.1f %% shorter (it is %.0f %% of the step); %s",
+        snprintf(buf, size,
+                 "%s: steps %.1f %% shorter than %s (95 %% interval %.1f to %.1f %%), MoE time %.1f %% shorter (it is "
+                 "%.0f %% of the step); %s",
                  s->name, gain, base->name, -100 * i->high, -100 * i->low, moe, share, where);
     else
-        snprintf(buf, size, "%s: steps %.1f %% shorter than %s (no interval: too few requests), MoE time %.1f %% shorter (it is %.0f %% of the step); %s",
+        snprintf(buf, size,
+                 "%s: steps %.1f %% shorter than %s (no interval: too few requests), MoE time %.1f %% shorter (it is "
+                 "%.0f %% of the step); %s",
                  s->name, gain, base->name, moe, share, where);
 }
 
@@ -146,14 +156,15 @@ static void write_text(const struct contest *c, struct mp_out *o) {
         return;
     }
     mp_out_printf(o, "%s: %u GPUs, %u node%s; model %s, %u layers of %u experts, top-%u%s\n", c->setup.topology->name,
-                  c->setup.topology->n_gpus, mp_topology_n_nodes(c->setup.topology), mp_topology_n_nodes(c->setup.topology) == 1 ? "" : "s",
-                  c->setup.model->name, c->setup.trace->n_layers, c->setup.trace->n_experts, c->setup.trace->top_k,
+                  c->setup.topology->n_gpus, mp_topology_n_nodes(c->setup.topology),
+                  mp_topology_n_nodes(c->setup.topology) == 1 ? "" : "s", c->setup.model->name,
+                  c->setup.trace->n_layers, c->setup.trace->n_experts, c->setup.trace->top_k,
                   c->setup.trace->is_synthetic ? "; SYNTHETIC recording" : "");
     mp_out_printf(o, "%s\n\n", score_describe(&c->setup, text, sizeof text));
     snprintf(of_step, sizeof of_step, "vs %s", c->scores[c->base].name);
     snprintf(of_moe, sizeof of_moe, "MoE time vs %s", c->scores[c->base].name);
-    const char *titles[] = {"strategy", "step", "95 % interval", of_step, "95 % interval, %", of_moe, "p95", "max/mean", "dispatch", "compute",
-                            "combine", "inter-node", "gap", "plan s"};
+    const char *titles[] = {"strategy", "step",     "95 % interval", of_step,   "95 % interval, %", of_moe, "p95",
+                            "max/mean", "dispatch", "compute",       "combine", "inter-node",       "gap",  "plan s"};
     for (size_t i = 0; i < sizeof titles / sizeof *titles; i++)
         mp_table_column(t, titles[i], i > 0);
     for (uint32_t i = 0; i < c->n; i++)
@@ -169,7 +180,9 @@ static void write_text(const struct contest *c, struct mp_out *o) {
     uint32_t best = best_of(c);
     if (best != MP_NONE) {
         const struct mp_sim_result *r = c->scores[c->base].result;
-        mp_out_printf(o, "\nMoE time is %.1f %% of %s's step; gap is to a bound that no static plan with these slots can go below.\n",
+        mp_out_printf(o,
+                      "\nMoE time is %.1f %% of %s's step; gap is to a bound that no static plan with these slots can "
+                      "go below.\n",
                       100 * (double)r->moe_ns / (double)r->mean.step_ns, c->scores[c->base].name);
     }
     if (c->setup.sim.dispatcher->copies == MP_COPY_ALL)
@@ -186,9 +199,12 @@ static json_t *score_json(const struct contest *c, uint32_t i) {
     bool ok = json_object_set_new(o, "kind", json_string(i < c->n_strategies ? "strategy" : "incumbent")) == 0;
     if (ok && s->result != NULL && c->scores[c->base].result != NULL) {
         const struct mp_sim_result *b = c->scores[c->base].result;
-        ok = json_object_set_new(o, "change", mp_json_finite((double)s->result->mean.step_ns / (double)b->mean.step_ns - 1)) == 0 &&
+        ok = json_object_set_new(o, "change",
+                                 mp_json_finite((double)s->result->mean.step_ns / (double)b->mean.step_ns - 1)) == 0 &&
              json_object_set_new(o, "change_interval", mp_interval_json(&s->against_base)) == 0 &&
-             json_object_set_new(o, "moe_change", b->moe_ns > 0 ? mp_json_finite((double)s->result->moe_ns / (double)b->moe_ns - 1) : json_null()) == 0;
+             json_object_set_new(o, "moe_change",
+                                 b->moe_ns > 0 ? mp_json_finite((double)s->result->moe_ns / (double)b->moe_ns - 1)
+                                               : json_null()) == 0;
     }
     if (!ok) {
         json_decref(o);
@@ -209,13 +225,14 @@ static void write_json(const struct contest *c, struct mp_out *o) {
             results = NULL;
         }
     json_t *root = json_pack(
-        "{s:s,s:i,s:s,s:s,s:s,s:{s:s,s:f},s:s,s:I,s:I,s:s,s:s,s:s,s:b,s:I,s:s,s:o}", "schema", "moeplan.compare", "version", 1, "topology",
-        s->topology->name, "model", s->model->name, "baseline", c->scores[c->base].name, "split", "kind",
-        s->score_trace != NULL ? "score-on" : splits[s->split.kind], "planning_share", s->split.planning_ppm / 1e6, "steps",
-        s->workload->is_bootstrap ? "bootstrap" : "recorded", "n_steps", (json_int_t)s->workload->n_steps, "n_requests",
-        (json_int_t)s->workload->n_requests, "phase", mp_phase_name(s->batching.phase), "dispatcher", s->sim.dispatcher->name, "sources",
-        s->sim.sources == MP_SOURCES_COUPLED ? "coupled" : "dp", "synthetic", (int)s->trace->is_synthetic, "seed", (json_int_t)s->o->seed,
-        "verdict", verdict, "results", results);
+        "{s:s,s:i,s:s,s:s,s:s,s:{s:s,s:f},s:s,s:I,s:I,s:s,s:s,s:s,s:b,s:I,s:s,s:o}", "schema", "moeplan.compare",
+        "version", 1, "topology", s->topology->name, "model", s->model->name, "baseline", c->scores[c->base].name,
+        "split", "kind", s->score_trace != NULL ? "score-on" : splits[s->split.kind], "planning_share",
+        s->split.planning_ppm / 1e6, "steps", s->workload->is_bootstrap ? "bootstrap" : "recorded", "n_steps",
+        (json_int_t)s->workload->n_steps, "n_requests", (json_int_t)s->workload->n_requests, "phase",
+        mp_phase_name(s->batching.phase), "dispatcher", s->sim.dispatcher->name, "sources",
+        s->sim.sources == MP_SOURCES_COUPLED ? "coupled" : "dp", "synthetic", (int)s->trace->is_synthetic, "seed",
+        (json_int_t)s->o->seed, "verdict", verdict, "results", results);
     mp_json_write(root, o);
     json_decref(root);
 }

@@ -3,23 +3,26 @@
 #include <stdio.h>
 #include <string.h>
 
-static enum mp_status convert_trace(const char *in, const struct opts *o, struct mp_out *file, char *text, size_t size, struct mp_error *err) {
+static enum mp_status convert_trace(const char *in, const struct opts *o, struct mp_out *file, char *text, size_t size,
+                                    struct mp_error *err) {
     struct mp_trace *t;
     enum mp_status status = tool_load_trace(&t, in, o, err);
     if (status != MP_OK)
         return status;
     mp_trace_write(t, file);
     if (t->kind == MP_TRACE_TOKENS)
-        snprintf(text, size, "%s: %llu requests, %llu tokens, %u layers of %u experts, top-%u, %s", t->format, (unsigned long long)t->n_requests,
-                 (unsigned long long)t->n_rows, t->n_layers, t->n_experts, t->top_k, mp_phase_name(t->phase));
-    else
-        snprintf(text, size, "%s: counts of %u iterations, %u layers of %u experts, %s", t->format, t->n_iterations, t->n_layers, t->n_experts,
+        snprintf(text, size, "%s: %llu requests, %llu tokens, %u layers of %u experts, top-%u, %s", t->format,
+                 (unsigned long long)t->n_requests, (unsigned long long)t->n_rows, t->n_layers, t->n_experts, t->top_k,
                  mp_phase_name(t->phase));
+    else
+        snprintf(text, size, "%s: counts of %u iterations, %u layers of %u experts, %s", t->format, t->n_iterations,
+                 t->n_layers, t->n_experts, mp_phase_name(t->phase));
     mp_trace_free(t);
     return MP_OK;
 }
 
-static enum mp_status convert_placement(const char *in, const struct opts *o, struct mp_out *file, char *text, size_t size, struct mp_error *err) {
+static enum mp_status convert_placement(const char *in, const struct opts *o, struct mp_out *file, char *text,
+                                        size_t size, struct mp_error *err) {
     struct mp_plan *plan = NULL;
     struct mp_model *model = NULL;
     struct mp_verify_report *report = NULL;
@@ -30,11 +33,13 @@ static enum mp_status convert_placement(const char *in, const struct opts *o, st
     MP_TRY(mp_stack_load(&plan, in, o->format, &options, &mp_limits_default, err));
     MP_TRY(mp_plan_verify(&report, plan, NULL, NULL, NULL, err));
     if (report->n > 0) {
-        status = mp_fail_at(err, MP_EINPUT, in, 0, 0, "%s: %s", mp_violation_name(report->violations[0].kind), report->violations[0].message);
+        status = mp_fail_at(err, MP_EINPUT, in, 0, 0, "%s: %s", mp_violation_name(report->violations[0].kind),
+                            report->violations[0].message);
         goto out;
     }
     mp_plan_write(plan, file);
-    snprintf(text, size, "placement: %u layers, %u experts in %u slots on %u GPUs", plan->n_layers, plan->n_experts, plan->n_slots, plan->n_gpus);
+    snprintf(text, size, "placement: %u layers, %u experts in %u slots on %u GPUs", plan->n_layers, plan->n_experts,
+             plan->n_slots, plan->n_gpus);
 out:
     mp_verify_report_free(report);
     mp_plan_free(plan);
@@ -42,7 +47,8 @@ out:
     return status;
 }
 
-static enum mp_status convert_topology(const char *in, struct mp_out *file, char *text, size_t size, struct mp_error *err) {
+static enum mp_status convert_topology(const char *in, struct mp_out *file, char *text, size_t size,
+                                       struct mp_error *err) {
     struct mp_topology *t;
     enum mp_status status = mp_topology_load(&t, in, &mp_limits_default, err);
     if (status != MP_OK)
@@ -66,7 +72,8 @@ enum mp_status cmd_convert(const struct opts *o, const struct args *args, int *e
     MP_TRY(tool_check_output(path, err));
     MP_TRY(tool_kind_of(&kind, in, o, err));
     if (kind == TOOL_MODEL)
-        return mp_fail(err, MP_EUSAGE, "convert: \"%.80s\" is a model, which has only one form (see: moeplan inspect)", in);
+        return mp_fail(err, MP_EUSAGE, "convert: \"%.80s\" is a model, which has only one form (see: moeplan inspect)",
+                       in);
     MP_TRY(mp_out_open(&file, path, err));
     if (kind == TOOL_TRACE)
         MP_TRY(convert_trace(in, o, file, text, sizeof text, err));
@@ -81,8 +88,8 @@ enum mp_status cmd_convert(const struct opts *o, const struct args *args, int *e
         goto out;
     MP_TRY(mp_out_open(&out, "-", err));
     if (o->json) {
-        json_t *root = json_pack("{s:s,s:i,s:s,s:s,s:s,s:I}", "schema", "moeplan.convert", "version", 1, "input", in, "output", path, "what", text,
-                                 "bytes", (json_int_t)n_bytes);
+        json_t *root = json_pack("{s:s,s:i,s:s,s:s,s:s,s:I}", "schema", "moeplan.convert", "version", 1, "input", in,
+                                 "output", path, "what", text, "bytes", (json_int_t)n_bytes);
         mp_json_write(root, out);
         json_decref(root);
     } else {

@@ -29,7 +29,8 @@ enum mp_status cmd_export(const struct opts *o, const struct args *args, int *ex
     }
     MP_TRY(mp_plan_verify(&report, plan, NULL, NULL, NULL, err));
     if (report->n > 0) {
-        fprintf(stderr, "moeplan: %s: %s: %s\n", args->value[0], mp_violation_name(report->violations[0].kind), report->violations[0].message);
+        fprintf(stderr, "moeplan: %s: %s: %s\n", args->value[0], mp_violation_name(report->violations[0].kind),
+                report->violations[0].message);
         *exit_code = 1;
         goto out;
     }
@@ -58,8 +59,8 @@ enum mp_status cmd_export(const struct opts *o, const struct args *args, int *ex
         struct mp_out *out;
         MP_TRY(mp_out_open(&out, "-", err));
         if (o->json) {
-            json_t *root = json_pack("{s:s,s:i,s:s,s:s,s:s}", "schema", "moeplan.export", "version", 1, "stack", stack->name, "output", path,
-                                     "flags", text);
+            json_t *root = json_pack("{s:s,s:i,s:s,s:s,s:s}", "schema", "moeplan.export", "version", 1, "stack",
+                                     stack->name, "output", path, "flags", text);
             mp_json_write(root, out);
             json_decref(root);
         } else {

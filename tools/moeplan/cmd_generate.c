@@ -3,10 +3,19 @@
 #include <string.h>
 
 static enum mp_status params_of(struct mp_synth_params *p, const struct opts *o, struct mp_error *err) {
-    static const struct mp_synth_params small = {
-        .n_layers = 4, .n_experts = 32, .top_k = 4, .n_requests = 256, .tokens_per_request_mean = 64, .phase = MP_PHASE_DECODE,
-        .zipf_ppm = 600000, .coactivation_ppm = 200000, .cluster_size = 4, .cross_layer_ppm = 300000, .n_domains = 4,
-        .domain_ppm = 300000, .stickiness_ppm = 200000};
+    static const struct mp_synth_params small = {.n_layers = 4,
+                                                 .n_experts = 32,
+                                                 .top_k = 4,
+                                                 .n_requests = 256,
+                                                 .tokens_per_request_mean = 64,
+                                                 .phase = MP_PHASE_DECODE,
+                                                 .zipf_ppm = 600000,
+                                                 .coactivation_ppm = 200000,
+                                                 .cluster_size = 4,
+                                                 .cross_layer_ppm = 300000,
+                                                 .n_domains = 4,
+                                                 .domain_ppm = 300000,
+                                                 .stickiness_ppm = 200000};
     *p = small;
     if (o->preset != NULL) {
         const char *name, *summary;
@@ -19,12 +28,12 @@ static enum mp_status params_of(struct mp_synth_params *p, const struct opts *o,
         uint64_t value;
         uint32_t *at;
     } fields[] = {
-        {OPT_GEN_LAYERS, o->gen_layers, &p->n_layers}, {OPT_GEN_EXPERTS, o->gen_experts, &p->n_experts}, {OPT_GEN_TOP_K, o->gen_top_k, &p->top_k},
-        {OPT_FIRST_LAYER, o->first_layer, &p->first_layer_id}, {OPT_ZIPF, o->zipf_ppm, &p->zipf_ppm},
-        {OPT_COACTIVATION, o->coactivation_ppm, &p->coactivation_ppm}, {OPT_CLUSTER, o->cluster, &p->cluster_size},
-        {OPT_CROSS_LAYER, o->cross_layer_ppm, &p->cross_layer_ppm}, {OPT_DOMAINS, o->domains, &p->n_domains},
-        {OPT_DOMAIN_SHARE, o->domain_share_ppm, &p->domain_ppm}, {OPT_DRIFT, o->drift_ppm, &p->drift_ppm},
-        {OPT_STICKINESS, o->stickiness_ppm, &p->stickiness_ppm}};
+        {OPT_GEN_LAYERS, o->gen_layers, &p->n_layers}, {OPT_GEN_EXPERTS, o->gen_experts, &p->n_experts},
+        {OPT_GEN_TOP_K, o->gen_top_k, &p->top_k},      {OPT_FIRST_LAYER, o->first_layer, &p->first_layer_id},
+        {OPT_ZIPF, o->zipf_ppm, &p->zipf_ppm},         {OPT_COACTIVATION, o->coactivation_ppm, &p->coactivation_ppm},
+        {OPT_CLUSTER, o->cluster, &p->cluster_size},   {OPT_CROSS_LAYER, o->cross_layer_ppm, &p->cross_layer_ppm},
+        {OPT_DOMAINS, o->domains, &p->n_domains},      {OPT_DOMAIN_SHARE, o->domain_share_ppm, &p->domain_ppm},
+        {OPT_DRIFT, o->drift_ppm, &p->drift_ppm},      {OPT_STICKINESS, o->stickiness_ppm, &p->stickiness_ppm}};
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
         if (o->is_set[fields[i].id])
             *fields[i].at = (uint32_t)fields[i].value;
@@ -33,13 +42,17 @@ static enum mp_status params_of(struct mp_synth_params *p, const struct opts *o,
     if (o->is_set[OPT_TOKENS_PER_REQUEST])
         p->tokens_per_request_mean = o->tokens_per_request;
     if (o->phase != NULL)
-        p->phase = strcmp(o->phase, "decode") == 0 ? MP_PHASE_DECODE : strcmp(o->phase, "train") == 0 ? MP_PHASE_TRAIN : MP_PHASE_PREFILL;
+        p->phase = strcmp(o->phase, "decode") == 0  ? MP_PHASE_DECODE
+                   : strcmp(o->phase, "train") == 0 ? MP_PHASE_TRAIN
+                                                    : MP_PHASE_PREFILL;
     p->seed = o->seed;
     if (p->top_k > p->n_experts)
-        return mp_fail(err, MP_EUSAGE, "generate: --top-k %u is more than --experts %u (a token uses an expert once)", p->top_k, p->n_experts);
+        return mp_fail(err, MP_EUSAGE, "generate: --top-k %u is more than --experts %u (a token uses an expert once)",
+                       p->top_k, p->n_experts);
     /* A cluster that the preset made for more experts shrinks with them; one that was asked for must fit. */
     if (p->cluster_size > p->n_experts && o->is_set[OPT_CLUSTER])
-        return mp_fail(err, MP_EUSAGE, "generate: --cluster %u is more than the %u experts", p->cluster_size, p->n_experts);
+        return mp_fail(err, MP_EUSAGE, "generate: --cluster %u is more than the %u experts", p->cluster_size,
+                       p->n_experts);
     if (p->cluster_size > p->n_experts)
         p->cluster_size = p->n_experts;
     return MP_OK;
@@ -50,7 +63,8 @@ struct figure {
     double generated, real;
 };
 
-static void write_report(const struct opts *o, const struct mp_trace *t, const struct figure *figures, size_t n, struct mp_out *out) {
+static void write_report(const struct opts *o, const struct mp_trace *t, const struct figure *figures, size_t n,
+                         struct mp_out *out) {
     bool has_real = o->against != NULL;
     if (o->json) {
         json_t *generated = json_object(), *real = json_object();
@@ -62,16 +76,18 @@ static void write_report(const struct opts *o, const struct mp_trace *t, const s
             json_decref(real);
             real = json_null();
         }
-        json_t *root = json_pack("{s:s,s:i,s:s,s:b,s:I,s:I,s:i,s:i,s:i,s:s,s:o,s:o}", "schema", "moeplan.generate", "version", 1, "output", o->out,
-                                 "synthetic", 1, "n_requests", (json_int_t)t->n_requests, "n_rows", (json_int_t)t->n_rows, "n_layers",
-                                 (int)t->n_layers, "n_experts", (int)t->n_experts, "top_k", (int)t->top_k, "phase", mp_phase_name(t->phase),
-                                 "statistics", generated, "against", real);
+        json_t *root =
+            json_pack("{s:s,s:i,s:s,s:b,s:I,s:I,s:i,s:i,s:i,s:s,s:o,s:o}", "schema", "moeplan.generate", "version", 1,
+                      "output", o->out, "synthetic", 1, "n_requests", (json_int_t)t->n_requests, "n_rows",
+                      (json_int_t)t->n_rows, "n_layers", (int)t->n_layers, "n_experts", (int)t->n_experts, "top_k",
+                      (int)t->top_k, "phase", mp_phase_name(t->phase), "statistics", generated, "against", real);
         mp_json_write(root, out);
         json_decref(root);
         return;
     }
     mp_out_printf(out, "%s: synthetic, %llu requests, %llu tokens, %u layers of %u experts, top-%u, %s\n\n", o->out,
-                  (unsigned long long)t->n_requests, (unsigned long long)t->n_rows, t->n_layers, t->n_experts, t->top_k, mp_phase_name(t->phase));
+                  (unsigned long long)t->n_requests, (unsigned long long)t->n_rows, t->n_layers, t->n_experts, t->top_k,
+                  mp_phase_name(t->phase));
     struct mp_table *table = mp_table_new();
     if (table == NULL) {
         mp_out_fail(out, MP_ENOMEM, "out of memory: table");
@@ -103,7 +119,8 @@ enum mp_status cmd_generate(const struct opts *o, const struct args *args, int *
         return mp_fail(err, MP_EUSAGE, "generate: where to? (add -o TRACE, or -o - for standard output)");
     bool to_stdout = strcmp(o->out, "-") == 0;
     if (to_stdout && o->json)
-        return mp_fail(err, MP_EUSAGE, "generate: --json and -o - both want standard output (write the recording to a file)");
+        return mp_fail(err, MP_EUSAGE,
+                       "generate: --json and -o - both want standard output (write the recording to a file)");
     MP_TRY(params_of(&params, o, err));
     MP_TRY(tool_check_output(o->out, err));
     if (o->against != NULL) {
@@ -122,9 +139,11 @@ enum mp_status cmd_generate(const struct opts *o, const struct args *args, int *
     MP_TRY(mp_trace_statistics(&made, trace, o->seed, err));
     const struct figure figures[] = {
         {"load_max_over_mean", "max/mean of the experts' totals", made.load_max_over_mean, recorded.load_max_over_mean},
-        {"step_max_over_mean", "max/mean of the experts per step of 128 tokens", made.step_max_over_mean, recorded.step_max_over_mean},
+        {"step_max_over_mean", "max/mean of the experts per step of 128 tokens", made.step_max_over_mean,
+         recorded.step_max_over_mean},
         {"pair_lift", "lift of co-activated pairs", made.pair_lift, recorded.pair_lift},
-        {"cross_layer_information", "information between neighbouring layers, bits", made.cross_layer_information, recorded.cross_layer_information}};
+        {"cross_layer_information", "information between neighbouring layers, bits", made.cross_layer_information,
+         recorded.cross_layer_information}};
     MP_TRY(mp_out_open(&out, "-", err));
     write_report(o, trace, figures, sizeof figures / sizeof *figures, out);
     status = mp_out_commit(out, err);

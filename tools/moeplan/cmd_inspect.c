@@ -127,19 +127,22 @@ static enum mp_status topology_facts(struct facts *f, const char *spec, struct m
         for (uint32_t i = 0; i < t->n_gpus; i++)
             n += t->gpus[i].type == k;
         snprintf(key, sizeof key, "type %.80s", g->name);
-        snprintf(text, sizeof text, "%u GPUs, %s, %s/s, %.0f TFLOPS (16 bit), %.0f (8 bit)", n, mp_human_bytes((double)g->memory_bytes, b),
-                 mp_human_bytes((double)g->hbm_bytes_per_s, a), (double)g->flops_16bit / 1e12, (double)g->flops_8bit / 1e12);
+        snprintf(text, sizeof text, "%u GPUs, %s, %s/s, %.0f TFLOPS (16 bit), %.0f (8 bit)", n,
+                 mp_human_bytes((double)g->memory_bytes, b), mp_human_bytes((double)g->hbm_bytes_per_s, a),
+                 (double)g->flops_16bit / 1e12, (double)g->flops_8bit / 1e12);
         fact_text(f, key, text);
     }
     for (uint32_t k = 0; k < t->n_levels; k++) {
         const struct mp_level *level = &t->levels[k];
         uint64_t rate = 0;
         for (uint32_t r = 0; r < t->n_resources; r++)
-            if (t->resources[r].level == k && !t->resources[r].is_uplink && (rate == 0 || t->resources[r].bytes_per_s < rate))
+            if (t->resources[r].level == k && !t->resources[r].is_uplink &&
+                (rate == 0 || t->resources[r].bytes_per_s < rate))
                 rate = t->resources[r].bytes_per_s;
         snprintf(key, sizeof key, "level %.80s", level->name);
-        snprintf(text, sizeof text, "%u group%s, %s/s per port, %llu ns", level->n_groups, level->n_groups == 1 ? "" : "s",
-                 mp_human_bytes((double)rate, a), (unsigned long long)level->latency_ns);
+        snprintf(text, sizeof text, "%u group%s, %s/s per port, %llu ns", level->n_groups,
+                 level->n_groups == 1 ? "" : "s", mp_human_bytes((double)rate, a),
+                 (unsigned long long)level->latency_ns);
         fact_text(f, key, text);
     }
     fact_quantity(f, "launch", t->launch_ns, mp_human_ns);
@@ -177,7 +180,8 @@ static enum mp_status model_facts(struct facts *f, const char *spec, struct mp_e
     return MP_OK;
 }
 
-static enum mp_status plan_facts(struct facts *f, const char *path, const struct opts *o, bool is_plan, struct mp_error *err) {
+static enum mp_status plan_facts(struct facts *f, const char *path, const struct opts *o, bool is_plan,
+                                 struct mp_error *err) {
     struct mp_plan *p = NULL;
     char text[256];
     struct mp_stack_options options = tool_stack_options(o, NULL, NULL);
@@ -202,7 +206,8 @@ static enum mp_status plan_facts(struct facts *f, const char *path, const struct
         }
     }
     mp_free(count);
-    snprintf(text, sizeof text, "%u-%u", p->n_layers > 0 ? p->layers[0].layer_id : 0, p->n_layers > 0 ? p->layers[p->n_layers - 1].layer_id : 0);
+    snprintf(text, sizeof text, "%u-%u", p->n_layers > 0 ? p->layers[0].layer_id : 0,
+             p->n_layers > 0 ? p->layers[p->n_layers - 1].layer_id : 0);
     fact_text(f, "layer ids", text);
     fact_whole(f, "experts", p->n_experts);
     fact_whole(f, "gpus", p->n_gpus);
@@ -254,7 +259,8 @@ enum mp_status cmd_inspect(const struct opts *o, const struct args *args, int *e
         MP_TRY(plan_facts(&f, spec, o, kind == TOOL_PLAN, err));
     MP_TRY(mp_out_open(&out, "-", err));
     if (o->json) {
-        json_t *root = json_pack("{s:s,s:i,s:s,s:s,s:O}", "schema", "moeplan.inspect", "version", 1, "input", spec, "kind", kinds[kind], "facts", f.json);
+        json_t *root = json_pack("{s:s,s:i,s:s,s:s,s:O}", "schema", "moeplan.inspect", "version", 1, "input", spec,
+                                 "kind", kinds[kind], "facts", f.json);
         mp_json_write(root, out);
         json_decref(root);
     } else {

@@ -90,7 +90,8 @@ static bool presets_row(uint32_t i, struct row *row, char *buf) {
     if (i >= n)
         return other_presets_row(i - n, row, buf);
     (void)mp_synth_preset(i, &name, &summary, &p);
-    snprintf(buf, 512, "%s [%u layers, %u experts, top-%u, %s]", summary, p.n_layers, p.n_experts, p.top_k, mp_phase_name(p.phase));
+    snprintf(buf, 512, "%s [%u layers, %u experts, top-%u, %s]", summary, p.n_layers, p.n_experts, p.top_k,
+             mp_phase_name(p.phase));
     *row = (struct row){name, "synthetic", buf, NULL, NULL};
     return true;
 }
@@ -106,7 +107,8 @@ static const struct {
     {"presets", presets_row, "presets: synthetic recordings (generate --preset), models (-m), GPU types (8:h100)"},
     {"models", models_row, "models (-m)"},
     {"dispatchers", dispatchers_row, "dispatchers (--dispatcher)"},
-    {"topologies", topologies_row, "GPU types for short topologies: 8:h100 is one node of 8, 4x8:h100 four of them, 2x4:a100+2x4:l40s mixed"},
+    {"topologies", topologies_row,
+     "GPU types for short topologies: 8:h100 is one node of 8, 4x8:h100 four of them, 2x4:a100+2x4:l40s mixed"},
 };
 enum { N_LISTS = sizeof lists / sizeof *lists };
 
@@ -115,11 +117,12 @@ static json_t *text_or_null(const char *s) { return s != NULL ? json_string(s) :
 static json_t *row_json(const struct row *row) {
     json_t *options = json_array();
     for (const struct mp_option *p = row->options; p != NULL && p->name != NULL; p++)
-        (void)json_array_append_new(options, json_pack("{s:s,s:o,s:o,s:I,s:I,s:I}", "name", p->name, "unit", text_or_null(p->unit), "summary",
-                                                       text_or_null(p->summary), "default", (json_int_t)p->default_value, "min",
+        (void)json_array_append_new(options, json_pack("{s:s,s:o,s:o,s:I,s:I,s:I}", "name", p->name, "unit",
+                                                       text_or_null(p->unit), "summary", text_or_null(p->summary),
+                                                       "default", (json_int_t)p->default_value, "min",
                                                        (json_int_t)p->min, "max", (json_int_t)p->max));
-    return json_pack("{s:s,s:o,s:o,s:o,s:o}", "name", row->name, "kind", text_or_null(row->kind), "summary", text_or_null(row->summary),
-                     "reference", text_or_null(row->reference), "options", options);
+    return json_pack("{s:s,s:o,s:o,s:o,s:o}", "name", row->name, "kind", text_or_null(row->kind), "summary",
+                     text_or_null(row->summary), "reference", text_or_null(row->reference), "options", options);
 }
 
 static void write_list(uint32_t l, struct mp_out *out) {
@@ -159,7 +162,9 @@ enum mp_status cmd_list(const struct opts *o, const struct args *args, int *exit
             first++;
         if (first == N_LISTS)
             return mp_fail(err, MP_EUSAGE,
-                           "list: unknown \"%s\" (write one of: strategies, formats, stacks, presets, models, dispatchers, topologies)", what);
+                           "list: unknown \"%s\" (write one of: strategies, formats, stacks, presets, models, "
+                           "dispatchers, topologies)",
+                           what);
         last = first + 1;
     }
     struct mp_out *out;

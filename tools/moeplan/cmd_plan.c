@@ -17,26 +17,31 @@ static void write_text(const struct setup *s, const struct score *score, struct 
     char a[32], b[32], text[1024];
     const struct mp_plan *p = score->plan;
     const struct mp_sim_result *r = score->result;
-    mp_out_printf(o, "%s: %u layers of %u experts in %u slots on %u GPUs (%s): replicate %s, place %s, route %s, order %s\n", s->o->out,
-                  p->n_layers, p->n_experts, p->n_slots, p->n_gpus, s->topology->name, p->provenance.replicate, p->provenance.place,
-                  p->provenance.route, p->provenance.order);
+    mp_out_printf(
+        o, "%s: %u layers of %u experts in %u slots on %u GPUs (%s): replicate %s, place %s, route %s, order %s\n",
+        s->o->out, p->n_layers, p->n_experts, p->n_slots, p->n_gpus, s->topology->name, p->provenance.replicate,
+        p->provenance.place, p->provenance.route, p->provenance.order);
     mp_out_printf(o, "strategy %s%s, selected on %s, %.2f s, verified\n", p->provenance.strategy,
-                  p->provenance.is_synthetic ? " (SYNTHETIC recording)" : "", p->provenance.selected_on, score->shown.plan_seconds);
-    mp_out_printf(o, "predicted step on the planning data: %s (mean of %llu steps)\n", mp_human_ns((double)p->predicted_step_ns, a),
-                  (unsigned long long)p->n_planning_steps);
+                  p->provenance.is_synthetic ? " (SYNTHETIC recording)" : "", p->provenance.selected_on,
+                  score->shown.plan_seconds);
+    mp_out_printf(o, "predicted step on the planning data: %s (mean of %llu steps)\n",
+                  mp_human_ns((double)p->predicted_step_ns, a), (unsigned long long)p->n_planning_steps);
     for (uint32_t i = 0; i < p->n_certificates; i++) {
         const struct mp_certificate *c = &p->certificates[i];
-        mp_out_printf(o, "%s: %s, bound %s, gap %.1f %% (%s; %s)\n", certificate_name(c->kind), mp_human_ns((double)c->value_ns, a),
-                      mp_human_ns((double)c->bound_ns, b), 100 * gap_of(c), proof_name(c->proof), c->scope);
+        mp_out_printf(o, "%s: %s, bound %s, gap %.1f %% (%s; %s)\n", certificate_name(c->kind),
+                      mp_human_ns((double)c->value_ns, a), mp_human_ns((double)c->bound_ns, b), 100 * gap_of(c),
+                      proof_name(c->proof), c->scope);
     }
     if (p->provenance.stopped_by != NULL && strcmp(p->provenance.stopped_by, "done") != 0)
-        mp_out_printf(o, "the search was stopped by its %s\n", strcmp(p->provenance.stopped_by, "wall_clock") == 0 ? "time limit" : "work limit");
+        mp_out_printf(o, "the search was stopped by its %s\n",
+                      strcmp(p->provenance.stopped_by, "wall_clock") == 0 ? "time limit" : "work limit");
     if (r == NULL)
         return;
     mp_out_printf(o, "\nscored (%s), %s\n", s->evaluated_on, score_describe(s, text, sizeof text));
     mp_out_printf(o, "step %s (p95 %s): ", mp_human_ns((double)r->mean.step_ns, a), mp_human_ns((double)r->p95_ns, b));
     mp_out_printf(o, "dispatch %s, ", mp_human_ns((double)r->mean.dispatch_ns, a));
-    mp_out_printf(o, "experts %s, combine %s, ", mp_human_ns((double)r->mean.compute_ns, a), mp_human_ns((double)r->mean.combine_ns, b));
+    mp_out_printf(o, "experts %s, combine %s, ", mp_human_ns((double)r->mean.compute_ns, a),
+                  mp_human_ns((double)r->mean.combine_ns, b));
     mp_out_printf(o, "other %s; max/mean %.2f\n", mp_human_ns((double)r->mean.other_ns, a), r->balance.max_over_mean);
     mp_out_printf(o, "memory of the fullest GPU: %s of weights, %llu tokens of KV cache beside them\n",
                   mp_human_bytes((double)r->memory_bytes_max, a), (unsigned long long)r->kv_tokens_min);
@@ -47,18 +52,20 @@ static void write_json(const struct setup *s, const struct score *score, struct 
     json_t *certificates = json_array();
     for (uint32_t i = 0; i < p->n_certificates; i++) {
         const struct mp_certificate *c = &p->certificates[i];
-        (void)json_array_append_new(certificates, json_pack("{s:s,s:s,s:s,s:I,s:I,s:o}", "kind", certificate_name(c->kind), "proof",
-                                                            proof_name(c->proof), "scope", c->scope, "value_ns", (json_int_t)c->value_ns,
-                                                            "bound_ns", (json_int_t)c->bound_ns, "gap", mp_json_finite(gap_of(c))));
+        (void)json_array_append_new(
+            certificates, json_pack("{s:s,s:s,s:s,s:I,s:I,s:o}", "kind", certificate_name(c->kind), "proof",
+                                    proof_name(c->proof), "scope", c->scope, "value_ns", (json_int_t)c->value_ns,
+                                    "bound_ns", (json_int_t)c->bound_ns, "gap", mp_json_finite(gap_of(c))));
     }
-    json_t *root = json_pack("{s:s,s:i,s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:i,s:I,s:I,s:o,s:s,s:b,s:o,s:o}", "schema", "moeplan.plan",
-                             "version", 1, "output", s->o->out, "strategy", p->provenance.strategy, "replicate", p->provenance.replicate,
-                             "place", p->provenance.place, "route", p->provenance.route, "order", p->provenance.order, "n_layers",
-                             (int)p->n_layers, "n_experts", (int)p->n_experts, "n_gpus", (int)p->n_gpus, "n_slots", (int)p->n_slots,
-                             "predicted_step_ns", (json_int_t)p->predicted_step_ns, "n_planning_steps", (json_int_t)p->n_planning_steps,
-                             "plan_seconds", mp_json_finite(score->shown.plan_seconds), "stopped_by",
-                             p->provenance.stopped_by != NULL ? p->provenance.stopped_by : "done", "reproducible",
-                             (int)p->provenance.is_reproducible, "certificates", certificates, "result",
+    json_t *root = json_pack("{s:s,s:i,s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:i,s:I,s:I,s:o,s:s,s:b,s:o,s:o}", "schema",
+                             "moeplan.plan", "version", 1, "output", s->o->out, "strategy", p->provenance.strategy,
+                             "replicate", p->provenance.replicate, "place", p->provenance.place, "route",
+                             p->provenance.route, "order", p->provenance.order, "n_layers", (int)p->n_layers,
+                             "n_experts", (int)p->n_experts, "n_gpus", (int)p->n_gpus, "n_slots", (int)p->n_slots,
+                             "predicted_step_ns", (json_int_t)p->predicted_step_ns, "n_planning_steps",
+                             (json_int_t)p->n_planning_steps, "plan_seconds", mp_json_finite(score->shown.plan_seconds),
+                             "stopped_by", p->provenance.stopped_by != NULL ? p->provenance.stopped_by : "done",
+                             "reproducible", (int)p->provenance.is_reproducible, "certificates", certificates, "result",
                              score->result != NULL ? mp_scored_json(&score->shown, s->workload) : json_null());
     mp_json_write(root, o);
     json_decref(root);

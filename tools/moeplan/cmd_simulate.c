@@ -42,7 +42,8 @@ static void costs_of(struct setup *s, const struct mp_plan *plan) {
 static enum mp_status part_of(struct setup *s, const struct mp_plan *plan, struct mp_error *err) {
     const struct mp_provenance *p = &plan->provenance;
     struct mp_part planning = {0};
-    bool is_own = p->has_workload && p->trace_sha256 != NULL && p->trace_sha256[0] != '\0' && strcmp(p->trace_sha256, s->trace->sha256) == 0;
+    bool is_own = p->has_workload && p->trace_sha256 != NULL && p->trace_sha256[0] != '\0' &&
+                  strcmp(p->trace_sha256, s->trace->sha256) == 0;
     if (s->o->split != NULL) {
         enum mp_status status = setup_split(s, s->o->split, err);
         if (is_own && p->split.kind == MP_SPLIT_NONE)
@@ -61,24 +62,34 @@ static void write_text(const struct setup *s, const struct score *score, struct 
     const struct mp_sim_result *r = score->result;
     const struct mp_balance *l = &r->balance;
     double step = (double)r->mean.step_ns;
-    mp_out_printf(o, "%s on %s, scored on %s\n%s\n\n", score->name, s->topology->name, s->evaluated_on, score_describe(s, text, sizeof text));
+    mp_out_printf(o, "%s on %s, scored on %s\n%s\n\n", score->name, s->topology->name, s->evaluated_on,
+                  score_describe(s, text, sizeof text));
     mp_out_printf(o, "step        %s mean", mp_human_ns(step, a));
     if (score->shown.step_ns.is_known)
-        mp_out_printf(o, " (95 %% interval %s .. %s)", mp_human_ns(score->shown.step_ns.low, a), mp_human_ns(score->shown.step_ns.high, b));
+        mp_out_printf(o, " (95 %% interval %s .. %s)", mp_human_ns(score->shown.step_ns.low, a),
+                      mp_human_ns(score->shown.step_ns.high, b));
     mp_out_printf(o, ", p50 %s, p95 %s, max %s\n", mp_human_ns((double)r->p50_ns, a), mp_human_ns((double)r->p95_ns, b),
                   mp_human_ns((double)r->max_ns, c));
     const struct {
         const char *name;
         uint64_t ns;
-    } parts[] = {{"dispatch", r->mean.dispatch_ns}, {"experts", r->mean.compute_ns}, {"combine", r->mean.combine_ns}, {"other", r->mean.other_ns}};
+    } parts[] = {{"dispatch", r->mean.dispatch_ns},
+                 {"experts", r->mean.compute_ns},
+                 {"combine", r->mean.combine_ns},
+                 {"other", r->mean.other_ns}};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-        mp_out_printf(o, "%-10s  %s (%.1f %% of the step)\n", parts[i].name, mp_human_ns((double)parts[i].ns, a), 100 * (double)parts[i].ns / step);
+        mp_out_printf(o, "%-10s  %s (%.1f %% of the step)\n", parts[i].name, mp_human_ns((double)parts[i].ns, a),
+                      100 * (double)parts[i].ns / step);
     mp_out_printf(o, "bound       %s, gap %.1f %%\n", mp_human_ns((double)r->lower_bound_ns, a), 100 * r->gap);
-    mp_out_printf(o, "bytes       %s inside nodes, %s between nodes, per step\n", mp_human_bytes(r->intra_bytes, a), mp_human_bytes(r->inter_bytes, b));
-    mp_out_printf(o, "copies      %.0f per (token, expert), %.0f per (token, GPU), %.0f per (token, node), per step\n", r->copies_expert,
-                  r->copies_gpu, r->copies_node);
-    mp_out_printf(o, "imbalance   max/mean %.3f (worst %.3f; of totals %.3f), mean/max %.3f, sum mean/sum max %.3f, excess %.3f\n",
-                  l->max_over_mean, l->max_over_mean_worst, l->totals_max_over_mean, l->mean_over_max, l->sum_mean_over_sum_max, l->excess);
+    mp_out_printf(o, "bytes       %s inside nodes, %s between nodes, per step\n", mp_human_bytes(r->intra_bytes, a),
+                  mp_human_bytes(r->inter_bytes, b));
+    mp_out_printf(o, "copies      %.0f per (token, expert), %.0f per (token, GPU), %.0f per (token, node), per step\n",
+                  r->copies_expert, r->copies_gpu, r->copies_node);
+    mp_out_printf(
+        o,
+        "imbalance   max/mean %.3f (worst %.3f; of totals %.3f), mean/max %.3f, sum mean/sum max %.3f, excess %.3f\n",
+        l->max_over_mean, l->max_over_mean_worst, l->totals_max_over_mean, l->mean_over_max, l->sum_mean_over_sum_max,
+        l->excess);
     mp_out_printf(o, "utilization %.1f %% of the MoE time\n", 100 * r->utilization);
     mp_out_printf(o, "memory      %s of weights on the fullest GPU, %llu tokens of KV cache beside them\n",
                   mp_human_bytes((double)r->memory_bytes_max, a), (unsigned long long)r->kv_tokens_min);
@@ -86,9 +97,9 @@ static void write_text(const struct setup *s, const struct score *score, struct 
 
 static void write_json(const struct setup *s, const struct score *score, struct mp_out *o) {
     json_t *root = mp_scored_json(&score->shown, s->workload);
-    json_t *head = json_pack("{s:s,s:i,s:s,s:s,s:s,s:s,s:b}", "schema", "moeplan.simulate", "version", 1, "topology", s->topology->name, "model",
-                             s->model->name, "phase", mp_phase_name(s->batching.phase), "dispatcher", s->sim.dispatcher->name, "synthetic",
-                             (int)s->trace->is_synthetic);
+    json_t *head = json_pack("{s:s,s:i,s:s,s:s,s:s,s:s,s:b}", "schema", "moeplan.simulate", "version", 1, "topology",
+                             s->topology->name, "model", s->model->name, "phase", mp_phase_name(s->batching.phase),
+                             "dispatcher", s->sim.dispatcher->name, "synthetic", (int)s->trace->is_synthetic);
     if (root == NULL || head == NULL || json_object_update(head, root) != 0) {
         json_decref(head);
         head = NULL;

@@ -6,11 +6,12 @@ static void write_report(const struct opts *o, const char *path, const struct mp
     if (o->json) {
         json_t *list = json_array();
         for (uint32_t i = 0; i < r->n; i++)
-            (void)json_array_append_new(list, json_pack("{s:s,s:s}", "kind", mp_violation_name(r->violations[i].kind), "message",
-                                                        r->violations[i].message));
-        json_t *root = json_pack("{s:s,s:i,s:s,s:b,s:b,s:I,s:i,s:o}", "schema", "moeplan.verify", "version", 1, "plan", path, "accepted",
-                                 (int)(r->n == 0), "with_data", (int)r->has_data, "checks", (json_int_t)r->n_checks, "steps_simulated",
-                                 (int)r->n_steps_simulated, "violations", list);
+            (void)json_array_append_new(list, json_pack("{s:s,s:s}", "kind", mp_violation_name(r->violations[i].kind),
+                                                        "message", r->violations[i].message));
+        json_t *root =
+            json_pack("{s:s,s:i,s:s,s:b,s:b,s:I,s:i,s:o}", "schema", "moeplan.verify", "version", 1, "plan", path,
+                      "accepted", (int)(r->n == 0), "with_data", (int)r->has_data, "checks", (json_int_t)r->n_checks,
+                      "steps_simulated", (int)r->n_steps_simulated, "violations", list);
         mp_json_write(root, out);
         json_decref(root);
         return;
@@ -18,12 +19,15 @@ static void write_report(const struct opts *o, const char *path, const struct mp
     for (uint32_t i = 0; i < r->n; i++)
         mp_out_printf(out, "%s: %s: %s\n", path, mp_violation_name(r->violations[i].kind), r->violations[i].message);
     if (r->n > 0)
-        mp_out_printf(out, "%s: refused, %u violation%s in %llu checks\n", path, r->n, r->n == 1 ? "" : "s", (unsigned long long)r->n_checks);
-    else if (r->has_data)
-        mp_out_printf(out, "%s: accepted, %llu checks, %u steps simulated again\n", path, (unsigned long long)r->n_checks, r->n_steps_simulated);
-    else
-        mp_out_printf(out, "%s: accepted, %llu checks of its structure (give TRACE and TOPOLOGY to check what it claims)\n", path,
+        mp_out_printf(out, "%s: refused, %u violation%s in %llu checks\n", path, r->n, r->n == 1 ? "" : "s",
                       (unsigned long long)r->n_checks);
+    else if (r->has_data)
+        mp_out_printf(out, "%s: accepted, %llu checks, %u steps simulated again\n", path,
+                      (unsigned long long)r->n_checks, r->n_steps_simulated);
+    else
+        mp_out_printf(out,
+                      "%s: accepted, %llu checks of its structure (give TRACE and TOPOLOGY to check what it claims)\n",
+                      path, (unsigned long long)r->n_checks);
 }
 
 enum mp_status cmd_verify(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {

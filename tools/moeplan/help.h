@@ -5,10 +5,10 @@
 #include "cmd.h"
 #include <moeplan/io.h>
 
-void help_overview(struct mp_out *o);                     /* moeplan help */
-void help_verb(const struct verb *v, struct mp_out *o);   /* moeplan help VERB */
-void help_man(const struct verb *v, struct mp_out *o);    /* v NULL: moeplan(1) with every verb */
-void help_markdown(struct mp_out *o);                     /* docs/CLI.md */
+void help_overview(struct mp_out *o);                   /* moeplan help */
+void help_verb(const struct verb *v, struct mp_out *o); /* moeplan help VERB */
+void help_man(const struct verb *v, struct mp_out *o);  /* v NULL: moeplan(1) with every verb */
+void help_markdown(struct mp_out *o);                   /* docs/CLI.md */
 void help_completion_bash(struct mp_out *o);
 void help_completion_zsh(struct mp_out *o);
 void help_json(struct mp_out *o);

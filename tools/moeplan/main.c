@@ -31,8 +31,8 @@ static const char *name_of_verb(void *ctx, uint32_t i) {
 enum mp_status tool_unknown_verb(const char *name, struct mp_error *err) {
     char shown[64];
     const char *near = opt_nearest(name, name_of_verb, NULL);
-    return mp_fail(err, MP_EUSAGE, "unknown verb \"%s\" (nearest: %s; all: moeplan help)", mp_quote(name, strlen(name), shown, sizeof shown),
-                   near != NULL ? near : "help");
+    return mp_fail(err, MP_EUSAGE, "unknown verb \"%s\" (nearest: %s; all: moeplan help)",
+                   mp_quote(name, strlen(name), shown, sizeof shown), near != NULL ? near : "help");
 }
 
 /* Help and version: text on standard output. v NULL = the overview. */
@@ -54,7 +54,8 @@ static enum mp_status run(int argc, char **argv, int *exit_code, struct mp_error
     struct opts o;
     struct args args;
     if (argc < 2)
-        return mp_fail(err, MP_EUSAGE, "which verb? (usage: moeplan VERB [arguments] [options]; all verbs: moeplan help)");
+        return mp_fail(err, MP_EUSAGE,
+                       "which verb? (usage: moeplan VERB [arguments] [options]; all verbs: moeplan help)");
     if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0)
         return print_help(NULL, true, err);
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
@@ -80,6 +81,7 @@ int main(int argc, char **argv) {
     enum mp_status status = run(argc, argv, &exit_code, &err);
     if (status == MP_OK)
         return exit_code;
-    fprintf(stderr, "moeplan: %s\n", err.status != MP_OK ? mp_error_text(&err, text, sizeof text) : "internal error without a message");
+    fprintf(stderr, "moeplan: %s\n",
+            err.status != MP_OK ? mp_error_text(&err, text, sizeof text) : "internal error without a message");
     return mp_exit_code(status);
 }

@@ -11,34 +11,55 @@
 #include <string.h>
 
 #define AT(field) offsetof(struct opts, field)
-#define FLAG(n, l, f, s) {.name = n, .letter = l, .type = OPT_IS_FLAG, .offset = AT(f), .summary = s}
-#define WHOLE(n, l, m, f, lo, hi, i, e, s)                                                                           \
-    {.name = n, .letter = l, .metavar = m, .type = OPT_IS_WHOLE, .offset = AT(f), .min = lo, .max = hi, .initial = i, \
-     .otherwise = e, .summary = s}
-#define RATIO(n, m, f, hi, e, s)                                                                                     \
-    {.name = n, .metavar = m, .type = OPT_IS_RATIO, .offset = AT(f), .max = hi, .otherwise = e, .summary = s}
-#define TEXT(n, l, m, f, w, i, e, s)                                                                                 \
-    {.name = n, .letter = l, .metavar = m, .type = OPT_IS_TEXT, .offset = AT(f), .words = w, .initial = i,            \
-     .otherwise = e, .summary = s}
-#define ONE_OF(n, m, f, c, i, e, s)                                                                                  \
-    {.name = n, .metavar = m, .type = OPT_IS_CHOICE, .offset = AT(f), .words = WORDS_STATIC, .choices = c, .initial = i, \
-     .otherwise = e, .summary = s}
-#define NAMED(n, m, f, w, i, e, s)                                                                                   \
-    {.name = n, .metavar = m, .type = OPT_IS_CHOICE, .offset = AT(f), .words = w, .initial = i, .otherwise = e, .summary = s}
+#define FLAG(n, l, f, s)                                                                                               \
+    { .name = n, .letter = l, .type = OPT_IS_FLAG, .offset = AT(f), .summary = s }
+#define WHOLE(n, l, m, f, lo, hi, i, e, s)                                                                             \
+    {                                                                                                                  \
+        .name = n, .letter = l, .metavar = m, .type = OPT_IS_WHOLE, .offset = AT(f), .min = lo, .max = hi,             \
+        .initial = i, .otherwise = e, .summary = s                                                                     \
+    }
+#define RATIO(n, m, f, hi, e, s)                                                                                       \
+    { .name = n, .metavar = m, .type = OPT_IS_RATIO, .offset = AT(f), .max = hi, .otherwise = e, .summary = s }
+#define TEXT(n, l, m, f, w, i, e, s)                                                                                   \
+    {                                                                                                                  \
+        .name = n, .letter = l, .metavar = m, .type = OPT_IS_TEXT, .offset = AT(f), .words = w, .initial = i,          \
+        .otherwise = e, .summary = s                                                                                   \
+    }
+#define ONE_OF(n, m, f, c, i, e, s)                                                                                    \
+    {                                                                                                                  \
+        .name = n, .metavar = m, .type = OPT_IS_CHOICE, .offset = AT(f), .words = WORDS_STATIC, .choices = c,          \
+        .initial = i, .otherwise = e, .summary = s                                                                     \
+    }
+#define NAMED(n, m, f, w, i, e, s)                                                                                     \
+    {                                                                                                                  \
+        .name = n, .metavar = m, .type = OPT_IS_CHOICE, .offset = AT(f), .words = w, .initial = i, .otherwise = e,     \
+        .summary = s                                                                                                   \
+    }
 
 const struct opt opt_table[OPT_END] = {
     [OPT_HELP] = FLAG("help", 'h', help, "print this help and exit"),
     [OPT_JSON] = FLAG("json", 0, json, "print one JSON object (with schema and version) instead of text"),
     [OPT_QUIET] = FLAG("quiet", 'q', quiet, "no notes on standard error, errors only"),
-    [OPT_SEED] = WHOLE("seed", 0, "N", seed, 0, UINT64_MAX, "1", NULL, "seed of everything random; same seed, same bytes"),
+    [OPT_SEED] =
+        WHOLE("seed", 0, "N", seed, 0, UINT64_MAX, "1", NULL, "seed of everything random; same seed, same bytes"),
     [OPT_THREADS] = WHOLE("threads", 0, "N", threads, 1, MP_MAX_THREADS, NULL, "one per core",
                           "threads to use; the result does not depend on it"),
     [OPT_WORK_LIMIT] = WHOLE("work-limit", 0, "N", work_limit, 0, UINT64_MAX, "0", NULL,
                              "work units a search may use (0 = the strategy's own limit)"),
-    [OPT_TIME_LIMIT] = {.name = "time-limit", .metavar = "SECONDS", .type = OPT_IS_SECONDS, .offset = AT(time_limit), .initial = "0",
+    [OPT_TIME_LIMIT] = {.name = "time-limit",
+                        .metavar = "SECONDS",
+                        .type = OPT_IS_SECONDS,
+                        .offset = AT(time_limit),
+                        .initial = "0",
                         .summary = "wall-clock safety net (0 = none); a plan that it stopped says so"},
-    [OPT_MEM_LIMIT] = {.name = "mem-limit", .metavar = "BYTES", .type = OPT_IS_SIZE, .offset = AT(mem_limit), .min = 1 << 20,
-                       .max = UINT64_MAX, .initial = "2GiB", .summary = "most memory to allocate: bytes, or 512MiB, 8GiB"},
+    [OPT_MEM_LIMIT] = {.name = "mem-limit",
+                       .metavar = "BYTES",
+                       .type = OPT_IS_SIZE,
+                       .offset = AT(mem_limit),
+                       .min = 1 << 20,
+                       .max = UINT64_MAX,
+                       .initial = "2GiB",
+                       .summary = "most memory to allocate: bytes, or 512MiB, 8GiB"},
     [OPT_MODEL] = TEXT("model", 'm', "MODEL", model, WORDS_MODELS, NULL, "the one the trace names, else a generic one",
                        "model: a YAML file or a preset's name (moeplan list models)"),
     [OPT_OUT] = TEXT("output", 'o', "FILE", out, WORDS_FILE, NULL, NULL,
@@ -46,43 +67,56 @@ const struct opt opt_table[OPT_END] = {
 
     [OPT_FORMAT] = NAMED("format", "NAME", format, WORDS_FORMATS, NULL, "detected from the content",
                          "format of the input (moeplan list formats)"),
-    [OPT_PHASE] = ONE_OF("phase", "PHASE", phase, "prefill|decode|train|mixed", NULL, "as recorded", "phase of the recording"),
+    [OPT_PHASE] =
+        ONE_OF("phase", "PHASE", phase, "prefill|decode|train|mixed", NULL, "as recorded", "phase of the recording"),
     [OPT_LAYER_BASE] = WHOLE("layer-base", 0, "N", layer_base, 0, MP_MAX_LAYERS - 1, NULL, "as recorded",
                              "model layer of the recording's first layer"),
-    [OPT_IDS] = ONE_OF("ids", "KIND", ids, "logical|physical", NULL, "as recorded", "what the expert ids of the recording count"),
+    [OPT_IDS] = ONE_OF("ids", "KIND", ids, "logical|physical", NULL, "as recorded",
+                       "what the expert ids of the recording count"),
     [OPT_MAP] = TEXT("map", 0, "FILE", map, WORDS_FILE, NULL, NULL, "physical-to-logical map for --ids physical"),
     [OPT_REQUESTS] = TEXT("requests", 0, "FILE", requests, WORDS_FILE, NULL, "<stem>.requests.csv beside it",
                           "requests table of an .npz or .npy recording"),
-    [OPT_RANKED] = ONE_OF("ranked", "YES", ranked, "yes|no", NULL, "as recorded", "do the top-k ids stand by falling gate weight?"),
+    [OPT_RANKED] = ONE_OF("ranked", "YES", ranked, "yes|no", NULL, "as recorded",
+                          "do the top-k ids stand by falling gate weight?"),
     [OPT_EXPERTS] = WHOLE("experts", 0, "N", experts, 1, MP_MAX_EXPERTS, NULL, "as recorded",
                           "experts of a layer, where the input cannot say"),
-    [OPT_TOP_K] = WHOLE("top-k", 0, "N", top_k, 1, MP_MAX_TOP_K, NULL, "as recorded", "experts of a token, where the input cannot say"),
-    [OPT_AXES] = ONE_OF("axes", "AXES", axes, "tokens,layers,k|layers,experts|iterations,layers,experts|sources,layers,experts", NULL,
-                        "from the array's name", "what the axes of a bare array count"),
+    [OPT_TOP_K] = WHOLE("top-k", 0, "N", top_k, 1, MP_MAX_TOP_K, NULL, "as recorded",
+                        "experts of a token, where the input cannot say"),
+    [OPT_AXES] =
+        ONE_OF("axes", "AXES", axes, "tokens,layers,k|layers,experts|iterations,layers,experts|sources,layers,experts",
+               NULL, "from the array's name", "what the axes of a bare array count"),
 
     [OPT_BATCH] = WHOLE("batch", 'b', "B", batch, 1, 1 << 20, "16", NULL, "decode: concurrent requests on each rank"),
     [OPT_TOKENS_PER_RANK] = WHOLE("tokens-per-rank", 0, "T", tokens_per_rank, 1, UINT64_C(1) << 32, "1024", NULL,
                                   "prefill: whole requests are packed up to T tokens on each rank"),
-    [OPT_RESAMPLE] = FLAG("resample", 0, resample, "draw steps from whole requests at random, with replacement (bootstrap)"),
+    [OPT_RESAMPLE] =
+        FLAG("resample", 0, resample, "draw steps from whole requests at random, with replacement (bootstrap)"),
     [OPT_STEPS] = WHOLE("steps", 0, "N", steps, 1, 1000000, NULL, "all that were recorded; 64 with --resample",
                         "steps to use, evenly spaced; with --resample, steps to draw"),
     [OPT_SOURCE_SKEW] = RATIO("source-skew", "S", source_skew_ppm, 10000000, "round-robin",
                               "uneven source ranks: rank r gets requests in proportion to (r + 1)^-S"),
-    [OPT_PAD] = WHOLE("pad", 0, "N", pad, 1, 1 << 20, NULL, "none", "pad each rank's tokens of a step to a multiple of N (CUDA graphs)"),
+    [OPT_PAD] = WHOLE("pad", 0, "N", pad, 1, 1 << 20, NULL, "none",
+                      "pad each rank's tokens of a step to a multiple of N (CUDA graphs)"),
 
-    [OPT_STRATEGY] = NAMED("strategy", "NAME", strategy, WORDS_RECIPES, "auto", NULL, "planning strategy (moeplan list strategies)"),
+    [OPT_STRATEGY] =
+        NAMED("strategy", "NAME", strategy, WORDS_RECIPES, "auto", NULL, "planning strategy (moeplan list strategies)"),
     [OPT_STRATEGIES] = TEXT("strategy", 0, "A,B,...", strategies, WORDS_RECIPES, NULL, "all of them",
                             "strategies to compare (moeplan list strategies)"),
-    [OPT_REPLICATE] = NAMED("replicate", "NAME", replicate, WORDS_REPLICATE, NULL, "the strategy's", "stage: which experts get replicas"),
-    [OPT_PLACE] = NAMED("place", "NAME", place, WORDS_PLACE, NULL, "the strategy's", "stage: which GPU holds which expert"),
-    [OPT_ROUTE] = NAMED("route", "NAME", route, WORDS_ROUTE, NULL, "the strategy's", "stage: which replica serves which source"),
+    [OPT_REPLICATE] = NAMED("replicate", "NAME", replicate, WORDS_REPLICATE, NULL, "the strategy's",
+                            "stage: which experts get replicas"),
+    [OPT_PLACE] =
+        NAMED("place", "NAME", place, WORDS_PLACE, NULL, "the strategy's", "stage: which GPU holds which expert"),
+    [OPT_ROUTE] =
+        NAMED("route", "NAME", route, WORDS_ROUTE, NULL, "the strategy's", "stage: which replica serves which source"),
     [OPT_ORDER] = NAMED("order", "NAME", order, WORDS_ORDER, NULL, "the strategy's", "stage: order of the transfers"),
     [OPT_REDUNDANT] = WHOLE("redundant", 'r', "R", redundant, 0, MP_MAX_EXPERTS, "0", NULL,
                             "slots beyond one per expert, in all, per layer"),
     [OPT_SLOTS_PER_GPU] = WHOLE("slots-per-gpu", 0, "N", slots_per_gpu, 1, MP_MAX_EXPERTS, NULL,
                                 "(experts + R) / GPUs, rounded up", "expert slots of each GPU"),
-    [OPT_OBJECTIVE] = ONE_OF("objective", "WHAT", objective, "step|p95|peak|inter-node-bytes", "step", NULL, "what to minimise"),
-    [OPT_FOR] = NAMED("for", "STACK", for_stack, WORDS_STACKS, NULL, NULL, "keep the rules of this serving stack (moeplan list stacks)"),
+    [OPT_OBJECTIVE] =
+        ONE_OF("objective", "WHAT", objective, "step|p95|peak|inter-node-bytes", "step", NULL, "what to minimise"),
+    [OPT_FOR] = NAMED("for", "STACK", for_stack, WORDS_STACKS, NULL, NULL,
+                      "keep the rules of this serving stack (moeplan list stacks)"),
 
     [OPT_DISPATCHER] = NAMED("dispatcher", "NAME", dispatcher, WORDS_DISPATCHERS, NULL,
                              "decode: deepep-ll; prefill and train: deepep-normal; counts: a2av",
@@ -93,14 +127,17 @@ const struct opt opt_table[OPT_END] = {
                             "part to plan on: 0.5, time:0.5, category:A,B or none (plan on everything)"),
     [OPT_SPLIT_COMPARE] = TEXT("split", 0, "SPLIT", split, WORDS_NONE, "0.5", NULL,
                                "plan on one part, score on the other: 0.5 (hash), time:0.5, category:A,B or none"),
-    [OPT_SPLIT_SIMULATE] = TEXT("split", 0, "SPLIT", split, WORDS_NONE, NULL, "the plan's, when it was made from this trace; else none",
-                                "score on the held-out part of: 0.5, time:0.5, category:A,B or none"),
-    [OPT_SCORE_ON] = TEXT("score-on", 0, "TRACE2", score_on, WORDS_FILE, NULL, NULL, "score on this recording instead of a held-out part"),
+    [OPT_SPLIT_SIMULATE] =
+        TEXT("split", 0, "SPLIT", split, WORDS_NONE, NULL, "the plan's, when it was made from this trace; else none",
+             "score on the held-out part of: 0.5, time:0.5, category:A,B or none"),
+    [OPT_SCORE_ON] = TEXT("score-on", 0, "TRACE2", score_on, WORDS_FILE, NULL, NULL,
+                          "score on this recording instead of a held-out part"),
 
     [OPT_NETWORK] = ONE_OF("network", "MODE", network, "plan|concurrent|rcs|sjf|spread-out", "plan", NULL,
                            "each layer as its plan says, all flows at once, or one of the papers' baselines"),
     [OPT_STAGE_BARRIER] = FLAG("stage-barrier", 0, stage_barrier, "staged orders: a barrier after each stage"),
-    [OPT_STAGE_COUPLED] = FLAG("stage-coupled", 0, stage_coupled, "staged orders: a rank's send and receive end together (NCCL groups)"),
+    [OPT_STAGE_COUPLED] =
+        FLAG("stage-coupled", 0, stage_coupled, "staged orders: a rank's send and receive end together (NCCL groups)"),
 
     [OPT_INCUMBENT] = TEXT("incumbent", 0, "FILE,...", incumbent, WORDS_FILE, NULL, NULL,
                            "also score these placements (any stack's file, or plans)"),
@@ -109,8 +146,10 @@ const struct opt opt_table[OPT_END] = {
     [OPT_MARKDOWN_TABLE] = FLAG("markdown", 0, markdown_table, "print the table as Markdown"),
 
     [OPT_TO] = NAMED("to", "NAME", to, WORDS_STACKS, NULL, NULL, "serving stack to write for (moeplan list stacks)"),
-    [OPT_GPUS] = WHOLE("gpus", 0, "N", gpus, 1, MP_MAX_GPUS, NULL, "as the file says", "GPUs of a placement whose format cannot say"),
-    [OPT_NODES] = WHOLE("nodes", 0, "N", nodes, 1, MP_MAX_GPUS, NULL, "1", "nodes of a placement whose format cannot say"),
+    [OPT_GPUS] = WHOLE("gpus", 0, "N", gpus, 1, MP_MAX_GPUS, NULL, "as the file says",
+                       "GPUs of a placement whose format cannot say"),
+    [OPT_NODES] =
+        WHOLE("nodes", 0, "N", nodes, 1, MP_MAX_GPUS, NULL, "1", "nodes of a placement whose format cannot say"),
     [OPT_HIDDEN_LAYERS] = WHOLE("hidden-layers", 0, "N", hidden_layers, 1, MP_MAX_LAYERS, NULL, "the model's",
                                 "all layers of the model, dense ones included, for formats with a row for each"),
     [OPT_MTP_LAYERS] = WHOLE("mtp-layers", 0, "N", mtp_layers, 0, 16, "0", NULL,
@@ -119,27 +158,35 @@ const struct opt opt_table[OPT_END] = {
     [OPT_PRESET] = NAMED("preset", "NAME", preset, WORDS_SYNTH, NULL, "a small 4 x 32 top-4 decode recording",
                          "start from these parameters (moeplan list presets)"),
     [OPT_GEN_LAYERS] = WHOLE("layers", 0, "N", gen_layers, 1, MP_MAX_LAYERS, NULL, "the preset's", "MoE layers"),
-    [OPT_GEN_EXPERTS] = WHOLE("experts", 0, "N", gen_experts, 1, MP_MAX_EXPERTS, NULL, "the preset's", "experts of a layer"),
+    [OPT_GEN_EXPERTS] =
+        WHOLE("experts", 0, "N", gen_experts, 1, MP_MAX_EXPERTS, NULL, "the preset's", "experts of a layer"),
     [OPT_GEN_TOP_K] = WHOLE("top-k", 0, "N", gen_top_k, 1, MP_MAX_TOP_K, NULL, "the preset's", "experts of a token"),
-    [OPT_FIRST_LAYER] = WHOLE("first-layer", 0, "N", first_layer, 0, MP_MAX_LAYERS - 1, NULL, "the preset's", "model layer of the first one"),
-    [OPT_N_REQUESTS] = WHOLE("n-requests", 0, "N", n_requests, 1, 1 << 30, NULL, "the preset's", "requests"),
+    [OPT_FIRST_LAYER] = WHOLE("first-layer", 0, "N", first_layer, 0, MP_MAX_LAYERS - 1, NULL, "the preset's",
+                              "model layer of the first one"),
+    [OPT_N_REQUESTS] = WHOLE("n-requests", 0, "N", n_requests, 1, 1 << 30, NULL, "the preset's", "requests to make"),
     [OPT_TOKENS_PER_REQUEST] = WHOLE("tokens-per-request", 0, "N", tokens_per_request, 1, 1 << 24, NULL, "the preset's",
                                      "mean tokens of a request"),
-    [OPT_ZIPF] = RATIO("zipf", "S", zipf_ppm, 4000000, "the preset's", "popularity of the r-th expert in proportion to r^-S"),
+    [OPT_ZIPF] =
+        RATIO("zipf", "S", zipf_ppm, 4000000, "the preset's", "popularity of the r-th expert in proportion to r^-S"),
     [OPT_COACTIVATION] = RATIO("coactivation", "P", coactivation_ppm, 1000000, "the preset's",
                                "probability that a token's further experts share its first one's cluster"),
     [OPT_CLUSTER] = WHOLE("cluster", 0, "N", cluster, 1, MP_MAX_EXPERTS, NULL, "the preset's", "experts of a cluster"),
     [OPT_CROSS_LAYER] = RATIO("cross-layer", "P", cross_layer_ppm, 1000000, "the preset's",
                               "probability that a token's cluster follows from its cluster one layer before"),
-    [OPT_DOMAINS] = WHOLE("domains", 0, "N", domains, 1, 1000, NULL, "the preset's", "categories with popularity of their own"),
+    [OPT_DOMAINS] =
+        WHOLE("domains", 0, "N", domains, 1, 1000, NULL, "the preset's", "categories with popularity of their own"),
     [OPT_DOMAIN_SHARE] = RATIO("domain-share", "P", domain_share_ppm, 1000000, "the preset's",
                                "how much of the popularity a category replaces by its own"),
-    [OPT_DRIFT] = RATIO("drift", "P", drift_ppm, 1000000, "the preset's", "how far popularity moves from the first request to the last"),
-    [OPT_STICKINESS] = RATIO("stickiness", "P", stickiness_ppm, 1000000, "the preset's", "popularity of each request's own, on top (bursts)"),
-    [OPT_AGAINST] = TEXT("against", 0, "TRACE", against, WORDS_FILE, NULL, NULL, "print the statistics of this recording beside"),
+    [OPT_DRIFT] = RATIO("drift", "P", drift_ppm, 1000000, "the preset's",
+                        "how far popularity moves from the first request to the last"),
+    [OPT_STICKINESS] = RATIO("stickiness", "P", stickiness_ppm, 1000000, "the preset's",
+                             "popularity of each request's own, on top (bursts)"),
+    [OPT_AGAINST] =
+        TEXT("against", 0, "TRACE", against, WORDS_FILE, NULL, NULL, "print the statistics of this recording beside"),
 
     [OPT_MAN] = FLAG("man", 0, man, "print the manual page (roff)"),
-    [OPT_COMPLETION] = ONE_OF("completion", "SHELL", completion, "bash|zsh", NULL, NULL, "print the completion script of a shell"),
+    [OPT_COMPLETION] =
+        ONE_OF("completion", "SHELL", completion, "bash|zsh", NULL, NULL, "print the completion script of a shell"),
     [OPT_MARKDOWN] = FLAG("markdown", 0, markdown, "print docs/CLI.md"),
 };
 
@@ -259,17 +306,18 @@ static enum mp_status parse_size(const struct opt *opt, const char *s, uint64_t 
     static const struct {
         const char *suffix;
         uint64_t factor;
-    } units[] = {{"", 1}, {"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", UINT64_C(1) << 40},
-                 {"kB", 1000}, {"MB", 1000000}, {"GB", 1000000000}, {"TB", UINT64_C(1000000000000)}};
+    } units[] = {{"", 1},          {"KiB", 1 << 10},           {"MiB", 1 << 20},
+                 {"GiB", 1 << 30}, {"TiB", UINT64_C(1) << 40}, {"kB", 1000},
+                 {"MB", 1000000},  {"GB", 1000000000},         {"TB", UINT64_C(1000000000000)}};
     size_t digits = strspn(s, "0123456789");
     uint64_t n;
     for (size_t i = 0; i < sizeof units / sizeof *units; i++)
-        if (strcmp(s + digits, units[i].suffix) == 0 && mp_parse_u64(s, digits, &n) && !mp_mul_overflow(n, units[i].factor, out) &&
-            *out >= opt->min && *out <= opt->max)
+        if (strcmp(s + digits, units[i].suffix) == 0 && mp_parse_u64(s, digits, &n) &&
+            !mp_mul_overflow(n, units[i].factor, out) && *out >= opt->min && *out <= opt->max)
             return MP_OK;
     char shown[64];
-    return mp_fail(err, MP_EUSAGE, "--%s: \"%s\" is not a size of at least %llu bytes (write bytes, or 512MiB, 8GiB)", opt->name,
-                   mp_quote(s, strlen(s), shown, sizeof shown), (unsigned long long)opt->min);
+    return mp_fail(err, MP_EUSAGE, "--%s: \"%s\" is not a size of at least %llu bytes (write bytes, or 512MiB, 8GiB)",
+                   opt->name, mp_quote(s, strlen(s), shown, sizeof shown), (unsigned long long)opt->min);
 }
 
 static enum mp_status check_choice(const struct opt *opt, const char *s, struct mp_error *err) {
@@ -299,19 +347,20 @@ static enum mp_status set_value(struct opts *o, const struct opt *opt, const cha
     case OPT_IS_WHOLE:
         if (!mp_parse_u64(s, n, &whole) || whole < opt->min || whole > opt->max)
             return mp_fail(err, MP_EUSAGE, "--%s: \"%s\" is not a whole number in [%llu, %llu]", opt->name,
-                           mp_quote(s, n, shown, sizeof shown), (unsigned long long)opt->min, (unsigned long long)opt->max);
+                           mp_quote(s, n, shown, sizeof shown), (unsigned long long)opt->min,
+                           (unsigned long long)opt->max);
         *(uint64_t *)at = whole;
         return MP_OK;
     case OPT_IS_SECONDS:
         if (!mp_parse_double(s, n, &real) || real < 0 || real > 1e9)
-            return mp_fail(err, MP_EUSAGE, "--%s: \"%s\" is not a number of seconds (write for instance 30 or 0.5)", opt->name,
-                           mp_quote(s, n, shown, sizeof shown));
+            return mp_fail(err, MP_EUSAGE, "--%s: \"%s\" is not a number of seconds (write for instance 30 or 0.5)",
+                           opt->name, mp_quote(s, n, shown, sizeof shown));
         *(double *)at = real;
         return MP_OK;
     case OPT_IS_RATIO:
         if (!mp_parse_double(s, n, &real) || real < 0 || real * 1e6 > (double)opt->max)
-            return mp_fail(err, MP_EUSAGE, "--%s: \"%s\" is not a number in [0, %g]", opt->name, mp_quote(s, n, shown, sizeof shown),
-                           (double)opt->max / 1e6);
+            return mp_fail(err, MP_EUSAGE, "--%s: \"%s\" is not a number in [0, %g]", opt->name,
+                           mp_quote(s, n, shown, sizeof shown), (double)opt->max / 1e6);
         *(uint64_t *)at = (uint64_t)(real * 1e6 + 0.5);
         return MP_OK;
     case OPT_IS_SIZE:
@@ -368,13 +417,15 @@ static enum mp_status unknown_option(const struct verb *verb, const char *arg, s
 /* Options that say the same thing differently, or need each other. */
 static enum mp_status check_together(const struct opts *o, const struct verb *verb, struct mp_error *err) {
     if (o->stage_barrier && o->stage_coupled)
-        return mp_fail(err, MP_EUSAGE, "%s: --stage-barrier and --stage-coupled exclude each other (give one)", verb->name);
+        return mp_fail(err, MP_EUSAGE, "%s: --stage-barrier and --stage-coupled exclude each other (give one)",
+                       verb->name);
     if (o->map != NULL && (o->ids == NULL || strcmp(o->ids, "physical") != 0))
         return mp_fail(err, MP_EUSAGE, "%s: --map is for physical ids (add --ids physical)", verb->name);
     return MP_OK;
 }
 
-enum mp_status opt_parse(struct opts *o, struct args *args, const struct verb *verb, int argc, char **argv, struct mp_error *err) {
+enum mp_status opt_parse(struct opts *o, struct args *args, const struct verb *verb, int argc, char **argv,
+                         struct mp_error *err) {
     *o = (struct opts){0};
     *args = (struct args){0};
     int n_needed = 0, n_allowed = 0;
@@ -390,7 +441,8 @@ enum mp_status opt_parse(struct opts *o, struct args *args, const struct verb *v
         const char *arg = argv[i], *value = NULL;
         if (only_arguments || arg[0] != '-' || arg[1] == '\0') {
             if (args->n >= n_allowed)
-                return mp_fail(err, MP_EUSAGE, "%s: too many arguments: \"%s\" (see: moeplan help %s)", verb->name, arg, verb->name);
+                return mp_fail(err, MP_EUSAGE, "%s: too many arguments: \"%s\" (see: moeplan help %s)", verb->name, arg,
+                               verb->name);
             args->value[args->n++] = arg;
             continue;
         }
@@ -412,7 +464,8 @@ enum mp_status opt_parse(struct opts *o, struct args *args, const struct verb *v
             return mp_fail(err, MP_EUSAGE, "%s: --%s takes no value", verb->name, opt->name);
         if (opt->type != OPT_IS_FLAG && value == NULL) {
             if (i + 1 >= argc)
-                return mp_fail(err, MP_EUSAGE, "%s: --%s needs a value (write --%s %s)", verb->name, opt->name, opt->name, opt->metavar);
+                return mp_fail(err, MP_EUSAGE, "%s: --%s needs a value (write --%s %s)", verb->name, opt->name,
+                               opt->name, opt->metavar);
             value = argv[++i];
         }
         if (o->is_set[id] && opt->type != OPT_IS_FLAG)
@@ -425,6 +478,7 @@ enum mp_status opt_parse(struct opts *o, struct args *args, const struct verb *v
             return MP_OK;
     }
     if (args->n < n_needed)
-        return mp_fail(err, MP_EUSAGE, "%s: %s is missing (usage: %s)", verb->name, verb->arguments[args->n].name, verb->usage);
+        return mp_fail(err, MP_EUSAGE, "%s: %s is missing (usage: %s)", verb->name, verb->arguments[args->n].name,
+                       verb->usage);
     return check_together(o, verb, err);
 }

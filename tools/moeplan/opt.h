@@ -7,20 +7,78 @@
 
 /* Every option of every verb. The same --name may appear twice where verbs read it differently. */
 enum opt_id {
-    OPT_HELP, OPT_JSON, OPT_QUIET, OPT_SEED, OPT_THREADS, OPT_WORK_LIMIT, OPT_TIME_LIMIT, OPT_MEM_LIMIT,
-    OPT_MODEL, OPT_OUT,
-    OPT_FORMAT, OPT_PHASE, OPT_LAYER_BASE, OPT_IDS, OPT_MAP, OPT_REQUESTS, OPT_RANKED, OPT_EXPERTS, OPT_TOP_K, OPT_AXES,
-    OPT_BATCH, OPT_TOKENS_PER_RANK, OPT_RESAMPLE, OPT_STEPS, OPT_SOURCE_SKEW, OPT_PAD,
-    OPT_STRATEGY, OPT_STRATEGIES, OPT_REPLICATE, OPT_PLACE, OPT_ROUTE, OPT_ORDER, OPT_REDUNDANT, OPT_SLOTS_PER_GPU,
-    OPT_OBJECTIVE, OPT_FOR,
-    OPT_DISPATCHER, OPT_SOURCES, OPT_SPLIT_PLAN, OPT_SPLIT_COMPARE, OPT_SPLIT_SIMULATE, OPT_SCORE_ON,
-    OPT_NETWORK, OPT_STAGE_BARRIER, OPT_STAGE_COUPLED,
-    OPT_INCUMBENT, OPT_INTERVAL_GROUPS, OPT_MARKDOWN_TABLE,
-    OPT_TO, OPT_GPUS, OPT_NODES, OPT_HIDDEN_LAYERS, OPT_MTP_LAYERS,
-    OPT_PRESET, OPT_GEN_LAYERS, OPT_GEN_EXPERTS, OPT_GEN_TOP_K, OPT_FIRST_LAYER, OPT_N_REQUESTS, OPT_TOKENS_PER_REQUEST,
-    OPT_ZIPF, OPT_COACTIVATION, OPT_CLUSTER, OPT_CROSS_LAYER, OPT_DOMAINS, OPT_DOMAIN_SHARE, OPT_DRIFT, OPT_STICKINESS,
+    OPT_HELP,
+    OPT_JSON,
+    OPT_QUIET,
+    OPT_SEED,
+    OPT_THREADS,
+    OPT_WORK_LIMIT,
+    OPT_TIME_LIMIT,
+    OPT_MEM_LIMIT,
+    OPT_MODEL,
+    OPT_OUT,
+    OPT_FORMAT,
+    OPT_PHASE,
+    OPT_LAYER_BASE,
+    OPT_IDS,
+    OPT_MAP,
+    OPT_REQUESTS,
+    OPT_RANKED,
+    OPT_EXPERTS,
+    OPT_TOP_K,
+    OPT_AXES,
+    OPT_BATCH,
+    OPT_TOKENS_PER_RANK,
+    OPT_RESAMPLE,
+    OPT_STEPS,
+    OPT_SOURCE_SKEW,
+    OPT_PAD,
+    OPT_STRATEGY,
+    OPT_STRATEGIES,
+    OPT_REPLICATE,
+    OPT_PLACE,
+    OPT_ROUTE,
+    OPT_ORDER,
+    OPT_REDUNDANT,
+    OPT_SLOTS_PER_GPU,
+    OPT_OBJECTIVE,
+    OPT_FOR,
+    OPT_DISPATCHER,
+    OPT_SOURCES,
+    OPT_SPLIT_PLAN,
+    OPT_SPLIT_COMPARE,
+    OPT_SPLIT_SIMULATE,
+    OPT_SCORE_ON,
+    OPT_NETWORK,
+    OPT_STAGE_BARRIER,
+    OPT_STAGE_COUPLED,
+    OPT_INCUMBENT,
+    OPT_INTERVAL_GROUPS,
+    OPT_MARKDOWN_TABLE,
+    OPT_TO,
+    OPT_GPUS,
+    OPT_NODES,
+    OPT_HIDDEN_LAYERS,
+    OPT_MTP_LAYERS,
+    OPT_PRESET,
+    OPT_GEN_LAYERS,
+    OPT_GEN_EXPERTS,
+    OPT_GEN_TOP_K,
+    OPT_FIRST_LAYER,
+    OPT_N_REQUESTS,
+    OPT_TOKENS_PER_REQUEST,
+    OPT_ZIPF,
+    OPT_COACTIVATION,
+    OPT_CLUSTER,
+    OPT_CROSS_LAYER,
+    OPT_DOMAINS,
+    OPT_DOMAIN_SHARE,
+    OPT_DRIFT,
+    OPT_STICKINESS,
     OPT_AGAINST,
-    OPT_MAN, OPT_COMPLETION, OPT_MARKDOWN,
+    OPT_MAN,
+    OPT_COMPLETION,
+    OPT_MARKDOWN,
     OPT_END
 };
 
@@ -30,7 +88,8 @@ struct opts {
     bool help, json, quiet, resample, stage_barrier, stage_coupled, markdown_table, man, markdown;
     uint64_t seed, threads, work_limit, mem_limit, layer_base, experts, top_k;
     double time_limit;
-    uint64_t batch, tokens_per_rank, steps, pad, redundant, slots_per_gpu, interval_groups, gpus, nodes, hidden_layers, mtp_layers;
+    uint64_t batch, tokens_per_rank, steps, pad, redundant, slots_per_gpu, interval_groups, gpus, nodes, hidden_layers,
+        mtp_layers;
     uint64_t gen_layers, gen_experts, gen_top_k, first_layer, n_requests, tokens_per_request, cluster, domains;
     uint64_t source_skew_ppm, zipf_ppm, coactivation_ppm, cross_layer_ppm, domain_share_ppm, drift_ppm, stickiness_ppm;
     const char *model, *out, *format, *phase, *ids, *map, *requests, *ranked, *axes;
@@ -42,17 +101,31 @@ enum opt_type { OPT_IS_FLAG, OPT_IS_WHOLE, OPT_IS_TEXT, OPT_IS_CHOICE, OPT_IS_SE
 
 /* Where the allowed (or suggested) words of a value come from. */
 enum opt_words {
-    WORDS_NONE, WORDS_FILE, WORDS_STATIC, WORDS_RECIPES, WORDS_REPLICATE, WORDS_PLACE, WORDS_ROUTE, WORDS_ORDER, WORDS_DISPATCHERS,
-    WORDS_FORMATS, WORDS_STACKS, WORDS_MODELS, WORDS_SYNTH, WORDS_TOPOLOGIES, WORDS_VERBS, WORDS_LISTS
+    WORDS_NONE,
+    WORDS_FILE,
+    WORDS_STATIC,
+    WORDS_RECIPES,
+    WORDS_REPLICATE,
+    WORDS_PLACE,
+    WORDS_ROUTE,
+    WORDS_ORDER,
+    WORDS_DISPATCHERS,
+    WORDS_FORMATS,
+    WORDS_STACKS,
+    WORDS_MODELS,
+    WORDS_SYNTH,
+    WORDS_TOPOLOGIES,
+    WORDS_VERBS,
+    WORDS_LISTS
 };
 
 struct opt {
-    const char *name;      /* without the dashes */
-    char letter;           /* 0 = none */
-    const char *metavar;   /* NULL for flags */
+    const char *name;    /* without the dashes */
+    char letter;         /* 0 = none */
+    const char *metavar; /* NULL for flags */
     enum opt_type type;
-    size_t offset;         /* into struct opts */
-    uint64_t min, max;     /* WHOLE, SIZE; RATIO in ppm */
+    size_t offset;     /* into struct opts */
+    uint64_t min, max; /* WHOLE, SIZE; RATIO in ppm */
     enum opt_words words;
     const char *choices;   /* WORDS_STATIC: "a|b|c" */
     const char *initial;   /* parsed as if given; NULL = unset */
@@ -68,9 +141,10 @@ struct args {
     const char *value[ARGUMENTS_MAX];
 };
 
-/* Sets the defaults, then reads argv[1..]. MP_EUSAGE names the option, what is wrong and what to write. --help ends parsing early. */
-enum mp_status opt_parse(struct opts *o, struct args *args, const struct verb *verb, int argc, char **argv, struct mp_error *err)
-    MP_MUST_CHECK;
+/* Sets the defaults, then reads argv[1..]. MP_EUSAGE names the option, what is wrong and what to write. --help ends
+ * parsing early. */
+enum mp_status opt_parse(struct opts *o, struct args *args, const struct verb *verb, int argc, char **argv,
+                         struct mp_error *err) MP_MUST_CHECK;
 /* Word i of a source, or NULL past the last. buf (128 bytes) is used for static lists. */
 const char *opt_word(enum opt_words words, const char *choices, uint32_t i, char *buf);
 /* The candidate with the smallest edit distance to `s`, when it is near enough to suggest; else NULL. */

@@ -3,7 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
-enum mp_status setup_load(struct setup *s, const struct opts *o, const char *trace, const char *topology, struct mp_error *err) {
+enum mp_status setup_load(struct setup *s, const struct opts *o, const char *trace, const char *topology,
+                          struct mp_error *err) {
     *s = (struct setup){.o = o};
     enum mp_status status = MP_OK;
     /* The small inputs first, so that their mistakes show at once. */
@@ -35,7 +36,8 @@ static enum mp_status check_same_model(const struct setup *s, struct mp_error *e
     if (same)
         return MP_OK;
     return mp_fail_at(err, MP_EINPUT, s->o->score_on, 0, 0,
-                      "%u layers of %u experts, the recording that is planned on has %u of %u, or other layers (record the same model)",
+                      "%u layers of %u experts, the recording that is planned on has %u of %u, or other layers (record "
+                      "the same model)",
                       b->n_layers, b->n_experts, a->n_layers, a->n_experts);
 }
 
@@ -101,18 +103,21 @@ enum mp_status score_plan(struct score *out, const struct setup *s, const char *
         return status;
     if (outcome == MP_FOUND || (outcome == MP_STOPPED && out->plan != NULL))
         return MP_OK;
-    snprintf(out->note, sizeof out->note, "%s: %s", outcome == MP_NOT_APPLICABLE ? "not applicable" : "not feasible", err->message);
+    snprintf(out->note, sizeof out->note, "%s: %s", outcome == MP_NOT_APPLICABLE ? "not applicable" : "not feasible",
+             err->message);
     mp_error_clear(err);
     return MP_OK;
 }
 
-enum mp_status score_fit(struct mp_plan *plan, const char *path, const struct mp_trace *trace, const struct mp_topology *topology,
-                         struct mp_error *err) {
+enum mp_status score_fit(struct mp_plan *plan, const char *path, const struct mp_trace *trace,
+                         const struct mp_topology *topology, struct mp_error *err) {
     if (plan->n_gpus != topology->n_gpus)
-        return mp_fail_at(err, MP_EINPUT, path, 0, 0, "is for %u GPUs, the topology has %u (give the topology it was made for)",
-                          plan->n_gpus, topology->n_gpus);
+        return mp_fail_at(err, MP_EINPUT, path, 0, 0,
+                          "is for %u GPUs, the topology has %u (give the topology it was made for)", plan->n_gpus,
+                          topology->n_gpus);
     if (plan->n_experts != trace->n_experts)
-        return mp_fail_at(err, MP_EINPUT, path, 0, 0, "places %u experts, the recording has %u (give a recording of the same model)",
+        return mp_fail_at(err, MP_EINPUT, path, 0, 0,
+                          "places %u experts, the recording has %u (give a recording of the same model)",
                           plan->n_experts, trace->n_experts);
     struct mp_plan_layer *layers = mp_arena_alloc(plan->arena, trace->n_layers, sizeof *layers);
     uint32_t *node = mp_arena_alloc(plan->arena, plan->n_gpus, sizeof *node);
@@ -124,7 +129,8 @@ enum mp_status score_fit(struct mp_plan *plan, const char *path, const struct mp
             k++;
         if (k == plan->n_layers)
             return mp_fail_at(err, MP_EINPUT, path, 0, 0,
-                              "has no layer %u, which the recording has (its first is %u; --layer-base says which layer its first row is)",
+                              "has no layer %u, which the recording has (its first is %u; --layer-base says which "
+                              "layer its first row is)",
                               trace->layer_ids[l], plan->n_layers > 0 ? plan->layers[0].layer_id : 0);
         layers[l] = plan->layers[k];
     }
@@ -155,10 +161,10 @@ void score_free(struct score *score) {
     score->plan = NULL;
 }
 
-/* One replicate of the jackknife: mean step of every plan on the part without one group. *is_used is false when the group is empty or
- * too little is left. */
-static enum mp_status score_replicate(struct score *scores, uint32_t n, const struct setup *s, uint32_t n_groups, uint32_t group,
-                                      uint32_t slot, bool *is_used, struct mp_error *err) {
+/* One replicate of the jackknife: mean step of every plan on the part without one group. *is_used is false when the
+ * group is empty or too little is left. */
+static enum mp_status score_replicate(struct score *scores, uint32_t n, const struct setup *s, uint32_t n_groups,
+                                      uint32_t group, uint32_t slot, bool *is_used, struct mp_error *err) {
     enum mp_status status = MP_OK;
     struct mp_part part = {0};
     struct mp_workload *w = NULL;
@@ -216,7 +222,8 @@ static double mean_step(const struct mp_sim_result *r) {
     return sum / r->n_steps;
 }
 
-enum mp_status score_all(struct score *scores, uint32_t n, uint32_t base, const struct setup *s, uint32_t n_groups, struct mp_error *err) {
+enum mp_status score_all(struct score *scores, uint32_t n, uint32_t base, const struct setup *s, uint32_t n_groups,
+                         struct mp_error *err) {
     uint32_t n_used = 0;
     for (uint32_t i = 0; i < n; i++) {
         struct score *c = &scores[i];
@@ -263,7 +270,8 @@ const char *score_describe(const struct setup *s, char *buf, size_t size) {
     else if (b->phase == MP_PHASE_DECODE)
         snprintf(rule, sizeof rule, "%u requests on each of %u ranks", b->batch_per_rank, b->n_ranks);
     else
-        snprintf(rule, sizeof rule, "up to %llu tokens on each of %u ranks", (unsigned long long)b->tokens_per_rank, b->n_ranks);
+        snprintf(rule, sizeof rule, "up to %llu tokens on each of %u ranks", (unsigned long long)b->tokens_per_rank,
+                 b->n_ranks);
     if (s->score_trace != NULL)
         snprintf(split, sizeof split, "scored on another recording, %.200s", s->o->score_on);
     else if (s->split.kind == MP_SPLIT_NONE)
@@ -273,8 +281,9 @@ const char *score_describe(const struct setup *s, char *buf, size_t size) {
     else
         snprintf(split, sizeof split, "held-out: %.3g %% of the requests, %s", 100 - s->split.planning_ppm / 1e4,
                  s->split.kind == MP_SPLIT_TIME ? "the last in file order" : "by hash of the request id");
-    snprintf(buf, size, "%u %s %s steps of %s; %u distinct requests, %llu tokens; dispatcher %s, sources %s\n%s", w->n_steps,
-             w->is_bootstrap ? "bootstrap" : "recorded", mp_phase_name(b->phase), rule, w->n_requests, (unsigned long long)w->n_rows,
-             s->sim.dispatcher->name, s->sim.sources == MP_SOURCES_COUPLED ? "coupled" : "dp", split);
+    snprintf(buf, size, "%u %s %s steps of %s; %u distinct requests, %llu tokens; dispatcher %s, sources %s\n%s",
+             w->n_steps, w->is_bootstrap ? "bootstrap" : "recorded", mp_phase_name(b->phase), rule, w->n_requests,
+             (unsigned long long)w->n_rows, s->sim.dispatcher->name,
+             s->sim.sources == MP_SOURCES_COUPLED ? "coupled" : "dp", split);
     return buf;
 }

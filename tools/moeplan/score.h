@@ -1,4 +1,5 @@
-/* Planning and scoring as plan, simulate and compare share them: inputs, parts, steps, results with intervals over requests. */
+/* Planning and scoring as plan, simulate and compare share them: inputs, parts, steps, results with intervals over
+ * requests. */
 #ifndef TOOL_SCORE_H
 #define TOOL_SCORE_H
 
@@ -13,15 +14,17 @@ struct setup {
     struct mp_topology *topology;
     struct mp_model *model;
     struct mp_split split;
-    struct mp_part planning, scored;      /* what is planned on, what is scored on */
+    struct mp_part planning, scored; /* what is planned on, what is scored on */
     struct mp_batching batching;
     struct mp_sim_options sim;
-    struct mp_workload *workload;         /* steps of the scored part */
-    const char *evaluated_on;             /* "held-out" | "planning data" */
+    struct mp_workload *workload; /* steps of the scored part */
+    const char *evaluated_on;     /* "held-out" | "planning data" */
 };
 /* Reads recording, topology and model. */
-enum mp_status setup_load(struct setup *s, const struct opts *o, const char *trace, const char *topology, struct mp_error *err) MP_MUST_CHECK;
-/* Splits (text as --split takes it), reads --score-on, builds the steps that are scored. s->batching and s->sim must be set. */
+enum mp_status setup_load(struct setup *s, const struct opts *o, const char *trace, const char *topology,
+                          struct mp_error *err) MP_MUST_CHECK;
+/* Splits (text as --split takes it), reads --score-on, builds the steps that are scored. s->batching and s->sim must be
+ * set. */
 enum mp_status setup_split(struct setup *s, const char *split, struct mp_error *err) MP_MUST_CHECK;
 void setup_free(struct setup *s);
 
@@ -34,17 +37,21 @@ struct score {
     double without[SCORE_GROUPS_MAX]; /* mean step without each group */
     char name[MP_MAX_NAME], note[800];
 };
-/* Plans with one recipe on the planning part. Not applicable or infeasible: score->note says why, and the status is MP_OK. */
-enum mp_status score_plan(struct score *out, const struct setup *s, const char *strategy, struct mp_error *err) MP_MUST_CHECK;
+/* Plans with one recipe on the planning part. Not applicable or infeasible: score->note says why, and the status is
+ * MP_OK. */
+enum mp_status score_plan(struct score *out, const struct setup *s, const char *strategy,
+                          struct mp_error *err) MP_MUST_CHECK;
 /* Reads a placement or plan file as an incumbent and fits it to the recording's layers and the topology. */
-enum mp_status score_load(struct score *out, const struct setup *s, const char *path, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status score_load(struct score *out, const struct setup *s, const char *path,
+                          struct mp_error *err) MP_MUST_CHECK;
 /* Simulates all plans on the same steps; intervals when n_groups > 1. base: index of the baseline, or MP_NONE. */
 enum mp_status score_all(struct score *scores, uint32_t n, uint32_t base, const struct setup *s, uint32_t n_groups,
                          struct mp_error *err) MP_MUST_CHECK;
 void score_free(struct score *score);
-/* Rearranges a plan's layers to those of the recording, by layer id. MP_EINPUT with the numbers when it does not fit. */
-enum mp_status score_fit(struct mp_plan *plan, const char *path, const struct mp_trace *trace, const struct mp_topology *topology,
-                         struct mp_error *err) MP_MUST_CHECK;
+/* Rearranges a plan's layers to those of the recording, by layer id. MP_EINPUT with the numbers when it does not fit.
+ */
+enum mp_status score_fit(struct mp_plan *plan, const char *path, const struct mp_trace *trace,
+                         const struct mp_topology *topology, struct mp_error *err) MP_MUST_CHECK;
 
 /* The planner's request of the options. */
 struct mp_plan_request score_request(const struct setup *s, const char *strategy);

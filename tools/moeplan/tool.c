@@ -76,7 +76,8 @@ static bool is_model_preset(const char *name) {
     return false;
 }
 
-enum mp_status tool_load_model(struct mp_model **out, const struct opts *o, const struct mp_trace *trace, struct mp_error *err) {
+enum mp_status tool_load_model(struct mp_model **out, const struct opts *o, const struct mp_trace *trace,
+                               struct mp_error *err) {
     *out = NULL;
     enum mp_status status;
     bool is_named = trace->model != NULL && trace->model[0] != '\0' && is_model_preset(trace->model);
@@ -102,8 +103,9 @@ enum mp_status tool_load_model(struct mp_model **out, const struct opts *o, cons
             return MP_OK;
         }
     }
-    tool_note(o, "note: no model given: a generic one with %u layers of %u experts stands in (-m MODEL gives real sizes)", trace->n_layers,
-              trace->n_experts);
+    tool_note(o,
+              "note: no model given: a generic one with %u layers of %u experts stands in (-m MODEL gives real sizes)",
+              trace->n_layers, trace->n_experts);
     return mp_model_generic(out, trace->n_layers, trace->n_experts, trace->top_k > 0 ? trace->top_k : 1, err);
 }
 
@@ -112,12 +114,14 @@ enum mp_status tool_batching(struct mp_batching *out, const struct opts *o, cons
     enum mp_phase phase = o->phase != NULL ? phase_of_name(o->phase) : trace->phase;
     bool is_decode = phase == MP_PHASE_DECODE;
     *out = (struct mp_batching){0};
-    if (trace->kind == MP_TRACE_TOKENS && phase != MP_PHASE_PREFILL && phase != MP_PHASE_DECODE && phase != MP_PHASE_TRAIN)
+    if (trace->kind == MP_TRACE_TOKENS && phase != MP_PHASE_PREFILL && phase != MP_PHASE_DECODE &&
+        phase != MP_PHASE_TRAIN)
         return mp_fail(err, MP_EUSAGE, "the recording does not say its phase (give --phase decode or --phase prefill)");
     if (trace->kind == MP_TRACE_TOKENS && is_decode && o->is_set[OPT_TOKENS_PER_RANK])
         return mp_fail(err, MP_EUSAGE, "--tokens-per-rank is for prefill, the recording is decode (use --batch B)");
     if (trace->kind == MP_TRACE_TOKENS && !is_decode && o->is_set[OPT_BATCH])
-        return mp_fail(err, MP_EUSAGE, "--batch is for decode, the recording is %s (use --tokens-per-rank T)", mp_phase_name(phase));
+        return mp_fail(err, MP_EUSAGE, "--batch is for decode, the recording is %s (use --tokens-per-rank T)",
+                       mp_phase_name(phase));
     *out = (struct mp_batching){
         .phase = phase,
         .n_ranks = topology->n_gpus,
@@ -133,10 +137,10 @@ enum mp_status tool_batching(struct mp_batching *out, const struct opts *o, cons
 }
 
 struct mp_sim_options tool_sim_options(const struct opts *o, const struct mp_trace *trace, enum mp_phase phase) {
-    const char *dispatcher = o->dispatcher != NULL              ? o->dispatcher
-                             : trace->kind == MP_TRACE_COUNTS   ? "a2av"
-                             : phase == MP_PHASE_DECODE         ? "deepep-ll"
-                                                                : "deepep-normal";
+    const char *dispatcher = o->dispatcher != NULL            ? o->dispatcher
+                             : trace->kind == MP_TRACE_COUNTS ? "a2av"
+                             : phase == MP_PHASE_DECODE       ? "deepep-ll"
+                                                              : "deepep-normal";
     const char *n = o->network;
     return (struct mp_sim_options){
         .dispatcher = mp_dispatcher_find(dispatcher),
@@ -146,14 +150,17 @@ struct mp_sim_options tool_sim_options(const struct opts *o, const struct mp_tra
                    : says(n, "sjf")        ? MP_NETWORK_SJF
                    : says(n, "spread-out") ? MP_NETWORK_SPREAD_OUT
                                            : MP_NETWORK_PLAN,
-        .stage_mode = o->stage_barrier ? (int)MP_STAGE_BARRIER : o->stage_coupled ? (int)MP_STAGE_COUPLED : -1,
+        .stage_mode = o->stage_barrier   ? (int)MP_STAGE_BARRIER
+                      : o->stage_coupled ? (int)MP_STAGE_COUPLED
+                                         : -1,
         .n_threads = tool_threads(o),
         .seed = o->seed,
         .with_bound = true,
     };
 }
 
-struct mp_stack_options tool_stack_options(const struct opts *o, const struct mp_model *model, const struct mp_topology *topology) {
+struct mp_stack_options tool_stack_options(const struct opts *o, const struct mp_model *model,
+                                           const struct mp_topology *topology) {
     return (struct mp_stack_options){
         .model = model,
         .layer_base = o->is_set[OPT_LAYER_BASE] ? (int)o->layer_base : -1,

@@ -14,21 +14,27 @@ unsigned tool_threads(const struct opts *o);
 double tool_now(void); /* seconds, monotonic */
 
 /* The recording, read with the hints of the options. */
-enum mp_status tool_load_trace(struct mp_trace **out, const char *path, const struct opts *o, struct mp_error *err) MP_MUST_CHECK;
-/* --model, else the preset that the trace names, else a generic one (said in a note). Checks experts and layers against the trace. */
-enum mp_status tool_load_model(struct mp_model **out, const struct opts *o, const struct mp_trace *trace, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status tool_load_trace(struct mp_trace **out, const char *path, const struct opts *o,
+                               struct mp_error *err) MP_MUST_CHECK;
+/* --model, else the preset that the trace names, else a generic one (said in a note). Checks experts and layers against
+ * the trace. */
+enum mp_status tool_load_model(struct mp_model **out, const struct opts *o, const struct mp_trace *trace,
+                               struct mp_error *err) MP_MUST_CHECK;
 /* The batching rule of the options on this trace. MP_EUSAGE asks for --phase when neither says it. */
 enum mp_status tool_batching(struct mp_batching *out, const struct opts *o, const struct mp_trace *trace,
                              const struct mp_topology *topology, struct mp_error *err) MP_MUST_CHECK;
 /* Dispatcher, sources, network and stage mode of the options; the dispatcher's default depends on trace and phase. */
 struct mp_sim_options tool_sim_options(const struct opts *o, const struct mp_trace *trace, enum mp_phase phase);
-struct mp_stack_options tool_stack_options(const struct opts *o, const struct mp_model *model, const struct mp_topology *topology);
+struct mp_stack_options tool_stack_options(const struct opts *o, const struct mp_model *model,
+                                           const struct mp_topology *topology);
 enum mp_objective tool_objective(const struct opts *o);
 
-/* Can `path` be written (its folder is there, it is no folder, device or pipe itself)? Asked before long work. "-" always can. */
+/* Can `path` be written (its folder is there, it is no folder, device or pipe itself)? Asked before long work. "-"
+ * always can. */
 enum mp_status tool_check_output(const char *path, struct mp_error *err) MP_MUST_CHECK;
 /* What kind of thing a command-line word is. */
 enum tool_kind { TOOL_TRACE, TOOL_PLAN, TOOL_PLACEMENT, TOOL_TOPOLOGY, TOOL_MODEL };
-enum mp_status tool_kind_of(enum tool_kind *out, const char *spec, const struct opts *o, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status tool_kind_of(enum tool_kind *out, const char *spec, const struct opts *o,
+                            struct mp_error *err) MP_MUST_CHECK;
 
 #endif

@@ -8,8 +8,8 @@ static void test_interval__quantiles_agree_with_the_tables(void **state) {
     static const struct {
         uint32_t freedom;
         double t;
-    } known[] = {{1, 12.7062}, {2, 4.3027}, {5, 2.5706}, {9, 2.2622}, {20, 2.0860}, {21, 2.0796}, {24, 2.0639}, {30, 2.0423},
-                 {60, 2.0003}, {120, 1.9799}, {1000000, 1.9600}};
+    } known[] = {{1, 12.7062}, {2, 4.3027},  {5, 2.5706},  {9, 2.2622},   {20, 2.0860},     {21, 2.0796},
+                 {24, 2.0639}, {30, 2.0423}, {60, 2.0003}, {120, 1.9799}, {1000000, 1.9600}};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         assert_true(fabs(mp_t_quantile_95(known[i].freedom) - known[i].t) < 1e-4);
     assert_true(isinf(mp_t_quantile_95(0)));

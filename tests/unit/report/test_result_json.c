@@ -3,15 +3,29 @@
 #include <moeplan/report.h>
 
 static const struct mp_sim_result result = {
-    .n_steps = 4, .n_layers = 2, .n_gpus = 2, .mean = {.step_ns = 100, .dispatch_ns = 10, .compute_ns = 20, .combine_ns = 30, .other_ns = 40},
-    .p50_ns = 99, .p95_ns = 120, .max_ns = 130, .moe_ns = 60, .intra_bytes = 5.5, .inter_bytes = 7,
-    .balance = {.max_over_mean = 1.5, .mean_over_max = 0.66}, .utilization = 0.5, .lower_bound_ns = 80, .gap = 0.25};
+    .n_steps = 4,
+    .n_layers = 2,
+    .n_gpus = 2,
+    .mean = {.step_ns = 100, .dispatch_ns = 10, .compute_ns = 20, .combine_ns = 30, .other_ns = 40},
+    .p50_ns = 99,
+    .p95_ns = 120,
+    .max_ns = 130,
+    .moe_ns = 60,
+    .intra_bytes = 5.5,
+    .inter_bytes = 7,
+    .balance = {.max_over_mean = 1.5, .mean_over_max = 0.66},
+    .utilization = 0.5,
+    .lower_bound_ns = 80,
+    .gap = 0.25};
 static const struct mp_workload workload = {.n_steps = 4, .n_requests = 9, .n_rows = 77};
 
 /* Every key that DESIGN.md part 6 promises, with its type. */
 static void test_result_json__has_every_promised_key(void **state) {
     (void)state;
-    struct mp_scored s = {.strategy = "lpt", .result = &result, .plan_seconds = 0.5, .evaluated_on = "held-out",
+    struct mp_scored s = {.strategy = "lpt",
+                          .result = &result,
+                          .plan_seconds = 0.5,
+                          .evaluated_on = "held-out",
                           .step_ns = {.low = 90, .high = 110, .is_known = true}};
     json_t *o = mp_scored_json(&s, &workload);
     assert_non_null(o);
