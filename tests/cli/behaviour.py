@@ -255,7 +255,7 @@ class Results(Case):
         self.json("plan", DECODE, "4:h100", *STEPS, "-o", "p.yaml", "--strategy", "lpt")
         self.assertTrue(self.json("verify", "p.yaml", DECODE, "4:h100")["accepted"])
         self.json("inspect", "p.yaml")
-        self.json("export", "p.yaml", "--to", "sglang", "-o", "s.json")
+        self.json("export", "p.yaml", "--to", "sglang", "-o", "s.json", "--hidden-layers", "2")
 
     def test_compare_prints_the_object_of_the_design(self):
         value = self.json("compare", DECODE, "2x2:h100", *STEPS, "--strategy", "contiguous,lpt,eplb", "--redundant", "4")
@@ -286,7 +286,7 @@ class Results(Case):
 
     def test_an_exported_placement_is_an_incumbent_with_the_same_score(self):
         self.plan("p.yaml")
-        self.expect(0, "export", "p.yaml", "--to", "sglang", "-o", "s.json")
+        self.expect(0, "export", "p.yaml", "--to", "sglang", "-o", "s.json", "--hidden-layers", "2")
         value = self.json("compare", DECODE, "4:h100", *STEPS, "--strategy", "contiguous", "--incumbent", "s.json,p.yaml")
         self.assertEqual([r["kind"] for r in value["results"]], ["strategy", "incumbent", "incumbent"])
         self.assertEqual(value["results"][1]["step_time_ns"], value["results"][2]["step_time_ns"])

@@ -1,6 +1,7 @@
 #include "help.h"
 #include "tool.h"
 #include <moeplan/alloc.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -21,6 +22,14 @@ static void catch_signals(void) {
     /* A reader that went away is an ordinary write error, with exit code 4. */
     action.sa_handler = SIG_IGN;
     (void)sigaction(SIGPIPE, &action, NULL);
+}
+
+/* A standard stream that is closed would give its number to the first file that is opened, and a result would be
+ * written into it. Standard output becomes one that cannot be written to, so that a lost result is an error. */
+static void keep_standard_streams(void) {
+    for (int fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) < 0)
+            (void)open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY); /* the lowest free number is fd */
 }
 
 static const char *name_of_verb(void *ctx, uint32_t i) {
@@ -77,6 +86,7 @@ int main(int argc, char **argv) {
     int exit_code = 0;
     struct mp_error err = {0};
     char text[2048];
+    keep_standard_streams();
     catch_signals();
     enum mp_status status = run(argc, argv, &exit_code, &err);
     if (status == MP_OK)

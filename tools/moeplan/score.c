@@ -60,6 +60,7 @@ enum mp_status setup_split(struct setup *s, const char *split, struct mp_error *
         s->evaluated_on = s->split.kind == MP_SPLIT_NONE ? "planning data" : "held-out";
     }
     MP_TRY(mp_workload_build(&s->workload, &s->scored, &s->batching, err));
+    tool_note_generic(o, s->model);
 out:
     mp_part_free(&unused);
     return status;

@@ -103,10 +103,13 @@ enum mp_status tool_load_model(struct mp_model **out, const struct opts *o, cons
             return MP_OK;
         }
     }
-    tool_note(o,
-              "note: no model given: a generic one with %u layers of %u experts stands in (-m MODEL gives real sizes)",
-              trace->n_layers, trace->n_experts);
     return mp_model_generic(out, trace->n_layers, trace->n_experts, trace->top_k > 0 ? trace->top_k : 1, err);
+}
+
+void tool_note_generic(const struct opts *o, const struct mp_model *model) {
+    if (strncmp(model->name, "generic", 7) == 0)
+        tool_note(o, "no model given: a generic one with %u layers of %u experts stands in (-m MODEL gives real sizes)",
+                  model->n_layers, model->n_experts);
 }
 
 enum mp_status tool_batching(struct mp_batching *out, const struct opts *o, const struct mp_trace *trace,
@@ -271,7 +274,8 @@ enum mp_status tool_kind_of(enum tool_kind *out, const char *spec, const struct 
             return mp_fail_at(err, MP_EIO, spec, 0, 0, "cannot open: No such file or directory");
         return MP_OK;
     }
-    if (mp_is_folder(spec)) {
+    /* Standard input can be read once only: it is taken for a recording. */
+    if (strcmp(spec, "-") == 0 || mp_is_folder(spec)) {
         *out = TOOL_TRACE;
         return MP_OK;
     }

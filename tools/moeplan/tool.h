@@ -16,10 +16,12 @@ double tool_now(void); /* seconds, monotonic */
 /* The recording, read with the hints of the options. */
 enum mp_status tool_load_trace(struct mp_trace **out, const char *path, const struct opts *o,
                                struct mp_error *err) MP_MUST_CHECK;
-/* --model, else the preset that the trace names, else a generic one (said in a note). Checks experts and layers against
+/* --model, else the preset that the trace names, else a generic one. Checks experts and layers against
  * the trace. */
 enum mp_status tool_load_model(struct mp_model **out, const struct opts *o, const struct mp_trace *trace,
                                struct mp_error *err) MP_MUST_CHECK;
+/* Says so when the model is a generic one. */
+void tool_note_generic(const struct opts *o, const struct mp_model *model);
 /* The batching rule of the options on this trace. MP_EUSAGE asks for --phase when neither says it. */
 enum mp_status tool_batching(struct mp_batching *out, const struct opts *o, const struct mp_trace *trace,
                              const struct mp_topology *topology, struct mp_error *err) MP_MUST_CHECK;

@@ -1,0 +1,1 @@
+moeplan convert mixtral-8x7b m.yaml; ls

@@ -1,0 +1,1 @@
+printf "layer,expert,count\n0,0,5\n0,1,7\n0,2,1\n0,3,2\n" > counts.csv; moeplan plan counts.csv 2:h100 --phase decode --layer-base 0 --ids logical --experts 4 --dispatcher hierarchical -o plan.yaml -q

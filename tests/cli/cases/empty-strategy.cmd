@@ -1,0 +1,1 @@
+moeplan compare t.mpt 8:h100 --strategy contiguous,

@@ -1,0 +1,1 @@
+moeplan generate -o t.mpt --experts 4 --top-k 5

@@ -1,0 +1,1 @@
+moeplan help pln

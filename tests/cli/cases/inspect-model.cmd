@@ -1,0 +1,1 @@
+moeplan inspect mixtral-8x7b

@@ -1,0 +1,1 @@
+moeplan inspect 2x4:h100

@@ -1,0 +1,1 @@
+moeplan inspect t.npy --map m.npy

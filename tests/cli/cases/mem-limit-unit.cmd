@@ -1,0 +1,1 @@
+moeplan list --mem-limit 2XB

@@ -1,0 +1,1 @@
+moeplan simulate plan.yaml trace.mpt

@@ -1,0 +1,1 @@
+moeplan compare t.mpt cluster.yaml

@@ -1,0 +1,1 @@
+moeplan plan t.mpt 8:h100 -o a -o b

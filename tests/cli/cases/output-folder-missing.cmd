@@ -1,0 +1,1 @@
+moeplan generate -o nowhere/t.mpt

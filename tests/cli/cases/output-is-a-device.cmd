@@ -1,0 +1,1 @@
+moeplan generate -o /dev/null; ls -l /dev/null | cut -c1

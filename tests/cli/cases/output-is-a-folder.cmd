@@ -1,0 +1,1 @@
+mkdir there && moeplan generate -o there

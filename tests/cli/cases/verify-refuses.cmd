@@ -1,0 +1,5 @@
+moeplan generate -o t.mpt -q --n-requests 60 --layers 1 --experts 8 --top-k 2 > /dev/null
+moeplan plan t.mpt 4:h100 --batch 2 --strategy contiguous -o plan.yaml -q >/dev/null
+moeplan verify plan.yaml t.mpt 2x2:h100; echo "rc $?"
+moeplan generate -o u.mpt -q --n-requests 60 --layers 1 --experts 8 --top-k 2 --seed 9 > /dev/null
+moeplan verify plan.yaml u.mpt 4:h100 | head -1

@@ -1,0 +1,1 @@
+moeplan verify plan.yaml trace.mpt
