@@ -104,7 +104,7 @@ def main():
             for problem in problems:
                 print(f"FAIL {where}: {problem}")
     print(f"{len(cases)} bad inputs, {failures} failed")
-    return 1 if failures else 0
+    return 1 if failures or not cases else 0
 
 
 if __name__ == "__main__":
