@@ -37,6 +37,29 @@ struct vf_flows {
     uint64_t n_tokens;        /* without padding */
 };
 
+/* Work of the slow simulator: spent on the samples at most; and on all planning steps, where that is enough. */
+#define VF_SAMPLE_OPERATIONS UINT64_C(1000000000)
+#define VF_ALL_OPERATIONS UINT64_C(300000000)
+
+/* What a planning step adds up to without any network simulation. */
+struct vf_sums {
+    uint64_t dispatch_bound_ns, combine_bound_ns; /* port bounds of the first phase, over layers */
+    uint64_t compute_ns, other_ns;                /* other: attention, and other_ns_per_step */
+    uint64_t lower_ns;                            /* docs/BOUNDS.md part 2.3 */
+};
+struct vf_slowest { /* over GPUs, of one step and layer */
+    uint64_t attention_ns, shared_ns, compute_ns;
+};
+struct vf_bounds { /* tables of verify_bound.c; names as in docs/BOUNDS.md */
+    uint32_t *tokens;               /* c[rank][expert] */
+    uint64_t *of_expert, *padded;   /* n_e; m_e, falling */
+    uint64_t *scratch, *rows;       /* row_g, falling */
+    uint64_t *out_rate, *in_rate, *node_out, *node_in;
+    uint64_t *slots, *node_slots;   /* S_g, S_v */
+    uint64_t *starts;               /* T_r */
+    struct mp_compute_coefficients *k;
+};
+
 /* What the checks against data share: the steps rebuilt from the plan's provenance, and tables of the layer at hand. */
 struct vf_data {
     struct verifier *v;
@@ -56,7 +79,10 @@ struct vf_data {
     uint32_t *number;       /* scratch of NEAREST, [n_slots + 1] squared by replicas: see there */
     size_t number_size;
     uint64_t *through;      /* [n_resources] */
+    uint64_t n_operations, operations_max; /* of the slow simulator, counted so that it can stop */
     struct vf_flows flows;
+    struct vf_sums *sums;   /* [n_steps] */
+    struct vf_bounds bounds;
 };
 
 enum mp_status vf_data_open(struct vf_data *d, struct verifier *v, bool *is_usable, struct mp_error *err) MP_MUST_CHECK;
@@ -70,9 +96,30 @@ struct mp_path vf_path(const struct vf_data *d, uint32_t src, uint32_t dst);
 /* max over ports and capped pairs of ceil(copies * bytes * 10^9 / bytes_per_s); is_reversed: of the transpose. */
 uint64_t vf_port_bound(struct vf_data *d, const uint64_t *copies, uint64_t bytes, bool is_reversed);
 
+/* Times of the dispatch matrix `copies` of `bytes` each, with what launching stages costs. is_reversed and is_combine: of its transpose.
+ * *is_done false: d->n_operations passed d->operations_max before the end. */
+enum mp_status vf_concurrent_ns(struct vf_data *d, const uint64_t *copies, uint64_t bytes, bool is_reversed, uint64_t *out_ns,
+                                bool *is_done, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status vf_staged_ns(struct vf_data *d, const struct mp_order *o, bool is_combine, bool is_backwards, const uint64_t *copies,
+                            uint64_t bytes, uint64_t *out_ns, bool *is_done, struct mp_error *err) MP_MUST_CHECK;
+
+/* Of the GPUs of d->flows. */
+struct mp_compute_coefficients vf_coefficients(const struct vf_data *d, uint32_t gpu);
+uint64_t vf_attention_ns(const struct vf_data *d, uint32_t gpu, uint64_t rows);
+uint64_t vf_shared_ns(const struct vf_data *d, uint32_t gpu, uint64_t rows);
+struct vf_slowest vf_slowest_gpu(const struct vf_data *d);
+/* How often a layer's attention counts: the first one stands for the dense layers too. */
+uint64_t vf_layer_weight(const struct vf_data *d, uint32_t layer);
+/* One planning step through the slow simulator; *is_done false: past d->operations_max. */
+enum mp_status vf_time_of_step(struct vf_data *d, uint32_t step, struct mp_plan_sample *out, bool *is_done, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status vf_bounds_open(struct vf_data *d, struct mp_error *err) MP_MUST_CHECK;
+/* Of the prepared layer with d->flows of this step: attention, max(D, shared) + C + R. */
+uint64_t vf_layer_bound(struct vf_data *d, uint32_t step);
+
 /* Each returns MP_OK whatever it finds; other statuses are out of memory and the like. */
 enum mp_status vf_check_structure(struct verifier *v, bool *is_indexable, struct mp_error *err) MP_MUST_CHECK;
 enum mp_status vf_check_evidence(struct vf_data *d, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status vf_check_claims(struct vf_data *d, struct mp_error *err) MP_MUST_CHECK;
 enum mp_status vf_check_orders(struct verifier *v, struct mp_error *err) MP_MUST_CHECK;
 
 #endif

@@ -76,6 +76,8 @@ enum mp_status mp_plan_verify(struct mp_verify_report **out, const struct mp_pla
         MP_TRY(vf_data_open(&d, &v, &is_usable, err));
         if (is_usable)
             MP_TRY(vf_check_evidence(&d, err));
+        if (is_usable && r->n == 0)
+            MP_TRY(vf_check_claims(&d, err));
     }
     if (v.is_full)
         status = mp_nomem(err, "verifying a plan");

@@ -65,6 +65,7 @@ static enum mp_status make_tables(struct vf_data *d, struct mp_error *err) {
         d->nearest = take(d, n * p->n_experts, sizeof *d->nearest, &is_full);
     if (n <= PATH_TABLE_MAX)
         d->paths = take(d, n * n, sizeof *d->paths, &is_full);
+    d->sums = take(d, d->workload->n_steps, sizeof *d->sums, &is_full);
     if (is_full)
         return mp_nomem(err, "verifying a plan");
     for (uint32_t g = 0; g < d->n; g++) {
@@ -75,7 +76,7 @@ static enum mp_status make_tables(struct vf_data *d, struct mp_error *err) {
         for (uint32_t h = 0; d->paths != NULL && h < d->n; h++)
             mp_topology_path(t, g, h, &d->paths[g * n + h]);
     }
-    return MP_OK;
+    return vf_bounds_open(d, err);
 }
 
 enum mp_status vf_data_open(struct vf_data *d, struct verifier *v, bool *is_usable, struct mp_error *err) {
@@ -399,6 +400,11 @@ static void add_bytes(const struct vf_data *d, const uint64_t *copies, uint64_t 
 
 enum mp_status vf_check_evidence(struct vf_data *d, struct mp_error *err) {
     struct verifier *v = d->v;
+    bool wants_bound = false;
+    for (uint32_t i = 0; i < v->plan->n_certificates; i++)
+        wants_bound |= v->plan->certificates[i].kind == MP_CERT_PLACEMENT;
+    for (uint32_t step = 0; step < d->workload->n_steps; step++)
+        d->sums[step].other_ns = d->sums[step].lower_ns = v->model->other_ns_per_step;
     for (uint32_t l = 0; l < v->plan->n_layers; l++) {
         const struct mp_plan_layer *layer = &v->plan->layers[l];
         uint64_t rows = 0, intra = 0, inter = 0, bound = 0;
@@ -412,7 +418,15 @@ enum mp_status vf_check_evidence(struct vf_data *d, struct mp_error *err) {
             add_bytes(d, d->flows.first, &intra, &inter);
             if (d->dispatcher.copies == VF_PER_NODE)
                 add_bytes(d, d->flows.second, &intra, &inter);
-            bound += vf_port_bound(d, d->flows.first, v->model->dispatch_bytes, false);
+            struct vf_sums *sums = &d->sums[step];
+            struct vf_slowest slowest = vf_slowest_gpu(d);
+            uint64_t ports = vf_port_bound(d, d->flows.first, v->model->dispatch_bytes, false);
+            bound += ports;
+            sums->dispatch_bound_ns += ports;
+            sums->combine_bound_ns += vf_port_bound(d, d->flows.first, v->model->combine_bytes, true);
+            sums->compute_ns += slowest.compute_ns;
+            sums->other_ns += slowest.attention_ns * vf_layer_weight(d, l);
+            sums->lower_ns += wants_bound ? vf_layer_bound(d, step) : 0;
         }
         if (status != MP_OK)
             return status;

@@ -1,0 +1,301 @@
+/* The verifier's own network: slow, simple, from docs/COST.md parts 4 and 5.
+ *
+ * Decides   nothing; says how long the transfers of a matrix take, all at once or in stages.
+ * Method    progressive filling from scratch at every event: all rates rise together; the port with the least room per unfinished flow
+ *           stops its flows; again with the others. Between events rates are constant.
+ * Bound     exact up to rounding: each event may be off by a relative 10^-12, so the result differs from another exact simulation by
+ *           less than 1 ns before rounding.
+ * Differs   from src/sim in everything but the text: no incremental rates, no shared structure.
+ * Cost      O(events * (flows * path + rounds * ports)). Counted in d->n_operations, so that the caller can stop. */
+#include "internal.h"
+#include <math.h>
+#include <string.h>
+
+enum flow_state { WAITING, LAUNCHING, FLOWING, LANDING, ENDED };
+struct flow {
+    uint32_t src, dst, stage;
+    double left;       /* bytes */
+    double rate, cap;  /* bytes per ns; cap 0 = none */
+    double at;         /* LAUNCHING: when bytes start; LANDING: when it has ended */
+    uint64_t latency_ns;
+    enum flow_state state;
+    bool is_fixed;     /* in the filling at hand */
+    uint32_t n_ports, port[2 + 2 * MP_MAX_LEVELS];
+};
+
+/* What queues its transfers stand in: free = sender s and receiver n + r; coupled = rank; barrier = one. */
+struct queues {
+    uint32_t n;
+    uint32_t *open;  /* [n][n_stages] transfers of that group which have not ended */
+    uint32_t *stage; /* [n] the group it is at, as an index in running order */
+    double *since;   /* [n] when it came there */
+};
+
+static void queues_of(const struct flow *f, enum mp_stage_mode mode, uint32_t n, uint32_t q[2]) {
+    q[0] = mode == MP_STAGE_BARRIER ? 0 : f->src;
+    q[1] = mode == MP_STAGE_BARRIER ? 0 : mode == MP_STAGE_COUPLED ? f->dst : n + f->dst;
+}
+
+/* Capacity of a port now, in bytes per ns, with `k` flows through it. */
+static double capacity(const struct mp_topology *t, uint32_t r, uint32_t k) {
+    const struct mp_resource *port = &t->resources[r];
+    const struct mp_level *level = &t->levels[port->level];
+    double c = (double)port->bytes_per_s / 1e9;
+    if (port->is_in && !port->is_uplink && level->n_incast > 0)
+        c *= (double)level->incast_ppm[(k < level->n_incast ? k : level->n_incast) - 1] / 1e6;
+    return c;
+}
+
+/* Max-min fair rates of the flows that are FLOWING. */
+static void fill(struct vf_data *d, struct flow *flows, uint32_t n, uint32_t *count, double *room) {
+    const struct mp_topology *t = d->v->topology;
+    uint32_t n_loose = 0;
+    memset(count, 0, t->n_resources * sizeof *count);
+    for (uint32_t i = 0; i < n; i++) {
+        struct flow *f = &flows[i];
+        f->is_fixed = f->state != FLOWING;
+        f->rate = 0;
+        if (f->is_fixed)
+            continue;
+        n_loose++;
+        for (uint32_t k = 0; k < f->n_ports; k++)
+            count[f->port[k]]++;
+    }
+    for (uint32_t r = 0; r < t->n_resources; r++)
+        room[r] = count[r] > 0 ? capacity(t, r, count[r]) : 0;
+    while (n_loose > 0) {
+        /* The level at which the first port is full, or the first cap reached. */
+        double level = INFINITY;
+        for (uint32_t r = 0; r < t->n_resources; r++)
+            if (count[r] > 0 && room[r] / count[r] < level)
+                level = room[r] / count[r];
+        for (uint32_t i = 0; i < n; i++)
+            if (!flows[i].is_fixed && flows[i].cap > 0 && flows[i].cap < level)
+                level = flows[i].cap;
+        d->n_operations += n + t->n_resources;
+        /* Ports are judged at this level before any flow is fixed, because fixing changes their rooms. */
+        for (uint32_t i = 0; i < n; i++) {
+            struct flow *f = &flows[i];
+            if (f->is_fixed)
+                continue;
+            bool is_stopped = f->cap > 0 && f->cap <= level;
+            for (uint32_t k = 0; k < f->n_ports && !is_stopped; k++)
+                is_stopped = room[f->port[k]] <= level * count[f->port[k]] * (1 + 1e-13);
+            if (is_stopped)
+                f->rate = level;
+        }
+        for (uint32_t i = 0; i < n; i++) {
+            struct flow *f = &flows[i];
+            if (f->is_fixed || f->rate == 0)
+                continue;
+            f->is_fixed = true;
+            n_loose--;
+            for (uint32_t k = 0; k < f->n_ports; k++) {
+                room[f->port[k]] -= level;
+                count[f->port[k]]--;
+            }
+        }
+    }
+}
+
+static uint64_t round_up(double ns) {
+    double up = ceil(ns - (ns * 1e-12 + 1e-6));
+    return up <= 0 ? 0 : up >= 1.8e19 ? UINT64_MAX : (uint64_t)up;
+}
+
+/* Moves every flow whose turn has come to LAUNCHING. */
+static void start_flows(const struct vf_data *d, struct flow *flows, uint32_t n, const struct queues *q, enum mp_stage_mode mode) {
+    for (uint32_t i = 0; i < n; i++) {
+        struct flow *f = &flows[i];
+        uint32_t of[2];
+        if (f->state != WAITING)
+            continue;
+        queues_of(f, mode, d->n, of);
+        if (q->stage[of[0]] != f->stage || q->stage[of[1]] != f->stage)
+            continue;
+        f->at = fmax(q->since[of[0]], q->since[of[1]]) + (double)d->v->topology->stage_launch_ns;
+        f->state = LAUNCHING;
+    }
+}
+
+/* Queues whose group is over move on to their next group that is not empty. */
+static void advance(struct queues *q, uint32_t n_stages, double now) {
+    for (uint32_t k = 0; k < q->n; k++) {
+        bool has_moved = false;
+        while (q->stage[k] < n_stages && q->open[(size_t)k * n_stages + q->stage[k]] == 0) {
+            q->stage[k]++;
+            has_moved = true;
+        }
+        if (has_moved)
+            q->since[k] = now;
+    }
+}
+
+/* Runs all flows to their end. n_stages 0: all at once. Returns false when d->n_operations passed d->operations_max. */
+static bool run(struct vf_data *d, struct flow *flows, uint32_t n, struct queues *q, uint32_t n_stages, enum mp_stage_mode mode,
+                uint32_t *count, double *room, double *end_ns) {
+    double now = 0;
+    uint32_t n_left = n;
+    *end_ns = 0;
+    if (n_stages > 0)
+        advance(q, n_stages, 0);
+    while (n_left > 0) {
+        if (n_stages > 0)
+            start_flows(d, flows, n, q, mode);
+        fill(d, flows, n, count, room);
+        double next = INFINITY;
+        for (uint32_t i = 0; i < n; i++) {
+            const struct flow *f = &flows[i];
+            double at = f->state == FLOWING ? now + f->left / f->rate : f->state == LAUNCHING || f->state == LANDING ? f->at : INFINITY;
+            next = at < next ? at : next;
+        }
+        if (next == INFINITY)
+            return false; /* nothing moves: cannot happen with queues in stage order */
+        double near = next + next * 1e-13 + 1e-9; /* events this close are one */
+        bool has_ended = false;
+        for (uint32_t i = 0; i < n; i++) {
+            struct flow *f = &flows[i];
+            if (f->state == FLOWING && now + f->left / f->rate <= near) {
+                f->state = LANDING;
+                f->at = next + (double)f->latency_ns;
+            } else if (f->state == FLOWING) {
+                f->left -= f->rate * (next - now);
+            } else if (f->state == LAUNCHING && f->at <= near) {
+                f->state = FLOWING;
+            }
+            if (f->state == LANDING && (n_stages == 0 || f->at <= near)) {
+                uint32_t of[2];
+                f->state = ENDED;
+                n_left--;
+                /* All at once: each flow's bytes are rounded by themselves, then its latency added. */
+                double end = n_stages == 0 ? (double)round_up(next) + (double)f->latency_ns : f->at;
+                *end_ns = end > *end_ns ? end : *end_ns;
+                has_ended = true;
+                if (n_stages > 0) {
+                    queues_of(f, mode, d->n, of);
+                    q->open[(size_t)of[0] * n_stages + f->stage]--;
+                    if (of[1] != of[0])
+                        q->open[(size_t)of[1] * n_stages + f->stage]--;
+                }
+            }
+        }
+        now = next;
+        if (has_ended && n_stages > 0)
+            advance(q, n_stages, now);
+        d->n_operations += 3 * (uint64_t)n;
+        if (d->n_operations > d->operations_max)
+            return false;
+    }
+    return true;
+}
+
+static void add_flow(const struct vf_data *d, struct flow *f, uint32_t src, uint32_t dst, uint64_t bytes, uint32_t stage, uint64_t cap) {
+    struct mp_path path = vf_path(d, src, dst);
+    *f = (struct flow){.src = src, .dst = dst, .stage = stage, .left = (double)bytes, .latency_ns = path.latency_ns, .n_ports = path.n,
+                       .state = stage == MP_NONE ? FLOWING : WAITING};
+    uint64_t least = path.cap_bytes_per_s == 0 ? cap : cap == 0 || path.cap_bytes_per_s < cap ? path.cap_bytes_per_s : cap;
+    f->cap = (double)least / 1e9;
+    memcpy(f->port, path.resource, path.n * sizeof *f->port);
+}
+
+enum mp_status vf_concurrent_ns(struct vf_data *d, const uint64_t *copies, uint64_t bytes, bool is_reversed, uint64_t *out_ns,
+                                bool *is_done, struct mp_error *err) {
+    size_t n_cells = (size_t)d->n * d->n;
+    uint32_t n = 0;
+    *out_ns = 0;
+    *is_done = true;
+    for (size_t i = 0; i < n_cells; i++)
+        n += copies[i] > 0 && bytes > 0;
+    if (n == 0)
+        return MP_OK;
+    struct flow *flows = mp_calloc(n, sizeof *flows);
+    uint32_t *count = mp_calloc(d->v->topology->n_resources, sizeof *count);
+    double *room = mp_calloc(d->v->topology->n_resources, sizeof *room), end = 0;
+    enum mp_status status = MP_OK;
+    if (flows == NULL || count == NULL || room == NULL) {
+        status = mp_nomem(err, "verifying a plan");
+    } else {
+        n = 0;
+        for (uint32_t i = 0; i < d->n; i++)
+            for (uint32_t j = 0; j < d->n; j++)
+                if (copies[(size_t)i * d->n + j] > 0)
+                    add_flow(d, &flows[n++], is_reversed ? j : i, is_reversed ? i : j, copies[(size_t)i * d->n + j] * bytes, MP_NONE, 0);
+        *is_done = run(d, flows, n, NULL, 0, MP_STAGE_FREE, count, room, &end);
+        *out_ns = round_up(end);
+    }
+    mp_free(flows);
+    mp_free(count);
+    mp_free(room);
+    return status;
+}
+
+/* floor(a * b / c): what has been sent of a flow after a cumulative share of a / c. */
+static uint64_t cut(uint64_t bytes, uint64_t share, uint64_t unit) { return (uint64_t)((unsigned __int128)bytes * share / unit); }
+
+/* Lists the pieces of the order; with flows NULL only counts them. sent[n][n]: shares so far. */
+static uint32_t list_pieces(const struct vf_data *d, const struct mp_order *o, bool is_combine, bool is_backwards, const uint64_t *copies,
+                            uint64_t bytes, uint64_t *sent, struct flow *flows) {
+    uint32_t n = 0;
+    memset(sent, 0, (size_t)d->n * d->n * sizeof *sent);
+    for (uint32_t s = 0; s < o->n_stages; s++)
+        for (uint32_t i = 0; i < o->stages[s].n; i++) {
+            const struct mp_transfer *t = &o->stages[s].transfers[i];
+            /* `copies` is the dispatch matrix. A reversed combine sends dst -> src what the dispatch sent src -> dst; one that runs forwards
+             * sends src -> dst what the dispatch sent dst -> src. */
+            bool is_swapped = is_combine && !is_backwards;
+            uint64_t size = (is_swapped ? copies[(size_t)t->dst * d->n + t->src] : copies[(size_t)t->src * d->n + t->dst]) * bytes;
+            uint64_t *share = &sent[(size_t)t->src * d->n + t->dst];
+            uint64_t piece = cut(size, *share + t->share, o->unit) - cut(size, *share, o->unit);
+            *share += t->share;
+            if (piece == 0 || t->src == t->dst)
+                continue;
+            if (flows != NULL)
+                add_flow(d, &flows[n], is_backwards ? t->dst : t->src, is_backwards ? t->src : t->dst, piece,
+                         is_backwards ? o->n_stages - 1 - s : s, o->port_bytes_per_s);
+            n++;
+        }
+    return n;
+}
+
+enum mp_status vf_staged_ns(struct vf_data *d, const struct mp_order *o, bool is_combine, bool is_backwards, const uint64_t *copies,
+                            uint64_t bytes, uint64_t *out_ns, bool *is_done, struct mp_error *err) {
+    enum mp_stage_mode mode = d->v->plan->stage_mode;
+    struct queues q = {.n = mode == MP_STAGE_BARRIER ? 1 : mode == MP_STAGE_COUPLED ? d->n : 2 * d->n};
+    uint64_t *sent = mp_calloc((size_t)d->n * d->n, sizeof *sent);
+    struct flow *flows = NULL;
+    uint32_t *count = mp_calloc(d->v->topology->n_resources, sizeof *count), n = 0;
+    double *room = mp_calloc(d->v->topology->n_resources, sizeof *room), end = 0;
+    enum mp_status status = MP_OK;
+    *out_ns = 0;
+    *is_done = true;
+    q.open = mp_calloc((size_t)q.n * o->n_stages, sizeof *q.open);
+    q.stage = mp_calloc(q.n, sizeof *q.stage);
+    q.since = mp_calloc(q.n, sizeof *q.since);
+    if (sent != NULL) {
+        n = list_pieces(d, o, is_combine, is_backwards, copies, bytes, sent, NULL);
+        flows = mp_calloc(n, sizeof *flows);
+    }
+    if (sent == NULL || flows == NULL || count == NULL || room == NULL || q.open == NULL || q.stage == NULL || q.since == NULL) {
+        status = mp_nomem(err, "verifying a plan");
+        goto out;
+    }
+    list_pieces(d, o, is_combine, is_backwards, copies, bytes, sent, flows);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t of[2];
+        queues_of(&flows[i], mode, d->n, of);
+        q.open[(size_t)of[0] * o->n_stages + flows[i].stage]++;
+        if (of[1] != of[0])
+            q.open[(size_t)of[1] * o->n_stages + flows[i].stage]++;
+    }
+    *is_done = run(d, flows, n, &q, o->n_stages, mode, count, room, &end);
+    *out_ns = round_up(end);
+out:
+    mp_free(sent);
+    mp_free(flows);
+    mp_free(count);
+    mp_free(room);
+    mp_free(q.open);
+    mp_free(q.stage);
+    mp_free(q.since);
+    return status;
+}
