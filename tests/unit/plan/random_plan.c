@@ -47,7 +47,7 @@ static int by_pair(const void *a, const void *b) {
 }
 
 /* Rotations in random order; each may be cut in two stages, the first with a part of the pairs or of the shares. */
-static void fill_order(struct mp_rng *rng, struct mp_plan *p, struct mp_order *order) {
+void random_order(struct mp_rng *rng, struct mp_plan *p, struct mp_order *order) {
     uint32_t n = p->n_gpus;
     *order = (struct mp_order){.name = "random", .unit = 1 + (uint32_t)mp_rng_below(rng, 8), .ports = 1};
     struct mp_stage *stages = arena_alloc(p, (size_t)n * 2, sizeof *stages);
@@ -129,7 +129,7 @@ struct mp_plan *random_plan(struct mp_rng *rng, const struct random_plan_shape *
         p->n_orders = 1 + (uint32_t)mp_rng_below(rng, 2);
         struct mp_order *orders = arena_alloc(p, p->n_orders, sizeof *orders);
         for (uint32_t i = 0; i < p->n_orders; i++)
-            fill_order(rng, p, &orders[i]);
+            random_order(rng, p, &orders[i]);
         p->orders = orders;
     }
     for (uint32_t l = 0; l < p->n_layers; l++) {

@@ -11,6 +11,8 @@ struct random_plan_shape {
 /* Fails the running test when out of memory. */
 struct mp_plan *random_plan(struct mp_rng *rng, const struct random_plan_shape *shape);
 struct random_plan_shape random_shape(struct mp_rng *rng);
+/* An order of random stages over all pairs, valid for one port per GPU. */
+void random_order(struct mp_rng *rng, struct mp_plan *p, struct mp_order *order);
 /* The text of a plan, NUL-terminated, from malloc. */
 char *plan_text(const struct mp_plan *p, size_t *n);
 /* Replaces the last line's checksum by that of the text before it. */
