@@ -66,7 +66,7 @@ static void test_verify_data__agrees_with_planner_and_simulator(void **state) {
     struct mp_rng rng = mp_rng_seed(3);
     const char *const dispatchers[] = {"a2av", "deepep-normal", "deepep-ll", "hierarchical", "agrs"};
     uint32_t n_accepted = 0;
-    for (uint32_t round = 0; round < 120; round++) {
+    for (uint32_t round = 0; round < 60; round++) {
         struct mp_error err = {0};
         const char *topology = topologies[round % 10];
         struct tiny_spec spec = {.n_layers = 1 + (uint32_t)mp_rng_below(&rng, 3), .n_experts = 32 + (uint32_t)mp_rng_below(&rng, 9),
@@ -107,7 +107,7 @@ static void test_verify_data__agrees_with_planner_and_simulator(void **state) {
         mp_plan_free(p);
         tiny_free(&t);
     }
-    assert_true(n_accepted > 250);
+    assert_true(n_accepted > 120);
 }
 
 struct flow {
