@@ -14,6 +14,14 @@ struct bytes {
 };
 static uint32_t take(struct bytes *b, uint32_t n) { return b->at < b->end ? *b->at++ % n : 0; }
 
+/* Each is read once and kept to the end of the process. */
+static struct mp_topology *topology_at(uint32_t i) {
+    static struct mp_topology *kept[8];
+    if (kept[i] == NULL && mp_topology_load(&kept[i], topologies[i], &mp_limits_default, NULL) != MP_OK)
+        abort();
+    return kept[i];
+}
+
 static void complain(const struct mp_error *err, const char *what) {
     fprintf(stderr, "plan_everything: %s: %s\n", what, err->message);
     abort();
@@ -21,7 +29,7 @@ static void complain(const struct mp_error *err, const char *what) {
 
 /* Its own ids come from the rest of the bytes through the seed, so that every byte matters and every problem is valid. */
 static void read_problem(struct bytes *b, struct tiny_spec *s) {
-    *s = (struct tiny_spec){.n_layers = 1 + take(b, 2), .n_experts = 1 + take(b, 8), .topology = topologies[take(b, 8)],
+    *s = (struct tiny_spec){.n_layers = 1 + take(b, 2), .n_experts = 1 + take(b, 8), .shared = topology_at(take(b, 8)),
                             .phase = take(b, 2) == 0 ? MP_PHASE_DECODE : MP_PHASE_PREFILL, .n_requests = 1 + take(b, 12), .n_rows = 1 + take(b, 5),
                             .is_counts = take(b, 6) == 0};
     s->top_k = 1 + take(b, s->n_experts < 3 ? s->n_experts : 3);
@@ -62,7 +70,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         n_recipes++;
     const char *strategy = mp_recipe_at(take(&b, n_recipes))->name;
     const char *dispatcher = dispatchers[take(&b, 5)];
-    uint32_t redundant = take(&b, 9), objective = take(&b, 4), flags = take(&b, 8), slots = take(&b, 5);
+    uint32_t redundant = take(&b, 9), objective = take(&b, 4), flags = take(&b, 16), slots = take(&b, 5), work = take(&b, 8);
     s.seed = mp_xxh64(b.at, (size_t)(b.end - b.at));
     if (tiny_make(&t, &s, &err) != MP_OK)
         complain(&err, "a valid problem was refused");
@@ -74,10 +82,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     t.request.needs_distinct = (flags & 2) != 0;
     t.request.needs_equal_slots = (flags & 4) != 0;
     t.request.slots_per_gpu = slots < 3 ? 0 : slots;
+    t.request.work_limit = work == 0 ? 0 : work * 20; /* the whole of auto takes long: one in eight */
     t.request.seed = s.seed;
     char *first = plan_once(&t, 1, &err);
     mp_error_clear(&err);
-    char *second = plan_once(&t, 2, &err);
+    char *second = plan_once(&t, (flags & 8) != 0 ? 2 : 1, &err);
     if ((first == NULL) != (second == NULL) || (first != NULL && strcmp(first, second) != 0))
         complain(&err, "planned twice, two plans");
     mp_free(first);

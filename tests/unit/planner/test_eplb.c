@@ -126,7 +126,7 @@ static void test_eplb__published_results_bit_for_bit(void **state) {
     (void)state;
     const char *path = shared_path("formats/eplb_conformance.json");
     if (path == NULL) {
-        print_message("shared data is not here\n");
+        print_message("# shared data is not here\n");
         skip();
     }
     struct mp_error err = {0};
@@ -171,7 +171,7 @@ static void test_eplb__published_results_bit_for_bit(void **state) {
             n_equal_ties += !is_free && is_equal;
         }
     }
-    print_message("%zu layers, %zu without ties, %zu of %zu with ties equal too\n", n_layers, n_free, n_equal_ties, n_layers - n_free);
+    print_message("# %zu layers, %zu without ties, %zu of %zu with ties equal too\n", n_layers, n_free, n_equal_ties, n_layers - n_free);
     assert_true(n_free >= 8);
     json_decref(root);
     mp_in_close(in);

@@ -153,7 +153,7 @@ static void test_place__known_optima(void **state) {
     }
     fclose(f);
     assert_true(n_lines >= 100 && n_free >= 20);
-    print_message("%u lines; lpt at worst %.4f of optimal where slots do not bind, %.4f where they do\n", n_lines, worst_free, worst_bound);
+    print_message("# %u lines; lpt at worst %.4f of optimal where slots do not bind, %.4f where they do\n", n_lines, worst_free, worst_bound);
 }
 
 static void test_place__grahams_worst_cases_are_met_exactly(void **state) {

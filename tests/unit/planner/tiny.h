@@ -13,10 +13,11 @@ struct tiny_spec {
     enum mp_phase phase;
     uint32_t batch; /* B of decode, T of prefill */
     uint64_t seed;
+    struct mp_topology *shared; /* borrowed, in place of `topology`: reading YAML would take most of a fuzzer's time */
 };
 struct tiny {
     struct mp_trace *trace;
-    struct mp_topology *topology;
+    struct mp_topology *topology, *own_topology;
     struct mp_model *model;
     struct mp_part part;
     struct mp_part unused;
@@ -27,7 +28,7 @@ static inline void tiny_free(struct tiny *t) {
     mp_part_free(&t->part);
     mp_part_free(&t->unused);
     mp_trace_free(t->trace);
-    mp_topology_free(t->topology);
+    mp_topology_free(t->own_topology);
     mp_model_free(t->model);
     *t = (struct tiny){0};
 }
@@ -81,7 +82,9 @@ static inline enum mp_status tiny_make(struct tiny *t, const struct tiny_spec *s
     enum mp_status status;
     *t = (struct tiny){0};
     MP_TRY(tiny_trace(&t->trace, s, err));
-    MP_TRY(mp_topology_load(&t->topology, s->topology, &mp_limits_default, err));
+    if (s->shared == NULL)
+        MP_TRY(mp_topology_load(&t->own_topology, s->topology, &mp_limits_default, err));
+    t->topology = s->shared != NULL ? s->shared : t->own_topology;
     MP_TRY(mp_model_generic(&t->model, s->n_layers, s->n_experts, s->top_k, err));
     const struct mp_split split = {.kind = MP_SPLIT_NONE};
     MP_TRY(mp_part_split(&t->part, &t->unused, t->trace, &split, err));
