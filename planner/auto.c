@@ -1,10 +1,12 @@
 /* The search of `auto`: the best of the named strategies' combinations.
  *
  * Decides   which strategy each stage uses.
- * Minimises the objective as the simulator computes it, on the selection data: the validation part (a quarter of the planning requests by
- *           hash, when there are at least 40 and both parts can be batched), else all planning data. At most 64 evenly spaced steps.
- * Method    every named recipe, then every replicate x place x route combination with a single shot, then the best of those with each
- *           other order. Ties: the earlier one. The winner is run again on all planning data by the driver.
+ * Minimises the objective as the simulator computes it, on the selection data: the validation part (a quarter of
+ *           the planning requests by hash, when there are at least 40 and both parts can be batched), else all
+ *           planning data. At most 64 evenly spaced steps.
+ * Method    every named recipe, then every replicate x place x route combination with a single shot, then the best
+ *           of those with each other order. Ties: the earlier one. The winner is run again on all planning data by
+ *           the driver.
  * Bound     never worse than any named recipe on its selection score, unless a budget stopped it.
  * Cost      one plan and one simulation per candidate; work is counted in simulated (step, layer) pairs. */
 #include "planner.h"
@@ -27,7 +29,7 @@ struct search {
     double best_score, started;
     uint64_t work;
     const char *stopped_by;
-    struct mp_error declined;   /* of the first candidate that did not apply */
+    struct mp_error declined; /* of the first candidate that did not apply */
 };
 
 static double now_seconds(void) {
@@ -55,7 +57,8 @@ static void normalise(struct search *s, struct mp_combination *c) {
 
 static bool was_tried(const struct search *s, const struct mp_combination *c) {
     for (uint32_t i = 0; i < s->n_tried; i++)
-        if (memcmp(s->tried[i].stage, c->stage, sizeof c->stage) == 0 && s->tried[i].may_repeat_on_gpu == c->may_repeat_on_gpu)
+        if (memcmp(s->tried[i].stage, c->stage, sizeof c->stage) == 0 &&
+            s->tried[i].may_repeat_on_gpu == c->may_repeat_on_gpu)
             return true;
     return false;
 }
@@ -126,7 +129,8 @@ static enum mp_status try_named(struct search *s, struct mp_error *err) {
 }
 
 /* Every strategy of `stage` put into *c, and so on with the stages after it up to the order, which stays. */
-static enum mp_status try_stage(struct search *s, struct mp_combination c, enum mp_planner_stage stage, struct mp_error *err) {
+static enum mp_status try_stage(struct search *s, struct mp_combination c, enum mp_planner_stage stage,
+                                struct mp_error *err) {
     const struct mp_plan_request *r = s->request;
     const char *const asked[MP_N_PLANNER_STAGES] = {r->replicate, r->place, r->route, r->order};
     if (stage == MP_PLAN_ORDER)
@@ -176,7 +180,8 @@ static void free_parts(struct parts *p) {
 }
 
 /* The members of `all` that are not in `fit`; both ascending. */
-static enum mp_status rest_of(struct mp_part *out, const struct mp_part *all, const struct mp_part *fit, struct mp_error *err) {
+static enum mp_status rest_of(struct mp_part *out, const struct mp_part *all, const struct mp_part *fit,
+                              struct mp_error *err) {
     *out = (struct mp_part){.trace = all->trace};
     out->members = mp_calloc(all->n, sizeof *out->members);
     if (out->members == NULL)
@@ -190,8 +195,10 @@ static enum mp_status rest_of(struct mp_part *out, const struct mp_part *all, co
     return MP_OK;
 }
 
-/* Splits where there are enough requests to fill steps of both parts. *has_parts false: the caller uses all planning data. */
-static enum mp_status split_parts(struct parts *p, const struct mp_plan_request *r, bool *has_parts, struct mp_error *err) {
+/* Splits where there are enough requests to fill steps of both parts. *has_parts false: the caller uses all
+ * planning data. */
+static enum mp_status split_parts(struct parts *p, const struct mp_plan_request *r, bool *has_parts,
+                                  struct mp_error *err) {
     struct mp_error why = {0};
     enum mp_status status;
     *has_parts = false;
@@ -216,9 +223,10 @@ static enum mp_status split_parts(struct parts *p, const struct mp_plan_request 
     return status;
 }
 
-enum mp_status mp_auto_choose(struct mp_combination *out, const struct mp_plan_request *request, const struct mp_problem *problem,
-                              const struct mp_budget *budget, uint64_t *work, const char **selected_on, const char **stopped_by,
-                              enum mp_outcome *outcome, struct mp_error *err) {
+enum mp_status mp_auto_choose(struct mp_combination *out, const struct mp_plan_request *request,
+                              const struct mp_problem *problem, const struct mp_budget *budget, uint64_t *work,
+                              const char **selected_on, const char **stopped_by, enum mp_outcome *outcome,
+                              struct mp_error *err) {
     struct parts parts = {0};
     bool has_parts;
     enum mp_status status;
@@ -246,7 +254,8 @@ enum mp_status mp_auto_choose(struct mp_combination *out, const struct mp_plan_r
     }
     MP_TRY(try_named(s, err));
     struct mp_combination c = {{0}, false};
-    MP_TRY(mp_strategy_need(&c.stage[MP_PLAN_ORDER], MP_PLAN_ORDER, request->order != NULL ? request->order : "single", err));
+    MP_TRY(mp_strategy_need(&c.stage[MP_PLAN_ORDER], MP_PLAN_ORDER, request->order != NULL ? request->order : "single",
+                            err));
     MP_TRY(try_stage(s, c, MP_PLAN_REPLICATE, err));
     MP_TRY(try_orders(s, err));
     *work += s->work;
@@ -254,7 +263,8 @@ enum mp_status mp_auto_choose(struct mp_combination *out, const struct mp_plan_r
     *outcome = MP_FOUND;
     *out = s->best;
     if (!s->is_found)
-        status = mp_decline(err, outcome, MP_NOT_APPLICABLE, "auto: no strategy applies; the first says: %s", s->declined.message);
+        status = mp_decline(err, outcome, MP_NOT_APPLICABLE, "auto: no strategy applies; the first says: %s",
+                            s->declined.message);
 out:
     free_parts(&parts);
     mp_free(s);

@@ -2,12 +2,14 @@
  *
  * Decides   replicas of each expert and the GPU of each replica.
  * Minimises max over GPUs of the summed load / replicas (greedily).
- * Method    float32 throughout; groups to nodes by balanced packing; inside a node each extra slot goes to the first expert with the
- *           largest load / replicas; replicas to the node's GPUs by balanced packing. Balanced packing: heaviest first, to the lightest
- *           pack with room, ties to the lower index; identity when a pack holds one item.
+ * Method    float32 throughout; groups to nodes by balanced packing; inside a node each extra slot goes to the
+ *           first expert with the largest load / replicas; replicas to the node's GPUs by balanced packing.
+ *           Balanced packing: heaviest first, to the lightest pack with room, ties to the lower index; identity
+ *           when a pack holds one item.
  * Bound     none known for the whole; see docs/STRATEGIES.md for exact optima of small cases.
- * Differs   not at all in results: heaps in place of scans and a radix sort give the same choices. Equal weights keep ascending index, as
- *           torch's CPU sort does in practice though it does not promise it. mp_eplb_make_distinct and max_replicas are ours.
+ * Differs   not at all in results: heaps in place of scans and a radix sort give the same choices. Equal weights
+ *           keep ascending index, as torch's CPU sort does in practice though it does not promise it.
+ *           mp_eplb_make_distinct and max_replicas are ours.
  * Paper     DeepSeek EPLB, github.com/deepseek-ai/EPLB, 2025; behaviour written down in FORMATS.md 3.1.
  * Cost      O(S log S) for S slots. */
 #include "eplb.h"
@@ -17,30 +19,31 @@
 struct mp_eplb {
     struct mp_eplb_shape shape; /* as used: after the fall-back to the global policy */
     uint32_t group_size, groups_per_node, experts_per_node, slots_per_node, gpus_per_node, slots_per_gpu;
-    float *weight;              /* [n_experts] */
-    float *group_weight;        /* [n_groups] */
-    float *node_weight;         /* [experts_per_node] of the experts of one node, in node order */
-    float *slot_weight;         /* [n_slots] */
-    uint16_t *node_expert;      /* [n_experts] expert at each place of the node order */
-    uint16_t *slot_place;       /* [n_slots] place inside the node of each slot before packing */
-    uint16_t *slot_rank;        /* [n_slots] */
-    uint16_t *count;            /* [n_experts] replicas */
-    uint32_t *pack, *place;     /* [n_slots] result of balanced packing */
-    uint32_t *order, *order2;   /* [n_slots] sorting */
-    uint32_t *key, *key2;       /* [n_slots] */
-    uint32_t *heap;             /* [n_slots] */
-    float *heap_key;            /* [n_slots] by item */
-    uint32_t *pack_items;       /* [n_slots] */
+    float *weight;            /* [n_experts] */
+    float *group_weight;      /* [n_groups] */
+    float *node_weight;       /* [experts_per_node] of the experts of one node, in node order */
+    float *slot_weight;       /* [n_slots] */
+    uint16_t *node_expert;    /* [n_experts] expert at each place of the node order */
+    uint16_t *slot_place;     /* [n_slots] place inside the node of each slot before packing */
+    uint16_t *slot_rank;      /* [n_slots] */
+    uint16_t *count;          /* [n_experts] replicas */
+    uint32_t *pack, *place;   /* [n_slots] result of balanced packing */
+    uint32_t *order, *order2; /* [n_slots] sorting */
+    uint32_t *key, *key2;     /* [n_slots] */
+    uint64_t *heap;           /* [n_slots] */
+    uint32_t *pack_items;     /* [n_slots] */
 };
 
-enum mp_status mp_eplb_new(struct mp_eplb **out, const struct mp_eplb_shape *shape, struct mp_arena *arena, struct mp_error *err) {
+enum mp_status mp_eplb_new(struct mp_eplb **out, const struct mp_eplb_shape *shape, struct mp_arena *arena,
+                           struct mp_error *err) {
     *out = NULL;
     struct mp_eplb_shape s = *shape;
     if (s.n_nodes == 0 || s.n_groups == 0 || s.n_groups % s.n_nodes != 0)
         s.n_groups = s.n_nodes = 1;
-    if (s.n_experts % s.n_groups != 0 || s.n_gpus % s.n_nodes != 0 || s.n_slots < s.n_experts || s.n_slots % s.n_nodes != 0)
-        return mp_fail(err, MP_EUSAGE, "EPLB cannot put %u experts in %u groups on %u slots of %u GPUs in %u nodes", s.n_experts, s.n_groups,
-                       s.n_slots, s.n_gpus, s.n_nodes);
+    if (s.n_experts % s.n_groups != 0 || s.n_gpus % s.n_nodes != 0 || s.n_slots < s.n_experts ||
+        s.n_slots % s.n_nodes != 0)
+        return mp_fail(err, MP_EUSAGE, "EPLB cannot put %u experts in %u groups on %u slots of %u GPUs in %u nodes",
+                       s.n_experts, s.n_groups, s.n_slots, s.n_gpus, s.n_nodes);
     struct mp_eplb *w = mp_arena_alloc(arena, 1, sizeof *w);
     if (w == NULL)
         return mp_nomem(err, "EPLB");
@@ -60,10 +63,11 @@ enum mp_status mp_eplb_new(struct mp_eplb **out, const struct mp_eplb_shape *sha
     w->slot_place = mp_arena_alloc(arena, most, sizeof *w->slot_place);
     w->slot_rank = mp_arena_alloc(arena, most, sizeof *w->slot_rank);
     w->count = mp_arena_alloc(arena, s.n_experts, sizeof *w->count);
-    w->heap_key = mp_arena_alloc(arena, most, sizeof *w->heap_key);
-    uint32_t *u = mp_arena_alloc(arena, (size_t)most * 8, sizeof *u);
-    if (w->weight == NULL || w->group_weight == NULL || w->node_weight == NULL || w->slot_weight == NULL || w->node_expert == NULL ||
-        w->slot_place == NULL || w->slot_rank == NULL || w->count == NULL || w->heap_key == NULL || u == NULL)
+    w->heap = mp_arena_alloc(arena, most, sizeof *w->heap);
+    uint32_t *u = mp_arena_alloc(arena, (size_t)most * 7, sizeof *u);
+    if (w->weight == NULL || w->group_weight == NULL || w->node_weight == NULL || w->slot_weight == NULL ||
+        w->node_expert == NULL || w->slot_place == NULL || w->slot_rank == NULL || w->count == NULL ||
+        w->heap == NULL || u == NULL)
         return mp_nomem(err, "EPLB");
     w->pack = u;
     w->place = u + most;
@@ -71,21 +75,31 @@ enum mp_status mp_eplb_new(struct mp_eplb **out, const struct mp_eplb_shape *sha
     w->order2 = u + (size_t)most * 3;
     w->key = u + (size_t)most * 4;
     w->key2 = u + (size_t)most * 5;
-    w->heap = u + (size_t)most * 6;
-    w->pack_items = u + (size_t)most * 7;
+    w->pack_items = u + (size_t)most * 6;
     *out = w;
     return MP_OK;
 }
 
-/* order[i] = items by falling weight, equal ones by ascending index. Weights are not negative, so their bits sort like integers;
- * passes over a byte that all keys share are skipped. */
+/* Weights are not negative, so their bits sort like the weights do. */
+static uint32_t bits_of(float weight) {
+    uint32_t bits;
+    memcpy(&bits, &weight, sizeof bits);
+    return bits;
+}
+
+static float weight_of(uint32_t bits) {
+    float weight;
+    memcpy(&weight, &bits, sizeof weight);
+    return weight;
+}
+
+/* order[i] = items by falling weight, equal ones by ascending index. Passes over a
+ * byte that all keys share are skipped. */
 static void sort_falling(struct mp_eplb *w, const float *weight, uint32_t n) {
     uint32_t histogram[4][256];
     memset(histogram, 0, sizeof histogram);
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, &weight[i], sizeof bits);
-        uint32_t k = ~bits;
+        uint32_t k = ~bits_of(weight[i]);
         w->key[i] = k;
         w->order[i] = i;
         for (int b = 0; b < 4; b++)
@@ -115,26 +129,32 @@ static void sort_falling(struct mp_eplb *w, const float *weight, uint32_t n) {
     }
 }
 
-/* Binary heaps of item numbers. `sign` 1: smallest key on top, -1: largest; equal keys: lower number. */
-static bool above(const struct mp_eplb *w, float sign, uint32_t a, uint32_t b) {
-    float x = sign * w->heap_key[a], y = sign * w->heap_key[b];
-    return x < y || (x == y && a < b);
-}
-
-static void sink(struct mp_eplb *w, float sign, uint32_t n, uint32_t i) {
-    uint32_t item = w->heap[i];
-    for (;;) {
-        uint32_t child = 2 * i + 1;
-        if (child >= n)
-            break;
-        if (child + 1 < n && above(w, sign, w->heap[child + 1], w->heap[child]))
+/* Binary heap with the smallest on top: key in the upper half, item number in the lower, so that equal keys come by
+ * ascending number. Puts `item` in place of the top. */
+static void replace_top(uint64_t *heap, uint32_t n, uint64_t item) {
+    uint32_t i = 0;
+    for (uint32_t child = 1; child < n; child = 2 * i + 1) {
+        if (child + 1 < n && heap[child + 1] < heap[child])
             child++;
-        if (!above(w, sign, w->heap[child], item))
+        if (heap[child] >= item)
             break;
-        w->heap[i] = w->heap[child];
+        heap[i] = heap[child];
         i = child;
     }
-    w->heap[i] = item;
+    heap[i] = item;
+}
+
+static void sift_down(uint64_t *heap, uint32_t n, uint32_t i) {
+    uint64_t item = heap[i];
+    for (uint32_t child = 2 * i + 1; child < n; child = 2 * i + 1) {
+        if (child + 1 < n && heap[child + 1] < heap[child])
+            child++;
+        if (heap[child] >= item)
+            break;
+        heap[i] = heap[child];
+        i = child;
+    }
+    heap[i] = item;
 }
 
 /* balanced_packing: pack[i] and place[i] (in the pack) of n items on n_packs packs. */
@@ -149,52 +169,49 @@ static void pack_balanced(struct mp_eplb *w, const float *weight, uint32_t n, ui
     }
     sort_falling(w, weight, n);
     for (uint32_t p = 0; p < n_packs; p++) {
-        w->heap[p] = p;
-        w->heap_key[p] = 0;
+        w->heap[p] = p; /* weight 0 */
         w->pack_items[p] = 0;
     }
     uint32_t n_open = n_packs;
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t item = w->order[i], p = w->heap[0];
+        uint32_t item = w->order[i], p = (uint32_t)w->heap[0];
+        float sum = weight_of((uint32_t)(w->heap[0] >> 32)) + weight[item];
         w->pack[item] = p;
         w->place[item] = w->pack_items[p]++;
-        w->heap_key[p] += weight[item];
-        if (w->pack_items[p] == per_pack)
-            w->heap[0] = w->heap[--n_open];
-        if (n_open > 0)
-            sink(w, 1, n_open, 0);
+        if (w->pack_items[p] < per_pack)
+            replace_top(w->heap, n_open, (uint64_t)bits_of(sum) << 32 | p);
+        else if (--n_open > 0)
+            replace_top(w->heap, n_open, w->heap[n_open]);
     }
 }
 
 /* replicate_experts: place[n_slots] and rank[n_slots] of each slot, count[n] replicas. */
-static void replicate(struct mp_eplb *w, const float *weight, uint32_t n, uint32_t n_slots, uint16_t *place, uint16_t *rank,
-                      uint16_t *count) {
+static void replicate(struct mp_eplb *w, const float *weight, uint32_t n, uint32_t n_slots, uint16_t *place,
+                      uint16_t *rank, uint16_t *count) {
     for (uint32_t i = 0; i < n; i++) {
         place[i] = (uint16_t)i;
         rank[i] = 0;
         count[i] = 1;
-        w->heap[i] = i;
-        w->heap_key[i] = weight[i];
     }
     if (n_slots == n)
         return;
-    uint32_t n_open = n;
+    /* Largest first: the key is the weight's complement. */
+    for (uint32_t i = 0; i < n; i++)
+        w->heap[i] = (uint64_t)~bits_of(weight[i]) << 32 | i;
     for (uint32_t i = n / 2; i-- > 0;)
-        sink(w, -1, n, i);
-    if (w->shape.max_replicas == 1)
-        n_open = 0;
+        sift_down(w->heap, n, i);
+    uint32_t n_open = w->shape.max_replicas == 1 ? 0 : n;
     for (uint32_t s = n; s < n_slots; s++) {
         /* Only with a cap too small for the shape, which the driver refuses before, does the heap run dry. */
-        uint32_t i = n_open > 0 ? w->heap[0] : s % n;
+        uint32_t i = n_open > 0 ? (uint32_t)w->heap[0] : s % n;
         place[s] = (uint16_t)i;
         rank[s] = count[i]++;
         if (n_open == 0)
             continue;
-        w->heap_key[i] = weight[i] / (float)count[i];
-        if (count[i] == w->shape.max_replicas)
-            w->heap[0] = w->heap[--n_open];
-        if (n_open > 0)
-            sink(w, -1, n_open, 0);
+        if (count[i] != w->shape.max_replicas)
+            replace_top(w->heap, n_open, (uint64_t)~bits_of(weight[i] / (float)count[i]) << 32 | i);
+        else if (--n_open > 0)
+            replace_top(w->heap, n_open, w->heap[n_open]);
     }
 }
 
@@ -239,7 +256,8 @@ void mp_eplb_layer(struct mp_eplb *w, const uint64_t *load, uint16_t *phy2log, u
     }
 }
 
-void mp_eplb_log2phy(const struct mp_eplb *w, const uint16_t *phy2log, const uint16_t *rank, uint32_t width, int32_t *log2phy) {
+void mp_eplb_log2phy(const struct mp_eplb *w, const uint16_t *phy2log, const uint16_t *rank, uint32_t width,
+                     int32_t *log2phy) {
     for (size_t i = 0; i < (size_t)w->shape.n_experts * width; i++)
         log2phy[i] = -1;
     for (uint32_t s = 0; s < w->shape.n_slots; s++)
@@ -275,7 +293,8 @@ static bool gpu_has(const struct mp_eplb *w, const uint16_t *phy2log, uint32_t g
     return false;
 }
 
-/* The copies of one node sorted by expert and dealt out in turn: distinct whenever no expert has more copies than the node GPUs. */
+/* The copies of one node sorted by expert and dealt out in turn: distinct whenever no expert has more copies than
+ * the node GPUs. */
 static void deal(struct mp_eplb *w, uint32_t node, uint16_t *phy2log) {
     uint16_t *slots = phy2log + node * w->slots_per_node;
     uint32_t i = 0;
@@ -302,8 +321,8 @@ void mp_eplb_make_distinct(struct mp_eplb *w, const uint64_t *load, uint16_t *ph
                 continue;
             for (uint32_t t = first; t < end; t++) {
                 float distance = fabsf(w->slot_weight[t] - w->slot_weight[s]);
-                if (t / w->slots_per_gpu == gpu || distance >= best_distance || gpu_has(w, phy2log, t / w->slots_per_gpu, phy2log[s]) ||
-                    gpu_has(w, phy2log, gpu, phy2log[t]))
+                if (t / w->slots_per_gpu == gpu || distance >= best_distance ||
+                    gpu_has(w, phy2log, t / w->slots_per_gpu, phy2log[s]) || gpu_has(w, phy2log, gpu, phy2log[t]))
                     continue;
                 best = t;
                 best_distance = distance;

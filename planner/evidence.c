@@ -1,4 +1,5 @@
-/* What a plan claims: exact sums over its planning steps, sampled steps, the prediction, and certificates. Both verifiers recompute all of it. */
+/* What a plan claims: exact sums over its planning steps, sampled steps, the prediction, and certificates. Both
+ * verifiers recompute all of it. */
 #include "planner.h"
 #include <moeplan/base.h>
 
@@ -55,8 +56,13 @@ static enum mp_status sum_layers(struct mp_plan *plan, const struct mp_problem *
         status = mp_nomem(err, "summing up evidence");
     for (unsigned i = 0; i < n && status == MP_OK; i++)
         status = mp_traffic_new(&e.traffic[i], plan->n_gpus, err);
-    e.setup = (struct mp_cost_setup){.plan = plan, .router = router, .workload = problem->workload, .topology = problem->topology,
-                                     .model = problem->model, .dispatcher = problem->sim.dispatcher, .sources = problem->sim.sources};
+    e.setup = (struct mp_cost_setup){.plan = plan,
+                                     .router = router,
+                                     .workload = problem->workload,
+                                     .topology = problem->topology,
+                                     .model = problem->model,
+                                     .dispatcher = problem->sim.dispatcher,
+                                     .sources = problem->sim.sources};
     if (status == MP_OK)
         status = mp_parallel_for(n, plan->n_layers, sum_layer, &e, err);
     for (unsigned i = 0; e.traffic != NULL && i < n; i++)
@@ -92,18 +98,23 @@ enum mp_status mp_plan_prove(struct mp_plan *plan, const struct mp_problem *prob
         if (i > 0 && sample[i] == sample[i - 1])
             continue;
         const struct mp_step_times *t = &r->steps[sample[i]];
-        plan->samples[plan->n_samples++] = (struct mp_plan_sample){sample[i], t->step_ns, t->dispatch_ns, t->compute_ns, t->combine_ns};
+        plan->samples[plan->n_samples++] =
+            (struct mp_plan_sample){sample[i], t->step_ns, t->dispatch_ns, t->compute_ns, t->combine_ns};
     }
     uint64_t bound = 0;
     for (uint32_t l = 0; l < plan->n_layers; l++)
         bound += plan->layers[l].port_bound_ns;
     plan->n_certificates = 2;
-    plan->certificates[0] = (struct mp_certificate){.kind = MP_CERT_ORDER, .proof = MP_PROOF_CLOSED_FORM,
+    plan->certificates[0] = (struct mp_certificate){.kind = MP_CERT_ORDER,
+                                                    .proof = MP_PROOF_CLOSED_FORM,
                                                     .scope = "dispatch, all layers, planning steps",
-                                                    .value_ns = r->mean.dispatch_ns, .bound_ns = bound / n};
-    plan->certificates[1] = (struct mp_certificate){.kind = MP_CERT_PLACEMENT, .proof = MP_PROOF_CLOSED_FORM,
+                                                    .value_ns = r->mean.dispatch_ns,
+                                                    .bound_ns = bound / n};
+    plan->certificates[1] = (struct mp_certificate){.kind = MP_CERT_PLACEMENT,
+                                                    .proof = MP_PROOF_CLOSED_FORM,
                                                     .scope = "step, every static plan with these slots, planning steps",
-                                                    .value_ns = r->mean.step_ns, .bound_ns = r->lower_bound_ns};
+                                                    .value_ns = r->mean.step_ns,
+                                                    .bound_ns = r->lower_bound_ns};
 out:
     mp_sim_result_free(r);
     return status;

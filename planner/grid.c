@@ -1,10 +1,11 @@
-/* One layer's placement while it is being built: room, distinct replicas, and the exchange that makes every feasible set fit. */
+/* One layer's placement while it is being built: room, distinct replicas, and the exchange that makes every
+ * feasible set fit. */
 #include "grid.h"
 #include <stdlib.h>
 #include <string.h>
 
-enum mp_status mp_grid_new(struct mp_grid **out, const struct mp_problem *in, const struct mp_draft *draft, struct mp_arena *arena,
-                           struct mp_error *err) {
+enum mp_status mp_grid_new(struct mp_grid **out, const struct mp_problem *in, const struct mp_draft *draft,
+                           struct mp_arena *arena, struct mp_error *err) {
     const struct mp_plan *p = draft->plan;
     struct mp_grid *g = mp_arena_alloc(arena, 1, sizeof *g);
     if (g == NULL)
@@ -46,8 +47,8 @@ void mp_grid_put(struct mp_grid *g, uint32_t gpu, uint32_t expert) {
     g->holds[(size_t)gpu * g->n_words + expert / 64] |= UINT64_C(1) << (expert % 64);
 }
 
-/* Every GPU with room has the expert. Another GPU is full without it, so it holds more distinct experts than one with room, and one of
- * them can move there. */
+/* Every GPU with room has the expert. Another GPU is full without it, so it holds more distinct experts than one
+ * with room, and one of them can move there. */
 static bool make_way(struct mp_grid *g, uint32_t expert) {
     for (uint32_t roomy = 0; roomy < g->n_gpus; roomy++) {
         if (!has_room(g, roomy))

@@ -1,7 +1,7 @@
 /* Shifted rounds.
  *
- * Decides   the order of transfers: n - 1 stages, in stage k GPU i sends its whole flow to GPU (i + k) mod n; the combine runs them
- *           backwards. Only for layers where it pays; all others stay single shot.
+ * Decides   the order of transfers: n - 1 stages, in stage k GPU i sends its whole flow to GPU (i + k) mod n; the
+ *           combine runs them backwards. Only for layers where it pays; all others stay single shot.
  * Minimises the simulated time of each layer, launches included, over the planning steps.
  * Method    every layer simulated both ways; staged where the mean time is below.
  * Bound     none: a stage waits for its largest flow, so skew costs up to n - 1 times.

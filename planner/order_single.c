@@ -16,6 +16,7 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
 
 const struct mp_strategy mp_strategy_order_single = {.name = "single",
                                                      .summary = "all transfers at once, one launch",
-                                                     .reference = "ncclGroupStart / ncclGroupEnd around all sends and receives",
+                                                     .reference =
+                                                         "ncclGroupStart / ncclGroupEnd around all sends and receives",
                                                      .stage = MP_PLAN_ORDER,
                                                      .solve = solve};

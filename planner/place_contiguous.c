@@ -1,9 +1,12 @@
 /* Contiguous placement.
  *
  * Decides   expert -> GPU.
- * Minimises nothing; it is the default of vLLM (linear), SGLang and TensorRT-LLM, and the baseline of every comparison.
- * Method    the list of copies is cut into n_gpus consecutive parts; the first (n_copies mod n_gpus) GPUs get one more.
- * Differs   where a cut would put two replicas of an expert on one GPU, the later one goes to the next GPU that can take it.
+ * Minimises nothing; it is the default of vLLM (linear), SGLang and TensorRT-LLM, and the baseline of every
+ *           comparison.
+ * Method    the list of copies is cut into n_gpus consecutive parts; the first (n_copies mod n_gpus) GPUs get one
+ *           more.
+ * Differs   where a cut would put two replicas of an expert on one GPU, the later one goes to the next GPU that can
+ *           take it.
  * Cost      O(L (S + G)). */
 #include "grid.h"
 
@@ -22,7 +25,8 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
         for (uint32_t g = 0; g < p->n_gpus; g++)
             for (uint32_t i = 0; i < each + (g < more); i++)
                 if (!mp_grid_put_from(grid, g, *copy++))
-                    return mp_decline(err, outcome, MP_NOT_FOUND, "contiguous: layer %u: an expert has more replicas than GPUs", l);
+                    return mp_decline(err, outcome, MP_NOT_FOUND,
+                                      "contiguous: layer %u: an expert has more replicas than GPUs", l);
     }
     *outcome = MP_FOUND;
     return MP_OK;

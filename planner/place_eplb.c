@@ -2,9 +2,11 @@
  *
  * Decides   expert -> GPU.
  * Minimises max over GPUs of the summed load / replicas (greedily).
- * Method    balanced packing: heaviest replica first, to the lightest GPU with room; float32, ties to the lower index.
- * Differs   as published two replicas of an expert may meet on one GPU; where the problem needs them distinct, each duplicate changes places
- *           with the slot of nearest load elsewhere. Declines unless the copies divide by the GPUs, as the original asserts.
+ * Method    balanced packing: heaviest replica first, to the lightest GPU with room; float32, ties to the lower
+ *           index.
+ * Differs   as published two replicas of an expert may meet on one GPU; where the problem needs them distinct, each
+ *           duplicate changes places with the slot of nearest load elsewhere. Declines unless the copies divide by
+ *           the GPUs, as the original asserts.
  * Paper     DeepSeek EPLB (balanced_packing), github.com/deepseek-ai/EPLB, 2025.
  * Cost      O(L S log S); the repair O(S) per duplicate. */
 #include "eplb.h"
@@ -17,8 +19,9 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     uint32_t n = draft->n_copies;
     if (n % p->n_gpus != 0)
         return mp_decline(err, outcome, MP_NOT_APPLICABLE,
-                          "eplb: %u slots do not divide by %u GPUs, which EPLB as published needs (use --redundant %u, or strategy lpt)", n,
-                          p->n_gpus, in->n_redundant + p->n_gpus - n % p->n_gpus);
+                          "eplb: %u slots do not divide by %u GPUs, which EPLB as published needs (use --redundant %u, "
+                          "or strategy lpt)",
+                          n, p->n_gpus, in->n_redundant + p->n_gpus - n % p->n_gpus);
     const struct mp_eplb_shape shape = {p->n_experts, n, 1, 1, p->n_gpus, 0};
     struct mp_eplb *w;
     enum mp_status status = mp_eplb_new(&w, &shape, scratch, err);

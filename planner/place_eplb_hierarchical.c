@@ -1,11 +1,14 @@
 /* EPLB's hierarchical policy.
  *
- * Decides   expert -> node -> replicas -> GPU. Does its own replication: of the replicate stage it takes only the number of copies.
+ * Decides   expert -> node -> replicas -> GPU. Does its own replication: of the replicate stage it takes only the
+ *           number of copies.
  * Minimises max over GPUs of the summed load / replicas (greedily), with each expert group on one node.
- * Method    groups of the model (group-limited routing) to nodes by balanced packing, then EPLB's replication and packing inside each node.
- * Differs   as published, groups that do not divide by the nodes mean the global policy. GPUs of a node need not be numbered in a row
- *           here. Distinct replicas, where needed, by the same exchange as in place_eplb, inside the node. Declines unless the nodes have
- *           equally many GPUs, groups divide the experts and slots divide by the GPUs.
+ * Method    groups of the model (group-limited routing) to nodes by balanced packing, then EPLB's replication and
+ *           packing inside each node.
+ * Differs   as published, groups that do not divide by the nodes mean the global policy. GPUs of a node need not be
+ *           numbered in a row here. Distinct replicas, where needed, by the same exchange as in place_eplb, inside
+ *           the node. Declines unless the nodes have equally many GPUs, groups divide the experts and slots divide
+ *           by the GPUs.
  * Paper     DeepSeek EPLB (rebalance_experts_hierarchical), github.com/deepseek-ai/EPLB, 2025.
  * Cost      O(L S log S). */
 #include "eplb.h"
@@ -38,24 +41,30 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     if (gpus == NULL || phy2log == NULL || rank == NULL || count == NULL)
         return mp_nomem(err, "EPLB");
     if (n % p->n_gpus != 0)
-        return mp_decline(
-            err, outcome, MP_NOT_APPLICABLE,
-            "eplb-hierarchical: %u slots do not divide by %u GPUs, which EPLB as published needs (use --redundant %u, or strategy lpt)", n,
-            p->n_gpus, in->n_redundant + p->n_gpus - n % p->n_gpus);
+        return mp_decline(err, outcome, MP_NOT_APPLICABLE,
+                          "eplb-hierarchical: %u slots do not divide by %u GPUs, which EPLB as published needs (use "
+                          "--redundant %u, or strategy lpt)",
+                          n, p->n_gpus, in->n_redundant + p->n_gpus - n % p->n_gpus);
     bool is_global = n_groups == 0 || n_groups % p->n_nodes != 0;
     if (!is_global && !is_even)
-        return mp_decline(err, outcome, MP_NOT_APPLICABLE,
-                          "eplb-hierarchical: %u GPUs are not spread evenly over %u nodes (use strategy eplb or lpt-replicated)", p->n_gpus,
-                          p->n_nodes);
+        return mp_decline(
+            err, outcome, MP_NOT_APPLICABLE,
+            "eplb-hierarchical: %u GPUs are not spread evenly over %u nodes (use strategy eplb or lpt-replicated)",
+            p->n_gpus, p->n_nodes);
     if (!is_global && p->n_experts % n_groups != 0)
-        return mp_decline(err, outcome, MP_NOT_APPLICABLE, "eplb-hierarchical: the model's %u groups do not divide its %u experts (use eplb)",
-                          n_groups, p->n_experts);
+        return mp_decline(err, outcome, MP_NOT_APPLICABLE,
+                          "eplb-hierarchical: the model's %u groups do not divide its %u experts (use eplb)", n_groups,
+                          p->n_experts);
     uint32_t n_reach = is_global ? p->n_gpus : p->n_gpus / p->n_nodes;
     uint32_t n_mates = is_global ? p->n_experts : p->n_experts / p->n_nodes;
     if (in->needs_distinct && (uint64_t)n / (is_global ? 1 : p->n_nodes) > (uint64_t)n_mates * n_reach)
-        return mp_decline(err, outcome, MP_NOT_APPLICABLE, "eplb-hierarchical: %u slots are more than one per expert and GPU (use less --redundant)",
-                          n);
-    const struct mp_eplb_shape shape = {p->n_experts, n, is_global ? 1 : n_groups, is_global ? 1 : p->n_nodes, p->n_gpus,
+        return mp_decline(err, outcome, MP_NOT_APPLICABLE,
+                          "eplb-hierarchical: %u slots are more than one per expert and GPU (use less --redundant)", n);
+    const struct mp_eplb_shape shape = {p->n_experts,
+                                        n,
+                                        is_global ? 1 : n_groups,
+                                        is_global ? 1 : p->n_nodes,
+                                        p->n_gpus,
                                         in->needs_distinct ? n_reach : 0};
     struct mp_eplb *w;
     enum mp_status status = mp_eplb_new(&w, &shape, scratch, err);
@@ -76,8 +85,9 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     return MP_OK;
 }
 
-const struct mp_strategy mp_strategy_place_eplb_hierarchical = {.name = "eplb-hierarchical",
-                                                                .summary = "EPLB with expert groups packed to nodes first",
-                                                                .reference = "DeepSeek EPLB, github.com/deepseek-ai/EPLB, 2025",
-                                                                .stage = MP_PLAN_PLACE,
-                                                                .solve = solve};
+const struct mp_strategy mp_strategy_place_eplb_hierarchical = {
+    .name = "eplb-hierarchical",
+    .summary = "EPLB with expert groups packed to nodes first",
+    .reference = "DeepSeek EPLB, github.com/deepseek-ai/EPLB, 2025",
+    .stage = MP_PLAN_PLACE,
+    .solve = solve};

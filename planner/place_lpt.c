@@ -2,12 +2,14 @@
  *
  * Decides   expert -> GPU.
  * Minimises max over GPUs of load * time per row, load = sum of each expert's rows over its replicas.
- * Method    sort copies by load per replica (ties: lower id), give each to the GPU that would be done first with it (ties: lower id) among
- *           those that have room and do not hold the expert. Time per row of a GPU is its share of an average step in the compute
- *           model, so that slower GPUs get less. Experts ascending inside a GPU.
- * Bound     4/3 - 1/(3m) times optimal for m equal GPUs whose slots do not bind: R. L. Graham, SIAM J. Appl. Math. 17(2), 1969,
- *           doi:10.1137/0117039.
- * Differs   slots, distinct replicas and unequal GPUs are honoured; where only GPUs that hold the expert have room, another expert is moved.
+ * Method    sort copies by load per replica (ties: lower id), give each to the GPU that would be done first with it
+ *           (ties: lower id) among those that have room and do not hold the expert. Time per row of a GPU is its
+ *           share of an average step in the compute model, so that slower GPUs get less. Experts ascending inside a
+ *           GPU.
+ * Bound     4/3 - 1/(3m) times optimal for m equal GPUs whose slots do not bind: R. L. Graham, SIAM J. Appl. Math.
+ *           17(2), 1969, doi:10.1137/0117039.
+ * Differs   slots, distinct replicas and unequal GPUs are honoured; where only GPUs that hold the expert have room,
+ *           another expert is moved.
  * Cost      O(L (S log S + S G)). */
 #include "grid.h"
 #include <moeplan/base.h>
@@ -32,13 +34,15 @@ static void probe(const struct mp_problem *in, const struct mp_plan *p, uint64_t
         rows += in->load[i];
     uint64_t share = mp_ceil_div(rows, n);
     for (uint32_t g = 0; g < p->n_gpus; g++) {
-        ns[g] = mp_compute_ns(in->topology, g, in->model, (uint32_t)mp_ceil_div(p->n_experts, p->n_gpus), share > 0 ? share : 1);
+        ns[g] = mp_compute_ns(in->topology, g, in->model, (uint32_t)mp_ceil_div(p->n_experts, p->n_gpus),
+                              share > 0 ? share : 1);
         /* At most 2^40 ns (18 minutes), so that sums of loads times ns stay inside 128 bits. */
         ns[g] = ns[g] == 0 ? 1 : ns[g] > UINT64_C(1) << 40 ? UINT64_C(1) << 40 : ns[g];
     }
 }
 
-static uint32_t done_first(const struct mp_grid *grid, const unsigned __int128 *done, const uint64_t *ns, const struct item *item) {
+static uint32_t done_first(const struct mp_grid *grid, const unsigned __int128 *done, const uint64_t *ns,
+                           const struct item *item) {
     uint32_t best = MP_NONE;
     unsigned __int128 best_done = 0;
     for (uint32_t g = 0; g < grid->n_gpus; g++) {
@@ -88,7 +92,8 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
                 mp_grid_put(grid, g, items[i].expert);
                 done[g] += (unsigned __int128)items[i].weight * ns[g];
             } else if (!mp_grid_put_from(grid, 0, items[i].expert)) {
-                return mp_decline(err, outcome, MP_NOT_FOUND, "lpt: layer %u: an expert has more replicas than GPUs", l);
+                return mp_decline(err, outcome, MP_NOT_FOUND, "lpt: layer %u: an expert has more replicas than GPUs",
+                                  l);
             }
         }
         mp_grid_sort(grid);

@@ -2,8 +2,8 @@
  *
  * Decides   expert -> GPU.
  * Minimises nothing: what luck gives, the zero line of a comparison.
- * Method    per layer a Fisher-Yates shuffle of the copies (xoshiro256** seeded by seed and layer), cut as contiguous does; experts
- *           ascending inside a GPU.
+ * Method    per layer a Fisher-Yates shuffle of the copies (xoshiro256** seeded by seed and layer), cut as
+ *           contiguous does; experts ascending inside a GPU.
  * Cost      O(L (S log S + G)). */
 #include "grid.h"
 #include <moeplan/base.h>
@@ -30,7 +30,8 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
         for (uint32_t g = 0; g < p->n_gpus; g++)
             for (uint32_t i = 0; i < each + (g < more); i++)
                 if (!mp_grid_put_from(grid, g, *copy++))
-                    return mp_decline(err, outcome, MP_NOT_FOUND, "random: layer %u: an expert has more replicas than GPUs", l);
+                    return mp_decline(err, outcome, MP_NOT_FOUND,
+                                      "random: layer %u: an expert has more replicas than GPUs", l);
         mp_grid_sort(grid);
     }
     *outcome = MP_FOUND;

@@ -1,5 +1,5 @@
-/* The driver: builds the planning steps, runs replicate -> place -> route -> order, proves what the plan claims, and hands nothing out that the
- * verifier has not accepted. */
+/* The driver: builds the planning steps, runs replicate -> place -> route -> order, proves what the plan claims,
+ * and hands nothing out that the verifier has not accepted. */
 #include "planner.h"
 #include <moeplan/base.h>
 #include <moeplan/verify.h>
@@ -18,8 +18,8 @@ static enum mp_status load_layer(void *ctx, size_t i, unsigned worker, struct mp
     return MP_OK;
 }
 
-enum mp_status mp_load_table(const uint64_t **out, const struct mp_workload *w, unsigned n_threads, struct mp_arena *arena,
-                             struct mp_error *err) {
+enum mp_status mp_load_table(const uint64_t **out, const struct mp_workload *w, unsigned n_threads,
+                             struct mp_arena *arena, struct mp_error *err) {
     struct load_ctx c = {w, mp_arena_alloc(arena, (size_t)w->trace->n_layers * w->trace->n_experts, sizeof *c.load)};
     if (c.load == NULL)
         return mp_nomem(err, "summing up expert loads");
@@ -34,8 +34,8 @@ uint32_t mp_scoring_steps(const struct mp_problem *p) {
     return n < p->workload->n_steps ? (uint32_t)n : p->workload->n_steps;
 }
 
-enum mp_status mp_score(struct mp_sim_result **out, const struct mp_plan *plan, const struct mp_problem *p, uint64_t *work,
-                        struct mp_error *err) {
+enum mp_status mp_score(struct mp_sim_result **out, const struct mp_plan *plan, const struct mp_problem *p,
+                        uint64_t *work, struct mp_error *err) {
     struct mp_sim_options options = p->sim;
     options.network = MP_NETWORK_PLAN;
     options.stage_mode = -1;
@@ -79,7 +79,8 @@ static bool repeats_on_gpu(const struct mp_plan *p) {
         for (uint32_t g = 0; g < p->n_gpus; g++)
             for (uint32_t a = p->gpu_first_slot[g]; a < p->gpu_first_slot[g + 1]; a++)
                 for (uint32_t b = p->gpu_first_slot[g]; b < a; b++)
-                    if (p->layers[l].slot_expert[a] == p->layers[l].slot_expert[b] && p->layers[l].slot_expert[a] != MP_NO_EXPERT)
+                    if (p->layers[l].slot_expert[a] == p->layers[l].slot_expert[b] &&
+                        p->layers[l].slot_expert[a] != MP_NO_EXPERT)
                         return true;
     return false;
 }
@@ -96,8 +97,9 @@ static const int64_t *default_options(const struct mp_strategy *s, struct mp_are
     return values;
 }
 
-enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem *problem, const struct mp_combination *c,
-                                  const struct mp_budget *budget, uint64_t *work, enum mp_outcome *outcome, struct mp_error *err) {
+enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem *problem,
+                                  const struct mp_combination *c, const struct mp_budget *budget, uint64_t *work,
+                                  enum mp_outcome *outcome, struct mp_error *err) {
     struct mp_problem p = *problem;
     struct mp_draft draft = {0};
     struct mp_arena *scratch = mp_arena_new(), *copies = mp_arena_new();
@@ -124,11 +126,14 @@ enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem 
         }
         MP_TRY(c->stage[s]->solve(&p, budget, scratch, &draft, outcome, err));
         mp_arena_reset(scratch);
-        if (s == MP_PLAN_REPLICATE && *outcome == MP_FOUND && p.needs_equal_slots && draft.n_copies != draft.plan->n_slots)
+        if (s == MP_PLAN_REPLICATE && *outcome == MP_FOUND && p.needs_equal_slots &&
+            draft.n_copies != draft.plan->n_slots)
             status = mp_decline(err, outcome, MP_NOT_APPLICABLE,
-                                "%s: %u of %u slots would be filled, and the target needs all (write --redundant %u with a strategy that "
+                                "%s: %u of %u slots would be filled, and the target needs all (write --redundant %u "
+                                "with a strategy that "
                                 "replicates, such as eplb)",
-                                c->stage[s]->name, draft.n_copies, draft.plan->n_slots, draft.plan->n_slots - draft.plan->n_experts);
+                                c->stage[s]->name, draft.n_copies, draft.plan->n_slots,
+                                draft.plan->n_slots - draft.plan->n_experts);
     }
     *work += draft.work_used;
     if (*outcome == MP_FOUND || *outcome == MP_STOPPED) {
@@ -175,7 +180,9 @@ static enum mp_status find_recipe(struct run *run, const struct mp_plan_request 
 }
 
 static const struct mp_dispatcher *default_dispatcher(const struct mp_trace *t, enum mp_phase phase) {
-    return mp_dispatcher_find(t->kind == MP_TRACE_COUNTS ? "a2av" : phase == MP_PHASE_DECODE ? "deepep-ll" : "deepep-normal");
+    return mp_dispatcher_find(t->kind == MP_TRACE_COUNTS ? "a2av"
+                              : phase == MP_PHASE_DECODE ? "deepep-ll"
+                                                         : "deepep-normal");
 }
 
 static enum mp_status prepare(struct run *run, const struct mp_plan_request *r, struct mp_error *err) {
@@ -184,21 +191,31 @@ static enum mp_status prepare(struct run *run, const struct mp_plan_request *r, 
     if (status != MP_OK)
         return status;
     if (r->model->n_experts != t->n_experts)
-        return mp_fail(err, MP_EUSAGE, "model: %s has %u experts per layer and the trace %u (name the model the trace was recorded from)",
-                       r->model->name, r->model->n_experts, t->n_experts);
+        return mp_fail(
+            err, MP_EUSAGE,
+            "model: %s has %u experts per layer and the trace %u (name the model the trace was recorded from)",
+            r->model->name, r->model->n_experts, t->n_experts);
     if (r->batching.n_ranks != r->topology->n_gpus)
-        return mp_fail(err, MP_EUSAGE, "batching: %u source ranks and %u GPUs (both are the expert-parallel group)", r->batching.n_ranks,
-                       r->topology->n_gpus);
+        return mp_fail(err, MP_EUSAGE, "batching: %u source ranks and %u GPUs (both are the expert-parallel group)",
+                       r->batching.n_ranks, r->topology->n_gpus);
     status = mp_workload_build(&run->workload, r->planning, &r->batching, err);
     if (status != MP_OK)
         return status;
     run->arena = mp_arena_new();
     if (run->arena == NULL)
         return mp_nomem(err, "planning");
-    run->problem = (struct mp_problem){
-        .workload = run->workload, .topology = r->topology, .model = r->model, .sim = r->sim, .objective = r->objective,
-        .n_redundant = r->n_redundant, .slots_per_gpu = r->slots_per_gpu, .needs_equal_slots = r->needs_equal_slots,
-        .needs_distinct = r->needs_distinct, .memory_bytes = r->memory_bytes, .seed = r->seed, .n_threads = r->n_threads};
+    run->problem = (struct mp_problem){.workload = run->workload,
+                                       .topology = r->topology,
+                                       .model = r->model,
+                                       .sim = r->sim,
+                                       .objective = r->objective,
+                                       .n_redundant = r->n_redundant,
+                                       .slots_per_gpu = r->slots_per_gpu,
+                                       .needs_equal_slots = r->needs_equal_slots,
+                                       .needs_distinct = r->needs_distinct,
+                                       .memory_bytes = r->memory_bytes,
+                                       .seed = r->seed,
+                                       .n_threads = r->n_threads};
     if (run->problem.sim.dispatcher == NULL)
         run->problem.sim.dispatcher = default_dispatcher(t, r->batching.phase);
     return mp_load_table(&run->problem.load, run->workload, r->n_threads, run->arena, err);
@@ -211,7 +228,8 @@ static const char *keep(struct mp_plan *p, const char *s, bool *is_full) {
     return copy;
 }
 
-static enum mp_status fill_provenance(struct mp_plan *p, const struct run *run, const struct mp_plan_request *r, struct mp_error *err) {
+static enum mp_status fill_provenance(struct mp_plan *p, const struct run *run, const struct mp_plan_request *r,
+                                      struct mp_error *err) {
     const struct mp_trace *t = r->planning->trace;
     struct mp_provenance *v = &p->provenance;
     const struct mp_combination *c = &run->combination;
@@ -248,14 +266,16 @@ static enum mp_status gate(const struct mp_plan *p, const struct mp_plan_request
     struct mp_verify_report *report = NULL;
     enum mp_status status = mp_plan_verify(&report, p, r->planning->trace, r->topology, r->model, err);
     if (status == MP_OK && report->n > 0)
-        status = mp_fail(err, MP_EBUG, "the verifier refuses this plan of strategy %s: %s: %s (%u violations in all; please report)",
-                         p->provenance.strategy, mp_violation_name(report->violations[0].kind), report->violations[0].message, report->n);
+        status = mp_fail(err, MP_EBUG,
+                         "the verifier refuses this plan of strategy %s: %s: %s (%u violations in all; please report)",
+                         p->provenance.strategy, mp_violation_name(report->violations[0].kind),
+                         report->violations[0].message, report->n);
     mp_verify_report_free(report);
     return status;
 }
 
-enum mp_status mp_plan_make(struct mp_plan **out, const struct mp_plan_request *request, enum mp_outcome *outcome, double *seconds,
-                            struct mp_error *err) {
+enum mp_status mp_plan_make(struct mp_plan **out, const struct mp_plan_request *request, enum mp_outcome *outcome,
+                            double *seconds, struct mp_error *err) {
     struct run run = {.selected_on = "planning data", .stopped_by = "done"};
     const struct mp_budget budget = {request->work_limit, request->wall_seconds, &run.wall_struck};
     struct mp_plan *plan = NULL;
@@ -268,7 +288,8 @@ enum mp_status mp_plan_make(struct mp_plan **out, const struct mp_plan_request *
     if (*outcome != MP_FOUND)
         goto out;
     if (run.recipe->place == NULL)
-        MP_TRY(mp_auto_choose(&run.combination, request, &run.problem, &budget, &run.work, &run.selected_on, &run.stopped_by, outcome, err));
+        MP_TRY(mp_auto_choose(&run.combination, request, &run.problem, &budget, &run.work, &run.selected_on,
+                              &run.stopped_by, outcome, err));
     else
         MP_TRY(mp_combination_of(&run.combination, run.recipe, request, err));
     if (*outcome != MP_FOUND)

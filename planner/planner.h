@@ -14,39 +14,43 @@ struct mp_combination {
 enum mp_status mp_decline(struct mp_error *err, enum mp_outcome *outcome, enum mp_outcome which, const char *fmt, ...)
     MP_PRINTF(4, 5);
 
-/* The recipe with the request's own choices put over it. MP_EUSAGE with the known names for an unknown one. Only for recipes that
- * name a place (not `auto`). */
-enum mp_status mp_combination_of(struct mp_combination *out, const struct mp_recipe *recipe, const struct mp_plan_request *request,
-                                 struct mp_error *err) MP_MUST_CHECK;
+/* The recipe with the request's own choices put over it. MP_EUSAGE with the known names for an unknown one. Only
+ * for recipes that name a place (not `auto`). */
+enum mp_status mp_combination_of(struct mp_combination *out, const struct mp_recipe *recipe,
+                                 const struct mp_plan_request *request, struct mp_error *err) MP_MUST_CHECK;
 enum mp_status mp_strategy_need(const struct mp_strategy **out, enum mp_planner_stage stage, const char *name,
                                 struct mp_error *err) MP_MUST_CHECK;
 
-/* Does any plan of this shape exist? NOT_FOUND says in numbers what to change. Fills in slots_per_gpu and memory_bytes. */
+/* Does any plan of this shape exist? NOT_FOUND says in numbers what to change. Fills in slots_per_gpu and
+ * memory_bytes. */
 enum mp_status mp_problem_check(struct mp_problem *p, enum mp_outcome *outcome, struct mp_error *err) MP_MUST_CHECK;
 
-/* Replicate -> place -> route -> order, no evidence and no provenance. *work gets the simulated (step, layer) pairs added. */
-enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem *problem, const struct mp_combination *c,
-                                  const struct mp_budget *budget, uint64_t *work, enum mp_outcome *outcome,
-                                  struct mp_error *err) MP_MUST_CHECK;
+/* Replicate -> place -> route -> order, no evidence and no provenance. *work gets the simulated (step, layer) pairs
+ * added. */
+enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem *problem,
+                                  const struct mp_combination *c, const struct mp_budget *budget, uint64_t *work,
+                                  enum mp_outcome *outcome, struct mp_error *err) MP_MUST_CHECK;
 
 /* load[n_layers][n_experts] over all steps of a workload, in `arena`. */
-enum mp_status mp_load_table(const uint64_t **out, const struct mp_workload *w, unsigned n_threads, struct mp_arena *arena,
-                             struct mp_error *err) MP_MUST_CHECK;
+enum mp_status mp_load_table(const uint64_t **out, const struct mp_workload *w, unsigned n_threads,
+                             struct mp_arena *arena, struct mp_error *err) MP_MUST_CHECK;
 
-/* The search of `auto`: the combination with the best selection score, to be run again on all planning data. selected_on gets where it
- * was chosen. NOT_APPLICABLE when no combination is. */
-enum mp_status mp_auto_choose(struct mp_combination *out, const struct mp_plan_request *request, const struct mp_problem *problem,
-                              const struct mp_budget *budget, uint64_t *work, const char **selected_on, const char **stopped_by,
-                              enum mp_outcome *outcome, struct mp_error *err) MP_MUST_CHECK;
+/* The search of `auto`: the combination with the best selection score, to be run again on all planning data.
+ * selected_on gets where it was chosen. NOT_APPLICABLE when no combination is. */
+enum mp_status mp_auto_choose(struct mp_combination *out, const struct mp_plan_request *request,
+                              const struct mp_problem *problem, const struct mp_budget *budget, uint64_t *work,
+                              const char **selected_on, const char **stopped_by, enum mp_outcome *outcome,
+                              struct mp_error *err) MP_MUST_CHECK;
 
 /* Fills evidence, samples, prediction and certificates. */
-enum mp_status mp_plan_prove(struct mp_plan *plan, const struct mp_problem *problem, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status mp_plan_prove(struct mp_plan *plan, const struct mp_problem *problem,
+                             struct mp_error *err) MP_MUST_CHECK;
 
-/* Steps on which a choice between plans is scored, at most 64 evenly spaced ones: fewer where many GPUs make each one dear. A function
- * of the shape alone, so that the choice does not depend on the machine. */
+/* Steps on which a choice between plans is scored, at most 64 evenly spaced ones: fewer where many GPUs make each
+ * one dear. A function of the shape alone, so that the choice does not depend on the machine. */
 uint32_t mp_scoring_steps(const struct mp_problem *p);
 /* mp_simulate with the problem's options on those steps; adds to *work. */
-enum mp_status mp_score(struct mp_sim_result **out, const struct mp_plan *plan, const struct mp_problem *p, uint64_t *work,
-                        struct mp_error *err) MP_MUST_CHECK;
+enum mp_status mp_score(struct mp_sim_result **out, const struct mp_plan *plan, const struct mp_problem *p,
+                        uint64_t *work, struct mp_error *err) MP_MUST_CHECK;
 
 #endif

@@ -6,24 +6,26 @@
 #define EPLB_URL "DeepSeek EPLB, github.com/deepseek-ai/EPLB, 2025"
 
 static const struct mp_recipe recipes[] = {
-    {"auto", "the combination of all the others with the best simulated score", "docs/STRATEGIES.md", NULL, NULL, NULL, NULL, false},
-    {"contiguous", "experts in id order, equally many on each GPU: the default of most stacks", "vLLM --expert-placement-strategy linear",
-     "none", "contiguous", "even", "single", false},
-    {"round-robin", "expert e on GPU e mod n", "vLLM --expert-placement-strategy round_robin", "none", "round-robin", "even", "single",
-     false},
+    {"auto", "the combination of all the others with the best simulated score", "docs/STRATEGIES.md", NULL, NULL, NULL,
+     NULL, false},
+    {"contiguous", "experts in id order, equally many on each GPU: the default of most stacks",
+     "vLLM --expert-placement-strategy linear", "none", "contiguous", "even", "single", false},
+    {"round-robin", "expert e on GPU e mod n", "vLLM --expert-placement-strategy round_robin", "none", "round-robin",
+     "even", "single", false},
     {"random", "a seeded random placement: what luck gives", "none", "none", "random", "even", "single", false},
     {"trivial", "extra slots repeat experts 0, 1, 2, ... in id order: what stacks start with when given redundancy",
      "SGLang --init-expert-location trivial", "cycle", "contiguous", "even", "single", false},
-    {"lpt", "heaviest expert first, to the least loaded GPU; no replicas", "R. L. Graham, SIAM J. Appl. Math. 17(2), 1969", "none", "lpt",
-     "even", "single", false},
-    {"lpt-replicated", "EPLB's replicas, placed heaviest first, never two of one expert on a GPU", "Graham 1969; " EPLB_URL, "eplb", "lpt",
-     "even", "single", false},
+    {"lpt", "heaviest expert first, to the least loaded GPU; no replicas",
+     "R. L. Graham, SIAM J. Appl. Math. 17(2), 1969", "none", "lpt", "even", "single", false},
+    {"lpt-replicated", "EPLB's replicas, placed heaviest first, never two of one expert on a GPU",
+     "Graham 1969; " EPLB_URL, "eplb", "lpt", "even", "single", false},
     {"eplb", "DeepSeek's load balancer, global policy", EPLB_URL, "eplb", "eplb", "even", "single", true},
-    {"eplb-nearest", "EPLB's global placement with SGLang's static replica choice: own GPU, then own node", EPLB_URL, "eplb", "eplb",
-     "nearest", "single", true},
-    {"eplb-hierarchical", "DeepSeek's load balancer, groups to nodes first", EPLB_URL, "eplb", "eplb-hierarchical", "even", "single", true},
-    {"shifted", "contiguous, with the all-to-all in shifted rounds where that pays", "spread-out all-to-all, MPI practice", "none",
-     "contiguous", "even", "shifted", false},
+    {"eplb-nearest", "EPLB's global placement with SGLang's static replica choice: own GPU, then own node", EPLB_URL,
+     "eplb", "eplb", "nearest", "single", true},
+    {"eplb-hierarchical", "DeepSeek's load balancer, groups to nodes first", EPLB_URL, "eplb", "eplb-hierarchical",
+     "even", "single", true},
+    {"shifted", "contiguous, with the all-to-all in shifted rounds where that pays",
+     "spread-out all-to-all, MPI practice", "none", "contiguous", "even", "shifted", false},
 };
 #define N_RECIPES (sizeof recipes / sizeof recipes[0])
 
@@ -36,8 +38,8 @@ const struct mp_recipe *mp_recipe_find(const char *name) {
     return NULL;
 }
 
-enum mp_status mp_combination_of(struct mp_combination *out, const struct mp_recipe *recipe, const struct mp_plan_request *request,
-                                 struct mp_error *err) {
+enum mp_status mp_combination_of(struct mp_combination *out, const struct mp_recipe *recipe,
+                                 const struct mp_plan_request *request, struct mp_error *err) {
     const char *const of_recipe[MP_N_PLANNER_STAGES] = {recipe->replicate, recipe->place, recipe->route, recipe->order};
     const char *const asked[MP_N_PLANNER_STAGES] = {request->replicate, request->place, request->route, request->order};
     out->may_repeat_on_gpu = recipe->may_repeat_on_gpu;

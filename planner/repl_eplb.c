@@ -2,7 +2,8 @@
  *
  * Decides   which experts get the redundant slots.
  * Minimises max over experts of load / replicas (greedily).
- * Method    one slot each; then each redundant slot goes to the first expert with the largest load / replicas, in float32.
+ * Method    one slot each; then each redundant slot goes to the first expert with the largest load / replicas, in
+ *           float32.
  * Bound     optimal for that objective without a cap: each step lowers the only quotient that is the maximum.
  * Differs   where replicas of an expert must be on distinct GPUs, no expert gets more replicas than there are GPUs.
  * Paper     DeepSeek EPLB (replicate_experts), github.com/deepseek-ai/EPLB, 2025.
@@ -14,7 +15,8 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     (void)budget;
     const struct mp_plan *p = draft->plan;
     draft->n_copies = p->n_experts + in->n_redundant;
-    const struct mp_eplb_shape shape = {p->n_experts, draft->n_copies, 1, 1, p->n_gpus, in->needs_distinct ? p->n_gpus : 0};
+    const struct mp_eplb_shape shape = {
+        p->n_experts, draft->n_copies, 1, 1, p->n_gpus, in->needs_distinct ? p->n_gpus : 0};
     struct mp_eplb *w;
     enum mp_status status = mp_eplb_new(&w, &shape, scratch, err);
     if (status != MP_OK)
@@ -26,7 +28,8 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
 }
 
 const struct mp_strategy mp_strategy_repl_eplb = {.name = "eplb",
-                                                  .summary = "each extra slot to the expert with the largest load per replica",
+                                                  .summary =
+                                                      "each extra slot to the expert with the largest load per replica",
                                                   .reference = "DeepSeek EPLB, github.com/deepseek-ai/EPLB, 2025",
                                                   .stage = MP_PLAN_REPLICATE,
                                                   .solve = solve};

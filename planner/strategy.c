@@ -38,9 +38,10 @@ enum mp_status mp_strategy_need(const struct mp_strategy **out, enum mp_planner_
     size_t used = 0;
     for (size_t i = 0; i < N_STRATEGIES; i++)
         if (strategies[i]->stage == stage && used < sizeof known)
-            used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", used > 0 ? ", " : "", strategies[i]->name);
-    return mp_fail(err, MP_EUSAGE, "%s: \"%.60s\" is not a strategy of this stage (write one of %s)", mp_planner_stage_name(stage), name,
-                   known);
+            used +=
+                (size_t)snprintf(known + used, sizeof known - used, "%s%s", used > 0 ? ", " : "", strategies[i]->name);
+    return mp_fail(err, MP_EUSAGE, "%s: \"%.60s\" is not a strategy of this stage (write one of %s)",
+                   mp_planner_stage_name(stage), name, known);
 }
 
 enum mp_status mp_decline(struct mp_error *err, enum mp_outcome *outcome, enum mp_outcome which, const char *fmt, ...) {

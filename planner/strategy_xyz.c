@@ -1,5 +1,6 @@
-/* A template for a new strategy. Copy it to <stage>_<name>.c, rename, add the word <stage>_<name> to meson.build: the table, `moeplan list`,
- * `compare` and `auto` then know it. This one is compiled and run by tests/unit/planner/test_place.c, but is in no table.
+/* A template for a new strategy. Copy it to <stage>_<name>.c, rename, add the word <stage>_<name> to meson.build:
+ * the table, `moeplan list`, `compare` and `auto` then know it. This one is compiled and run by
+ * tests/unit/planner/test_place.c, but is in no table.
  *
  * Decides   expert -> GPU (say what the stage decides, as a formula where it helps).
  * Minimises nothing exactly; close to max over GPUs of the summed load.
@@ -24,8 +25,10 @@ static int by_falling_load(const void *a, const void *b) {
     return (x->expert > y->expert) - (x->expert < y->expert);
 }
 
-/* Tuning constants: they appear in help, man page and completion. in->option_values holds their values in this order. */
-static const struct mp_option options[] = {{"first-gpu", "GPU", "where the deal begins", 0, 0, MP_MAX_GPUS - 1}, {.name = NULL}};
+/* Tuning constants: they appear in help, man page and completion. in->option_values holds their values in this
+ * order. */
+static const struct mp_option options[] = {{"first-gpu", "GPU", "where the deal begins", 0, 0, MP_MAX_GPUS - 1},
+                                           {.name = NULL}};
 
 static enum mp_status solve(const struct mp_problem *in, const struct mp_budget *budget, struct mp_arena *scratch,
                             struct mp_draft *draft, enum mp_outcome *outcome, struct mp_error *err) {
@@ -35,11 +38,13 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     enum mp_status status = mp_grid_new(&grid, in, draft, scratch, err);
     if (status != MP_OK)
         return status;
-    struct item *items = mp_arena_alloc(scratch, draft->n_copies, sizeof *items); /* scratch is emptied after each stage */
+    struct item *items =
+        mp_arena_alloc(scratch, draft->n_copies, sizeof *items); /* scratch is emptied after each stage */
     if (items == NULL)
         return mp_nomem(err, "placing experts");
     if (p->n_gpus == 1) /* a method that cannot work on this input says what would be needed; that is no error */
-        return mp_decline(err, outcome, MP_NOT_APPLICABLE, "xyz: one GPU leaves nothing to decide (use strategy contiguous)");
+        return mp_decline(err, outcome, MP_NOT_APPLICABLE,
+                          "xyz: one GPU leaves nothing to decide (use strategy contiguous)");
     uint32_t first = in->option_values != NULL ? (uint32_t)in->option_values[0] : 0;
     for (uint32_t l = 0; l < p->n_layers; l++) {
         for (uint32_t i = 0; i < draft->n_copies; i++) {
@@ -51,7 +56,8 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
         for (uint32_t i = 0; i < draft->n_copies; i++) {
             uint32_t at = i % (2 * p->n_gpus), g = at < p->n_gpus ? at : 2 * p->n_gpus - 1 - at;
             if (!mp_grid_put_from(grid, (first + g) % p->n_gpus, items[i].expert))
-                return mp_decline(err, outcome, MP_NOT_FOUND, "xyz: layer %u: an expert has more replicas than GPUs", l);
+                return mp_decline(err, outcome, MP_NOT_FOUND, "xyz: layer %u: an expert has more replicas than GPUs",
+                                  l);
         }
         mp_grid_sort(grid);
     }

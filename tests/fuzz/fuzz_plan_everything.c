@@ -1,12 +1,13 @@
 /* Bytes become a tiny problem; it is planned twice; the plans' bytes are equal and the verifier accepts them. */
-#include "../unit/planner/tiny.h"
+#include "tiny.h"
 #include <moeplan/verify.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const char *const topologies[] = {"1:h100", "2:h100", "4:h100", "2x2:a100", "3:h200", "1x2:a100+1x2:l40s", "4x1:h100", "2:l40s"};
+static const char *const topologies[] = {"1:h100",   "2:h100", "4:h100", "2x2:a100", "3:h200", "1x2:a100+1x2:l40s",
+                                         "4x1:h100", "2:l40s"};
 static const char *const dispatchers[] = {"a2av", "deepep-normal", "deepep-ll", "hierarchical", "agrs"};
 
 struct bytes {
@@ -27,10 +28,15 @@ static void complain(const struct mp_error *err, const char *what) {
     abort();
 }
 
-/* Its own ids come from the rest of the bytes through the seed, so that every byte matters and every problem is valid. */
+/* Its own ids come from the rest of the bytes through the seed, so that every byte matters and every problem is
+ * valid. */
 static void read_problem(struct bytes *b, struct tiny_spec *s) {
-    *s = (struct tiny_spec){.n_layers = 1 + take(b, 2), .n_experts = 1 + take(b, 8), .shared = topology_at(take(b, 8)),
-                            .phase = take(b, 2) == 0 ? MP_PHASE_DECODE : MP_PHASE_PREFILL, .n_requests = 1 + take(b, 12), .n_rows = 1 + take(b, 5),
+    *s = (struct tiny_spec){.n_layers = 1 + take(b, 2),
+                            .n_experts = 1 + take(b, 8),
+                            .shared = topology_at(take(b, 8)),
+                            .phase = take(b, 2) == 0 ? MP_PHASE_DECODE : MP_PHASE_PREFILL,
+                            .n_requests = 1 + take(b, 12),
+                            .n_rows = 1 + take(b, 5),
                             .is_counts = take(b, 6) == 0};
     s->top_k = 1 + take(b, s->n_experts < 3 ? s->n_experts : 3);
     s->batch = 1 + take(b, 4);
@@ -43,7 +49,8 @@ static char *plan_once(const struct tiny *t, unsigned n_threads, struct mp_error
     enum mp_outcome outcome;
     r.n_threads = n_threads;
     enum mp_status status = mp_plan_make(&p, &r, &outcome, NULL, err);
-    /* Steps that cannot be filled and counts under a dispatcher that needs tokens are refused; nothing else may be. */
+    /* Steps that cannot be filled and counts under a dispatcher that needs tokens are refused; nothing else may be.
+     * */
     if (status == MP_EINPUT || status == MP_EUSAGE || (status == MP_OK && p == NULL)) {
         if (err->message[0] == '\0')
             complain(err, "refused without a word");
@@ -70,7 +77,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         n_recipes++;
     const char *strategy = mp_recipe_at(take(&b, n_recipes))->name;
     const char *dispatcher = dispatchers[take(&b, 5)];
-    uint32_t redundant = take(&b, 9), objective = take(&b, 4), flags = take(&b, 16), slots = take(&b, 5), work = take(&b, 8);
+    uint32_t redundant = take(&b, 9), objective = take(&b, 4), flags = take(&b, 16), slots = take(&b, 5),
+             work = take(&b, 8);
     s.seed = mp_xxh64(b.at, (size_t)(b.end - b.at));
     if (tiny_make(&t, &s, &err) != MP_OK)
         complain(&err, "a valid problem was refused");

@@ -32,11 +32,13 @@ static void plain_pack(const float *weight, uint32_t n, uint32_t n_packs, uint32
     }
 }
 
-static void plain_eplb(const struct mp_eplb_shape *in, const uint64_t *load, uint16_t *phy2log, uint16_t *rank, uint16_t *logcnt) {
+static void plain_eplb(const struct mp_eplb_shape *in, const uint64_t *load, uint16_t *phy2log, uint16_t *rank,
+                       uint16_t *logcnt) {
     struct mp_eplb_shape s = *in;
     if (s.n_groups % s.n_nodes != 0)
         s.n_groups = s.n_nodes = 1;
-    uint32_t group_size = s.n_experts / s.n_groups, groups_per_node = s.n_groups / s.n_nodes, per_node = s.n_experts / s.n_nodes;
+    uint32_t group_size = s.n_experts / s.n_groups, groups_per_node = s.n_groups / s.n_nodes,
+             per_node = s.n_experts / s.n_nodes;
     uint32_t slots = s.n_slots / s.n_nodes, per_gpu = s.n_slots / s.n_gpus, pack[512], place[512], expert[512];
     float group[512];
     for (uint32_t g = 0; g < s.n_groups; g++) {
@@ -82,7 +84,8 @@ struct eplb_result {
     uint16_t phy2log[512], rank[512], logcnt[512];
 };
 
-static struct eplb_result fast_eplb(const struct mp_eplb_shape *s, const uint64_t *load, int32_t *log2phy, uint32_t width) {
+static struct eplb_result fast_eplb(const struct mp_eplb_shape *s, const uint64_t *load, int32_t *log2phy,
+                                    uint32_t width) {
     struct mp_error err = {0};
     struct mp_arena *arena = mp_arena_new();
     struct mp_eplb *w;
@@ -96,7 +99,9 @@ static struct eplb_result fast_eplb(const struct mp_eplb_shape *s, const uint64_
 }
 
 /* ---- published results ---- */
-static uint32_t number(const json_t *o, const char *key) { return (uint32_t)json_integer_value(json_object_get(o, key)); }
+static uint32_t number(const json_t *o, const char *key) {
+    return (uint32_t)json_integer_value(json_object_get(o, key));
+}
 
 static void check_invariants(const struct mp_eplb_shape *s, const struct eplb_result *r) {
     uint32_t seen[512] = {0}, sum = 0;
@@ -137,14 +142,17 @@ static void test_eplb__published_results_bit_for_bit(void **state) {
     const json_t *cases = json_object_get(root, "cases");
     size_t n_layers = 0, n_free = 0, n_equal_ties = 0;
     for (size_t c = 0; c < json_array_size(cases); c++) {
-        const json_t *o = json_array_get(cases, c), *want = json_object_get(o, "deepseek_eplb"), *weight = json_object_get(o, "weight");
+        const json_t *o = json_array_get(cases, c), *want = json_object_get(o, "deepseek_eplb"),
+                     *weight = json_object_get(o, "weight");
         for (size_t l = 0; l < json_array_size(weight); l++) {
             const json_t *row = json_array_get(weight, l);
-            struct mp_eplb_shape s = {(uint32_t)json_array_size(row), number(o, "num_replicas"), number(o, "num_groups"),
-                                      number(o, "num_nodes"), number(o, "num_gpus"), 0};
+            struct mp_eplb_shape s = {(uint32_t)json_array_size(row), number(o, "num_replicas"),
+                                      number(o, "num_groups"),        number(o, "num_nodes"),
+                                      number(o, "num_gpus"),          0};
             uint64_t load[512];
             int32_t log2phy[8192];
-            const json_t *phy = json_array_get(json_object_get(want, "phy2log"), l), *log = json_array_get(json_object_get(want, "log2phy"), l);
+            const json_t *phy = json_array_get(json_object_get(want, "phy2log"), l),
+                         *log = json_array_get(json_object_get(want, "log2phy"), l);
             const json_t *count = json_array_get(json_object_get(want, "logcnt"), l);
             uint32_t width = (uint32_t)json_array_size(json_array_get(log, 0));
             for (uint32_t e = 0; e < s.n_experts; e++)
@@ -153,7 +161,8 @@ static void test_eplb__published_results_bit_for_bit(void **state) {
             check_invariants(&s, &r);
             bool is_equal = true;
             for (uint32_t i = 0; i < s.n_slots; i++) {
-                /* torch's sort is not stable above 16 items: ties may change places, but every slot holds the same load. */
+                /* torch's sort is not stable above 16 items: ties may change places, but every slot holds the same
+                 * load. */
                 uint32_t other = (uint32_t)json_integer_value(json_array_get(phy, i));
                 is_equal &= r.phy2log[i] == other;
                 assert_int_equal(load[other] * r.logcnt[r.phy2log[i]], load[r.phy2log[i]] * r.logcnt[other]);
@@ -171,7 +180,8 @@ static void test_eplb__published_results_bit_for_bit(void **state) {
             n_equal_ties += !is_free && is_equal;
         }
     }
-    print_message("# %zu layers, %zu without ties, %zu of %zu with ties equal too\n", n_layers, n_free, n_equal_ties, n_layers - n_free);
+    print_message("# %zu layers, %zu without ties, %zu of %zu with ties equal too\n", n_layers, n_free, n_equal_ties,
+                  n_layers - n_free);
     assert_true(n_free >= 8);
     json_decref(root);
     mp_in_close(in);
@@ -186,9 +196,10 @@ static void test_eplb__one_item_per_pack_is_identity(void **state) {
         assert_int_equal(r.phy2log[i], i);
 }
 
-static const struct mp_eplb_shape shapes[] = {{8, 16, 1, 1, 8, 0},   {12, 16, 4, 2, 8, 0}, {64, 80, 8, 2, 16, 0}, {64, 64, 1, 1, 8, 0},
-                                              {60, 64, 1, 1, 8, 0},  {16, 16, 4, 4, 4, 0}, {16, 32, 4, 2, 4, 0},  {256, 320, 8, 8, 64, 0},
-                                              {256, 320, 1, 1, 64, 0}, {6, 12, 3, 2, 4, 0}, {1, 4, 1, 1, 4, 0}};
+static const struct mp_eplb_shape shapes[] = {{8, 16, 1, 1, 8, 0},  {12, 16, 4, 2, 8, 0},    {64, 80, 8, 2, 16, 0},
+                                              {64, 64, 1, 1, 8, 0}, {60, 64, 1, 1, 8, 0},    {16, 16, 4, 4, 4, 0},
+                                              {16, 32, 4, 2, 4, 0}, {256, 320, 8, 8, 64, 0}, {256, 320, 1, 1, 64, 0},
+                                              {6, 12, 3, 2, 4, 0},  {1, 4, 1, 1, 4, 0}};
 
 static void random_load(struct mp_rng *rng, uint64_t *load, uint32_t n) {
     uint64_t most = UINT64_C(1) << mp_rng_below(rng, 40); /* small ranges make ties */
@@ -241,7 +252,8 @@ static void test_eplb__repair_makes_replicas_distinct_and_keeps_counts(void **st
 
 static void test_eplb__shapes_that_do_not_divide_are_refused(void **state) {
     (void)state;
-    const struct mp_eplb_shape bad[] = {{10, 12, 4, 2, 4, 0}, {8, 8, 2, 2, 3, 0}, {8, 4, 1, 1, 4, 0}, {8, 9, 2, 2, 4, 0}};
+    const struct mp_eplb_shape bad[] = {
+        {10, 12, 4, 2, 4, 0}, {8, 8, 2, 2, 3, 0}, {8, 4, 1, 1, 4, 0}, {8, 9, 2, 2, 4, 0}};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         struct mp_error err = {0};
         struct mp_arena *arena = mp_arena_new();

@@ -21,23 +21,45 @@ struct hand {
 };
 
 static void make_hand(struct hand *h, const uint64_t *load, uint32_t n_experts, uint32_t n_gpus, uint32_t n_redundant) {
-    *h = (struct hand){.type = {.name = "test", .memory_bytes = UINT64_C(1) << 40, .hbm_bytes_per_s = 1000000000000, .flops_16bit = 1000000000000000,
-                                .hbm_efficiency_ppm = 1000000, .flops_efficiency_ppm = 1000000, .kernel_ns = 1000, .tile_tokens = 1}};
+    *h = (struct hand){.type = {.name = "test",
+                                .memory_bytes = UINT64_C(1) << 40,
+                                .hbm_bytes_per_s = 1000000000000,
+                                .flops_16bit = 1000000000000000,
+                                .hbm_efficiency_ppm = 1000000,
+                                .flops_efficiency_ppm = 1000000,
+                                .kernel_ns = 1000,
+                                .tile_tokens = 1}};
     memcpy(h->load, load, n_experts * sizeof *load);
     for (uint32_t g = 0; g < n_gpus; g++)
         h->gpus[g].speed_ppm = 1000000;
     h->level = (struct mp_level){.name = "nvlink", .n_groups = 1};
-    h->topology = (struct mp_topology){.name = "hand", .n_gpus = n_gpus, .n_types = 1, .n_levels = 1, .gpus = h->gpus, .types = &h->type,
+    h->topology = (struct mp_topology){.name = "hand",
+                                       .n_gpus = n_gpus,
+                                       .n_types = 1,
+                                       .n_levels = 1,
+                                       .gpus = h->gpus,
+                                       .types = &h->type,
                                        .levels = &h->level};
-    h->model = (struct mp_model){.name = "hand", .n_layers = 1, .n_experts = n_experts, .top_k = 1, .n_groups = 1,
-                                 .expert_bytes = 1000, .expert_flops_per_token = UINT64_C(1000000000000)};
+    h->model = (struct mp_model){.name = "hand",
+                                 .n_layers = 1,
+                                 .n_experts = n_experts,
+                                 .top_k = 1,
+                                 .n_groups = 1,
+                                 .expert_bytes = 1000,
+                                 .expert_flops_per_token = UINT64_C(1000000000000)};
     h->workload.n_steps = 1;
-    h->problem = (struct mp_problem){.workload = &h->workload, .topology = &h->topology, .model = &h->model, .n_redundant = n_redundant,
-                                     .needs_distinct = true, .load = h->load, .n_threads = 1};
+    h->problem = (struct mp_problem){.workload = &h->workload,
+                                     .topology = &h->topology,
+                                     .model = &h->model,
+                                     .n_redundant = n_redundant,
+                                     .needs_distinct = true,
+                                     .load = h->load,
+                                     .n_threads = 1};
 }
 
 /* Runs replicate and place into a one-layer plan; the caller frees it. NULL when a stage declined. */
-static struct mp_plan *run(struct hand *h, const char *replicate, const struct mp_strategy *place, uint32_t slots_per_gpu) {
+static struct mp_plan *run(struct hand *h, const char *replicate, const struct mp_strategy *place,
+                           uint32_t slots_per_gpu) {
     struct mp_error err = {0};
     struct mp_draft draft = {0};
     struct mp_budget budget = {0};
@@ -74,7 +96,8 @@ static struct mp_plan *run_named(struct hand *h, const char *replicate, const ch
 }
 
 /* Every expert has a slot, replicas are distinct; gpu_load[g] = sum of load / replicas. Returns the largest. */
-static double check_plan(const struct hand *h, const struct mp_plan *p, uint32_t n_copies, bool is_distinct, double *gpu_load) {
+static double check_plan(const struct hand *h, const struct mp_plan *p, uint32_t n_copies, bool is_distinct,
+                         double *gpu_load) {
     uint32_t count[MAX_E] = {0}, n = 0;
     double most = 0;
     for (uint32_t s = 0; s < p->n_slots; s++)
@@ -111,49 +134,96 @@ static bool holds(const struct mp_plan *p, uint32_t gpu, uint32_t expert) {
 
 static const char *const placers[] = {"contiguous", "round-robin", "random", "lpt", "eplb", "eplb-hierarchical"};
 
+/* One line of placement_optima.txt. */
+struct instance {
+    char name[64];
+    uint64_t load[MAX_E], n_gpus, slots, optimum;
+    uint32_t n_experts;
+};
+
+/* The field at *at, ends at ';' or the end of the line; blanks around it are not part of it. */
+static const char *field(const char **at, const char *end, size_t *n) {
+    const char *start = *at, *stop = memchr(start, ';', (size_t)(end - start));
+    stop = stop != NULL ? stop : end;
+    *at = stop < end ? stop + 1 : end;
+    while (start < stop && *start == ' ')
+        start++;
+    while (stop > start && stop[-1] == ' ')
+        stop--;
+    *n = (size_t)(stop - start);
+    return start;
+}
+
+static bool read_instance(const char *line, size_t n, struct instance *out) {
+    const char *at = line, *end = line + n, *text = field(&at, end, &n);
+    (void)snprintf(out->name, sizeof out->name, "%.*s", (int)n, text);
+    text = field(&at, end, &n);
+    out->n_experts = 0;
+    for (const char *stop = text + n; text < stop; text++) {
+        size_t digits = strspn(text, "0123456789");
+        if (out->n_experts == MAX_E || !mp_parse_u64(text, digits, &out->load[out->n_experts++]))
+            return false;
+        text += digits;
+    }
+    uint64_t *const rest[3] = {&out->n_gpus, &out->slots, &out->optimum};
+    for (int i = 0; i < 3; i++) {
+        text = field(&at, end, &n);
+        if (!mp_parse_u64(text, n, rest[i]))
+            return false;
+    }
+    return true;
+}
+
+/* Every placing strategy against the optimum; *ratio gets lpt's. */
+static void check_instance(const struct instance *in, double *ratio) {
+    for (size_t i = 0; i < sizeof placers / sizeof placers[0]; i++) {
+        struct hand h;
+        make_hand(&h, in->load, in->n_experts, (uint32_t)in->n_gpus, 0);
+        struct mp_plan *p = run_named(&h, "none", placers[i], (uint32_t)in->slots);
+        if (p == NULL) {
+            assert_true(in->n_experts % in->n_gpus != 0 && strncmp(placers[i], "eplb", 4) == 0);
+            continue;
+        }
+        double most = check_plan(&h, p, in->n_experts, true, NULL), optimum = (double)in->optimum;
+        if (most < optimum)
+            fail_msg("%s: %s has %g, below the optimum %g", in->name, placers[i], most, optimum);
+        if (strcmp(placers[i], "lpt") == 0)
+            *ratio = in->optimum > 0 ? most / optimum : 1;
+        mp_plan_free(p);
+    }
+}
+
 static void test_place__known_optima(void **state) {
     (void)state;
-    FILE *f = fopen(source_path("tests/instances/placement_optima.txt"), "r");
-    assert_non_null(f);
-    char line[512], name[64], loads[256];
+    struct mp_error err = {0};
+    struct mp_in *in;
+    CHECK_OK(mp_in_open(&in, source_path("tests/instances/placement_optima.txt"), 0, &err), err);
+    const char *at = (const char *)in->data, *end = at + in->size;
     unsigned n_lines = 0, n_free = 0;
     double worst_free = 1, worst_bound = 1;
-    while (fgets(line, sizeof line, f) != NULL) {
-        unsigned n_gpus, slots, optimum;
-        if (line[0] == '#')
-            continue;
-        assert_int_equal(sscanf(line, "%63s ; %255[0-9 ]; %u ; %u ; %u", name, loads, &n_gpus, &slots, &optimum), 5);
-        uint64_t load[MAX_E];
-        uint32_t n = 0;
-        for (char *at = strtok(loads, " "); at != NULL; at = strtok(NULL, " "))
-            load[n++] = strtoull(at, NULL, 10);
-        n_lines++;
-        for (size_t i = 0; i < sizeof placers / sizeof placers[0]; i++) {
-            struct hand h;
-            make_hand(&h, load, n, n_gpus, 0);
-            struct mp_plan *p = run_named(&h, "none", placers[i], slots);
-            if (p == NULL) {
-                assert_true(n % n_gpus != 0 && strncmp(placers[i], "eplb", 4) == 0);
-                continue;
-            }
-            double most = check_plan(&h, p, n, true, NULL);
-            if (most < optimum)
-                fail_msg("%s: %s has %g, below the optimum %u", name, placers[i], most, optimum);
-            if (strcmp(placers[i], "lpt") == 0 && optimum > 0) {
-                double ratio = most / optimum, graham = 4.0 / 3 - 1.0 / (3 * n_gpus);
-                bool is_free = slots >= n;
-                double *worst = is_free ? &worst_free : &worst_bound;
-                *worst = ratio > *worst ? ratio : *worst;
-                n_free += is_free;
-                if (ratio > (is_free ? graham + 1e-9 : 2.0))
-                    fail_msg("%s: lpt is %g times optimal", name, ratio);
-            }
-            mp_plan_free(p);
+    while (at < end) {
+        const char *stop = memchr(at, '\n', (size_t)(end - at));
+        struct instance it;
+        double ratio = 1;
+        assert_non_null(stop);
+        if (*at != '#') {
+            if (!read_instance(at, (size_t)(stop - at), &it))
+                fail_msg("placement_optima.txt: cannot read \"%.*s\"", (int)(stop - at), at);
+            check_instance(&it, &ratio);
+            bool is_free = it.slots >= it.n_experts;
+            double graham = 4.0 / 3 - 1.0 / (3 * (double)it.n_gpus), *worst = is_free ? &worst_free : &worst_bound;
+            if (ratio > (is_free ? graham + 1e-9 : 2.0))
+                fail_msg("%s: lpt is %g times optimal", it.name, ratio);
+            *worst = ratio > *worst ? ratio : *worst;
+            n_lines++;
+            n_free += is_free;
         }
+        at = stop + 1;
     }
-    fclose(f);
+    mp_in_close(in);
     assert_true(n_lines >= 100 && n_free >= 20);
-    print_message("# %u lines; lpt at worst %.4f of optimal where slots do not bind, %.4f where they do\n", n_lines, worst_free, worst_bound);
+    print_message("# %u lines; lpt at worst %.4f of optimal where slots do not bind, %.4f where they do\n", n_lines,
+                  worst_free, worst_bound);
 }
 
 static void test_place__grahams_worst_cases_are_met_exactly(void **state) {
@@ -209,7 +279,8 @@ static void test_place__random_problems_place_every_copy_on_distinct_gpus(void *
     static const char *const replicators[] = {"none", "eplb", "cycle"};
     for (int i = 0; i < 3000; i++) {
         uint32_t n_gpus = 1 + (uint32_t)mp_rng_below(&rng, 8), n = 1 + (uint32_t)mp_rng_below(&rng, 24);
-        uint32_t redundant = (uint32_t)mp_rng_below(&rng, (uint64_t)n * (n_gpus - 1) + 1), spare = (uint32_t)mp_rng_below(&rng, 2);
+        uint32_t redundant = (uint32_t)mp_rng_below(&rng, (uint64_t)n * (n_gpus - 1) + 1),
+                 spare = (uint32_t)mp_rng_below(&rng, 2);
         uint64_t load[MAX_E];
         for (uint32_t e = 0; e < n; e++)
             load[e] = mp_rng_below(&rng, 3) == 0 ? 0 : mp_rng_below(&rng, 1000);
@@ -238,7 +309,8 @@ static void test_place__permuting_experts_permutes_the_plan(void **state) {
     struct mp_rng rng = mp_rng_seed(22);
     static const char *const movable[] = {"lpt", "eplb"};
     for (int i = 0; i < 1000; i++) {
-        uint32_t n_gpus = 2 + (uint32_t)mp_rng_below(&rng, 5), per_gpu = 2 + (uint32_t)mp_rng_below(&rng, 3), n = n_gpus * per_gpu;
+        uint32_t n_gpus = 2 + (uint32_t)mp_rng_below(&rng, 5), per_gpu = 2 + (uint32_t)mp_rng_below(&rng, 3),
+                 n = n_gpus * per_gpu;
         uint32_t image[MAX_E];
         uint64_t load[MAX_E], moved[MAX_E], factor = 1 + mp_rng_below(&rng, 9);
         for (uint32_t e = 0; e < n; e++) {
@@ -252,7 +324,8 @@ static void test_place__permuting_experts_permutes_the_plan(void **state) {
             struct hand h, k;
             make_hand(&h, load, n, n_gpus, 0);
             make_hand(&k, moved, n, n_gpus, 0);
-            struct mp_plan *p = run_named(&h, "none", movable[m], per_gpu), *q = run_named(&k, "none", movable[m], per_gpu);
+            struct mp_plan *p = run_named(&h, "none", movable[m], per_gpu),
+                           *q = run_named(&k, "none", movable[m], per_gpu);
             for (uint32_t g = 0; g < n_gpus; g++)
                 for (uint32_t e = 0; e < n; e++)
                     assert_int_equal(holds(p, g, e), holds(q, g, image[e]));
@@ -347,10 +420,13 @@ static void test_place__eplb_declines_what_does_not_divide(void **state) {
     struct mp_arena *scratch = mp_arena_new();
     CHECK_OK(mp_plan_new(&draft.plan, 1, 60, 8, slots, &err), err);
     draft.copies = mp_arena_alloc(draft.plan->arena, 64, sizeof *draft.copies);
-    CHECK_OK(mp_strategy_find(MP_PLAN_REPLICATE, "eplb")->solve(&h.problem, NULL, scratch, &draft, &outcome, &err), err);
+    CHECK_OK(mp_strategy_find(MP_PLAN_REPLICATE, "eplb")->solve(&h.problem, NULL, scratch, &draft, &outcome, &err),
+             err);
     CHECK_OK(mp_strategy_find(MP_PLAN_PLACE, "eplb")->solve(&h.problem, NULL, scratch, &draft, &outcome, &err), err);
     assert_int_equal(outcome, MP_NOT_APPLICABLE);
-    assert_string_equal(err.message, "eplb: 60 slots do not divide by 8 GPUs, which EPLB as published needs (use --redundant 4, or strategy lpt)");
+    assert_string_equal(
+        err.message,
+        "eplb: 60 slots do not divide by 8 GPUs, which EPLB as published needs (use --redundant 4, or strategy lpt)");
     mp_plan_free(draft.plan);
     mp_arena_free(scratch);
     /* The others put 7 or 8 on each. */

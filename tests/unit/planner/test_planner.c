@@ -4,8 +4,15 @@
 #include "tiny.h"
 #include <moeplan/verify.h>
 
-static const struct tiny_spec small = {.n_layers = 2, .n_experts = 8, .top_k = 2, .n_requests = 24, .n_rows = 6, .topology = "4:h100",
-                                       .phase = MP_PHASE_DECODE, .batch = 2, .seed = 1};
+static const struct tiny_spec small = {.n_layers = 2,
+                                       .n_experts = 8,
+                                       .top_k = 2,
+                                       .n_requests = 24,
+                                       .n_rows = 6,
+                                       .topology = "4:h100",
+                                       .phase = MP_PHASE_DECODE,
+                                       .batch = 2,
+                                       .seed = 1};
 
 static struct mp_plan *make(const struct mp_plan_request *r) {
     struct mp_error err = {0};
@@ -57,10 +64,15 @@ static void check_round_trip(const char *text, const struct tiny *t) {
 }
 
 static void random_spec(struct mp_rng *rng, struct tiny_spec *s, uint64_t seed) {
-    static const char *const topologies[] = {"1:h100", "2:h100", "4:a100", "2x2:h100", "3:h100", "1x2:a100+1x2:l40s", "8:h200", "2x3:h100"};
-    *s = (struct tiny_spec){.n_layers = 1 + (uint32_t)mp_rng_below(rng, 3), .n_experts = 2 + (uint32_t)mp_rng_below(rng, 11),
-                            .topology = topologies[mp_rng_below(rng, 8)], .phase = mp_rng_below(rng, 2) == 0 ? MP_PHASE_DECODE : MP_PHASE_PREFILL,
-                            .n_requests = 20 + (uint32_t)mp_rng_below(rng, 8), .n_rows = 3 + (uint32_t)mp_rng_below(rng, 4), .seed = seed,
+    static const char *const topologies[] = {"1:h100", "2:h100",  "4:a100", "2x2:h100", "3:h100", "1x2:a100+1x2:l40s",
+                                             "8:h200", "2x3:h100"};
+    *s = (struct tiny_spec){.n_layers = 1 + (uint32_t)mp_rng_below(rng, 3),
+                            .n_experts = 2 + (uint32_t)mp_rng_below(rng, 11),
+                            .topology = topologies[mp_rng_below(rng, 8)],
+                            .phase = mp_rng_below(rng, 2) == 0 ? MP_PHASE_DECODE : MP_PHASE_PREFILL,
+                            .n_requests = 20 + (uint32_t)mp_rng_below(rng, 8),
+                            .n_rows = 3 + (uint32_t)mp_rng_below(rng, 4),
+                            .seed = seed,
                             .is_counts = mp_rng_below(rng, 5) == 0};
     s->top_k = 1 + (uint32_t)mp_rng_below(rng, s->n_experts < 4 ? s->n_experts : 4);
     s->batch = s->phase == MP_PHASE_DECODE ? 1 + (uint32_t)mp_rng_below(rng, 2) : 8;
@@ -79,7 +91,8 @@ static void test_planner__every_recipe_on_random_problems_is_verified_and_reprod
         random_spec(&rng, &s, i);
         CHECK_OK(tiny_make(&t, &s, &err), err);
         uint32_t n_gpus = t.topology->n_gpus;
-        t.request.n_redundant = mp_rng_below(&rng, 2) == 0 ? 0 : (uint32_t)mp_rng_below(&rng, (uint64_t)s.n_experts * (n_gpus - 1) / 2 + 1);
+        t.request.n_redundant =
+            mp_rng_below(&rng, 2) == 0 ? 0 : (uint32_t)mp_rng_below(&rng, (uint64_t)s.n_experts * (n_gpus - 1) / 2 + 1);
         t.request.needs_distinct = mp_rng_below(&rng, 3) == 0;
         t.request.seed = i;
         for (uint32_t k = 0; mp_recipe_at(k) != NULL; k++) {
@@ -195,30 +208,35 @@ static void test_planner__infeasible_requests_say_what_to_change(void **state) {
     CHECK_OK(tiny_make(&t, &small, &err), err);
     t.request.slots_per_gpu = 1;
     expect_declined(&t.request, MP_NOT_FOUND,
-                    "slots: 8 experts and 0 redundant slots do not fit in 1 slots on each of 4 GPUs, 4 in all (write --slots-per-gpu 2)");
+                    "slots: 8 experts and 0 redundant slots do not fit in 1 slots on each of 4 GPUs, 4 in all (write "
+                    "--slots-per-gpu 2)");
     t.request.slots_per_gpu = 0;
     t.request.n_redundant = 25;
     expect_declined(&t.request, MP_NOT_FOUND,
-                    "redundant: 8 experts with one replica per GPU at most fill 32 slots on 4 GPUs, not 33 (write --redundant 24 or less)");
+                    "redundant: 8 experts with one replica per GPU at most fill 32 slots on 4 GPUs, not 33 (write "
+                    "--redundant 24 or less)");
     uint64_t slot = t.model->expert_bytes * small.n_layers;
     t.request.n_redundant = 4;
     t.request.memory_bytes = slot * 2 + 1;
     char want[512];
     (void)snprintf(want, sizeof want,
-                   "memory: GPU 0: 3 slots of 2 layers need %llu bytes and %llu are free beside the dense weights; 2 slots fit (write --redundant 0 or "
+                   "memory: GPU 0: 3 slots of 2 layers need %llu bytes and %llu are free beside the other weights; 2 "
+                   "slots fit (write --redundant 0 or "
                    "less, or --slots-per-gpu 2)",
                    (unsigned long long)slot * 3, (unsigned long long)slot * 2 + 1);
     expect_declined(&t.request, MP_NOT_FOUND, want);
     t.request.memory_bytes = slot;
     t.request.n_redundant = 0;
     (void)snprintf(want, sizeof want,
-                   "memory: GPU 0: 2 slots of 2 layers need %llu bytes and %llu are free beside the dense weights; 1 slots fit, so 8 experts need at "
+                   "memory: GPU 0: 2 slots of 2 layers need %llu bytes and %llu are free beside the other weights; 1 "
+                   "slots fit, so 8 experts need at "
                    "least 8 GPUs of this kind",
                    (unsigned long long)slot * 2, (unsigned long long)slot);
     expect_declined(&t.request, MP_NOT_FOUND, want);
     t.request.memory_bytes = slot - 1;
     (void)snprintf(want, sizeof want,
-                   "memory: GPU 0: one slot of 2 layers needs %llu bytes and %llu are free beside the dense weights (use GPUs with more memory, or a "
+                   "memory: GPU 0: one slot of 2 layers needs %llu bytes and %llu are free beside the other weights "
+                   "(use GPUs with more memory, or a "
                    "model of fewer bits per weight)",
                    (unsigned long long)slot, (unsigned long long)slot - 1);
     expect_declined(&t.request, MP_NOT_FOUND, want);
@@ -238,7 +256,8 @@ static void test_planner__equal_slots_are_kept_or_declined(void **state) {
     t.request.needs_equal_slots = true;
     t.request.strategy = "lpt";
     expect_declined(&t.request, MP_NOT_APPLICABLE,
-                    "none: 6 of 8 slots would be filled, and the target needs all (write --redundant 2 with a strategy that replicates, such as eplb)");
+                    "none: 6 of 8 slots would be filled, and the target needs all (write --redundant 2 with a strategy "
+                    "that replicates, such as eplb)");
     t.request.n_redundant = 2;
     t.request.strategy = "auto";
     struct mp_plan *p = make(&t.request);
@@ -315,16 +334,18 @@ static void test_planner__auto_is_never_worse_than_any_named_recipe(void **state
         t.request.n_redundant = (uint32_t)mp_rng_below(&rng, t.topology->n_gpus == 1 ? 1 : s.n_experts + 1);
         struct mp_plan *best = make(&t.request);
         assert_string_equal(best->provenance.strategy, "auto");
-        assert_string_equal(best->provenance.selected_on, "planning data"); /* so the prediction is the selection score */
+        assert_string_equal(best->provenance.selected_on,
+                            "planning data"); /* so the prediction is the selection score */
         for (uint32_t k = 0; mp_recipe_at(k) != NULL; k++) {
             struct mp_plan *p = NULL;
             enum mp_outcome outcome;
             t.request.strategy = mp_recipe_at(k)->name;
             CHECK_OK(mp_plan_make(&p, &t.request, &outcome, NULL, &err), err);
             if (p != NULL && p->predicted_step_ns < best->predicted_step_ns)
-                fail_msg("problem %llu: %s is predicted %llu ns and auto (%s, %s, %s, %s) %llu", (unsigned long long)i, t.request.strategy,
-                         (unsigned long long)p->predicted_step_ns, best->provenance.replicate, best->provenance.place, best->provenance.route,
-                         best->provenance.order, (unsigned long long)best->predicted_step_ns);
+                fail_msg("problem %llu: %s is predicted %llu ns and auto (%s, %s, %s, %s) %llu", (unsigned long long)i,
+                         t.request.strategy, (unsigned long long)p->predicted_step_ns, best->provenance.replicate,
+                         best->provenance.place, best->provenance.route, best->provenance.order,
+                         (unsigned long long)best->predicted_step_ns);
             mp_plan_free(p);
             mp_error_clear(&err);
         }

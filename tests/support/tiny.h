@@ -1,4 +1,5 @@
-/* A tiny planning problem in memory: trace, topology, model and request. Shared by the planner's tests and its fuzz target. */
+/* A tiny planning problem in memory: trace, topology, model and request. Shared by the planner's tests and its fuzz
+ * target. */
 #ifndef TINY_H
 #define TINY_H
 
@@ -51,9 +52,15 @@ static inline void tiny_row(struct mp_rng *rng, const struct tiny_spec *s, uint1
 static inline enum mp_status tiny_trace(struct mp_trace **out, const struct tiny_spec *s, struct mp_error *err) {
     struct mp_rng rng = mp_rng_seed(s->seed);
     struct mp_trace_builder *b = NULL;
-    const struct mp_trace_meta meta = {.kind = s->is_counts ? MP_TRACE_COUNTS : MP_TRACE_TOKENS, .phase = s->phase, .model = "tiny",
-                                       .format = "test", .is_synthetic = true, .is_time_ordered = true, .n_layers = s->n_layers,
-                                       .n_experts = s->n_experts, .top_k = s->top_k};
+    const struct mp_trace_meta meta = {.kind = s->is_counts ? MP_TRACE_COUNTS : MP_TRACE_TOKENS,
+                                       .phase = s->phase,
+                                       .model = "tiny",
+                                       .format = "test",
+                                       .is_synthetic = true,
+                                       .is_time_ordered = true,
+                                       .n_layers = s->n_layers,
+                                       .n_experts = s->n_experts,
+                                       .top_k = s->top_k};
     enum mp_status status = mp_trace_builder_new(&b, &meta, &mp_limits_default, err);
     for (uint32_t r = 0; r < s->n_requests && status == MP_OK; r++) {
         if (s->is_counts) {
@@ -90,11 +97,20 @@ static inline enum mp_status tiny_make(struct tiny *t, const struct tiny_spec *s
     MP_TRY(mp_part_split(&t->part, &t->unused, t->trace, &split, err));
     t->request = (struct mp_plan_request){
         .planning = &t->part,
-        .batching = {.phase = s->phase, .n_ranks = t->topology->n_gpus, .batch_per_rank = s->batch, .tokens_per_rank = s->batch},
-        .split = split, .topology = t->topology, .model = t->model,
-        .sim = {.dispatcher = mp_dispatcher_find(s->is_counts ? "a2av" : s->phase == MP_PHASE_DECODE ? "deepep-ll" : "deepep-normal"),
+        .batching = {.phase = s->phase,
+                     .n_ranks = t->topology->n_gpus,
+                     .batch_per_rank = s->batch,
+                     .tokens_per_rank = s->batch},
+        .split = split,
+        .topology = t->topology,
+        .model = t->model,
+        .sim = {.dispatcher = mp_dispatcher_find(s->is_counts                  ? "a2av"
+                                                 : s->phase == MP_PHASE_DECODE ? "deepep-ll"
+                                                                               : "deepep-normal"),
                 .stage_mode = -1},
-        .strategy = "auto", .n_threads = 1, .limits = &mp_limits_default};
+        .strategy = "auto",
+        .n_threads = 1,
+        .limits = &mp_limits_default};
 out:
     return status;
 }
