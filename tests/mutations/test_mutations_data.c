@@ -1,4 +1,4 @@
-#include "../unit/planner/tiny.h"
+#include "tiny.h"
 #include "mutations.h"
 #include "support.h"
 

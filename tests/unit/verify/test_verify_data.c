@@ -2,7 +2,7 @@
  * dispatcher, source mode, routing rule, stage mode and shape of topology. mp_plan_make itself asks the verifier; here the plans are
  * then changed further than any strategy goes, proved again by the planner's code, and verified. */
 #include "../plan/random_plan.h"
-#include "../planner/tiny.h"
+#include "tiny.h"
 #include "planner.h"
 #include "support.h"
 #include <moeplan/verify.h>
