@@ -10,13 +10,13 @@ struct mp_synth_params {
     uint64_t n_requests, tokens_per_request_mean;
     enum mp_phase phase;
     uint32_t zipf_ppm;           /* popularity of rank r in proportion to (r + 1)^-(zipf / 10^6) */
-    uint32_t coactivation_ppm;   /* probability that a token's further experts come from its first one's cluster */
-    uint32_t cluster_size;       /* experts of a cluster */
-    uint32_t cross_layer_ppm;    /* probability that a token's cluster in layer l + 1 follows from its own in layer l */
+    uint32_t coactivation_ppm;   /* probability that a further expert of a token comes from the cluster of its first one */
+    uint32_t cluster_size;       /* experts of a cluster; a cluster leads to one of the next layer */
+    uint32_t cross_layer_ppm;    /* probability that an expert of a token comes from the cluster its place is led to from the layer before */
     uint32_t n_domains;          /* categories with popularity permuted against each other */
     uint32_t domain_ppm;         /* how much of the popularity a domain replaces by its own */
     uint32_t drift_ppm;          /* how far popularity moves from the first request to the last */
-    uint32_t stickiness_ppm;     /* per-request popularity on top: bursts, what makes steps worse than totals */
+    uint32_t stickiness_ppm;     /* probability that a draw takes a favourite of the request: bursts, what makes steps worse than totals */
     uint32_t prefix_tokens;      /* first tokens that are the same in all requests (a BOS token, a template) */
     uint64_t seed;
 };

@@ -9,6 +9,7 @@
  * Cost      O(layers * (rows * k^2 + experts^2)) time, O(rows * k + experts^2) memory.  Deterministic in (trace, seed). */
 #include "internal.h"
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { SAMPLE_ROWS = 1 << 20, STEP_ROWS = 128, N_STEPS = 64 };
@@ -28,6 +29,7 @@ struct sampler {
     uint64_t step_rows[N_STEPS][STEP_ROWS], run_first[N_STEPS]; /* the same for all layers */
     uint32_t n_step_rows[N_STEPS], n_run_rows;
     uint8_t *half_by_file, *half_by_category, *half_by_chance; /* [trace's requests] */
+    uint64_t *keys;                         /* [n_requests] category << 32 | request */
 };
 
 static void sampler_free(struct sampler *s) {
@@ -42,14 +44,14 @@ static void sampler_free(struct sampler *s) {
     mp_free(s->table);
     mp_free(s->half_by_file);
     mp_free(s->half_by_category);
+    mp_free(s->keys);
     mp_free(s->half_by_chance);
     mp_free(s);
 }
 
-/* Category of a request, those without one last. */
-static uint32_t category_of(const struct mp_trace *t, uint32_t request) {
-    uint32_t c = t->requests[request].category;
-    return c < t->n_categories ? c : t->n_categories;
+static int by_number(const void *pa, const void *pb) {
+    uint64_t a = *(const uint64_t *)pa, b = *(const uint64_t *)pb;
+    return (a > b) - (a < b);
 }
 
 static void split_halves(struct sampler *s) {
@@ -59,11 +61,13 @@ static void split_halves(struct sampler *s) {
             s->requests[s->n_requests++] = r;
     for (uint32_t i = 0; i < s->n_requests; i++)
         s->half_by_file[s->requests[i]] = i >= s->n_requests / 2;
-    uint32_t place = 0;
-    for (uint32_t c = 0; c <= t->n_categories; c++)
-        for (uint32_t i = 0; i < s->n_requests; i++)
-            if (category_of(t, s->requests[i]) == c)
-                s->half_by_category[s->requests[i]] = place++ >= s->n_requests / 2;
+    for (uint32_t i = 0; i < s->n_requests; i++) {
+        uint32_t c = t->requests[s->requests[i]].category;
+        s->keys[i] = (uint64_t)(c < t->n_categories ? c : t->n_categories) << 32 | s->requests[i];
+    }
+    qsort(s->keys, s->n_requests, sizeof *s->keys, by_number);
+    for (uint32_t i = 0; i < s->n_requests; i++)
+        s->half_by_category[(uint32_t)s->keys[i]] = i >= s->n_requests / 2;
     mp_rng_shuffle(&s->rng, s->requests, s->n_requests);
     for (uint32_t i = 0; i < s->n_requests; i++)
         s->half_by_chance[s->requests[i]] = i >= s->n_requests / 2;
@@ -121,10 +125,11 @@ static enum mp_status sampler_new(struct sampler **out, const struct mp_trace *t
     s->table = mp_calloc((size_t)t->n_experts * t->n_experts, sizeof *s->table);
     s->half_by_file = mp_calloc((size_t)t->n_requests, 1);
     s->half_by_category = mp_calloc((size_t)t->n_requests, 1);
+    s->keys = mp_calloc((size_t)t->n_requests, sizeof *s->keys);
     s->half_by_chance = mp_calloc((size_t)t->n_requests, 1);
     if (s->requests == NULL || s->shuffled == NULL || s->here == NULL || s->next == NULL || s->load == NULL ||
-        s->other_load == NULL || s->table == NULL || s->half_by_file == NULL || s->half_by_category == NULL ||
-        s->half_by_chance == NULL) {
+        s->other_load == NULL || s->table == NULL || s->half_by_file == NULL || s->half_by_chance == NULL ||
+        s->half_by_category == NULL || s->keys == NULL) {
         sampler_free(s);
         return mp_nomem(err, "the statistics");
     }
@@ -275,7 +280,8 @@ enum mp_status mp_trace_statistics(struct mp_trace_stats *out, const struct mp_t
         sum.run_max_over_mean += run;
         double by_chance = halves_distance(s, s->half_by_chance);
         sum.half_shift += halves_distance(s, s->half_by_file) - by_chance;
-        sum.category_shift += t->n_categories > 0 ? halves_distance(s, s->half_by_category) - by_chance : 0;
+        if (t->n_categories > 0)
+            sum.category_shift += halves_distance(s, s->half_by_category) - by_chance;
         if (l + 1 < t->n_layers) {
             read_layer(s, l + 1, s->next);
             sum.cross_layer_information += information(s, false) - information(s, true);

@@ -11,12 +11,24 @@ struct preset {
 static const struct preset presets[] = {
     {"gpt-oss-20b decode, fitted to 61,020 recorded tokens of mmlu questions",
      {.preset = "gpt-oss-20b-like", .n_layers = 24, .n_experts = 32, .top_k = 4, .n_requests = 200,
-      .tokens_per_request_mean = 304, .phase = MP_PHASE_DECODE, .zipf_ppm = 1175000, .coactivation_ppm = 712500,
-      .cluster_size = 3, .cross_layer_ppm = 981250, .n_domains = 4, .domain_ppm = 600000, .stickiness_ppm = 793750}},
+      .tokens_per_request_mean = 304, .phase = MP_PHASE_DECODE, .zipf_ppm = 1284375, .coactivation_ppm = 886717,
+      .cluster_size = 3, .cross_layer_ppm = 954687, .n_domains = 4, .domain_ppm = 606250, .stickiness_ppm = 1000000}},
     {"deepseek-v2-lite prefill, fitted to 94,165 recorded tokens of chat prompts",
      {.preset = "deepseek-v2-lite-like", .n_layers = 26, .n_experts = 64, .top_k = 6, .first_layer_id = 1, .n_requests = 999,
-      .tokens_per_request_mean = 94, .phase = MP_PHASE_PREFILL, .zipf_ppm = 600000, .coactivation_ppm = 500000,
-      .cluster_size = 4, .cross_layer_ppm = 900000, .stickiness_ppm = 500000, .prefix_tokens = 1}},
+      .tokens_per_request_mean = 94, .phase = MP_PHASE_PREFILL, .zipf_ppm = 256250, .coactivation_ppm = 843750,
+      .cluster_size = 4, .cross_layer_ppm = 975000, .stickiness_ppm = 940625, .prefix_tokens = 1}},
+    {"qwen3-30b-a3b decode, max/mean and listed pairs fitted to recorded counts; the rest assumed",
+     {.preset = "qwen3-30b-a3b-like", .n_layers = 48, .n_experts = 128, .top_k = 8, .n_requests = 250,
+      .tokens_per_request_mean = 303, .phase = MP_PHASE_DECODE, .zipf_ppm = 620000, .coactivation_ppm = 800000,
+      .cluster_size = 6, .cross_layer_ppm = 950000, .stickiness_ppm = 800000}},
+    {"olmoe prefill, max/mean and six domains fitted to recorded counts; the rest assumed",
+     {.preset = "olmoe-like", .n_layers = 16, .n_experts = 64, .top_k = 8, .n_requests = 600, .tokens_per_request_mean = 128,
+      .phase = MP_PHASE_PREFILL, .zipf_ppm = 1300000, .coactivation_ppm = 700000, .cluster_size = 4, .cross_layer_ppm = 950000,
+      .n_domains = 6, .domain_ppm = 700000, .stickiness_ppm = 800000}},
+    {"switch-128 training, top-1, max/mean and three data sets fitted to recorded counts; the rest assumed",
+     {.preset = "switch-128-like", .n_layers = 6, .n_experts = 128, .top_k = 1, .n_requests = 600,
+      .tokens_per_request_mean = 128, .phase = MP_PHASE_TRAIN, .zipf_ppm = 1334375, .cluster_size = 4,
+      .cross_layer_ppm = 500000, .n_domains = 3, .domain_ppm = 476562, .stickiness_ppm = 300000}},
 };
 
 bool mp_synth_preset(uint32_t i, const char **name, const char **summary, struct mp_synth_params *params) {
