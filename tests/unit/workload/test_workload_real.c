@@ -108,7 +108,7 @@ static void test_workload_real__a_file_order_split_is_a_domain_shift(void **stat
     assert_int_equal(planning.n, 101);
     assert_true(categories_in_common(t, &planning, &held_out) >= 55);
     double by_hash = lpt_held_out(t, &planning, &held_out);
-    print_message("LPT on 8 GPUs, held-out max/mean of totals: time %.3f, hash %.3f (DESIGN.md says 1.57 and 1.11)\n", by_time,
+    print_message("# LPT on 8 GPUs, held-out max/mean of totals: time %.3f, hash %.3f (DESIGN.md says 1.57 and 1.11)\n", by_time,
                   by_hash);
     assert_true(by_time > by_hash + 0.2);
     assert_true(by_hash < 1.2);
@@ -126,7 +126,7 @@ static void check_recorded(const struct mp_trace *t, const struct mp_batching *b
         struct mp_workload *w;
         struct mp_error err = {0};
         CHECK_OK(mp_workload_build(&w, parts[p], b, &err), err);
-        print_message("%u steps of %" PRIu64 " rows, %u of %u requests\n", w->n_steps, w->n_rows / w->n_steps,
+        print_message("# %u steps of %" PRIu64 " rows, %u of %u requests\n", w->n_steps, w->n_rows / w->n_steps,
                       w->n_requests, parts[p]->n);
         assert_true(w->n_steps >= least_steps);
         uint64_t rows = 0;
