@@ -16,5 +16,8 @@ enum mp_status mp_json_u64(const json_t *object, const char *key, const char *pa
                            uint64_t *out, struct mp_error *err) MP_MUST_CHECK;
 /* Iterates over the lines of a text: false at the end; *line without its newline (CR LF too). */
 bool mp_next_line(const char **cursor, const char *end, const char **line, size_t *n);
+/* Line and column of a value in JSON text that is known to parse, for messages (the parser keeps no positions). steps are separated by
+ * '/': keys, or indexes into arrays ("records/3/load"). False and 0, 0 when there is no such place. O(n). */
+bool mp_json_position(const char *text, size_t n, const char *steps, uint64_t *line, uint64_t *column);
 
 #endif

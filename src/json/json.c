@@ -2,32 +2,78 @@
 #include <moeplan/alloc.h>
 #include <moeplan/base.h>
 #include <moeplan/json.h>
+#include <setjmp.h>
 #include <stdio.h>
 #include <string.h>
 
 /* jansson's allocator is one per process, so it is set once, before main, and sends everything to mp_realloc: --mem-limit and the fault tests see
- * it. The budget of a parse belongs to the thread that parses. */
+ * it. jansson must never see a failed allocation: its lexer goes on without the character that it found no room for, and may then run past its
+ * buffer. So the first failure leaves the parse by longjmp, and the parse's blocks, which are linked, are freed here. */
+struct block {
+    struct block *previous, *next; /* while its parse runs; NULL afterwards */
+};
+enum { OVERHEAD = 2 * sizeof(struct block) }; /* of an allocation: ours and the table's below */
+/* The parse that runs on this thread. */
 static _Thread_local struct {
-    size_t used, limit; /* limit 0 = no parse is running on this thread */
-    bool was_hit, was_nomem;
-} budget;
+    size_t used, limit; /* limit 0 = none runs */
+    bool was_hit;
+    struct block blocks; /* head of the ring */
+    jmp_buf leave;
+} parse;
 
 static void *json_allocate(size_t n) {
-    if (budget.limit > 0) {
+    if (parse.limit > 0) {
         /* Never given back: what was freed again during a parse (keys, buffers) counts too, which keeps the bound simple and safe. */
-        if (n > budget.limit - budget.used) {
-            budget.was_hit = true;
-            return NULL;
-        }
-        budget.used += n;
+        parse.was_hit = n > parse.limit - parse.used || parse.limit - parse.used - n < OVERHEAD;
+        if (parse.was_hit)
+            longjmp(parse.leave, 1);
+        parse.used += n + OVERHEAD;
     }
-    void *p = mp_realloc(NULL, n > 0 ? n : 1, 1);
-    budget.was_nomem |= p == NULL;
-    return p;
+    struct block *b = n <= SIZE_MAX - sizeof *b ? mp_realloc(NULL, n + sizeof *b, 1) : NULL;
+    if (parse.limit > 0 && b == NULL)
+        longjmp(parse.leave, 1);
+    if (b == NULL)
+        return NULL;
+    b->previous = b->next = NULL;
+    if (parse.limit > 0) {
+        b->previous = &parse.blocks;
+        b->next = parse.blocks.next;
+        b->next->previous = parse.blocks.next = b;
+    }
+    return b + 1;
 }
-static void json_release(void *p) { mp_free(p); }
+
+static void json_release(void *p) {
+    if (p == NULL)
+        return;
+    struct block *b = (struct block *)p - 1;
+    if (b->next != NULL) {
+        b->next->previous = b->previous;
+        b->previous->next = b->next;
+    }
+    mp_free(b);
+}
+
+/* Ends the parse: its blocks become ordinary ones, or go. */
+static void end_parse(bool is_kept) {
+    parse.limit = 0;
+    for (struct block *b = parse.blocks.next, *next; b != &parse.blocks; b = next) {
+        next = b->next;
+        b->previous = b->next = NULL;
+        if (!is_kept)
+            mp_free(b);
+    }
+}
 
 __attribute__((constructor)) static void set_allocator(void) { json_set_alloc_funcs(json_allocate, json_release); }
+
+/* False when the parse was left. Alone in a function, because what changes between setjmp and longjmp is lost. */
+static bool load(json_t **out, const char *text, size_t n, json_error_t *e) {
+    if (setjmp(parse.leave) != 0)
+        return false;
+    *out = json_loadb(text, n, JSON_REJECT_DUPLICATES, e);
+    return true;
+}
 
 static void position(const char *text, size_t at, uint64_t first_line, uint64_t *line, uint64_t *column) {
     *line = first_line;
@@ -76,28 +122,23 @@ enum mp_status mp_json_parse(json_t **out, const char *path, const char *text, s
     if (status != MP_OK)
         return status;
     json_error_t e = {0};
-    budget.used = 0;
-    budget.limit = limits->json_heap_bytes > 0 ? limits->json_heap_bytes : SIZE_MAX;
-    budget.was_hit = budget.was_nomem = false;
-    json_t *j = json_loadb(text, n, JSON_REJECT_DUPLICATES, &e);
-    bool was_hit = budget.was_hit;
-    budget.limit = 0;
-    if (j != NULL && (was_hit || budget.was_nomem)) {
-        /* Its lexer goes on without a character that it found no room for: such a document is not what the file says. */
-        json_decref(j);
-        j = NULL;
-    }
+    parse.used = 0;
+    parse.was_hit = false;
+    parse.blocks.previous = parse.blocks.next = &parse.blocks;
+    parse.limit = limits->json_heap_bytes > 0 ? limits->json_heap_bytes : SIZE_MAX;
+    json_t *j = NULL;
+    bool is_done = load(&j, text, n, &e);
+    end_parse(is_done);
+    if (!is_done && parse.was_hit)
+        return mp_fail_at(err, MP_ELIMIT, path, first_line, 1, "reading this takes more than %zu bytes of memory (split it)",
+                          limits->json_heap_bytes);
+    if (!is_done)
+        return mp_nomem(err, "reading JSON");
     if (j != NULL) {
         *out = j;
         return MP_OK;
     }
     uint64_t line = first_line + (e.line > 0 ? (uint64_t)e.line - 1 : 0), column = e.column > 0 ? (uint64_t)e.column : 1;
-    if (was_hit)
-        return mp_fail_at(err, MP_ELIMIT, path, line, column, "reading this takes more than %zu bytes of memory (split it)",
-                          limits->json_heap_bytes);
-    /* jansson reports some failed allocations as wrong syntax, so our own flag decides. */
-    if (budget.was_nomem)
-        return mp_nomem(err, "reading JSON");
     enum json_error_code code = json_error_code(&e);
     char what[JSON_ERROR_TEXT_LENGTH * 2];
     size_t used = 0;

@@ -60,10 +60,7 @@ void mp_stack_write_json_option(struct mp_out *out, const char *before, const ch
 /* Warnings every stack shares: routing rule, duplicates (`duplicates` NULL = not a matter here). */
 void mp_stack_write_warnings(struct mp_out *out, const struct mp_plan *p, const char *duplicates);
 
-/* Line and column of a value in JSON text that is known to parse: steps are separated by '/', a number being an index into an array.
- * False (and 0, 0) when the place does not exist. */
-bool mp_json_position(const char *text, size_t n, const char *steps, uint64_t *line, uint64_t *column);
-/* MP_EINPUT at that place. */
+/* MP_EINPUT at a place of the input, steps as for mp_json_position. */
 enum mp_status mp_json_bad(const struct mp_in *in, const char *steps, struct mp_error *err, const char *fmt, ...) MP_PRINTF(4, 5);
 /* Does the text start (after blanks) with `first` and hold `word` in its first 64 KiB? */
 bool mp_stack_head_has(const struct mp_in *in, char first, const char *word);

@@ -1,32 +1,6 @@
 /* SGLang's stat and per_pass recordings: counts. */
+#include "recording_rows.h"
 #include "sglang_parts.h"
-
-#include <string.h>
-
-/* Are all n bytes zero? */
-static bool all_zero(const uint8_t *p, size_t n) { return n == 0 || (p[0] == 0 && memcmp(p, p + 1, n - 1) == 0); }
-
-/* From n counts of `item` bytes to the trace; *bad is the index of a negative or absurd one. */
-static enum mp_status add_row(struct mp_trace_builder *b, uint32_t layer, const uint8_t *bytes, uint32_t item, uint32_t n,
-                              const uint16_t *logical, uint64_t *bad, struct mp_error *err) {
-    for (uint32_t e = 0; e < n; e++) {
-        int64_t count = torch_number(bytes, item, e);
-        if (count == 0)
-            continue;
-        *bad = e;
-        if (count < 0 || count > (int64_t)MP_MAX_TOKENS)
-            return MP_EINPUT;
-        enum mp_status status = mp_trace_builder_count(b, 0, layer, logical != NULL ? logical[e] : e, (uint64_t)count, err);
-        if (status != MP_OK)
-            return status;
-    }
-    return MP_OK;
-}
-
-static enum mp_status bad_count(const struct mp_in *in, uint64_t at, int64_t value, struct mp_error *err) {
-    return mp_fail_at(err, MP_EINPUT, in->path, 0, at + 1, "\"%lld\" is not a count of tokens (0 to %llu)", (long long)value,
-                      (unsigned long long)MP_MAX_TOKENS);
-}
 
 /* The layers that ever count anything. */
 static uint32_t keep_layers(const bool *is_used, uint32_t n_layers, uint32_t *ids) {
@@ -84,9 +58,9 @@ enum mp_status sglang_read_stat(struct mp_trace **out, struct sglang_recording *
         MP_TRY(mp_trace_builder_iteration(b, MP_NONE, err));
         for (uint32_t l = 0; l < meta.n_layers; l++) {
             uint64_t cell = (i * n_layers + ids[l]) * n_experts;
-            status = add_row(b, l, bytes + cell * item, item, n_experts, NULL, &bad, err);
+            status = trace_builder_add(b, l, bytes + cell * item, item, n_experts, NULL, &bad, err);
             if (status == MP_EINPUT)
-                (void)bad_count(f->in, at + (cell + bad) * item, torch_number(bytes, item, cell + bad), err);
+                (void)recording_bad_count(f->in, at + (cell + bad) * item, number_at(bytes, item, cell + bad), err);
             if (status != MP_OK)
                 goto out;
         }
@@ -156,9 +130,9 @@ enum mp_status sglang_read_per_pass(struct mp_trace **out, struct sglang_recordi
                 uint64_t cell = (uint64_t)l * r->n_physical;
                 if (!is_used[l])
                     continue;
-                status = add_row(b, index[l], bytes + cell * item, item, r->n_physical, r->logical + cell, &bad, err);
+                status = trace_builder_add(b, index[l], bytes + cell * item, item, r->n_physical, r->logical + cell, &bad, err);
                 if (status == MP_EINPUT)
-                    (void)bad_count(r->records[k].file->in, at + (cell + bad) * item, torch_number(bytes, item, cell + bad), err);
+                    (void)recording_bad_count(r->records[k].file->in, at + (cell + bad) * item, number_at(bytes, item, cell + bad), err);
                 if (status != MP_OK)
                     goto out;
             }

@@ -1,6 +1,7 @@
 /* SGLang's per_token recording: the top-k slots of every token and hidden layer, pass by pass. Prefill passes say how many tokens each request has
  * (extend_seq_lens): each such segment becomes a request. Decode passes only have rows: row b of a rank's next decode pass continues row b of
  * the one before when its position is one higher, else it starts a request. */
+#include "recording_rows.h"
 #include "sglang_parts.h"
 
 #include <string.h>
@@ -119,7 +120,7 @@ static enum mp_status experts_of(const struct reader *d, const struct pass *p, u
     *n = 0;
     for (uint32_t i = 0; i < p->width; i++) {
         uint64_t cell = ((uint64_t)layer * p->n_tokens + token) * p->width + i;
-        int64_t slot = torch_number(p->ids, p->item, cell);
+        int64_t slot = number_at(p->ids, p->item, cell);
         if (slot < 0)
             continue;
         if (slot >= (int64_t)d->r->n_physical)

@@ -28,16 +28,5 @@ void torch_file_close(struct torch_file *f); /* NULL is fine */
 enum mp_status torch_file_numbers(struct torch_file *f, const struct mp_pickle_value *v, const char *what, uint32_t n_dims,
                                   const struct mp_pickle_tensor **t, const uint8_t **bytes, uint32_t *item, uint64_t *position,
                                   struct mp_error *err) MP_MUST_CHECK;
-/* Number i of them. */
-static inline int64_t torch_number(const uint8_t *bytes, uint32_t item, uint64_t i) {
-    int32_t small;
-    int64_t large;
-    if (item == 4) {
-        __builtin_memcpy(&small, bytes + i * 4, 4);
-        return small;
-    }
-    __builtin_memcpy(&large, bytes + i * 8, 8);
-    return large;
-}
 
 #endif

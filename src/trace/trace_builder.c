@@ -1,4 +1,5 @@
 /* Builds a trace token by token or cell by cell. Memory is what the trace will need, plus at most one chunk while the last one grows. */
+#include "recording_rows.h"
 #include "trace_box.h"
 #include <limits.h>
 #include <stdio.h>
@@ -467,6 +468,35 @@ enum mp_status mp_trace_builder_count(struct mp_trace_builder *b, uint32_t sourc
         return mp_fail(err, MP_ELIMIT, "the count of source %u, layer %u, expert %u passes %llu", source, t->layer_ids[layer], expert,
                        (unsigned long long)MP_MAX_TOKENS);
     b->counts[i] = sum;
+    return MP_OK;
+}
+
+enum mp_status recording_bad_count(const struct mp_in *in, uint64_t at, int64_t value, struct mp_error *err) {
+    return mp_fail_at(err, MP_EINPUT, in->path, 0, at + 1, "\"%lld\" is not a count of tokens (0 to %llu)", (long long)value,
+                      (unsigned long long)MP_MAX_TOKENS);
+}
+
+enum mp_status trace_builder_add(struct mp_trace_builder *b, uint32_t layer, const uint8_t *bytes, uint32_t item, uint32_t n,
+                                 const uint16_t *logical, uint64_t *bad, struct mp_error *err) {
+    struct mp_trace *t = b->t;
+    if (t->kind != MP_TRACE_COUNTS || t->n_iterations == 0 || layer >= t->n_layers || (logical == NULL && n > t->n_experts))
+        return mp_fail(err, MP_EBUG, "a row of counts that the trace has no place for");
+    uint64_t *to = b->counts + ((size_t)(t->n_iterations - 1) * t->n_sources * t->n_layers + layer) * t->n_experts;
+    for (uint32_t i = 0; i < n; i++) {
+        int64_t count = number_at(bytes, item, i);
+        uint32_t expert = logical != NULL ? logical[i] : i;
+        if (count == 0)
+            continue;
+        *bad = i;
+        if (count < 0 || count > (int64_t)MP_MAX_TOKENS)
+            return MP_EINPUT;
+        if (expert >= t->n_experts)
+            return mp_fail(err, MP_EINPUT, "expert %u is not one of %u", expert, t->n_experts);
+        if (to[expert] + (uint64_t)count > MP_MAX_TOKENS)
+            return mp_fail(err, MP_ELIMIT, "the count of layer %u, expert %u passes %llu", t->layer_ids[layer], expert,
+                           (unsigned long long)MP_MAX_TOKENS);
+        to[expert] += (uint64_t)count;
+    }
     return MP_OK;
 }
 

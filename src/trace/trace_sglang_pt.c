@@ -1,5 +1,6 @@
 /* SGLang's recorder (--expert-distribution-recorder-mode stat, stat_approx, per_pass, per_token): a .pt, or a folder with one per rank.
  * Layers are the model's hidden layers; dense ones never count anything and are dropped, ids of the others stay absolute. */
+#include "recording_rows.h"
 #include "sglang_parts.h"
 
 #include <dirent.h>
@@ -146,7 +147,7 @@ static enum mp_status read_map(struct sglang_recording *r, struct torch_file *f,
     if (t->size[0] != r->n_layers || t->size[1] != r->n_physical)
         return sglang_bad(f->in, err, "last_physical_to_logical_map: is of another shape than in the first file (keep one recording per folder)");
     for (uint64_t i = 0; i < t->n; i++) {
-        int64_t e = torch_number(bytes, item, i);
+        int64_t e = number_at(bytes, item, i);
         if (e < 0 || e >= (int64_t)MP_MAX_EXPERTS)
             return mp_fail_at(err, MP_EINPUT, f->in->path, 0, at + i * item + 1, "last_physical_to_logical_map: \"%lld\" is not an expert (0 to %u)",
                               (long long)e, MP_MAX_EXPERTS - 1);
