@@ -75,13 +75,14 @@ static enum mp_status read_layers(struct reader *r) {
         return mp_nomem(r->err, "reading a model");
     m->layer_ids = ids;
     if (n != NULL && n->kind == MP_YAML_SEQUENCE) {
+        uint32_t id = 0;
         for (uint32_t i = 0; i < n->n; i++) {
-            uint32_t least = i > 0 ? ids[i - 1] + 1 : 0;
-            if (least >= m->n_hidden_layers) {
-                status = mp_yaml_fail(r->d, &n->items[i], r->err, "no layer is left after layer %u (remove this entry)", least - 1);
+            MP_TRY(mp_yaml_u32(r->d, &n->items[i], 0, m->n_hidden_layers - 1, &id, r->err));
+            if (i > 0 && id <= ids[i - 1]) {
+                status = mp_yaml_fail(r->d, &n->items[i], r->err, "layer %u stands after layer %u (write each once, in ascending order)", id, ids[i - 1]);
                 goto out;
             }
-            MP_TRY(mp_yaml_u32(r->d, &n->items[i], least, m->n_hidden_layers - 1, &ids[i], r->err));
+            ids[i] = id; /* ascending and below n_hidden_layers, so i is too */
         }
         m->n_layers = n->n;
     } else {
@@ -137,7 +138,7 @@ static enum mp_status read_formats(struct reader *r) {
     MP_TRY(read_bits(r, n, &r->m->weight_bits_x100));
     MP_TRY(figure(r, root, "compute_bits", NULL, 8, 16, false, &compute_bits));
     if (compute_bits != 8 && compute_bits != 16) {
-        status = mp_yaml_fail(r->d, mp_yaml_get(root, "compute_bits"), r->err, "%u bits are no arithmetic of GPU tables (write 8 or 16)",
+        status = mp_yaml_fail(r->d, mp_yaml_get(root, "compute_bits"), r->err, "%u is neither 8 nor 16 (write one of them)",
                               (unsigned)compute_bits);
         goto out;
     }
@@ -200,6 +201,11 @@ static enum mp_status read_sizes(struct reader *r) {
     const struct mp_yaml *root = r->d->root, *n;
     bool has_attention = mp_yaml_get(root, "attention") != NULL;
     uint64_t h = m->hidden_size;
+    if (!has_attention && (mp_yaml_get(root, "attention_bytes") == NULL || mp_yaml_get(root, "attention_flops") == NULL || mp_yaml_get(root, "kv_bytes") == NULL)) {
+        status = mp_yaml_fail(r->d, root, r->err, "the key \"attention\" is missing (add \"attention: {heads: ..., kv_heads: ..., head_dim: ...}\", or attention_bytes, "
+                                                  "attention_flops and kv_bytes)");
+        goto out;
+    }
     MP_TRY(read_attention(r));
     m->expert_bytes = mp_ceil_div(r->mats * h * m->expert_size * m->weight_bits_x100, 800);
     m->expert_flops_per_token = 2 * r->mats * h * m->expert_size;
@@ -215,9 +221,9 @@ static enum mp_status read_sizes(struct reader *r) {
     MP_TRY(figure(r, root, "shared_flops", NULL, 0, BYTES_MAX, false, &m->shared_flops_per_token));
     MP_TRY(figure(r, root, "dispatch_bytes", "bytes", 1, UINT64_C(1) << 24, false, &m->dispatch_bytes));
     MP_TRY(figure(r, root, "combine_bytes", "bytes", 1, UINT64_C(1) << 24, false, &m->combine_bytes));
-    MP_TRY(figure(r, root, "attention_bytes", "bytes", 0, BYTES_MAX, !has_attention, &m->attention_bytes));
-    MP_TRY(figure(r, root, "attention_flops", NULL, 0, BYTES_MAX, !has_attention, &m->attention_flops_per_token));
-    MP_TRY(figure(r, root, "kv_bytes", "bytes", 0, BYTES_MAX, !has_attention, &m->kv_bytes_per_token));
+    MP_TRY(figure(r, root, "attention_bytes", "bytes", 0, BYTES_MAX, false, &m->attention_bytes));
+    MP_TRY(figure(r, root, "attention_flops", NULL, 0, BYTES_MAX, false, &m->attention_flops_per_token));
+    MP_TRY(figure(r, root, "kv_bytes", "bytes", 0, BYTES_MAX, false, &m->kv_bytes_per_token));
     MP_TRY(figure(r, root, "vocabulary", NULL, 1, 1 << 24, false, &r->vocab));
     MP_TRY(figure(r, root, "dense_size", NULL, 1, SIZE_MAX_UNITS, false, &r->dense_size));
     bool is_tied = false;

@@ -165,7 +165,7 @@ static enum mp_status read_types(struct reader *r) {
     for (uint32_t i = 0; i < map->n; i++) {
         const struct mp_yaml *e = &map->items[i];
         size_t length = strlen(e->key);
-        if (length == 0 || length > MP_MAX_NAME || memchr(e->key, '\t', length) != NULL) {
+        if (length == 0 || length > MP_MAX_NAME || !mp_is_text(e->key, length)) {
             status = mp_yaml_fail(r->d, e, r->err, "the name of a GPU type has 1 to %u printable characters (rename it)", MP_MAX_NAME);
             goto out;
         }
@@ -190,10 +190,11 @@ static enum mp_status find_type(struct reader *r, const struct mp_yaml *n, uint3
     if (preset == NULL || r->n_types == MAX_TYPES) {
         char list[256] = "";
         size_t used = 0;
-        for (uint32_t i = 0; i < r->n_types && used + MP_MAX_NAME + 4 < sizeof list; i++)
-            used += (size_t)snprintf(list + used, sizeof list - used, "%s, ", r->types[i].name);
-        return mp_yaml_fail(r->d, n, r->err, "\"%.40s\" is no GPU type of this file and not built in (write %sor one that \"moeplan list presets\" shows)",
-                            n->text, list);
+        for (uint32_t i = 0; i < r->n_types && used + MP_MAX_NAME + 8 < sizeof list; i++)
+            used += (size_t)snprintf(list + used, sizeof list - used, "%s, or ", r->types[i].name);
+        char quoted[200];
+        return mp_yaml_fail(r->d, n, r->err, "\"%s\" is neither in gpu_types nor built in (write %sone that \"moeplan list presets\" shows)",
+                            mp_quote(n->text, n->length, quoted, sizeof quoted), list);
     }
     status = topo_gpu_preset(preset->name, r->arena, &r->types[*out], NULL, r->err);
     r->n_types += status == MP_OK;
@@ -299,8 +300,9 @@ static enum mp_status find_shared(struct reader *r, uint32_t level, const struct
         r->shared[r->n_shared].in = add_resource(r, p->in, level, true, false);
         s = &r->shared[r->n_shared++];
     } else if (r->resources[s->out].bytes_per_s != p->out || r->resources[s->in].bytes_per_s != p->in) {
-        return mp_yaml_fail(r->d, p->shared, r->err, "the port \"%.40s\" has another rate above (write the same rate, or another name)",
-                            p->shared->text);
+        char quoted[200];
+        return mp_yaml_fail(r->d, p->shared, r->err, "the port \"%s\" has another rate above (write the same rate, or another name)",
+                            mp_quote(p->shared->text, p->shared->length, quoted, sizeof quoted));
     }
     gpu->out_port[level] = s->out;
     gpu->in_port[level] = s->in;
@@ -371,7 +373,7 @@ static enum mp_status add_group(struct reader *r, const struct mp_yaml *n, uint3
         }
     }
     if ((uplink != NULL) != (r->uplink_out[level] != NULL)) {
-        status = mp_yaml_fail(r->d, n, r->err, "some groups of level \"%.40s\" have an uplink and some none (write uplink: for all or for none)",
+        status = mp_yaml_fail(r->d, n, r->err, "some groups of level \"%s\" have an uplink and some none (write uplink: for all or for none)",
                               r->levels[level].name);
         goto out;
     }

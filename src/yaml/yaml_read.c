@@ -74,9 +74,11 @@ enum mp_status mp_yaml_u64(const struct mp_yaml_doc *d, const struct mp_yaml *n,
         return status;
     char text[200];
     uint64_t v;
-    if (n->is_quoted || !mp_parse_u64(n->text, n->length, &v) || v < min || v > max)
-        return mp_yaml_fail(d, n, err, "\"%s\" is not a whole number in [%llu, %llu] (write digits only, without quotes or unit)",
-                            quoted(n, text, sizeof text), (unsigned long long)min, (unsigned long long)max);
+    bool is_number = !n->is_quoted && mp_parse_u64(n->text, n->length, &v);
+    if (!is_number || v < min || v > max)
+        return mp_yaml_fail(d, n, err, "\"%s\" is not a whole number in [%llu, %llu] (write %s)", quoted(n, text, sizeof text),
+                            (unsigned long long)min, (unsigned long long)max,
+                            is_number ? "one in this range" : "digits only, without quotes or unit");
     *out = v;
     return MP_OK;
 }
@@ -97,7 +99,7 @@ enum mp_status mp_yaml_bool(const struct mp_yaml_doc *d, const struct mp_yaml *n
     char text[200];
     bool is_true = !n->is_quoted && strcmp(n->text, "true") == 0;
     if (!is_true && (n->is_quoted || strcmp(n->text, "false") != 0))
-        return mp_yaml_fail(d, n, err, "\"%s\" is not yes or no (write true or false)", quoted(n, text, sizeof text));
+        return mp_yaml_fail(d, n, err, "\"%s\" is not true or false (write one of them, without quotes)", quoted(n, text, sizeof text));
     *out = is_true;
     return MP_OK;
 }
@@ -156,7 +158,7 @@ static const struct unit units[] = {
 static const char *example_of(const char *base) {
     static const struct {
         const char *base, *example;
-    } examples[] = {{"bytes", "80 GiB"}, {"bytes/s", "450 GB/s or 400 Gbit/s"}, {"ns", "2.5 us"}, {"flops", "989 TFLOPS"},
+    } examples[] = {{"bytes", "4096 B or 80 GiB"}, {"bytes/s", "450 GB/s or 400 Gbit/s"}, {"ns", "2.5 us"}, {"flops", "989 TFLOPS"},
                     {"ppm", "0.8, 80 % or 800000 ppm"}};
     for (size_t i = 0; i < sizeof examples / sizeof examples[0]; i++)
         if (strcmp(examples[i].base, base) == 0)
