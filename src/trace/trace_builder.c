@@ -364,6 +364,21 @@ static bool narrow(const uint8_t *p, uint32_t bytes, uint32_t n_experts, bool ha
     return v < n_experts;
 }
 
+/* n lists that stand `stride` apart, one after the other. The usual sizes are spelt out, so that each copy is an instruction or two. */
+static void gather(uint8_t *restrict to, const uint8_t *restrict from, size_t list, size_t stride, uint64_t n) {
+#define COPY(size)                                                                                                   \
+    for (uint64_t i = 0; i < n; i++)                                                                                 \
+        memcpy(to + i * (size), from + i * stride, size)
+    switch (list) {
+    case 4: COPY(4); break;
+    case 6: COPY(6); break;
+    case 8: COPY(8); break;
+    case 16: COPY(16); break;
+    default: COPY(list); break;
+    }
+#undef COPY
+}
+
 /* Rows [0, n) of token-major ids into rows [used, used + n) of the chunk, all layers. */
 static enum mp_status scatter(struct mp_trace_builder *b, const uint8_t *ids, uint32_t bytes, uint64_t n, struct mp_error *err) {
     struct mp_trace *t = b->t;
@@ -375,8 +390,7 @@ static enum mp_status scatter(struct mp_trace_builder *b, const uint8_t *ids, ui
         uint8_t *to = chunk + ((size_t)l * b->room_rows + used) * k * t->id_bytes;
         const uint8_t *from = ids + l * list;
         if (bytes == t->id_bytes) {
-            for (uint64_t i = 0; i < n; i++, from += stride, to += list)
-                memcpy(to, from, list);
+            gather(to, from, list, stride, n);
         } else {
             for (uint64_t i = 0; i < n; i++, from += stride)
                 for (uint32_t j = 0; j < k; j++, to += t->id_bytes) {

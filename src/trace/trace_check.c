@@ -34,67 +34,112 @@ static bool explain_list(const uint8_t *p, uint32_t k, uint32_t id_bytes, uint32
     return false;
 }
 
-/* Elements of a block: a multiple of every vector width, small enough for the caches. */
-enum { BLOCK = 2048 };
+/* Elements of a block: a multiple of the vectors' lanes, small enough for the caches. */
+enum { BLOCK = 2048, VECTOR_BYTES = 16, LARGEST_K = 16 };
 
-/* Does block p[0, n) break a rule? inside[d][i] is all ones when elements i and i + d lie in one list. Written so that the compiler
- * turns each loop into vector code; p has k more readable elements behind n. */
-#define DEFINE_BLOCK_IS_BAD(name, type)                                                                              \
-    static bool name(const type *restrict p, uint32_t n, uint32_t k, type n_experts_last, bool has_unused,           \
-                     const type *restrict inside) {                                                                  \
-        const type none = (type)~(type)0;                                                                            \
-        type bad = 0;                                                                                                \
-        if (has_unused) {                                                                                            \
-            for (uint32_t i = 0; i < n; i++)                                                                         \
-                bad |= (type) - (type)((p[i] > n_experts_last) & (p[i] != none));                                    \
-            for (uint32_t d = 1; d < k; d++) {                                                                       \
-                const type *restrict in = inside + (size_t)d * BLOCK;                                                \
-                const type *restrict q = p + d;                                                                      \
-                for (uint32_t i = 0; i < n; i++)                                                                     \
-                    bad |= (type)((type) - (type)((p[i] == q[i]) & (p[i] != none)) & in[i]);                         \
+/* Does block p[0, n) break a rule? inside[d * BLOCK + i] is all ones when elements i and i + d lie in one list of the block (d = 0: when i lies
+ * in the block at all), so that BLOCK elements can always be read; p has that many, and k more. Vector types, because at -O2 gcc leaves
+ * loops like these scalar, and loading a trace is bound by them. */
+#define DEFINE_BLOCK_IS_BAD(name, type, vector)                                                                      \
+    typedef type vector __attribute__((vector_size(VECTOR_BYTES)));                                                  \
+    static vector load_##vector(const type *p) {                                                                     \
+        vector v;                                                                                                    \
+        memcpy(&v, p, sizeof v);                                                                                     \
+        return v;                                                                                                    \
+    }                                                                                                                \
+    static inline __attribute__((always_inline)) bool name(const type *p, uint32_t k, type last_expert, bool has_unused, const type *inside) { \
+        enum { LANES = VECTOR_BYTES / sizeof(type) };                                                                \
+        const vector none = (vector){0} - 1, last = (vector){0} + last_expert;                                       \
+        vector bad = {0};                                                                                            \
+        for (size_t i = 0; i < BLOCK; i += LANES) {                                                                  \
+            vector v = load_##vector(p + i), here = (vector)(v > last) & load_##vector(inside + i), gap = {0};       \
+            for (size_t d = 1; d < k; d++)                                                                           \
+                here |= (vector)(v == load_##vector(p + i + d)) & load_##vector(inside + d * BLOCK + i);             \
+            if (has_unused) {                                                                                        \
+                here &= (vector)(v != none);                                                                         \
+                if (k > 1)                                                                                           \
+                    gap = (vector)(v == none) & (vector)(load_##vector(p + i + 1) != none) & load_##vector(inside + BLOCK + i); \
             }                                                                                                        \
-            if (k > 1)                                                                                               \
-                for (uint32_t i = 0; i < n; i++)                                                                     \
-                    bad |= (type)((type) - (type)((p[i] == none) & (p[i + 1] != none)) & inside[BLOCK + i]);         \
-        } else {                                                                                                     \
-            for (uint32_t i = 0; i < n; i++)                                                                         \
-                bad |= (type) - (type)(p[i] > n_experts_last);                                                       \
-            for (uint32_t d = 1; d < k; d++) {                                                                       \
-                const type *restrict in = inside + (size_t)d * BLOCK;                                                \
-                const type *restrict q = p + d;                                                                      \
-                for (uint32_t i = 0; i < n; i++)                                                                     \
-                    bad |= (type)((type) - (type)(p[i] == q[i]) & in[i]);                                            \
-            }                                                                                                        \
+            bad |= here | gap;                                                                                       \
         }                                                                                                            \
-        return bad != 0;                                                                                             \
+        for (size_t i = 0; i < LANES; i++)                                                                           \
+            if (bad[i] != 0)                                                                                         \
+                return true;                                                                                         \
+        return false;                                                                                                \
     }
-DEFINE_BLOCK_IS_BAD(block_is_bad8, uint8_t)
-DEFINE_BLOCK_IS_BAD(block_is_bad16, uint16_t)
+DEFINE_BLOCK_IS_BAD(block_is_bad8, uint8_t, v8)
+DEFINE_BLOCK_IS_BAD(block_is_bad16, uint16_t, v16)
+
+/* Lists that fill a 64-bit or 32-bit lane: each is compared with itself turned by 1 to k / 2 places, which meets every pair, without masks
+ * and without an inner loop (k is 4 or 8). */
+#define DEFINE_LANES_ARE_BAD(name, type, vector, lane, k)                                                            \
+    typedef lane name##_lanes __attribute__((vector_size(VECTOR_BYTES)));                                            \
+    static bool name(const type *p, type last_expert, bool has_unused) {                                             \
+        enum { LANES = VECTOR_BYTES / sizeof(type), BITS = 8 * sizeof(type), ALL = 8 * sizeof(lane), TURN = (k) == 8 ? BITS : 1 }; \
+        const vector none = (vector){0} - 1, last = (vector){0} + last_expert;                                       \
+        vector bad = {0};                                                                                            \
+        for (size_t i = 0; i < BLOCK; i += LANES) {                                                                  \
+            vector v = load_##vector(p + i), here = (vector)(v > last);                                              \
+            name##_lanes lists = (name##_lanes)v;                                                                    \
+            here |= (vector)(v == (vector)(lists >> BITS | lists << (ALL - BITS)));                                  \
+            here |= (vector)(v == (vector)(lists >> 2 * BITS | lists << (ALL - 2 * BITS)));                          \
+            if ((k) == 8) {                                                                                          \
+                here |= (vector)(v == (vector)(lists >> 3 * TURN | lists << (ALL - 3 * TURN)));                      \
+                here |= (vector)(v == (vector)(lists >> 4 * TURN | lists << (ALL - 4 * TURN)));                      \
+            }                                                                                                        \
+            if (has_unused) {                                                                                        \
+                vector is_none = (vector)(v == none);                                                                \
+                /* the place before each, the first of a list counting as used */                                    \
+                vector before = (vector)((name##_lanes)is_none << BITS);                                             \
+                here = (here | before) & ~is_none;                                                                   \
+            }                                                                                                        \
+            bad |= here;                                                                                             \
+        }                                                                                                            \
+        for (size_t i = 0; i < LANES; i++)                                                                           \
+            if (bad[i] != 0)                                                                                         \
+                return true;                                                                                         \
+        return false;                                                                                                \
+    }
+DEFINE_LANES_ARE_BAD(lanes_are_bad8x8, uint8_t, v8, uint64_t, 8)
+DEFINE_LANES_ARE_BAD(lanes_are_bad8x4, uint8_t, v8, uint32_t, 4)
+DEFINE_LANES_ARE_BAD(lanes_are_bad16x4, uint16_t, v16, uint64_t, 4)
+
+static bool block_is_bad(const uint8_t *p, uint32_t k, uint32_t id_bytes, uint32_t n_experts, bool has_unused, const uint8_t *masks) {
+    uint16_t last = (uint16_t)(n_experts - 1);
+    if (id_bytes == 2) {
+        const uint16_t *wide = (const uint16_t *)(const void *)p, *inside = (const uint16_t *)(const void *)masks;
+        return k == 4 ? lanes_are_bad16x4(wide, last, has_unused) : k == 8 ? block_is_bad16(wide, 8, last, has_unused, inside)
+                                                                          : block_is_bad16(wide, k, last, has_unused, inside);
+    }
+    switch (k) { /* with k known, the compiler unrolls the inner loop */
+    case 4: return lanes_are_bad8x4(p, (uint8_t)last, has_unused);
+    case 6: return block_is_bad8(p, 6, (uint8_t)last, has_unused, masks);
+    case 8: return lanes_are_bad8x8(p, (uint8_t)last, has_unused);
+    case 10: return block_is_bad8(p, 10, (uint8_t)last, has_unused, masks);
+    default: return block_is_bad8(p, k, (uint8_t)last, has_unused, masks);
+    }
+}
 
 bool trace_find_bad_list(const uint8_t *ids, uint64_t n, uint32_t k, uint32_t id_bytes, uint32_t n_experts, uint64_t *bad,
                          char *what, size_t what_size) {
     bool has_unused = trace_has_unused(n_experts, id_bytes);
     uint64_t done = 0;
-    enum { LARGEST_K = 16 };
     uint32_t per_block = BLOCK / k * k;
-    if (n * k > 2 * BLOCK && k <= LARGEST_K && (uintptr_t)ids % id_bytes == 0) {
-        /* A block reads up to k elements past its end, so the last lists are left to the plain loop. */
+    uint64_t n_elements = n * k;
+    if (n_elements > 2 * BLOCK && k <= LARGEST_K && (uintptr_t)ids % id_bytes == 0) {
         _Alignas(64) uint8_t masks[LARGEST_K * BLOCK * 2];
-        for (uint32_t d = 1; d < k; d++)
+        bool is_lane = k == 4 || (k == 8 && id_bytes == 1); /* these do not look at the masks */
+        for (uint32_t d = 0; d < k && !is_lane; d++)
             for (uint32_t i = 0; i < BLOCK; i++) {
-                uint8_t m = i % k + d < k ? 0xff : 0;
+                uint8_t m = i < per_block && i % k + d < k ? 0xff : 0;
                 if (id_bytes == 1)
                     masks[(size_t)d * BLOCK + i] = m;
                 else
                     masks[((size_t)d * BLOCK + i) * 2] = masks[((size_t)d * BLOCK + i) * 2 + 1] = m;
             }
-        uint64_t n_elements = (n - 1) * k;
-        for (uint64_t at = 0; at + per_block <= n_elements; at += per_block) {
-            bool is_bad = id_bytes == 1
-                              ? block_is_bad8(ids + at, per_block, k, (uint8_t)(n_experts - 1), has_unused, masks)
-                              : block_is_bad16((const uint16_t *)(const void *)(ids + at * 2), per_block, k,
-                                               (uint16_t)(n_experts - 1), has_unused, (const uint16_t *)(const void *)masks);
-            if (is_bad)
+        /* A block reads up to k elements past its end, so the last lists are left to the plain loop. */
+        for (uint64_t at = 0; at + BLOCK + k <= n_elements; at += per_block) {
+            if (block_is_bad(ids + at * id_bytes, k, id_bytes, n_experts, has_unused, masks))
                 break;
             done = (at + per_block) / k;
         }

@@ -76,7 +76,9 @@ static void test_trace_builder__rows_come_out_as_they_went_in(void **state) {
 static void test_trace_builder__one_wrong_id_among_many_is_found(void **state) {
     (void)state;
     static const struct shape shapes[] = {{1, 64, 4, 1, 5000, false, false}, {1, 64, 7, 1, 5000, false, true}, {1, 256, 8, 1, 3000, false, false},
-                                          {1, 2000, 5, 1, 3000, false, true}, {1, 90, 17, 1, 600, false, false}, {1, 9, 1, 1, 9000, false, true}};
+                                          {1, 2000, 5, 1, 3000, false, true}, {1, 90, 17, 1, 600, false, false}, {1, 9, 1, 1, 9000, false, true},
+                                          {1, 64, 8, 1, 3000, false, true}, {1, 64, 4, 1, 5000, false, true}, {1, 300, 4, 1, 3000, false, true},
+                                          {1, 300, 8, 1, 3000, false, false}, {1, 60, 6, 1, 3000, false, true}, {1, 60, 10, 1, 3000, false, false}};
     struct mp_rng rng = mp_rng_seed(9);
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         struct shape s = shapes[i];
