@@ -4,7 +4,7 @@
 
 static void free_lists(struct mp_net *n) {
     void *owned[] = {n->resources, n->pair_first, n->pair_resource, n->pair_latency, n->pair_cap, n->quick,
-                     n->flow_pair, n->order, n->path, n->where, n->list, n->is_free, n->left, n->rate, n->since, n->finish, n->cap,
+                     n->flow_pair, n->order, n->path, n->where, n->list, n->is_free, n->left, n->cap,
                      n->capped, n->groups, n->local, n->local_stamp, n->global, n->n_alive, n->n_free, n->list_first, n->touched,
                      n->used, n->residual, n->share, n->capacity, n->inverse, n->transfer_bytes, n->cumulative, n->ready,
                      n->ready_next, n->seen, n->seen_stage, n->jobs, n->queue_first, n->queue_jobs, n->queue_head, n->queue_tail,

@@ -28,7 +28,7 @@ struct net_resource {
 
 struct net_group { /* flows frozen at one level of the filling: order[start .. next group's start) */
     uint32_t start;
-    double rate, first_finish; /* first_finish: least finish time of this and all earlier groups */
+    double rate, since, first_finish; /* since: when `left` of its flows was right; first_finish: least of this and all earlier groups */
 };
 
 struct mp_net {
@@ -44,7 +44,7 @@ struct mp_net {
     size_t n_flows_allocated, n_entries_allocated;
     uint32_t *flow_pair, *order, *path, *where, *list;
     uint8_t *is_free; /* not yet frozen in this filling */
-    double *left, *rate, *since, *finish, *cap;
+    double *left, *cap;
     uint32_t *capped; /* flows with a finite cap, by ascending cap */
     struct net_group *groups;
     /* One entry per resource. */

@@ -27,9 +27,6 @@ static enum mp_status reserve(struct mp_net *n, size_t flows, size_t entries, st
         GROW(order, flows);
         GROW(is_free, flows);
         GROW(left, flows);
-        GROW(rate, flows);
-        GROW(since, flows);
-        GROW(finish, flows);
         GROW(cap, flows);
         GROW(capped, flows);
         GROW(groups, flows + 1);
@@ -56,102 +53,103 @@ static enum mp_status reserve(struct mp_net *n, size_t flows, size_t entries, st
 /* The state of one simulation that is not in the scratch. */
 struct fluid {
     struct mp_net *n;
+    uint64_t *finish_ns, longest, least_latency;
     uint32_t n_local, stride, n_left, n_groups, n_capped;
     double now;
 };
 
-/* Flows [start, n_left) of the order get new rates; everything before keeps its own. */
-static void fill(struct fluid *x, uint32_t start, double level) {
+/* Least of x[0 .. n), four at a time so that the comparisons do not wait for each other. */
+static double least_of(const double *x, uint32_t n) {
+    double a = INFINITY, b = INFINITY, c = INFINITY, d = INFINITY;
+    uint32_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        a = x[i] < a ? x[i] : a;
+        b = x[i + 1] < b ? x[i + 1] : b;
+        c = x[i + 2] < c ? x[i + 2] : c;
+        d = x[i + 3] < d ? x[i + 3] : d;
+    }
+    for (; i < n; i++)
+        a = x[i] < a ? x[i] : a;
+    a = b < a ? b : a;
+    c = d < c ? d : c;
+    return c < a ? c : a;
+}
+
+/* Flow f has its final rate; its resources have one free flow less. Returns the bytes it still has to send. */
+static inline __attribute__((always_inline)) double freeze(struct mp_net *n, uint32_t f, double level, uint32_t stride, uint32_t *pos) {
+    n->is_free[f] = 0;
+    n->order[(*pos)++] = f;
+    for (uint32_t k = 0; k < stride; k++) {
+        uint32_t r = n->path[(size_t)f * stride + k], left = --n->n_free[r];
+        n->residual[r] -= level;
+        n->share[r] = left > 0 ? n->residual[r] * n->inverse[left] : INFINITY;
+    }
+    return n->left[f];
+}
+
+/* Flows [start, n_left) of the order, marked free and counted in n_free and residual, get new rates; everything before keeps its own. */
+static inline __attribute__((always_inline)) void fill(struct fluid *x, uint32_t start, uint32_t stride) {
     struct mp_net *n = x->n;
-    const uint32_t stride = x->stride;
-    uint32_t n_touched = 0, pos = start, next_capped = 0;
-    for (uint32_t i = start; i < x->n_left; i++) {
-        uint32_t f = n->order[i];
-        n->is_free[f] = 1;
-        for (uint32_t k = 0; k < stride; k++) {
-            uint32_t r = n->path[(size_t)f * stride + k];
-            if (n->n_free[r]++ == 0)
-                n->touched[n_touched++] = r;
-            n->used[r] -= n->rate[f];
-        }
-    }
-    uint32_t n_open = 0;
-    for (uint32_t i = 0; i < n_touched; i++) {
-        uint32_t r = n->touched[i];
+    uint32_t pos = start, next_capped = 0;
+    const uint32_t n_local = x->n_local;
+    for (uint32_t r = 0; r < n_local; r++) {
         if (n->n_free[r] == n->n_alive[r])
-            n->used[r] = 0;
-        n->residual[r] = n->capacity[r] - n->used[r];
-        n_open++;
+            n->residual[r] = n->capacity[r]; /* nothing frozen: forget what rounding has left */
+        n->share[r] = n->n_free[r] > 0 ? n->residual[r] * n->inverse[n->n_free[r]] : INFINITY;
     }
-    const double no_earlier = x->n_groups > 0 ? n->groups[x->n_groups - 1].first_finish : INFINITY;
-    double earliest = no_earlier;
+    double level = x->n_groups > 0 ? n->groups[x->n_groups - 1].rate : 0;
+    double earliest = x->n_groups > 0 ? n->groups[x->n_groups - 1].first_finish : INFINITY;
     while (pos < x->n_left) {
-        double least = INFINITY;
-        uint32_t kept = 0;
-        for (uint32_t i = 0; i < n_open; i++) {
-            uint32_t r = n->touched[i];
-            if (n->n_free[r] == 0) {
-                n->used[r] = n->capacity[r] - n->residual[r];
-                continue;
-            }
-            double share = n->residual[r] * n->inverse[n->n_free[r]];
-            n->share[kept] = share;
-            n->touched[kept++] = r;
-            least = share < least ? share : least;
+        double least = least_of(n->share, n_local), cap = INFINITY;
+        if (x->n_capped > 0) {
+            while (next_capped < x->n_capped && !n->is_free[n->capped[next_capped]])
+                next_capped++;
+            cap = next_capped < x->n_capped ? n->cap[n->capped[next_capped]] : INFINITY;
         }
-        n_open = kept;
-        while (next_capped < x->n_capped && !n->is_free[n->capped[next_capped]])
-            next_capped++;
-        double cap = next_capped < x->n_capped ? n->cap[n->capped[next_capped]] : INFINITY;
-        bool is_cap = cap <= least;
-        double rate = is_cap ? cap : least;
+        double rate = cap <= least ? cap : least, first = INFINITY;
         level = rate > level ? rate : level; /* levels never fall; rounding must not make them */
-        const double inverse_rate = 1 / level;
         struct net_group *group = &n->groups[x->n_groups++];
         group->start = pos;
         group->rate = level;
-#define FREEZE(f)                                                                                                                    \
-    do {                                                                                                                             \
-        n->is_free[f] = 0;                                                                                                           \
-        n->order[pos++] = (f);                                                                                                       \
-        n->rate[f] = level;                                                                                                          \
-        double finish_ = x->now + n->left[f] * inverse_rate;                                                                         \
-        n->finish[f] = finish_;                                                                                                      \
-        earliest = finish_ < earliest ? finish_ : earliest;                                                                          \
-        for (uint32_t k_ = 0; k_ < stride; k_++) {                                                                                   \
-            uint32_t q_ = n->path[(size_t)(f) * stride + k_];                                                                        \
-            n->residual[q_] -= level;                                                                                                \
-            n->n_free[q_]--;                                                                                                         \
-        }                                                                                                                            \
-    } while (0)
-        if (is_cap) {
+        group->since = x->now;
+        if (cap <= least) {
             for (; next_capped < x->n_capped && n->cap[n->capped[next_capped]] <= cap; next_capped++)
-                if (n->is_free[n->capped[next_capped]])
-                    FREEZE(n->capped[next_capped]);
+                if (n->is_free[n->capped[next_capped]]) {
+                    double left = freeze(n, n->capped[next_capped], level, stride, &pos);
+                    first = left < first ? left : first;
+                }
         } else {
             double limit = least * (1 + 1e-13);
-            for (uint32_t i = 0; i < n_open; i++) {
-                if (n->share[i] > limit)
+            for (uint32_t r = 0; r < n_local; r++) {
+                if (n->share[r] > limit)
                     continue;
-                uint32_t r = n->touched[i];
                 const uint32_t *list = n->list + n->list_first[r];
-                for (uint32_t j = 0; n->n_free[r] > 0 && j < n->n_alive[r]; j++)
-                    if (n->is_free[list[j]])
-                        FREEZE(list[j]);
+                for (uint32_t j = 0; n->n_free[r] > 0; j++)
+                    if (n->is_free[list[j]]) {
+                        double left = freeze(n, list[j], level, stride, &pos);
+                        first = left < first ? left : first;
+                    }
+                n->share[r] = INFINITY;
             }
         }
-#undef FREEZE
+        first = x->now + first / level;
+        earliest = first < earliest ? first : earliest;
         group->first_finish = earliest;
-    }
-    for (uint32_t i = 0; i < n_open; i++) {
-        uint32_t r = n->touched[i];
-        n->used[r] = n->capacity[r] - n->residual[r];
-        n->n_free[r] = 0;
     }
 }
 
-static void remove_flow(struct fluid *x, uint32_t f) {
+static void end_flow(struct fluid *x, uint32_t f) {
     struct mp_net *n = x->n;
+    uint32_t p = n->flow_pair[f];
+    struct net_pair path;
+    if (n->pair_first == NULL)
+        net_path(n, p / n->n, p % n->n, &path);
+    uint64_t latency = (uint64_t)(n->pair_first != NULL ? n->pair_latency[p] : path.latency_ns);
+    uint64_t end = net_round_up(x->now) + latency;
+    x->longest = end > x->longest ? end : x->longest;
+    x->least_latency = latency < x->least_latency ? latency : x->least_latency;
+    if (x->finish_ns != NULL)
+        x->finish_ns[p] = end;
     for (uint32_t k = 0; k < x->stride; k++) {
         size_t entry = (size_t)f * x->stride + k;
         uint32_t r = n->path[entry];
@@ -163,10 +161,57 @@ static void remove_flow(struct fluid *x, uint32_t f) {
         for (uint32_t m = 0; m < x->stride; m++)
             if (n->path[(size_t)moved * x->stride + m] == r)
                 n->where[(size_t)moved * x->stride + m] = at;
-        n->used[r] -= n->rate[f];
-        n->capacity[r] = net_capacity(&n->resources[n->global[r]], last);
+        double capacity = net_capacity(&n->resources[n->global[r]], last);
+        n->residual[r] += capacity - n->capacity[r];
+        n->capacity[r] = capacity;
     }
 }
+
+/* At x->now some flows end. All flows from the first group that holds one of them are freed. Returns where in the order that is. */
+static inline __attribute__((always_inline)) uint32_t free_rest(struct fluid *x, uint32_t stride) {
+    struct mp_net *n = x->n;
+    const double tolerance = net_tolerance(x->now), limit = x->now + tolerance;
+    uint32_t g = 0;
+    while (n->groups[g].first_finish > limit)
+        g++;
+    const uint32_t start = n->groups[g].start;
+    uint32_t kept = start;
+    for (uint32_t q = g; q < x->n_groups; q++) {
+        const uint32_t stop = q + 1 < x->n_groups ? n->groups[q + 1].start : x->n_left;
+        const double rate = n->groups[q].rate, sent = rate * (x->now - n->groups[q].since), rest = rate * tolerance;
+        for (uint32_t i = n->groups[q].start; i < stop; i++) {
+            uint32_t f = n->order[i];
+            double left = n->left[f] - sent;
+            for (uint32_t k = 0; k < stride; k++)
+                n->residual[n->path[(size_t)f * stride + k]] += rate;
+            if (left <= rest) {
+                end_flow(x, f);
+                continue;
+            }
+            n->left[f] = left;
+            n->is_free[f] = 1;
+            n->order[kept++] = f;
+            for (uint32_t k = 0; k < stride; k++)
+                n->n_free[n->path[(size_t)f * stride + k]]++;
+        }
+    }
+    x->n_left = kept;
+    x->n_groups = g;
+    return start;
+}
+
+static inline __attribute__((always_inline)) void run(struct fluid *x, uint32_t stride) {
+    fill(x, 0, stride);
+    while (x->n_left > 0) {
+        x->now = x->n->groups[x->n_groups - 1].first_finish;
+        uint32_t start = free_rest(x, stride);
+        if (start < x->n_left)
+            fill(x, start, stride);
+    }
+}
+/* Most networks have paths of an out and an in port: that loop is compiled for them. */
+static void run_pairs(struct fluid *x) { run(x, 2); }
+static void run_paths(struct fluid *x) { run(x, x->stride); }
 
 static int by_cap(const void *a, const void *b, void *ctx) {
     const double *cap = ctx;
@@ -221,8 +266,7 @@ static enum mp_status flatten(struct fluid *x, const uint64_t *matrix, struct mp
             }
             n->flow_pair[f] = (uint32_t)p;
             n->left[f] = (double)matrix[p];
-            n->rate[f] = 0;
-            n->since[f] = 0;
+            n->is_free[f] = 1;
             n->cap[f] = path.cap;
             if (isfinite(path.cap))
                 n->capped[x->n_capped++] = f;
@@ -234,9 +278,8 @@ static enum mp_status flatten(struct fluid *x, const uint64_t *matrix, struct mp
     for (uint32_t r = 0; r <= n_local; r++) {
         n->list_first[r] = at;
         at += r < n_local ? n->n_alive[r] : 0;
-        n->used[r] = 0;
-        n->n_free[r] = 0;
-        n->capacity[r] = r < n_local ? net_capacity(&n->resources[n->global[r]], n->n_alive[r]) : UNLIMITED;
+        n->n_free[r] = r < n_local ? n->n_alive[r] : (uint32_t)(n_flows * stride); /* of the padding: more than ever needed */
+        n->capacity[r] = n->residual[r] = r < n_local ? net_capacity(&n->resources[n->global[r]], n->n_alive[r]) : UNLIMITED;
         n->n_alive[r] = 0;
     }
     for (f = 0; f < n_flows; f++)
@@ -257,49 +300,19 @@ static enum mp_status flatten(struct fluid *x, const uint64_t *matrix, struct mp
 
 enum mp_status mp_net_concurrent(struct mp_net *n, const uint64_t *matrix, uint64_t *time_ns, uint64_t *finish_ns,
                                  struct mp_error *err) {
-    struct fluid x = {.n = n};
+    struct fluid x = {.n = n, .finish_ns = finish_ns, .least_latency = UINT64_MAX};
     if (finish_ns != NULL)
         memset(finish_ns, 0, (size_t)n->n * n->n * sizeof *finish_ns);
     *time_ns = 0;
     enum mp_status status = flatten(&x, matrix, err);
-    if (status != MP_OK)
+    if (status != MP_OK || x.n_left == 0)
         return status;
-    if (x.n_left > 0)
-        fill(&x, 0, 0);
-    uint64_t longest = 0, least_latency = UINT64_MAX;
-    while (x.n_left > 0) {
-        x.now = n->groups[x.n_groups - 1].first_finish;
-        double limit = x.now + net_tolerance(x.now);
-        uint32_t g = 0;
-        while (n->groups[g].first_finish > limit)
-            g++;
-        uint32_t start = n->groups[g].start, kept = start;
-        for (uint32_t i = start; i < x.n_left; i++) {
-            uint32_t f = n->order[i];
-            if (n->finish[f] <= limit) {
-                uint32_t p = n->flow_pair[f];
-                struct net_pair path = {.latency_ns = n->pair_first != NULL ? n->pair_latency[p] : 0};
-                if (n->pair_first == NULL)
-                    net_path(n, p / n->n, p % n->n, &path);
-                uint64_t latency = (uint64_t)path.latency_ns, end = net_round_up(n->finish[f]) + latency;
-                least_latency = latency < least_latency ? latency : least_latency;
-                longest = end > longest ? end : longest;
-                if (finish_ns != NULL)
-                    finish_ns[p] = end;
-                remove_flow(&x, f);
-                continue;
-            }
-            n->left[f] -= n->rate[f] * (x.now - n->since[f]);
-            n->since[f] = x.now;
-            n->order[kept++] = f;
-        }
-        x.n_left = kept;
-        x.n_groups = g;
-        if (kept > 0)
-            fill(&x, start, g > 0 ? n->groups[g - 1].rate : 0);
-    }
+    if (x.stride == 2)
+        run_pairs(&x);
+    else
+        run_paths(&x);
     /* Exact arithmetic would never be below the bound; rounding must not be either. */
-    uint64_t bound = longest > 0 ? mp_net_port_bound(n, matrix) + least_latency : 0;
-    *time_ns = longest > bound ? longest : bound;
+    uint64_t bound = mp_net_port_bound(n, matrix) + x.least_latency;
+    *time_ns = x.longest > bound ? x.longest : bound;
     return MP_OK;
 }

@@ -152,7 +152,7 @@ static void test_net_maxmin__papers_baselines_stand_where_the_papers_put_them(vo
         worst = fmax(worst, (double)t[0] / (double)bound);
     }
     mp_net_free(net);
-    print_message("ratio to the port bound: all at once %.4f (worst %.4f), rcs %.3f, sjf %.3f, spread-out %.3f\n", sum[0], worst, sum[1],
+    print_message("# ratio to the port bound: all at once %.4f (worst %.4f), rcs %.3f, sjf %.3f, spread-out %.3f\n", sum[0], worst, sum[1],
                   sum[2], sum[3]);
     assert_true(sum[0] < 1.01 && worst <= 1.07);
     assert_true(sum[1] >= 1.05 && sum[1] <= 1.7);
