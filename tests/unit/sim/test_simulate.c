@@ -1,0 +1,291 @@
+#include "world.h"
+#include <math.h>
+
+static struct mp_sim_options options_of(const struct world *w) {
+    return (struct mp_sim_options){.dispatcher = w->setup.dispatcher, .sources = w->setup.sources, .stage_mode = -1, .n_threads = 1, .seed = 7,
+                                   .with_bound = true};
+}
+static struct mp_sim_result *simulate(const struct world *w, const struct mp_sim_options *o) {
+    struct mp_error err = {0};
+    struct mp_sim_result *r;
+    CHECK_OK(mp_simulate(&r, w->plan, w->workload, &w->net.t, &w->model, o, &err), err);
+    return r;
+}
+
+/* Rotation for the layers that get it, in the plan's own memory. */
+static void add_rotation(struct world *w) {
+    struct mp_plan *p = w->plan;
+    uint32_t n = p->n_gpus;
+    struct mp_order *o = mp_arena_alloc(p->arena, 1, sizeof *o);
+    struct mp_stage *stages = mp_arena_alloc(p->arena, n, sizeof *stages);
+    for (uint32_t s = 0; s + 1 < n; s++) {
+        struct mp_transfer *t = mp_arena_alloc(p->arena, n, sizeof *t);
+        for (uint32_t i = 0; i < n; i++)
+            t[i] = (struct mp_transfer){(uint16_t)i, (uint16_t)((i + s + 1) % n), 1};
+        stages[s] = (struct mp_stage){n, t};
+    }
+    *o = (struct mp_order){.name = "rotation", .unit = 1, .ports = 1, .n_stages = n - 1, .stages = stages};
+    p->orders = o;
+    p->n_orders = 1;
+    for (uint32_t l = 0; l < p->n_layers; l++) {
+        p->layers[l].order = l % 2 == 0 ? 0 : MP_NONE;
+        p->layers[l].combine_reversed = l % 4 == 0;
+    }
+}
+
+/* The step put together again from its parts. */
+static void test_simulate__is_the_sum_of_its_parts(void **state) {
+    (void)state;
+    static struct world w;
+    for (uint64_t seed = 0; seed < 150; seed++) {
+        struct mp_rng r = mp_rng_seed(seed);
+        struct mp_error err = {0};
+        world_make(&w, &r, (struct world_shape){0});
+        uint32_t n = w.net.t.n_gpus;
+        w.setup.dispatcher = mp_dispatcher_at((uint32_t)mp_rng_below(&r, 5));
+        w.setup.sources = mp_rng_below(&r, 3) == 0 ? MP_SOURCES_COUPLED : MP_SOURCES_DP;
+        if (seed % 2 == 0)
+            add_rotation(&w);
+        w.plan->stage_mode = (enum mp_stage_mode)mp_rng_below(&r, 3);
+        struct mp_sim_options o = options_of(&w);
+        struct mp_sim_result *got = simulate(&w, &o);
+        struct mp_traffic *t;
+        struct mp_net *net;
+        CHECK_OK(mp_traffic_new(&t, n, &err), err);
+        CHECK_OK(mp_net_new(&net, &w.net.t, &err), err);
+        assert_int_equal(got->n_steps, w.workload->n_steps);
+        for (uint32_t i = 0; i < got->n_steps; i++) {
+            struct mp_step_times want = {.other_ns = w.model.other_ns_per_step};
+            uint64_t sum_inter = 0;
+            for (uint32_t l = 0; l < w.plan->n_layers; l++) {
+                uint64_t ns[2], attention = 0, shared = 0, compute = 0;
+                CHECK_OK(mp_traffic_compute(t, &w.setup, i, l, &err), err);
+                for (int d = 0; d < 2; d++) {
+                    uint64_t first, second, launches = w.setup.dispatcher->n_launches;
+                    const uint64_t *m = d == 0 ? t->dispatch : t->combine;
+                    if (w.plan->layers[l].order != MP_NONE) {
+                        CHECK_OK(mp_net_staged(net, &w.plan->orders[0], d == 1 && w.plan->layers[l].combine_reversed, w.plan->stage_mode, m,
+                                               &first, &err), err);
+                        launches--;
+                    } else
+                        CHECK_OK(mp_net_concurrent(net, m, &first, NULL, &err), err);
+                    CHECK_OK(mp_net_concurrent(net, d == 0 ? t->dispatch2 : t->combine2, &second, NULL, &err), err);
+                    ns[d] = launches * w.net.t.launch_ns +
+                            (!w.setup.dispatcher->is_overlapped ? first + second : first > second ? first : second);
+                }
+                for (uint32_t g = 0; g < n; g++) {
+                    uint64_t a = mp_attention_ns(&w.net.t, g, &w.model, t->source_rows[g]), s = mp_shared_ns(&w.net.t, g, &w.model, t->source_rows[g]);
+                    uint64_t c = mp_compute_ns(&w.net.t, g, &w.model, t->active[g], t->padded_rows[g]);
+                    attention = a > attention ? a : attention;
+                    shared = s > shared ? s : shared;
+                    compute = c > compute ? c : compute;
+                }
+                want.dispatch_ns += ns[0];
+                want.compute_ns += compute;
+                want.combine_ns += ns[1];
+                want.other_ns += attention * (l == 0 ? 1 + w.model.n_hidden_layers - w.model.n_layers : 1) + (shared > ns[0] ? shared - ns[0] : 0);
+                sum_inter += t->inter_bytes;
+            }
+            assert_int_equal(got->steps[i].dispatch_ns, want.dispatch_ns);
+            assert_int_equal(got->steps[i].compute_ns, want.compute_ns);
+            assert_int_equal(got->steps[i].combine_ns, want.combine_ns);
+            assert_int_equal(got->steps[i].other_ns, want.other_ns);
+            assert_int_equal(got->steps[i].step_ns, want.dispatch_ns + want.compute_ns + want.combine_ns + want.other_ns);
+            (void)sum_inter;
+        }
+        assert_true(got->lower_bound_ns <= got->mean.step_ns);
+        assert_true(got->gap >= 0);
+        assert_true(got->port_bound_ns <= (double)(got->mean.dispatch_ns + got->mean.combine_ns) + 1);
+        assert_true(got->utilization >= 0 && got->utilization <= 1);
+        assert_true(got->p50_ns <= got->p95_ns && got->p95_ns <= got->max_ns);
+        mp_net_free(net);
+        mp_traffic_free(t);
+        mp_sim_result_free(got);
+        world_free(&w);
+    }
+}
+
+static void test_simulate__threads_do_not_matter(void **state) {
+    (void)state;
+    static struct world w;
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        struct mp_rng r = mp_rng_seed(seed + 10);
+        world_make(&w, &r, (struct world_shape){.n_steps = 13});
+        add_rotation(&w);
+        struct mp_sim_options o = options_of(&w);
+        for (int network = 0; network < 5; network++) {
+            o.network = (enum mp_network_mode)network;
+            o.n_threads = 1;
+            struct mp_sim_result *a = simulate(&w, &o);
+            static const unsigned threads[] = {2, 3, 8};
+            for (int k = 0; k < 3; k++) {
+                o.n_threads = threads[k];
+                struct mp_sim_result *b = simulate(&w, &o);
+                assert_memory_equal(a->steps, b->steps, a->n_steps * sizeof *a->steps);
+                assert_memory_equal(a->gpu_rows, b->gpu_rows, (size_t)a->n_layers * a->n_gpus * sizeof *a->gpu_rows);
+                assert_memory_equal(a->layer_ns, b->layer_ns, a->n_layers * sizeof *a->layer_ns);
+                assert_memory_equal(a->layer_imbalance, b->layer_imbalance, a->n_layers * sizeof *a->layer_imbalance);
+                assert_memory_equal(&a->balance, &b->balance, sizeof a->balance);
+                assert_memory_equal(&a->utilization, &b->utilization, sizeof(double));
+                assert_int_equal(a->lower_bound_ns, b->lower_bound_ns);
+                assert_int_equal(a->moe_ns, b->moe_ns);
+                mp_sim_result_free(b);
+            }
+            mp_sim_result_free(a);
+        }
+        world_free(&w);
+    }
+}
+
+static void test_simulate__picks_steps_evenly_and_ranks_them(void **state) {
+    (void)state;
+    static struct world w;
+    struct mp_rng r = mp_rng_seed(2);
+    world_make(&w, &r, (struct world_shape){.n_steps = 20});
+    struct mp_sim_options o = options_of(&w);
+    struct mp_sim_result *all = simulate(&w, &o);
+    uint64_t sorted[20], sum = 0;
+    for (int i = 0; i < 20; i++) {
+        sorted[i] = all->steps[i].step_ns;
+        sum += sorted[i];
+    }
+    for (int i = 0; i < 20; i++)
+        for (int j = i + 1; j < 20; j++)
+            if (sorted[j] < sorted[i]) {
+                uint64_t swap = sorted[i];
+                sorted[i] = sorted[j];
+                sorted[j] = swap;
+            }
+    assert_int_equal(all->p50_ns, sorted[9]);
+    assert_int_equal(all->p95_ns, sorted[18]);
+    assert_int_equal(all->max_ns, sorted[19]);
+    assert_int_equal(all->mean.step_ns, (sum + 10) / 20);
+    assert_true(mp_sim_objective(all, MP_OBJECTIVE_STEP) == (double)all->mean.step_ns);
+    assert_true(mp_sim_objective(all, MP_OBJECTIVE_P95) == (double)all->p95_ns);
+    assert_true(mp_sim_objective(all, MP_OBJECTIVE_PEAK) == all->balance.peak_rows);
+    assert_true(mp_sim_objective(all, MP_OBJECTIVE_INTER) == all->inter_bytes);
+    o.n_steps_max = 3;
+    struct mp_sim_result *some = simulate(&w, &o);
+    static const uint64_t want[] = {0, 6, 13};
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(some->step_of[i], want[i]);
+        assert_int_equal(some->steps[i].step_ns, all->steps[want[i]].step_ns);
+    }
+    mp_sim_result_free(some);
+    mp_sim_result_free(all);
+    world_free(&w);
+}
+
+/* One step, one layer, two GPUs; every number worked out on paper. */
+static void test_simulate__balance_and_memory_by_hand(void **state) {
+    (void)state;
+    static struct world w;
+    struct mp_rng r = mp_rng_seed(1);
+    case_plain(&w.net, 1, 2, UINT64_C(1000000000), 0);
+    world_make(&w, &r, (struct world_shape){.n_layers = 1, .n_experts = 4, .n_steps = 1, .no_replicas = true, .is_counts = true, .top_k = 1});
+    static const uint64_t counts[2][4] = {{16, 0, 0, 2}, {0, 8, 4, 0}};
+    memcpy((uint64_t *)w.trace->counts, counts, sizeof counts);
+    ((uint32_t *)w.plan->gpu_first_slot)[1] = 2;
+    for (uint32_t s = 0; s < 4; s++) {
+        w.plan->layers[0].slot_expert[s] = (uint16_t)s;
+        ((uint32_t *)w.plan->slot_gpu)[s] = s / 2;
+    }
+    world_route(&w);
+    struct mp_sim_options o = options_of(&w);
+    struct mp_sim_result *x = simulate(&w, &o);
+    const struct mp_balance *b = &x->balance; /* rows 24 and 6, slots 16 8 4 2 */
+    assert_true(fabs(b->max_over_mean - 1.6) < 1e-12);
+    assert_true(fabs(b->max_over_mean_worst - 1.6) < 1e-12);
+    assert_true(fabs(b->mean_over_max - (15 + 1e-5) / (24 + 1e-5)) < 1e-12);
+    assert_true(fabs(b->sum_mean_over_sum_max - 0.625) < 1e-12);
+    assert_true(fabs(b->excess - 0.6) < 1e-12);
+    assert_true(fabs(b->flashlb - 48.01 / 30.01) < 1e-12);
+    assert_true(fabs(b->min_over_max_slot - 0.125) < 1e-12);
+    assert_true(fabs(b->totals_max_over_mean - 1.6) < 1e-12);
+    assert_true(b->peak_rows == 24);
+    assert_true(x->gpu_rows[0] == 24 && x->gpu_rows[1] == 6);
+    assert_true(x->copies_expert == 8 + 2);
+    assert_int_equal(x->memory_bytes_max, 2 * w.model.expert_bytes + w.model.shared_bytes + w.model.dense_bytes);
+    assert_int_equal(x->kv_tokens_min, (w.net.types[0].memory_bytes - x->memory_bytes_max) / 1000);
+    mp_sim_result_free(x);
+    w.net.types[0].memory_bytes = w.net.types[1].memory_bytes = 5;
+    x = simulate(&w, &o);
+    assert_int_equal(x->kv_tokens_min, 0);
+    mp_sim_result_free(x);
+    struct mp_error err = {0};
+    o.dispatcher = NULL;
+    assert_int_equal(mp_simulate(&x, w.plan, w.workload, &w.net.t, &w.model, &o, &err), MP_EUSAGE);
+    assert_null(x);
+    mp_sim_result_free(NULL);
+    world_free(&w);
+}
+
+/* A step of c times the bytes, without latency, launches and computation, takes c times as long. */
+static void test_simulate__scales_with_bytes(void **state) {
+    (void)state;
+    static struct world w;
+    for (uint64_t seed = 0; seed < 50; seed++) {
+        struct mp_rng r = mp_rng_seed(seed + 3);
+        world_make(&w, &r, (struct world_shape){.n_layers = 1});
+        w.net.t.launch_ns = w.net.t.stage_launch_ns = 0;
+        for (uint32_t l = 0; l < w.net.t.n_levels; l++)
+            w.net.levels[l].latency_ns = 0;
+        w.setup.dispatcher = mp_dispatcher_at((uint32_t)mp_rng_below(&r, 5));
+        struct mp_sim_options o = options_of(&w);
+        struct mp_sim_result *a = simulate(&w, &o);
+        w.model.dispatch_bytes *= 1000;
+        w.model.combine_bytes *= 1000;
+        struct mp_sim_result *b = simulate(&w, &o);
+        for (uint32_t i = 0; i < a->n_steps; i++) {
+            assert_true(b->steps[i].dispatch_ns <= a->steps[i].dispatch_ns * 1000 + 2);
+            assert_true(b->steps[i].dispatch_ns + 2000 >= a->steps[i].dispatch_ns * 1000);
+            assert_int_equal(a->steps[i].compute_ns, b->steps[i].compute_ns);
+        }
+        assert_true(b->inter_bytes == a->inter_bytes * 1000);
+        mp_sim_result_free(a);
+        mp_sim_result_free(b);
+        world_free(&w);
+    }
+}
+
+static enum mp_status flow(void *ctx, struct mp_error *err) {
+    const struct world *w = ctx;
+    struct mp_sim_options o = options_of(w);
+    o.n_threads = 2;
+    struct mp_sim_result *r;
+    enum mp_status status = mp_simulate(&r, w->plan, w->workload, &w->net.t, &w->model, &o, err);
+    mp_sim_result_free(r);
+    return status;
+}
+static enum mp_status flow_alone(void *ctx, struct mp_error *err) {
+    const struct world *w = ctx;
+    struct mp_sim_options o = options_of(w);
+    struct mp_sim_result *r;
+    enum mp_status status = mp_simulate(&r, w->plan, w->workload, &w->net.t, &w->model, &o, err);
+    mp_sim_result_free(r);
+    return status;
+}
+static void test_simulate__survives_every_fault(void **state) {
+    (void)state;
+    static struct world w;
+    struct mp_rng r = mp_rng_seed(6);
+    world_make(&w, &r, (struct world_shape){0});
+    add_rotation(&w);
+    sweep_faults(flow_alone, &w, 1);
+    struct mp_error err = {0};
+    CHECK_OK(flow(&w, &err), err);
+    world_free(&w);
+}
+
+int main(void) {
+    cmocka_set_message_output(CM_OUTPUT_TAP);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_simulate__is_the_sum_of_its_parts),
+        cmocka_unit_test(test_simulate__threads_do_not_matter),
+        cmocka_unit_test(test_simulate__picks_steps_evenly_and_ranks_them),
+        cmocka_unit_test(test_simulate__balance_and_memory_by_hand),
+        cmocka_unit_test(test_simulate__scales_with_bytes),
+        cmocka_unit_test(test_simulate__survives_every_fault),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
