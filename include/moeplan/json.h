@@ -8,7 +8,8 @@
 #include <moeplan/limits.h>
 
 /* Parses `n` bytes as one document. `first_line` is the line of its first byte in the file (JSONL: the line's number). The caller frees with
- * json_decref. MP_ELIMIT when past a limit. */
+ * json_decref. MP_ELIMIT when past a limit: limits->json_heap_bytes is for the text and all that parsing allocates. Linking this file sends
+ * jansson's allocations to mp_realloc, from before main. */
 enum mp_status mp_json_parse(json_t **out, const char *path, const char *text, size_t n, uint64_t first_line,
                              const struct mp_limits *limits, struct mp_error *err) MP_MUST_CHECK;
 /* A member that must be there and be a whole number in [min, max]. Messages name file, line, key and value. */

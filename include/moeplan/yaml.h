@@ -10,11 +10,11 @@ enum mp_yaml_kind { MP_YAML_SCALAR, MP_YAML_SEQUENCE, MP_YAML_MAPPING };
 struct mp_yaml {
     enum mp_yaml_kind kind;
     uint32_t line, column;     /* 1-based */
+    uint32_t length;           /* SCALAR: of text */
+    uint32_t n;                /* SEQUENCE, MAPPING: items */
+    bool is_quoted;
     const char *key;           /* of the mapping entry it is the value of (or whose list it is an item of), or NULL; of a mapping's items never NULL */
     const char *text;          /* SCALAR: terminated, length bytes, no NUL inside */
-    uint32_t length;
-    bool is_quoted;
-    uint32_t n;                /* SEQUENCE, MAPPING */
     struct mp_yaml *items;     /* [n] values */
 };
 struct mp_yaml_doc {

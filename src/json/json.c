@@ -122,7 +122,7 @@ enum mp_status mp_json_parse(json_t **out, const char *path, const char *text, s
     if (status != MP_OK)
         return status;
     json_error_t e = {0};
-    parse.used = 0;
+    parse.used = n < limits->json_heap_bytes ? n : limits->json_heap_bytes; /* the text is in memory too while it is read */
     parse.was_hit = false;
     parse.blocks.previous = parse.blocks.next = &parse.blocks;
     parse.limit = limits->json_heap_bytes > 0 ? limits->json_heap_bytes : SIZE_MAX;
@@ -130,7 +130,7 @@ enum mp_status mp_json_parse(json_t **out, const char *path, const char *text, s
     bool is_done = load(&j, text, n, &e);
     end_parse(is_done);
     if (!is_done && parse.was_hit)
-        return mp_fail_at(err, MP_ELIMIT, path, first_line, 1, "reading this takes more than %zu bytes of memory (split it)",
+        return mp_fail_at(err, MP_ELIMIT, path, first_line, 1, "%zu bytes of JSON take more than %zu bytes of memory (split the file)", n,
                           limits->json_heap_bytes);
     if (!is_done)
         return mp_nomem(err, "reading JSON");
