@@ -24,7 +24,8 @@ struct search {
     struct mp_problem fit;      /* what plans are made on */
     struct mp_problem score_on; /* what they are scored on */
     struct mp_combination tried[N_CANDIDATES_MAX], best;
-    uint32_t n_tried;
+    uint32_t n_tried, n_scored;
+    uint64_t scored[N_CANDIDATES_MAX]; /* keys of the plans scored so far */
     bool is_found, is_stopped;
     double best_score, started;
     uint64_t work;
@@ -79,6 +80,33 @@ static bool must_stop(struct search *s) {
     return s->is_stopped;
 }
 
+/* What a plan's score depends on, as one number: many combinations come to the same plan. */
+static uint64_t key_of(const struct mp_plan *p) {
+    bool has_replicas = false;
+    uint64_t key = 0;
+    for (uint32_t o = 0; o < p->n_orders; o++)
+        key = mp_mix64(key ^ mp_xxh64(p->orders[o].name, strlen(p->orders[o].name)));
+    for (uint32_t l = 0; l < p->n_layers; l++) {
+        const struct mp_plan_layer *layer = &p->layers[l];
+        uint32_t n_used = 0;
+        for (uint32_t s = 0; s < p->n_slots; s++)
+            n_used += layer->slot_expert[s] != MP_NO_EXPERT;
+        has_replicas |= n_used > p->n_experts;
+        key = mp_mix64(key ^ mp_xxh64(layer->slot_expert, p->n_slots * sizeof *layer->slot_expert));
+        key = mp_mix64(key ^ layer->order);
+    }
+    return mp_mix64(key ^ (has_replicas ? (uint64_t)p->route : 0));
+}
+
+static bool was_scored(struct search *s, const struct mp_plan *p) {
+    uint64_t key = key_of(p);
+    for (uint32_t i = 0; i < s->n_scored; i++)
+        if (s->scored[i] == key)
+            return true;
+    s->scored[s->n_scored++] = key;
+    return false;
+}
+
 static enum mp_status try_one(struct search *s, struct mp_combination c, struct mp_error *err) {
     struct mp_plan *plan = NULL;
     struct mp_sim_result *result = NULL;
@@ -97,6 +125,10 @@ static enum mp_status try_one(struct search *s, struct mp_combination c, struct 
     if (plan == NULL) {
         if (s->declined.message[0] == '\0')
             s->declined = why;
+        return MP_OK;
+    }
+    if (was_scored(s, plan)) {
+        mp_plan_free(plan);
         return MP_OK;
     }
     status = mp_score(&result, plan, &s->score_on, &s->work, err);
