@@ -124,6 +124,8 @@ enum mp_status mp_placement_plan(struct mp_plan **out, const struct mp_placement
         return mp_fail(err, MP_EUSAGE, "%s: %u GPUs do not divide among %u nodes", p->path, n_gpus, n_nodes);
     uint32_t n_experts = o->n_experts != 0 ? o->n_experts : o->model != NULL ? o->model->n_experts : p->n_experts;
     const char *how_many = o->n_experts != 0 ? "--experts" : o->model != NULL ? o->model->name : "the largest id + 1";
+    if (p->n_experts != 0)
+        how_many = o->n_experts == 0 && o->model == NULL ? "the file's own number" : how_many;
     if (p->n_experts != 0 && n_experts != p->n_experts)
         return mp_fail_at(err, MP_EINPUT, p->path, 0, 0, "has %u experts, not %u (%s)", p->n_experts, n_experts, how_many);
     if (n_experts == 0)

@@ -52,14 +52,14 @@ static enum mp_status bad(const struct mp_pickle *p, struct mp_error *err, const
     return mp_fail_at(err, MP_EINPUT, p->path, 0, p->position + p->op_at + 1, "pickle: %s", message);
 }
 
-static enum mp_status too_large(const struct mp_pickle *p, struct mp_error *err, const char *what, size_t limit) {
-    return mp_fail_at(err, MP_ELIMIT, p->path, 0, p->position + p->op_at + 1, "pickle: %s more than %zu (record for a shorter time)", what,
-                      limit);
+static enum mp_status too_large(const struct mp_pickle *p, struct mp_error *err, size_t limit, const char *of_what) {
+    return mp_fail_at(err, MP_ELIMIT, p->path, 0, p->position + p->op_at + 1, "pickle: has more than %zu %s (record for a shorter time)", limit,
+                      of_what);
 }
 
 static enum mp_status charge(struct mp_pickle *p, size_t bytes, struct mp_error *err) {
     if (bytes > p->heap_limit - p->heap_used)
-        return too_large(p, err, "reading it takes memory of", p->heap_limit);
+        return too_large(p, err, p->heap_limit, "bytes of values");
     p->heap_used += bytes;
     return MP_OK;
 }
@@ -72,7 +72,7 @@ static enum mp_status reserve(struct mp_pickle *p, struct mp_pickle_value **tabl
     if (more < need)
         more = need;
     if (more > UINT32_MAX)
-        return too_large(p, err, "it holds values,", UINT32_MAX);
+        return too_large(p, err, UINT32_MAX, "values in one place");
     enum mp_status status = charge(p, (size_t)(more - *room) * sizeof **table, err);
     if (status != MP_OK)
         return status;
@@ -95,7 +95,7 @@ static void *allocate(struct mp_pickle *p, size_t size, struct mp_error *err) {
 
 static enum mp_status push(struct mp_pickle *p, struct mp_pickle_value v, struct mp_error *err) {
     if (p->n_stack >= MAX_STACK)
-        return too_large(p, err, "its stack holds", MAX_STACK);
+        return too_large(p, err, MAX_STACK, "values on its stack");
     enum mp_status status = reserve(p, &p->stack, &p->stack_room, (uint64_t)p->n_stack + 1, err);
     if (status == MP_OK)
         p->stack[p->n_stack++] = v;
@@ -430,7 +430,7 @@ static enum mp_status step(struct mp_pickle *p, uint8_t op, size_t n_ops, bool *
         return new_items(p, MP_PICKLE_TUPLE, NULL, 0, err);
     case '(': /* MARK */
         if (p->n_marks >= MAX_MARKS)
-            return too_large(p, err, "its marks nest", MAX_MARKS);
+            return too_large(p, err, MAX_MARKS, "marks inside each other");
         p->marks[p->n_marks++] = p->n_stack;
         return MP_OK;
     case 't': /* TUPLE */
@@ -488,7 +488,7 @@ enum mp_status mp_pickle_read(struct mp_pickle **out, const char *path, const ui
         if (p->at >= n)
             status = bad(p, err, "ends before its STOP (is the file complete?)");
         else if (n_ops > limits->pickle_ops)
-            status = too_large(p, err, "it has opcodes,", limits->pickle_ops);
+            status = too_large(p, err, limits->pickle_ops, "opcodes");
         else
             status = step(p, data[p->at++], n_ops, &done, err);
     }

@@ -77,7 +77,7 @@ static enum mp_status count_ranks(struct recording *r, struct mp_error *err) {
     if (count > MP_MAX_GPUS)
         return mp_fail_at(err, MP_ELIMIT, r->path, 0, 0, "there are %llu ranks, more than %u", (unsigned long long)count, MP_MAX_GPUS);
     if (highest[r->is_raw] != count - 1)
-        return mp_fail_at(err, MP_EINPUT, r->path, 0, 0, "there are %llu rank files, but the highest rank is %llu (copy the files of all ranks)",
+        return mp_fail_at(err, MP_EINPUT, r->path, 0, 0, "holds the files of %llu ranks, but rank %llu is the highest (copy the files of all ranks)",
                           (unsigned long long)count, (unsigned long long)highest[r->is_raw]);
     r->n_ranks = (uint32_t)count;
     return MP_OK;

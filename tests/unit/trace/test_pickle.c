@@ -219,7 +219,7 @@ static void test_pickle__stops_bombs(void **state) {
     b.n = 2;
     for (int i = 0; i < 3000000; i++)
         put_text(&b, i == 0 ? ")" : "\x85"); /* a tuple in a tuple in a tuple */
-    bomb(&b, "memory");
+    bomb(&b, "bytes of values");
     b.n = 2;
     for (int i = 0; i < 1000; i++)
         put_text(&b, "(");
@@ -235,7 +235,7 @@ static void test_pickle__stops_bombs(void **state) {
             put(&b, "h\0", 2);
         put_text(&b, "e(");
     }
-    bomb(&b, "memory");
+    bomb(&b, "bytes of values");
     b.n = 2;
     put_text(&b, "}(");
     for (int i = 0; i < 100; i++) {

@@ -197,7 +197,7 @@ static void test_trace_trtllm__refuses_incomplete_folders(void **state) {
     save_in(dir, "rank2.safetensors", &one);
     mp_error_clear(&err);
     assert_int_equal(mp_trace_load(&t, dir, NULL, &mp_limits_default, &err), MP_EINPUT);
-    assert_non_null(strstr(err.message, "2 rank files, but the highest rank is 2"));
+    assert_non_null(strstr(err.message, "the files of 2 ranks, but rank 2 is the highest"));
     save_in(dir, "rank1.safetensors", &two);
     mp_error_clear(&err);
     assert_int_equal(mp_trace_load(&t, dir, NULL, &mp_limits_default, &err), MP_EINPUT);
