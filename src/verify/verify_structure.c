@@ -175,9 +175,6 @@ static void check_against_model(struct verifier *v) {
     const struct mp_plan *p = v->plan;
     const struct mp_model *m = v->model;
     vf_expect(v, p->n_experts == m->n_experts, MP_V_SHAPE, "the plan has %u experts and the model %u", p->n_experts, m->n_experts);
-    for (uint32_t l = 0; l < p->n_layers; l++)
-        vf_expect(v, p->layers[l].layer_id < m->n_hidden_layers, MP_V_LAYER_ID, "layer %u, and the model has %u", p->layers[l].layer_id,
-                  m->n_hidden_layers);
     if (p->provenance.has_workload)
         vf_expect(v, strcmp(p->provenance.model_sha256, m->sha256) == 0, MP_V_PROVENANCE,
                   "planned for the model with SHA-256 %.16s..., and this one has %.16s...", p->provenance.model_sha256, m->sha256);

@@ -1,0 +1,269 @@
+"""Reads a plan by the grammar of docs/PLAN.md, line by line: what is not canonical does not parse."""
+import hashlib
+import re
+
+
+class PlanError(Exception):
+    """The file is not a plan: message with line and column."""
+
+
+NUMBER = re.compile(r"-?(0|[1-9][0-9]*)\Z")
+ESCAPE = re.compile(r'\\(["\\t]|u[0-9A-F]{4}|U[0-9A-F]{8})')
+SCALAR_STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\.[^"\\]*?)*)"\Z')
+
+
+class Lines:
+    """A cursor over the lines; every read names what it wants."""
+
+    def __init__(self, path, lines):
+        self.path, self.lines, self.at = path, lines, 0
+
+    def fail(self, column, what):
+        raise PlanError(f"{self.path}:{self.at + 1}:{column}: {what}")
+
+    def peek(self):
+        return self.lines[self.at] if self.at < len(self.lines) else ""
+
+    def take(self, prefix):
+        line = self.peek()
+        if not line.startswith(prefix):
+            self.fail(1, f'"{prefix.strip()}" is expected here, not "{line.strip()[:40]}"')
+        self.at += 1
+        return line[len(prefix):]
+
+    def back(self, prefix, what):
+        self.at -= 1
+        self.fail(len(prefix) + 1, what)
+
+    def number(self, prefix, top=2**64 - 1, negative=False):
+        text = self.take(prefix)
+        if not NUMBER.match(text) or (text.startswith("-") and not negative) or text == "-0" or int(text) > top:
+            self.back(prefix, f'"{text[:40]}" is not a whole number in [0, {top}]')
+        return int(text)
+
+    def numbers(self, prefix):
+        text = self.take(prefix)
+        if not (text.startswith("[") and text.endswith("]")):
+            self.back(prefix, "a list in brackets is expected")
+        items = text[1:-1].split(", ") if text != "[]" else []
+        for item in items:
+            if not NUMBER.match(item) or item == "-0":
+                self.back(prefix, f'"{item[:40]}" is not a whole number')
+        return [int(item) for item in items]
+
+    def word(self, prefix, words):
+        text = self.take(prefix)
+        if text not in words:
+            self.back(prefix, f'"{text[:40]}" is not one of {", ".join(words)}')
+        return text
+
+    def truth(self, prefix):
+        return self.word(prefix, ("true", "false")) == "true"
+
+    def string(self, prefix):
+        text = self.take(prefix)
+        if len(text) < 2 or text[0] != '"' or text[-1] != '"':
+            self.back(prefix, "a text in double quotes is expected")
+        out, i, inner = [], 0, text[1:-1]
+        while i < len(inner):
+            c = inner[i]
+            if c == "\\":
+                m = ESCAPE.match(inner, i)
+                if not m:
+                    self.back(prefix, "an escape is not one of docs/PLAN.md")
+                code = m.group(1)
+                out.append({'"': '"', "\\": "\\", "t": "\t"}[code] if len(code) == 1 else chr(int(code[1:], 16)))
+                i = m.end()
+            elif c == '"' or not " " <= c <= "~":
+                self.back(prefix, "a character must be escaped")
+            else:
+                out.append(c)
+                i += 1
+        value = "".join(out)
+        if quote(value) != text:
+            self.back(prefix, "the text is not written canonically")
+        return value
+
+
+def quote(value):
+    out = ['"']
+    for c in value:
+        code = ord(c)
+        if c in '"\\':
+            out.append("\\" + c)
+        elif c == "\t":
+            out.append("\\t")
+        elif 32 <= code < 127:
+            out.append(c)
+        else:
+            out.append(f"\\u{code:04X}" if code <= 0xFFFF else f"\\U{code:08X}")
+    return "".join(out) + '"'
+
+
+def _provenance(r):
+    p = {}
+    r.take("provenance:")
+    for key in ("tool", "strategy", "replicate", "place", "route", "order", "selected_on"):
+        p[key] = r.string(f"  {key}: ")
+    p["seed"] = r.number("  seed: ")
+    p["work_used"] = r.number("  work_used: ")
+    p["stopped_by"] = r.word("  stopped_by: ", ("done", "work_limit", "wall_clock"))
+    p["reproducible"] = r.truth("  reproducible: ")
+    p["synthetic"] = r.truth("  synthetic: ")
+    for key in ("trace_format", "trace_model", "trace_sha256", "topology", "topology_sha256", "model", "model_sha256", "dispatcher"):
+        p[key] = r.string(f"  {key}: ")
+    p["sources"] = r.word("  sources: ", ("dp", "coupled"))
+    p["planned"] = r.truth("  planned: ")
+    if not p["planned"]:
+        return p
+    r.take("  split:")
+    p["split"] = {"kind": r.word("    kind: ", ("none", "hash", "time", "category")),
+                  "planning_ppm": r.number("    planning_ppm: ", 1000000), "seed": r.number("    seed: "),
+                  "categories": r.string("    categories: ")}
+    r.take("  batching:")
+    b = {"phase": r.word("    phase: ", ("unknown", "prefill", "decode", "train", "mixed")), "ranks": r.number("    ranks: ", 4096)}
+    for key, top in (("batch_per_rank", 2**32 - 1), ("tokens_per_rank", 2**53), ("source_skew_ppm", 2**32 - 1),
+                     ("pad_tokens", 2**32 - 1), ("steps_max", 2**32 - 1)):
+        b[key] = r.number(f"    {key}: ", top)
+    b["resample"] = r.truth("    resample: ")
+    b["seed"] = r.number("    seed: ")
+    p["batching"] = b
+    return p
+
+
+def _stage(r, text, n, unit):
+    """[(src, dst, share)], None where the scalar is not a stage."""
+    if text.startswith("+"):
+        if not NUMBER.match(text[1:]) or not 1 <= int(text[1:]) < n:
+            r.back("      - ", "a rotation is not in [+1, + GPUs - 1]")
+        return [(i, (i + int(text[1:])) % n, unit) for i in range(n)]
+    out = []
+    for item in text.split(" ") if text else []:
+        m = re.fullmatch(r"(0|[1-9][0-9]*)>(0|[1-9][0-9]*)(?:\*(0|[1-9][0-9]*))?", item)
+        if not m:
+            r.back("      - ", f'"{item[:40]}" is not of the form src>dst or src>dst*share')
+        share = unit if m.group(3) is None else int(m.group(3))
+        if m.group(3) is not None and share == unit:
+            r.back("      - ", f'"{item[:40]}": a whole share is written without *')
+        out.append((int(m.group(1)), int(m.group(2)), share))
+    if n > 1 and len(out) == n:
+        by = out[0][1]
+        if 0 < by < n and out == [(i, (i + by) % n, unit) for i in range(n)]:
+            r.back("      - ", f"a rotation is written +{by}")
+    return out
+
+
+def _layer(r, plan):
+    layer = {"layer": r.number("  - layer: ", 2**32 - 2), "slots": r.numbers("    slots: ")}
+    layer["weights"] = r.numbers("    weights: ") if r.peek().startswith("    weights: ") else None
+    text = r.take("    order: ")
+    if text != "concurrent" and not NUMBER.match(text):
+        r.back("    order: ", f'"{text[:40]}" is neither concurrent nor an index')
+    layer["order"] = None if text == "concurrent" else int(text)
+    layer["combine_reversed"] = r.truth("    combine_reversed: ")
+    if plan["provenance"]["planned"]:
+        for key in ("rows_max_sum", "dispatch_intra_bytes", "dispatch_inter_bytes", "port_bound_ns"):
+            layer[key] = r.number(f"    {key}: ")
+    return layer
+
+
+def _list(r, key, first, read):
+    if r.peek() == f"{key}: []":
+        r.at += 1
+        return []
+    r.take(f"{key}:")
+    out = []
+    while r.peek().startswith(first):
+        out.append(read())
+    if not out:
+        r.fail(1, f"{key} is empty: it is written []")
+    return out
+
+
+def _order(r, n):
+    o = {"name": r.string("  - name: "), "unit": r.number("    unit: ", 2**32 - 1), "ports": r.number("    ports: ", 4096),
+         "port_bytes_per_s": r.number("    port_bytes_per_s: ")}
+    if r.peek() == "    stages: []":
+        r.at += 1
+        o["stages"] = []
+        return o
+    r.take("    stages:")
+    o["stages"] = []
+    while r.peek().startswith("      - "):
+        o["stages"].append(_stage(r, r.string("      - "), n, o["unit"]))
+    return o
+
+
+def _colocation(r):
+    text = r.take("  - ")
+    m = re.fullmatch(r"\{layer: ([0-9]+), expert_a: ([0-9]+), expert_b: ([0-9]+), gpu: ([0-9]+)\}", text)
+    if not m or any(str(int(g)) != g for g in m.groups()):
+        r.back("  - ", "a pair is not {layer: , expert_a: , expert_b: , gpu: }")
+    return dict(zip(("layer", "expert_a", "expert_b", "gpu"), map(int, m.groups())))
+
+
+def _outlook(r, plan):
+    r.take("prediction:")
+    plan["planning_steps"] = r.number("  planning_steps: ", 2**32 - 1)
+    plan["step_ns"] = r.number("  step_ns: ")
+
+    def sample():
+        s = {"step": r.number("  - step: ", 2**32 - 1)}
+        for key in ("step_ns", "dispatch_ns", "compute_ns", "combine_ns"):
+            s[key] = r.number(f"    {key}: ")
+        return s
+
+    def certificate():
+        c = {"kind": r.word("  - kind: ", ("order", "placement", "residual")),
+             "proof": r.word("    proof: ", ("closed-form", "search", "stopped")), "scope": r.string("    scope: ")}
+        for key in ("value_ns", "bound_ns", "nodes"):
+            c[key] = r.number(f"    {key}: ")
+        return c
+
+    plan["samples"] = _list(r, "samples", "  - ", sample)
+    plan["certificates"] = _list(r, "certificates", "  - ", certificate)
+
+
+def read(path):
+    with open(path, "rb") as f:
+        data = f.read()
+    head = b"schema: moeplan.plan\nversion: 1\n"
+    if not data.startswith(head):
+        raise PlanError(f"{path}:1:1: does not start with the first two lines of a plan")
+    tail = re.search(rb'\nchecksum: "([0-9a-f]{64})"\n\Z', data)
+    if not tail:
+        raise PlanError(f"{path}: does not end in a checksum: the file is torn")
+    body = data[:tail.start() + 1]
+    if hashlib.sha256(body).hexdigest() != tail.group(1).decode():
+        raise PlanError(f"{path}: the checksum is not that of the lines above: the file is torn or was edited")
+    if any(b != 10 and not 32 <= b <= 126 for b in body):
+        raise PlanError(f"{path}: a byte is not printable ASCII")
+    r = Lines(path, body.decode("ascii").split("\n")[:-1])
+    r.at = 2
+    plan = {"provenance": _provenance(r)}
+    r.take("shape:")
+    for key, top in (("layers", 1024), ("experts", 4096), ("gpus", 4096), ("nodes", 4096), ("slots", 2**20)):
+        plan[key] = r.number(f"  {key}: ", top)
+        if plan[key] == 0:
+            r.back(f"  {key}: ", "0 is not possible")
+    plan["gpu_slots"] = r.numbers("  gpu_slots: ")
+    plan["gpu_nodes"] = r.numbers("  gpu_nodes: ")
+    r.take("rules:")
+    plan["route"] = r.word("  route: ", ("even", "nearest", "weighted", "tiered"))
+    plan["stages"] = r.word("  stages: ", ("free", "barrier", "coupled"))
+    plan["fallback_ppm"] = r.number("  fallback_ppm: ", 2**32 - 1)
+    plan["allow_same_gpu_replicas"] = r.truth("  allow_same_gpu_replicas: ")
+    plan["layer_list"] = _list(r, "layers", "  - ", lambda: _layer(r, plan))
+    plan["orders"] = _list(r, "orders", "  - ", lambda: _order(r, plan["gpus"]))
+    plan["colocation"] = _list(r, "colocation", "  - ", lambda: _colocation(r))
+    plan["training"] = None
+    if r.peek() == "training:":
+        r.at += 1
+        plan["training"] = {"chunk_bytes": r.number("  chunk_bytes: "), "experts_per_gpu": r.number("  experts_per_gpu: ", 4096),
+                            "bucket_order": r.numbers("  bucket_order: ")}
+    plan.update(planning_steps=0, step_ns=0, samples=[], certificates=[])
+    if plan["provenance"]["planned"]:
+        _outlook(r, plan)
+    if r.at != len(r.lines):
+        r.fail(1, f'"{r.peek()[:40]}" is not expected here')
+    return plan

@@ -1,0 +1,234 @@
+"""Splits and steps by docs/STEPS.md."""
+
+from tracefile import NONE
+
+M = 2**64 - 1
+
+
+class StepError(Exception):
+    """The plan's split or batching cannot be rebuilt on this trace."""
+
+
+def mix(x):
+    x = (x + 0x9E3779B97F4A7C15) & M
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & M
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & M
+    return x ^ (x >> 31)
+
+
+class Rng:
+    def __init__(self, seed):
+        self.s = [mix((seed + i * 0x9E3779B97F4A7C15) & M) for i in range(4)]
+
+    def next(self):
+        s = self.s
+        x = (s[1] * 5) & M
+        out = (((x << 7) | (x >> 57)) & M) * 9 & M
+        t = (s[1] << 17) & M
+        s[2] ^= s[0]
+        s[3] ^= s[1]
+        s[1] ^= s[2]
+        s[0] ^= s[3]
+        s[2] ^= t
+        s[3] = ((s[3] << 45) | (s[3] >> 19)) & M
+        return out
+
+    def below(self, n):
+        while True:
+            x = self.next()
+            if x >= 2**64 % n:
+                return x % n
+
+
+def planning_part(trace, split):
+    is_tokens = trace.kind == "tokens"
+    n = len(trace.requests) if is_tokens else trace.n_iterations
+
+    def category(i):
+        if is_tokens:
+            c = trace.requests[i][5]
+        else:
+            c = trace.iteration_category[i] if trace.iteration_category else NONE
+        return c if c < len(trace.categories) else len(trace.categories)
+
+    kind, ppm = split["kind"], split["planning_ppm"]
+    if n == 0:
+        raise StepError("the trace is empty")
+    if kind == "none":
+        return list(range(n))
+    if kind == "time":
+        part = list(range((n * ppm + 500000) // 1000000))
+        if not is_tokens and not trace.is_time_ordered:
+            raise StepError("iterations do not stand in time order")
+    elif kind == "category":
+        wanted = split["categories"].split(",")
+        if not trace.categories or any(w not in trace.categories for w in wanted):
+            raise StepError("a category is not in the trace")
+        part = [i for i in range(n) if category(i) < len(trace.categories) and trace.categories[category(i)] in wanted]
+    else:
+        seed = mix(split["seed"])
+        groups = {}
+        for i in range(n):
+            groups.setdefault(category(i), []).append((mix((trace.requests[i][0] if is_tokens else i) ^ seed), i))
+        part, total, taken = [], 0, 0
+        for c in sorted(groups):
+            total += len(groups[c]) * ppm
+            take = (total + 500000) // 1000000 - taken
+            part += [i for _, i in sorted(groups[c])[:take]]
+            taken += take
+        part.sort()
+    if not part or len(part) == n:
+        raise StepError("a part is empty")
+    return part
+
+
+class Step:
+    """rows: [(row, source rank)]; padding[rank]. For counts: iteration."""
+
+    def __init__(self, rows, padding, iteration=None):
+        self.rows, self.padding, self.iteration = rows, padding, iteration
+
+
+def _weights(n, skew_ppm):
+    # Halves away from zero. The power is the only floating-point number; glibc and Python share it.
+    out = []
+    for r in range(n):
+        x = float(r + 1) ** (-(skew_ppm / 1e6)) * 1048576.0
+        out.append(int(x + 0.5) if skew_ppm else 1048576)
+    return out
+
+
+def _padding(used, pad):
+    return [-u % pad if u and pad > 1 else 0 for u in used]
+
+
+def _decode(trace, members, b):
+    n = b["ranks"]
+    C = b["batch_per_rank"] * n
+    w = _weights(n, b["source_skew_ppm"])
+    W = sum(w)
+    share = [C * x // W for x in w]
+    for r in sorted(range(n), key=lambda r: (-(C * w[r] % W), r))[:C - sum(share)]:
+        share[r] += 1
+    rank_of = [r for j in range(max(share, default=0)) for r in range(n) if share[r] > j]
+    by_rank = sorted(range(C), key=lambda s: (rank_of[s], s))
+    padding = _padding(share, b["pad_tokens"])
+    usable = [m for m in members if trace.requests[m][2] > 0]
+    if b["resample"]:
+        rng = Rng(b["seed"])
+        for _ in range(b["steps_max"] or 64):
+            row = [0] * C
+            for s in range(C):
+                q = trace.requests[usable[rng.below(len(usable))]]
+                row[s] = q[1] + rng.below(q[2])
+            yield Step([(row[s], rank_of[s]) for s in by_rank], padding)
+        return
+    free, named = [], {}
+    for m in usable:  # queues by the rank they may run on, in file order
+        source = trace.requests[m][4]
+        (free if source == NONE else named.setdefault(source % n, [])).append(m)
+    free.reverse()
+    for q in named.values():
+        q.reverse()
+    at, end = [0] * C, [0] * C
+    while C > 0:
+        for s in range(C):
+            if at[s] < end[s]:
+                continue
+            mine = named.get(rank_of[s], [])
+            queue = mine if mine and (not free or mine[-1] < free[-1]) else free
+            if not queue:
+                return
+            q = trace.requests[queue.pop()]
+            at[s], end[s] = q[1], q[1] + q[2]
+        yield Step([(at[s], rank_of[s]) for s in by_rank], padding)
+        at = [x + 1 for x in at]
+
+
+def _prefill(trace, members, b):
+    n, T = b["ranks"], b["tokens_per_rank"]
+    w = _weights(n, b["source_skew_ppm"])
+    budget = [max(1, T * n * x // sum(w)) for x in w]
+    cursor, used, parts = 0, [0] * n, [[] for _ in range(n)]
+
+    def place(first, length, source):
+        nonlocal cursor
+        ranks = [(cursor + i) % n for i in range(n)] if source is None else [source]
+        for r in ranks:
+            if used[r] + length <= budget[r]:
+                used[r] += length
+                parts[r].append((first, length))
+                cursor = (r + 1) % n
+                return True
+        return False
+
+    def close():
+        rows = [(first + i, r) for r in range(n) for first, length in parts[r] for i in range(length)]
+        step = Step(rows, _padding(used, b["pad_tokens"]))
+        for r in range(n):
+            used[r], parts[r] = 0, []
+        return step
+
+    def units(m, is_named):
+        (_, first, rows, _, source, _) = trace.requests[m]
+        rank = source % n if is_named and source != NONE else None
+        most = T if rank is None else min(T, budget[rank])
+        for start in range(0, rows, most):
+            yield first + start, min(most, rows - start), rank
+
+    if b["resample"]:
+        every = [u for m in members for u in units(m, False)]
+        rng = Rng(b["seed"])
+        for _ in range(b["steps_max"] or 64):
+            cursor = 0
+            while place(*every[rng.below(len(every))]):
+                pass
+            yield close()
+        return
+    for m in members:
+        for unit in units(m, True):
+            if not place(*unit):
+                yield close()
+                if not place(*unit):
+                    raise StepError("a unit fits nowhere")
+    if 2 * sum(used) >= n * T and sum(used) > 0:
+        yield close()
+
+
+def build(trace, members, b):
+    """The planning steps, as a list."""
+    try:
+        if trace.kind == "counts":
+            per = trace.n_sources * trace.n_layers * trace.n_experts
+            steps = [Step([], [0] * b["ranks"], i) for i in members if any(trace.counts[i * per:(i + 1) * per])]
+        elif b["phase"] == "decode":
+            steps = list(_decode(trace, members, b))
+        else:
+            steps = list(_prefill(trace, members, b))
+    except (IndexError, ZeroDivisionError, ValueError) as e:
+        raise StepError(f"the batching rule cannot be used on this trace ({e})") from e
+    if not steps:
+        raise StepError("the batching rule gives no step")
+    most = b["steps_max"]
+    is_recorded = trace.kind == "counts" or not b["resample"]
+    if most and is_recorded and len(steps) > most:
+        steps = [steps[i * len(steps) // most] for i in range(most)]
+    return steps
+
+
+def counts_by_rank(trace, iteration, layer, n_ranks):
+    """c[rank][expert] of a counts step."""
+    c = [[0] * trace.n_experts for _ in range(n_ranks)]
+    for q in range(trace.n_sources):
+        for e in range(trace.n_experts):
+            x = trace.count(iteration, q, layer, e)
+            if trace.source_known:
+                c[q % n_ranks][e] += x
+                continue
+            for r in range(n_ranks):
+                c[r][e] += x // n_ranks
+            for j in range(x % n_ranks):
+                c[(e + j) % n_ranks][e] += 1
+    return c
+
+
