@@ -1,0 +1,328 @@
+"""Every check of docs/VERIFY.md. A violation is (kind, message); kinds are the words of mp_violation_name."""
+from fluid import direction
+from steps import StepError, build, planning_part
+from traffic import (DISPATCHERS, Layer, attention_ns, compute_bound, compute_ns, flows_of, pairs_by_rank, port_bound, shared_ns,
+                     transfer_bound)
+
+ORDER_SCOPE = "dispatch, all layers, planning steps"
+PLACEMENT_SCOPE = "step, every static plan with these slots, planning steps"
+
+
+class Check:
+    def __init__(self, plan):
+        self.plan = plan
+        self.violations = []
+        self.n = 0
+
+    def expect(self, holds, kind, message):
+        self.n += 1
+        if not holds and len(self.violations) < 1000:
+            self.violations.append((kind, message))
+        return holds
+
+
+def structure(c):
+    p = c.plan
+    ok = c.expect(p["nodes"] <= p["gpus"], "shape", f"{p['gpus']} GPUs on {p['nodes']} nodes")
+    ok &= c.expect(len(p["gpu_slots"]) == p["gpus"], "shape", f"gpu_slots has {len(p['gpu_slots'])} entries for {p['gpus']} GPUs")
+    ok &= c.expect(len(p["gpu_nodes"]) == p["gpus"], "shape", f"gpu_nodes has {len(p['gpu_nodes'])} entries for {p['gpus']} GPUs")
+    if not ok:
+        return False
+    for g, v in enumerate(p["gpu_nodes"]):
+        ok &= c.expect(0 <= v < p["nodes"], "shape", f"GPU {g} is on node {v} of {p['nodes']}")
+    ok &= c.expect(min(p["gpu_slots"]) >= 0 and sum(p["gpu_slots"]) == p["slots"], "slots",
+                   f"the GPUs have {sum(p['gpu_slots'])} slots in all, and the plan says {p['slots']}")
+    ok &= c.expect(len(p["layer_list"]) == p["layers"], "layer-missing",
+                   f"{len(p['layer_list'])} layers are listed, and the plan says {p['layers']}")
+    if not ok:
+        return False
+    gpu = c.slot_gpu = [g for g, n in enumerate(p["gpu_slots"]) for _ in range(n)]
+    before = -1
+    for layer in p["layer_list"]:
+        name = f"layer {layer['layer']}"
+        c.expect(layer["layer"] > before, "layer-id", f"{name} follows layer {before} (ids must rise)")
+        before = layer["layer"]
+        ok &= c.expect(layer["order"] is None or layer["order"] < len(p["orders"]), "shape",
+                       f"{name}: order {layer['order']}, and there are {len(p['orders'])}")
+        if not c.expect(len(layer["slots"]) == p["slots"], "slots", f"{name}: {len(layer['slots'])} slots, and the plan has {p['slots']}"):
+            ok = False
+            continue
+        needs = p["route"] in ("weighted", "tiered")
+        weights = layer["weights"]
+        good = c.expect(needs == (weights is not None), "route-weights",
+                        f"{name}: route rule {p['route']} {'needs' if needs else 'has no use for'} weights")
+        if weights is not None:
+            good &= c.expect(len(weights) == p["slots"] and all(0 <= w < 2**32 for w in weights), "route-weights",
+                             f"{name}: the weights are not {p['slots']} numbers in [0, 2^32)")
+        ok &= good
+        seen = {}
+        for s, e in enumerate(layer["slots"]):
+            if e == -1:
+                continue
+            if not c.expect(0 <= e < p["experts"], "expert-range", f"{name} slot {s} (GPU {gpu[s]}): expert {e}, and there are {p['experts']}"):
+                ok = False
+                continue
+            others = seen.setdefault(e, [])
+            if others and not p["allow_same_gpu_replicas"]:
+                c.expect(gpu[others[-1]] != gpu[s], "replica-same-gpu",
+                         f"{name}: expert {e} is in slot {others[-1]} and slot {s} of GPU {gpu[s]}")
+            others.append(s)
+        for e in range(p["experts"]):
+            if c.expect(e in seen, "expert-missing", f"{name}: expert {e} has 0 slots of {p['slots']}") and good and weights is not None:
+                c.expect(any(weights[s] for s in seen[e]), "route-weights", f"{name}: the weights of expert {e} are all 0")
+    return ok
+
+
+def sections(c):
+    p = c.plan
+    for i, x in enumerate(p["colocation"]):
+        if not c.expect(x["layer"] < p["layers"] and x["expert_a"] < p["experts"] and x["expert_b"] < 4096 and x["gpu"] < p["gpus"],
+                        "colocation", f"entry {i}: {x} is out of range"):
+            continue
+        layer = p["layer_list"][x["layer"]]
+        c.expect(any(e == x["expert_a"] and c.slot_gpu[s] == x["gpu"] for s, e in enumerate(layer["slots"])), "colocation",
+                 f"entry {i}: expert {x['expert_a']} has no slot on GPU {x['gpu']} in layer {layer['layer']}")
+    if p["training"] is not None:
+        order = p["training"]["bucket_order"]
+        c.expect(sorted(order) == list(range(len(order))), "training", f"bucket_order {order[:20]} is not a permutation")
+    v = p["provenance"]
+    c.expect(not (v["reproducible"] and v["stopped_by"] == "wall_clock"), "provenance",
+             "stopped by the wall clock and yet marked reproducible")
+    if not v["planned"]:
+        return
+    c.expect(v["batching"]["ranks"] == p["gpus"], "provenance", f"steps of {v['batching']['ranks']} ranks on {p['gpus']} GPUs")
+    before = -1
+    for s in p["samples"]:
+        c.expect(before < s["step"] < p["planning_steps"], "sample",
+                 f"step {s['step']} after step {before}, and there are {p['planning_steps']}")
+        before = s["step"]
+        c.expect(s["dispatch_ns"] + s["compute_ns"] + s["combine_ns"] <= s["step_ns"], "sample",
+                 f"step {s['step']}: its parts are more than its {s['step_ns']} ns")
+    for i, x in enumerate(p["certificates"]):
+        c.expect(x["bound_ns"] <= x["value_ns"], "certificate", f"certificate {i}: bound {x['bound_ns']} above value {x['value_ns']}")
+        c.expect(x["proof"] != "closed-form" or x["nodes"] == 0, "certificate", f"certificate {i}: a closed form with search nodes")
+
+
+def orders(c, topology):
+    p = c.plan
+    for o, order in enumerate(p["orders"]):
+        unit, ports, rate = order["unit"], order["ports"], order["port_bytes_per_s"]
+        c.expect(unit > 0 and ports > 0, "order-share", f"order {o}: unit {unit}, {ports} ports")
+        c.expect(ports <= 1 or rate > 0, "order-rate", f"order {o}: {ports} ports per GPU and no rate cap")
+        sums = {}
+        for s, stage in enumerate(order["stages"]):
+            where = f"order {o} stage {s}"
+            sends, takes, through, before = {}, {}, {}, (-1, -1)
+            for src, dst, share in stage:
+                if not c.expect(src < p["gpus"] and dst < p["gpus"], "shape", f"{where}: transfer {src}>{dst}, and there are {p['gpus']} GPUs"):
+                    continue
+                c.expect(src != dst, "order-self", f"{where}: GPU {src} sends to itself")
+                c.expect(share > 0, "order-share", f"{where}: transfer {src}>{dst} has share 0 of {unit}")
+                c.expect((src, dst) > before, "order-share", f"{where}: transfer {src}>{dst} is listed after {before[0]}>{before[1]}")
+                before = (src, dst)
+                sums[src, dst] = sums.get((src, dst), 0) + share
+                sends[src] = sends.get(src, 0) + 1
+                takes[dst] = takes.get(dst, 0) + 1
+                if topology is not None and rate and src != dst:
+                    for r in topology.path(src, dst)[0]:
+                        through[r] = through.get(r, 0) + rate
+            for table, verb in ((sends, "sends"), (takes, "receives")):
+                for g, n in table.items():
+                    c.expect(n <= ports, "order-port", f"{where}: GPU {g} {verb} {n} transfers on {ports} ports")
+            for r, x in through.items():
+                c.expect(x <= topology.resources[r]["rate"], "order-rate",
+                         f"{where}: {x} bytes/s through a port of {topology.resources[r]['rate']}")
+        for i in range(p["gpus"]):
+            for j in range(p["gpus"]):
+                if i != j:
+                    c.expect(sums.get((i, j), 0) == unit, "order-share", f"order {o}: the shares of {i}>{j} sum to {sums.get((i, j), 0)} of {unit}")
+
+
+def against(c, trace, topology, model):
+    p = c.plan
+    v = p["provenance"]
+    c.expect(p["experts"] == trace.n_experts, "shape", f"the plan has {p['experts']} experts and the trace {trace.n_experts}")
+    if c.expect(p["layers"] == trace.n_layers, "layer-missing", f"the plan has {p['layers']} layers and the trace {trace.n_layers}"):
+        for l, layer in enumerate(p["layer_list"]):
+            c.expect(layer["layer"] == trace.layer_ids[l], "layer-id", f"entry {l} is layer {layer['layer']} and the trace's {trace.layer_ids[l]}")
+    if c.expect(p["gpus"] == topology.n, "shape", f"the plan has {p['gpus']} GPUs and the topology {topology.n}"):
+        c.expect(p["nodes"] == topology.n_nodes, "shape", f"the plan has {p['nodes']} nodes and the topology {topology.n_nodes}")
+        for g in range(p["gpus"]):
+            c.expect(p["gpu_nodes"][g] == topology.node[g], "shape",
+                     f"GPU {g} is on node {p['gpu_nodes'][g]} in the plan and {topology.node[g]} in the topology")
+            need, has = model.expert_bytes * p["gpu_slots"][g] * p["layers"], topology.gpus[g]["type"]["memory"]
+            c.expect(need <= has, "capacity", f"GPU {g}: {p['gpu_slots'][g]} slots in {p['layers']} layers are {need} bytes, and it has {has}")
+    c.expect(p["experts"] == model.experts, "shape", f"the plan has {p['experts']} experts and the model {model.experts}")
+    if v["planned"]:
+        for what, own in (("trace", trace.sha256), ("topology", topology.sha256), ("model", model.sha256)):
+            c.expect(v[f"{what}_sha256"] == own, "provenance",
+                     f"planned on the {what} with SHA-256 {v[f'{what}_sha256'][:16]}..., and this one has {own[:16]}...")
+        c.expect(v["synthetic"] == trace.is_synthetic, "provenance", f"the plan says synthetic: {v['synthetic']}, the trace {trace.is_synthetic}")
+
+
+class Setup:
+    def __init__(self, plan, slot_gpu, trace, topology, model):
+        self.plan, self.slot_gpu, self.trace, self.topology, self.model = plan, slot_gpu, trace, topology, model
+        self.nodes = [[g for g in range(topology.n) if topology.node[g] == v] for v in range(topology.n_nodes)]
+
+
+class Step:
+    """Sums of one planning step over the layers."""
+
+    def __init__(self, other):
+        self.other = self.lower = other
+        self.dispatch_bound = self.combine_bound = self.compute = 0
+        self.flows = []
+
+
+def evidence(c, setup):
+    """Compares each layer's sums; returns the steps' own sums, or None when the steps cannot be rebuilt."""
+    p, topology, model, trace = c.plan, setup.topology, setup.model, setup.trace
+    v = p["provenance"]
+    if not c.expect(v["dispatcher"] in DISPATCHERS, "provenance", f"dispatcher \"{v['dispatcher']}\" is not known"):
+        return None
+    is_node = DISPATCHERS[v["dispatcher"]][0] == "node"
+    if not c.expect(trace.kind == "tokens" or (v["sources"] == "dp" and not is_node), "provenance",
+                    f"dispatcher {v['dispatcher']} and sources {v['sources']} need tokens, and the trace has counts"):
+        return None
+    try:
+        steps = build(trace, planning_part(trace, v["split"]), v["batching"])
+    except StepError as e:
+        c.expect(False, "provenance", f"the planning steps cannot be built again: {e}")
+        return None
+    if not c.expect(len(steps) == p["planning_steps"], "prediction",
+                    f"the plan says {p['planning_steps']} planning steps, and the trace gives {len(steps)}"):
+        return None
+    wants_bound = any(x["kind"] == "placement" for x in p["certificates"])
+    kept = {s["step"] for s in p["samples"]} if len(steps) * p["layers"] > 2000 else set(range(len(steps)))
+    sums = [Step(model.other) for _ in steps]
+    dense = model.hidden_layers - len(model.layer_ids)
+    for l in range(p["layers"]):
+        entry = p["layer_list"][l]
+        layer = Layer(p, l, setup.slot_gpu, topology.node)
+        rows = intra = inter = bound = 0
+        for i, step in enumerate(steps):
+            f = flows_of(setup, layer, step)
+            rows += max(f.rows)
+            for flows in (f.first, f.second):
+                for (a, b), x in flows.items():
+                    if topology.node[a] == topology.node[b]:
+                        intra += x * model.dispatch_bytes
+                    else:
+                        inter += x * model.dispatch_bytes
+            ports = port_bound(topology, f.first, model.dispatch_bytes)
+            bound += ports
+            s = sums[i]
+            s.dispatch_bound += ports
+            s.combine_bound += port_bound(topology, {(b, a): x for (a, b), x in f.first.items()}, model.combine_bytes)
+            gpus = range(topology.n)
+            attention = max(attention_ns(topology, g, model, f.starts[g]) for g in gpus)
+            shared = max(shared_ns(topology, g, model, f.starts[g]) for g in gpus)
+            compute = max(compute_ns(topology, g, model, f.active[g], f.padded[g]) for g in gpus)
+            times = 1 + max(0, dense) if l == 0 else 1
+            s.compute += compute
+            s.other += attention * times
+            if i in kept:
+                s.flows.append((l, f, attention * times, shared, compute))
+            if wants_bound:
+                pairs = pairs_by_rank(setup, layer, step, f)
+                starts = [0] * topology.n
+                if f.pairs is None:
+                    for _, source in step.rows:
+                        starts[source] += 1
+                else:
+                    starts = f.starts
+                if v["sources"] == "coupled":
+                    even = -(-sum(f.starts) // topology.n)
+                    attention = min(attention_ns(topology, g, model, even) for g in gpus)
+                    shared = min(shared_ns(topology, g, model, even) for g in gpus)
+                s.lower += (attention * times + max(shared, transfer_bound(setup, pairs, starts, False)) + compute_bound(setup, pairs) +
+                            transfer_bound(setup, pairs, starts, True))
+        where = f"layer {entry['layer']}"
+        for kind, key, own in (("evidence-rows", "rows_max_sum", rows), ("evidence-bytes", "dispatch_intra_bytes", intra),
+                               ("evidence-bytes", "dispatch_inter_bytes", inter), ("evidence-bound", "port_bound_ns", bound)):
+            c.expect(entry[key] == own, kind, f"{where}: {key} is {entry[key]}, and the steps give {own}")
+    return sums
+
+
+def simulate(setup, s):
+    dispatch = compute = combine = 0
+    step = setup.model.other
+    for l, f, attention, shared, own in s.flows:
+        out = direction(setup, l, f, False)
+        back = direction(setup, l, f, True)
+        dispatch += out
+        compute += own
+        combine += back
+        step += attention + out + own + back + max(0, shared - out)
+    return {"step_ns": step, "dispatch_ns": dispatch, "compute_ns": compute, "combine_ns": combine}
+
+
+def claims(c, setup, sums, most_flows):
+    p = c.plan
+    n = len(sums)
+    by = p["layers"] * (2 if DISPATCHERS[p["provenance"]["dispatcher"]][0] == "node" else 1)
+
+    def work(s):
+        return max((len(f.first) for _, f, _, _, _ in s.flows), default=0)
+
+    simulated = 0
+    for x in p["samples"]:
+        s = sums[x["step"]]
+        if work(s) > most_flows:
+            c.expect(x["compute_ns"] == s.compute, "sample", f"step {x['step']}: compute_ns is {x['compute_ns']}, and the loads give {s.compute}")
+            c.expect(x["dispatch_ns"] >= s.dispatch_bound and x["combine_ns"] >= s.combine_bound, "sample",
+                     f"step {x['step']}: a direction is below the ports' {s.dispatch_bound} and {s.combine_bound} ns")
+            c.expect(x["step_ns"] >= x["dispatch_ns"] + x["compute_ns"] + x["combine_ns"] + s.other, "sample",
+                     f"step {x['step']}: step_ns is below its parts with attention")
+            continue
+        simulated += 1
+        own = simulate(setup, s)
+        for key, tolerance in (("dispatch_ns", by), ("compute_ns", 0), ("combine_ns", by), ("step_ns", 2 * by)):
+            c.expect(abs(x[key] - own[key]) <= tolerance, "sample", f"step {x['step']}: {key} is {x[key]}, and simulating it gives {own[key]}")
+    mean = None
+    if p["samples"] and all(s.flows for s in sums) and sum(len(s.flows) * work(s)**2 for s in sums) <= 100000:
+        all_steps = [simulate(setup, s) for s in sums]
+        mean = {k: (sum(s[k] for s in all_steps) + n // 2) // n for k in ("step_ns", "dispatch_ns")}
+        c.expect(abs(p["step_ns"] - mean["step_ns"]) <= 2 * by + 1, "prediction",
+                 f"step_ns is {p['step_ns']}, and simulating all {n} steps gives {mean['step_ns']}")
+    else:
+        least = sum(s.dispatch_bound + s.combine_bound + s.compute + s.other for s in sums) // n
+        c.expect(p["step_ns"] >= least, "prediction", f"step_ns is {p['step_ns']}, and ports and computation alone need {least}")
+    for i, x in enumerate(p["certificates"]):
+        if x["proof"] != "closed-form":
+            continue
+        if x["kind"] == "order" and x["scope"] == ORDER_SCOPE:
+            bound = sum(layer["port_bound_ns"] for layer in p["layer_list"]) // n
+            if mean is not None:
+                c.expect(abs(x["value_ns"] - mean["dispatch_ns"]) <= by + 1, "certificate",
+                         f"certificate {i}: value_ns is {x['value_ns']}, and simulating all steps gives {mean['dispatch_ns']}")
+            else:
+                c.expect(x["value_ns"] <= p["step_ns"], "certificate", f"certificate {i}: value_ns {x['value_ns']} is above the step's")
+        elif x["kind"] == "placement" and x["scope"] == PLACEMENT_SCOPE:
+            bound = sum(s.lower for s in sums) // n
+            c.expect(x["value_ns"] == p["step_ns"], "certificate",
+                     f"certificate {i}: value_ns is {x['value_ns']}, and the predicted step {p['step_ns']}")
+        else:
+            c.expect(False, "certificate", f"certificate {i}: no closed form is known for the scope \"{x['scope']}\"")
+            continue
+        c.expect(x["bound_ns"] == bound, "certificate", f"certificate {i}: bound_ns is {x['bound_ns']}, and the steps give {bound}")
+    return simulated
+
+
+def check(plan, trace=None, topology=None, model=None, most_flows=300):
+    """(violations, facts compared, samples simulated)."""
+    c = Check(plan)
+    simulated = 0
+    if structure(c):
+        sections(c)
+        if trace is not None:
+            against(c, trace, topology, model)
+        fits = topology is not None and topology.n == plan["gpus"]
+        orders(c, topology if fits else None)
+        if trace is not None and plan["provenance"]["planned"] and not c.violations:
+            setup = Setup(plan, c.slot_gpu, trace, topology, model)
+            sums = evidence(c, setup)
+            if sums is not None and not c.violations:
+                simulated = claims(c, setup, sums, most_flows)
+    return c.violations, c.n, simulated

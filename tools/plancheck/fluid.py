@@ -1,0 +1,139 @@
+"""The network of docs/COST.md parts 4 and 5 in exact fractions: progressive filling at every event, nothing kept between events."""
+from fractions import Fraction
+from math import ceil
+
+from traffic import DISPATCHERS
+
+
+class Flow:
+    __slots__ = ("src", "dst", "stage", "left", "ids", "latency", "cap", "state", "at")
+
+    def __init__(self, topology, src, dst, size, stage, cap):
+        self.src, self.dst, self.stage, self.left = src, dst, stage, Fraction(size)
+        self.ids, self.latency, pair = topology.path(src, dst)
+        caps = [x for x in (pair, cap) if x]
+        self.cap = Fraction(min(caps), 10**9) if caps else None
+        self.state, self.at = "waiting", None
+
+
+def rates(topology, flows):
+    """Max-min fair rates in bytes per ns."""
+    users, room, out = {}, {}, {}
+    for f in flows:
+        for r in f.ids:
+            users.setdefault(r, set()).add(f)
+    for r, fs in users.items():
+        port = topology.resources[r]
+        room[r] = Fraction(port["rate"], 10**9)
+        curve = topology.levels[port["level"]]["incast"]
+        if port["is_in"] and not port["is_uplink"] and curve:
+            room[r] *= Fraction(curve[min(len(fs), len(curve)) - 1], 10**6)
+    loose = set(flows)
+    while loose:
+        level = min(room[r] / len(fs) for r, fs in users.items() if fs)
+        caps = [f.cap for f in loose if f.cap is not None]
+        if caps:
+            level = min(level, min(caps))
+        stopped = {f for f in loose if f.cap == level}
+        for r, fs in users.items():
+            if fs and room[r] == level * len(fs):
+                stopped |= fs
+        for f in stopped:
+            out[f] = level
+            for r in f.ids:
+                room[r] -= level
+                users[r].discard(f)
+        loose -= stopped
+    return out
+
+
+def concurrent(topology, copies, size):
+    flows = [Flow(topology, i, j, x * size, 0, 0) for (i, j), x in copies.items() if x * size]
+    now, end = Fraction(0), 0
+    while flows:
+        rate = rates(topology, flows)
+        now_next = min(now + f.left / rate[f] for f in flows)
+        rest = []
+        for f in flows:
+            f.left -= rate[f] * (now_next - now)
+            if f.left == 0:
+                end = max(end, ceil(now_next) + f.latency)
+            else:
+                rest.append(f)
+        now, flows = now_next, rest
+    return end
+
+
+def pieces(topology, order, copies, size, is_combine, is_backwards):
+    """The flows of an order on a dispatch matrix of copies."""
+    sent, out, n = {}, [], len(order["stages"])
+    for s, stage in enumerate(order["stages"]):
+        for src, dst, share in stage:
+            x = copies.get((dst, src) if is_combine and not is_backwards else (src, dst), 0) * size
+            before = sent.get((src, dst), 0)
+            sent[src, dst] = before + share
+            piece = x * (before + share) // order["unit"] - x * before // order["unit"]
+            if piece:
+                a, b = (dst, src) if is_backwards else (src, dst)
+                out.append(Flow(topology, a, b, piece, n - 1 - s if is_backwards else s, order["port_bytes_per_s"]))
+    return out
+
+
+def staged(topology, flows, mode):
+    def queues(f):
+        return {"free": (("out", f.src), ("in", f.dst)), "coupled": (f.src, f.dst), "barrier": ("all",)}[mode]
+
+    groups = {}
+    for f in flows:
+        for q in set(queues(f)):
+            groups.setdefault(q, {}).setdefault(f.stage, set()).add(f)
+    line = {q: sorted(stages) for q, stages in groups.items()}
+    since = {q: Fraction(0) for q in groups}
+    now, end, left = Fraction(0), Fraction(0), set(flows)
+    while left:
+        for f in left:
+            if f.state == "waiting" and all(line[q] and line[q][0] == f.stage for q in queues(f)):
+                f.state, f.at = "launching", max(since[q] for q in queues(f)) + topology.stage_launch
+        for f in left:
+            if f.state == "launching" and f.at <= now:
+                f.state = "flowing"
+        flowing = [f for f in left if f.state == "flowing"]
+        rate = rates(topology, flowing) if flowing else {}
+        then = min([now + f.left / rate[f] for f in flowing] + [f.at for f in left if f.state in ("launching", "landing")])
+        for f in flowing:
+            f.left -= rate[f] * (then - now)
+            if f.left == 0:
+                f.state, f.at = "landing", then + f.latency
+        now = then
+        for f in [f for f in left if f.state == "landing" and f.at <= now]:
+            left.discard(f)
+            end = max(end, f.at)
+            for q in set(queues(f)):
+                members = groups[q][f.stage]
+                members.discard(f)
+                if not members:
+                    line[q].pop(0)
+                    since[q] = now
+    return ceil(end)
+
+
+def direction(setup, index, f, is_combine):
+    """ns of one direction of one layer, launches included."""
+    plan, topology, model = setup.plan, setup.topology, setup.model
+    if topology.n < 2:
+        return 0
+    layer = plan["layer_list"][index]
+    size = model.combine_bytes if is_combine else model.dispatch_bytes
+    copies, launches, is_overlapped = DISPATCHERS[plan["provenance"]["dispatcher"]]
+
+    def turned(m):
+        return {(j, i): x for (i, j), x in m.items()} if is_combine else m
+
+    if layer["order"] is None:
+        first = concurrent(topology, turned(f.first), size)
+    else:
+        is_backwards = is_combine and layer["combine_reversed"]
+        first = staged(topology, pieces(topology, plan["orders"][layer["order"]], f.first, size, is_combine, is_backwards), plan["stages"])
+        launches -= 1
+    second = concurrent(topology, turned(f.second), size) if copies == "node" else 0
+    return (max(first, second) if is_overlapped else first + second) + launches * topology.launch
