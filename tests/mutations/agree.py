@@ -1,0 +1,263 @@
+#!/usr/bin/env python3
+"""Both verifiers on the same files: plans of many options are accepted by both; each broken copy, its checksum put right again, is
+refused by both, and both name the broken thing by the same word.
+
+agree.py MOEPLAN [SOURCE ROOT]"""
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+MOEPLAN = sys.argv[1]
+ROOT = sys.argv[2] if len(sys.argv) > 2 else os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PLANCHECK = os.path.join(ROOT, "tools", "plancheck", "plancheck")
+FOLDER = tempfile.mkdtemp(prefix="agree.")
+failures = []
+
+
+def run(*args):
+    p = subprocess.run(args, capture_output=True, text=True, timeout=300)
+    return p.returncode, p.stdout, p.stderr
+
+
+def moeplan(*args):
+    return run(MOEPLAN, *args)
+
+
+def need(result, what):
+    if result[0] != 0:
+        sys.exit(f"{what}: exit {result[0]}: {result[2]}{result[1]}")
+
+
+def at(name):
+    return os.path.join(FOLDER, name)
+
+
+def stamp(lines):
+    body = "\n".join(lines[:-1]) + "\n"
+    return body + f'checksum: "{hashlib.sha256(body.encode()).hexdigest()}"\n'
+
+
+def find(lines, prefix, which=0):
+    return [i for i, line in enumerate(lines) if line.startswith(prefix)][which]
+
+
+def edit(lines, prefix, change, which=0):
+    """Replaces what follows `prefix` in one line by change(text)."""
+    i = find(lines, prefix, which)
+    lines[i] = prefix + str(change(lines[i][len(prefix):]))
+
+
+def bump(by=1):
+    return lambda text: int(text) + by
+
+
+def numbers(change):
+    def apply(text):
+        x = [int(v) for v in text[1:-1].split(", ")]
+        change(x)
+        return "[" + ", ".join(map(str, x)) + "]"
+    return apply
+
+
+def set_item(i, value):
+    def change(x):
+        x[i] = value
+    return numbers(change)
+
+
+def swap_items(i, j):
+    def change(x):
+        x[i], x[j] = x[j], x[i]
+    return numbers(change)
+
+
+# name, kind, change(lines), words in moeplan's message where reading already refuses it
+def on(prefix, change, which=0):
+    return lambda lines: edit(lines, prefix, change, which)
+
+
+def drop_expert(lines):
+    edit(lines, "    slots: ", numbers(lambda x: x.__setitem__(slice(None), [-1 if v == x[0] else v for v in x])))
+
+
+def drop_layer(lines):
+    i, j = find(lines, "  - layer: ", -1), find(lines, "orders:")
+    del lines[i:j]
+    edit(lines, "  layers: ", bump(-1))
+
+
+def stage(change, which=0):
+    return lambda lines: edit(lines, "      - ", lambda t: '"' + change(t[1:-1]) + '"', which)
+
+
+def drop_pair(lines):
+    stage(lambda t: " ".join(t.split(" ")[1:]), 1)(lines)
+
+
+def fewer_gpus_slots(lines):
+    edit(lines, "  slots: ", bump(1))
+
+
+STRUCTURE = [
+    ("drop expert", "expert-missing", drop_expert, None),
+    ("replica on the same GPU", "replica-same-gpu", on("    slots: ", numbers(lambda x: x.__setitem__(1, x[0]))), None),
+    ("expert out of range", "expert-range", on("    slots: ", set_item(0, 999)), "expert-range"),
+    ("zero weights", "route-weights", on("    weights: ", numbers(lambda x: x.__setitem__(slice(None), [0] * len(x)))), None),
+    ("negative weight", "route-weights", on("    weights: ", set_item(0, -5)), "route-weights"),
+    ("slots do not add up", "slots", fewer_gpus_slots, "slots:"),
+    ("node out of range", "shape", on("  gpu_nodes: ", set_item(0, 99)), "gpu_nodes:"),
+    ("order out of range", "shape", on("    order: ", lambda t: 9), "order:"),
+    ("share off by one", "order-share", stage(lambda t: t.replace("*2", "*1", 1)), None),
+    ("missing pair", "order-share", drop_pair, None),
+    ("duplicate transfer", "order-share", stage(lambda t: t.split(" ")[0] + " " + t, 1), None),
+    ("two sends in a stage", "order-port", stage(lambda t: "0>2*1 " + t if not t.startswith("0>") else t.replace(" ", " 0>3*1 ", 1)), None),
+    ("self transfer", "order-self", stage(lambda t: "0>0*1 " + t, 1), None),
+    ("GPU out of range", "shape", stage(lambda t: t + " 77>1", 1), "stages:"),
+    ("ports without rate", "order-rate", on("    ports: ", lambda t: 2), None),
+    ("layer ids fall", "layer-id", on("  - layer: ", lambda t: 900), None),
+    ("bucket twice", "training", on("  bucket_order: ", set_item(0, 2)), None),
+    ("bucket out of range", "training", on("  bucket_order: ", set_item(0, 7)), "bucket_order:"),
+    ("colocation out of range", "colocation", on("  - {layer: 0", lambda t: t.replace("gpu: 0", "gpu: 99")), "gpu:"),
+    ("colocation elsewhere", "colocation", on("  - {layer: 0", lambda t: t.replace("gpu: 0", "gpu: 3")), None),
+    ("reproducible wall clock", "provenance", on("  stopped_by: ", lambda t: "wall_clock"), None),
+    ("other ranks", "provenance", on("    ranks: ", bump()), None),
+    ("sample out of range", "sample", on("  - step: ", lambda t: 4000), "step:"),
+    ("parts above the step", "sample", on("    step_ns: ", lambda t: 1), None),
+    ("bound above value", "certificate", on("    bound_ns: ", lambda t: 10**15), None),
+    ("nodes of a closed form", "certificate", on("    nodes: ", lambda t: 3), None),
+]
+FAR = 100
+HASH = '"' + "0f" * 32 + '"'
+DATA = [
+    ("rows", "evidence-rows", on("    rows_max_sum: ", bump()), None),
+    ("intra bytes", "evidence-bytes", on("    dispatch_intra_bytes: ", bump()), None),
+    ("inter bytes", "evidence-bytes", on("    dispatch_inter_bytes: ", bump(-1), -1), None),
+    ("port bound", "evidence-bound", on("    port_bound_ns: ", bump()), None),
+    ("swap two GPUs' slots", "evidence-bytes", on("    slots: ", swap_items(0, -1)), None),
+    ("sample: step", "sample", on("    step_ns: ", bump(FAR)), None),
+    ("sample: compute", "sample", lambda lines: (on("    compute_ns: ", bump())(lines), on("    step_ns: ", bump())(lines)), None),
+    ("sample: dispatch", "sample", on("    dispatch_ns: ", bump(-FAR)), None),
+    ("sample: combine", "sample", on("    combine_ns: ", bump(-FAR)), None),
+    ("prediction", "prediction", on("  step_ns: ", bump(FAR)), None),
+    ("planning steps", "prediction", on("  planning_steps: ", bump()), None),
+    ("order certificate: value", "certificate", on("    value_ns: ", bump(FAR)), None),
+    ("order certificate: bound", "certificate", on("    bound_ns: ", bump(-1)), None),
+    ("placement certificate: value", "certificate", on("    value_ns: ", bump(1), 1), None),
+    ("placement certificate: bound", "certificate", on("    bound_ns: ", bump(-1), 1), None),
+    ("certificate: scope", "certificate", on("    scope: ", lambda t: '"everything"'), None),
+    ("trace hash", "provenance", on("  trace_sha256: ", lambda t: HASH), None),
+    ("topology hash", "provenance", on("  topology_sha256: ", lambda t: HASH), None),
+    ("model hash", "provenance", on("  model_sha256: ", lambda t: HASH), None),
+    ("synthetic", "provenance", on("  synthetic: ", lambda t: "false"), None),
+    ("dispatcher", "provenance", on("  dispatcher: ", lambda t: '"pigeon"'), None),
+    ("split cannot be built", "provenance", lambda lines: (on("    kind: ", lambda t: "category")(lines),
+                                                          on("    categories: ", lambda t: '"nowhere"')(lines)), None),
+    ("layer id", "layer-id", on("  - layer: ", bump(5), -1), None),
+    ("drop layer", "layer-missing", drop_layer, None),
+    ("node map", "shape", on("  gpu_nodes: ", swap_items(0, -1)), None),
+]
+
+
+def try_both(name, lines, kind, reading, data):
+    path = at("broken.yaml")
+    with open(path, "w") as f:
+        f.write(stamp(lines))
+    code, out, err = run(PLANCHECK, path, *data)
+    if code != 1 or not any(line.startswith(f"{kind}: ") for line in out.splitlines()):
+        failures.append(f"{name}: plancheck: exit {code}, not {kind}: {out[:200]}{err[:200]}")
+    code, out, err = moeplan("verify", path, *data)
+    is_named = code == 1 and any(f": {kind}: " in line for line in out.splitlines())
+    is_refused = code == 3 and reading is not None and reading in err
+    if not (is_named or is_refused):
+        failures.append(f"{name}: moeplan verify: exit {code}, not {kind}: {out[:200]}{err[:300]}")
+
+
+def both_accept(name, path, data):
+    code, out, err = run(PLANCHECK, path, *data)
+    if code != 0:
+        failures.append(f"{name}: plancheck refuses: {out[:300]}{err[:200]}")
+    code, out, err = moeplan("verify", path, *data)
+    if code != 0:
+        failures.append(f"{name}: moeplan verify refuses: {out[:300]}{err[:200]}")
+
+
+def enrich(lines):
+    """A plan with every section: weighted routing, a cut order, a pair, training."""
+    edit(lines, "  route: ", lambda t: "weighted", -1)
+    for i in sorted((i for i, line in enumerate(lines) if line.startswith("    slots: ")), reverse=True):
+        n = lines[i].count(",") + 1
+        lines.insert(i + 1, "    weights: [" + ", ".join(["1"] * n) + "]")
+    first = lines[find(lines, "    slots: ")][len("    slots: ["):].split(", ")[0]
+    n = int(lines[find(lines, "  gpus: ")][8:])
+    order = ["orders:", '  - name: "cut"', "    unit: 4", "    ports: 1", "    port_bytes_per_s: 0", "    stages:"]
+    order += [f'      - "{" ".join(f"{i}>{(i + 1) % n}*2" for i in range(n))}"'] * 2
+    order += [f'      - "+{r}"' for r in range(2, n)]
+    i = find(lines, "orders:")
+    end = find(lines, "colocation: []")
+    lines[i:end] = order
+    i = find(lines, "colocation: []")
+    lines[i:i + 1] = ["colocation:", "  - {layer: 0, expert_a: " + first + ", expert_b: 1, gpu: 0}", "training:", "  chunk_bytes: 4096",
+                      "  experts_per_gpu: 1", "  bucket_order: [1, 2, 0]"]
+
+
+def main():
+    decode, prefill = at("decode.mpt"), at("prefill.mpt")
+    small = ["--layers", "2", "--experts", "8", "--top-k", "2", "--n-requests", "40", "--tokens-per-request", "6", "-q"]
+    need(moeplan("generate", *small, "--phase", "decode", "-o", decode), "generate")
+    need(moeplan("generate", *small, "--phase", "prefill", "--domains", "2", "--first-layer", "3", "-o", prefill), "generate")
+    options = [
+        (decode, "2x2:h100", ["--batch", "2", "--strategy", "lpt"]),
+        (decode, "4:h100", ["--batch", "1", "--strategy", "eplb", "--redundant", "4", "--split", "0.5"]),
+        (decode, "2x2:a100+1x2:l40s", ["--batch", "2", "--strategy", "random", "--redundant", "4", "--dispatcher", "a2av"]),
+        (decode, "2x2:h100", ["--batch", "2", "--strategy", "auto", "--redundant", "4", "--sources", "coupled", "--resample"]),
+        (prefill, "2x2:h100", ["--tokens-per-rank", "16", "--strategy", "lpt", "--split", "time:0.5"]),
+        (prefill, "2x2:v100", ["--tokens-per-rank", "16", "--strategy", "eplb", "--redundant", "4", "--dispatcher", "hierarchical"]),
+        (prefill, os.path.join(ROOT, "topologies", "rack-two-tier.yaml"), ["--tokens-per-rank", "4", "--strategy", "round-robin",
+                                                                          "--redundant", "24"]),
+        (prefill, "3x2:h100", ["--tokens-per-rank", "8", "--strategy", "contiguous", "--redundant", "4", "--dispatcher", "agrs"]),
+    ]
+    for i, (trace, topology, more) in enumerate(options):
+        path = at(f"plan{i}.yaml")
+        need(moeplan("plan", trace, topology, *more, "-q", "-o", path), f"plan {more}")
+        both_accept(f"{topology} {' '.join(more)}", path, [trace, topology])
+    with open(at("plan0.yaml")) as f:
+        good = f.read().split("\n")[:-1]
+    for name, kind, change, reading in DATA:
+        lines = list(good)
+        change(lines)
+        try_both(name, lines, kind, reading, [decode, "2x2:h100"])
+    rich = list(good)
+    enrich(rich)
+    with open(at("rich.yaml"), "w") as f:
+        f.write(stamp(rich))
+    both_accept("every section", at("rich.yaml"), [])
+    for name, kind, change, reading in STRUCTURE:
+        lines = list(rich)
+        change(lines)
+        try_both(name, lines, kind, reading, [])
+    # Too little memory: the same plan against a model of larger experts.
+    with open(os.path.join(ROOT, "src", "model", "presets", "deepseek-v3.yaml")) as f:
+        text = re.sub(r"experts: \{value: 256", "experts: {value: 8", f.read(), count=1)
+        text = text.replace("name: deepseek-v3", "name: large\nexpert_bytes: 900 GB", 1)
+    with open(at("large.yaml"), "w") as f:
+        f.write(text)
+    code, out, _ = run(PLANCHECK, at("plan0.yaml"), decode, "2x2:h100", at("large.yaml"))
+    if code != 1 or "capacity: " not in out:
+        failures.append(f"capacity: plancheck: exit {code}: {out[:300]}")
+    code, out, err = moeplan("verify", at("plan0.yaml"), decode, "2x2:h100", "-m", at("large.yaml"))
+    if code != 1 or ": capacity: " not in out:
+        failures.append(f"capacity: moeplan verify: exit {code}: {out[:300]}{err[:300]}")
+    for text in failures:
+        print(f"not agreed: {text}")
+    print(f"{len(options) + 1} plans accepted and {len(DATA) + len(STRUCTURE) + 1} broken ones refused by both, but for {len(failures)}")
+    for name in os.listdir(FOLDER):
+        os.unlink(at(name))
+    os.rmdir(FOLDER)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
