@@ -16,8 +16,8 @@ enum mp_status trace_ask(const char *path, const char *format, struct trace_need
     ASK(needs.phase && hints->phase == MP_PHASE_UNKNOWN, "its phase (give --phase prefill|decode|train|mixed)");
     ASK(needs.layer_base && hints->layer_base < 0, "which layer of the model its layer 0 is (give --layer-base N)");
     ASK(needs.ids && hints->ids_are_physical < 0, "whether its ids are experts or slots (give --ids logical|physical)");
-    ASK(needs.experts && hints->n_experts == 0, "how many experts a layer has (give --experts N or --model NAME)");
-    ASK(needs.top_k && hints->top_k == 0, "how many experts a token uses (give --top-k K or --model NAME)");
+    ASK(needs.experts && hints->n_experts == 0, "how many experts a layer has (give --experts N)");
+    ASK(needs.top_k && hints->top_k == 0, "how many experts a token uses (give --top-k K)");
 #undef ASK
     if (used > 0)
         return mp_fail_at(err, MP_EUSAGE, path, 0, 0, "a recording of the format %s does not say %s", format, text);

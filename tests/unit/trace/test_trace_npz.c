@@ -432,7 +432,7 @@ static void test_trace_npz__all_that_is_missing_is_asked_for_at_once(void **stat
     assert_string_equal(err.message,
                         "a recording of the format npz does not say its phase (give --phase prefill|decode|train|mixed); which layer of the model its layer 0 "
                         "is (give --layer-base N); whether its ids are experts or slots (give --ids logical|physical); how many experts a layer has (give "
-                        "--experts N or --model NAME)");
+                        "--experts N)");
     struct mp_trace_hints h = full_hints();
     mp_error_clear(&err);
     assert_int_equal(read_bytes(&t, "npz", z.p, z.n, &h, NULL, &err), MP_EUSAGE);
