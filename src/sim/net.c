@@ -8,7 +8,8 @@ static void free_lists(struct mp_net *n) {
                      n->capped, n->groups, n->local, n->local_stamp, n->global, n->n_alive, n->n_free, n->list_first, n->touched,
                      n->used, n->residual, n->share, n->capacity, n->inverse, n->transfer_bytes, n->cumulative, n->ready,
                      n->ready_next, n->seen, n->seen_stage, n->jobs, n->queue_first, n->queue_jobs, n->queue_head, n->queue_tail,
-                     n->queue_left, n->queue_ready, n->active, n->pending, n->ending, n->unfrozen, n->job_rate, n->sender_list, n->through};
+                     n->queue_left, n->queue_ready, n->active, n->pending, n->ending, n->unfrozen, n->job_rate, n->sender_list, n->through,
+                     n->listed, n->flows, n->ports, n->port_stamp, n->port_number};
     for (size_t i = 0; i < sizeof owned / sizeof owned[0]; i++)
         mp_free(owned[i]);
 }
@@ -177,6 +178,9 @@ enum mp_status mp_net_new(struct mp_net **out, const struct mp_topology *t, stru
     n->residual = mp_calloc(res + 1, sizeof *n->residual);
     n->share = mp_calloc(res + 1, sizeof *n->share);
     n->capacity = mp_calloc(res + 1, sizeof *n->capacity);
+    n->ports = mp_calloc(1, net_ports_size());
+    n->port_stamp = mp_calloc(res, sizeof *n->port_stamp);
+    n->port_number = mp_calloc(res, sizeof *n->port_number);
     n->through = mp_calloc(res, sizeof *n->through);
     n->cumulative = mp_calloc(gpus * gpus, sizeof *n->cumulative);
     n->ready = mp_calloc(2 * gpus, sizeof *n->ready);
@@ -193,7 +197,8 @@ enum mp_status mp_net_new(struct mp_net **out, const struct mp_topology *t, stru
         n->n_free == NULL || n->list_first == NULL || n->touched == NULL || n->used == NULL || n->residual == NULL ||
         n->share == NULL || n->capacity == NULL || n->cumulative == NULL || n->ready == NULL || n->ready_next == NULL ||
         n->seen == NULL || n->seen_stage == NULL || n->queue_first == NULL || n->queue_head == NULL || n->queue_tail == NULL ||
-        n->queue_left == NULL || n->queue_ready == NULL || n->sender_list == NULL || n->through == NULL) {
+        n->queue_left == NULL || n->queue_ready == NULL || n->sender_list == NULL || n->through == NULL ||
+        n->ports == NULL || n->port_stamp == NULL || n->port_number == NULL) {
         status = mp_nomem(err, "the network");
         goto out;
     }

@@ -51,6 +51,10 @@ struct mp_net {
     uint32_t *local, *local_stamp, stamp;            /* resource -> dense number of this call */
     uint32_t *global, *n_alive, *n_free, *list_first, *touched;
     double *used, *residual, *share, *capacity;
+    uint32_t *listed, *flows; /* pairs with bytes; the same by component */
+    size_t n_listed_allocated;
+    struct net_ports *ports;
+    uint32_t *port_stamp, *port_number; /* [n_resources] */
     uint64_t *through; /* [n_resources] bytes */
     double *inverse; /* [n_entries_allocated + 1] 1 / i */
 
@@ -97,6 +101,16 @@ static inline uint64_t net_round_up(double ns) {
 }
 /* Two times closer than this are one event. */
 static inline double net_tolerance(double t) { return t * 1e-13 + 1e-9; }
+
+/* What the ends of flows add up to. */
+struct net_end {
+    uint64_t *finish_ns; /* [n * n] or NULL */
+    uint64_t longest_ns, least_latency_ns;
+};
+void net_end(const struct mp_net *n, struct net_end *e, uint32_t pair, double now);
+#define NET_PORTS_SIDE 64u
+size_t net_ports_size(void);
+bool net_ports_run(struct mp_net *n, const uint32_t *pairs, size_t n_pairs, const uint64_t *matrix, struct net_end *e);
 
 /* Runs net->jobs (n_jobs of them, by ascending stage) through n_queues queues; each start waits launch_ns after its queues are ready. */
 enum mp_status net_events_reserve(struct mp_net *n, size_t n_jobs, struct mp_error *err);

@@ -53,7 +53,7 @@ static enum mp_status reserve(struct mp_net *n, size_t flows, size_t entries, st
 /* The state of one simulation that is not in the scratch. */
 struct fluid {
     struct mp_net *n;
-    uint64_t *finish_ns, longest, least_latency;
+    struct net_end *end;
     uint32_t n_local, stride, n_left, n_groups, n_capped;
     double now;
 };
@@ -140,16 +140,7 @@ static inline __attribute__((always_inline)) void fill(struct fluid *x, uint32_t
 
 static void end_flow(struct fluid *x, uint32_t f) {
     struct mp_net *n = x->n;
-    uint32_t p = n->flow_pair[f];
-    struct net_pair path;
-    if (n->pair_first == NULL)
-        net_path(n, p / n->n, p % n->n, &path);
-    uint64_t latency = (uint64_t)(n->pair_first != NULL ? n->pair_latency[p] : path.latency_ns);
-    uint64_t end = net_round_up(x->now) + latency;
-    x->longest = end > x->longest ? end : x->longest;
-    x->least_latency = latency < x->least_latency ? latency : x->least_latency;
-    if (x->finish_ns != NULL)
-        x->finish_ns[p] = end;
+    net_end(n, x->end, n->flow_pair[f], x->now);
     for (uint32_t k = 0; k < x->stride; k++) {
         size_t entry = (size_t)f * x->stride + k;
         uint32_t r = n->path[entry];
@@ -213,6 +204,17 @@ static inline __attribute__((always_inline)) void run(struct fluid *x, uint32_t 
 static void run_pairs(struct fluid *x) { run(x, 2); }
 static void run_paths(struct fluid *x) { run(x, x->stride); }
 
+void net_end(const struct mp_net *n, struct net_end *e, uint32_t pair, double now) {
+    struct net_pair path;
+    if (n->pair_first == NULL)
+        net_path(n, pair / n->n, pair % n->n, &path);
+    uint64_t latency = (uint64_t)(n->pair_first != NULL ? n->pair_latency[pair] : path.latency_ns), end = net_round_up(now) + latency;
+    e->longest_ns = end > e->longest_ns ? end : e->longest_ns;
+    e->least_latency_ns = latency < e->least_latency_ns ? latency : e->least_latency_ns;
+    if (e->finish_ns != NULL)
+        e->finish_ns[pair] = end;
+}
+
 static int by_cap(const void *a, const void *b, void *ctx) {
     const double *cap = ctx;
     uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
@@ -220,16 +222,20 @@ static int by_cap(const void *a, const void *b, void *ctx) {
 }
 
 /* Lists the flows with their paths in dense local resource numbers; paths shorter than the longest end in a resource without limit. */
-static enum mp_status flatten(struct fluid *x, const uint64_t *matrix, struct mp_error *err) {
+static void next_stamp(struct mp_net *n) {
+    if (++n->stamp == 0) {
+        memset(n->local_stamp, 0, n->n_resources * sizeof *n->local_stamp);
+        memset(n->port_stamp, 0, n->n_resources * sizeof *n->port_stamp);
+        n->stamp = 1;
+    }
+}
+
+static enum mp_status flatten(struct fluid *x, const uint32_t *pairs, size_t n_flows, const uint64_t *matrix, struct mp_error *err) {
     struct mp_net *n = x->n;
-    size_t pairs = (size_t)n->n * n->n, n_flows = 0;
-    uint32_t stride = 1;
-    for (size_t p = 0; p < pairs; p++)
-        if (matrix[p] > 0 && p / n->n != p % n->n) {
-            n_flows++;
-            if (n->pair_first != NULL && n->pair_first[p + 1] - n->pair_first[p] > stride)
-                stride = n->pair_first[p + 1] - n->pair_first[p];
-        }
+    uint32_t stride = 2;
+    for (size_t f = 0; f < n_flows && n->pair_first != NULL; f++)
+        if (n->pair_first[pairs[f] + 1] - n->pair_first[pairs[f]] > stride)
+            stride = n->pair_first[pairs[f] + 1] - n->pair_first[pairs[f]];
     if (n->pair_first == NULL)
         stride = NET_MAX_PATH;
     enum mp_status status = reserve(n, n_flows, n_flows * stride, err);
@@ -237,42 +243,35 @@ static enum mp_status flatten(struct fluid *x, const uint64_t *matrix, struct mp
         return status;
     x->stride = stride;
     x->n_left = (uint32_t)n_flows;
-    if (++n->stamp == 0) {
-        memset(n->local_stamp, 0, n->n_resources * sizeof *n->local_stamp);
-        n->stamp = 1;
-    }
-    uint32_t n_local = 0, f = 0;
-    for (uint32_t src = 0; src < n->n; src++)
-        for (uint32_t dst = 0; dst < n->n; dst++) {
-            size_t p = (size_t)src * n->n + dst;
-            if (matrix[p] == 0 || src == dst)
-                continue;
-            struct net_pair path;
-            net_path(n, src, dst, &path);
-            for (uint32_t k = 0; k < stride; k++) {
-                uint32_t r = MP_NONE;
-                if (k < path.n) {
-                    uint32_t g = path.resource[k];
-                    if (n->local_stamp[g] != n->stamp) {
-                        n->local_stamp[g] = n->stamp;
-                        n->local[g] = n_local;
-                        n->global[n_local] = g;
-                        n->n_alive[n_local++] = 0;
-                    }
-                    r = n->local[g];
-                    n->n_alive[r]++;
+    next_stamp(n);
+    uint32_t n_local = 0, f;
+    for (f = 0; f < n_flows; f++) {
+        uint32_t p = pairs[f];
+        struct net_pair path;
+        net_path(n, p / n->n, p % n->n, &path);
+        for (uint32_t k = 0; k < stride; k++) {
+            uint32_t r = MP_NONE;
+            if (k < path.n) {
+                uint32_t g = path.resource[k];
+                if (n->local_stamp[g] != n->stamp) {
+                    n->local_stamp[g] = n->stamp;
+                    n->local[g] = n_local;
+                    n->global[n_local] = g;
+                    n->n_alive[n_local++] = 0;
                 }
-                n->path[(size_t)f * stride + k] = r;
+                r = n->local[g];
+                n->n_alive[r]++;
             }
-            n->flow_pair[f] = (uint32_t)p;
-            n->left[f] = (double)matrix[p];
-            n->is_free[f] = 1;
-            n->cap[f] = path.cap;
-            if (isfinite(path.cap))
-                n->capped[x->n_capped++] = f;
-            n->order[f] = f;
-            f++;
+            n->path[(size_t)f * stride + k] = r;
         }
+        n->flow_pair[f] = p;
+        n->left[f] = (double)matrix[p];
+        n->is_free[f] = 1;
+        n->cap[f] = path.cap;
+        if (isfinite(path.cap))
+            n->capped[x->n_capped++] = f;
+        n->order[f] = f;
+    }
     x->n_local = n_local;
     uint32_t at = 0;
     for (uint32_t r = 0; r <= n_local; r++) {
@@ -298,21 +297,120 @@ static enum mp_status flatten(struct fluid *x, const uint64_t *matrix, struct mp
     return MP_OK;
 }
 
+static uint32_t root_of(uint32_t *parent, uint32_t r) {
+    while (parent[r] != r) {
+        parent[r] = parent[parent[r]];
+        r = parent[r];
+    }
+    return r;
+}
+
+/* Lists the flows by component: flows that share no resource, directly or through others, do not touch each other's rates. The flows of
+ * components that net_ports.c can run come first: n->flows[0 .. first[n_components]); first has n_components + 1 entries. All others follow. */
+static enum mp_status list_flows(struct mp_net *n, const uint64_t *matrix, size_t *n_flows, uint32_t *n_components, struct mp_error *err) {
+    const size_t pairs = (size_t)n->n * n->n;
+    size_t count = 0;
+    for (size_t i = 0; i < n->n; i++)
+        for (size_t j = 0; j < n->n; j++)
+            count += matrix[i * n->n + j] > 0 && i != j;
+    *n_flows = count;
+    *n_components = 0;
+    if (count > n->n_listed_allocated) {
+        n->n_listed_allocated = 0;
+        uint32_t *grown = mp_realloc(n->listed, count, sizeof *grown);
+        if (grown == NULL)
+            return mp_nomem(err, "flows");
+        n->listed = grown;
+        grown = mp_realloc(n->flows, count, sizeof *grown);
+        if (grown == NULL)
+            return mp_nomem(err, "flows");
+        n->flows = grown;
+        n->n_listed_allocated = count;
+    }
+    count = 0;
+    for (size_t p = 0; p < pairs; p++)
+        if (matrix[p] > 0 && p / n->n != p % n->n)
+            n->listed[count++] = (uint32_t)p;
+    if (n->pair_first == NULL) {
+        memcpy(n->flows, n->listed, count * sizeof *n->flows);
+        return MP_OK;
+    }
+    next_stamp(n);
+    uint32_t *parent = n->local, n_touched = 0;
+    for (size_t f = 0; f < count; f++) {
+        const uint32_t *path = n->pair_resource + n->pair_first[n->listed[f]], length = n->pair_first[n->listed[f] + 1] - n->pair_first[n->listed[f]];
+        for (uint32_t k = 0; k < length; k++) {
+            if (n->local_stamp[path[k]] != n->stamp) {
+                n->local_stamp[path[k]] = n->stamp;
+                parent[path[k]] = path[k];
+                n->n_alive[path[k]] = 0; /* flows of the component, kept at its root */
+                n->n_free[path[k]] = 0;  /* is it one for the general way? */
+                n->touched[n_touched++] = path[k];
+            }
+            parent[root_of(parent, path[k])] = root_of(parent, path[0]);
+        }
+    }
+    size_t n_simple = 0;
+    for (size_t f = 0; f < count; f++) {
+        uint32_t pair = n->listed[f], root = root_of(parent, n->pair_resource[n->pair_first[pair]]);
+        n->n_alive[root]++;
+        n->n_free[root] |= n->pair_first[pair + 1] - n->pair_first[pair] != 2 || isfinite(n->pair_cap[pair]);
+    }
+    for (uint32_t i = 0; i < n_touched; i++) {
+        uint32_t r = n->touched[i];
+        if (parent[r] != r || n->n_free[r] != 0)
+            continue;
+        n->list_first[(*n_components)++] = (uint32_t)n_simple;
+        n_simple += n->n_alive[r];
+        n->n_alive[r] = (uint32_t)n_simple - n->n_alive[r]; /* where its next flow goes */
+    }
+    n->list_first[*n_components] = (uint32_t)n_simple;
+    size_t rest = n_simple;
+    for (size_t f = 0; f < count; f++) {
+        uint32_t root = root_of(parent, n->pair_resource[n->pair_first[n->listed[f]]]);
+        if (n->n_free[root] == 0)
+            n->flows[n->n_alive[root]++] = n->listed[f];
+        else
+            n->flows[rest++] = n->listed[f];
+    }
+    return MP_OK;
+}
+
 enum mp_status mp_net_concurrent(struct mp_net *n, const uint64_t *matrix, uint64_t *time_ns, uint64_t *finish_ns,
                                  struct mp_error *err) {
-    struct fluid x = {.n = n, .finish_ns = finish_ns, .least_latency = UINT64_MAX};
+    struct net_end end = {.finish_ns = finish_ns, .least_latency_ns = UINT64_MAX};
+    size_t n_flows;
+    uint32_t n_components;
     if (finish_ns != NULL)
         memset(finish_ns, 0, (size_t)n->n * n->n * sizeof *finish_ns);
     *time_ns = 0;
-    enum mp_status status = flatten(&x, matrix, err);
-    if (status != MP_OK || x.n_left == 0)
+    enum mp_status status = list_flows(n, matrix, &n_flows, &n_components, err);
+    if (status != MP_OK || n_flows == 0)
         return status;
-    if (x.stride == 2)
-        run_pairs(&x);
-    else
-        run_paths(&x);
+    /* Flows that stay for the general way are gathered behind those that are done: at the end of the list. */
+    size_t rest = n->list_first[n_components];
+    if (n_components == 0)
+        rest = 0;
+    for (uint32_t c = n_components; c-- > 0;) {
+        uint32_t first = n->list_first[c], stop = n->list_first[c + 1];
+        next_stamp(n);
+        if (net_ports_run(n, n->flows + first, stop - first, matrix, &end))
+            continue;
+        rest -= stop - first;
+        memmove(n->flows + rest, n->flows + first, (stop - first) * sizeof *n->flows);
+    }
+    if (rest < n_flows) {
+        struct fluid x = {.n = n, .end = &end};
+        status = flatten(&x, n->flows + rest, n_flows - rest, matrix, err);
+        if (status != MP_OK)
+            return status;
+        if (x.stride == 2)
+            run_pairs(&x);
+        else
+            run_paths(&x);
+    }
     /* Exact arithmetic would never be below the bound; rounding must not be either. */
-    uint64_t bound = mp_net_port_bound(n, matrix) + x.least_latency;
-    *time_ns = x.longest > bound ? x.longest : bound;
+    uint64_t bound = mp_net_port_bound(n, matrix) + end.least_latency_ns;
+    *time_ns = end.longest_ns > bound ? end.longest_ns : bound;
     return MP_OK;
 }

@@ -34,6 +34,80 @@ static void test_net_maxmin__agrees_with_filling_from_scratch_on_10000_cases(voi
     }
 }
 
+/* Enough flows for many levels and events: rounding must not add up. */
+static void test_net_maxmin__agrees_on_large_matrices(void **state) {
+    (void)state;
+    static struct net_case c;
+    static uint64_t finish[CASE_GPUS * CASE_GPUS];
+    static long double slow[CASE_GPUS * CASE_GPUS];
+    for (uint64_t seed = 0; seed < 6; seed++) {
+        struct mp_rng r = mp_rng_seed(seed);
+        uint32_t n = 24;
+        case_plain(&c, 1, n, UINT64_C(50000000000), 0);
+        for (uint32_t g = 0; g < n && seed % 2 == 1; g++) /* unequal ports */
+            c.resources[g].bytes_per_s += mp_rng_below(&r, UINT64_C(50000000000));
+        if (seed == 2) { /* a cap that nearly never binds sends everything the general way */
+            c.levels[0].pair_bytes_per_s = UINT64_C(49000000000);
+        }
+        for (uint32_t p = 0; p < n * n; p++)
+            c.matrix[p] = p % (n + 1) == 0 ? 0 : (uint64_t)(1e9 * exp(2 * mp_rng_unit(&r) - 6 * (double)(p % 5 == 0)));
+        uint64_t time_ns = concurrent(&c, finish);
+        long double want = slow_concurrent(&c.t, c.matrix, slow);
+        assert_near(time_ns, want, seed, "time");
+        for (uint32_t p = 0; p < n * n; p++)
+            assert_near(finish[p], slow[p], seed, "one flow");
+    }
+}
+
+/* Past NET_CACHED_GPUS paths are not kept: the same flows among 600 GPUs and among 30. */
+static void test_net_maxmin__more_gpus_than_paths_are_kept_for(void **state) {
+    (void)state;
+    static struct net_case c;
+    struct mp_error err = {0};
+    struct mp_net *net;
+    enum { N = 600, STEP = 20 };
+    struct mp_rng r = mp_rng_seed(3);
+    case_plain(&c, 1, N / STEP, UINT64_C(50000000000), 0);
+    case_matrix(&c, &r);
+    c.levels[0].latency_ns = 123;
+    struct mp_topology large = c.t;
+    struct mp_gpu *gpus = calloc(N, sizeof *gpus);
+    struct mp_resource *resources = calloc(2 * N, sizeof *resources);
+    uint64_t *matrix = calloc((size_t)N * N, sizeof *matrix), *finish = calloc((size_t)N * N, sizeof *finish), time_ns;
+    assert_true(gpus != NULL && resources != NULL && matrix != NULL && finish != NULL);
+    for (uint32_t g = 0; g < N; g++) {
+        gpus[g].speed_ppm = 1000000;
+        gpus[g].out_port[0] = 2 * g;
+        gpus[g].in_port[0] = 2 * g + 1;
+        for (uint32_t k = 0; k < 2; k++)
+            resources[2 * g + k] = (struct mp_resource){UINT64_C(50000000000), 0, k == 1, false, g};
+    }
+    large.n_gpus = N;
+    large.n_resources = 2 * N;
+    large.gpus = gpus;
+    large.resources = resources;
+    uint32_t n = c.t.n_gpus;
+    for (uint32_t p = 0; p < n * n; p++)
+        matrix[(size_t)(p / n) * STEP * N + p % n * STEP] = c.matrix[p];
+    static uint64_t small[CASE_GPUS * CASE_GPUS];
+    uint64_t want = concurrent(&c, small), baseline[2];
+    CHECK_OK(mp_net_new(&net, &large, &err), err);
+    CHECK_OK(mp_net_concurrent(net, matrix, &time_ns, finish, &err), err);
+    assert_true(time_ns <= want + 1 && want <= time_ns + 1);
+    for (uint32_t p = 0; p < n * n; p++)
+        assert_near(finish[(size_t)(p / n) * STEP * N + p % n * STEP], small[p], p, "one flow");
+    CHECK_OK(mp_net_baseline(net, MP_BASELINE_SJF, 0, matrix, &baseline[0], &err), err);
+    mp_net_free(net);
+    CHECK_OK(mp_net_new(&net, &c.t, &err), err);
+    CHECK_OK(mp_net_baseline(net, MP_BASELINE_SJF, 0, c.matrix, &baseline[1], &err), err);
+    assert_int_equal(baseline[0], baseline[1]);
+    mp_net_free(net);
+    free(gpus);
+    free(resources);
+    free(matrix);
+    free(finish);
+}
+
 static void test_net_maxmin__known_times(void **state) {
     (void)state;
     static struct net_case c;
@@ -223,6 +297,8 @@ int main(void) {
     cmocka_set_message_output(CM_OUTPUT_TAP);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_net_maxmin__agrees_with_filling_from_scratch_on_10000_cases),
+        cmocka_unit_test(test_net_maxmin__agrees_on_large_matrices),
+        cmocka_unit_test(test_net_maxmin__more_gpus_than_paths_are_kept_for),
         cmocka_unit_test(test_net_maxmin__known_times),
         cmocka_unit_test(test_net_maxmin__shared_ports_and_uplinks),
         cmocka_unit_test(test_net_maxmin__scaling_renaming_and_splitting),
