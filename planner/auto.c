@@ -107,9 +107,32 @@ static bool was_scored(struct search *s, const struct mp_plan *p) {
     return false;
 }
 
+/* The selection score; a lower bound on it when that alone shows that the plan is not the best. Objectives that the
+ * network has no part in are exact with the bound. */
+static enum mp_status score_of(struct search *s, const struct mp_plan *plan, double *score, struct mp_error *err) {
+    const struct mp_problem *p = &s->score_on;
+    bool is_timed = p->objective == MP_OBJECTIVE_STEP || p->objective == MP_OBJECTIVE_P95;
+    struct mp_sim_result *result = NULL;
+    enum mp_status status = MP_OK;
+    if (!is_timed || (s->is_found && plan->n_orders == 0)) {
+        status = mp_score_below(&result, plan, p, err);
+        if (status != MP_OK)
+            return status;
+        *score = mp_sim_objective(result, p->objective);
+        mp_sim_result_free(result);
+        if (!is_timed || *score >= s->best_score)
+            return MP_OK;
+    }
+    status = mp_score(&result, plan, p, &s->work, err);
+    if (status == MP_OK)
+        *score = mp_sim_objective(result, p->objective);
+    mp_sim_result_free(result);
+    return status;
+}
+
 static enum mp_status try_one(struct search *s, struct mp_combination c, struct mp_error *err) {
     struct mp_plan *plan = NULL;
-    struct mp_sim_result *result = NULL;
+    double score;
     struct mp_error why = {0};
     enum mp_outcome outcome;
     normalise(s, &c);
@@ -131,16 +154,12 @@ static enum mp_status try_one(struct search *s, struct mp_combination c, struct 
         mp_plan_free(plan);
         return MP_OK;
     }
-    status = mp_score(&result, plan, &s->score_on, &s->work, err);
-    if (status == MP_OK) {
-        double score = mp_sim_objective(result, s->score_on.objective);
-        if (!s->is_found || score < s->best_score) {
-            s->is_found = true;
-            s->best_score = score;
-            s->best = c;
-        }
+    status = score_of(s, plan, &score, err);
+    if (status == MP_OK && (!s->is_found || score < s->best_score)) {
+        s->is_found = true;
+        s->best_score = score;
+        s->best = c;
     }
-    mp_sim_result_free(result);
     mp_plan_free(plan);
     return status;
 }

@@ -34,16 +34,26 @@ uint32_t mp_scoring_steps(const struct mp_problem *p) {
     return n < p->workload->n_steps ? (uint32_t)n : p->workload->n_steps;
 }
 
-enum mp_status mp_score(struct mp_sim_result **out, const struct mp_plan *plan, const struct mp_problem *p,
-                        uint64_t *work, struct mp_error *err) {
+static enum mp_status score(struct mp_sim_result **out, const struct mp_plan *plan, const struct mp_problem *p,
+                            enum mp_network_mode network, struct mp_error *err) {
     struct mp_sim_options options = p->sim;
-    options.network = MP_NETWORK_PLAN;
+    options.network = network;
     options.stage_mode = -1;
     options.with_bound = false;
     options.n_threads = p->n_threads;
     options.n_steps_max = mp_scoring_steps(p);
-    *work += (uint64_t)options.n_steps_max * plan->n_layers;
     return mp_simulate(out, plan, p->workload, p->topology, p->model, &options, err);
+}
+
+enum mp_status mp_score(struct mp_sim_result **out, const struct mp_plan *plan, const struct mp_problem *p,
+                        uint64_t *work, struct mp_error *err) {
+    *work += (uint64_t)mp_scoring_steps(p) * plan->n_layers;
+    return score(out, plan, p, MP_NETWORK_PLAN, err);
+}
+
+enum mp_status mp_score_below(struct mp_sim_result **out, const struct mp_plan *plan, const struct mp_problem *p,
+                              struct mp_error *err) {
+    return score(out, plan, p, MP_NETWORK_PORT_BOUND, err);
 }
 
 /* ---- one combination ---- */

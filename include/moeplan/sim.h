@@ -27,7 +27,10 @@ enum mp_status mp_net_baseline(struct mp_net *n, enum mp_baseline which, uint64_
                                uint64_t *time_ns, struct mp_error *err) MP_MUST_CHECK;
 
 /* ---- plan on workload ---- */
-enum mp_network_mode { MP_NETWORK_PLAN, MP_NETWORK_CONCURRENT, MP_NETWORK_RCS, MP_NETWORK_SJF, MP_NETWORK_SPREAD_OUT };
+enum mp_network_mode {
+    MP_NETWORK_PLAN, MP_NETWORK_CONCURRENT, MP_NETWORK_RCS, MP_NETWORK_SJF, MP_NETWORK_SPREAD_OUT,
+    MP_NETWORK_PORT_BOUND /* every transfer takes its port bound: a fast lower bound on CONCURRENT, step by step */
+};
 struct mp_sim_options {
     const struct mp_dispatcher *dispatcher;
     enum mp_sources sources;

@@ -47,6 +47,8 @@ static enum mp_status transfer_ns(const struct run *run, struct worker *w, uint3
         MP_TRY(mp_net_staged(w->net, &plan->orders[l->order], is_combine && l->combine_reversed, mode, first, &first_ns, err));
     } else if (run->options->network == MP_NETWORK_PLAN || run->options->network == MP_NETWORK_CONCURRENT) {
         MP_TRY(mp_net_concurrent(w->net, first, &first_ns, NULL, err));
+    } else if (run->options->network == MP_NETWORK_PORT_BOUND) {
+        first_ns = mp_net_port_bound(w->net, first);
     } else {
         enum mp_baseline which = run->options->network == MP_NETWORK_RCS   ? MP_BASELINE_RCS
                                  : run->options->network == MP_NETWORK_SJF ? MP_BASELINE_SJF
@@ -56,8 +58,11 @@ static enum mp_status transfer_ns(const struct run *run, struct worker *w, uint3
     }
     *bound_ns = mp_net_port_bound(w->net, first);
     if (traffic->has_second) {
-        MP_TRY(mp_net_concurrent(w->net, second, &second_ns, NULL, err));
         uint64_t second_bound = mp_net_port_bound(w->net, second);
+        if (run->options->network == MP_NETWORK_PORT_BOUND)
+            second_ns = second_bound;
+        else
+            MP_TRY(mp_net_concurrent(w->net, second, &second_ns, NULL, err));
         *bound_ns = !d->is_overlapped ? *bound_ns + second_bound : *bound_ns > second_bound ? *bound_ns : second_bound;
     }
     /* Stages pay for themselves; what remains is launched once. */
