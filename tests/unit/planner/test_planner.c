@@ -1,6 +1,7 @@
 /* mp_plan_make as a whole, on tiny problems. */
 #include "support.h"
 
+#include "planner.h"
 #include "tiny.h"
 #include <moeplan/verify.h>
 
@@ -354,6 +355,42 @@ static void test_planner__auto_is_never_worse_than_any_named_recipe(void **state
     }
 }
 
+static void test_planner__scores_from_below_are_below_and_exact_where_the_network_has_no_part(void **state) {
+    (void)state;
+    struct mp_rng rng = mp_rng_seed(33);
+    for (uint64_t i = 0; i < 60; i++) {
+        struct mp_error err = {0};
+        struct tiny_spec s;
+        struct tiny t;
+        random_spec(&rng, &s, i);
+        CHECK_OK(tiny_make(&t, &s, &err), err);
+        t.request.strategy = "lpt";
+        struct mp_plan *p = make(&t.request);
+        struct mp_workload *w;
+        struct mp_sim_result *timed, *below;
+        CHECK_OK(mp_workload_build(&w, &t.part, &t.request.batching, &err), err);
+        const struct mp_problem problem = {
+            .workload = w, .topology = t.topology, .model = t.model, .sim = t.request.sim, .n_threads = 1};
+        uint64_t work = 0;
+        CHECK_OK(mp_score(&timed, p, &problem, &work, &err), err);
+        CHECK_OK(mp_score_below(&below, p, &problem, &err), err);
+        assert_int_equal(work, (uint64_t)p->n_layers * timed->n_steps);
+        for (uint32_t k = 0; k < timed->n_steps; k++) {
+            assert_true(below->steps[k].step_ns <= timed->steps[k].step_ns);
+            assert_int_equal(below->steps[k].compute_ns, timed->steps[k].compute_ns);
+        }
+        for (int o = MP_OBJECTIVE_STEP; o <= MP_OBJECTIVE_INTER; o++) {
+            double a = mp_sim_objective(below, (enum mp_objective)o), b = mp_sim_objective(timed, (enum mp_objective)o);
+            assert_true(o == MP_OBJECTIVE_PEAK || o == MP_OBJECTIVE_INTER ? a == b : a <= b);
+        }
+        mp_sim_result_free(timed);
+        mp_sim_result_free(below);
+        mp_workload_free(w);
+        mp_plan_free(p);
+        tiny_free(&t);
+    }
+}
+
 static void test_planner__auto_keeps_a_validation_part_and_a_work_limit(void **state) {
     (void)state;
     struct mp_error err = {0};
@@ -456,6 +493,7 @@ int main(void) {
         cmocka_unit_test(test_planner__eplb_repeats_are_said_or_repaired),
         cmocka_unit_test(test_planner__counts_need_a_dispatcher_that_counts_can_feed),
         cmocka_unit_test(test_planner__auto_is_never_worse_than_any_named_recipe),
+        cmocka_unit_test(test_planner__scores_from_below_are_below_and_exact_where_the_network_has_no_part),
         cmocka_unit_test(test_planner__auto_keeps_a_validation_part_and_a_work_limit),
         cmocka_unit_test(test_planner__layers_are_staged_only_where_that_pays),
         cmocka_unit_test(test_planner__every_fault_is_survived),
