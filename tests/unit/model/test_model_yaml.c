@@ -1,5 +1,6 @@
 #include "support.h"
 #include <moeplan/model.h>
+#include <moeplan/yaml.h>
 
 static enum mp_status parse(const char *text, size_t n, struct mp_model **m, struct mp_error *err) {
     struct mp_in *in;
@@ -151,11 +152,58 @@ static void test_model_yaml__cuts_and_flips_of_every_preset(void **state) {
     assert_int_equal(mp_alloc_live(), live);
 }
 
+/* The example of the manual is a model. */
+static void test_model_yaml__the_example_of_the_manual(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    struct mp_in *in;
+    struct mp_model *m;
+    static const char fence[] = "```yaml\n";
+    CHECK_OK(mp_in_open(&in, source_path("docs/MODELS.md"), 0, &err), err);
+    const char *start = memmem(in->data, in->size, fence, sizeof fence - 1);
+    assert_non_null(start);
+    start += sizeof fence - 1;
+    const char *end = memmem(start, (size_t)((const char *)in->data + in->size - start), "```", 3);
+    assert_non_null(end);
+    CHECK_OK(parse(start, (size_t)(end - start), &m, &err), err);
+    assert_int_equal(m->n_layers, 26);
+    mp_model_free(m);
+    mp_in_close(in);
+}
+
+/* Every figure of a preset says where it comes from. */
+static void test_model_yaml__presets_have_sources(void **state) {
+    (void)state;
+    const char *name, *summary;
+    for (uint32_t i = 0; mp_model_preset(i, &name, &summary); i++) {
+        static const char *const words[] = {"schema", "version", "name", "summary", "source"};
+        struct mp_error err = {0};
+        struct mp_in *in;
+        struct mp_yaml_doc *d;
+        char file[256];
+        snprintf(file, sizeof file, "src/model/presets/%s.yaml", name);
+        CHECK_OK(mp_in_open(&in, source_path(file), 0, &err), err);
+        CHECK_OK(mp_yaml_parse(&d, in, NULL, &err), err);
+        for (uint32_t k = 0; k < d->root->n; k++) {
+            const struct mp_yaml *n = &d->root->items[k], *source = mp_yaml_get(n, "source");
+            bool is_word = false;
+            for (size_t w = 0; w < sizeof words / sizeof words[0]; w++)
+                is_word |= strcmp(n->key, words[w]) == 0;
+            if (!is_word && (source == NULL || source->length < 5))
+                fail_msg("%s: %s has no source", file, n->key);
+        }
+        mp_yaml_free(d);
+        mp_in_close(in);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_model_yaml__derives_what_is_not_given),
         cmocka_unit_test(test_model_yaml__every_key),
         cmocka_unit_test(test_model_yaml__limits_on_both_sides),
+        cmocka_unit_test(test_model_yaml__presets_have_sources),
+        cmocka_unit_test(test_model_yaml__the_example_of_the_manual),
         cmocka_unit_test(test_model_yaml__cuts_and_flips_of_every_preset),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

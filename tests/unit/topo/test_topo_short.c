@@ -1,6 +1,7 @@
 #include "support.h"
 #include <moeplan/base.h>
 #include <moeplan/topology.h>
+#include <moeplan/yaml.h>
 
 static struct mp_topology *load(const char *spec) {
     struct mp_error err = {0};
@@ -98,12 +99,50 @@ static void test_topo_short__names_and_files(void **state) {
     mp_topology_free(t);
 }
 
+/* Every figure of a built-in GPU says where it comes from. */
+static void check_sources(const struct mp_yaml *map, const char *file) {
+    static const char *const words[] = {"schema", "version", "name", "summary", "source"};
+    for (uint32_t i = 0; i < map->n; i++) {
+        const struct mp_yaml *n = &map->items[i];
+        bool is_word = false;
+        for (size_t w = 0; w < sizeof words / sizeof words[0]; w++)
+            is_word |= strcmp(n->key, words[w]) == 0;
+        if (is_word)
+            continue;
+        if (n->kind == MP_YAML_MAPPING && mp_yaml_get(n, "value") == NULL) {
+            check_sources(n, file);
+            continue;
+        }
+        const struct mp_yaml *source = mp_yaml_get(n, "source");
+        if (source == NULL || source->length < 10)
+            fail_msg("%s: %s has no source", file, n->key);
+    }
+}
+static void test_topo_short__gpus_have_sources(void **state) {
+    (void)state;
+    const char *name, *summary;
+    for (uint32_t i = 0; mp_gpu_preset(i, &name, &summary); i++) {
+        struct mp_error err = {0};
+        struct mp_in *in;
+        struct mp_yaml_doc *d;
+        char file[256];
+        snprintf(file, sizeof file, "topologies/gpus/%s.yaml", name);
+        CHECK_OK(mp_in_open(&in, source_path(file), 0, &err), err);
+        CHECK_OK(mp_yaml_parse(&d, in, NULL, &err), err);
+        assert_string_equal(mp_yaml_get(d->root, "name")->text, name);
+        check_sources(d->root, file);
+        mp_yaml_free(d);
+        mp_in_close(in);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_topo_short__shapes),
         cmocka_unit_test(test_topo_short__figures),
         cmocka_unit_test(test_topo_short__refused_with_the_place),
         cmocka_unit_test(test_topo_short__names_and_files),
+        cmocka_unit_test(test_topo_short__gpus_have_sources),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -54,6 +54,25 @@ static void test_topo_yaml__cuts_and_flips_of_every_sample(void **state) {
     assert_int_equal(mp_alloc_live(), live);
 }
 
+/* The example of the manual is a topology. */
+static void test_topo_yaml__the_example_of_the_manual(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    struct mp_in *in;
+    struct mp_topology *t;
+    static const char fence[] = "```yaml\n";
+    CHECK_OK(mp_in_open(&in, source_path("topologies/FORMAT.md"), 0, &err), err);
+    const char *start = memmem(in->data, in->size, fence, sizeof fence - 1);
+    assert_non_null(start);
+    start += sizeof fence - 1;
+    const char *end = memmem(start, (size_t)((const char *)in->data + in->size - start), "```", 3);
+    assert_non_null(end);
+    CHECK_OK(parse(start, (size_t)(end - start), &t, &err), err);
+    assert_int_equal(t->n_gpus, 16);
+    mp_topology_free(t);
+    mp_in_close(in);
+}
+
 /* All eight bits of every byte of a file with every kind of key. */
 static void test_topo_yaml__every_flip_of_a_dense_file(void **state) {
     (void)state;
@@ -126,6 +145,7 @@ static void test_topo_yaml__faults(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_topo_yaml__cuts_and_flips_of_every_sample),
+        cmocka_unit_test(test_topo_yaml__the_example_of_the_manual),
         cmocka_unit_test(test_topo_yaml__every_flip_of_a_dense_file),
         cmocka_unit_test(test_topo_yaml__a_long_file),
         cmocka_unit_test(test_topo_yaml__repeats_cannot_explode),
