@@ -63,72 +63,91 @@ static uint32_t draw_anywhere(struct generator *g, uint32_t l) {
     return draw_from(choose_popularity(g, layer, bits >> 32), g->p->n_experts, bits);
 }
 
-static uint32_t draw_in_cluster(struct generator *g, uint32_t l, uint32_t cluster) {
+/* What a token has in one layer so far. */
+struct picks {
+    uint32_t n, positions[MP_MAX_TOP_K];
+    uint64_t set[MP_MAX_EXPERTS / 64]; /* bit per position */
+};
+static inline bool has(const struct picks *k, uint32_t at) { return (k->set[at / 64] >> at % 64 & 1) != 0; }
+
+/* By popularity among the experts of a cluster that the token does not have yet; MP_NONE when it has them all. */
+static uint32_t draw_in_cluster(struct generator *g, uint32_t l, uint32_t cluster, const struct picks *taken) {
     uint64_t bits = mp_rng_next(&g->rng);
-    const struct mp_synth_layer *layer = &g->world->layers[l];
-    const uint32_t *cumulative = choose_popularity(g, layer, bits >> 32)->cumulative;
+    const uint32_t *cumulative = choose_popularity(g, &g->world->layers[l], bits >> 32)->cumulative;
     uint32_t begin = cluster * g->p->cluster_size, end = begin + g->p->cluster_size;
     if (end > g->p->n_experts)
         end = g->p->n_experts;
-    uint64_t x = cumulative[begin] + ((bits & UINT32_MAX) * (cumulative[end] - cumulative[begin]) >> 32);
-    uint32_t at = begin;
-    while (cumulative[at + 1] <= x)
-        at++;
+    uint64_t total = cumulative[end] - cumulative[begin];
+    for (uint32_t i = 0; i < taken->n; i++)
+        if (taken->positions[i] >= begin && taken->positions[i] < end)
+            total -= cumulative[taken->positions[i] + 1] - cumulative[taken->positions[i]];
+    if (total == 0)
+        return MP_NONE;
+    uint64_t x = (bits & UINT32_MAX) * total >> 32;
+    for (uint32_t at = begin;; at++) { /* x is below what is left, so this ends inside the cluster */
+        if (has(taken, at))
+            continue;
+        uint64_t weight = cumulative[at + 1] - cumulative[at];
+        if (x < weight)
+            return at;
+        x -= weight;
+    }
+}
+
+/* The next pick; chain[j] is the cluster that pick j is led to, MP_NONE in the first layer. *led: it keeps to its chain. */
+static uint32_t draw_pick(struct generator *g, uint32_t l, const uint32_t *chain, uint32_t home, const struct picks *taken,
+                          bool *led) {
+    const struct mp_synth_params *p = g->p;
+    uint64_t bits = mp_rng_next(&g->rng);
+    bool sticks = !g->is_bare && below_ppm(bits >> 48, p->stickiness_ppm);
+    *led = chain[taken->n] != MP_NONE && below_ppm(bits >> 16, p->cross_layer_ppm);
+    uint32_t cluster = *led ? chain[taken->n] : MP_NONE, at = MP_NONE;
+    if (home != MP_NONE && below_ppm(bits >> 32, p->coactivation_ppm))
+        cluster = home;
+    if (sticks)
+        at = cluster == MP_NONE
+                 ? g->favourites[(size_t)l * g->n_favourites + ((bits & 0xffff) * g->n_favourites >> 16)]
+                 : g->cluster_favourites[(size_t)l * g->world->n_clusters + cluster];
+    if (at != MP_NONE && !has(taken, at))
+        return at;
+    if (cluster != MP_NONE && (at = draw_in_cluster(g, l, cluster, taken)) != MP_NONE)
+        return at;
+    *led = *led && cluster != chain[taken->n]; /* a chain whose cluster is used up ends */
+    at = draw_anywhere(g, l);
+    for (int t = 1; t < TRIES && has(taken, at); t++)
+        at = draw_anywhere(g, l);
+    while (has(taken, at)) /* the next free place */
+        at = at + 1 < p->n_experts ? at + 1 : 0;
     return at;
 }
 
-static inline bool has(const uint32_t *positions, uint32_t n, uint32_t at) {
-    for (uint32_t i = 0; i < n; i++)
-        if (positions[i] == at)
-            return true;
-    return false;
-}
-
-/* One draw of pick j; chain[j] is the cluster that pick j is led to, MP_NONE in the first layer. *led: keep the chain. */
-static uint32_t draw_pick(struct generator *g, uint32_t l, uint32_t j, const uint32_t *chain, uint32_t home,
-                          bool may_stick, bool *led) {
-    const struct mp_synth_params *p = g->p;
-    uint64_t bits = mp_rng_next(&g->rng);
-    bool sticks = may_stick && below_ppm(bits >> 48, p->stickiness_ppm);
-    *led = chain[j] != MP_NONE && below_ppm(bits >> 16, p->cross_layer_ppm);
-    uint32_t cluster = *led ? chain[j] : MP_NONE;
-    if (j > 0 && below_ppm(bits >> 32, p->coactivation_ppm))
-        cluster = home;
-    if (cluster == MP_NONE)
-        return sticks ? g->favourites[(size_t)l * g->n_favourites + ((bits & 0xffff) * g->n_favourites >> 16)]
-                      : draw_anywhere(g, l);
-    return sticks ? g->cluster_favourites[(size_t)l * g->world->n_clusters + cluster] : draw_in_cluster(g, l, cluster);
-}
-
-/* The top-k of one token in one layer, as positions. chain: in, the clusters its picks are led to; out, those they are in. */
-static void draw_top_k(struct generator *g, uint32_t l, uint32_t *chain, uint32_t *positions) {
-    const struct mp_synth_params *p = g->p;
+/* The top-k of one token in one layer. chain: in, the clusters its picks are led to; out, those they are in. */
+static void draw_top_k(struct generator *g, uint32_t l, uint32_t *chain, struct picks *taken) {
     uint32_t home = MP_NONE;
-    for (uint32_t j = 0; j < p->top_k; j++) {
+    taken->n = 0;
+    memset(taken->set, 0, ((size_t)g->p->n_experts + 63) / 64 * sizeof taken->set[0]);
+    while (taken->n < g->p->top_k) {
         bool led;
-        bool may_stick = p->stickiness_ppm > 0 && !g->is_bare;
-        uint32_t at = draw_pick(g, l, j, chain, home, may_stick, &led);
-        for (int t = 1; t < TRIES && has(positions, j, at); t++)
-            at = draw_pick(g, l, j, chain, home, may_stick && t < TRIES / 4, &led);
-        while (has(positions, j, at)) /* the next free place */
-            at = at + 1 < p->n_experts ? at + 1 : 0;
-        positions[j] = at;
+        uint32_t at = draw_pick(g, l, chain, home, taken, &led);
         if (!led)
-            chain[j] = at / p->cluster_size;
-        if (j == 0)
-            home = at / p->cluster_size;
+            chain[taken->n] = at / g->p->cluster_size;
+        if (taken->n == 0)
+            home = at / g->p->cluster_size;
+        taken->positions[taken->n++] = at;
+        taken->set[at / 64] |= UINT64_C(1) << at % 64;
     }
 }
 
 static void draw_row(struct generator *g, uint16_t *ids) {
-    uint32_t positions[MP_MAX_TOP_K], chain[MP_MAX_TOP_K];
+    struct picks taken;
+    uint32_t chain[MP_MAX_TOP_K];
     for (uint32_t j = 0; j < g->p->top_k; j++)
         chain[j] = MP_NONE;
     for (uint32_t l = 0; l < g->p->n_layers; l++) {
         const struct mp_synth_layer *layer = &g->world->layers[l];
-        draw_top_k(g, l, chain, positions);
+        draw_top_k(g, l, chain, &taken);
         for (uint32_t j = 0; j < g->p->top_k; j++) {
-            *ids++ = layer->expert_at[positions[j]];
+            *ids++ = layer->expert_at[taken.positions[j]];
             if (layer->maps_to != NULL)
                 chain[j] = layer->maps_to[chain[j]];
         }
@@ -151,11 +170,12 @@ static uint64_t start_request(struct generator *g, uint64_t r) {
     uint64_t least = mp_ceil_div(p->tokens_per_request_mean, 2);
     uint64_t most = p->tokens_per_request_mean + p->tokens_per_request_mean / 2;
     uint64_t n = least + mp_rng_below(&g->rng, most - least + 1);
+    static const struct picks none;
     for (uint32_t l = 0; l < p->n_layers && p->stickiness_ppm > 0; l++) {
         for (uint32_t i = 0; i < g->n_favourites; i++)
             g->favourites[(size_t)l * g->n_favourites + i] = (uint16_t)draw_anywhere(g, l);
         for (uint32_t c = 0; c < g->world->n_clusters; c++)
-            g->cluster_favourites[(size_t)l * g->world->n_clusters + c] = (uint16_t)draw_in_cluster(g, l, c);
+            g->cluster_favourites[(size_t)l * g->world->n_clusters + c] = (uint16_t)draw_in_cluster(g, l, c, &none);
     }
     return n;
 }

@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { N_PARAMS = 5, ROUNDS = 18 };
+enum { N_PARAMS = 5, ROUNDS = 12 };
 
 static void die(const struct mp_error *err) {
     char text[2048];
