@@ -147,7 +147,7 @@ static enum mp_status make_tuple(struct mp_pickle *p, uint32_t n, struct mp_erro
     if (status != MP_OK)
         return status;
     p->n_stack -= n;
-    return new_items(p, MP_PICKLE_TUPLE, p->stack + p->n_stack, n, err);
+    return new_items(p, MP_PICKLE_TUPLE, n > 0 ? p->stack + p->n_stack : NULL, n, err);
 }
 
 /* Appends the top n values to the container of `kind` under them. */
