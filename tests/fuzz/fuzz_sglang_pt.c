@@ -1,7 +1,7 @@
 /* Any bytes as a .pt of SGLang's recorder; the first byte's low bit chooses the phase that is asked for. Checksums of the archive are made right
  * first, so that mutations of the numbers and of the pickle get past them. */
 #include "fuzz_trace_reader.h"
-#include <zlib.h>
+#include "../support/pt_writer.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -23,7 +23,7 @@ static void mend(uint8_t *p, size_t n) {
         size_t start = local + 30 + le(p + local + 26, 2) + le(p + local + 28, 2);
         if (start > n || size > n - start)
             continue;
-        uint32_t crc = (uint32_t)crc32(0, p + start, (unsigned)size);
+        uint32_t crc = zip_crc(p + start, size);
         for (unsigned i = 0; i < 4; i++)
             p[at + 16 + i] = (uint8_t)(crc >> (8 * i));
     }
