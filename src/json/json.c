@@ -6,9 +6,10 @@
 #include <stdio.h>
 #include <string.h>
 
-/* jansson's allocator is one per process, so it is set once, before main, and sends everything to mp_realloc: --mem-limit and the fault tests see
- * it. jansson must never see a failed allocation: its lexer goes on without the character that it found no room for, and may then run past its
- * buffer. So the first failure leaves the parse by longjmp, and the parse's blocks, which are linked, are freed here. */
+/* jansson's allocator is one per process, so it is set once, before main, and sends everything to mp_realloc:
+ * --mem-limit and the fault tests see it. jansson must never see a failed allocation: its lexer goes on without the
+ * character that it found no room for, and may then run past its buffer. So the first failure leaves the parse by
+ * longjmp, and the parse's blocks, which are linked, are freed here. */
 struct block {
     struct block *previous, *next; /* while its parse runs; NULL afterwards */
 };
@@ -23,7 +24,8 @@ static _Thread_local struct {
 
 static void *json_allocate(size_t n) {
     if (parse.limit > 0) {
-        /* Never given back: what was freed again during a parse (keys, buffers) counts too, which keeps the bound simple and safe. */
+        /* Never given back: what was freed again during a parse (keys, buffers) counts too, which keeps the bound
+         * simple and safe. */
         parse.was_hit = n > parse.limit - parse.used || parse.limit - parse.used - n < OVERHEAD;
         if (parse.was_hit)
             longjmp(parse.leave, 1);
@@ -85,7 +87,8 @@ static void position(const char *text, size_t at, uint64_t first_line, uint64_t 
 }
 
 /* Depth of brackets outside strings, before the recursive parser sees them. */
-static enum mp_status check_depth(const char *path, const char *text, size_t n, uint64_t first_line, unsigned limit, struct mp_error *err) {
+static enum mp_status check_depth(const char *path, const char *text, size_t n, uint64_t first_line, unsigned limit,
+                                  struct mp_error *err) {
     unsigned depth = 0;
     bool is_string = false;
     for (size_t i = 0; i < n; i++) {
@@ -101,7 +104,8 @@ static enum mp_status check_depth(const char *path, const char *text, size_t n, 
             if (++depth > limit) {
                 uint64_t line, column;
                 position(text, i, first_line, &line, &column);
-                return mp_fail_at(err, MP_ELIMIT, path, line, column, "nested deeper than %u levels (write it flatter)", limit);
+                return mp_fail_at(err, MP_ELIMIT, path, line, column, "nested deeper than %u levels (write it flatter)",
+                                  limit);
             }
         } else if ((c == ']' || c == '}') && depth > 0) {
             depth--;
@@ -110,19 +114,20 @@ static enum mp_status check_depth(const char *path, const char *text, size_t n, 
     return MP_OK;
 }
 
-enum mp_status mp_json_parse(json_t **out, const char *path, const char *text, size_t n, uint64_t first_line, const struct mp_limits *limits,
-                             struct mp_error *err) {
+enum mp_status mp_json_parse(json_t **out, const char *path, const char *text, size_t n, uint64_t first_line,
+                             const struct mp_limits *limits, struct mp_error *err) {
     *out = NULL;
     if (limits == NULL)
         limits = &mp_limits_default;
     if (n > limits->json_bytes)
-        return mp_fail_at(err, MP_ELIMIT, path, first_line, 1, "%zu bytes are more than a JSON document may have, %zu (split it)", n,
-                          limits->json_bytes);
+        return mp_fail_at(err, MP_ELIMIT, path, first_line, 1,
+                          "%zu bytes are more than a JSON document may have, %zu (split it)", n, limits->json_bytes);
     enum mp_status status = check_depth(path, text, n, first_line, limits->json_depth, err);
     if (status != MP_OK)
         return status;
     json_error_t e = {0};
-    parse.used = n < limits->json_heap_bytes ? n : limits->json_heap_bytes; /* the text is in memory too while it is read */
+    parse.used =
+        n < limits->json_heap_bytes ? n : limits->json_heap_bytes; /* the text is in memory too while it is read */
     parse.was_hit = false;
     parse.blocks.previous = parse.blocks.next = &parse.blocks;
     parse.limit = limits->json_heap_bytes > 0 ? limits->json_heap_bytes : SIZE_MAX;
@@ -130,7 +135,8 @@ enum mp_status mp_json_parse(json_t **out, const char *path, const char *text, s
     bool is_done = load(&j, text, n, &e);
     end_parse(is_done);
     if (!is_done && parse.was_hit)
-        return mp_fail_at(err, MP_ELIMIT, path, first_line, 1, "%zu bytes of JSON take more than %zu bytes of memory (split the file)", n,
+        return mp_fail_at(err, MP_ELIMIT, path, first_line, 1,
+                          "%zu bytes of JSON take more than %zu bytes of memory (split the file)", n,
                           limits->json_heap_bytes);
     if (!is_done)
         return mp_nomem(err, "reading JSON");
@@ -138,25 +144,29 @@ enum mp_status mp_json_parse(json_t **out, const char *path, const char *text, s
         *out = j;
         return MP_OK;
     }
-    uint64_t line = first_line + (e.line > 0 ? (uint64_t)e.line - 1 : 0), column = e.column > 0 ? (uint64_t)e.column : 1;
+    uint64_t line = first_line + (e.line > 0 ? (uint64_t)e.line - 1 : 0),
+             column = e.column > 0 ? (uint64_t)e.column : 1;
     enum json_error_code code = json_error_code(&e);
     char what[JSON_ERROR_TEXT_LENGTH * 2];
     size_t used = 0;
     for (const char *s = e.text; *s != '\0' && used + 5 < sizeof what; s++)
-        used += (size_t)snprintf(what + used, sizeof what - used, *s >= 0x20 && *s < 0x7f ? "%c" : "\\x%02x", (unsigned char)*s);
+        used += (size_t)snprintf(what + used, sizeof what - used, *s >= 0x20 && *s < 0x7f ? "%c" : "\\x%02x",
+                                 (unsigned char)*s);
     what[used] = '\0';
     return mp_fail_at(err, MP_EINPUT, path, line, column, "not valid JSON: %s (%s)", what,
-                      code == json_error_duplicate_key       ? "remove one of the two"
+                      code == json_error_duplicate_key            ? "remove one of the two"
                       : code == json_error_premature_end_of_input ? "the text ends too early: is the file complete?"
-                                                             : "correct it here or just before");
+                                                                  : "correct it here or just before");
 }
 
-enum mp_status mp_json_u64(const json_t *object, const char *key, const char *path, uint64_t line, uint64_t min, uint64_t max, uint64_t *out,
-                           struct mp_error *err) {
+enum mp_status mp_json_u64(const json_t *object, const char *key, const char *path, uint64_t line, uint64_t min,
+                           uint64_t max, uint64_t *out, struct mp_error *err) {
     const json_t *v = json_object_get(object, key);
     if (v == NULL)
-        return mp_fail_at(err, MP_EINPUT, path, line, 1, "the key \"%s\" is missing (add \"%s\": a whole number)", key, key);
-    if (json_is_integer(v) && json_integer_value(v) >= 0 && (uint64_t)json_integer_value(v) >= min && (uint64_t)json_integer_value(v) <= max) {
+        return mp_fail_at(err, MP_EINPUT, path, line, 1, "the key \"%s\" is missing (add \"%s\": a whole number)", key,
+                          key);
+    if (json_is_integer(v) && json_integer_value(v) >= 0 && (uint64_t)json_integer_value(v) >= min &&
+        (uint64_t)json_integer_value(v) <= max) {
         *out = (uint64_t)json_integer_value(v);
         return MP_OK;
     }
@@ -170,13 +180,14 @@ enum mp_status mp_json_u64(const json_t *object, const char *key, const char *pa
         n = (size_t)snprintf(value, sizeof value, "%.17g", json_real_value(v));
     else
         n = (size_t)snprintf(value, sizeof value, "%s",
-                             json_is_null(v)      ? "null"
-                             : json_is_true(v)    ? "true"
-                             : json_is_false(v)   ? "false"
-                             : json_is_array(v)   ? "[...]"
-                                                  : "{...}");
-    return mp_fail_at(err, MP_EINPUT, path, line, 1, "%s: \"%s\" is not a whole number in [%llu, %llu] (write digits, without quotes or a point)",
-                      key, mp_quote(value, n, quoted, sizeof quoted), (unsigned long long)min, (unsigned long long)max);
+                             json_is_null(v)    ? "null"
+                             : json_is_true(v)  ? "true"
+                             : json_is_false(v) ? "false"
+                             : json_is_array(v) ? "[...]"
+                                                : "{...}");
+    return mp_fail_at(err, MP_EINPUT, path, line, 1,
+                      "%s: \"%s\" is not a whole number in [%llu, %llu] (write digits, without quotes or a point)", key,
+                      mp_quote(value, n, quoted, sizeof quoted), (unsigned long long)min, (unsigned long long)max);
 }
 
 bool mp_next_line(const char **cursor, const char *end, const char **line, size_t *n) {

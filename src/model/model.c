@@ -19,7 +19,8 @@ bool mp_model_preset(uint32_t i, const char **name, const char **summary) {
     return false;
 }
 
-enum mp_status mp_model_load(struct mp_model **out, const char *spec, const struct mp_limits *limits, struct mp_error *err) {
+enum mp_status mp_model_load(struct mp_model **out, const char *spec, const struct mp_limits *limits,
+                             struct mp_error *err) {
     *out = NULL;
     struct stat st;
     const struct mp_embedded *preset = model_presets;
@@ -33,8 +34,10 @@ enum mp_status mp_model_load(struct mp_model **out, const char *spec, const stru
         status = mp_in_from_memory(&in, preset->name, preset->text, preset->length, err);
     } else if (!is_file && !looks_like_path) {
         char quoted[200];
-        return mp_fail(err, MP_EINPUT, "\"%s\" is not a file or a built-in model (write a path, or a name that \"moeplan list presets\" shows)",
-                       mp_quote(spec, strlen(spec), quoted, sizeof quoted));
+        return mp_fail(
+            err, MP_EINPUT,
+            "\"%s\" is not a file or a built-in model (write a path, or a name that \"moeplan list presets\" shows)",
+            mp_quote(spec, strlen(spec), quoted, sizeof quoted));
     } else {
         status = mp_in_open(&in, spec, (limits != NULL ? limits : &mp_limits_default)->yaml_bytes, err);
     }
@@ -45,17 +48,22 @@ enum mp_status mp_model_load(struct mp_model **out, const char *spec, const stru
     return status;
 }
 
-enum mp_status mp_model_generic(struct mp_model **out, uint32_t n_layers, uint32_t n_experts, uint32_t top_k, struct mp_error *err) {
+enum mp_status mp_model_generic(struct mp_model **out, uint32_t n_layers, uint32_t n_experts, uint32_t top_k,
+                                struct mp_error *err) {
     enum { HIDDEN = 4096, EXPERT = 2048 };
     *out = NULL;
-    if (n_layers == 0 || n_layers > MP_MAX_LAYERS || n_experts == 0 || n_experts > MP_MAX_EXPERTS || top_k == 0 || top_k > MP_MAX_TOP_K ||
-        top_k > n_experts)
-        return mp_fail(err, MP_EUSAGE, "a model with %u layers, %u experts and top-%u cannot be (give at most %u layers, %u experts, top-%u)", n_layers,
-                       n_experts, top_k, MP_MAX_LAYERS, MP_MAX_EXPERTS, MP_MAX_TOP_K);
+    if (n_layers == 0 || n_layers > MP_MAX_LAYERS || n_experts == 0 || n_experts > MP_MAX_EXPERTS || top_k == 0 ||
+        top_k > MP_MAX_TOP_K || top_k > n_experts)
+        return mp_fail(
+            err, MP_EUSAGE,
+            "a model with %u layers, %u experts and top-%u cannot be (give at most %u layers, %u experts, top-%u)",
+            n_layers, n_experts, top_k, MP_MAX_LAYERS, MP_MAX_EXPERTS, MP_MAX_TOP_K);
     struct mp_arena *arena = mp_arena_new();
     struct mp_model *m = arena != NULL ? mp_arena_alloc(arena, 1, sizeof *m) : NULL;
     uint32_t *ids = m != NULL ? mp_arena_alloc(arena, n_layers, sizeof *ids) : NULL;
-    const char *name = ids != NULL ? mp_arena_printf(arena, "generic stand-in (%u layers, %u experts, top-%u)", n_layers, n_experts, top_k) : NULL;
+    const char *name = ids != NULL ? mp_arena_printf(arena, "generic stand-in (%u layers, %u experts, top-%u)",
+                                                     n_layers, n_experts, top_k)
+                                   : NULL;
     if (name == NULL) {
         mp_arena_free(arena);
         return mp_nomem(err, "making a model");
@@ -65,7 +73,8 @@ enum mp_status mp_model_generic(struct mp_model **out, uint32_t n_layers, uint32
     const uint64_t attention_weights = UINT64_C(4) * HIDDEN * HIDDEN;
     *m = (struct mp_model){
         .name = name,
-        .source = "assumed by moeplan: bf16, hidden 4096, expert 2048, four square attention matrices, 8 KV heads of 128",
+        .source =
+            "assumed by moeplan: bf16, hidden 4096, expert 2048, four square attention matrices, 8 KV heads of 128",
         .n_hidden_layers = n_layers,
         .n_layers = n_layers,
         .layer_ids = ids,

@@ -1,4 +1,5 @@
-/* The model reader (docs/MODELS.md). What the planner needs follows from what model cards publish; every derived figure can be given instead. */
+/* The model reader (docs/MODELS.md). What the planner needs follows from what model cards publish; every derived figure
+ * can be given instead. */
 #include "model.h"
 #include <math.h>
 #include <moeplan/base.h>
@@ -19,15 +20,16 @@ struct reader {
 };
 
 /* A figure of the top level; when it is missing *out keeps its value, or it is an error. */
-static enum mp_status figure(struct reader *r, const struct mp_yaml *map, const char *key, const char *unit, uint64_t min, uint64_t max,
-                             bool is_needed, uint64_t *out) {
+static enum mp_status figure(struct reader *r, const struct mp_yaml *map, const char *key, const char *unit,
+                             uint64_t min, uint64_t max, bool is_needed, uint64_t *out) {
     const struct mp_yaml *n = mp_yaml_get(map, key);
     if (n != NULL)
         return mp_yaml_figure(r->d, n, unit, min, max, out, r->err);
     return is_needed ? mp_yaml_need(r->d, map, key, &n, r->err) : MP_OK;
 }
 
-static enum mp_status count(struct reader *r, const char *key, uint32_t min, uint32_t max, bool is_needed, uint32_t *out) {
+static enum mp_status count(struct reader *r, const char *key, uint32_t min, uint32_t max, bool is_needed,
+                            uint32_t *out) {
     uint64_t v = *out;
     enum mp_status status = figure(r, r->d->root, key, NULL, min, max, is_needed, &v);
     *out = (uint32_t)v;
@@ -55,9 +57,11 @@ static enum mp_status read_bits(struct reader *r, const struct mp_yaml *n, uint3
     enum mp_status status = scalar(r, n, &s);
     if (status != MP_OK)
         return status;
-    if (s->is_quoted || !mp_parse_double(s->text, s->length, &bits) || bits < 1 || bits > 32 || fabs(bits * 100 - round(bits * 100)) > 1e-6) {
+    if (s->is_quoted || !mp_parse_double(s->text, s->length, &bits) || bits < 1 || bits > 32 ||
+        fabs(bits * 100 - round(bits * 100)) > 1e-6) {
         char quoted[200];
-        return mp_yaml_fail(r->d, s, r->err, "\"%s\" is not a number of bits in [1, 32] with two digits (write 16, 8 or 4.25)",
+        return mp_yaml_fail(r->d, s, r->err,
+                            "\"%s\" is not a number of bits in [1, 32] with two digits (write 16, 8 or 4.25)",
                             mp_quote(s->text, s->length, quoted, sizeof quoted));
     }
     *x100 = (uint32_t)lround(bits * 100);
@@ -79,7 +83,9 @@ static enum mp_status read_layers(struct reader *r) {
         for (uint32_t i = 0; i < n->n; i++) {
             MP_TRY(mp_yaml_u32(r->d, &n->items[i], 0, m->n_hidden_layers - 1, &id, r->err));
             if (i > 0 && id <= ids[i - 1]) {
-                status = mp_yaml_fail(r->d, &n->items[i], r->err, "layer %u stands after layer %u (write each once, in ascending order)", id, ids[i - 1]);
+                status = mp_yaml_fail(r->d, &n->items[i], r->err,
+                                      "layer %u stands after layer %u (write each once, in ascending order)", id,
+                                      ids[i - 1]);
                 goto out;
             }
             ids[i] = id; /* ascending and below n_hidden_layers, so i is too */
@@ -113,8 +119,8 @@ static enum mp_status read_counts(struct reader *r) {
     m->n_groups = 1;
     MP_TRY(count(r, "expert_groups", 1, m->n_experts, false, &m->n_groups));
     if (m->n_experts % m->n_groups != 0) {
-        status = mp_yaml_fail(r->d, mp_yaml_get(r->d->root, "expert_groups"), r->err, "%u groups do not divide %u experts (write a divisor)", m->n_groups,
-                              m->n_experts);
+        status = mp_yaml_fail(r->d, mp_yaml_get(r->d->root, "expert_groups"), r->err,
+                              "%u groups do not divide %u experts (write a divisor)", m->n_groups, m->n_experts);
         goto out;
     }
     MP_TRY(count(r, "shared_experts", 0, 64, false, &m->n_shared_experts));
@@ -123,7 +129,8 @@ static enum mp_status read_counts(struct reader *r) {
     m->shared_size = m->n_shared_experts * m->expert_size;
     MP_TRY(count(r, "shared_size", 1, 64 * SIZE_MAX_UNITS, false, &m->shared_size));
     if (m->n_shared_experts == 0 && m->shared_size > 0) {
-        status = mp_yaml_fail(r->d, mp_yaml_get(r->d->root, "shared_size"), r->err, "there are no shared experts (write shared_experts: 1 too)");
+        status = mp_yaml_fail(r->d, mp_yaml_get(r->d->root, "shared_size"), r->err,
+                              "there are no shared experts (write shared_experts: 1 too)");
         goto out;
     }
 out:
@@ -138,8 +145,8 @@ static enum mp_status read_formats(struct reader *r) {
     MP_TRY(read_bits(r, n, &r->m->weight_bits_x100));
     MP_TRY(figure(r, root, "compute_bits", NULL, 8, 16, false, &compute_bits));
     if (compute_bits != 8 && compute_bits != 16) {
-        status = mp_yaml_fail(r->d, mp_yaml_get(root, "compute_bits"), r->err, "%u is neither 8 nor 16 (write one of them)",
-                              (unsigned)compute_bits);
+        status = mp_yaml_fail(r->d, mp_yaml_get(root, "compute_bits"), r->err,
+                              "%u is neither 8 nor 16 (write one of them)", (unsigned)compute_bits);
         goto out;
     }
     r->m->is_8bit_compute = compute_bits == 8;
@@ -152,7 +159,8 @@ static enum mp_status read_formats(struct reader *r) {
         MP_TRY(scalar(r, n, &n));
         if (strcmp(n->text, "gated") != 0 && strcmp(n->text, "plain") != 0) {
             char quoted[200];
-            status = mp_yaml_fail(r->d, n, r->err, "\"%s\" is no kind of FFN (write gated for three matrices or plain for two)",
+            status = mp_yaml_fail(r->d, n, r->err,
+                                  "\"%s\" is no kind of FFN (write gated for three matrices or plain for two)",
                                   mp_quote(n->text, n->length, quoted, sizeof quoted));
             goto out;
         }
@@ -165,7 +173,8 @@ out:
 /* Weights of one attention layer and the values it caches per token, from head counts. */
 static enum mp_status read_attention(struct reader *r) {
     static const char *const plain_keys[] = {"heads", "kv_heads", "head_dim", "source", NULL};
-    static const char *const latent_keys[] = {"heads", "q_lora_rank", "kv_lora_rank", "nope_dim", "rope_dim", "value_dim", "source", NULL};
+    static const char *const latent_keys[] = {"heads",    "q_lora_rank", "kv_lora_rank", "nope_dim",
+                                              "rope_dim", "value_dim",   "source",       NULL};
     enum mp_status status;
     const struct mp_yaml *a = mp_yaml_get(r->d->root, "attention");
     uint64_t h = r->m->hidden_size, heads = 0;
@@ -201,9 +210,12 @@ static enum mp_status read_sizes(struct reader *r) {
     const struct mp_yaml *root = r->d->root, *n;
     bool has_attention = mp_yaml_get(root, "attention") != NULL;
     uint64_t h = m->hidden_size;
-    if (!has_attention && (mp_yaml_get(root, "attention_bytes") == NULL || mp_yaml_get(root, "attention_flops") == NULL || mp_yaml_get(root, "kv_bytes") == NULL)) {
-        status = mp_yaml_fail(r->d, root, r->err, "the key \"attention\" is missing (add \"attention: {heads: ..., kv_heads: ..., head_dim: ...}\", or attention_bytes, "
-                                                  "attention_flops and kv_bytes)");
+    if (!has_attention && (mp_yaml_get(root, "attention_bytes") == NULL ||
+                           mp_yaml_get(root, "attention_flops") == NULL || mp_yaml_get(root, "kv_bytes") == NULL)) {
+        status = mp_yaml_fail(r->d, root, r->err,
+                              "the key \"attention\" is missing (add \"attention: {heads: ..., kv_heads: ..., "
+                              "head_dim: ...}\", or attention_bytes, "
+                              "attention_flops and kv_bytes)");
         goto out;
     }
     MP_TRY(read_attention(r));
@@ -231,8 +243,10 @@ static enum mp_status read_sizes(struct reader *r) {
         MP_TRY(scalar(r, n, &n));
         MP_TRY(mp_yaml_bool(r->d, n, &is_tied, r->err));
     }
-    uint64_t embeddings = (is_tied ? 1 : 2) * r->vocab * h, ffns = (m->n_hidden_layers - m->n_layers) * r->mats * h * r->dense_size;
-    m->dense_bytes = m->attention_bytes * m->n_hidden_layers + mp_ceil_div(embeddings * r->embedding_bits + ffns * r->dense_bits, 8);
+    uint64_t embeddings = (is_tied ? 1 : 2) * r->vocab * h,
+             ffns = (m->n_hidden_layers - m->n_layers) * r->mats * h * r->dense_size;
+    m->dense_bytes =
+        m->attention_bytes * m->n_hidden_layers + mp_ceil_div(embeddings * r->embedding_bits + ffns * r->dense_bits, 8);
     MP_TRY(figure(r, root, "dense_bytes", "bytes", 0, BYTES_MAX, false, &m->dense_bytes));
     MP_TRY(figure(r, root, "other", "ns", 0, UINT64_C(1000000000), false, &m->other_ns_per_step));
 out:
@@ -241,11 +255,12 @@ out:
 
 static enum mp_status read_model(struct reader *r) {
     static const char *const keys[] = {
-        "schema",       "version",     "name",           "summary",       "source",       "hidden_layers", "moe_layers",  "experts",
-        "top_k",        "expert_groups", "shared_experts", "hidden_size", "expert_size",  "shared_size",   "ffn",         "weight_bits",
-        "compute_bits", "dense_bits",  "embedding_bits", "kv_bits",        "attention",     "vocabulary",   "tied_embeddings", "dense_size", "expert_bytes",
-        "expert_flops", "shared_bytes", "shared_flops",  "dispatch_bytes", "combine_bytes", "attention_bytes", "attention_flops", "kv_bytes",
-        "dense_bytes",  "other",       NULL};
+        "schema",          "version",         "name",         "summary",       "source",          "hidden_layers",
+        "moe_layers",      "experts",         "top_k",        "expert_groups", "shared_experts",  "hidden_size",
+        "expert_size",     "shared_size",     "ffn",          "weight_bits",   "compute_bits",    "dense_bits",
+        "embedding_bits",  "kv_bits",         "attention",    "vocabulary",    "tied_embeddings", "dense_size",
+        "expert_bytes",    "expert_flops",    "shared_bytes", "shared_flops",  "dispatch_bytes",  "combine_bytes",
+        "attention_bytes", "attention_flops", "kv_bytes",     "dense_bytes",   "other",           NULL};
     enum mp_status status;
     const struct mp_yaml *n;
     MP_TRY(mp_yaml_schema(r->d, "moeplan.model", r->err));
@@ -253,7 +268,8 @@ static enum mp_status read_model(struct reader *r) {
     MP_TRY(mp_yaml_need(r->d, r->d->root, "name", &n, r->err));
     MP_TRY(mp_yaml_string(r->d, n, r->m->arena, &r->m->name, r->err));
     if (n->length > MP_MAX_NAME) {
-        status = mp_yaml_fail(r->d, n, r->err, "a name of %u bytes is longer than %u (shorten it)", n->length, MP_MAX_NAME);
+        status =
+            mp_yaml_fail(r->d, n, r->err, "a name of %u bytes is longer than %u (shorten it)", n->length, MP_MAX_NAME);
         goto out;
     }
     r->m->source = "";
@@ -266,7 +282,8 @@ out:
     return status;
 }
 
-enum mp_status mp_model_parse(struct mp_model **out, const struct mp_in *in, const struct mp_limits *limits, struct mp_error *err) {
+enum mp_status mp_model_parse(struct mp_model **out, const struct mp_in *in, const struct mp_limits *limits,
+                              struct mp_error *err) {
     enum mp_status status;
     struct mp_limits own = limits != NULL ? *limits : mp_limits_default;
     struct mp_yaml_doc *d = NULL;

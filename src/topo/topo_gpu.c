@@ -20,7 +20,8 @@ bool mp_gpu_preset(uint32_t i, const char **name, const char **summary) {
     return false;
 }
 
-enum mp_status topo_name(const struct mp_yaml_doc *d, const struct mp_yaml *n, struct mp_arena *arena, const char **out, struct mp_error *err) {
+enum mp_status topo_name(const struct mp_yaml_doc *d, const struct mp_yaml *n, struct mp_arena *arena, const char **out,
+                         struct mp_error *err) {
     enum mp_status status = mp_yaml_string(d, n, arena, out, err);
     if (status == MP_OK && n->length > MP_MAX_NAME)
         status = mp_yaml_fail(d, n, err, "a name of %u bytes is longer than %u (shorten it)", n->length, MP_MAX_NAME);
@@ -28,16 +29,16 @@ enum mp_status topo_name(const struct mp_yaml_doc *d, const struct mp_yaml *n, s
 }
 
 /* A figure of a mapping; missing: MP_EINPUT when `is_needed`, else *out stays. */
-static enum mp_status figure(const struct mp_yaml_doc *d, const struct mp_yaml *map, const char *key, const char *unit, uint64_t min,
-                             uint64_t max, bool is_needed, uint64_t *out, struct mp_error *err) {
+static enum mp_status figure(const struct mp_yaml_doc *d, const struct mp_yaml *map, const char *key, const char *unit,
+                             uint64_t min, uint64_t max, bool is_needed, uint64_t *out, struct mp_error *err) {
     const struct mp_yaml *n = mp_yaml_get(map, key);
     if (n != NULL)
         return mp_yaml_figure(d, n, unit, min, max, out, err);
     return is_needed ? mp_yaml_need(d, map, key, &n, err) : MP_OK;
 }
 
-static enum mp_status read_coefficients(const struct mp_yaml_doc *d, const struct mp_yaml *n, struct mp_arena *arena, struct mp_gpu_type *type,
-                                        struct mp_error *err) {
+static enum mp_status read_coefficients(const struct mp_yaml_doc *d, const struct mp_yaml *n, struct mp_arena *arena,
+                                        struct mp_gpu_type *type, struct mp_error *err) {
     static const char *const keys[] = {"model", "a_ps", "b_ps", "c_ps", "beta_ps", "source", NULL};
     enum mp_status status;
     MP_TRY(mp_yaml_expect(d, n, MP_YAML_SEQUENCE, err));
@@ -56,7 +57,8 @@ static enum mp_status read_coefficients(const struct mp_yaml_doc *d, const struc
         MP_TRY(figure(d, e, "beta_ps", NULL, 0, max, true, &all[i].beta_ps, err));
         for (uint32_t k = 0; k < i; k++)
             if (strcmp(all[k].model, all[i].model) == 0) {
-                status = mp_yaml_fail(d, model, err, "\"%s\" has coefficients already (remove one entry)", all[i].model);
+                status =
+                    mp_yaml_fail(d, model, err, "\"%s\" has coefficients already (remove one entry)", all[i].model);
                 goto out;
             }
     }
@@ -67,8 +69,8 @@ out:
 }
 
 /* The keys that a GPU type and a preset file share, over what *type holds already. */
-static enum mp_status read_type(const struct mp_yaml_doc *d, const struct mp_yaml *n, bool is_needed, struct mp_arena *arena,
-                                struct mp_gpu_type *type, struct mp_error *err) {
+static enum mp_status read_type(const struct mp_yaml_doc *d, const struct mp_yaml *n, bool is_needed,
+                                struct mp_arena *arena, struct mp_gpu_type *type, struct mp_error *err) {
     enum mp_status status;
     const uint64_t flops_max = UINT64_C(1000000000000000000);
     uint64_t hbm_ppm = type->hbm_efficiency_ppm, flops_ppm = type->flops_efficiency_ppm, tile = type->tile_tokens;
@@ -90,10 +92,11 @@ out:
     return status;
 }
 
-enum mp_status topo_gpu_read(const struct mp_yaml_doc *d, const struct mp_yaml *n, const char *name, struct mp_arena *arena,
-                             struct mp_gpu_type *type, struct mp_error *err) {
-    static const char *const keys[] = {"preset",         "source",           "memory", "hbm",         "flops_16bit", "flops_8bit",
-                                       "hbm_efficiency", "flops_efficiency", "kernel", "tile_tokens", "compute",     NULL};
+enum mp_status topo_gpu_read(const struct mp_yaml_doc *d, const struct mp_yaml *n, const char *name,
+                             struct mp_arena *arena, struct mp_gpu_type *type, struct mp_error *err) {
+    static const char *const keys[] = {"preset",      "source",      "memory",         "hbm",
+                                       "flops_16bit", "flops_8bit",  "hbm_efficiency", "flops_efficiency",
+                                       "kernel",      "tile_tokens", "compute",        NULL};
     enum mp_status status;
     *type = (struct mp_gpu_type){0};
     MP_TRY(mp_yaml_keys(d, n, keys, err));
@@ -102,7 +105,9 @@ enum mp_status topo_gpu_read(const struct mp_yaml_doc *d, const struct mp_yaml *
         const char *preset_name;
         MP_TRY(topo_name(d, preset, arena, &preset_name, err));
         if (topo_find(topo_gpu_presets, preset_name) == NULL) {
-            status = mp_yaml_fail(d, preset, err, "\"%s\" is not a built-in GPU (write one that \"moeplan list presets\" shows)", preset_name);
+            status = mp_yaml_fail(d, preset, err,
+                                  "\"%s\" is not a built-in GPU (write one that \"moeplan list presets\" shows)",
+                                  preset_name);
             goto out;
         }
         MP_TRY(topo_gpu_preset(preset_name, arena, type, NULL, err));
@@ -125,8 +130,8 @@ out:
 }
 
 /* A preset file: a GPU type, and the ports of a usual node. */
-static enum mp_status read_preset(const struct mp_yaml_doc *d, struct mp_arena *arena, struct mp_gpu_type *type, struct topo_ports *ports,
-                                  struct mp_error *err) {
+static enum mp_status read_preset(const struct mp_yaml_doc *d, struct mp_arena *arena, struct mp_gpu_type *type,
+                                  struct topo_ports *ports, struct mp_error *err) {
     enum mp_status status;
     const struct mp_yaml *n;
     MP_TRY(mp_yaml_schema(d, "moeplan.gpu", err));
@@ -151,15 +156,16 @@ out:
     return status;
 }
 
-enum mp_status topo_gpu_preset(const char *name, struct mp_arena *arena, struct mp_gpu_type *type, struct topo_ports *ports,
-                               struct mp_error *err) {
+enum mp_status topo_gpu_preset(const char *name, struct mp_arena *arena, struct mp_gpu_type *type,
+                               struct topo_ports *ports, struct mp_error *err) {
     enum mp_status status;
     struct mp_in *in = NULL;
     struct mp_yaml_doc *d = NULL;
     struct topo_ports unused;
     const struct mp_embedded *e = topo_find(topo_gpu_presets, name);
     if (e == NULL)
-        return mp_fail(err, MP_EINPUT, "\"%s\" is not a built-in GPU (write one that \"moeplan list presets\" shows)", name);
+        return mp_fail(err, MP_EINPUT, "\"%s\" is not a built-in GPU (write one that \"moeplan list presets\" shows)",
+                       name);
     ports = ports != NULL ? ports : &unused;
     *type = (struct mp_gpu_type){0};
     *ports = (struct topo_ports){0};

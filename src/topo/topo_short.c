@@ -1,5 +1,5 @@
-/* Short strings: "4x8:h100" (4 nodes of 8), "8:a100" (one node), "2x4:a100+2x4:l40s". One NIC per GPU at the preset's rate. A short string is
- * turned into the YAML it stands for, so that there is one way in. */
+/* Short strings: "4x8:h100" (4 nodes of 8), "8:a100" (one node), "2x4:a100+2x4:l40s". One NIC per GPU at the preset's
+ * rate. A short string is turned into the YAML it stands for, so that there is one way in. */
 #include "topo.h"
 #include <moeplan/base.h>
 #include <stdio.h>
@@ -12,7 +12,8 @@ struct part {
 };
 
 static enum mp_status fail_here(const char *spec, const char *at, struct mp_error *err, const char *what) {
-    return mp_fail_at(err, MP_EINPUT, spec, 1, (uint64_t)(at - spec) + 1, "%s (write for instance 4x8:h100, 8:a100 or 2x4:a100+2x4:l40s)", what);
+    return mp_fail_at(err, MP_EINPUT, spec, 1, (uint64_t)(at - spec) + 1,
+                      "%s (write for instance 4x8:h100, 8:a100 or 2x4:a100+2x4:l40s)", what);
 }
 
 /* Reads a count in [1, MP_MAX_GPUS] at *s. */
@@ -24,7 +25,8 @@ static bool read_count(const char **s, uint64_t *out) {
     return true;
 }
 
-static enum mp_status read_part(const char *spec, const char **s, struct mp_arena *arena, struct part *p, struct mp_error *err) {
+static enum mp_status read_part(const char *spec, const char **s, struct mp_arena *arena, struct part *p,
+                                struct mp_error *err) {
     char text[128];
     p->n_nodes = 1;
     snprintf(text, sizeof text, "a whole number in [1, %u] is expected here", MP_MAX_GPUS);
@@ -47,7 +49,8 @@ static enum mp_status read_part(const char *spec, const char **s, struct mp_aren
     if (topo_find(topo_gpu_presets, p->name) == NULL) {
         char quoted[200];
         return mp_fail_at(err, MP_EINPUT, spec, 1, (uint64_t)(*s - spec) + 1,
-                          "\"%s\" is not a built-in GPU (write one that \"moeplan list presets\" shows)", mp_quote(p->name, n, quoted, sizeof quoted));
+                          "\"%s\" is not a built-in GPU (write one that \"moeplan list presets\" shows)",
+                          mp_quote(p->name, n, quoted, sizeof quoted));
     }
     struct mp_gpu_type type;
     enum mp_status status = topo_gpu_preset(p->name, arena, &type, &p->ports, err);
@@ -55,10 +58,12 @@ static enum mp_status read_part(const char *spec, const char **s, struct mp_aren
     return status;
 }
 
-static void write_text(struct mp_out *o, const char *spec, const struct part *parts, size_t n, const struct topo_ports *all, bool has_nic) {
+static void write_text(struct mp_out *o, const char *spec, const struct part *parts, size_t n,
+                       const struct topo_ports *all, bool has_nic) {
     mp_out_puts(o, "schema: moeplan.topology\nversion: 1\nname: ");
     mp_yaml_write_string(o, spec);
-    mp_out_printf(o, "\nlaunch: %llu ns\nstage_launch: %llu ns\nlevels:\n  - name: ", (unsigned long long)all->launch_ns,
+    mp_out_printf(o,
+                  "\nlaunch: %llu ns\nstage_launch: %llu ns\nlevels:\n  - name: ", (unsigned long long)all->launch_ns,
                   (unsigned long long)all->stage_launch_ns);
     mp_yaml_write_string(o, all->level);
     mp_out_printf(o, "\n    latency: %llu ns\n", (unsigned long long)all->scale_up_latency_ns);

@@ -1,5 +1,5 @@
-/* The canonical YAML of a topology (topologies/FORMAT.md): every figure in its base unit, equal neighbours folded with `repeat`, shared ports by
- * name. */
+/* The canonical YAML of a topology (topologies/FORMAT.md): every figure in its base unit, equal neighbours folded with
+ * `repeat`, shared ports by name. */
 #include "topo.h"
 
 static const struct mp_resource *port(const struct mp_topology *t, uint32_t gpu, uint32_t level, bool is_in) {
@@ -30,7 +30,8 @@ static bool is_same_group(const struct mp_topology *t, uint32_t a, uint32_t b, u
             return false;
         for (uint32_t l = 0; l < t->n_levels; l++) {
             if (l <= level && (x->group[l] - t->gpus[a].group[l] != y->group[l] - t->gpus[b].group[l] ||
-                               uplink(t, a + i, l, false) != uplink(t, b + i, l, false) || uplink(t, a + i, l, true) != uplink(t, b + i, l, true)))
+                               uplink(t, a + i, l, false) != uplink(t, b + i, l, false) ||
+                               uplink(t, a + i, l, true) != uplink(t, b + i, l, true)))
                 return false;
             for (int side = 0; side < 2; side++) {
                 const struct mp_resource *p = port(t, a + i, l, side == 1), *q = port(t, b + i, l, side == 1);
@@ -59,7 +60,8 @@ static bool is_same_entry(const struct mp_topology *t, uint32_t a, uint32_t b) {
         return false;
     for (uint32_t l = 0; l < t->n_levels; l++) {
         const struct mp_resource *xo = port(t, a, l, false), *yo = port(t, b, l, false);
-        if (xo->level != yo->level || xo->bytes_per_s != yo->bytes_per_s || port(t, a, l, true)->bytes_per_s != port(t, b, l, true)->bytes_per_s)
+        if (xo->level != yo->level || xo->bytes_per_s != yo->bytes_per_s ||
+            port(t, a, l, true)->bytes_per_s != port(t, b, l, true)->bytes_per_s)
             return false;
         if (xo->level == l && x->out_port[l] != y->out_port[l] && (is_shared(t, a, l) || is_shared(t, b, l)))
             return false;
@@ -92,7 +94,8 @@ static void write_gpus(const struct mp_topology *t, uint32_t first, uint32_t end
                 continue; /* the port of the level below */
             indent(o, depth + 2);
             mp_yaml_write_string(o, t->levels[l].name);
-            mp_out_printf(o, ": {out: %llu B/s, in: %llu B/s", (unsigned long long)out->bytes_per_s, (unsigned long long)in->bytes_per_s);
+            mp_out_printf(o, ": {out: %llu B/s, in: %llu B/s", (unsigned long long)out->bytes_per_s,
+                          (unsigned long long)in->bytes_per_s);
             if (is_shared(t, g, l))
                 mp_out_printf(o, ", shared: n%u", out->first_gpu - first);
             mp_out_puts(o, "}\n");
@@ -101,7 +104,8 @@ static void write_gpus(const struct mp_topology *t, uint32_t first, uint32_t end
 }
 
 /* The groups of `level` among GPUs [first, end). */
-static void write_groups(const struct mp_topology *t, uint32_t first, uint32_t end, uint32_t level, uint32_t depth, struct mp_out *o) {
+static void write_groups(const struct mp_topology *t, uint32_t first, uint32_t end, uint32_t level, uint32_t depth,
+                         struct mp_out *o) {
     for (uint32_t g = first; g < end;) {
         uint32_t one_end = group_end(t, g, level), next = one_end, n = 1;
         for (; next < end && is_same_group(t, g, next, level); n++)
@@ -133,16 +137,18 @@ static void write_type(const struct mp_gpu_type *type, struct mp_out *o) {
         mp_out_puts(o, "\n");
     }
     mp_out_printf(o, "    memory: %llu B\n    hbm: %llu B/s\n    flops_16bit: %llu FLOPS\n    flops_8bit: %llu FLOPS\n",
-                  (unsigned long long)type->memory_bytes, (unsigned long long)type->hbm_bytes_per_s, (unsigned long long)type->flops_16bit,
-                  (unsigned long long)type->flops_8bit);
-    mp_out_printf(o, "    hbm_efficiency: %u ppm\n    flops_efficiency: %u ppm\n    kernel: %llu ns\n    tile_tokens: %u\n",
-                  type->hbm_efficiency_ppm, type->flops_efficiency_ppm, (unsigned long long)type->kernel_ns, type->tile_tokens);
+                  (unsigned long long)type->memory_bytes, (unsigned long long)type->hbm_bytes_per_s,
+                  (unsigned long long)type->flops_16bit, (unsigned long long)type->flops_8bit);
+    mp_out_printf(
+        o, "    hbm_efficiency: %u ppm\n    flops_efficiency: %u ppm\n    kernel: %llu ns\n    tile_tokens: %u\n",
+        type->hbm_efficiency_ppm, type->flops_efficiency_ppm, (unsigned long long)type->kernel_ns, type->tile_tokens);
     for (uint32_t i = 0; i < type->n_coefficients; i++) {
         const struct mp_compute_coefficients *c = &type->coefficients[i];
         mp_out_puts(o, i == 0 ? "    compute:\n      - model: " : "      - model: ");
         mp_yaml_write_string(o, c->model);
-        mp_out_printf(o, "\n        a_ps: %llu\n        b_ps: %llu\n        c_ps: %llu\n        beta_ps: %llu\n", (unsigned long long)c->a_ps,
-                      (unsigned long long)c->b_ps, (unsigned long long)c->c_ps, (unsigned long long)c->beta_ps);
+        mp_out_printf(o, "\n        a_ps: %llu\n        b_ps: %llu\n        c_ps: %llu\n        beta_ps: %llu\n",
+                      (unsigned long long)c->a_ps, (unsigned long long)c->b_ps, (unsigned long long)c->c_ps,
+                      (unsigned long long)c->beta_ps);
     }
 }
 
@@ -162,7 +168,8 @@ void mp_topology_write(const struct mp_topology *t, struct mp_out *o) {
         if (v->pair_bytes_per_s > 0)
             mp_out_printf(o, "    pair: %llu B/s\n", (unsigned long long)v->pair_bytes_per_s);
         for (uint32_t i = 0; i < v->n_incast; i++)
-            mp_out_printf(o, "%s%u ppm%s", i == 0 ? "    incast: [" : ", ", v->incast_ppm[i], i + 1 == v->n_incast ? "]\n" : "");
+            mp_out_printf(o, "%s%u ppm%s", i == 0 ? "    incast: [" : ", ", v->incast_ppm[i],
+                          i + 1 == v->n_incast ? "]\n" : "");
     }
     if (t->n_levels == 1) {
         mp_out_puts(o, "gpus:\n");

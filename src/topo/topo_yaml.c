@@ -1,4 +1,5 @@
-/* The topology reader (topologies/FORMAT.md): a tree of groups with repeats, walked twice: once to count, once to number. */
+/* The topology reader (topologies/FORMAT.md): a tree of groups with repeats, walked twice: once to count, once to
+ * number. */
 #include "topo.h"
 #include <moeplan/base.h>
 #include <stdio.h>
@@ -24,7 +25,7 @@ struct reader {
     uint64_t n_groups_wanted[MP_MAX_LEVELS], n_gpus_wanted;
     uint32_t n_gpus, n_resources, n_types;
     uint32_t n_groups[MP_MAX_LEVELS], current[MP_MAX_LEVELS]; /* groups made so far, and the ones being filled */
-    struct shared_port *shared; /* of the node being filled */
+    struct shared_port *shared;                               /* of the node being filled */
     uint32_t n_shared;
 };
 
@@ -35,7 +36,8 @@ static enum mp_status read_repeat(struct reader *r, const struct mp_yaml *n, uin
 }
 
 /* The list of a node's GPUs, or of a group's groups; never empty. */
-static enum mp_status read_list(struct reader *r, const struct mp_yaml *n, const char *key, const struct mp_yaml **out) {
+static enum mp_status read_list(struct reader *r, const struct mp_yaml *n, const char *key,
+                                const struct mp_yaml **out) {
     enum mp_status status = mp_yaml_need(r->d, n, key, out, r->err);
     if (status == MP_OK)
         status = mp_yaml_expect(r->d, *out, MP_YAML_SEQUENCE, r->err);
@@ -47,7 +49,8 @@ static enum mp_status read_list(struct reader *r, const struct mp_yaml *n, const
 /* ---- first walk: count ---- */
 
 static enum mp_status too_many(struct reader *r, const struct mp_yaml *n) {
-    return mp_fail_at(r->err, MP_ELIMIT, r->d->path, n->line, n->column, "more than %u GPUs (lower a repeat)", MP_MAX_GPUS);
+    return mp_fail_at(r->err, MP_ELIMIT, r->d->path, n->line, n->column, "more than %u GPUs (lower a repeat)",
+                      MP_MAX_GPUS);
 }
 
 static enum mp_status count_gpus(struct reader *r, const struct mp_yaml *list, uint64_t *n) {
@@ -68,8 +71,10 @@ out:
 }
 
 /* Adds what the entries of `list`, groups of `level`, hold, to n (GPUs) and groups (per level). */
-static enum mp_status count_groups(struct reader *r, const struct mp_yaml *list, uint32_t level, uint64_t *n, uint64_t *groups) {
-    static const char *const node_keys[] = {"repeat", "uplink", "gpus", NULL}, *const group_keys[] = {"repeat", "uplink", "groups", NULL};
+static enum mp_status count_groups(struct reader *r, const struct mp_yaml *list, uint32_t level, uint64_t *n,
+                                   uint64_t *groups) {
+    static const char *const node_keys[] = {"repeat", "uplink", "gpus", NULL}, *const group_keys[] = {
+                                                                                   "repeat", "uplink", "groups", NULL};
     enum mp_status status = MP_OK;
     for (uint32_t i = 0; i < list->n; i++) {
         const struct mp_yaml *e = &list->items[i], *inner;
@@ -100,7 +105,8 @@ static enum mp_status read_levels(struct reader *r) {
     const struct mp_yaml *list, *n;
     MP_TRY(read_list(r, r->d->root, "levels", &list));
     if (list->n > MP_MAX_LEVELS) {
-        status = mp_yaml_fail(r->d, list, r->err, "%u levels are more than %u (write at most %u)", list->n, MP_MAX_LEVELS, MP_MAX_LEVELS);
+        status = mp_yaml_fail(r->d, list, r->err, "%u levels are more than %u (write at most %u)", list->n,
+                              MP_MAX_LEVELS, MP_MAX_LEVELS);
         goto out;
     }
     r->levels = mp_arena_alloc(r->arena, list->n, sizeof *r->levels);
@@ -136,8 +142,9 @@ static enum mp_status read_levels(struct reader *r) {
             MP_TRY(mp_yaml_quantity(r->d, &n->items[i], "ppm", 1000, 1000000, &factor, r->err));
             ppm[i] = (uint32_t)factor;
             if (i == 0 ? factor != 1000000 : factor > ppm[i - 1]) {
-                status = mp_yaml_fail(r->d, &n->items[i], r->err, "%s", i == 0 ? "the factor of one flow is not 1.0 (write 1.0 first)"
-                                                                              : "the factor rises (write it at most as large as the one before)");
+                status = mp_yaml_fail(r->d, &n->items[i], r->err, "%s",
+                                      i == 0 ? "the factor of one flow is not 1.0 (write 1.0 first)"
+                                             : "the factor rises (write it at most as large as the one before)");
                 goto out;
             }
         }
@@ -166,7 +173,8 @@ static enum mp_status read_types(struct reader *r) {
         const struct mp_yaml *e = &map->items[i];
         size_t length = strlen(e->key);
         if (length == 0 || length > MP_MAX_NAME || !mp_is_text(e->key, length)) {
-            status = mp_yaml_fail(r->d, e, r->err, "the name of a GPU type has 1 to %u printable characters (rename it)", MP_MAX_NAME);
+            status = mp_yaml_fail(r->d, e, r->err,
+                                  "the name of a GPU type has 1 to %u printable characters (rename it)", MP_MAX_NAME);
             goto out;
         }
         const char *name = mp_arena_strdup(r->arena, e->key);
@@ -193,8 +201,10 @@ static enum mp_status find_type(struct reader *r, const struct mp_yaml *n, uint3
         for (uint32_t i = 0; i < r->n_types && used + MP_MAX_NAME + 8 < sizeof list; i++)
             used += (size_t)snprintf(list + used, sizeof list - used, "%s, or ", r->types[i].name);
         char quoted[200];
-        return mp_yaml_fail(r->d, n, r->err, "\"%s\" is neither in gpu_types nor built in (write %sone that \"moeplan list presets\" shows)",
-                            mp_quote(n->text, n->length, quoted, sizeof quoted), list);
+        return mp_yaml_fail(
+            r->d, n, r->err,
+            "\"%s\" is neither in gpu_types nor built in (write %sone that \"moeplan list presets\" shows)",
+            mp_quote(n->text, n->length, quoted, sizeof quoted), list);
     }
     status = topo_gpu_preset(preset->name, r->arena, &r->types[*out], NULL, r->err);
     r->n_types += status == MP_OK;
@@ -217,7 +227,8 @@ static enum mp_status read_rates(struct reader *r, const struct mp_yaml *n, uint
         const struct mp_yaml *o = mp_yaml_get(n, "out"), *i = mp_yaml_get(n, "in");
         rate = mp_yaml_get(n, "rate");
         if ((rate != NULL) == (o != NULL || i != NULL)) {
-            status = mp_yaml_fail(r->d, n, r->err, "a port needs a rate, or out and in, not both (write for instance 50 GB/s)");
+            status = mp_yaml_fail(r->d, n, r->err,
+                                  "a port needs a rate, or out and in, not both (write for instance 50 GB/s)");
             goto out;
         }
         if (rate == NULL) {
@@ -256,7 +267,8 @@ static enum mp_status read_port(struct reader *r, const struct mp_yaml *n, uint3
         if (by != NULL)
             MP_TRY(mp_yaml_u32(r->d, by, 1, MP_MAX_GPUS, &p->shared_by, r->err));
         if (repeat % p->shared_by != 0) {
-            status = mp_yaml_fail(r->d, by, r->err, "%u GPUs cannot share ports by %u (write a divisor of repeat)", repeat, p->shared_by);
+            status = mp_yaml_fail(r->d, by, r->err, "%u GPUs cannot share ports by %u (write a divisor of repeat)",
+                                  repeat, p->shared_by);
             goto out;
         }
         if (p->shared != NULL)
@@ -301,7 +313,8 @@ static enum mp_status find_shared(struct reader *r, uint32_t level, const struct
         s = &r->shared[r->n_shared++];
     } else if (r->resources[s->out].bytes_per_s != p->out || r->resources[s->in].bytes_per_s != p->in) {
         char quoted[200];
-        return mp_yaml_fail(r->d, p->shared, r->err, "the port \"%s\" has another rate above (write the same rate, or another name)",
+        return mp_yaml_fail(r->d, p->shared, r->err,
+                            "the port \"%s\" has another rate above (write the same rate, or another name)",
                             mp_quote(p->shared->text, p->shared->length, quoted, sizeof quoted));
     }
     gpu->out_port[level] = s->out;
@@ -373,8 +386,10 @@ static enum mp_status add_group(struct reader *r, const struct mp_yaml *n, uint3
         }
     }
     if ((uplink != NULL) != (r->uplink_out[level] != NULL)) {
-        status = mp_yaml_fail(r->d, n, r->err, "some groups of level \"%s\" have an uplink and some none (write uplink: for all or for none)",
-                              r->levels[level].name);
+        status =
+            mp_yaml_fail(r->d, n, r->err,
+                         "some groups of level \"%s\" have an uplink and some none (write uplink: for all or for none)",
+                         r->levels[level].name);
         goto out;
     }
     MP_TRY(read_list(r, n, level == 0 ? "gpus" : "groups", &list));
@@ -408,12 +423,13 @@ static enum mp_status allocate(struct reader *r) {
     r->gpus = mp_arena_alloc(r->arena, r->n_gpus_wanted, sizeof *r->gpus);
     r->resources = mp_arena_alloc(r->arena, n_resources, sizeof *r->resources);
     r->shared = mp_calloc(r->n_gpus_wanted * r->t->n_levels, sizeof *r->shared);
-    return r->gpus != NULL && r->resources != NULL && r->shared != NULL ? MP_OK : mp_nomem(r->err, "reading a topology");
+    return r->gpus != NULL && r->resources != NULL && r->shared != NULL ? MP_OK
+                                                                        : mp_nomem(r->err, "reading a topology");
 }
 
 static enum mp_status read_topology(struct reader *r) {
-    static const char *const keys[] = {"schema", "version", "name",   "summary", "source", "launch", "stage_launch",
-                                       "gpu_types", "levels", "groups", "gpus", NULL};
+    static const char *const keys[] = {"schema",       "version",   "name",   "summary", "source", "launch",
+                                       "stage_launch", "gpu_types", "levels", "groups",  "gpus",   NULL};
     enum mp_status status;
     const struct mp_yaml *n, *root = r->d->root, *list;
     struct mp_topology *t = r->t;
@@ -430,12 +446,15 @@ static enum mp_status read_topology(struct reader *r) {
     uint32_t last = t->n_levels - 1;
     const char *want = last == 0 ? "gpus" : "groups", *other = last == 0 ? "groups" : "gpus";
     if ((n = mp_yaml_get(root, other)) != NULL) {
-        status = mp_yaml_fail(r->d, n, r->err, last == 0 ? "with one level there are no groups (write gpus: at the top)"
-                                                        : "with several levels GPUs stand inside groups (write groups:, and gpus: in each)");
+        status =
+            mp_yaml_fail(r->d, n, r->err,
+                         last == 0 ? "with one level there are no groups (write gpus: at the top)"
+                                   : "with several levels GPUs stand inside groups (write groups:, and gpus: in each)");
         goto out;
     }
     MP_TRY(read_list(r, root, want, &list));
-    MP_TRY(last == 0 ? count_gpus(r, list, &r->n_gpus_wanted) : count_groups(r, list, last - 1, &r->n_gpus_wanted, r->n_groups_wanted));
+    MP_TRY(last == 0 ? count_gpus(r, list, &r->n_gpus_wanted)
+                     : count_groups(r, list, last - 1, &r->n_gpus_wanted, r->n_groups_wanted));
     r->n_groups_wanted[last] = 1;
     MP_TRY(read_types(r));
     MP_TRY(allocate(r));
@@ -461,7 +480,8 @@ out:
     return status;
 }
 
-enum mp_status mp_topology_parse(struct mp_topology **out, const struct mp_in *in, const struct mp_limits *limits, struct mp_error *err) {
+enum mp_status mp_topology_parse(struct mp_topology **out, const struct mp_in *in, const struct mp_limits *limits,
+                                 struct mp_error *err) {
     enum mp_status status;
     struct mp_limits own = limits != NULL ? *limits : mp_limits_default;
     struct mp_yaml_doc *d = NULL;

@@ -43,10 +43,10 @@ void mp_topology_path(const struct mp_topology *t, uint32_t src, uint32_t dst, s
 
 /* ---- the checker ---- */
 
-#define REQUIRE(what, ...)                                                                                           \
-    do {                                                                                                             \
-        if (!(what))                                                                                                 \
-            return mp_fail(err, MP_EBUG, "topology: " __VA_ARGS__);                                                  \
+#define REQUIRE(what, ...)                                                                                             \
+    do {                                                                                                               \
+        if (!(what))                                                                                                   \
+            return mp_fail(err, MP_EBUG, "topology: " __VA_ARGS__);                                                    \
     } while (0)
 
 static bool is_name(const char *s) {
@@ -60,7 +60,8 @@ static enum mp_status check_types(const struct mp_topology *t, struct mp_error *
         REQUIRE(is_name(y->name) && y->source != NULL, "GPU type %u has no name or source", i);
         for (uint32_t k = 0; k < i; k++)
             REQUIRE(strcmp(y->name, t->types[k].name) != 0, "two GPU types are called %s", y->name);
-        REQUIRE(y->memory_bytes > 0 && y->hbm_bytes_per_s > 0 && y->flops_16bit > 0, "GPU type %s lacks a figure", y->name);
+        REQUIRE(y->memory_bytes > 0 && y->hbm_bytes_per_s > 0 && y->flops_16bit > 0, "GPU type %s lacks a figure",
+                y->name);
         REQUIRE(y->hbm_efficiency_ppm > 0 && y->hbm_efficiency_ppm <= 1000000 && y->flops_efficiency_ppm > 0 &&
                     y->flops_efficiency_ppm <= 1000000,
                 "GPU type %s has an efficiency outside (0, 1]", y->name);
@@ -84,8 +85,8 @@ static enum mp_status check_uplinks(const struct mp_topology *t, uint32_t level,
         uint32_t out = v->uplink_out[group], in = v->uplink_in[group];
         REQUIRE(out < t->n_resources && in < t->n_resources, "an uplink of level %s is not a resource", v->name);
         const struct mp_resource *o = &t->resources[out], *i = &t->resources[in];
-        REQUIRE(o->is_uplink && i->is_uplink && !o->is_in && i->is_in && o->level == level && i->level == level && o->first_gpu == g &&
-                    i->first_gpu == g,
+        REQUIRE(o->is_uplink && i->is_uplink && !o->is_in && i->is_in && o->level == level && i->level == level &&
+                    o->first_gpu == g && i->first_gpu == g,
                 "the uplink of group %u of level %s is another resource", group, v->name);
     }
     return MP_OK;
@@ -106,13 +107,15 @@ static enum mp_status check_levels(const struct mp_topology *t, struct mp_error 
         /* Groups: consecutive, numbered in order, nested. */
         for (uint32_t g = 0; g < t->n_gpus; g++) {
             uint32_t group = t->gpus[g].group[l], before = g > 0 ? t->gpus[g - 1].group[l] : 0;
-            REQUIRE(group == before || (g > 0 && group == before + 1), "groups of level %s are not numbered by their GPUs", v->name);
+            REQUIRE(group == before || (g > 0 && group == before + 1),
+                    "groups of level %s are not numbered by their GPUs", v->name);
             REQUIRE(l == 0 || group == before || t->gpus[g].group[l - 1] != t->gpus[g - 1].group[l - 1],
                     "a group of level %s lies in two of level %s", t->levels[l - 1].name, v->name);
         }
         REQUIRE(t->gpus[t->n_gpus - 1].group[l] + 1 == v->n_groups, "level %s has a group without GPUs", v->name);
     }
-    REQUIRE(t->levels[t->n_levels - 1].n_groups == 1, "the last level has %u groups", t->levels[t->n_levels - 1].n_groups);
+    REQUIRE(t->levels[t->n_levels - 1].n_groups == 1, "the last level has %u groups",
+            t->levels[t->n_levels - 1].n_groups);
     for (uint32_t l = 0; l < t->n_levels; l++) {
         enum mp_status status = check_uplinks(t, l, err);
         if (status != MP_OK)
@@ -126,13 +129,17 @@ static enum mp_status check_port(const struct mp_topology *t, uint32_t gpu, uint
     uint32_t out = g->out_port[level], in = g->in_port[level];
     REQUIRE(out < t->n_resources && in < t->n_resources, "a port of GPU %u is not a resource", gpu);
     const struct mp_resource *o = &t->resources[out], *i = &t->resources[in];
-    REQUIRE(!o->is_uplink && !i->is_uplink && !o->is_in && i->is_in, "a port of GPU %u is the wrong kind of resource", gpu);
+    REQUIRE(!o->is_uplink && !i->is_uplink && !o->is_in && i->is_in, "a port of GPU %u is the wrong kind of resource",
+            gpu);
     REQUIRE(o->level == i->level && o->level <= level, "a port of GPU %u is of another level", gpu);
     if (o->level != level)
-        REQUIRE(level > 0 && out == g->out_port[level - 1] && in == g->in_port[level - 1], "a port of GPU %u skips a level", gpu);
-    REQUIRE(o->first_gpu == i->first_gpu && o->first_gpu <= gpu, "the ports of GPU %u are shared differently out and in", gpu);
+        REQUIRE(level > 0 && out == g->out_port[level - 1] && in == g->in_port[level - 1],
+                "a port of GPU %u skips a level", gpu);
+    REQUIRE(o->first_gpu == i->first_gpu && o->first_gpu <= gpu,
+            "the ports of GPU %u are shared differently out and in", gpu);
     const struct mp_gpu *first = &t->gpus[o->first_gpu];
-    REQUIRE(first->out_port[level] == out && first->in_port[level] == in, "the first GPU of a port of GPU %u does not use it", gpu);
+    REQUIRE(first->out_port[level] == out && first->in_port[level] == in,
+            "the first GPU of a port of GPU %u does not use it", gpu);
     REQUIRE(first->group[0] == g->group[0], "a port of GPU %u is shared between nodes", gpu);
     return MP_OK;
 }
@@ -154,11 +161,12 @@ enum mp_status mp_topology_check(const struct mp_topology *t, struct mp_error *e
     }
     for (uint32_t i = 0; i < t->n_resources && status == MP_OK; i++) {
         const struct mp_resource *r = &t->resources[i];
-        REQUIRE(r->bytes_per_s > 0 && r->level < t->n_levels && r->first_gpu < t->n_gpus, "resource %u is out of range", i);
+        REQUIRE(r->bytes_per_s > 0 && r->level < t->n_levels && r->first_gpu < t->n_gpus, "resource %u is out of range",
+                i);
         const struct mp_gpu *g = &t->gpus[r->first_gpu];
         const struct mp_level *v = &t->levels[r->level];
         const uint32_t *uplinks = r->is_in ? v->uplink_in : v->uplink_out;
-        uint32_t user = !r->is_uplink ? (r->is_in ? g->in_port[r->level] : g->out_port[r->level])
+        uint32_t user = !r->is_uplink     ? (r->is_in ? g->in_port[r->level] : g->out_port[r->level])
                         : uplinks != NULL ? uplinks[g->group[r->level]]
                                           : MP_NONE;
         REQUIRE(user == i, "resource %u is used by nobody", i);
@@ -168,8 +176,8 @@ enum mp_status mp_topology_check(const struct mp_topology *t, struct mp_error *e
 
 /* ---- load ---- */
 
-static enum mp_status load_text(struct mp_topology **out, const char *name, const void *text, size_t n, const struct mp_limits *limits,
-                                struct mp_error *err) {
+static enum mp_status load_text(struct mp_topology **out, const char *name, const void *text, size_t n,
+                                const struct mp_limits *limits, struct mp_error *err) {
     struct mp_in *in;
     enum mp_status status = mp_in_from_memory(&in, name, text, n, err);
     if (status != MP_OK)
@@ -179,7 +187,8 @@ static enum mp_status load_text(struct mp_topology **out, const char *name, cons
     return status;
 }
 
-static enum mp_status load_short(struct mp_topology **out, const char *spec, const struct mp_limits *limits, struct mp_error *err) {
+static enum mp_status load_short(struct mp_topology **out, const char *spec, const struct mp_limits *limits,
+                                 struct mp_error *err) {
     enum mp_status status;
     struct mp_out *text = NULL;
     MP_TRY(mp_out_open_memory(&text, err));
@@ -197,7 +206,8 @@ out:
     return status;
 }
 
-enum mp_status mp_topology_load(struct mp_topology **out, const char *spec, const struct mp_limits *limits, struct mp_error *err) {
+enum mp_status mp_topology_load(struct mp_topology **out, const char *spec, const struct mp_limits *limits,
+                                struct mp_error *err) {
     *out = NULL;
     struct stat st;
     const struct mp_embedded *preset = topo_find(topo_topology_presets, spec);
@@ -209,7 +219,9 @@ enum mp_status mp_topology_load(struct mp_topology **out, const char *spec, cons
         return load_short(out, spec, limits, err);
     if (!is_file && !looks_like_path) {
         char quoted[200];
-        return mp_fail(err, MP_EINPUT, "\"%s\" is not a file, a built-in topology or a short string (write a path, 4x8:h100, or a name that \"moeplan list presets\" shows)",
+        return mp_fail(err, MP_EINPUT,
+                       "\"%s\" is not a file, a built-in topology or a short string (write a path, 4x8:h100, or a name "
+                       "that \"moeplan list presets\" shows)",
                        mp_quote(spec, strlen(spec), quoted, sizeof quoted));
     }
     struct mp_in *in;

@@ -1,17 +1,20 @@
 /* YAML in: libyaml's events, behind our own limits.
  *
- * libyaml alone takes 35 s for 100 KB of "[" and any amount of memory for one long scalar. Three measures keep it linear and small: the bytes
- * are checked before it sees them (size, UTF-8, control characters, directives); its input comes through read_bytes, which stops when too
- * much was read since the last event (so one scalar, comment or run of blanks cannot grow without bound); and depth and number of events are
- * checked at each event, which bounds its look-ahead (1,024 characters) in turn. Events are kept as 16-byte records in preorder, and become nodes
- * only when the whole document is good. */
+ * libyaml alone takes 35 s for 100 KB of "[" and any amount of memory for one long scalar. Three measures keep it
+ * linear and small: the bytes are checked before it sees them (size, UTF-8, control characters, directives); its input
+ * comes through read_bytes, which stops when too much was read since the last event (so one scalar, comment or run of
+ * blanks cannot grow without bound); and depth and number of events are checked at each event, which bounds its
+ * look-ahead (1,024 characters) in turn. Events are kept as 16-byte records in preorder, and become nodes only when the
+ * whole document is good. */
 #include "yaml_node.h"
 #include <moeplan/base.h>
 #include <stdio.h>
 #include <string.h>
 #include <yaml.h>
 
-enum { SLACK_BYTES = 128 << 10 }; /* bytes between two events that no limit of scalars allows for: comments, blanks, libyaml's buffer */
+enum {
+    SLACK_BYTES = 128 << 10
+}; /* bytes between two events that no limit of scalars allows for: comments, blanks, libyaml's buffer */
 
 /* One node in preorder; of a mapping, keys and values alternate. */
 struct record {
@@ -82,7 +85,8 @@ static enum mp_status check_bytes(struct parse *p) {
     const uint8_t *s = p->in->data;
     size_t n = p->in->size;
     if (n > p->limits->yaml_bytes || n > UINT32_MAX / 4)
-        return mp_fail_at(p->err, MP_ELIMIT, p->in->path, 1, 1, "%zu bytes are more than a YAML file may have, %zu (write a smaller file)", n,
+        return mp_fail_at(p->err, MP_ELIMIT, p->in->path, 1, 1,
+                          "%zu bytes are more than a YAML file may have, %zu (write a smaller file)", n,
                           p->limits->yaml_bytes);
     bool is_line_start = true;
     for (size_t i = 0; i < n;) {
@@ -101,8 +105,8 @@ static enum mp_status check_bytes(struct parse *p) {
             return fail_byte(p, i, "NUL byte: this is not a text file (give a YAML file)");
         if (code == 0xfeff)
             return fail_byte(p, i, "byte order mark (save the file as UTF-8 without one)");
-        if ((code < 0x20 && code != '\t' && code != '\n' && code != '\r') || (code >= 0x7f && code < 0xa0) || code == 0x2028 ||
-            code == 0x2029 || code == 0xfffe || code == 0xffff)
+        if ((code < 0x20 && code != '\t' && code != '\n' && code != '\r') || (code >= 0x7f && code < 0xa0) ||
+            code == 0x2028 || code == 0x2029 || code == 0xfffe || code == 0xffff)
             return fail_byte(p, i, "control character (remove it, or write it as an escape in double quotes)");
         is_line_start = code == '\n' || code == '\r';
         i += length;
@@ -137,12 +141,14 @@ static enum mp_status parser_error(struct parse *p) {
         return fail_mark(p, MP_ELIMIT, &y->mark, "too many bytes without a value (shorten this text or comment)");
     default:
         snprintf(text, sizeof text, "not valid YAML: %s%s%s (see the YAML page of the manual, or quote the text)",
-                 y->context != NULL ? y->context : "", y->context != NULL ? ", " : "", y->problem != NULL ? y->problem : "unknown");
+                 y->context != NULL ? y->context : "", y->context != NULL ? ", " : "",
+                 y->problem != NULL ? y->problem : "unknown");
         return fail_mark(p, MP_EINPUT, &y->problem_mark, text);
     }
 }
 
-static enum mp_status add_record(struct parse *p, const yaml_event_t *e, enum mp_yaml_kind kind, const char *text, size_t n, bool is_quoted) {
+static enum mp_status add_record(struct parse *p, const yaml_event_t *e, enum mp_yaml_kind kind, const char *text,
+                                 size_t n, bool is_quoted) {
     if (p->n_records == p->records_size) {
         size_t size = p->records_size + p->records_size / 2 + 64;
         if (size > p->limits->yaml_events)
@@ -153,8 +159,12 @@ static enum mp_status add_record(struct parse *p, const yaml_event_t *e, enum mp
         p->records = grown;
         p->records_size = size;
     }
-    struct record r = {.text = (uint32_t)p->n_texts, .length = (uint32_t)n, .line = (uint32_t)e->start_mark.line + 1,
-                       .column = ((uint32_t)e->start_mark.column + 1) & 0x7ffffffu, .kind = (unsigned)kind & 3u, .is_quoted = is_quoted};
+    struct record r = {.text = (uint32_t)p->n_texts,
+                       .length = (uint32_t)n,
+                       .line = (uint32_t)e->start_mark.line + 1,
+                       .column = ((uint32_t)e->start_mark.column + 1) & 0x7ffffffu,
+                       .kind = (unsigned)kind & 3u,
+                       .is_quoted = is_quoted};
     if (kind == MP_YAML_SCALAR) {
         if (p->texts_size - p->n_texts < n + 1) {
             size_t size = p->texts_size + p->texts_size / 2 + n + 512;
@@ -176,8 +186,10 @@ static enum mp_status add_record(struct parse *p, const yaml_event_t *e, enum mp
 
 static enum mp_status open_collection(struct parse *p, const yaml_event_t *e, enum mp_yaml_kind kind) {
     char text[128];
-    if (p->n_open > 0 && p->records[p->open[p->n_open - 1]].kind == MP_YAML_MAPPING && p->children[p->n_open - 1] % 2 == 0)
-        return fail_mark(p, MP_EINPUT, &e->start_mark, "a list or mapping cannot be a key (write a word before the colon)");
+    if (p->n_open > 0 && p->records[p->open[p->n_open - 1]].kind == MP_YAML_MAPPING &&
+        p->children[p->n_open - 1] % 2 == 0)
+        return fail_mark(p, MP_EINPUT, &e->start_mark,
+                         "a list or mapping cannot be a key (write a word before the colon)");
     if (p->n_open >= p->limits->yaml_depth) {
         snprintf(text, sizeof text, "nested deeper than %u levels (write it flatter)", p->limits->yaml_depth);
         return fail_mark(p, MP_ELIMIT, &e->start_mark, text);
@@ -217,7 +229,8 @@ static enum mp_status take_event(struct parse *p, const yaml_event_t *e, bool *i
         tag = e->data.mapping_start.tag;
     }
     if (anchor != NULL)
-        return fail_mark(p, MP_EINPUT, &e->start_mark, "anchors (&name) are not accepted (write the value out where it is used)");
+        return fail_mark(p, MP_EINPUT, &e->start_mark,
+                         "anchors (&name) are not accepted (write the value out where it is used)");
     if (tag != NULL)
         return fail_mark(p, MP_EINPUT, &e->start_mark, "tags (!name) are not accepted (write the plain value)");
     if (++p->n_events > p->limits->yaml_events) {
@@ -267,7 +280,8 @@ static enum mp_status read_events(struct parse *p) {
             return status;
     }
     if (p->n_records == 0)
-        return mp_fail_at(p->err, MP_EINPUT, p->in->path, 1, 1, "the file holds no values (write \"schema: ...\" first)");
+        return mp_fail_at(p->err, MP_EINPUT, p->in->path, 1, 1,
+                          "the file holds no values (write \"schema: ...\" first)");
     return MP_OK;
 }
 
@@ -296,12 +310,14 @@ static uint32_t *merge_sort(const struct parse *p, uint32_t *a, uint32_t *b, siz
     return a;
 }
 
-/* keys[n] are the records of one mapping's keys, ascending; scratch has room for n. The first repeated key is reported. */
+/* keys[n] are the records of one mapping's keys, ascending; scratch has room for n. The first repeated key is reported.
+ */
 static enum mp_status check_keys(struct parse *p, uint32_t *keys, uint32_t *scratch, size_t n) {
     uint32_t *sorted = merge_sort(p, keys, scratch, n), repeated = UINT32_MAX;
     for (size_t i = 1; i < n; i++) {
         const struct record *x = &p->records[sorted[i - 1]], *y = &p->records[sorted[i]];
-        if (x->length == y->length && memcmp(p->texts + x->text, p->texts + y->text, x->length) == 0 && sorted[i] < repeated)
+        if (x->length == y->length && memcmp(p->texts + x->text, p->texts + y->text, x->length) == 0 &&
+            sorted[i] < repeated)
             repeated = sorted[i];
     }
     if (repeated == UINT32_MAX)
@@ -392,7 +408,8 @@ out:
     return status;
 }
 
-enum mp_status mp_yaml_parse(struct mp_yaml_doc **out, const struct mp_in *in, const struct mp_limits *limits, struct mp_error *err) {
+enum mp_status mp_yaml_parse(struct mp_yaml_doc **out, const struct mp_in *in, const struct mp_limits *limits,
+                             struct mp_error *err) {
     enum mp_status status;
     struct parse p = {.in = in, .limits = limits != NULL ? limits : &mp_limits_default, .err = err};
     bool has_parser = false;

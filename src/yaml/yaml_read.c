@@ -4,7 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-enum mp_status mp_yaml_fail(const struct mp_yaml_doc *d, const struct mp_yaml *n, struct mp_error *err, const char *fmt, ...) {
+enum mp_status mp_yaml_fail(const struct mp_yaml_doc *d, const struct mp_yaml *n, struct mp_error *err, const char *fmt,
+                            ...) {
     char text[700], key[200];
     va_list ap;
     va_start(ap, fmt);
@@ -12,7 +13,8 @@ enum mp_status mp_yaml_fail(const struct mp_yaml_doc *d, const struct mp_yaml *n
     va_end(ap);
     if (n->key == NULL)
         return mp_fail_at(err, MP_EINPUT, d->path, n->line, n->column, "%s", text);
-    return mp_fail_at(err, MP_EINPUT, d->path, n->line, n->column, "%s: %s", mp_quote(n->key, strlen(n->key), key, sizeof key), text);
+    return mp_fail_at(err, MP_EINPUT, d->path, n->line, n->column, "%s: %s",
+                      mp_quote(n->key, strlen(n->key), key, sizeof key), text);
 }
 
 const struct mp_yaml *mp_yaml_get(const struct mp_yaml *map, const char *key) {
@@ -24,8 +26,8 @@ const struct mp_yaml *mp_yaml_get(const struct mp_yaml *map, const char *key) {
     return NULL;
 }
 
-enum mp_status mp_yaml_need(const struct mp_yaml_doc *d, const struct mp_yaml *map, const char *key, const struct mp_yaml **out,
-                            struct mp_error *err) {
+enum mp_status mp_yaml_need(const struct mp_yaml_doc *d, const struct mp_yaml *map, const char *key,
+                            const struct mp_yaml **out, struct mp_error *err) {
     enum mp_status status = mp_yaml_expect(d, map, MP_YAML_MAPPING, err);
     if (status != MP_OK)
         return status;
@@ -42,13 +44,15 @@ static const char *kind_form(enum mp_yaml_kind kind) {
     return forms[kind];
 }
 
-enum mp_status mp_yaml_expect(const struct mp_yaml_doc *d, const struct mp_yaml *n, enum mp_yaml_kind kind, struct mp_error *err) {
+enum mp_status mp_yaml_expect(const struct mp_yaml_doc *d, const struct mp_yaml *n, enum mp_yaml_kind kind,
+                              struct mp_error *err) {
     if (n->kind == kind)
         return MP_OK;
     return mp_yaml_fail(d, n, err, "a %s is not a %s (write %s)", kind_name(n->kind), kind_name(kind), kind_form(kind));
 }
 
-enum mp_status mp_yaml_keys(const struct mp_yaml_doc *d, const struct mp_yaml *map, const char *const *keys, struct mp_error *err) {
+enum mp_status mp_yaml_keys(const struct mp_yaml_doc *d, const struct mp_yaml *map, const char *const *keys,
+                            struct mp_error *err) {
     enum mp_status status = mp_yaml_expect(d, map, MP_YAML_MAPPING, err);
     for (uint32_t i = 0; status == MP_OK && i < map->n; i++) {
         uint32_t k = 0;
@@ -65,10 +69,12 @@ enum mp_status mp_yaml_keys(const struct mp_yaml_doc *d, const struct mp_yaml *m
     return status;
 }
 
-static const char *quoted(const struct mp_yaml *n, char *buf, size_t size) { return mp_quote(n->text, n->length, buf, size); }
+static const char *quoted(const struct mp_yaml *n, char *buf, size_t size) {
+    return mp_quote(n->text, n->length, buf, size);
+}
 
-enum mp_status mp_yaml_u64(const struct mp_yaml_doc *d, const struct mp_yaml *n, uint64_t min, uint64_t max, uint64_t *out,
-                           struct mp_error *err) {
+enum mp_status mp_yaml_u64(const struct mp_yaml_doc *d, const struct mp_yaml *n, uint64_t min, uint64_t max,
+                           uint64_t *out, struct mp_error *err) {
     enum mp_status status = mp_yaml_expect(d, n, MP_YAML_SCALAR, err);
     if (status != MP_OK)
         return status;
@@ -76,15 +82,15 @@ enum mp_status mp_yaml_u64(const struct mp_yaml_doc *d, const struct mp_yaml *n,
     uint64_t v;
     bool is_number = !n->is_quoted && mp_parse_u64(n->text, n->length, &v);
     if (!is_number || v < min || v > max)
-        return mp_yaml_fail(d, n, err, "\"%s\" is not a whole number in [%llu, %llu] (write %s)", quoted(n, text, sizeof text),
-                            (unsigned long long)min, (unsigned long long)max,
+        return mp_yaml_fail(d, n, err, "\"%s\" is not a whole number in [%llu, %llu] (write %s)",
+                            quoted(n, text, sizeof text), (unsigned long long)min, (unsigned long long)max,
                             is_number ? "one in this range" : "digits only, without quotes or unit");
     *out = v;
     return MP_OK;
 }
 
-enum mp_status mp_yaml_u32(const struct mp_yaml_doc *d, const struct mp_yaml *n, uint32_t min, uint32_t max, uint32_t *out,
-                           struct mp_error *err) {
+enum mp_status mp_yaml_u32(const struct mp_yaml_doc *d, const struct mp_yaml *n, uint32_t min, uint32_t max,
+                           uint32_t *out, struct mp_error *err) {
     uint64_t v;
     enum mp_status status = mp_yaml_u64(d, n, min, max, &v, err);
     if (status == MP_OK)
@@ -99,19 +105,21 @@ enum mp_status mp_yaml_bool(const struct mp_yaml_doc *d, const struct mp_yaml *n
     char text[200];
     bool is_true = !n->is_quoted && strcmp(n->text, "true") == 0;
     if (!is_true && (n->is_quoted || strcmp(n->text, "false") != 0))
-        return mp_yaml_fail(d, n, err, "\"%s\" is not true or false (write one of them, without quotes)", quoted(n, text, sizeof text));
+        return mp_yaml_fail(d, n, err, "\"%s\" is not true or false (write one of them, without quotes)",
+                            quoted(n, text, sizeof text));
     *out = is_true;
     return MP_OK;
 }
 
-enum mp_status mp_yaml_string(const struct mp_yaml_doc *d, const struct mp_yaml *n, struct mp_arena *arena, const char **out,
-                              struct mp_error *err) {
+enum mp_status mp_yaml_string(const struct mp_yaml_doc *d, const struct mp_yaml *n, struct mp_arena *arena,
+                              const char **out, struct mp_error *err) {
     enum mp_status status = mp_yaml_expect(d, n, MP_YAML_SCALAR, err);
     if (status != MP_OK)
         return status;
     char text[200];
     if (n->length == 0 || !mp_is_text(n->text, n->length))
-        return mp_yaml_fail(d, n, err, "\"%s\" is not a line of text (write printable characters)", quoted(n, text, sizeof text));
+        return mp_yaml_fail(d, n, err, "\"%s\" is not a line of text (write printable characters)",
+                            quoted(n, text, sizeof text));
     *out = mp_arena_strndup(arena, n->text, n->length);
     return *out != NULL ? MP_OK : mp_nomem(err, "reading YAML");
 }
@@ -158,7 +166,10 @@ static const struct unit units[] = {
 static const char *example_of(const char *base) {
     static const struct {
         const char *base, *example;
-    } examples[] = {{"bytes", "4096 B or 80 GiB"}, {"bytes/s", "450 GB/s or 400 Gbit/s"}, {"ns", "2.5 us"}, {"flops", "989 TFLOPS"},
+    } examples[] = {{"bytes", "4096 B or 80 GiB"},
+                    {"bytes/s", "450 GB/s or 400 Gbit/s"},
+                    {"ns", "2.5 us"},
+                    {"flops", "989 TFLOPS"},
                     {"ppm", "0.8, 80 % or 800000 ppm"}};
     for (size_t i = 0; i < sizeof examples / sizeof examples[0]; i++)
         if (strcmp(examples[i].base, base) == 0)
@@ -166,7 +177,8 @@ static const char *example_of(const char *base) {
     return "a whole number";
 }
 
-/* Exactly, in integers: digits, at most one point with at most 9 digits behind it, then at most one blank and a unit. */
+/* Exactly, in integers: digits, at most one point with at most 9 digits behind it, then at most one blank and a unit.
+ */
 static bool parse_quantity(const char *s, size_t n, const char *base, uint64_t *out) {
     uint64_t number = 0, scale = 1;
     size_t i = 0, n_digits = 0;
@@ -194,7 +206,8 @@ static bool parse_quantity(const char *s, size_t n, const char *base, uint64_t *
     if (i < n) {
         const struct unit *u = NULL;
         for (size_t k = 0; k < sizeof units / sizeof units[0] && u == NULL; k++)
-            if (strcmp(units[k].base, base) == 0 && strlen(units[k].name) == n - i && memcmp(units[k].name, s + i, n - i) == 0)
+            if (strcmp(units[k].base, base) == 0 && strlen(units[k].name) == n - i &&
+                memcmp(units[k].name, s + i, n - i) == 0)
                 u = &units[k];
         if (u == NULL)
             return false;
@@ -214,8 +227,8 @@ static bool parse_quantity(const char *s, size_t n, const char *base, uint64_t *
     return true;
 }
 
-enum mp_status mp_yaml_quantity(const struct mp_yaml_doc *d, const struct mp_yaml *n, const char *unit, uint64_t min, uint64_t max,
-                                uint64_t *out, struct mp_error *err) {
+enum mp_status mp_yaml_quantity(const struct mp_yaml_doc *d, const struct mp_yaml *n, const char *unit, uint64_t min,
+                                uint64_t max, uint64_t *out, struct mp_error *err) {
     enum mp_status status = mp_yaml_expect(d, n, MP_YAML_SCALAR, err);
     if (status != MP_OK)
         return status;
@@ -225,14 +238,15 @@ enum mp_status mp_yaml_quantity(const struct mp_yaml_doc *d, const struct mp_yam
         return mp_yaml_fail(d, n, err, "\"%s\" is not a whole number of %s (write for instance %s, without quotes)",
                             quoted(n, text, sizeof text), unit, example_of(unit));
     if (v < min || v > max)
-        return mp_yaml_fail(d, n, err, "\"%s\" is %llu %s, outside [%llu, %llu] (write for instance %s)", quoted(n, text, sizeof text),
-                            (unsigned long long)v, unit, (unsigned long long)min, (unsigned long long)max, example_of(unit));
+        return mp_yaml_fail(d, n, err, "\"%s\" is %llu %s, outside [%llu, %llu] (write for instance %s)",
+                            quoted(n, text, sizeof text), (unsigned long long)v, unit, (unsigned long long)min,
+                            (unsigned long long)max, example_of(unit));
     *out = v;
     return MP_OK;
 }
 
-enum mp_status mp_yaml_figure(const struct mp_yaml_doc *d, const struct mp_yaml *n, const char *unit, uint64_t min, uint64_t max,
-                              uint64_t *out, struct mp_error *err) {
+enum mp_status mp_yaml_figure(const struct mp_yaml_doc *d, const struct mp_yaml *n, const char *unit, uint64_t min,
+                              uint64_t max, uint64_t *out, struct mp_error *err) {
     static const char *const keys[] = {"value", "source", NULL};
     enum mp_status status;
     const struct mp_yaml *value = n;
@@ -243,7 +257,8 @@ enum mp_status mp_yaml_figure(const struct mp_yaml_doc *d, const struct mp_yaml 
         if (source != NULL)
             MP_TRY(mp_yaml_expect(d, source, MP_YAML_SCALAR, err));
     }
-    MP_TRY(unit != NULL ? mp_yaml_quantity(d, value, unit, min, max, out, err) : mp_yaml_u64(d, value, min, max, out, err));
+    MP_TRY(unit != NULL ? mp_yaml_quantity(d, value, unit, min, max, out, err)
+                        : mp_yaml_u64(d, value, min, max, out, err));
 out:
     return status;
 }
@@ -253,16 +268,20 @@ enum mp_status mp_yaml_schema(const struct mp_yaml_doc *d, const char *schema, s
     if (status != MP_OK)
         return status;
     char text[200];
-    const struct mp_yaml *root = d->root, *first = root->n > 0 ? &root->items[0] : NULL, *second = root->n > 1 ? &root->items[1] : NULL;
+    const struct mp_yaml *root = d->root, *first = root->n > 0 ? &root->items[0] : NULL,
+                         *second = root->n > 1 ? &root->items[1] : NULL;
     if (first == NULL || strcmp(first->key, "schema") != 0 || first->kind != MP_YAML_SCALAR)
-        return mp_fail_at(err, MP_EINPUT, d->path, root->line, root->column, "the first key is not \"schema\" (write \"schema: %s\" first)",
-                          schema);
+        return mp_fail_at(err, MP_EINPUT, d->path, root->line, root->column,
+                          "the first key is not \"schema\" (write \"schema: %s\" first)", schema);
     if (strcmp(first->text, schema) != 0)
-        return mp_yaml_fail(d, first, err, "\"%s\" is not %s (give a file of that kind)", quoted(first, text, sizeof text), schema);
+        return mp_yaml_fail(d, first, err, "\"%s\" is not %s (give a file of that kind)",
+                            quoted(first, text, sizeof text), schema);
     if (second == NULL || strcmp(second->key, "version") != 0 || second->kind != MP_YAML_SCALAR)
-        return mp_fail_at(err, MP_EINPUT, d->path, root->line, root->column, "the second key is not \"version\" (write \"version: 1\" after schema)");
+        return mp_fail_at(err, MP_EINPUT, d->path, root->line, root->column,
+                          "the second key is not \"version\" (write \"version: 1\" after schema)");
     if (second->is_quoted || strcmp(second->text, "1") != 0)
-        return mp_yaml_fail(d, second, err, "\"%s\" is not a version this moeplan reads (write 1, or use a newer moeplan)",
+        return mp_yaml_fail(d, second, err,
+                            "\"%s\" is not a version this moeplan reads (write 1, or use a newer moeplan)",
                             quoted(second, text, sizeof text));
     return MP_OK;
 }
@@ -270,12 +289,14 @@ enum mp_status mp_yaml_schema(const struct mp_yaml_doc *d, const char *schema, s
 /* ---- out ---- */
 
 static bool is_plain(const char *s, size_t n) {
-    static const char *const words[] = {"true", "false", "yes", "no", "on", "off", "y", "n", "null", "nan", "inf", NULL};
+    static const char *const words[] = {"true", "false", "yes",  "no",  "on",  "off",
+                                        "y",    "n",     "null", "nan", "inf", NULL};
     if (n == 0 || s[n - 1] == ' ' || !((s[0] >= 'a' && s[0] <= 'z') || (s[0] >= 'A' && s[0] <= 'Z')))
         return false;
     for (size_t i = 0; i < n; i++) {
         char c = s[i];
-        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || strchr(" _./()+-", c) != NULL))
+        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+              strchr(" _./()+-", c) != NULL))
             return false;
     }
     for (size_t w = 0; words[w] != NULL; w++)

@@ -16,7 +16,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     require(mp_in_from_memory(&in, "fuzz", data, size, &err) == MP_OK);
     enum mp_status status = mp_model_parse(&m, in, NULL, &err);
     mp_in_close(in);
-    require(status == MP_OK || ((status == MP_EINPUT || status == MP_ELIMIT) && err.line > 0 && err.message[0] != '\0'));
+    require(status == MP_OK ||
+            ((status == MP_EINPUT || status == MP_ELIMIT) && err.line > 0 && err.message[0] != '\0'));
     require((status == MP_OK) == (m != NULL));
     if (m != NULL) {
         require(m->n_layers > 0 && m->n_layers <= m->n_hidden_layers && m->n_hidden_layers <= MP_MAX_LAYERS);

@@ -1,5 +1,5 @@
-/* Bytes as a topology file, or, when they start with a digit, as a short string. What is accepted satisfies the checker, has a path between any two
- * GPUs, and comes back the same from its own text. */
+/* Bytes as a topology file, or, when they start with a digit, as a short string. What is accepted satisfies the
+ * checker, has a path between any two GPUs, and comes back the same from its own text. */
 #include <moeplan/topology.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +23,8 @@ static void check_paths(const struct mp_topology *t) {
         }
 }
 
-static enum mp_status write_text(const struct mp_topology *t, struct mp_out **o, struct mp_in **in, struct mp_error *err) {
+static enum mp_status write_text(const struct mp_topology *t, struct mp_out **o, struct mp_in **in,
+                                 struct mp_error *err) {
     size_t n;
     enum mp_status status = mp_out_open_memory(o, err);
     if (status != MP_OK)
@@ -64,7 +65,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         struct mp_in *in = NULL;
         require(mp_in_from_memory(&in, "fuzz", data, size, &err) == MP_OK);
         status = mp_topology_parse(&t, in, NULL, &err);
-        require(status == MP_OK || ((status == MP_EINPUT || status == MP_ELIMIT) && err.line > 0 && err.message[0] != '\0'));
+        require(status == MP_OK ||
+                ((status == MP_EINPUT || status == MP_ELIMIT) && err.line > 0 && err.message[0] != '\0'));
         mp_in_close(in);
     }
     require((status == MP_OK) == (t != NULL));

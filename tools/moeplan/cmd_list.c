@@ -68,9 +68,16 @@ static bool dispatchers_row(uint32_t i, struct row *row, char *buf) {
 static bool topologies_row(uint32_t i, struct row *row, char *buf) {
     (void)buf;
     const char *name, *summary;
-    if (!mp_gpu_preset(i, &name, &summary))
+    uint32_t n = 0;
+    if (mp_gpu_preset(i, &name, &summary)) {
+        *row = (struct row){name, "GPU type", summary, NULL, NULL};
+        return true;
+    }
+    while (mp_gpu_preset(n, &name, &summary))
+        n++;
+    if (!mp_topology_preset(i - n, &name, &summary))
         return false;
-    *row = (struct row){name, "GPU type", summary, NULL, NULL};
+    *row = (struct row){name, "topology", summary, NULL, NULL};
     return true;
 }
 
@@ -104,11 +111,11 @@ static const struct {
     {"strategies", strategies_row, "strategies (--strategy) and their stages (--replicate, --place, --route, --order)"},
     {"formats", formats_row, "recordings that can be read (--format; detected otherwise)"},
     {"stacks", stacks_row, "serving stacks: placements out (export --to) and in"},
-    {"presets", presets_row, "presets: synthetic recordings (generate --preset), models (-m), GPU types (8:h100)"},
+    {"presets", presets_row, "presets: synthetic recordings (generate --preset), models (-m), GPU types (8:h100), topologies"},
     {"models", models_row, "models (-m)"},
     {"dispatchers", dispatchers_row, "dispatchers (--dispatcher)"},
     {"topologies", topologies_row,
-     "GPU types for short topologies: 8:h100 is one node of 8, 4x8:h100 four of them, 2x4:a100+2x4:l40s mixed"},
+     "topologies, and GPU types for short ones: 8:h100 is one node of 8, 4x8:h100 four of them, 2x4:a100+2x4:l40s mixed"},
 };
 enum { N_LISTS = sizeof lists / sizeof *lists };
 

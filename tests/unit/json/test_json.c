@@ -4,7 +4,8 @@
 static enum mp_status parse(json_t **j, const char *text, size_t n, const struct mp_limits *l, struct mp_error *err) {
     return mp_json_parse(j, "t.jsonl", text, n, 10, l, err);
 }
-static void refused(const char *text, size_t n, const struct mp_limits *l, enum mp_status want, uint64_t line, const char *part) {
+static void refused(const char *text, size_t n, const struct mp_limits *l, enum mp_status want, uint64_t line,
+                    const char *part) {
     struct mp_error err = {0};
     json_t *j = NULL;
     uint64_t live = mp_alloc_live();
@@ -30,7 +31,8 @@ static void test_json__reads_and_counts_memory(void **state) {
     CHECK_OK(mp_json_u64(j, "a", "t", 1, 5, 5, &v, &err), err);
     assert_int_equal(v, 5);
     assert_int_equal(mp_json_u64(j, "a", "t", 7, 6, 9, &v, &err), MP_EINPUT);
-    assert_string_equal(err.message, "a: \"5\" is not a whole number in [6, 9] (write digits, without quotes or a point)");
+    assert_string_equal(err.message,
+                        "a: \"5\" is not a whole number in [6, 9] (write digits, without quotes or a point)");
     assert_int_equal(err.line, 7);
     for (const char *k = "b\0s\0z\0"; *k != '\0'; k += 2)
         assert_int_equal(mp_json_u64(j, k, "t", 1, 0, UINT64_MAX, &v, NULL), MP_EINPUT);
@@ -78,7 +80,8 @@ static void test_json__bombs_are_refused_cheaply(void **state) {
     (void)state;
     static const struct {
         const char *head, *unit;
-    } bombs[] = {{"", "["}, {"", "{\"a\":"}, {"[", "{},"}, {"[", "[],"}, {"[", "1,"}, {"\"", "x"}, {"[\"", "\\u0041"}, {"[", "\"\","}, {"", " "}, {"[1", "0"}};
+    } bombs[] = {{"", "["},   {"", "{\"a\":"},    {"[", "{},"},   {"[", "[],"}, {"[", "1,"},
+                 {"\"", "x"}, {"[\"", "\\u0041"}, {"[", "\"\","}, {"", " "},    {"[1", "0"}};
     size_t size = (size_t)16 << 20;
     char *text = mp_calloc(size, 1);
     struct mp_limits l = mp_limits_default;
@@ -150,9 +153,12 @@ static void test_json__faults(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_json__reads_and_counts_memory), cmocka_unit_test(test_json__refuses),
-        cmocka_unit_test(test_json__limits_on_both_sides),    cmocka_unit_test(test_json__bombs_are_refused_cheaply),
-        cmocka_unit_test(test_json__cuts_and_flips),          cmocka_unit_test(test_json__lines),
+        cmocka_unit_test(test_json__reads_and_counts_memory),
+        cmocka_unit_test(test_json__refuses),
+        cmocka_unit_test(test_json__limits_on_both_sides),
+        cmocka_unit_test(test_json__bombs_are_refused_cheaply),
+        cmocka_unit_test(test_json__cuts_and_flips),
+        cmocka_unit_test(test_json__lines),
         cmocka_unit_test(test_json__faults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -59,12 +59,21 @@ static void test_model__presets_have_their_published_size(void **state) {
     static const struct {
         const char *name;
         double parameters, bytes_per_parameter;
-    } want[] = {{"deepseek-v3", 671e9, 1},       {"deepseek-v2-lite", 15.7e9, 2}, {"qwen3-30b-a3b", 30.5e9, 2},     {"qwen3-235b-a22b", 235e9, 2},
-                {"qwen3-next-80b-a3b", 80e9, 2}, {"olmoe", 6.92e9, 2},            {"mixtral-8x7b", 46.7e9, 2},      {"qwen1.5-moe-a2.7b", 14.3e9, 2},
-                {"gpt-oss-20b", 12.8 * 1.0737e9, 1}, {"gpt-oss-120b", 60.8 * 1.0737e9, 1}, {"switch-128", 7.4e9, 2}};
+    } want[] = {{"deepseek-v3", 671e9, 1},
+                {"deepseek-v2-lite", 15.7e9, 2},
+                {"qwen3-30b-a3b", 30.5e9, 2},
+                {"qwen3-235b-a22b", 235e9, 2},
+                {"qwen3-next-80b-a3b", 80e9, 2},
+                {"olmoe", 6.92e9, 2},
+                {"mixtral-8x7b", 46.7e9, 2},
+                {"qwen1.5-moe-a2.7b", 14.3e9, 2},
+                {"gpt-oss-20b", 12.8 * 1.0737e9, 1},
+                {"gpt-oss-120b", 60.8 * 1.0737e9, 1},
+                {"switch-128", 7.4e9, 2}};
     for (size_t i = 0; i < sizeof want / sizeof want[0]; i++) {
         struct mp_model *m = load(want[i].name);
-        double bytes = (double)m->expert_bytes * m->n_experts * m->n_layers + (double)m->shared_bytes * m->n_layers + (double)m->dense_bytes;
+        double bytes = (double)m->expert_bytes * m->n_experts * m->n_layers + (double)m->shared_bytes * m->n_layers +
+                       (double)m->dense_bytes;
         double ratio = bytes / (want[i].parameters * want[i].bytes_per_parameter);
         if (ratio < 0.98 || ratio > 1.02)
             fail_msg("%s: %.4g bytes, %.3f of the published size", m->name, bytes, ratio);

@@ -47,10 +47,14 @@ static void test_model_yaml__derives_what_is_not_given(void **state) {
 
 static void test_model_yaml__every_key(void **state) {
     (void)state;
-    struct mp_model *m = good(HEAD "summary: s\nsource: here\nhidden_layers: 8\nmoe_layers: {first: 1, every: 3, source: x}\nexperts: 16\ntop_k: 2\n"
-                                   "expert_groups: 4\nshared_experts: 2\nhidden_size: 1000\nexpert_size: 10\nffn: plain\nweight_bits: {value: 4.25, source: s}\n"
-                                   "compute_bits: 8\ndense_bits: 8\nembedding_bits: 16\nkv_bits: 8\nvocabulary: 100\ntied_embeddings: true\ndense_size: 50\n"
-                                   "attention: {heads: 2, q_lora_rank: 6, kv_lora_rank: 5, nope_dim: 3, rope_dim: 2, value_dim: 4}\nother: 1.5 us\n");
+    struct mp_model *m = good(HEAD "summary: s\nsource: here\nhidden_layers: 8\nmoe_layers: {first: 1, every: 3, "
+                                   "source: x}\nexperts: 16\ntop_k: 2\n"
+                                   "expert_groups: 4\nshared_experts: 2\nhidden_size: 1000\nexpert_size: 10\nffn: "
+                                   "plain\nweight_bits: {value: 4.25, source: s}\n"
+                                   "compute_bits: 8\ndense_bits: 8\nembedding_bits: 16\nkv_bits: 8\nvocabulary: "
+                                   "100\ntied_embeddings: true\ndense_size: 50\n"
+                                   "attention: {heads: 2, q_lora_rank: 6, kv_lora_rank: 5, nope_dim: 3, rope_dim: 2, "
+                                   "value_dim: 4}\nother: 1.5 us\n");
     assert_int_equal(m->n_layers, 3);
     assert_int_equal(m->layer_ids[2], 7);
     assert_int_equal(m->n_groups, 4);
@@ -69,8 +73,10 @@ static void test_model_yaml__every_key(void **state) {
     assert_true(m->is_8bit_compute);
     assert_string_equal(m->source, "here");
     mp_model_free(m);
-    m = good(HEAD BODY "moe_layers: [0, 3]\nexpert_bytes: 1 MB\nexpert_flops: 7\nshared_experts: 1\nshared_size: 99\nshared_bytes: 2 MB\nshared_flops: 8\n"
-                       "dispatch_bytes: 11 B\ncombine_bytes: 12 B\nattention_bytes: 13 B\nattention_flops: 14\nkv_bytes: 15 B\ndense_bytes: 16 B\n");
+    m = good(HEAD BODY "moe_layers: [0, 3]\nexpert_bytes: 1 MB\nexpert_flops: 7\nshared_experts: 1\nshared_size: "
+                       "99\nshared_bytes: 2 MB\nshared_flops: 8\n"
+                       "dispatch_bytes: 11 B\ncombine_bytes: 12 B\nattention_bytes: 13 B\nattention_flops: "
+                       "14\nkv_bytes: 15 B\ndense_bytes: 16 B\n");
     assert_int_equal(m->n_layers, 2);
     assert_int_equal(m->layer_ids[1], 3);
     assert_int_equal(m->expert_bytes, 1000000);
@@ -96,11 +102,16 @@ static void test_model_yaml__limits_on_both_sides(void **state) {
                  {"hidden_size", 1, 1 << 20},         {"expert_size", 1, 1 << 20},     {"weight_bits", 1, 32}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         for (int side = 0; side < 4; side++) {
-            uint64_t v = side == 0 ? cases[i].least : side == 1 ? cases[i].most : side == 2 ? cases[i].least - 1 : cases[i].most + 1;
+            uint64_t v = side == 0   ? cases[i].least
+                         : side == 1 ? cases[i].most
+                         : side == 2 ? cases[i].least - 1
+                                     : cases[i].most + 1;
             if (side == 2 && cases[i].least == 16)
                 v = 0;
             char text[1024] = HEAD ATTENTION;
-            static const char *const lines[][2] = {{"hidden_layers", "4"}, {"experts", "16"}, {"top_k", "1"}, {"hidden_size", "64"}, {"expert_size", "64"}, {"weight_bits", "16"}};
+            static const char *const lines[][2] = {{"hidden_layers", "4"}, {"experts", "16"},
+                                                   {"top_k", "1"},         {"hidden_size", "64"},
+                                                   {"expert_size", "64"},  {"weight_bits", "16"}};
             for (size_t k = 0; k < sizeof lines / sizeof lines[0]; k++) {
                 size_t used = strlen(text);
                 if (strcmp(lines[k][0], cases[i].key) == 0)
@@ -116,9 +127,12 @@ static void test_model_yaml__limits_on_both_sides(void **state) {
             mp_model_free(m);
         }
     /* The largest of everything at once stays inside 64 bits. */
-    struct mp_model *m = good(HEAD "hidden_layers: 1024\nmoe_layers: [1023]\nexperts: 4096\ntop_k: 64\nshared_experts: 64\nshared_size: 67108864\nhidden_size: 1048576\n"
-                                   "expert_size: 1048576\nweight_bits: 32\ndense_bits: 32\nembedding_bits: 32\nkv_bits: 32\nvocabulary: 16777216\ndense_size: 1048576\n"
-                                   "attention: {heads: 4096, q_lora_rank: 65536, kv_lora_rank: 65536, nope_dim: 65536, rope_dim: 65536, value_dim: 65536}\n");
+    struct mp_model *m = good(HEAD "hidden_layers: 1024\nmoe_layers: [1023]\nexperts: 4096\ntop_k: 64\nshared_experts: "
+                                   "64\nshared_size: 67108864\nhidden_size: 1048576\n"
+                                   "expert_size: 1048576\nweight_bits: 32\ndense_bits: 32\nembedding_bits: "
+                                   "32\nkv_bits: 32\nvocabulary: 16777216\ndense_size: 1048576\n"
+                                   "attention: {heads: 4096, q_lora_rank: 65536, kv_lora_rank: 65536, nope_dim: 65536, "
+                                   "rope_dim: 65536, value_dim: 65536}\n");
     assert_true(m->dense_bytes > m->attention_bytes && m->attention_bytes > UINT64_C(1) << 48);
     assert_int_equal(m->shared_bytes, UINT64_C(3) * 1048576 * 67108864 * 4);
     mp_model_free(m);

@@ -16,9 +16,9 @@ static void test_topo_short__shapes(void **state) {
         const char *spec;
         uint32_t n_gpus, n_nodes, n_levels, n_types;
     } cases[] = {
-        {"8:a100", 8, 1, 1, 1},           {"1:v100", 1, 1, 1, 1},         {"4x8:h100", 32, 4, 2, 1},
-        {"4x1:b200", 4, 4, 2, 1},         {"1x8:h200", 8, 1, 1, 1},       {"2x4:a100+2x4:l40s", 16, 4, 2, 2},
-        {"8:h100+8:h100", 16, 2, 2, 1},   {"3:l40s+2x5:l40s", 13, 3, 2, 1}, {"2x8:mi300x", 16, 2, 2, 1},
+        {"8:a100", 8, 1, 1, 1},         {"1:v100", 1, 1, 1, 1},           {"4x8:h100", 32, 4, 2, 1},
+        {"4x1:b200", 4, 4, 2, 1},       {"1x8:h200", 8, 1, 1, 1},         {"2x4:a100+2x4:l40s", 16, 4, 2, 2},
+        {"8:h100+8:h100", 16, 2, 2, 1}, {"3:l40s+2x5:l40s", 13, 3, 2, 1}, {"2x8:mi300x", 16, 2, 2, 1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct mp_topology *t = load(cases[i].spec);
@@ -63,9 +63,24 @@ static void test_topo_short__refused_with_the_place(void **state) {
     static const struct {
         const char *spec;
         uint64_t column;
-    } cases[] = {{"8", 2},        {"8:", 3},           {"4x:h100", 3},    {"4x0:h100", 3}, {"0:h100", 1},        {"4x8:foo", 5},      {"4x8:h100+", 10},
-                 {"4x8h100", 4},  {"4xx8:h100", 3},    {"04x8:h100", 1},  {"4X8:h100", 2}, {"8:h100 ", 3},       {"8:h100+x", 8}, {"5000:h100", 1},
-                 {"64x65:h100", 1}, {"4096:h100+1:a100", 11}, {"8:mi300x+8:h100", 10}, {"8:H100", 3}};
+    } cases[] = {{"8", 2},
+                 {"8:", 3},
+                 {"4x:h100", 3},
+                 {"4x0:h100", 3},
+                 {"0:h100", 1},
+                 {"4x8:foo", 5},
+                 {"4x8:h100+", 10},
+                 {"4x8h100", 4},
+                 {"4xx8:h100", 3},
+                 {"04x8:h100", 1},
+                 {"4X8:h100", 2},
+                 {"8:h100 ", 3},
+                 {"8:h100+x", 8},
+                 {"5000:h100", 1},
+                 {"64x65:h100", 1},
+                 {"4096:h100+1:a100", 11},
+                 {"8:mi300x+8:h100", 10},
+                 {"8:H100", 3}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct mp_error err = {0};
         struct mp_topology *t;
@@ -91,8 +106,9 @@ static void test_topo_short__names_and_files(void **state) {
     struct mp_out *o;
     mp_error_clear(&err);
     CHECK_OK(mp_out_open(&o, path, &err), err);
-    mp_out_puts(o, "schema: moeplan.topology\nversion: 1\nname: mine\nlaunch: 1 us\nlevels: [{name: a, latency: 1 us}]\n"
-                   "gpus: [{type: h100, ports: {a: 1 GB/s}}]\n");
+    mp_out_puts(o,
+                "schema: moeplan.topology\nversion: 1\nname: mine\nlaunch: 1 us\nlevels: [{name: a, latency: 1 us}]\n"
+                "gpus: [{type: h100, ports: {a: 1 GB/s}}]\n");
     CHECK_OK(mp_out_commit(o, &err), err);
     CHECK_OK(mp_topology_load(&t, path, NULL, &err), err);
     assert_string_equal(t->name, "mine");

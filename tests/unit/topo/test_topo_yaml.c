@@ -76,9 +76,12 @@ static void test_topo_yaml__the_example_of_the_manual(void **state) {
 /* All eight bits of every byte of a file with every kind of key. */
 static void test_topo_yaml__every_flip_of_a_dense_file(void **state) {
     (void)state;
-    static const char text[] = "schema: moeplan.topology\nversion: 1\nname: x\nlaunch: 1 us\ngpu_types:\n  h: {preset: h100, kernel: 5 us}\nlevels:\n"
-                               "  - {name: a, latency: 0 ns, incast: [1.0, 0.5]}\n  - {name: b, latency: 1 us, pair: 1 GB/s}\ngroups:\n"
-                               "  - {uplink: 9 GB/s, gpus: [{type: h, repeat: 2, speed: 1.25, ports: {a: {out: 10 GB/s, in: 9 GB/s}, b: {rate: 2 GB/s, shared: b}}}]}\n";
+    static const char text[] =
+        "schema: moeplan.topology\nversion: 1\nname: x\nlaunch: 1 us\ngpu_types:\n  h: {preset: h100, kernel: 5 "
+        "us}\nlevels:\n"
+        "  - {name: a, latency: 0 ns, incast: [1.0, 0.5]}\n  - {name: b, latency: 1 us, pair: 1 GB/s}\ngroups:\n"
+        "  - {uplink: 9 GB/s, gpus: [{type: h, repeat: 2, speed: 1.25, ports: {a: {out: 10 GB/s, in: 9 GB/s}, b: "
+        "{rate: 2 GB/s, shared: b}}}]}\n";
     char copy[sizeof text];
     for (size_t i = 0; i < sizeof text - 1; i++)
         for (int bit = 0; bit < 8; bit++) {
@@ -94,7 +97,8 @@ static void test_topo_yaml__a_long_file(void **state) {
     struct mp_error err = {0};
     struct mp_out *o;
     CHECK_OK(mp_out_open_memory(&o, &err), err);
-    mp_out_puts(o, "schema: moeplan.topology\nversion: 1\nname: long\nlaunch: 1 us\nlevels:\n  - {name: a, latency: 1 us}\ngpus:\n");
+    mp_out_puts(o, "schema: moeplan.topology\nversion: 1\nname: long\nlaunch: 1 us\nlevels:\n  - {name: a, latency: 1 "
+                   "us}\ngpus:\n");
     for (unsigned i = 0; i < 4096; i++)
         mp_out_printf(o, "  - {type: h100, ports: {a: {rate: 1 GB/s, shared: k%u}}}\n", i / 2);
     size_t n;
@@ -114,10 +118,11 @@ static void test_topo_yaml__a_long_file(void **state) {
 /* Repeats that would multiply past every limit are refused before anything is made. */
 static void test_topo_yaml__repeats_cannot_explode(void **state) {
     (void)state;
-    static const char text[] =
-        "schema: moeplan.topology\nversion: 1\nname: x\nlaunch: 1 us\nlevels:\n  - {name: a, latency: 1 us}\n  - {name: b, latency: 1 us}\n"
-        "  - {name: c, latency: 1 us}\n  - {name: d, latency: 1 us}\ngroups:\n"
-        "  - {repeat: 4096, groups: [{repeat: 4096, groups: [{repeat: 4096, gpus: [{repeat: 4096, type: h100, ports: {a: 1 GB/s}}]}]}]}\n";
+    static const char text[] = "schema: moeplan.topology\nversion: 1\nname: x\nlaunch: 1 us\nlevels:\n  - {name: a, "
+                               "latency: 1 us}\n  - {name: b, latency: 1 us}\n"
+                               "  - {name: c, latency: 1 us}\n  - {name: d, latency: 1 us}\ngroups:\n"
+                               "  - {repeat: 4096, groups: [{repeat: 4096, groups: [{repeat: 4096, gpus: [{repeat: "
+                               "4096, type: h100, ports: {a: 1 GB/s}}]}]}]}\n";
     struct mp_error err = {0};
     struct mp_topology *t;
     mp_alloc_limit(mp_alloc_live() + (1 << 18));

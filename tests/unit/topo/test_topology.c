@@ -34,8 +34,8 @@ static char *text_of(const struct mp_topology *t) {
 }
 
 /* The path has this level, latency, cap, and passes resources with these rates (GB/s, 0 ends). */
-static void check_path(const struct mp_topology *t, uint32_t src, uint32_t dst, uint32_t level, uint64_t latency_ns, double cap_gb,
-                       const double *gb) {
+static void check_path(const struct mp_topology *t, uint32_t src, uint32_t dst, uint32_t level, uint64_t latency_ns,
+                       double cap_gb, const double *gb) {
     struct mp_path p;
     mp_topology_path(t, src, dst, &p);
     assert_int_equal(p.level, level);
@@ -45,7 +45,8 @@ static void check_path(const struct mp_topology *t, uint32_t src, uint32_t dst, 
     for (; gb[n] > 0; n++) {
         assert_true(n < p.n);
         if ((double)t->resources[p.resource[n]].bytes_per_s != gb[n] * 1e9)
-            fail_msg("%u -> %u: resource %u has %llu B/s", src, dst, n, (unsigned long long)t->resources[p.resource[n]].bytes_per_s);
+            fail_msg("%u -> %u: resource %u has %llu B/s", src, dst, n,
+                     (unsigned long long)t->resources[p.resource[n]].bytes_per_s);
     }
     assert_int_equal(p.n, n);
     assert_true(n == 0 || (!t->resources[p.resource[0]].is_in && t->resources[p.resource[n - 1]].is_in));
@@ -205,16 +206,20 @@ static void test_topology__round_trip_of_everything(void **state) {
     (void)state;
     static const char text[] =
         "schema: moeplan.topology\nversion: 1\nname: \"a: \\\"b\\\" \\u00e9\"\nlaunch: 1 us\nstage_launch: 2 us\n"
-        "gpu_types:\n  \"x: y\":\n    memory: 1 GiB\n    hbm: 1 TB/s\n    flops_16bit: 1 TFLOPS\n    hbm_efficiency: 0.5\n"
+        "gpu_types:\n  \"x: y\":\n    memory: 1 GiB\n    hbm: 1 TB/s\n    flops_16bit: 1 TFLOPS\n    hbm_efficiency: "
+        "0.5\n"
         "    flops_efficiency: 1.0\n    kernel: 1 us\n    tile_tokens: 16\n    source: here\n"
-        "    compute:\n      - {model: m1, a_ps: 1, b_ps: 2, c_ps: 3, beta_ps: 4}\n      - {model: m2, a_ps: 5, b_ps: 6, c_ps: 7, beta_ps: 8}\n"
+        "    compute:\n      - {model: m1, a_ps: 1, b_ps: 2, c_ps: 3, beta_ps: 4}\n      - {model: m2, a_ps: 5, b_ps: "
+        "6, c_ps: 7, beta_ps: 8}\n"
         "  h: {preset: h100, kernel: 5 us}\n"
         "levels:\n  - {name: \"l 0\", latency: 0 ns, incast: [1.0, 0.5]}\n  - {name: l1, latency: 1 us, pair: 1 GB/s}\n"
         "groups:\n  - gpus:\n"
         "      - {type: \"x: y\", ports: {\"l 0\": 10 GB/s, l1: {rate: 2 GB/s, shared: a}}}\n"
-        "      - {type: h, repeat: 2, speed: 1.25, ports: {\"l 0\": {out: 10 GB/s, in: 9 GB/s}, l1: {rate: 2 GB/s, shared: b}}}\n"
+        "      - {type: h, repeat: 2, speed: 1.25, ports: {\"l 0\": {out: 10 GB/s, in: 9 GB/s}, l1: {rate: 2 GB/s, "
+        "shared: b}}}\n"
         "      - {type: h, ports: {\"l 0\": 10 GB/s, l1: {rate: 2 GB/s, shared: a}}}\n"
-        "      - {type: h, repeat: 4, ports: {\"l 0\": {rate: 10 GB/s, shared_by: 4}, l1: {rate: 2 GB/s, shared_by: 2}}}\n"
+        "      - {type: h, repeat: 4, ports: {\"l 0\": {rate: 10 GB/s, shared_by: 4}, l1: {rate: 2 GB/s, shared_by: "
+        "2}}}\n"
         "  - {repeat: 2, gpus: [{type: \"x: y\", ports: {\"l 0\": 10 GB/s}}]}\n";
     struct mp_topology *t = parse(text, sizeof text - 1);
     assert_int_equal(t->n_gpus, 10);
@@ -271,36 +276,98 @@ static void test_topology__the_checker_finds_each_fault(void **state) {
         broken.resources = resources;
         bool is_last = false;
         switch (fault / 2) {
-        case 0: broken.name = ""; break;
-        case 1: broken.n_gpus = 0; break;
-        case 2: broken.n_gpus--; break;
-        case 3: broken.n_levels = 1; break;
-        case 4: gpus[3].type = 1; break;
-        case 5: gpus[3].speed_ppm = 0; break;
-        case 6: gpus[3].group[0] = 1; break;
-        case 7: gpus[8].group[0] = 0; break;
-        case 8: gpus[9].group[1] = 1; break;
-        case 9: gpus[3].out_port[0] = loaded->n_resources; break;
-        case 10: gpus[3].out_port[0] = gpus[3].in_port[0]; break;
-        case 11: gpus[3].out_port[1] = gpus[3].out_port[0]; break;
-        case 12: gpus[3].out_port[0] = gpus[2].out_port[0]; break;
-        case 13: gpus[8].out_port[1] = gpus[0].out_port[1]; gpus[8].in_port[1] = gpus[0].in_port[1]; break;
-        case 14: resources[5].bytes_per_s = 0; break;
-        case 15: resources[5].level = 3; break;
-        case 16: resources[5].first_gpu = 31; break;
-        case 17: levels[0].name = levels[1].name; break;
-        case 18: levels[0].n_groups++; break;
-        case 19: levels[1].n_incast = 3; levels[1].incast_ppm = rising; break;
-        case 20: types[0].memory_bytes = 0; break;
-        case 21: types[0].tile_tokens = 0; break;
-        case 22: types[0].hbm_efficiency_ppm = 1000001; break;
-        case 23: types[0].name = NULL; break;
-        case 24: broken.sha256[0] = '\0'; break;
-        case 25: levels[1].uplink_out = levels[1].uplink_in = up; break;
-        case 26: broken.n_resources--; break;
-        case 27: up[1] = up[2]; levels[0].uplink_out = up; break;
-        case 28: levels[0].uplink_in = fault % 2 == 0 ? NULL : up; break;
-        default: is_last = true;
+        case 0:
+            broken.name = "";
+            break;
+        case 1:
+            broken.n_gpus = 0;
+            break;
+        case 2:
+            broken.n_gpus--;
+            break;
+        case 3:
+            broken.n_levels = 1;
+            break;
+        case 4:
+            gpus[3].type = 1;
+            break;
+        case 5:
+            gpus[3].speed_ppm = 0;
+            break;
+        case 6:
+            gpus[3].group[0] = 1;
+            break;
+        case 7:
+            gpus[8].group[0] = 0;
+            break;
+        case 8:
+            gpus[9].group[1] = 1;
+            break;
+        case 9:
+            gpus[3].out_port[0] = loaded->n_resources;
+            break;
+        case 10:
+            gpus[3].out_port[0] = gpus[3].in_port[0];
+            break;
+        case 11:
+            gpus[3].out_port[1] = gpus[3].out_port[0];
+            break;
+        case 12:
+            gpus[3].out_port[0] = gpus[2].out_port[0];
+            break;
+        case 13:
+            gpus[8].out_port[1] = gpus[0].out_port[1];
+            gpus[8].in_port[1] = gpus[0].in_port[1];
+            break;
+        case 14:
+            resources[5].bytes_per_s = 0;
+            break;
+        case 15:
+            resources[5].level = 3;
+            break;
+        case 16:
+            resources[5].first_gpu = 31;
+            break;
+        case 17:
+            levels[0].name = levels[1].name;
+            break;
+        case 18:
+            levels[0].n_groups++;
+            break;
+        case 19:
+            levels[1].n_incast = 3;
+            levels[1].incast_ppm = rising;
+            break;
+        case 20:
+            types[0].memory_bytes = 0;
+            break;
+        case 21:
+            types[0].tile_tokens = 0;
+            break;
+        case 22:
+            types[0].hbm_efficiency_ppm = 1000001;
+            break;
+        case 23:
+            types[0].name = NULL;
+            break;
+        case 24:
+            broken.sha256[0] = '\0';
+            break;
+        case 25:
+            levels[1].uplink_out = levels[1].uplink_in = up;
+            break;
+        case 26:
+            broken.n_resources--;
+            break;
+        case 27:
+            up[1] = up[2];
+            levels[0].uplink_out = up;
+            break;
+        case 28:
+            levels[0].uplink_in = fault % 2 == 0 ? NULL : up;
+            break;
+        default:
+            is_last = true;
         }
         struct mp_error err = {0};
         enum mp_status status = mp_topology_check(&broken, &err);
@@ -328,12 +395,17 @@ static void random_node(struct mp_rng *r, struct mp_out *o, struct expectation *
     memset(named, 0xff, sizeof named);
     mp_out_printf(o, "%sgpus:\n", pad);
     for (uint32_t i = 0; i < n_entries; i++) {
-        uint32_t repeat = 1 + (uint32_t)mp_rng_below(r, 4), share = (uint32_t)mp_rng_below(r, 3), by = mp_rng_below(r, 2) == 0 ? repeat : 1;
+        uint32_t repeat = 1 + (uint32_t)mp_rng_below(r, 4), share = (uint32_t)mp_rng_below(r, 3),
+                 by = mp_rng_below(r, 2) == 0 ? repeat : 1;
         uint32_t name = (uint32_t)mp_rng_below(r, 3);
         uint64_t up = 1 + mp_rng_below(r, 9), nic = share == 2 ? 7 : 1 + mp_rng_below(r, 9);
-        mp_out_printf(o, "%s  - {repeat: %u, type: %s, ports: {a: %llu GB/s", pad, repeat, i % 2 == 0 ? "h100" : "l40s", (unsigned long long)up);
+        mp_out_printf(o, "%s  - {repeat: %u, type: %s, ports: {a: %llu GB/s", pad, repeat, i % 2 == 0 ? "h100" : "l40s",
+                      (unsigned long long)up);
         if (e->n_levels > 1)
-            mp_out_printf(o, share == 0 ? ", b: %llu GB/s" : share == 1 ? ", b: {rate: %llu GB/s, shared_by: %u}" : ", b: {rate: %llu GB/s, shared: k%u}",
+            mp_out_printf(o,
+                          share == 0   ? ", b: %llu GB/s"
+                          : share == 1 ? ", b: {rate: %llu GB/s, shared_by: %u}"
+                                       : ", b: {rate: %llu GB/s, shared: k%u}",
                           (unsigned long long)nic, share == 1 ? by : name);
         mp_out_puts(o, "}}\n");
         for (uint32_t k = 0; k < repeat; k++, e->n++) {
@@ -386,7 +458,8 @@ static void test_topology__random_trees(void **state) {
         e->n_levels = 1 + (uint32_t)mp_rng_below(&r, 3);
         e->has_uplink[0] = e->n_levels > 1 && mp_rng_below(&r, 2) == 0;
         e->has_uplink[1] = e->n_levels > 2 && mp_rng_below(&r, 2) == 0;
-        mp_out_puts(o, "schema: moeplan.topology\nversion: 1\nname: r\nlaunch: 1 us\nlevels:\n  - {name: a, latency: 1 us}\n");
+        mp_out_puts(
+            o, "schema: moeplan.topology\nversion: 1\nname: r\nlaunch: 1 us\nlevels:\n  - {name: a, latency: 1 us}\n");
         if (e->n_levels > 1)
             mp_out_puts(o, "  - {name: b, latency: 2 us}\n");
         if (e->n_levels > 2)
@@ -402,7 +475,8 @@ static void test_topology__random_trees(void **state) {
                 uint64_t uplink = 1 + mp_rng_below(&r, 50);
                 uint32_t first = e->n;
                 if (e->has_uplink[1])
-                    mp_out_printf(o, "  - uplink: {out: %llu GB/s, in: %llu GB/s}\n    groups:\n", (unsigned long long)uplink, (unsigned long long)uplink);
+                    mp_out_printf(o, "  - uplink: {out: %llu GB/s, in: %llu GB/s}\n    groups:\n",
+                                  (unsigned long long)uplink, (unsigned long long)uplink);
                 else
                     mp_out_puts(o, "  - groups:\n");
                 random_groups(&r, o, e, "      ");

@@ -2,7 +2,8 @@
 #include <moeplan/base.h>
 #include <moeplan/yaml.h>
 
-static enum mp_status parse_n(struct mp_yaml_doc **d, const char *text, size_t n, const struct mp_limits *l, struct mp_error *err) {
+static enum mp_status parse_n(struct mp_yaml_doc **d, const char *text, size_t n, const struct mp_limits *l,
+                              struct mp_error *err) {
     struct mp_in *in;
     enum mp_status status = mp_in_from_memory(&in, "t.yaml", text, n, err);
     *d = NULL;
@@ -74,7 +75,9 @@ static void test_yaml__refuses_what_is_not_plain_data(void **state) {
     REFUSED("? {a: b}\n: 1\n", MP_EINPUT, 1, 3, "cannot be a key");
     REFUSED("a: \"x\\0y\"\n", MP_EINPUT, 1, 4, "\\0");
     REFUSED("a: x\0y\n", MP_EINPUT, 1, 5, "NUL");
-    REFUSED("\xef\xbb\xbf" "a: 1\n", MP_EINPUT, 1, 1, "byte order mark");
+    REFUSED("\xef\xbb\xbf"
+            "a: 1\n",
+            MP_EINPUT, 1, 1, "byte order mark");
     REFUSED("a: \xc3\xa9 \xff\n", MP_EINPUT, 1, 6, "UTF-8");
     REFUSED("a: \xed\xa0\x80\n", MP_EINPUT, 1, 4, "UTF-8");
     REFUSED("a: \xc0\x80\n", MP_EINPUT, 1, 4, "UTF-8");
@@ -130,13 +133,15 @@ static void test_yaml__bombs_are_refused_cheaply(void **state) {
     static const struct {
         const char *head, *unit, *tail;
     } bombs[] = {
-        {"", "[", ""},         {"", "{", ""},        {"", "{a: ", ""},    {"", "- ", ""},      {"", "? ", ""},
-        {"", "-\n", ""},       {"a: ", "x", "\n"},   {"a: \"", "x", "\""}, {"a: \"", "\\L", "\""}, {"a: |\n", " x\n", ""},
-        {"", "#\n", ""},       {"", "\n", ""},       {"", " ", ""},       {"a: [", "a,", "]"}, {"a: [", "[],", "]"},
-        {"", "x\n", ""},       {"", "x ", ""},       {"a: '", "''", "'"}, {"", "&a ", ""},     {"", "!a ", ""},
-        {"", "a: ", ""},       {"{", "a, ", "}"},    {"", "---\n", ""},   {"", "\"", ""},      {"", "[{", ""},
-        {"a: >\n", "\n", "x"}, {"a: |\n", "  \n", ""}, {"", "*a ", ""},   {"", ",", ""},       {"", "]", ""},
-        {"", "|", ""},         {"", "@", ""},        {"a:\n", "- a\n", ""}, {"", "...\n", ""}, {"? ", "x", ""},
+        {"", "[", ""},          {"", "{", ""},          {"", "{a: ", ""},       {"", "- ", ""},
+        {"", "? ", ""},         {"", "-\n", ""},        {"a: ", "x", "\n"},     {"a: \"", "x", "\""},
+        {"a: \"", "\\L", "\""}, {"a: |\n", " x\n", ""}, {"", "#\n", ""},        {"", "\n", ""},
+        {"", " ", ""},          {"a: [", "a,", "]"},    {"a: [", "[],", "]"},   {"", "x\n", ""},
+        {"", "x ", ""},         {"a: '", "''", "'"},    {"", "&a ", ""},        {"", "!a ", ""},
+        {"", "a: ", ""},        {"{", "a, ", "}"},      {"", "---\n", ""},      {"", "\"", ""},
+        {"", "[{", ""},         {"a: >\n", "\n", "x"},  {"a: |\n", "  \n", ""}, {"", "*a ", ""},
+        {"", ",", ""},          {"", "]", ""},          {"", "|", ""},          {"", "@", ""},
+        {"a:\n", "- a\n", ""},  {"", "...\n", ""},      {"? ", "x", ""},
     };
     size_t size = (size_t)16 << 20;
     char *text = mp_calloc(size, 1);
@@ -207,8 +212,9 @@ static void test_yaml__many_keys(void **state) {
 /* Any cut and any flipped bit of a document that uses every construct ends in a status, and leaks nothing. */
 static void test_yaml__cuts_and_flips(void **state) {
     (void)state;
-    static const char text[] = "schema: moeplan.x\nlist: [1, 'two', \"t\\x41\\u00e9\", {a: b}]\nblock: |\n  one\n  two\nfolded: >-\n  a\n  b\n"
-                               "deep:\n  - - x\n    - y\n  - k: v # note\n    ? q\n    : r\n";
+    static const char text[] =
+        "schema: moeplan.x\nlist: [1, 'two', \"t\\x41\\u00e9\", {a: b}]\nblock: |\n  one\n  two\nfolded: >-\n  a\n  b\n"
+        "deep:\n  - - x\n    - y\n  - k: v # note\n    ? q\n    : r\n";
     char copy[sizeof text];
     uint64_t live = mp_alloc_live();
     for (size_t cut = 0; cut < sizeof text; cut++)

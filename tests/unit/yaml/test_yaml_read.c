@@ -17,7 +17,8 @@ static void check_message(const struct mp_error *err, const char *want) {
 
 static void test_yaml_read__whole_numbers(void **state) {
     (void)state;
-    struct mp_yaml_doc *d = doc("a: 17\nb: 18446744073709551615\nc: 18446744073709551616\nd: '1'\ne: 07\nf: -1\ng: 1.0\nh: [1]\ni:\nj: 0x10\n");
+    struct mp_yaml_doc *d = doc(
+        "a: 17\nb: 18446744073709551615\nc: 18446744073709551616\nd: '1'\ne: 07\nf: -1\ng: 1.0\nh: [1]\ni:\nj: 0x10\n");
     struct mp_error err = {0};
     uint64_t v;
     uint32_t w;
@@ -92,7 +93,8 @@ static void test_yaml_read__quantities(void **state) {
     struct mp_error err = {0};
     uint64_t v;
     assert_int_equal(mp_yaml_quantity(d, &d->root->items[0], "bytes/s", 1, 5, &v, &err), MP_EINPUT);
-    check_message(&err, "t.yaml:1:4: x: \"3 GB/s\" is 3000000000 bytes/s, outside [1, 5] (write for instance 450 GB/s or 400 Gbit/s)");
+    check_message(&err, "t.yaml:1:4: x: \"3 GB/s\" is 3000000000 bytes/s, outside [1, 5] (write for instance 450 GB/s "
+                        "or 400 Gbit/s)");
     mp_yaml_free(d);
 }
 
@@ -126,8 +128,29 @@ static void test_yaml_read__keys_kinds_words(void **state) {
 /* What is written comes back, for every kind of text, and is plain ASCII. */
 static void test_yaml_read__strings_round_trip(void **state) {
     (void)state;
-    static const char *const texts[] = {"h100", "4x8:h100", "true", "No", "12", "1.5", " a", "a ", "a#b", "a: b", "a\"b\\c", "tab\there", "\xc3\xa9t\xc3\xa9",
-                                        "\xf0\x9f\x98\x80", "-", "~", "null", "a, b", "[x]", "it's", "x (y) z/w+v-u_t.s", "\x01", "\x7f"};
+    static const char *const texts[] = {"h100",
+                                        "4x8:h100",
+                                        "true",
+                                        "No",
+                                        "12",
+                                        "1.5",
+                                        " a",
+                                        "a ",
+                                        "a#b",
+                                        "a: b",
+                                        "a\"b\\c",
+                                        "tab\there",
+                                        "\xc3\xa9t\xc3\xa9",
+                                        "\xf0\x9f\x98\x80",
+                                        "-",
+                                        "~",
+                                        "null",
+                                        "a, b",
+                                        "[x]",
+                                        "it's",
+                                        "x (y) z/w+v-u_t.s",
+                                        "\x01",
+                                        "\x7f"};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         struct mp_error err = {0};
         struct mp_out *o;
