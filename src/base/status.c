@@ -2,8 +2,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static void record(struct mp_error *err, enum mp_status status, const char *path, uint64_t line, uint64_t column,
-                   const char *fmt, va_list ap) {
+static MP_PRINTF(6, 0) void record(struct mp_error *err, enum mp_status status, const char *path, uint64_t line,
+                                   uint64_t column, const char *fmt, va_list ap) {
     if (err == NULL || err->status != MP_OK)
         return;
     err->status = status;

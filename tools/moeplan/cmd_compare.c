@@ -77,6 +77,14 @@ static void put_percent_range(struct mp_table *t, const struct mp_interval *i, b
         mp_table_cell(t, "%+.1f .. %+.1f", i->low * 100, i->high * 100);
 }
 
+/* Change against the baseline; base 0 = nothing to say. */
+static void put_change(struct mp_table *t, uint64_t value, uint64_t base) {
+    if (base == 0)
+        mp_table_cell(t, "%s", "");
+    else
+        mp_table_cell(t, "%+.1f %%", 100 * ((double)value / (double)base - 1));
+}
+
 static void put_row(struct mp_table *t, const struct contest *c, uint32_t i) {
     char a[32], b[32];
     const struct score *s = &c->scores[i], *base = &c->scores[c->base];
@@ -93,9 +101,9 @@ static void put_row(struct mp_table *t, const struct contest *c, uint32_t i) {
         mp_table_cell(t, "%s .. %s", mp_human_ns(s->shown.step_ns.low, a), mp_human_ns(s->shown.step_ns.high, b));
     else
         mp_table_cell(t, "-");
-    mp_table_cell(t, is_base ? "" : "%+.1f %%", 100 * ((double)r->mean.step_ns / (double)rb->mean.step_ns - 1));
+    put_change(t, r->mean.step_ns, is_base ? 0 : rb->mean.step_ns);
     put_percent_range(t, &s->against_base, is_base);
-    mp_table_cell(t, is_base || rb->moe_ns == 0 ? "" : "%+.1f %%", 100 * ((double)r->moe_ns / (double)rb->moe_ns - 1));
+    put_change(t, r->moe_ns, is_base ? 0 : rb->moe_ns);
     mp_table_cell(t, "%s", mp_human_ns((double)r->p95_ns, a));
     mp_table_cell(t, "%.2f", r->balance.max_over_mean);
     mp_table_cell(t, "%s", mp_human_ns((double)r->mean.dispatch_ns, a));
