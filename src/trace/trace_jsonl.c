@@ -22,6 +22,7 @@ struct meta {
     enum mp_phase phase;
     int layer_base, ids_are_physical, is_ranked;
     uint32_t n_experts, top_k;
+    bool is_synthetic;
 };
 struct reader {
     const char *path;
@@ -105,6 +106,10 @@ static enum mp_status read_meta(struct reader *r, struct meta *m, const json_t *
             if (!json_is_boolean(value))
                 return BAD("ranked is neither true nor false");
             m->is_ranked = json_is_true(value);
+        } else if (strcmp(key, "synthetic") == 0) {
+            if (!json_is_boolean(value))
+                return BAD("synthetic is neither true nor false");
+            m->is_synthetic = json_is_true(value);
         } else if (strcmp(key, "layer_base") == 0) {
             if ((status = mp_json_u64(o, key, r->path, line, 0, MP_MAX_LAYERS - 1, &v, err)) != MP_OK)
                 return status;
@@ -119,7 +124,7 @@ static enum mp_status read_meta(struct reader *r, struct meta *m, const json_t *
             m->top_k = (uint32_t)v;
         } else if (strcmp(key, "moeplan_trace") != 0) {
             char quoted[128];
-            return BAD("key \"%s\" is not known (model, phase, ids, ranked, layer_base, n_experts, top_k)", mp_quote(key, strlen(key), quoted, sizeof quoted));
+            return BAD("key \"%s\" is not known (model, phase, ids, ranked, synthetic, layer_base, n_experts, top_k)", mp_quote(key, strlen(key), quoted, sizeof quoted));
         }
     }
     return MP_OK;
@@ -434,8 +439,8 @@ static enum mp_status read_jsonl(struct mp_trace **out, const char *path, struct
     }
     qsort(r.records, r.n, sizeof *r.records, compare_records);
     struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS, .phase = hints.phase, .model = hints.model_name, .format = "jsonl",
-                                 .is_ranked = hints.is_ranked == 1, .is_time_ordered = true, .n_layers = n_layers, .n_experts = hints.n_experts,
-                                 .top_k = k, .layer_ids = layer_ids, .has_weights = r.has_weights, .has_unused = r.shortest < k};
+                                 .is_synthetic = m.is_synthetic, .is_ranked = hints.is_ranked == 1, .is_time_ordered = true, .n_layers = n_layers,
+                                 .n_experts = hints.n_experts, .top_k = k, .layer_ids = layer_ids, .has_weights = r.has_weights, .has_unused = r.shortest < k};
     MP_TRY(mp_trace_builder_new(&b, &meta, limits, err));
     MP_TRY(trace_names_to_builder(&r.categories, b, err));
     MP_TRY(build(b, &r, layer_of, n_layers, k, &map, err));
