@@ -310,7 +310,7 @@ def claims(c, setup, sums, most_flows):
     return simulated
 
 
-def check(plan, trace=None, topology=None, model=None, most_flows=300):
+def check(plan, trace=None, topology=None, model=None, most_flows=120):
     """(violations, facts compared, samples simulated)."""
     c = Check(plan)
     simulated = 0
