@@ -373,9 +373,9 @@ static enum mp_status read_stage(struct reader *r, const struct mp_yaml *n, cons
     if (status != MP_OK)
         return status;
     bool is_rotation = n->length > 0 && n->text[0] == '+';
-    uint32_t count = is_rotation ? r->plan->n_gpus : 0;
+    uint32_t count = is_rotation ? r->plan->n_gpus : n->length > 0;
     for (uint32_t i = 0; !is_rotation && i < n->length; i++)
-        count += n->text[i] == '>';
+        count += n->text[i] == ' ';
     r->n_transfers += count;
     if (r->n_transfers > MAX_TRANSFERS)
         return mp_fail_at(r->err, MP_ELIMIT, r->doc->path, n->line, n->column, "stages: more than %llu transfers in all (share orders "

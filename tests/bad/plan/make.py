@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""Makes the bad plan files of this folder out of the good one in tests/fuzz/corpus/plan: one real mistake each. Where the mistake is not
+about the checksum, the checksum is put right again, as a careful editor would."""
+import hashlib
+import os
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+BASE = os.path.join(HERE, "..", "..", "fuzz", "corpus", "plan", "base.yaml")
+
+
+def replace(old, new, count=1):
+    return lambda text: text.replace(old, new, count)
+
+
+def cut(start, end):
+    """Leaves out from the line that starts with `start` to before the one that starts with `end`."""
+    def change(text):
+        i = text.index("\n" + start) + 1
+        return text[:i] + text[text.index("\n" + end, i) + 1:]
+    return change
+
+
+STAMPED = {
+    "unknown-key": replace("  seed: 1\n", "  seed: 1\n  comment: hello\n"),
+    "unknown-section": replace("orders:\n", "notes: []\norders:\n"),
+    "missing-section": cut("rules:", "layers:"),
+    "missing-key": cut("  stages: free", "  fallback"),
+    "duplicate-key": replace("  gpus: 4\n", "  gpus: 4\n  gpus: 4\n"),
+    "anchor": replace("rules:\n", "rules: &r\n"),
+    "two-documents": replace("rules:\n", "---\nrules:\n"),
+    "zero-gpus": replace("  gpus: 4\n", "  gpus: 0\n"),
+    "float-count": replace("  experts: 8\n", "  experts: 8.0\n"),
+    "huge-count": replace("  layers: 2\n", "  layers: 99999999999999999999\n"),
+    "layer-dropped": cut("  - layer: 1", "orders:"),
+    "slots-short": replace("slots: [4, 6, 2, 7, 1, 3, 0, 5]", "slots: [4, 6, 2, 7, 1, 3, 0]"),
+    "slots-total": replace("  slots: 8\n", "  slots: 9\n"),
+    "slot-range": replace("slots: [4, 6,", "slots: [4, 8,"),
+    "slot-negative": replace("slots: [4, 6,", "slots: [4, -2,"),
+    "slot-word": replace("slots: [4, 6,", "slots: [4, six,"),
+    "weight-negative": replace("weights: [1, 1,", "weights: [1, -1,"),
+    "weights-missing": cut("    weights:", "    order:"),
+    "weights-unused": replace("route: weighted", "route: even"),
+    "route-unknown": replace("route: weighted", "route: fastest"),
+    "order-index": replace("    order: concurrent", "    order: 1"),
+    "stage-self-range": replace('"+3"', '"+4"'),
+    "stage-syntax": replace('3>0*2"', '3-0*2"'),
+    "stage-gpu": replace("2>3*2", "2>4*2"),
+    "stage-blanks": replace("1>2*2 2>3*2", "1>2*2  2>3*2"),
+    "stage-share": replace("1>2*2", "1>2*-2"),
+    "bucket-range": replace("bucket_order: [1, 2, 0]", "bucket_order: [1, 3, 0]"),
+    "colocation-gpu": replace("expert_b: 1, gpu: 0", "expert_b: 1, gpu: 4"),
+    "sample-step": replace("  - step: 26", "  - step: 27"),
+    "proof-unknown": replace("proof: closed-form", "proof: obvious"),
+    "not-canonical-blank": replace("gpu_slots: [2, 2", "gpu_slots: [2,  2"),
+    "not-canonical-order": lambda text: text.replace("  seed: 1\n  work_used: 0\n", "  work_used: 0\n  seed: 1\n", 1),
+    "not-canonical-rotation": replace('"+2"', '"0>2 1>3 2>0 3>1"'),
+}
+RAW = {
+    "edited": replace("rows_max_sum: 168", "rows_max_sum: 167"),
+    "torn": lambda text: text[:len(text) // 2],
+    "torn-checksum": lambda text: text[:-20],
+    "crlf": replace("\n", "\r\n", -1),
+    "other-version": replace("version: 1", "version: 2"),
+    "not-a-plan": lambda text: "schema: moeplan.topology\nversion: 1\n",
+    "trailing-line": lambda text: text + "\n",
+    "empty": lambda text: "",
+}
+
+
+def stamp(text):
+    body = text[:text.rindex('checksum: "')]
+    return body + f'checksum: "{hashlib.sha256(body.encode()).hexdigest()}"\n'
+
+
+def main():
+    with open(BASE, newline="") as f:
+        base = f.read()
+    for table, finish in ((STAMPED, stamp), (RAW, lambda text: text)):
+        for name, change in table.items():
+            text = change(base)
+            assert text != base, name
+            with open(os.path.join(HERE, name + ".yaml"), "w", newline="") as f:
+                f.write(finish(text))
+
+
+if __name__ == "__main__":
+    main()
