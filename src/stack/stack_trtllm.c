@@ -10,6 +10,10 @@ static int probe(const char *path, const struct mp_in *in) {
     return mp_stack_head_has(in, '\0', "initial_global_assignments") && !mp_stack_head_has(in, '{', "\"") ? 80 : 0;
 }
 
+static uint32_t hidden_layers(const struct mp_stack_options *o) {
+    return o->n_hidden_layers != 0 ? o->n_hidden_layers : o->model != NULL ? o->model->n_hidden_layers : 0;
+}
+
 static bool is_model_layer(const struct mp_model *m, uint64_t id) {
     for (uint32_t l = 0; m != NULL && l < m->n_layers; l++)
         if (m->layer_ids[l] == id)
@@ -107,11 +111,17 @@ static enum mp_status check(const struct mp_plan *p, const struct mp_stack_optio
         *outcome = MP_NOT_FOUND;
         return mp_fail(err, MP_EUSAGE, "MTP layers come after the last hidden layer (give -m MODEL, or --hidden-layers N)");
     }
-    return mp_stack_check_rules(p, o, &rules, outcome, err);
+    uint32_t n_hidden = hidden_layers(o), last = p->layers[p->n_layers - 1].layer_id;
+    enum mp_status status = mp_stack_check_rules(p, o, &rules, outcome, err);
+    if (status == MP_OK && *outcome == MP_FOUND && n_hidden != 0 && last >= n_hidden)
+        return mp_stack_refuse(outcome, err,
+                               "the plan has layer %u, but the model has hidden layers 0 to %u (give the right -m or --hidden-layers)", last,
+                               n_hidden - 1);
+    return status;
 }
 
 static void write(const struct mp_plan *p, const struct mp_stack_options *o, struct mp_out *out) {
-    uint32_t n_hidden = o->n_hidden_layers != 0 ? o->n_hidden_layers : o->model != NULL ? o->model->n_hidden_layers : 0;
+    uint32_t n_hidden = hidden_layers(o);
     mp_out_puts(out, "initial_global_assignments:\n");
     for (uint32_t l = 0; l < p->n_layers; l++) {
         mp_out_printf(out, "  %u: [", p->layers[l].layer_id);

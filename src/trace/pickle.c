@@ -68,7 +68,8 @@ static enum mp_status charge(struct mp_pickle *p, size_t bytes, struct mp_error 
 static enum mp_status reserve(struct mp_pickle *p, struct mp_pickle_value **table, uint32_t *room, uint64_t need, struct mp_error *err) {
     if (need <= *room)
         return MP_OK;
-    uint64_t more = *room == 0 ? 4 : (uint64_t)*room * 2;
+    /* Lists of a recording grow by batches of 1,000 and there are many: little slack once they are large. */
+    uint64_t more = *room == 0 ? 4 : *room < 256 ? (uint64_t)*room * 2 : *room + (uint64_t)*room / 8;
     if (more < need)
         more = need;
     if (more > UINT32_MAX)

@@ -103,30 +103,45 @@ static inline uint32_t zip_crc(const uint8_t *p, size_t n) {
         crc = table[(crc ^ p[i]) & 0xff] ^ (crc >> 8);
     return ~crc;
 }
-static inline void zip_member(struct zip_writer *z, const char *name, const void *data, size_t n) {
+static inline void zip_member_as(struct zip_writer *z, const char *name, const void *data, size_t n, bool is_deflated) {
     uint32_t crc = zip_crc(data, n), at = (uint32_t)z->file.n;
+    /* Deflate without zlib: one block that is stored, of at most 65,535 bytes. */
+    size_t packed = is_deflated ? n + 5 : n;
+    unsigned method = is_deflated ? 8 : 0;
     put_le(&z->file, 0x04034b50, 4);
     put_le(&z->file, 20, 2);
-    put_le(&z->file, 0, 8); /* flags, method, time, date */
+    put_le(&z->file, 0, 2); /* flags */
+    put_le(&z->file, method, 2);
+    put_le(&z->file, 0, 4); /* time, date */
     put_le(&z->file, crc, 4);
-    put_le(&z->file, n, 4);
+    put_le(&z->file, packed, 4);
     put_le(&z->file, n, 4);
     put_le(&z->file, strlen(name), 2);
     put_le(&z->file, 0, 2);
     put_text(&z->file, name);
+    if (is_deflated) {
+        put_byte(&z->file, 1);
+        put_le(&z->file, n, 2);
+        put_le(&z->file, ~n, 2);
+    }
     put(&z->file, data, n);
     put_le(&z->directory, 0x02014b50, 4);
     put_le(&z->directory, 20, 2);
     put_le(&z->directory, 20, 2);
-    put_le(&z->directory, 0, 8);
+    put_le(&z->directory, 0, 2);
+    put_le(&z->directory, method, 2);
+    put_le(&z->directory, 0, 4);
     put_le(&z->directory, crc, 4);
-    put_le(&z->directory, n, 4);
+    put_le(&z->directory, packed, 4);
     put_le(&z->directory, n, 4);
     put_le(&z->directory, strlen(name), 2);
     put_le(&z->directory, 0, 12); /* extra, comment, disk, attributes */
     put_le(&z->directory, at, 4);
     put_text(&z->directory, name);
     z->n++;
+}
+static inline void zip_member(struct zip_writer *z, const char *name, const void *data, size_t n) {
+    zip_member_as(z, name, data, n, false);
 }
 /* The finished file; free it with free(). */
 static inline struct bytes zip_finish(struct zip_writer *z) {

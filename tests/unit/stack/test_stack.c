@@ -102,6 +102,8 @@ static struct mp_stack_options options_of(const struct sample *s) {
     struct mp_stack_options o = sample_options;
     if (s->base == 0)
         o.layer_base = -1;
+    else
+        o.n_hidden_layers = 0;
     return o;
 }
 
@@ -390,6 +392,8 @@ static void test_stack__rule_layer_keys(void **state) {
     o.n_mtp_layers = 1;
     mp_error_clear(&err);
     assert_int_equal(mp_stack_find("trtllm")->check(p, &o, &outcome, &err), MP_EUSAGE);
+    o.n_hidden_layers = 4;
+    assert_non_null(strstr(refusal("trtllm", p, &o), "the plan has layer 4"));
     o.n_hidden_layers = 5;
     assert_null(refusal("trtllm", p, &o));
     assert_null(refusal("sglang", p, &o));

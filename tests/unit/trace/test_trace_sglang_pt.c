@@ -165,6 +165,7 @@ struct record {
 };
 static const int64_t map[3][4] = {{0, 1, 2, 0}, {2, 1, 0, 1}, {0, 1, 2, 2}};
 
+static bool is_deflated; /* of the storages of recording() */
 static struct bytes recording(const struct record *r, size_t n, const int64_t (*with_map)[4]) {
     struct bytes p = {0};
     struct zip_writer z = {0};
@@ -207,10 +208,10 @@ static struct bytes recording(const struct record *r, size_t n, const int64_t (*
     zip_member(&z, "rec/byteorder", "little", 6);
     for (size_t i = 0; i < n; i++) {
         snprintf(name, sizeof name, "rec/data/%zu", i);
-        zip_member(&z, name, r[i].numbers, 4 * (r[i].mode == 0 ? 12 : (size_t)r[i].n_tokens * 24));
+        zip_member_as(&z, name, r[i].numbers, 4 * (r[i].mode == 0 ? 12 : (size_t)r[i].n_tokens * 24), is_deflated);
     }
     snprintf(name, sizeof name, "rec/data/%zu", n);
-    zip_member(&z, name, with_map, sizeof map);
+    zip_member_as(&z, name, with_map, sizeof map, is_deflated);
     zip_member(&z, "rec/version", "3\n", 2);
     zip_member(&z, "rec/.data/serialization_id", "123", 3);
     free(p.at);
@@ -430,6 +431,33 @@ static void test_trace_sglang_pt__stat(void **state) {
     free(f.at);
 }
 
+/* Someone zipped it again: counts are read all the same, token ids are refused with the way out. */
+static void test_trace_sglang_pt__packed_members(void **state) {
+    (void)state;
+    const struct record r[] = {{.pass = 1, .numbers = counts_a}, {.pass = 2, .numbers = counts_b}};
+    int32_t two[3 * 2 * 8];
+    const int64_t at[] = {0, 1};
+    const struct record token = {.mode = 2, .n_tokens = 2, .positions = at, .numbers = two};
+    struct mp_error err = {0};
+    struct mp_trace *stored, *packed;
+    struct bytes f = recording(r, 2, map);
+    CHECK_OK(read_bytes(&stored, &f, NULL, &err), err);
+    free(f.at);
+    is_deflated = true;
+    f = recording(r, 2, map);
+    CHECK_OK(read_bytes(&packed, &f, NULL, &err), err);
+    assert_true(mp_trace_equal(stored, packed));
+    free(f.at);
+    mp_trace_free(stored);
+    mp_trace_free(packed);
+    for (uint32_t j = 0; j < 2; j++)
+        slots_of(two, 2, j, 0, 1, 0, 1);
+    f = recording(&token, 1, map);
+    is_deflated = false;
+    check_refused(&f, NULL, MP_EINPUT, "topk_ids_of_layer is packed");
+    free(f.at);
+}
+
 static void test_trace_sglang_pt__archives_that_are_no_recording(void **state) {
     (void)state;
     struct zip_writer z = {0};
@@ -524,6 +552,7 @@ int main(void) {
         cmocka_unit_test(test_trace_sglang_pt__per_token_requests),
         cmocka_unit_test(test_trace_sglang_pt__per_token_refusals),
         cmocka_unit_test(test_trace_sglang_pt__stat),
+        cmocka_unit_test(test_trace_sglang_pt__packed_members),
         cmocka_unit_test(test_trace_sglang_pt__archives_that_are_no_recording),
         cmocka_unit_test(test_trace_sglang_pt__survives_damage),
         cmocka_unit_test(test_trace_sglang_pt__leaks_nothing_on_faults),
