@@ -30,7 +30,7 @@ static inline void put_byte(struct bytes *b, unsigned v) {
 }
 static inline void put_le(struct bytes *b, uint64_t v, unsigned n) {
     for (unsigned i = 0; i < n; i++)
-        put_byte(b, (unsigned)(v >> (8 * i)) & 0xff);
+        put_byte(b, i < 8 ? (unsigned)(v >> (8 * i)) & 0xff : 0);
 }
 
 /* Pickle pieces. */
