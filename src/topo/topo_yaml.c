@@ -223,7 +223,7 @@ static uint32_t add_resource(struct reader *r, uint64_t bytes_per_s, uint32_t le
 static enum mp_status read_rates(struct reader *r, const struct mp_yaml *n, uint64_t *out, uint64_t *in) {
     enum mp_status status;
     const struct mp_yaml *rate = n;
-    if (n->kind == MP_YAML_MAPPING) {
+    if (n->kind == MP_YAML_MAPPING && mp_yaml_get(n, "value") == NULL) {
         const struct mp_yaml *o = mp_yaml_get(n, "out"), *i = mp_yaml_get(n, "in");
         rate = mp_yaml_get(n, "rate");
         if ((rate != NULL) == (o != NULL || i != NULL)) {

@@ -152,6 +152,42 @@ static void test_topo_short__gpus_have_sources(void **state) {
     }
 }
 
+/* The presets say what the data sheets in the shared data say. */
+static void test_topo_short__gpus_agree_with_data_sheets(void **state) {
+    (void)state;
+    static const char *const sheets[][2] = {{"a100", "measured/system_a100_sxm.yaml"},
+                                            {"h100", "measured/system_h100_sxm.yaml"},
+                                            {"h200", "measured/system_h200_sxm.yaml"},
+                                            {"l40s", "measured/system_l40s.yaml"}};
+    for (size_t i = 0; i < sizeof sheets / sizeof sheets[0]; i++) {
+        const char *path = shared_path(sheets[i][1]);
+        if (path == NULL)
+            skip();
+        struct mp_error err = {0};
+        struct mp_in *in;
+        struct mp_yaml_doc *d;
+        char spec[64];
+        snprintf(spec, sizeof spec, "8:%s", sheets[i][0]);
+        struct mp_topology *t = load(spec);
+        CHECK_OK(mp_in_open(&in, path, 0, &err), err);
+        CHECK_OK(mp_yaml_parse(&d, in, NULL, &err), err);
+        const struct mp_yaml *gpu = mp_yaml_get(d->root, "gpu");
+        uint64_t v;
+        CHECK_OK(mp_yaml_u64(d, mp_yaml_get(gpu, "mem_capacity"), 1, UINT64_MAX, &v, &err), err);
+        assert_int_equal(t->types[0].memory_bytes, v);
+        CHECK_OK(mp_yaml_u64(d, mp_yaml_get(gpu, "mem_bw"), 1, UINT64_MAX, &v, &err), err);
+        assert_int_equal(t->types[0].hbm_bytes_per_s, v);
+        CHECK_OK(mp_yaml_u64(d, mp_yaml_get(gpu, "bfloat16_tc_flops"), 1, UINT64_MAX, &v, &err), err);
+        assert_int_equal(t->types[0].flops_16bit, v);
+        CHECK_OK(mp_yaml_u64(d, mp_yaml_get(mp_yaml_get(d->root, "node"), "intra_node_bw"), 1, UINT64_MAX, &v, &err),
+                 err);
+        assert_true(t->resources[0].bytes_per_s <= v);
+        mp_yaml_free(d);
+        mp_in_close(in);
+        mp_topology_free(t);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_topo_short__shapes),
@@ -159,6 +195,7 @@ int main(void) {
         cmocka_unit_test(test_topo_short__refused_with_the_place),
         cmocka_unit_test(test_topo_short__names_and_files),
         cmocka_unit_test(test_topo_short__gpus_have_sources),
+        cmocka_unit_test(test_topo_short__gpus_agree_with_data_sheets),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

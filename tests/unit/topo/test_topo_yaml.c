@@ -73,6 +73,44 @@ static void test_topo_yaml__the_example_of_the_manual(void **state) {
     mp_in_close(in);
 }
 
+/* Each way of writing a port's rate, and a figure with its source anywhere. */
+static void test_topo_yaml__ways_to_write_a_port(void **state) {
+    (void)state;
+    static const struct {
+        const char *port;
+        uint64_t out, in;
+    } cases[] = {
+        {"5 GB/s", 5000000000, 5000000000},
+        {"40 Gbit/s", 5000000000, 5000000000},
+        {"{rate: 5 GB/s}", 5000000000, 5000000000},
+        {"{value: 5 GB/s, source: data sheet}", 5000000000, 5000000000},
+        {"{rate: {value: 5 GB/s, source: data sheet}, shared_by: 2}", 5000000000, 5000000000},
+        {"{out: 5 GB/s, in: 6 GB/s, source: data sheet}", 5000000000, 6000000000},
+        {"{out: {value: 5 GB/s}, in: 6000000000}", 5000000000, 6000000000},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        for (int where = 0; where < 2; where++) {
+            char text[1024];
+            struct mp_error err = {0};
+            struct mp_topology *t;
+            if (where == 1 && strstr(cases[i].port, "shared_by") != NULL)
+                continue;
+            snprintf(text, sizeof text,
+                     "schema: moeplan.topology\nversion: 1\nname: x\nlaunch: {value: 1 us, source: s}\nlevels:\n"
+                     "  - {name: a, latency: {value: 1 us, source: s}}\n  - {name: b, latency: 1 us}\ngroups:\n"
+                     "  - uplink: %s\n    gpus: [{type: h100, repeat: 2, ports: {a: %s}}]\n",
+                     where == 1 ? cases[i].port : "5 GB/s", where == 0 ? cases[i].port : "5 GB/s");
+            CHECK_OK(parse(text, strlen(text), &t, &err), err);
+            const struct mp_gpu *g = &t->gpus[0];
+            uint32_t out = where == 0 ? g->out_port[0] : t->levels[0].uplink_out[0];
+            uint32_t in = where == 0 ? g->in_port[0] : t->levels[0].uplink_in[0];
+            assert_int_equal(t->resources[out].bytes_per_s, cases[i].out);
+            assert_int_equal(t->resources[in].bytes_per_s, cases[i].in);
+            assert_int_equal(t->gpus[1].out_port[0] == g->out_port[0], strstr(text, "shared_by") != NULL);
+            mp_topology_free(t);
+        }
+}
+
 /* All eight bits of every byte of a file with every kind of key. */
 static void test_topo_yaml__every_flip_of_a_dense_file(void **state) {
     (void)state;
@@ -151,6 +189,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_topo_yaml__cuts_and_flips_of_every_sample),
         cmocka_unit_test(test_topo_yaml__the_example_of_the_manual),
+        cmocka_unit_test(test_topo_yaml__ways_to_write_a_port),
         cmocka_unit_test(test_topo_yaml__every_flip_of_a_dense_file),
         cmocka_unit_test(test_topo_yaml__a_long_file),
         cmocka_unit_test(test_topo_yaml__repeats_cannot_explode),
