@@ -1,4 +1,5 @@
 #include "json_place.h"
+#include <moeplan/base.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,9 +95,11 @@ void json_place(const char *text, size_t n, const char *path, uint64_t *line, ui
     skip_blanks(&c);
     while (is_found && *path != '\0') {
         if (*path == '[') {
-            char *after;
-            is_found = enter_index(&c, strtoul(path + 1, &after, 10));
-            path = *after == ']' ? after + 1 : after;
+            size_t digits = strspn(path + 1, "0123456789");
+            uint64_t index = 0;
+            is_found = mp_parse_u64(path + 1, digits, &index) && enter_index(&c, (size_t)index);
+            path += 1 + digits;
+            path += *path == ']';
         } else {
             path += *path == '.';
             size_t length = strcspn(path, ".[");

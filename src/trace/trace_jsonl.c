@@ -91,7 +91,7 @@ static enum mp_status read_meta(struct reader *r, struct meta *m, const json_t *
         if (strcmp(key, "model") == 0) {
             if (s == NULL || strlen(s) > MP_MAX_NAME || !mp_is_text(s, strlen(s)))
                 return BAD("model is not text of at most %u bytes", MP_MAX_NAME);
-            strcpy(m->model, s);
+            snprintf(m->model, sizeof m->model, "%s", s);
         } else if (strcmp(key, "phase") == 0) {
             for (int p = MP_PHASE_PREFILL; p <= MP_PHASE_MIXED; p++)
                 if (s != NULL && strcmp(s, mp_phase_name((enum mp_phase)p)) == 0)

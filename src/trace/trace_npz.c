@@ -157,7 +157,8 @@ static enum mp_status read_tokens(struct mp_trace **out, struct source *s, const
                           (unsigned long long)k, hints->top_k);
     uint64_t id_bytes = hints->n_experts <= 255 ? 1 : 2;
     if (limits->memory_bytes != 0 && n_rows > limits->memory_bytes / (n_layers * k * id_bytes))
-        return mp_fail_at(err, MP_ELIMIT, path, 0, s->start + 1, "%llu tokens need more than the memory limit of %llu bytes (raise --mem-limit, or convert it in parts)",
+        return mp_fail_at(err, MP_ELIMIT, path, 0, s->start + 1, "%llu tokens need more than the memory limit of %llu bytes "
+                          "(raise --mem-limit, or convert it in parts)",
                           (unsigned long long)n_rows, (unsigned long long)limits->memory_bytes);
     MP_TRY(trace_check_base(path, hints->layer_base, n_layers, err));
     for (uint32_t l = 0; l < n_layers; l++)

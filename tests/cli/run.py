@@ -15,7 +15,8 @@ import sys
 import tempfile
 
 SECONDS = float(os.environ.get("MOEPLAN_CLI_SECONDS", "60"))
-VOLATILE = [(re.compile(r'("plan_seconds": )[0-9.eE+-]+'), r"\1N"), (re.compile(r"\b\d+\.\d\d s\b"), "N s")]
+VOLATILE = [(re.compile(r'("plan_seconds": )[0-9.eE+-]+'), r"\1N"), (re.compile(r"\b\d+\.\d\d s\b"), "N s"),
+            (re.compile(r"\b[0-9a-f]{64}\b|\b[0-9a-f]{16}\.\.\."), "HASH"), (re.compile(r"\b\d+ checks"), "N checks")]
 
 
 def normal(data, folder, source):

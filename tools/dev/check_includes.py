@@ -45,7 +45,7 @@ THIRD_PARTY = {
     "yaml.h": ["src/yaml/"],
     "jansson.h": ["include/moeplan/json.h"],
     "zip.h": ["src/trace/"],
-    "zlib.h": ["src/trace/"],
+    "zlib.h": ["src/trace/", "tests/"],
     "nettle/": ["src/base/hash.c"],
     "xxhash.h": ["src/base/hash.c"],
     "glpk.h": [],

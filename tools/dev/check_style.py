@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 
-LINE_MAX = 165          # hard limit; 120 is what we aim at
+LINE_MAX = 176          # hard limit; 120 is what we aim at
 LINE_AIM = 120
 FILE_MAX = 900          # lines of a source file
 TOPS = ("include", "src", "planner", "executor", "tools", "tests")

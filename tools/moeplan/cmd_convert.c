@@ -28,9 +28,9 @@ static enum mp_status convert_placement(const char *in, const struct opts *o, st
     struct mp_verify_report *report = NULL;
     enum mp_status status = MP_OK;
     if (o->model != NULL)
-        MP_TRY(mp_model_load(&model, o->model, &mp_limits_default, err));
+        MP_TRY(mp_model_load(&model, o->model, &o->limits, err));
     struct mp_stack_options options = tool_stack_options(o, model, NULL);
-    MP_TRY(mp_stack_load(&plan, in, o->format, &options, &mp_limits_default, err));
+    MP_TRY(mp_stack_load(&plan, in, o->format, &options, &o->limits, err));
     MP_TRY(mp_plan_verify(&report, plan, NULL, NULL, NULL, err));
     if (report->n > 0) {
         status = mp_fail_at(err, MP_EINPUT, in, 0, 0, "%s: %s", mp_violation_name(report->violations[0].kind),
@@ -47,10 +47,10 @@ out:
     return status;
 }
 
-static enum mp_status convert_topology(const char *in, struct mp_out *file, char *text, size_t size,
-                                       struct mp_error *err) {
+static enum mp_status convert_topology(const char *in, const struct opts *o, struct mp_out *file, char *text,
+                                       size_t size, struct mp_error *err) {
     struct mp_topology *t;
-    enum mp_status status = mp_topology_load(&t, in, &mp_limits_default, err);
+    enum mp_status status = mp_topology_load(&t, in, &o->limits, err);
     if (status != MP_OK)
         return status;
     mp_topology_write(t, file);
@@ -78,7 +78,7 @@ enum mp_status cmd_convert(const struct opts *o, const struct args *args, int *e
     if (kind == TOOL_TRACE)
         MP_TRY(convert_trace(in, o, file, text, sizeof text, err));
     else if (kind == TOOL_TOPOLOGY)
-        MP_TRY(convert_topology(in, file, text, sizeof text, err));
+        MP_TRY(convert_topology(in, o, file, text, sizeof text, err));
     else
         MP_TRY(convert_placement(in, o, file, text, sizeof text, err));
     unsigned long long n_bytes = mp_out_offset(file);

@@ -129,7 +129,7 @@ enum mp_status cmd_generate(const struct opts *o, const struct args *args, int *
         MP_TRY(tool_load_trace(&real, o->against, &plain, err));
         MP_TRY(mp_trace_statistics(&recorded, real, o->seed, err));
     }
-    MP_TRY(mp_synth_generate(&trace, &params, &mp_limits_default, err));
+    MP_TRY(mp_synth_generate(&trace, &params, &o->limits, err));
     MP_TRY(mp_out_open(&file, o->out, err));
     mp_trace_write(trace, file);
     status = mp_out_commit(file, err);

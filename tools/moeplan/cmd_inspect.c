@@ -111,10 +111,10 @@ static enum mp_status trace_facts(struct facts *f, const char *path, const struc
     return status;
 }
 
-static enum mp_status topology_facts(struct facts *f, const char *spec, struct mp_error *err) {
+static enum mp_status topology_facts(struct facts *f, const char *spec, const struct opts *o, struct mp_error *err) {
     struct mp_topology *t;
     char key[96], text[256], a[32], b[32];
-    enum mp_status status = mp_topology_load(&t, spec, &mp_limits_default, err);
+    enum mp_status status = mp_topology_load(&t, spec, &o->limits, err);
     if (status != MP_OK)
         return status;
     fact_text(f, "what", "topology");
@@ -152,10 +152,10 @@ static enum mp_status topology_facts(struct facts *f, const char *spec, struct m
     return MP_OK;
 }
 
-static enum mp_status model_facts(struct facts *f, const char *spec, struct mp_error *err) {
+static enum mp_status model_facts(struct facts *f, const char *spec, const struct opts *o, struct mp_error *err) {
     struct mp_model *m;
     char text[256];
-    enum mp_status status = mp_model_load(&m, spec, &mp_limits_default, err);
+    enum mp_status status = mp_model_load(&m, spec, &o->limits, err);
     if (status != MP_OK)
         return status;
     fact_text(f, "what", "model");
@@ -185,7 +185,7 @@ static enum mp_status plan_facts(struct facts *f, const char *path, const struct
     struct mp_plan *p = NULL;
     char text[256];
     struct mp_stack_options options = tool_stack_options(o, NULL, NULL);
-    enum mp_status status = mp_stack_load(&p, path, is_plan ? "plan" : o->format, &options, &mp_limits_default, err);
+    enum mp_status status = mp_stack_load(&p, path, is_plan ? "plan" : o->format, &options, &o->limits, err);
     if (status != MP_OK)
         return status;
     fact_text(f, "what", is_plan ? "plan" : "placement of a serving stack");
@@ -252,9 +252,9 @@ enum mp_status cmd_inspect(const struct opts *o, const struct args *args, int *e
     if (kind == TOOL_TRACE)
         MP_TRY(trace_facts(&f, spec, o, err));
     else if (kind == TOOL_TOPOLOGY)
-        MP_TRY(topology_facts(&f, spec, err));
+        MP_TRY(topology_facts(&f, spec, o, err));
     else if (kind == TOOL_MODEL)
-        MP_TRY(model_facts(&f, spec, err));
+        MP_TRY(model_facts(&f, spec, o, err));
     else
         MP_TRY(plan_facts(&f, spec, o, kind == TOOL_PLAN, err));
     MP_TRY(mp_out_open(&out, "-", err));

@@ -111,11 +111,13 @@ static const struct {
     {"strategies", strategies_row, "strategies (--strategy) and their stages (--replicate, --place, --route, --order)"},
     {"formats", formats_row, "recordings that can be read (--format; detected otherwise)"},
     {"stacks", stacks_row, "serving stacks: placements out (export --to) and in"},
-    {"presets", presets_row, "presets: synthetic recordings (generate --preset), models (-m), GPU types (8:h100), topologies"},
+    {"presets", presets_row,
+     "presets: synthetic recordings (generate --preset), models (-m), GPU types (8:h100), topologies"},
     {"models", models_row, "models (-m)"},
     {"dispatchers", dispatchers_row, "dispatchers (--dispatcher)"},
     {"topologies", topologies_row,
-     "topologies, and GPU types for short ones: 8:h100 is one node of 8, 4x8:h100 four of them, 2x4:a100+2x4:l40s mixed"},
+     "topologies, and GPU types for short ones: 8:h100 is one node of 8, 4x8:h100 four of them, 2x4:a100+2x4:l40s "
+     "mixed"},
 };
 enum { N_LISTS = sizeof lists / sizeof *lists };
 

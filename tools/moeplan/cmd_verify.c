@@ -40,9 +40,9 @@ enum mp_status cmd_verify(const struct opts *o, const struct args *args, int *ex
     enum mp_status status = MP_OK;
     if (args->n == 2)
         return mp_fail(err, MP_EUSAGE, "verify: TOPOLOGY is missing (give TRACE and TOPOLOGY, or neither)");
-    MP_TRY(mp_plan_load(&plan, args->value[0], &mp_limits_default, err));
+    MP_TRY(mp_plan_load(&plan, args->value[0], &o->limits, err));
     if (args->n == 3) {
-        MP_TRY(mp_topology_load(&topology, args->value[2], &mp_limits_default, err));
+        MP_TRY(mp_topology_load(&topology, args->value[2], &o->limits, err));
         MP_TRY(tool_load_trace(&trace, args->value[1], o, err));
         MP_TRY(tool_load_model(&model, o, trace, err));
     }

@@ -77,8 +77,11 @@ static enum mp_status run(int argc, char **argv, int *exit_code, struct mp_error
         return status;
     if (o.help)
         return print_help(verb, false, err);
-    if (o.mem_limit > 0)
+    o.limits = mp_limits_default;
+    if (o.mem_limit > 0) { /* not every verb has the option */
+        o.limits.memory_bytes = o.mem_limit;
         mp_alloc_limit(o.mem_limit);
+    }
     return verb->fn(&o, &args, exit_code, err);
 }
 

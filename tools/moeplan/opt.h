@@ -2,6 +2,7 @@
 #ifndef TOOL_OPT_H
 #define TOOL_OPT_H
 
+#include <moeplan/limits.h>
 #include <moeplan/status.h>
 #include <stdbool.h>
 
@@ -84,6 +85,7 @@ enum opt_id {
 
 /* What the command line said; defaults come from the table. Text is borrowed from argv. */
 struct opts {
+    struct mp_limits limits; /* the defaults, with --mem-limit */
     bool is_set[OPT_END];
     bool help, json, quiet, resample, stage_barrier, stage_coupled, markdown_table, man, markdown;
     uint64_t seed, threads, work_limit, mem_limit, layer_base, experts, top_k;

@@ -8,7 +8,7 @@ enum mp_status setup_load(struct setup *s, const struct opts *o, const char *tra
     *s = (struct setup){.o = o};
     enum mp_status status = MP_OK;
     /* The small inputs first, so that their mistakes show at once. */
-    MP_TRY(mp_topology_load(&s->topology, topology, &mp_limits_default, err));
+    MP_TRY(mp_topology_load(&s->topology, topology, &o->limits, err));
     MP_TRY(tool_load_trace(&s->trace, trace, o, err));
     MP_TRY(tool_load_model(&s->model, o, s->trace, err));
 out:
@@ -90,7 +90,7 @@ struct mp_plan_request score_request(const struct setup *s, const char *strategy
         .work_limit = o->work_limit,
         .wall_seconds = o->time_limit,
         .n_threads = tool_threads(o),
-        .limits = &mp_limits_default,
+        .limits = &o->limits,
     };
 }
 
@@ -149,7 +149,7 @@ enum mp_status score_load(struct score *out, const struct setup *s, const char *
     const char *slash = strrchr(path, '/');
     snprintf(out->name, sizeof out->name, "%s", slash != NULL ? slash + 1 : path);
     struct mp_stack_options options = tool_stack_options(s->o, s->model, s->topology);
-    enum mp_status status = mp_stack_load(&out->plan, path, NULL, &options, &mp_limits_default, err);
+    enum mp_status status = mp_stack_load(&out->plan, path, NULL, &options, &s->o->limits, err);
     if (status == MP_OK)
         status = score_fit(out->plan, path, s->trace, s->topology, err);
     return status;

@@ -56,14 +56,14 @@ enum mp_status tool_load_trace(struct mp_trace **out, const char *path, const st
     *out = NULL;
     struct mp_model *model = NULL;
     if (o->model != NULL) { /* it says how many experts a layer has, which arrays do not */
-        enum mp_status status = mp_model_load(&model, o->model, &mp_limits_default, err);
+        enum mp_status status = mp_model_load(&model, o->model, &o->limits, err);
         if (status != MP_OK)
             return status;
         hints.model_name = model->name;
         if (hints.n_experts == 0)
             hints.n_experts = model->n_experts;
     }
-    enum mp_status status = mp_trace_load(out, path, &hints, &mp_limits_default, err);
+    enum mp_status status = mp_trace_load(out, path, &hints, &o->limits, err);
     mp_model_free(model);
     return status;
 }
@@ -83,7 +83,7 @@ enum mp_status tool_load_model(struct mp_model **out, const struct opts *o, cons
     bool is_named = trace->model != NULL && trace->model[0] != '\0' && is_model_preset(trace->model);
     if (o->model != NULL || is_named) {
         const char *spec = o->model != NULL ? o->model : trace->model;
-        status = mp_model_load(out, spec, &mp_limits_default, err);
+        status = mp_model_load(out, spec, &o->limits, err);
         if (status != MP_OK)
             return status;
         struct mp_model *m = *out;
