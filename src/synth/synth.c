@@ -196,11 +196,11 @@ static enum mp_status check_params(const struct mp_synth_params *p, struct mp_er
     MP_TRY(in_range("--layers", p->n_layers, 1, MP_MAX_LAYERS, err));
     MP_TRY(in_range("--experts", p->n_experts, 1, MP_MAX_EXPERTS, err));
     MP_TRY(in_range("--top-k", p->top_k, 1, p->n_experts < MP_MAX_TOP_K ? p->n_experts : MP_MAX_TOP_K, err));
-    MP_TRY(in_range("--requests", p->n_requests, 1, UINT32_MAX - 1, err));
-    MP_TRY(in_range("--tokens-mean", p->tokens_per_request_mean, 1, UINT32_MAX, err));
-    MP_TRY(in_range("--requests times --tokens-mean", mp_mul_div(p->n_requests, p->tokens_per_request_mean, 1), 1,
+    MP_TRY(in_range("--n-requests", p->n_requests, 1, UINT32_MAX - 1, err));
+    MP_TRY(in_range("--tokens-per-request", p->tokens_per_request_mean, 1, UINT32_MAX, err));
+    MP_TRY(in_range("--n-requests times --tokens-per-request", mp_mul_div(p->n_requests, p->tokens_per_request_mean, 1), 1,
                     MP_MAX_TOKENS / 2, err));
-    MP_TRY(in_range("--cluster-size", p->cluster_size, 1, p->n_experts, err));
+    MP_TRY(in_range("--cluster", p->cluster_size, 1, p->n_experts, err));
     MP_TRY(in_range("the prefix tokens", p->prefix_tokens, 0, 4096, err));
     MP_TRY(in_range("--domains", p->n_domains, 0, 1024, err));
     if (p->first_layer_id > UINT32_MAX - MP_MAX_LAYERS) {
@@ -213,7 +213,7 @@ static enum mp_status check_params(const struct mp_synth_params *p, struct mp_er
     }
     MP_TRY(share("--coactivation", p->coactivation_ppm, err));
     MP_TRY(share("--cross-layer", p->cross_layer_ppm, err));
-    MP_TRY(share("--domain-shift", p->domain_ppm, err));
+    MP_TRY(share("--domain-share", p->domain_ppm, err));
     MP_TRY(share("--drift", p->drift_ppm, err));
     MP_TRY(share("--stickiness", p->stickiness_ppm, err));
     if (p->phase != MP_PHASE_PREFILL && p->phase != MP_PHASE_DECODE && p->phase != MP_PHASE_TRAIN)

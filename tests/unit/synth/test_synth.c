@@ -223,9 +223,9 @@ static void test_synth__refuses_what_cannot_be(void **state) {
     REFUSED(n_layers, 0, "--layers 0 is not in [1, 1024]");
     REFUSED(n_experts, 4097, "--experts 4097 is not in [1, 4096]");
     REFUSED(top_k, 33, "--top-k 33 is not in [1, 32]");
-    REFUSED(n_requests, 0, "--requests 0 is not in [1, 4294967294]");
-    REFUSED(tokens_per_request_mean, 0, "--tokens-mean 0 is not in [1, 4294967295]");
-    REFUSED(cluster_size, 33, "--cluster-size 33 is not in [1, 32]");
+    REFUSED(n_requests, 0, "--n-requests 0 is not in [1, 4294967294]");
+    REFUSED(tokens_per_request_mean, 0, "--tokens-per-request 0 is not in [1, 4294967295]");
+    REFUSED(cluster_size, 33, "--cluster 33 is not in [1, 32]");
     REFUSED(zipf_ppm, 4000001, "--zipf 4.000001 is not in [0, 4]");
     REFUSED(coactivation_ppm, 1000001, "--coactivation 1.000001 is not in [0, 1]");
     REFUSED(stickiness_ppm, 2000000, "--stickiness 2.000000 is not in [0, 1]");
