@@ -53,9 +53,9 @@ static void test_synth_presets__make_the_shipped_samples(void **state) {
         const char *path;
         struct mp_synth_params p;
     } samples[] = {
-        {"traces/samples/gpt-oss-like-decode.mpt", preset("gpt-oss-20b-like")},
-        {"traces/samples/deepseek-v2-lite-like-prefill.mpt", preset("deepseek-v2-lite-like")},
-        {"traces/samples/limoe-b16-like-prefill.mpt", preset("limoe-b16-like")},
+        {"traces/samples/decode.mpt", preset("gpt-oss-20b-like")},
+        {"traces/samples/prefill.mpt", preset("deepseek-v2-lite-like")},
+        {"traces/samples/limoe.mpt", preset("limoe-b16-like")},
     };
     samples[0].p.n_requests = 120;
     samples[0].p.tokens_per_request_mean = 24;
