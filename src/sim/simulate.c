@@ -35,7 +35,7 @@ static enum mp_status transfer_ns(const struct run *run, struct worker *w, uint3
     const uint64_t *first = is_combine ? traffic->combine : traffic->dispatch;
     const uint64_t *second = is_combine ? traffic->combine2 : traffic->dispatch2;
     uint64_t first_ns = 0, second_ns = 0, launch_ns;
-    enum mp_status status;
+    enum mp_status status = MP_OK;
     *out_ns = *bound_ns = 0;
     if (plan->n_gpus < 2)
         return MP_OK;

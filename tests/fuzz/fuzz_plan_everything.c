@@ -24,7 +24,7 @@ static struct mp_topology *topology_at(uint32_t i) {
 }
 
 static void complain(const struct mp_error *err, const char *what) {
-    fprintf(stderr, "plan_everything: %s: %s\n", what, err->message);
+    fprintf(stderr, "plan_everything: %s: %s (status %d)\n", what, err->message, (int)err->status);
     abort();
 }
 
