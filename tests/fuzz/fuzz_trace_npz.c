@@ -36,10 +36,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         write_table(fixed_table, sizeof fixed_table - 1);
     is_fixed = true;
     h.requests_path = table;
-    for (size_t i = 0; i < sizeof axes / sizeof axes[0]; i++) {
-        h.axes = axes[i];
-        h.n_experts = i >= 2 ? 0 : 4;
-        check_reader("npz", data, size, &h);
-    }
+    size_t i = size % (sizeof axes / sizeof axes[0]); /* one reading per input: the size picks which */
+    h.axes = axes[i];
+    h.n_experts = i >= 2 ? 0 : 4;
+    check_reader("npz", data, size, &h);
     return 0;
 }

@@ -164,6 +164,27 @@ static void test_trace_native__wrong_ids_behind_right_checksums_are_refused(void
     mp_trace_free(trace);
 }
 
+/* A mapped file costs tables, not ids. */
+static void test_trace_native__a_large_file_is_not_copied(void **state) {
+    (void)state;
+    struct mp_trace *t = token_trace((struct shape){4, 64, 8, 2, 80000, false, false}, 5), *u;
+    struct mp_error err = {0};
+    struct mp_out *o;
+    char path[256];
+    snprintf(path, sizeof path, "%s", temp_path("large.mpt"));
+    CHECK_OK(mp_out_open(&o, path, &err), err);
+    mp_trace_write(t, o);
+    CHECK_OK(mp_out_commit(o, &err), err);
+    mp_alloc_limit(mp_alloc_live() + (64 << 10)); /* of 5 MB */
+    CHECK_OK(mp_trace_load(&u, path, NULL, &mp_limits_default, &err), err);
+    mp_alloc_limit(0);
+    assert_non_null(u->mapped);
+    assert_true(u->mapped->is_mapped && u->mapped->size > (5 << 20) - (1 << 19));
+    assert_true(mp_trace_equal(t, u));
+    mp_trace_free(t);
+    mp_trace_free(u);
+}
+
 static struct bytes swept;
 static enum mp_status read_once(void *ctx, struct mp_error *err) {
     struct mp_trace *t;
@@ -204,6 +225,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_trace_native__damage_is_found_and_placed),
     cmocka_unit_test(test_trace_native__hostile_headers_are_refused),
     cmocka_unit_test(test_trace_native__wrong_ids_behind_right_checksums_are_refused),
+    cmocka_unit_test(test_trace_native__a_large_file_is_not_copied),
     cmocka_unit_test(test_trace_native__every_fault_is_reported),
 };
 RUN(tests)

@@ -337,6 +337,33 @@ static void test_trace_npz__bombs_are_refused(void **state) {
     mp_alloc_limit(0);
 }
 
+/* The array is never held beside the trace: inflating takes the trace itself, a chunk that grows, and a buffer. */
+static void test_trace_npz__inflating_takes_little_more_than_the_trace(void **state) {
+    (void)state;
+    enum { ROWS = 600000, K = 8 };
+    uint8_t *ids = malloc((size_t)ROWS * K);
+    for (size_t i = 0; i < (size_t)ROWS * K; i++)
+        ids[i] = (uint8_t)(i % K * 16 + (mp_mix64(i) & 15));
+    struct bytes npy = npy_bytes("|u1", "(600000, 1, 8)", ids, (size_t)ROWS * K);
+    struct member m = {"topk_ids.npy", npy, true};
+    struct bytes z = zip_bytes(&m, 1);
+    struct mp_trace_hints h = full_hints();
+    char path[256], table[256];
+    snprintf(path, sizeof path, "%s", save_bytes("large.npz", z.p, z.n)); /* over 1 MiB: mapped */
+    snprintf(table, sizeof table, "%s", save_bytes("large.requests.csv", "request,first_row,tokens\n0,0,600000\n", 36));
+    h.n_experts = 128;
+    struct mp_trace *t;
+    struct mp_error err = {0};
+    mp_alloc_limit(mp_alloc_live() + (size_t)ROWS * K + (1 << 20));
+    CHECK_OK(mp_trace_load(&t, path, &h, &mp_limits_default, &err), err);
+    mp_alloc_limit(0);
+    assert_int_equal(t->n_rows, ROWS);
+    mp_trace_free(t);
+    free(ids);
+    free(npy.p);
+    free(z.p);
+}
+
 static void set_directory(struct bytes z, size_t at, uint32_t v, size_t n) {
     for (size_t i = z.n; i-- > 4;)
         if (memcmp(z.p + i, "PK\1\2", 4) == 0) {
@@ -471,6 +498,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_trace_npz__slots_are_mapped_to_experts),
     cmocka_unit_test(test_trace_npz__damage_is_found),
     cmocka_unit_test(test_trace_npz__bombs_are_refused),
+    cmocka_unit_test(test_trace_npz__inflating_takes_little_more_than_the_trace),
     cmocka_unit_test(test_trace_npz__odd_archives_are_refused),
     cmocka_unit_test(test_trace_npz__wrong_requests_tables_are_refused),
     cmocka_unit_test(test_trace_npz__all_that_is_missing_is_asked_for_at_once),
