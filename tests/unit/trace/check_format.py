@@ -71,15 +71,14 @@ def main():
                 assert toy["names"][2 + category] == line["category"] and source == NONE
                 seen += 1
     assert seen == len(lines)
-    for name, shape in (("decode", (24, 32, 4)), ("prefill", (26, 64, 6))):
-        t = read_native(folder / f"{name}.mpt")
-        assert (len(t["layer_ids"]), t["n_experts"], t["top_k"]) == shape
+    for path in sorted(folder.glob("*.mpt")):
+        t = read_native(path)
         row = 0
         for _, first_row, n_rows, *_ in t["requests"]:
             assert first_row == row and n_rows > 0
             row += n_rows
-        assert row == len(t["ids"])
-        assert all(len(set(experts)) == shape[2] and max(experts) < shape[1] for token in t["ids"] for experts in token)
+        assert row == len(t["ids"]) > 0, path
+        assert all(len(set(experts)) == t["top_k"] and max(experts) < t["n_experts"] for token in t["ids"] for experts in token), path
     print("the samples read as traces/FORMAT.md says")
 
 
