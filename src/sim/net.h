@@ -99,6 +99,10 @@ static inline uint64_t net_round_up(double ns) {
     double x = ceil(ns - (ns * 1e-12 + 1e-6));
     return x <= 0 ? 0 : x >= 1.8e19 ? UINT64_MAX : (uint64_t)x;
 }
+static inline uint64_t net_add(uint64_t a, uint64_t b) {
+    uint64_t sum;
+    return mp_add_overflow(a, b, &sum) ? UINT64_MAX : sum;
+}
 /* Two times closer than this are one event. */
 static inline double net_tolerance(double t) { return t * 1e-13 + 1e-9; }
 

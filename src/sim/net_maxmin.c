@@ -208,7 +208,7 @@ void net_end(const struct mp_net *n, struct net_end *e, uint32_t pair, double no
     struct net_pair path;
     if (n->pair_first == NULL)
         net_path(n, pair / n->n, pair % n->n, &path);
-    uint64_t latency = (uint64_t)(n->pair_first != NULL ? n->pair_latency[pair] : path.latency_ns), end = net_round_up(now) + latency;
+    uint64_t latency = (uint64_t)(n->pair_first != NULL ? n->pair_latency[pair] : path.latency_ns), end = net_add(net_round_up(now), latency);
     e->longest_ns = end > e->longest_ns ? end : e->longest_ns;
     e->least_latency_ns = latency < e->least_latency_ns ? latency : e->least_latency_ns;
     if (e->finish_ns != NULL)
@@ -410,7 +410,7 @@ enum mp_status mp_net_concurrent(struct mp_net *n, const uint64_t *matrix, uint6
             run_paths(&x);
     }
     /* Exact arithmetic would never be below the bound; rounding must not be either. */
-    uint64_t bound = mp_net_port_bound(n, matrix) + end.least_latency_ns;
+    uint64_t bound = net_add(mp_net_port_bound(n, matrix), end.least_latency_ns);
     *time_ns = end.longest_ns > bound ? end.longest_ns : bound;
     return MP_OK;
 }

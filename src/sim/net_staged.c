@@ -9,7 +9,7 @@
 #include <string.h>
 
 static enum mp_status reserve(struct mp_net *n, size_t n_transfers, struct mp_error *err) {
-    if (n_transfers <= n->n_transfers_allocated)
+    if (n->transfer_bytes != NULL && n_transfers <= n->n_transfers_allocated)
         return MP_OK;
     n_transfers += n_transfers / 4 + 16;
     void *grown = mp_realloc(n->transfer_bytes, n_transfers, sizeof *n->transfer_bytes);

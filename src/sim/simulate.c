@@ -4,6 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Times of one layer stop at 52 days, so that no sum over layers can overflow. */
+static uint64_t sane(uint64_t ns) { return ns < UINT64_C(1) << 52 ? ns : UINT64_C(1) << 52; }
+
 struct step_out { /* of one step */
     struct balance_sum balance;
     uint64_t intra, inter, copies_expert, copies_gpu, copies_node, port_bound_ns, lower_bound_ns, compute_sum_ns;
@@ -66,7 +69,10 @@ static enum mp_status transfer_ns(const struct run *run, struct worker *w, uint3
         *bound_ns = !d->is_overlapped ? *bound_ns + second_bound : *bound_ns > second_bound ? *bound_ns : second_bound;
     }
     /* Stages pay for themselves; what remains is launched once. */
-    launch_ns = (d->n_launches - (is_staged && d->n_launches > 0)) * t->launch_ns;
+    first_ns = sane(first_ns);
+    second_ns = sane(second_ns);
+    *bound_ns = sane(*bound_ns);
+    launch_ns = (d->n_launches - (is_staged && d->n_launches > 0)) * sane(t->launch_ns);
     *out_ns = (!d->is_overlapped ? first_ns + second_ns : first_ns > second_ns ? first_ns : second_ns) + launch_ns;
 out:
     return status;
@@ -80,8 +86,8 @@ static void anywhere(const struct run *run, const struct mp_traffic *traffic, ui
     total = mp_ceil_div(total, traffic->n_gpus);
     *attention_ns = *shared_ns = UINT64_MAX;
     for (uint32_t g = 0; g < traffic->n_gpus; g++) {
-        uint64_t a = mp_attention_ns(run->setup.topology, g, run->setup.model, total);
-        uint64_t s = mp_shared_ns(run->setup.topology, g, run->setup.model, total);
+        uint64_t a = sane(mp_attention_ns(run->setup.topology, g, run->setup.model, total));
+        uint64_t s = sane(mp_shared_ns(run->setup.topology, g, run->setup.model, total));
         *attention_ns = a < *attention_ns ? a : *attention_ns;
         *shared_ns = s < *shared_ns ? s : *shared_ns;
     }
@@ -106,8 +112,8 @@ static enum mp_status one_step(void *ctx, size_t i, unsigned worker, struct mp_e
         MP_TRY(transfer_ns(run, w, step, layer, false, &dispatch, &bounds[0], err));
         MP_TRY(transfer_ns(run, w, step, layer, true, &combine, &bounds[1], err));
         for (uint32_t g = 0; g < n; g++) {
-            uint64_t a = mp_attention_ns(t, g, m, x->source_rows[g]), s = mp_shared_ns(t, g, m, x->source_rows[g]);
-            uint64_t c = mp_compute_ns(t, g, m, x->active[g], x->padded_rows[g]);
+            uint64_t a = sane(mp_attention_ns(t, g, m, x->source_rows[g])), s = sane(mp_shared_ns(t, g, m, x->source_rows[g]));
+            uint64_t c = sane(mp_compute_ns(t, g, m, x->active[g], x->padded_rows[g]));
             attention = a > attention ? a : attention;
             shared = s > shared ? s : shared;
             compute = c > compute ? c : compute;
@@ -132,7 +138,7 @@ static enum mp_status one_step(void *ctx, size_t i, unsigned worker, struct mp_e
             MP_TRY(mp_layer_lower_bound(&b, in, step, layer, err));
             if (in->sources == MP_SOURCES_COUPLED)
                 anywhere(run, x, &attention, &shared);
-            o->lower_bound_ns += attention * times + (shared > b.dispatch_ns ? shared : b.dispatch_ns) + b.compute_ns + b.combine_ns;
+            o->lower_bound_ns += attention * times + sane(shared > b.dispatch_ns ? shared : b.dispatch_ns) + sane(b.compute_ns) + sane(b.combine_ns);
         }
     }
     sum.step_ns = sum.dispatch_ns + sum.compute_ns + sum.combine_ns + sum.other_ns;

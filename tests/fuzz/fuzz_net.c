@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_GPUS 8u
+#define MAX_GPUS 5u /* small, so that many inputs are tried */
 
 struct bytes {
     const uint8_t *p;
@@ -63,9 +63,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct mp_topology t = {.name = "fuzz", .n_gpus = n, .n_types = 1, .n_levels = 2, .n_resources = n_res, .gpus = gpus, .types = &type,
                             .levels = levels, .resources = resources, .stage_launch_ns = take(&b, 1)};
     /* Stages of at most one transfer per pair in each; the last share of a pair goes to the end unless the input takes it away. */
-    struct mp_transfer transfers[24][MAX_GPUS * MAX_GPUS];
-    struct mp_stage stages[24];
-    uint32_t unit = 1 + (uint32_t)take(&b, 1), done[MAX_GPUS * MAX_GPUS] = {0}, n_stages = 1 + (uint32_t)take(&b, 1) % 23;
+    struct mp_transfer transfers[8][MAX_GPUS * MAX_GPUS];
+    struct mp_stage stages[8];
+    uint32_t unit = 1 + (uint32_t)take(&b, 1), done[MAX_GPUS * MAX_GPUS] = {0}, n_stages = 1 + (uint32_t)take(&b, 1) % 7;
     bool is_whole = (flags & 16) == 0;
     for (uint32_t s = 0; s <= n_stages; s++) {
         stages[s] = (struct mp_stage){0, transfers[s]};
