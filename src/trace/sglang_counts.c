@@ -52,6 +52,10 @@ enum mp_status sglang_read_stat(struct mp_trace **out, struct sglang_recording *
         goto out;
     }
     MP_TRY(mp_trace_builder_new(&b, &meta, limits, err));
+    uint64_t n_used = 0;
+    for (uint64_t i = 0; i < n_rows; i++)
+        n_used += !all_zero(bytes + i * n_layers * row, n_layers * row);
+    MP_TRY(trace_builder_reserve(b, n_used, err));
     for (uint64_t i = 0; i < n_rows; i++) {
         if (all_zero(bytes + i * n_layers * row, n_layers * row))
             continue;

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 enum { FIRST_CHUNK_ROWS = 256, MAX_CATEGORIES = 65536, COPY_BLOCK_ROWS = 256 };
 
@@ -440,6 +441,14 @@ enum mp_status mp_trace_builder_rows(struct mp_trace_builder *b, const void *ids
     return MP_OK;
 }
 
+/* Asks for large pages: filling hundreds of MB in pages of 4 KiB costs a fifth of the time of reading a recording. Only a hint. */
+static void hint_large(void *p, size_t n) {
+    enum { LARGE_PAGE = 2 << 20 };
+    uintptr_t from = ((uintptr_t)p + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE, to = ((uintptr_t)p + n) / LARGE_PAGE * LARGE_PAGE;
+    if (to > from && to - from >= 8 * (uintptr_t)LARGE_PAGE)
+        (void)madvise((void *)from, to - from, MADV_HUGEPAGE);
+}
+
 enum mp_status mp_trace_builder_iteration(struct mp_trace_builder *b, uint32_t category, struct mp_error *err) {
     struct mp_trace *t = b->t;
     if (t->kind != MP_TRACE_COUNTS || (category != MP_NONE && category >= t->n_categories))
@@ -509,6 +518,20 @@ static bool add_in_place(uint64_t *to, const uint8_t *bytes, uint32_t item, uint
             all |= to[i] | c;
         }
     return all < MP_MAX_TOKENS;
+}
+
+enum mp_status trace_builder_reserve(struct mp_trace_builder *b, uint64_t n_iterations, struct mp_error *err) {
+    struct mp_trace *t = b->t;
+    size_t cells = (size_t)t->n_sources * t->n_layers * t->n_experts;
+    if (b->counts != NULL || n_iterations == 0 || n_iterations > UINT32_MAX / 2 || n_iterations > b->memory_bytes / 8 / cells)
+        return MP_OK; /* growing will say what is wrong */
+    b->counts = mp_realloc(NULL, n_iterations, cells * sizeof *b->counts);
+    b->iteration_category = mp_realloc(NULL, n_iterations, sizeof *b->iteration_category);
+    if (b->counts == NULL || b->iteration_category == NULL)
+        return mp_nomem(err, "trace");
+    b->iteration_room = n_iterations;
+    hint_large(b->counts, n_iterations * cells * sizeof *b->counts);
+    return MP_OK;
 }
 
 enum mp_status trace_builder_add(struct mp_trace_builder *b, uint32_t layer, const uint8_t *bytes, uint32_t item, uint32_t n,

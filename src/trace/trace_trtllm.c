@@ -160,8 +160,9 @@ static enum mp_status check_grid(struct recording *r, struct mp_error *err) {
 
 static enum mp_status build_counts(struct recording *r, struct mp_trace_builder *b, struct mp_error *err) {
     uint64_t bad = 0;
-    for (uint64_t i = 0; i < r->n_iters; i++) {
-        enum mp_status status = mp_trace_builder_iteration(b, MP_NONE, err);
+    enum mp_status status = trace_builder_reserve(b, r->n_iters, err);
+    for (uint64_t i = 0; i < r->n_iters && status == MP_OK; i++) {
+        status = mp_trace_builder_iteration(b, MP_NONE, err);
         for (uint32_t g = 0; g < r->n_ranks && status == MP_OK; g++)
             for (uint32_t l = 0; l < r->n_layers && status == MP_OK; l++) {
                 const struct safetensor *t = &r->files[g].at[i * r->n_layers + l];
@@ -170,10 +171,8 @@ static enum mp_status build_counts(struct recording *r, struct mp_trace_builder 
                 if (status == MP_EINPUT)
                     (void)recording_bad_count(r->ins[g], t->offset + bad * t->item, number_at(bytes, t->item, bad), err);
             }
-        if (status != MP_OK)
-            return status;
     }
-    return MP_OK;
+    return status;
 }
 
 /* Does any token leave places of its top-k unused? */
