@@ -320,12 +320,15 @@ void mp_yaml_write_string(struct mp_out *o, const char *s) {
         } else if (c >= 0x20 && c < 0x7f) {
             mp_out_write(o, s + i, 1);
             i++;
-        } else if (c < 0x80 || !mp_is_text(s + i, n - i)) {
-            mp_out_printf(o, "\\x%02X", c);
-            i++;
-        } else { /* valid UTF-8, as an escape: the files stay ASCII */
+        } else {
             size_t length = c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : 2;
-            uint32_t code = c & (0x7fu >> length);
+            if (c < 0x80 || n - i < length || !mp_is_text(s + i, length)) {
+                mp_out_printf(o, "\\x%02X",
+                              c); /* a control character; a byte that is no UTF-8 comes back as that code */
+                i++;
+                continue;
+            }
+            uint32_t code = c & (0x7fu >> length); /* valid UTF-8, as an escape: the files stay ASCII */
             for (size_t k = 1; k < length; k++)
                 code = code << 6 | ((unsigned char)s[i + k] & 0x3f);
             mp_out_printf(o, code > 0xffff ? "\\U%08X" : "\\u%04X", code);

@@ -180,11 +180,12 @@ static void test_topology__round_trips(void **state) {
         struct mp_topology *t = load(name);
         assert_string_equal(t->name, name);
         check_round_trip(t);
-        mp_topology_free(t);
+        /* What is built in is the file, byte for byte. */
         char file[256];
         snprintf(file, sizeof file, "topologies/%s.yaml", name);
-        t = load(source_path(file));
-        check_round_trip(t);
+        struct mp_topology *same = load(source_path(file));
+        assert_string_equal(same->sha256, t->sha256);
+        mp_topology_free(same);
         mp_topology_free(t);
     }
     assert_int_equal(n, 7);

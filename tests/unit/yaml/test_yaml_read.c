@@ -149,6 +149,7 @@ static void test_yaml_read__strings_round_trip(void **state) {
                                         "[x]",
                                         "it's",
                                         "x (y) z/w+v-u_t.s",
+                                        "\xc3\xa9 and\na new line",
                                         "\x01",
                                         "\x7f"};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
