@@ -117,48 +117,58 @@ static enum mp_status open_passes(struct reader *d, struct mp_error *err) {
  * expert, count once: a token visits an expert once. */
 static enum mp_status experts_of(const struct reader *d, const struct pass *p, uint32_t layer, uint32_t token, uint16_t *to, uint32_t *n,
                                  struct mp_error *err) {
-    *n = 0;
+    uint64_t cell = ((uint64_t)layer * p->n_tokens + token) * p->width;
+    const uint8_t *from = p->ids + cell * p->item;
+    const uint16_t *logical = d->r->logical + (size_t)layer * d->r->n_physical;
+    uint64_t seen[4] = {0}; /* expert modulo 256: a hit is looked at more closely */
+    uint32_t used = 0;
     for (uint32_t i = 0; i < p->width; i++) {
-        uint64_t cell = ((uint64_t)layer * p->n_tokens + token) * p->width + i;
-        int64_t slot = number_at(p->ids, p->item, cell);
+        int64_t slot = number_at(from, p->item, i);
         if (slot < 0)
             continue;
         if (slot >= (int64_t)d->r->n_physical)
-            return mp_fail_at(err, MP_EINPUT, p->record->file->in->path, 0, p->at + cell * p->item + 1,
+            return mp_fail_at(err, MP_EINPUT, p->record->file->in->path, 0, p->at + (cell + i) * p->item + 1,
                               "\"%lld\" is not a slot of the map (0 to %u)", (long long)slot, d->r->n_physical - 1);
-        uint16_t expert = d->r->logical[(size_t)layer * d->r->n_physical + (size_t)slot];
-        uint32_t k = 0;
-        while (k < *n && to[k] != expert)
-            k++;
-        if (k == *n)
-            to[(*n)++] = expert;
+        uint16_t expert = logical[slot];
+        uint64_t *word = &seen[expert >> 6 & 3], bit = UINT64_C(1) << (expert & 63);
+        if ((*word & bit) != 0) {
+            uint32_t k = 0;
+            while (k < used && to[k] != expert)
+                k++;
+            if (k < used)
+                continue;
+        }
+        *word |= bit;
+        to[used++] = expert;
     }
+    *n = used;
     return MP_OK;
 }
 
 /* Layers that route anything, the widest top-k, and whether some token has fewer. */
 static enum mp_status measure(struct reader *d, struct mp_error *err) {
-    bool is_used[MP_MAX_LAYERS] = {false};
-    uint32_t least = MP_MAX_TOP_K;
     uint16_t experts[MP_MAX_TOP_K];
-    for (int round = 0; round < 2; round++)
-        for (uint64_t k = 0; k < d->n_passes; k++) {
-            const struct pass *p = &d->passes[k];
-            for (uint32_t l = 0; l < d->r->n_layers; l++)
-                for (uint32_t j = 0; j < p->n_tokens && (round == 0 || is_used[l]); j++) {
-                    uint32_t n = 0;
-                    enum mp_status status = experts_of(d, p, l, j, experts, &n, err);
-                    if (status != MP_OK)
-                        return status;
-                    is_used[l] |= n > 0;
-                    d->top_k = n > d->top_k ? n : d->top_k;
-                    least = round == 1 && n < least ? n : least;
-                }
-        }
-    d->has_unused = least < d->top_k;
+    uint32_t least_of[MP_MAX_LAYERS], most_of[MP_MAX_LAYERS] = {0}, least = MP_MAX_TOP_K;
     for (uint32_t l = 0; l < d->r->n_layers; l++)
-        if (is_used[l])
-            d->ids[d->n_layers++] = l;
+        least_of[l] = MP_MAX_TOP_K;
+    for (uint64_t k = 0; k < d->n_passes; k++)
+        for (uint32_t l = 0; l < d->r->n_layers; l++)
+            for (uint32_t j = 0; j < d->passes[k].n_tokens; j++) {
+                uint32_t n = 0;
+                enum mp_status status = experts_of(d, &d->passes[k], l, j, experts, &n, err);
+                if (status != MP_OK)
+                    return status;
+                most_of[l] = n > most_of[l] ? n : most_of[l];
+                least_of[l] = n < least_of[l] ? n : least_of[l];
+            }
+    for (uint32_t l = 0; l < d->r->n_layers; l++) {
+        if (most_of[l] == 0)
+            continue;
+        d->ids[d->n_layers++] = l;
+        d->top_k = most_of[l] > d->top_k ? most_of[l] : d->top_k;
+        least = least_of[l] < least ? least_of[l] : least;
+    }
+    d->has_unused = least < d->top_k;
     return MP_OK;
 }
 
