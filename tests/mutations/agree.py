@@ -2,7 +2,7 @@
 """Both verifiers on the same files: plans of many options are accepted by both; each broken copy, its checksum put right again, is
 refused by both, and both name the broken thing by the same word.
 
-agree.py MOEPLAN [SOURCE ROOT]"""
+agree.py MOEPLAN [SOURCE ROOT [PROGRAM THAT WRITES TWISTED PLANS]]"""
 import hashlib
 import os
 import re
@@ -203,6 +203,15 @@ def enrich(lines):
                       "  experts_per_gpu: 1", "  bucket_order: [1, 2, 0]"]
 
 
+def twisted(program, n=40):
+    """Random plans of every rule and mode, which no strategy makes."""
+    need(run(program, FOLDER, str(n)), "twisted plans")
+    with open(at("topologies")) as f:
+        for i, topology in enumerate(f.read().split()):
+            both_accept(f"twisted plan {i}", at(f"{i}.yaml"), [at(f"{i}.mpt"), topology])
+    return n
+
+
 def main():
     decode, prefill = at("decode.mpt"), at("prefill.mpt")
     small = ["--layers", "2", "--experts", "8", "--top-k", "2", "--n-requests", "40", "--tokens-per-request", "6", "-q"]
@@ -250,9 +259,10 @@ def main():
     code, out, err = moeplan("verify", at("plan0.yaml"), decode, "2x2:h100", "-m", at("large.yaml"))
     if code != 1 or ": capacity: " not in out:
         failures.append(f"capacity: moeplan verify: exit {code}: {out[:300]}{err[:300]}")
+    n_twisted = twisted(sys.argv[3]) if len(sys.argv) > 3 else 0
     for text in failures:
         print(f"not agreed: {text}")
-    print(f"{len(options) + 1} plans accepted and {len(DATA) + len(STRUCTURE) + 1} broken ones refused by both, but for {len(failures)}")
+    print(f"{len(options) + 1 + n_twisted} plans accepted and {len(DATA) + len(STRUCTURE) + 1} broken ones refused by both, but for {len(failures)}")
     for name in os.listdir(FOLDER):
         os.unlink(at(name))
     os.rmdir(FOLDER)

@@ -5,6 +5,7 @@
 #include "tiny.h"
 #include "planner.h"
 #include "support.h"
+#include "twist.h"
 #include <moeplan/verify.h>
 
 static const char *const topologies[] = {"1x4:h100", "2x4:h100", "2x2:a100+2x2:l40s", "1x8:mi300x", "4x2:v100", "1x1:h100",
@@ -21,44 +22,6 @@ static void check_accepted(const struct mp_plan *p, const struct tiny *t, const 
     assert_true(r->n_checks > 10 && r->has_data);
     assert_int_equal(r->n_steps_simulated, p->n_samples);
     mp_verify_report_free(r);
-}
-
-/* Another routing rule, other weights, random orders, another stage mode; then what the planner proves about that. */
-static void twist(struct mp_rng *rng, struct mp_plan *p) {
-    p->route = (enum mp_route_rule)mp_rng_below(rng, MP_N_ROUTE_RULES);
-    p->stage_mode = (enum mp_stage_mode)mp_rng_below(rng, 3);
-    struct mp_order *orders = NULL;
-    p->n_orders = 0;
-    if (p->n_gpus > 1 && mp_rng_below(rng, 3) > 0) {
-        p->n_orders = 2;
-        orders = mp_arena_alloc(p->arena, 2, sizeof *orders);
-        assert_non_null(orders);
-        random_order(rng, p, &orders[0]);
-        random_order(rng, p, &orders[1]);
-        if (mp_rng_below(rng, 2)) { /* sub-ports: slow enough to fit anywhere */
-            orders[1].ports = 2;
-            orders[1].port_bytes_per_s = 1000000000;
-        }
-    }
-    p->orders = orders;
-    for (uint32_t l = 0; l < p->n_layers; l++) {
-        struct mp_plan_layer *layer = &p->layers[l];
-        layer->order = p->n_orders > 0 && mp_rng_below(rng, 4) > 0 ? (uint32_t)mp_rng_below(rng, 2) : MP_NONE;
-        layer->combine_reversed = mp_rng_below(rng, 2);
-        layer->slot_weight = NULL;
-        if (p->route != MP_ROUTE_WEIGHTED && p->route != MP_ROUTE_TIERED)
-            continue;
-        layer->slot_weight = mp_arena_alloc(p->arena, p->n_slots, sizeof *layer->slot_weight);
-        assert_non_null(layer->slot_weight);
-        for (uint32_t s = 0; s < p->n_slots; s++)
-            layer->slot_weight[s] = 1 + (uint32_t)mp_rng_below(rng, 5);
-        for (uint32_t s = 0; s < p->n_slots; s++) /* a weight of 0 where another replica keeps one */
-            for (uint32_t k = 0; k < s; k++)
-                if (layer->slot_expert[k] == layer->slot_expert[s] && mp_rng_below(rng, 8) == 0 && layer->slot_weight[k] > 0) {
-                    layer->slot_weight[s] = 0;
-                    break;
-                }
-    }
 }
 
 static void test_verify_data__agrees_with_planner_and_simulator(void **state) {
