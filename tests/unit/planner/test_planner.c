@@ -96,6 +96,10 @@ static void test_planner__every_recipe_on_random_problems_is_verified_and_reprod
             mp_rng_below(&rng, 2) == 0 ? 0 : (uint32_t)mp_rng_below(&rng, (uint64_t)s.n_experts * (n_gpus - 1) / 2 + 1);
         t.request.needs_distinct = mp_rng_below(&rng, 3) == 0;
         t.request.seed = i;
+        if (!s.is_counts) {
+            t.request.sim.dispatcher = mp_dispatcher_at((uint32_t)mp_rng_below(&rng, 5));
+            t.request.sim.sources = mp_rng_below(&rng, 4) == 0 ? MP_SOURCES_COUPLED : MP_SOURCES_DP;
+        }
         for (uint32_t k = 0; mp_recipe_at(k) != NULL; k++) {
             t.request.strategy = mp_recipe_at(k)->name;
             char *first = NULL;
@@ -411,6 +415,12 @@ static void test_planner__auto_keeps_a_validation_part_and_a_work_limit(void **s
     assert_true(p->provenance.is_reproducible && p->provenance.work_used < all);
     mp_plan_free(p);
     t.request.work_limit = 0;
+    t.request.wall_seconds = 1e-9; /* the safety net strikes after the first candidate */
+    p = make(&t.request);
+    assert_string_equal(p->provenance.stopped_by, "wall_clock");
+    assert_false(p->provenance.is_reproducible);
+    mp_plan_free(p);
+    t.request.wall_seconds = 0;
     t.request.place = "round-robin";
     p = make(&t.request);
     assert_string_equal(p->provenance.place, "round-robin");
