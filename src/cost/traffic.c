@@ -165,6 +165,37 @@ static void prepare(struct traffic_scratch *s, const struct mp_cost_setup *in, u
         s->node_gpus[s->node_first[s->node[g]] + s->index_in_node[g]] = g;
 }
 
+/* Where a token starts. */
+static enum mp_status source_of(const struct traffic_scratch *s, const struct mp_cost_setup *in, uint32_t layer, uint64_t row, uint64_t hash,
+                                uint32_t *src, struct mp_error *err) {
+    if (in->sources != MP_SOURCES_COUPLED)
+        return MP_OK;
+    uint32_t expert = (uint32_t)(row % in->plan->n_experts), home = mp_router_slot(in->router, layer, expert, *src, hash);
+    if (home == MP_NONE)
+        return no_slot(in->plan, layer, expert, err);
+    *src = s->slot_gpu[home];
+    return MP_OK;
+}
+
+/* One more GPU, not its own, that computes a token; called once for each. */
+static inline void copy_to_gpu(struct traffic_scratch *s, enum mp_copy_count copies, uint32_t src, uint32_t g, bool is_first_in_node) {
+    struct mp_traffic *t = &s->pub;
+    const size_t n = t->n_gpus;
+    uint32_t v = s->node[g];
+    t->copies_gpu++;
+    if (copies == MP_COPY_PER_GPU || (copies == MP_COPY_PER_NODE && v == s->node[src]))
+        t->dispatch[src * n + g]++;
+    if (v == s->node[src])
+        return;
+    t->copies_node += is_first_in_node;
+    if (copies != MP_COPY_PER_NODE)
+        return;
+    uint32_t size = s->node_first[v + 1] - s->node_first[v];
+    uint32_t gateway = s->node_gpus[s->node_first[v] + s->index_in_node[src] % size];
+    t->dispatch[src * n + gateway] += is_first_in_node;
+    t->dispatch2[gateway * n + g] += gateway != g;
+}
+
 /* Routes every token of the step; dispatch and dispatch2 receive copies, not bytes. */
 static enum mp_status count_tokens(struct traffic_scratch *s, const struct mp_cost_setup *in, uint32_t step, uint32_t layer,
                                    struct mp_error *err) {
@@ -173,23 +204,16 @@ static enum mp_status count_tokens(struct traffic_scratch *s, const struct mp_co
     const struct mp_step *st = &in->workload->steps[step];
     const enum mp_copy_count copies = in->dispatcher->copies;
     const size_t n = t->n_gpus;
-    const uint32_t n_experts = in->plan->n_experts;
+    const bool is_narrow = n <= 64; /* a token's GPUs fit one word */
     uint16_t ids[MP_MAX_TOP_K];
+    uint32_t gpus[MP_MAX_TOP_K];
     for (uint32_t i = 0; i < st->n; i++) {
-        uint64_t row = st->row[i], hash = mp_token_hash(row);
-        uint32_t src = st->source[i], k = mp_trace_row(trace, layer, row, ids);
-        if (in->sources == MP_SOURCES_COUPLED) {
-            uint32_t home = mp_router_slot(in->router, layer, (uint32_t)(row % n_experts), src, hash);
-            if (home == MP_NONE)
-                return no_slot(in->plan, layer, (uint32_t)(row % n_experts), err);
-            src = s->slot_gpu[home];
-        }
+        uint64_t row = st->row[i], hash = mp_token_hash(row), seen = 0;
+        uint32_t src = st->source[i], k = mp_trace_row(trace, layer, row, ids), n_local = 0;
+        enum mp_status status = source_of(s, in, layer, row, hash, &src, err);
+        if (status != MP_OK)
+            return status;
         t->source_rows[src]++;
-        uint64_t stamp = ++s->stamp;
-        uint32_t src_node = s->node[src];
-        uint64_t *from_src = t->dispatch + src * n;
-        s->gpu_stamp[src] = stamp; /* own GPU and node: no copy */
-        s->node_stamp[src_node] = stamp;
         for (uint32_t j = 0; j < k; j++) {
             uint32_t slot = s->only_slot[ids[j]];
             if (slot == MP_NONE) {
@@ -197,34 +221,39 @@ static enum mp_status count_tokens(struct traffic_scratch *s, const struct mp_co
                 if (slot == MP_NONE)
                     return no_slot(in->plan, layer, ids[j], err);
             }
-            t->slot_rows[slot]++;
             uint32_t g = s->slot_gpu[slot];
-            if (g == src)
-                continue;
-            t->copies_expert++;
-            if (copies == MP_COPY_PER_EXPERT)
-                from_src[g]++;
+            t->slot_rows[slot]++;
+            gpus[j] = g;
+            seen |= UINT64_C(1) << (g & 63);
+            n_local += g == src;
+        }
+        t->copies_expert += k - n_local;
+        if (copies == MP_COPY_PER_EXPERT)
+            for (uint32_t j = 0; j < k; j++)
+                t->dispatch[src * n + gpus[j]]++; /* the diagonal is cleared below */
+        if (is_narrow) {
+            uint64_t nodes = 0; /* at most as many as GPUs */
+            for (uint64_t left = seen & ~(UINT64_C(1) << src); left != 0; left &= left - 1) {
+                uint32_t g = (uint32_t)__builtin_ctzll(left);
+                uint64_t bit = UINT64_C(1) << s->node[g];
+                copy_to_gpu(s, copies, src, g, (nodes & bit) == 0);
+                nodes |= bit;
+            }
+            continue;
+        }
+        uint64_t stamp = ++s->stamp;
+        s->gpu_stamp[src] = stamp;
+        for (uint32_t j = 0; j < k; j++) {
+            uint32_t g = gpus[j];
             if (s->gpu_stamp[g] == stamp)
                 continue;
             s->gpu_stamp[g] = stamp;
-            t->copies_gpu++;
-            uint32_t v = s->node[g];
-            if (copies == MP_COPY_PER_GPU || (copies == MP_COPY_PER_NODE && v == src_node))
-                from_src[g]++;
-            if (v == src_node)
-                continue;
-            uint32_t size = s->node_first[v + 1] - s->node_first[v];
-            uint32_t gateway = s->node_gpus[s->node_first[v] + s->index_in_node[src] % size];
-            if (s->node_stamp[v] != stamp) {
-                s->node_stamp[v] = stamp;
-                t->copies_node++;
-                if (copies == MP_COPY_PER_NODE)
-                    from_src[gateway]++;
-            }
-            if (copies == MP_COPY_PER_NODE && gateway != g)
-                t->dispatch2[gateway * n + g]++;
+            copy_to_gpu(s, copies, src, g, s->node_stamp[s->node[g]] != stamp);
+            s->node_stamp[s->node[g]] = stamp;
         }
     }
+    for (uint32_t i = 0; i < n; i++)
+        t->dispatch[i * n + i] = 0;
     if (copies == MP_COPY_ALL)
         for (uint32_t i = 0; i < n; i++)
             for (uint32_t j = 0; j < n; j++)

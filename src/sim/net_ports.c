@@ -24,7 +24,7 @@ struct net_ports {
     double now;
     uint64_t alive[2 * SIDE], own[2 * SIDE]; /* flows by port opposite: not ended; ended only with this port */
     double capacity[2 * SIDE], room[2 * SIDE], share[2 * SIDE], sent[2 * SIDE], least_end[2 * SIDE], inverse[SIDE + 1];
-    uint32_t n_open[2 * SIDE], resource[2 * SIDE];
+    uint32_t n_open[2 * SIDE], n_alive[2 * SIDE], resource[2 * SIDE];
     bool is_stale[2 * SIDE]; /* least_end is to be found again */
     struct port_level levels[2 * SIDE];
     double end[2 * SIDE][SIDE]; /* clock of the port at which the flow ends; INFINITY = not this port's */
@@ -111,7 +111,7 @@ static void open_shares(struct net_ports *p) {
     for (uint32_t port = 0; port < p->n_ports; port++) {
         uint32_t side = port >= p->n_out, me = side ? port - p->n_out : port;
         bool is_open = (p->open[side] >> me & 1) != 0 && p->n_open[port] > 0;
-        if (is_open && p->n_open[port] == (uint32_t)__builtin_popcountll(p->alive[port]))
+        if (is_open && p->n_open[port] == p->n_alive[port])
             p->room[port] = p->capacity[port]; /* nothing taken: forget what rounding has left */
         p->share[port] = is_open ? named(p->room[port] * p->inverse[p->n_open[port]], port) : INFINITY;
     }
@@ -126,7 +126,8 @@ static void end_flow(struct net_ports *p, const struct mp_net *n, struct net_end
     p->end[out][in] = p->end[q][out] = INFINITY;
     p->n_open[out]--; /* the caller has undone or will undo the levels, which counts both ends as open again */
     p->n_open[q]--;
-    double capacity = net_capacity(&n->resources[p->resource[q]], (uint32_t)__builtin_popcountll(p->alive[q]));
+    p->n_alive[out]--;
+    double capacity = net_capacity(&n->resources[p->resource[q]], --p->n_alive[q]);
     p->room[q] += capacity - p->capacity[q];
     p->capacity[q] = capacity;
     p->n_left--;
@@ -211,7 +212,7 @@ bool net_ports_run(struct mp_net *n, const uint32_t *pairs, size_t n_pairs, cons
         p->pair[out][in] = pairs[i];
     }
     for (uint32_t port = 0; port < p->n_ports; port++) {
-        p->n_open[port] = (uint32_t)__builtin_popcountll(p->alive[port]);
+        p->n_open[port] = p->n_alive[port] = (uint32_t)__builtin_popcountll(p->alive[port]);
         p->capacity[port] = p->room[port] = net_capacity(&n->resources[p->resource[port]], p->n_open[port]);
     }
     open_shares(p);

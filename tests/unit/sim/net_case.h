@@ -5,7 +5,7 @@
 #include "support.h"
 #include <moeplan/sim.h>
 
-#define CASE_GPUS 64u
+#define CASE_GPUS 80u
 #define CASE_RESOURCES (CASE_GPUS * 6)
 
 struct net_case {
