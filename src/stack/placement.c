@@ -2,6 +2,7 @@
 #include "stack_shared.h"
 
 #include <moeplan/base.h>
+#include <stdio.h>
 
 enum mp_status mp_placement_new(struct mp_placement *p, const char *path, uint64_t n_layers, uint64_t n_slots,
                                 struct mp_error *err) {
@@ -41,7 +42,6 @@ void mp_placement_free(struct mp_placement *p) {
 enum mp_status mp_placement_row(struct mp_placement *p, uint32_t layer, const json_t *list, const struct mp_in *in,
                                 const char *where, const char *steps, struct mp_error *err) {
     char place[160];
-    (void)mp_json_position((const char *)in->data, in->size, steps, &p->lines[layer], &p->columns[layer]);
     if (!json_is_array(list))
         return mp_json_bad(in, steps, err, "%s: is not a list of expert ids", where);
     if (json_array_size(list) != p->n_slots)
@@ -74,6 +74,21 @@ enum mp_status mp_placement_moe_layers(struct mp_placement *p, const struct mp_s
     return MP_OK;
 }
 
+static enum mp_status bad_layer(const struct mp_placement *p, uint32_t l, struct mp_error *err, const char *fmt, ...) MP_PRINTF(4, 5);
+static enum mp_status bad_layer(const struct mp_placement *p, uint32_t l, struct mp_error *err, const char *fmt, ...) {
+    char message[512], steps[96];
+    uint64_t line = p->lines[l], column = p->columns[l];
+    va_list args;
+    va_start(args, fmt);
+    (void)vsnprintf(message, sizeof message, fmt, args);
+    va_end(args);
+    if (p->json != NULL) {
+        (void)snprintf(steps, sizeof steps, "%s/%u", p->json_rows, p->json_by_layer_id ? p->layer_ids[l] : l);
+        (void)mp_json_position((const char *)p->json->data, p->json->size, steps, &line, &column);
+    }
+    return mp_fail_at(err, MP_EINPUT, p->path, line, column, "%s", message);
+}
+
 /* Ids in range and every expert present. */
 static enum mp_status check_experts(const struct mp_placement *p, uint32_t n_experts, const char *how_many, struct mp_error *err) {
     uint32_t *copies = mp_calloc(n_experts, sizeof *copies);
@@ -85,7 +100,7 @@ static enum mp_status check_experts(const struct mp_placement *p, uint32_t n_exp
             if (row[s] == MP_NO_EXPERT)
                 continue;
             if (row[s] >= n_experts)
-                status = mp_fail_at(err, MP_EINPUT, p->path, p->lines[l], p->columns[l],
+                status = bad_layer(p, l, err,
                                     "layer %u: slot %u holds expert %u, but there are %u experts (%s)", p->layer_ids[l], s, row[s],
                                     n_experts, how_many);
             else
@@ -93,7 +108,7 @@ static enum mp_status check_experts(const struct mp_placement *p, uint32_t n_exp
         }
         for (uint32_t e = 0; e < n_experts && status == MP_OK; e++)
             if (copies[e] == 0)
-                status = mp_fail_at(err, MP_EINPUT, p->path, p->lines[l], p->columns[l],
+                status = bad_layer(p, l, err,
                                     "layer %u: expert %u of %u has no slot (give every expert at least one)", p->layer_ids[l], e,
                                     n_experts);
     }
@@ -116,7 +131,7 @@ enum mp_status mp_placement_plan(struct mp_plan **out, const struct mp_placement
     if (n_gpus > MP_MAX_GPUS)
         return mp_fail_at(err, MP_ELIMIT, p->path, 0, 0, "is for %u GPUs, more than %u", n_gpus, MP_MAX_GPUS);
     if (p->slots_per_gpu == NULL && p->n_slots % n_gpus != 0)
-        return mp_fail_at(err, MP_EINPUT, p->path, p->lines[0], p->columns[0],
+        return bad_layer(p, 0, err,
                           "%u slots a layer do not divide among %u GPUs (use %u slots, or another number of GPUs)", p->n_slots,
                           n_gpus, (p->n_slots / n_gpus + 1) * n_gpus);
     uint32_t n_nodes = o->n_nodes == 0 ? 1 : o->n_nodes;

@@ -17,20 +17,30 @@ enum mp_status mp_stack_refuse(enum mp_outcome *outcome, struct mp_error *err, c
     return MP_OK;
 }
 
-/* Slots up to `end` on the GPU from `first` that hold the expert of slot `end`. */
-static bool held_before(const uint16_t *slots, uint32_t first, uint32_t end) {
-    for (uint32_t s = first; s < end; s++)
-        if (slots[s] == slots[end])
-            return true;
-    return false;
+/* Counts the slots of a layer that hold an expert which an earlier slot of their GPU holds; the first is reported. */
+static uint64_t duplicates_of(const struct mp_plan *p, uint32_t l, uint32_t *first_gpu, uint32_t *first_expert) {
+    uint16_t stamp[MP_MAX_EXPERTS] = {0}; /* last GPU that held the expert, + 1 */
+    const uint16_t *slots = p->layers[l].slot_expert;
+    uint64_t n = 0;
+    _Static_assert(MP_MAX_GPUS < UINT16_MAX, "a GPU fits a stamp");
+    for (uint32_t g = 0; g < p->n_gpus; g++)
+        for (uint32_t s = p->gpu_first_slot[g]; s < p->gpu_first_slot[g + 1]; s++) {
+            if (slots[s] >= MP_MAX_EXPERTS) /* empty */
+                continue;
+            if (stamp[slots[s]] == g + 1 && n++ == 0) {
+                *first_gpu = g;
+                *first_expert = slots[s];
+            }
+            stamp[slots[s]] = (uint16_t)(g + 1);
+        }
+    return n;
 }
 
 uint64_t mp_stack_duplicates(const struct mp_plan *p) {
     uint64_t n = 0;
+    uint32_t gpu, expert;
     for (uint32_t l = 0; l < p->n_layers; l++)
-        for (uint32_t g = 0; g < p->n_gpus; g++)
-            for (uint32_t s = p->gpu_first_slot[g]; s < p->gpu_first_slot[g + 1]; s++)
-                n += p->layers[l].slot_expert[s] != MP_NO_EXPERT && held_before(p->layers[l].slot_expert, p->gpu_first_slot[g], s);
+        n += duplicates_of(p, l, &gpu, &expert);
     return n;
 }
 
@@ -52,6 +62,7 @@ static struct layer_use use_of(const struct mp_plan *p, uint32_t l, bool *seen) 
     const uint16_t *slots = p->layers[l].slot_expert;
     struct layer_use u = {0, MP_NONE, MP_NONE, MP_NONE};
     memset(seen, 0, p->n_experts * sizeof *seen);
+    (void)duplicates_of(p, l, &u.duplicate_gpu, &u.duplicate_expert);
     for (uint32_t g = 0; g < p->n_gpus; g++)
         for (uint32_t s = p->gpu_first_slot[g]; s < p->gpu_first_slot[g + 1]; s++) {
             if (slots[s] == MP_NO_EXPERT)
@@ -59,10 +70,6 @@ static struct layer_use use_of(const struct mp_plan *p, uint32_t l, bool *seen) 
             u.n_used++;
             if (slots[s] < p->n_experts)
                 seen[slots[s]] = true;
-            if (u.duplicate_gpu == MP_NONE && held_before(slots, p->gpu_first_slot[g], s)) {
-                u.duplicate_gpu = g;
-                u.duplicate_expert = slots[s];
-            }
         }
     for (uint32_t e = p->n_experts; e-- > 0;)
         if (!seen[e])

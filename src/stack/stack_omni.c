@@ -211,13 +211,12 @@ static void write(const struct mp_plan *p, const struct mp_stack_options *o, str
 /* Most slots of one expert in any layer. */
 static uint32_t max_copies(const struct mp_plan *p) {
     uint32_t most = 0;
-    for (uint32_t l = 0; l < p->n_layers; l++)
-        for (uint32_t s = 0; s < p->n_slots; s++) {
-            uint32_t n = 0;
-            for (uint32_t t = 0; t < p->n_slots && p->layers[l].slot_expert[s] != MP_NO_EXPERT; t++)
-                n += p->layers[l].slot_expert[t] == p->layers[l].slot_expert[s];
-            most = n > most ? n : most;
-        }
+    for (uint32_t l = 0; l < p->n_layers; l++) {
+        uint32_t copies[MP_MAX_EXPERTS] = {0};
+        for (uint32_t s = 0; s < p->n_slots; s++)
+            if (p->layers[l].slot_expert[s] < MP_MAX_EXPERTS && ++copies[p->layers[l].slot_expert[s]] > most)
+                most = copies[p->layers[l].slot_expert[s]];
+    }
     return most;
 }
 

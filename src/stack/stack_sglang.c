@@ -70,6 +70,9 @@ static enum mp_status read(struct mp_plan **out, const struct mp_in *in, const s
     }
     MP_TRY(choose_rows(in, o, n_rows, ids, &n, err));
     MP_TRY(mp_placement_new(&p, in->path, n, json_array_size(first), err));
+    p.json = in;
+    p.json_rows = KEY;
+    p.json_by_layer_id = true;
     for (uint32_t l = 0; l < n; l++) {
         p.layer_ids[l] = ids[l];
         (void)snprintf(where, sizeof where, KEY "[%u]", ids[l]);

@@ -19,7 +19,12 @@ struct mp_placement {
     uint32_t *layer_ids;      /* [n_layers], ascending */
     uint16_t *slot_expert;    /* [n_layers][n_slots], MP_NO_EXPERT = empty */
     uint32_t *slots_per_gpu;  /* NULL = equal; else [n_gpus] */
-    uint64_t *lines, *columns; /* [n_layers] where each layer's list stands in the file, or NULL */
+    /* Where a layer's list stands, for messages: [n_layers], 0 = unknown; or, found only when needed, row l (or row layer_ids[l]) of
+     * the list json_rows of the JSON text `json`. */
+    uint64_t *lines, *columns;
+    const struct mp_in *json;
+    const char *json_rows;
+    bool json_by_layer_id;
 };
 /* Allocates the tables for n_layers * n_slots; layer ids 0, 1, ... MP_ELIMIT past our limits. */
 enum mp_status mp_placement_new(struct mp_placement *p, const char *path, uint64_t n_layers, uint64_t n_slots,

@@ -49,6 +49,8 @@ static enum mp_status read(struct mp_plan **out, const struct mp_in *in, const s
         goto out;
     }
     MP_TRY(mp_placement_new(&p, in->path, json_object_size(map), n_slots, err));
+    p.json = in;
+    p.json_rows = MAP;
     MP_TRY(mp_placement_moe_layers(&p, o, err));
     for (uint32_t l = 0; l < p.n_layers; l++) {
         (void)snprintf(key, sizeof key, "%u", l);

@@ -83,10 +83,11 @@ static enum mp_status read(struct mp_plan **out, const struct mp_in *in, const s
     MP_TRY(mp_placement_new(&p, in->path, json_array_size(layers), (uint64_t)n_devices * per_device, err));
     MP_TRY(mp_placement_moe_layers(&p, o, err));
     p.n_gpus = (uint32_t)n_devices;
+    p.json = in;
+    p.json_rows = "layer_list";
     for (uint32_t l = 0; l < p.n_layers; l++) {
         const json_t *layer = json_array_get(layers, l);
         (void)snprintf(steps, sizeof steps, "layer_list/%u", l);
-        (void)mp_json_position((const char *)in->data, in->size, steps, &p.lines[l], &p.columns[l]);
         MP_TRY(expect_number(layer, "layer_id", l, in, steps, "its position in layer_list (sort it)", err));
         devices = json_object_get(layer, "device_list");
         MP_TRY(expect_number(layer, "device_count", n_devices, in, steps, "the number of devices of the first layer", err));

@@ -40,9 +40,10 @@ static enum mp_status bad_record(const struct sglang_record *record, struct mp_e
     return sglang_bad(record->file->in, err, "pass %lld, rank %u: %s", (long long)record->pass, record->rank, what);
 }
 
-/* A list of n whole numbers from 0. */
-static const struct mp_pickle_items *whole_numbers(const struct mp_pickle_value *v) {
-    if (v == NULL || v->kind != MP_PICKLE_LIST)
+/* A list of at most `most` whole numbers from 0. The length is looked at first: records may share one long list, and reading it for each would
+ * cost more than the file is worth. */
+static const struct mp_pickle_items *whole_numbers(const struct mp_pickle_value *v, uint32_t most) {
+    if (v == NULL || v->kind != MP_PICKLE_LIST || v->as.items->n > most)
         return NULL;
     for (uint32_t i = 0; i < v->as.items->n; i++)
         if (v->as.items->at[i].kind != MP_PICKLE_INT || v->as.items->at[i].as.number < 0)
@@ -63,7 +64,7 @@ static enum mp_status open_pass(struct reader *d, const struct sglang_record *re
         return bad_record(record, err, "topk_ids_of_layer is not [layers of the map, tokens, top-k]");
     p->n_tokens = (uint32_t)t->size[1];
     p->width = (uint32_t)t->size[2];
-    p->positions = whole_numbers(mp_pickle_get(record->dict, "positions"));
+    p->positions = whole_numbers(mp_pickle_get(record->dict, "positions"), p->n_tokens);
     if (p->positions == NULL || p->positions->n != p->n_tokens)
         return bad_record(record, err, "positions is not one whole number per token");
     return MP_OK;
@@ -209,10 +210,10 @@ static enum mp_status emit(struct reader *d, const struct pass *p, uint32_t toke
 static enum mp_status emit_prefill(struct reader *d, struct mp_error *err) {
     for (uint64_t k = 0; k < d->n_passes; k++) {
         const struct pass *p = &d->passes[k];
-        const struct mp_pickle_items *lengths = whole_numbers(mp_pickle_get(p->record->dict, "extend_seq_lens"));
+        const struct mp_pickle_items *lengths = whole_numbers(mp_pickle_get(p->record->dict, "extend_seq_lens"), p->n_tokens);
         uint32_t token = 0;
         if (lengths == NULL)
-            return bad_record(p->record, err, "is a prefill pass without extend_seq_lens");
+            return bad_record(p->record, err, "is a prefill pass without extend_seq_lens, or with more of them than tokens");
         for (uint32_t i = 0; i < lengths->n; i++) {
             bool is_open = false;
             int64_t n = lengths->at[i].as.number;
