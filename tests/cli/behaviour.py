@@ -221,6 +221,28 @@ class ExitCodes(Case):
         self.assertEqual(os.listdir(self.folder), [])
 
 
+class Detection(Case):
+    def array(self, name, shape, values):
+        header = repr({"descr": "<i4", "fortran_order": False, "shape": shape}).encode()
+        header += b" " * (-(len(header) + 11) % 64) + b"\n"
+        data = b"".join(v.to_bytes(4, "little") for v in values)
+        (self.folder / name).write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data)
+
+    def test_a_mask_of_zeros_and_ones_is_a_placement(self):
+        self.array("mask.npy", (2, 1, 4), [1, 1, 0, 0, 0, 0, 1, 1])
+        done = self.expect(0, "inspect", "mask.npy")
+        self.assertIn(b"placement", done.stdout)
+
+    def test_an_array_of_ids_is_a_recording(self):
+        self.array("ids.npy", (2, 1, 4), [5, 1, 2, 3, 4, 7, 6, 1])
+        done = self.expect(2, "inspect", "ids.npy")
+        self.assertIn(b"--axes", done.stderr)
+
+    def test_presets_short_strings_and_files_are_told_apart(self):
+        for word, kind in (("4:h100", b"topology"), ("mixtral-8x7b", b"model"), (DECODE, b"recording"), (self.plan(), b"plan")):
+            self.assertIn(kind, self.expect(0, "inspect", word).stdout.splitlines()[2])
+
+
 class Results(Case):
     def json(self, *arguments, code=0):
         value = json.loads(self.expect(code, *arguments, "--json", "--quiet").stdout)

@@ -71,6 +71,16 @@ static void write_json(const struct setup *s, const struct score *score, struct 
     json_decref(root);
 }
 
+/* --for STACK: is the plan one that the stack loads? The message of `err` says why not. */
+static enum mp_status check_stack(const struct setup *s, const struct mp_plan *plan, enum mp_outcome *outcome,
+                                  struct mp_error *err) {
+    *outcome = MP_FOUND;
+    if (s->o->for_stack == NULL)
+        return MP_OK;
+    struct mp_stack_options options = tool_stack_options(s->o, s->model, s->topology);
+    return mp_stack_find(s->o->for_stack)->check(plan, &options, outcome, err);
+}
+
 enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
     struct setup s = {.o = o};
     struct score score = {0};
@@ -89,6 +99,13 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
     MP_TRY(score_plan(&score, &s, o->strategy, err));
     if (score.plan == NULL) {
         fprintf(stderr, "moeplan: plan: %s\n", score.note);
+        *exit_code = 1;
+        goto out;
+    }
+    enum mp_outcome outcome;
+    MP_TRY(check_stack(&s, score.plan, &outcome, err));
+    if (outcome != MP_FOUND) {
+        fprintf(stderr, "moeplan: plan: %s cannot load what %s makes: %s\n", o->for_stack, o->strategy, err->message);
         *exit_code = 1;
         goto out;
     }

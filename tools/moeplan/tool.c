@@ -253,6 +253,23 @@ static int best_stack_probe(const char *path, const struct mp_in *in) {
     return best;
 }
 
+/* A NumPy array of zeros and ones is a placement mask (omni-infer's), not ids or counts. */
+static bool is_mask(const struct mp_in *in) {
+    if (in->size < 12 || memcmp(in->data, "\x93NUMPY", 6) != 0)
+        return false;
+    size_t header = (size_t)in->data[8] | (size_t)in->data[9] << 8, at = 10;
+    if (in->data[6] > 1) {
+        header |= (size_t)in->data[10] << 16 | (size_t)in->data[11] << 24;
+        at = 12;
+    }
+    if (header >= in->size - at)
+        return false;
+    for (at += header; at < in->size; at++)
+        if (in->data[at] > 1)
+            return false;
+    return true;
+}
+
 static bool is_trace_format(const char *name) {
     for (uint32_t i = 0; name != NULL && mp_trace_format_at(i) != NULL; i++)
         if (strcmp(mp_trace_format_at(i)->name, name) == 0)
@@ -292,7 +309,7 @@ enum mp_status tool_kind_of(enum tool_kind *out, const char *spec, const struct 
         *out = TOOL_MODEL;
     else if (strcmp(schema, "topology") == 0)
         *out = TOOL_TOPOLOGY;
-    else if (placement > recording)
+    else if (placement > recording || (placement > 0 && o->axes == NULL && is_mask(in)))
         *out = TOOL_PLACEMENT;
     else if (recording > 0)
         *out = TOOL_TRACE;
