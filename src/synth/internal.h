@@ -11,9 +11,9 @@ struct mp_popularity {
     const uint16_t *guide;      /* [256] position of the draw whose top 8 bits are i */
 };
 struct mp_synth_layer {
-    const uint16_t *expert_at;  /* [n_experts] expert at a position */
-    const uint32_t *maps_to;    /* [n_clusters] cluster of the next layer that a cluster leads to */
-    struct mp_popularity base, moved; /* at the first request, at the end of the drift */
+    const uint16_t *expert_at;           /* [n_experts] expert at a position */
+    const uint32_t *maps_to;             /* [n_clusters] cluster of the next layer that a cluster leads to */
+    struct mp_popularity base, moved;    /* at the first request, at the end of the drift */
     const struct mp_popularity *domains; /* [n_domains] */
 };
 /* The fixed part of a generator: what all requests share. */

@@ -6,7 +6,8 @@
  * Bound     -
  * Differs   the mutual information is corrected by a shuffle, the pair lift by n (n - 1) in place of n^2: small samples
  *           fake structure otherwise.
- * Cost      O(layers * (rows * k^2 + experts^2)) time, O(rows * k + experts^2) memory.  Deterministic in (trace, seed). */
+ * Cost      O(layers * (rows * k^2 + experts^2)) time, O(rows * k + experts^2) memory.  Deterministic in (trace, seed).
+ */
 #include "internal.h"
 #include <math.h>
 #include <stdlib.h>
@@ -17,19 +18,19 @@ enum { SAMPLE_ROWS = 1 << 20, STEP_ROWS = 128, N_STEPS = 64 };
 struct sampler {
     const struct mp_trace *t;
     struct mp_rng rng;
-    uint32_t n_rows;        /* sampled */
+    uint32_t n_rows; /* sampled */
     uint64_t stride;
-    uint32_t n_requests;    /* that have rows */
-    uint32_t *requests;     /* [n_requests] */
-    uint32_t *shuffled;     /* [n_rows] */
-    uint16_t *here, *next;  /* [n_rows][k] ids of two layers */
-    uint64_t *load;         /* [n_experts] */
-    uint64_t *other_load;   /* [n_experts] */
-    uint64_t *table;        /* [n_experts][n_experts] */
+    uint32_t n_requests;                                        /* that have rows */
+    uint32_t *requests;                                         /* [n_requests] */
+    uint32_t *shuffled;                                         /* [n_rows] */
+    uint16_t *here, *next;                                      /* [n_rows][k] ids of two layers */
+    uint64_t *load;                                             /* [n_experts] */
+    uint64_t *other_load;                                       /* [n_experts] */
+    uint64_t *table;                                            /* [n_experts][n_experts] */
     uint64_t step_rows[N_STEPS][STEP_ROWS], run_first[N_STEPS]; /* the same for all layers */
     uint32_t n_step_rows[N_STEPS], n_run_rows;
     uint8_t *half_by_file, *half_by_category, *half_by_chance; /* [trace's requests] */
-    uint64_t *keys;                         /* [n_requests] category << 32 | request */
+    uint64_t *keys;                                            /* [n_requests] category << 32 | request */
 };
 
 static void sampler_free(struct sampler *s) {
@@ -257,11 +258,13 @@ static double halves_distance(struct sampler *s, const uint8_t *half) {
     return distance / 2;
 }
 
-enum mp_status mp_trace_statistics(struct mp_trace_stats *out, const struct mp_trace *t, uint64_t seed, struct mp_error *err) {
+enum mp_status mp_trace_statistics(struct mp_trace_stats *out, const struct mp_trace *t, uint64_t seed,
+                                   struct mp_error *err) {
     *out = (struct mp_trace_stats){0};
     if (t->kind != MP_TRACE_TOKENS)
-        return mp_fail(err, MP_EUSAGE, "these statistics need the experts of each token, and this recording has only counts "
-                                       "(record top-k ids per token)");
+        return mp_fail(err, MP_EUSAGE,
+                       "these statistics need the experts of each token, and this recording has only counts "
+                       "(record top-k ids per token)");
     if (t->n_rows == 0 || t->n_requests == 0 || t->n_requests >= UINT32_MAX)
         return mp_fail(err, MP_EUSAGE, "a trace without rows has no statistics");
     struct sampler *s = NULL;

@@ -2,9 +2,10 @@
  *
  * Decides   the top-k of every token and layer.
  * Minimises -
- * Method    a token's first expert of a layer follows its cluster of the layer before (cross_layer_ppm) or is drawn by popularity;
- *           further ones come from the first one's cluster (coactivation_ppm) or by popularity. Popularity is a mixture: the
- *           request's own short list (stickiness_ppm), its domain's (domain_ppm), the one drifted to, the base one.
+ * Method    a token's first expert of a layer gives it a home cluster. Each other comes from there (coactivation_ppm),
+ *           or from the cluster that its place in the list was led to by the layer before (cross_layer_ppm; the first
+ *           one too), or from anywhere; each time a favourite of the request (stickiness_ppm) or by popularity: its
+ *           domain's (domain_ppm), the one drifted to, or the base one. docs/SYNTHETIC.md has it in full.
  * Bound     -
  * Differs   a model of our own; nothing is copied from a real trace but the fitted parameters.
  * Cost      about 2 random numbers per pick, O(rows * layers * k); one stream per request, so that the bytes
@@ -25,11 +26,11 @@ struct generator {
     const struct mp_synth_world *world;
     const struct mp_synth_params *p;
     struct mp_rng rng;
-    uint32_t domain;             /* of the request, or MP_NONE */
-    uint32_t moved_ppm;          /* share of the drift at this request */
-    bool is_bare;                /* no stickiness: the prefix */
+    uint32_t domain;    /* of the request, or MP_NONE */
+    uint32_t moved_ppm; /* share of the drift at this request */
+    bool is_bare;       /* no stickiness: the prefix */
     uint32_t n_favourites;
-    uint16_t *favourites;        /* [n_layers][n_favourites] positions */
+    uint16_t *favourites;         /* [n_layers][n_favourites] positions */
     uint16_t *cluster_favourites; /* [n_layers][n_clusters] positions */
 };
 
@@ -47,8 +48,8 @@ static inline uint32_t draw_from(const struct mp_popularity *y, uint32_t n, uint
 }
 
 /* The popularity that governs one draw. */
-static inline const struct mp_popularity *choose_popularity(const struct generator *g, const struct mp_synth_layer *layer,
-                                                            uint64_t bits16) {
+static inline const struct mp_popularity *choose_popularity(const struct generator *g,
+                                                            const struct mp_synth_layer *layer, uint64_t bits16) {
     uint32_t x = (uint32_t)((bits16 & 0xffff) * PPM >> 16);
     uint32_t domain = g->domain != MP_NONE ? g->p->domain_ppm : 0;
     if (x < domain)
@@ -94,9 +95,10 @@ static uint32_t draw_in_cluster(struct generator *g, uint32_t l, uint32_t cluste
     }
 }
 
-/* The next pick; chain[j] is the cluster that pick j is led to, MP_NONE in the first layer. *led: it keeps to its chain. */
-static uint32_t draw_pick(struct generator *g, uint32_t l, const uint32_t *chain, uint32_t home, const struct picks *taken,
-                          bool *led) {
+/* The next pick; chain[j] is the cluster that pick j is led to, MP_NONE in the first layer. *led: it keeps to its
+ * chain. */
+static uint32_t draw_pick(struct generator *g, uint32_t l, const uint32_t *chain, uint32_t home,
+                          const struct picks *taken, bool *led) {
     const struct mp_synth_params *p = g->p;
     uint64_t bits = mp_rng_next(&g->rng);
     bool sticks = !g->is_bare && below_ppm(bits >> 48, p->stickiness_ppm);
@@ -105,9 +107,8 @@ static uint32_t draw_pick(struct generator *g, uint32_t l, const uint32_t *chain
     if (home != MP_NONE && below_ppm(bits >> 32, p->coactivation_ppm))
         cluster = home;
     if (sticks)
-        at = cluster == MP_NONE
-                 ? g->favourites[(size_t)l * g->n_favourites + ((bits & 0xffff) * g->n_favourites >> 16)]
-                 : g->cluster_favourites[(size_t)l * g->world->n_clusters + cluster];
+        at = cluster == MP_NONE ? g->favourites[(size_t)l * g->n_favourites + ((bits & 0xffff) * g->n_favourites >> 16)]
+                                : g->cluster_favourites[(size_t)l * g->world->n_clusters + cluster];
     if (at != MP_NONE && !has(taken, at))
         return at;
     if (cluster != MP_NONE && (at = draw_in_cluster(g, l, cluster, taken)) != MP_NONE)
@@ -180,7 +181,8 @@ static uint64_t start_request(struct generator *g, uint64_t r) {
     return n;
 }
 
-static enum mp_status in_range(const char *option, uint64_t value, uint64_t least, uint64_t most, struct mp_error *err) {
+static enum mp_status in_range(const char *option, uint64_t value, uint64_t least, uint64_t most,
+                               struct mp_error *err) {
     if (value >= least && value <= most)
         return MP_OK;
     return mp_fail(err, MP_EUSAGE, "%s %" PRIu64 " is not in [%" PRIu64 ", %" PRIu64 "]", option, value, least, most);
@@ -198,8 +200,8 @@ static enum mp_status check_params(const struct mp_synth_params *p, struct mp_er
     MP_TRY(in_range("--top-k", p->top_k, 1, p->n_experts < MP_MAX_TOP_K ? p->n_experts : MP_MAX_TOP_K, err));
     MP_TRY(in_range("--n-requests", p->n_requests, 1, UINT32_MAX - 1, err));
     MP_TRY(in_range("--tokens-per-request", p->tokens_per_request_mean, 1, UINT32_MAX, err));
-    MP_TRY(in_range("--n-requests times --tokens-per-request", mp_mul_div(p->n_requests, p->tokens_per_request_mean, 1), 1,
-                    MP_MAX_TOKENS / 2, err));
+    MP_TRY(in_range("--n-requests times --tokens-per-request", mp_mul_div(p->n_requests, p->tokens_per_request_mean, 1),
+                    1, MP_MAX_TOKENS / 2, err));
     MP_TRY(in_range("--cluster", p->cluster_size, 1, p->n_experts, err));
     MP_TRY(in_range("the prefix tokens", p->prefix_tokens, 0, 4096, err));
     MP_TRY(in_range("--domains", p->n_domains, 0, 1024, err));
@@ -238,8 +240,8 @@ enum mp_status mp_synth_generate(struct mp_trace **out, const struct mp_synth_pa
     uint16_t *ids = mp_calloc(BLOCK_ROWS * row_ids, sizeof *ids);
     uint16_t *prefix = mp_calloc(p->prefix_tokens * row_ids, sizeof *prefix);
     g.favourites = mp_calloc((size_t)p->n_layers * g.n_favourites, sizeof *g.favourites);
-    g.cluster_favourites = mp_calloc(p->n_layers * mp_ceil_div(p->n_experts, p->cluster_size),
-                                     sizeof *g.cluster_favourites);
+    g.cluster_favourites =
+        mp_calloc(p->n_layers * mp_ceil_div(p->n_experts, p->cluster_size), sizeof *g.cluster_favourites);
     if (arena == NULL || layer_ids == NULL || ids == NULL || prefix == NULL || g.favourites == NULL ||
         g.cluster_favourites == NULL) {
         status = mp_nomem(err, "the synthetic trace");
@@ -249,9 +251,16 @@ enum mp_status mp_synth_generate(struct mp_trace **out, const struct mp_synth_pa
         layer_ids[l] = p->first_layer_id + l;
     MP_TRY(mp_synth_world_build(&world, p, arena, err));
     draw_prefix(&g, prefix);
-    struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS, .phase = p->phase, .model = p->preset != NULL ? p->preset : "",
-                                 .format = "synthetic", .is_synthetic = true, .is_ranked = true, .is_time_ordered = true,
-                                 .n_layers = p->n_layers, .n_experts = p->n_experts, .top_k = p->top_k,
+    struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS,
+                                 .phase = p->phase,
+                                 .model = p->preset != NULL ? p->preset : "",
+                                 .format = "synthetic",
+                                 .is_synthetic = true,
+                                 .is_ranked = true,
+                                 .is_time_ordered = true,
+                                 .n_layers = p->n_layers,
+                                 .n_experts = p->n_experts,
+                                 .top_k = p->top_k,
                                  .layer_ids = layer_ids};
     MP_TRY(mp_trace_builder_new(&builder, &meta, limits, err));
     for (uint32_t d = 0; d < p->n_domains; d++) {

@@ -3,7 +3,7 @@
  * Decides   per layer: a popularity order, a partition into clusters, a map of clusters to those of the next layer.
  * Minimises -
  * Method    Zipf weights under random permutations, as integers; clusters of consecutive places of another permutation;
- *           the i-th heaviest cluster leads to the i-th heaviest of the next layer, which keeps each layer's popularity.
+ *           the i-th heaviest cluster leads to the i-th heaviest of the next layer, which keeps a layer's popularity.
  * Bound     -
  * Differs   a model of our own; parameters are fitted by tools/dev/fit_presets (docs/SYNTHETIC.md).
  * Cost      O(layers * experts * (domains + 2)) time and memory.  Deterministic in the parameters. */
@@ -23,9 +23,9 @@ static void zipf_weights(uint32_t n, uint32_t zipf_ppm, uint32_t *weights) {
 struct builder {
     const struct mp_synth_params *p;
     struct mp_arena *arena;
-    uint32_t *weights;   /* [n_experts] by popularity rank */
-    uint32_t *order;     /* [n_experts] scratch permutation */
-    uint32_t *position;  /* [n_experts] of each expert in this layer's cluster order */
+    uint32_t *weights;  /* [n_experts] by popularity rank */
+    uint32_t *order;    /* [n_experts] scratch permutation */
+    uint32_t *position; /* [n_experts] of each expert in this layer's cluster order */
 };
 
 /* One popularity: a fresh permutation decides which expert has which rank. */
@@ -54,7 +54,8 @@ static enum mp_status draw_popularity(struct builder *b, struct mp_rng *rng, str
     return MP_OK;
 }
 
-static enum mp_status draw_layer(struct builder *b, struct mp_rng *rng, struct mp_synth_layer *layer, struct mp_error *err) {
+static enum mp_status draw_layer(struct builder *b, struct mp_rng *rng, struct mp_synth_layer *layer,
+                                 struct mp_error *err) {
     uint32_t n = b->p->n_experts;
     uint16_t *expert_at = mp_arena_alloc(b->arena, n, sizeof *expert_at);
     struct mp_popularity *domains = mp_arena_alloc(b->arena, b->p->n_domains, sizeof *domains);

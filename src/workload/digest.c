@@ -28,7 +28,8 @@ static inline uint32_t id_at(const struct mp_trace *t, const uint8_t *ids, size_
     return t->id_bytes == 1 ? ids[j] : (uint32_t)ids[2 * j] | (uint32_t)ids[2 * j + 1] << 8;
 }
 
-static uint64_t count_at(const struct mp_trace *t, uint32_t iteration, uint32_t source, uint32_t layer, uint32_t expert) {
+static uint64_t count_at(const struct mp_trace *t, uint32_t iteration, uint32_t source, uint32_t layer,
+                         uint32_t expert) {
     return t->counts[(((uint64_t)iteration * t->n_sources + source) * t->n_layers + layer) * t->n_experts + expert];
 }
 
@@ -94,12 +95,15 @@ void mp_workload_load(const struct mp_workload *w, uint32_t layer, uint64_t *loa
     }
 }
 
-/* Co-activation that a COUNTS recording carries is of the whole recording: usable only when all of it is in the steps. */
-static enum mp_status pairs_of_counts(const struct mp_workload *w, uint32_t layer, uint64_t *pairs, struct mp_error *err) {
+/* Co-activation that a COUNTS recording carries is of the whole recording: usable only when all of it is in the steps.
+ */
+static enum mp_status pairs_of_counts(const struct mp_workload *w, uint32_t layer, uint64_t *pairs,
+                                      struct mp_error *err) {
     const struct mp_trace *t = w->trace;
     if (t->n_pairs == 0)
-        return mp_fail(err, MP_EUSAGE, "co-activation needs the experts of each token, and this recording has only counts "
-                                       "(record top-k ids per token)");
+        return mp_fail(err, MP_EUSAGE,
+                       "co-activation needs the experts of each token, and this recording has only counts "
+                       "(record top-k ids per token)");
     uint64_t all = 0, here = 0;
     for (uint32_t i = 0; i < t->n_iterations; i++)
         for (uint32_t e = 0; e < t->n_experts; e++)
@@ -108,8 +112,10 @@ static enum mp_status pairs_of_counts(const struct mp_workload *w, uint32_t laye
     for (uint32_t e = 0; e < t->n_experts; e++)
         here += pairs[(size_t)e * t->n_experts + e];
     if (here != all)
-        return mp_fail(err, MP_EUSAGE, "the recording's co-activation is of all its %u iterations and cannot be split (use "
-                                       "--split none, or record top-k ids per token)", t->n_iterations);
+        return mp_fail(err, MP_EUSAGE,
+                       "the recording's co-activation is of all its %u iterations and cannot be split (use "
+                       "--split none, or record top-k ids per token)",
+                       t->n_iterations);
     for (uint64_t i = 0; i < t->n_pairs; i++) {
         const struct mp_pair *p = &t->pairs[i];
         if (p->layer != layer)

@@ -15,9 +15,9 @@ struct mp_step_builder {
     const struct mp_part *part;
     const struct mp_batching *batching;
     struct mp_workload *workload;
-    struct mp_arena *arena;      /* the workload's */
-    struct mp_step *steps;       /* [n_steps] once start was called */
-    uint32_t *used;              /* bit per member: appears in a step */
+    struct mp_arena *arena; /* the workload's */
+    struct mp_step *steps;  /* [n_steps] once start was called */
+    uint32_t *used;         /* bit per member: appears in a step */
 };
 /* Fixes the number of steps and allocates their table. MP_ELIMIT past 2^32 - 1. */
 enum mp_status mp_steps_start(struct mp_step_builder *b, uint64_t n_steps, struct mp_error *err) MP_MUST_CHECK;

@@ -29,9 +29,7 @@ static uint32_t category_of(const struct mp_trace *t, uint32_t i) {
         c = t->iteration_category[i];
     return c < t->n_categories ? c : t->n_categories;
 }
-static const char *noun_of(const struct mp_trace *t) {
-    return t->kind == MP_TRACE_TOKENS ? "requests" : "iterations";
-}
+static const char *noun_of(const struct mp_trace *t) { return t->kind == MP_TRACE_TOKENS ? "requests" : "iterations"; }
 
 enum mp_status mp_split_parse(struct mp_split *out, const char *text, uint64_t seed, struct mp_error *err) {
     *out = (struct mp_split){.kind = MP_SPLIT_NONE, .seed = seed};
@@ -39,8 +37,9 @@ enum mp_status mp_split_parse(struct mp_split *out, const char *text, uint64_t s
         return MP_OK;
     if (strncmp(text, "category:", 9) == 0) {
         if (text[9] == '\0')
-            return mp_fail(err, MP_EUSAGE, "split: \"category:\" names no category (write category:NAME or "
-                                           "category:NAME,NAME)");
+            return mp_fail(err, MP_EUSAGE,
+                           "split: \"category:\" names no category (write category:NAME or "
+                           "category:NAME,NAME)");
         out->kind = MP_SPLIT_CATEGORY;
         out->categories = text + 9;
         return MP_OK;
@@ -61,8 +60,9 @@ enum mp_status mp_split_parse(struct mp_split *out, const char *text, uint64_t s
     /* The range is checked after rounding: 0.0000001 would plan on nothing. */
     long long ppm = value > 0 && value < 1 ? llround(value * PPM) : 0;
     if (ppm <= 0 || ppm >= PPM)
-        return mp_fail(err, MP_EUSAGE, "split: \"%s\" is not a share between 0.000001 and 0.999999 (write 0.5 to plan on "
-                                       "half of the requests)",
+        return mp_fail(err, MP_EUSAGE,
+                       "split: \"%s\" is not a share between 0.000001 and 0.999999 (write 0.5 to plan on "
+                       "half of the requests)",
                        mp_quote(text, strlen(text), quoted, sizeof quoted));
     out->kind = kind;
     out->planning_ppm = (uint32_t)ppm;
@@ -202,8 +202,9 @@ enum mp_status mp_part_split(struct mp_part *planning, struct mp_part *held_out,
         break;
     case MP_SPLIT_TIME:
         if (t->kind == MP_TRACE_COUNTS && !t->is_time_ordered) {
-            status = mp_fail(err, MP_EINPUT, "the iterations of this recording do not stand in time order, so they cannot "
-                                             "be split by time (use --split 0.5)");
+            status = mp_fail(err, MP_EINPUT,
+                             "the iterations of this recording do not stand in time order, so they cannot "
+                             "be split by time (use --split 0.5)");
             goto out;
         }
         memset(plans, 1, (size_t)(((uint64_t)n * split->planning_ppm + PPM / 2) / PPM));
@@ -215,8 +216,9 @@ enum mp_status mp_part_split(struct mp_part *planning, struct mp_part *held_out,
     MP_TRY(fill_part(planning, t, n, plans, both ? 0 : 1, err));
     MP_TRY(fill_part(held_out, t, n, plans, 0, err));
     if (planning->n == 0 || held_out->n == 0)
-        status = mp_fail(err, MP_EINPUT, "the split leaves %s of %s %s for planning and %s held out: each part needs one "
-                                         "(use another share, other categories, a larger trace, or --split none)",
+        status = mp_fail(err, MP_EINPUT,
+                         "the split leaves %s of %s %s for planning and %s held out: each part needs one "
+                         "(use another share, other categories, a larger trace, or --split none)",
                          mp_workload_number(planning->n).text, mp_workload_number(n).text, noun_of(t),
                          mp_workload_number(held_out->n).text);
 out:

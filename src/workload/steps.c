@@ -86,9 +86,9 @@ static enum mp_status build_counts(struct mp_workload *w, const struct mp_part *
             continue; /* nothing ran: not a step */
         /* One (layer, expert) summed over sources must fit the 32 bits of mp_workload_tokens. */
         if (largest > UINT32_MAX / t->n_sources)
-            return mp_fail(err, MP_ELIMIT, "iteration %u counts %s tokens for one expert (at most %s per step and source)",
-                           part->members[m], mp_workload_number(largest).text,
-                           mp_workload_number(UINT32_MAX / t->n_sources).text);
+            return mp_fail(
+                err, MP_ELIMIT, "iteration %u counts %s tokens for one expert (at most %s per step and source)",
+                part->members[m], mp_workload_number(largest).text, mp_workload_number(UINT32_MAX / t->n_sources).text);
         iterations[n++] = part->members[m];
     }
     if (n == 0)
@@ -110,7 +110,8 @@ static enum mp_status check_batching(const struct mp_batching *b, struct mp_erro
             return mp_fail(err, MP_EUSAGE, "decode steps need the requests per rank (use --batch)");
         rows = (uint64_t)b->batch_per_rank * b->n_ranks;
         if (rows > UINT32_MAX)
-            return mp_fail(err, MP_ELIMIT, "%u requests per rank on %u ranks are %s rows per step (at most 4,294,967,295)",
+            return mp_fail(err, MP_ELIMIT,
+                           "%u requests per rank on %u ranks are %s rows per step (at most 4,294,967,295)",
                            b->batch_per_rank, b->n_ranks, mp_workload_number(rows).text);
         return MP_OK;
     case MP_PHASE_PREFILL:
@@ -145,8 +146,8 @@ static enum mp_status build_tokens(struct mp_step_builder *b, struct mp_error *e
     return status;
 }
 
-enum mp_status mp_workload_build(struct mp_workload **out, const struct mp_part *part, const struct mp_batching *batching,
-                                 struct mp_error *err) {
+enum mp_status mp_workload_build(struct mp_workload **out, const struct mp_part *part,
+                                 const struct mp_batching *batching, struct mp_error *err) {
     *out = NULL;
     if (batching->n_ranks == 0 || batching->n_ranks > MP_MAX_GPUS)
         return mp_fail(err, MP_EUSAGE, "%u source ranks are not in [1, %u]", batching->n_ranks, MP_MAX_GPUS);
@@ -158,8 +159,8 @@ enum mp_status mp_workload_build(struct mp_workload **out, const struct mp_part 
         mp_arena_free(arena);
         return mp_nomem(err, "the workload");
     }
-    *w = (struct mp_workload){
-        .trace = part->trace, .batching = *batching, .n_ranks = batching->n_ranks, .arena = arena};
+    *w =
+        (struct mp_workload){.trace = part->trace, .batching = *batching, .n_ranks = batching->n_ranks, .arena = arena};
     enum mp_status status;
     if (part->trace->kind == MP_TRACE_COUNTS) {
         status = build_counts(w, part, err);

@@ -2,8 +2,8 @@
  *
  * Decides   which request each slot serves at each step.
  * Minimises nothing: it re-enacts continuous batching.
- * Method    slots are refilled in ascending order from the queue (file order); a request that names its source waits for
- *           a slot of that rank. Run twice, once to count the steps, so that only kept steps take memory.
+ * Method    slots are refilled in ascending order from the queue (file order); a request that names its source waits
+ *           for a slot of that rank. Run twice, once to count the steps, so that only kept steps take memory.
  * Bound     every row is used at most once.
  * Differs   real schedulers also preempt and admit by memory; a recording does not say so.
  * Cost      O(rows) time, O(kept rows + requests + C) memory.  Deterministic. */
@@ -12,17 +12,17 @@
 struct decode {
     struct mp_step_builder *b;
     uint32_t n_slots, n_ranks;
-    uint32_t *slots_of_rank;  /* [n_ranks] */
-    uint32_t *rank_of_slot;   /* [n_slots] */
-    uint32_t *slot_in_order;  /* [n_slots] slots by ascending (rank, slot) */
-    uint16_t *source;         /* [n_slots] the source of every step; in the arena, shared by all steps */
-    uint32_t *padding;        /* [n_ranks] likewise */
+    uint32_t *slots_of_rank; /* [n_ranks] */
+    uint32_t *rank_of_slot;  /* [n_slots] */
+    uint32_t *slot_in_order; /* [n_slots] slots by ascending (rank, slot) */
+    uint16_t *source;        /* [n_slots] the source of every step; in the arena, shared by all steps */
+    uint32_t *padding;       /* [n_ranks] likewise */
     /* Queues: members by rank, and those that may run anywhere (last), linked in file order. */
-    uint32_t *head, *tail;    /* [n_ranks + 1] */
-    uint32_t *next;           /* [part->n] */
+    uint32_t *head, *tail; /* [n_ranks + 1] */
+    uint32_t *next;        /* [part->n] */
     /* Slots as they run. */
-    uint32_t *member;         /* [n_slots] or MP_NONE */
-    uint64_t *row, *end;      /* [n_slots] next row, one past the last */
+    uint32_t *member;    /* [n_slots] or MP_NONE */
+    uint64_t *row, *end; /* [n_slots] next row, one past the last */
 };
 
 static void decode_free(struct decode *d) {
@@ -162,12 +162,14 @@ static enum mp_status refuse(struct decode *d, uint32_t empty_slot, struct mp_er
     }
     const char *advice = "(use --resample, a smaller --batch, or a larger trace)";
     if (not_empty < d->n_slots)
-        return mp_fail(err, MP_EINPUT, "decode with %s requests per rank on %u ranks needs %s concurrent requests, the "
-                                       "part has %s %s",
+        return mp_fail(err, MP_EINPUT,
+                       "decode with %s requests per rank on %u ranks needs %s concurrent requests, the "
+                       "part has %s %s",
                        mp_workload_number(b->batch_per_rank).text, d->n_ranks, mp_workload_number(d->n_slots).text,
                        mp_workload_number(not_empty).text, advice);
-    return mp_fail(err, MP_EINPUT, "decode with %s requests per rank on %u ranks needs %s concurrent requests on rank %u and "
-                                   "runs out: by their recorded source, %s of the part's %s requests may run there %s",
+    return mp_fail(err, MP_EINPUT,
+                   "decode with %s requests per rank on %u ranks needs %s concurrent requests on rank %u and "
+                   "runs out: by their recorded source, %s of the part's %s requests may run there %s",
                    mp_workload_number(b->batch_per_rank).text, d->n_ranks,
                    mp_workload_number(d->slots_of_rank[rank]).text, rank, mp_workload_number(may_run).text,
                    mp_workload_number(not_empty).text, advice);

@@ -16,10 +16,10 @@ struct unit {
 struct packer {
     struct mp_step_builder *b;
     uint32_t n_ranks, cursor;
-    uint64_t *budget, *used;    /* [n_ranks] tokens */
-    struct unit *units;         /* of the open step, in the order they were placed */
+    uint64_t *budget, *used; /* [n_ranks] tokens */
+    struct unit *units;      /* of the open step, in the order they were placed */
     uint32_t n_units, room;
-    uint64_t rows;              /* of the open step */
+    uint64_t rows; /* of the open step */
 };
 
 static void packer_free(struct packer *p) {
@@ -133,7 +133,8 @@ static enum mp_status run(struct packer *p, bool counting, uint64_t *n, struct m
         uint64_t most = unit_rows_max(p, r, true);
         for (uint64_t first = 0; first < r->n_rows; first += most) {
             uint64_t left = r->n_rows - first;
-            struct unit u = {.member = m, .n = (uint32_t)(left < most ? left : most), .first_row = r->first_row + first};
+            struct unit u = {
+                .member = m, .n = (uint32_t)(left < most ? left : most), .first_row = r->first_row + first};
             u.rank = find_rank(p, u.n, r->source);
             if (u.rank == MP_NONE) { /* the step closes, the unit starts the next one */
                 if (!counting && step == wanted) {
@@ -171,9 +172,10 @@ enum mp_status mp_steps_prefill(struct mp_step_builder *b, struct mp_error *err)
     MP_TRY(run(&p, true, &n, err));
     if (n == 0) {
         uint64_t capacity = p.n_ranks * b->batching->tokens_per_rank;
-        status = mp_fail(err, MP_EINPUT, "prefill with %s tokens per rank on %u ranks needs %s tokens for half a step, the "
-                                         "part has %s in %s requests (use --resample, a smaller --tokens-per-rank, or a "
-                                         "larger trace)",
+        status = mp_fail(err, MP_EINPUT,
+                         "prefill with %s tokens per rank on %u ranks needs %s tokens for half a step, the "
+                         "part has %s in %s requests (use --resample, a smaller --tokens-per-rank, or a "
+                         "larger trace)",
                          mp_workload_number(b->batching->tokens_per_rank).text, p.n_ranks,
                          mp_workload_number(mp_ceil_div(capacity, 2)).text, mp_workload_number(p.rows).text,
                          mp_workload_number(b->part->n).text);

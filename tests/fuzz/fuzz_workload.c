@@ -1,4 +1,5 @@
-/* Bytes become a tiny trace, a split and a batching; whatever comes out must keep the rules that every reader of steps relies on. */
+/* Bytes become a tiny trace, a split and a batching; whatever comes out must keep the rules that every reader of steps
+ * relies on. */
 #include <moeplan/base.h>
 #include <moeplan/workload.h>
 #include <stdlib.h>
@@ -27,8 +28,13 @@ static struct mp_trace *make_trace(struct bytes *b) {
     struct mp_error err = {0};
     struct mp_trace_builder *builder;
     uint32_t n_categories = next(b, 0, 3), category[3];
-    struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS, .phase = MP_PHASE_DECODE, .model = "", .format = "fuzz",
-                                 .n_layers = next(b, 1, 2), .n_experts = next(b, 2, 9), .top_k = next(b, 1, 2)};
+    struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS,
+                                 .phase = MP_PHASE_DECODE,
+                                 .model = "",
+                                 .format = "fuzz",
+                                 .n_layers = next(b, 1, 2),
+                                 .n_experts = next(b, 2, 9),
+                                 .top_k = next(b, 1, 2)};
     must(mp_trace_builder_new(&builder, &meta, &mp_limits_default, &err) == MP_OK);
     for (uint32_t c = 0; c < n_categories; c++) {
         char name[2] = {(char)('a' + c), '\0'};
@@ -37,7 +43,8 @@ static struct mp_trace *make_trace(struct bytes *b) {
     uint32_t n = next(b, 1, 40);
     for (uint32_t i = 0; i < n; i++) {
         uint32_t kind = next(b, 0, 255), rows = next(b, 1, 20);
-        struct mp_request r = {.id = kind & 1 ? i : kind, .source = kind & 2 ? kind >> 2 & 15 : MP_NONE, .category = MP_NONE};
+        struct mp_request r = {
+            .id = kind & 1 ? i : kind, .source = kind & 2 ? kind >> 2 & 15 : MP_NONE, .category = MP_NONE};
         if (n_categories > 0 && (kind & 64) != 0)
             r.category = category[kind % n_categories];
         must(mp_trace_builder_request(builder, &r, &err) == MP_OK);
@@ -106,10 +113,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct mp_split split;
     struct mp_error err = {0};
     must(mp_split_parse(&split, splits[next(&b, 0, 6)], next(&b, 0, 255), &err) == MP_OK);
-    struct mp_batching batching = {.phase = (enum mp_phase)next(&b, 0, 4), .n_ranks = next(&b, 0, 16),
-                                   .batch_per_rank = next(&b, 0, 8), .tokens_per_rank = next(&b, 0, 40),
-                                   .source_skew_ppm = next(&b, 0, 20) * 200000, .pad_tokens = next(&b, 0, 8),
-                                   .n_steps_max = next(&b, 0, 9), .resample = next(&b, 0, 1) == 1, .seed = next(&b, 0, 255)};
+    struct mp_batching batching = {.phase = (enum mp_phase)next(&b, 0, 4),
+                                   .n_ranks = next(&b, 0, 16),
+                                   .batch_per_rank = next(&b, 0, 8),
+                                   .tokens_per_rank = next(&b, 0, 40),
+                                   .source_skew_ppm = next(&b, 0, 20) * 200000,
+                                   .pad_tokens = next(&b, 0, 8),
+                                   .n_steps_max = next(&b, 0, 9),
+                                   .resample = next(&b, 0, 1) == 1,
+                                   .seed = next(&b, 0, 255)};
     struct mp_trace *t = make_trace(&b);
     struct mp_part planning, held_out;
     if (mp_part_split(&planning, &held_out, t, &split, &err) == MP_OK) {

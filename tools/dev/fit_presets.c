@@ -1,14 +1,15 @@
 /* Fits the parameters of synthetic traces to recordings, and prints the rows of docs/SYNTHETIC.md.
  *
  *     fit_presets show TRACE...               statistics of recordings
- *     fit_presets fit NAME TRACE [SIZE]       fits the preset NAME to TRACE (clusters of SIZE experts; several sizes when left out)
- *     fit_presets check NAME TRACE            the preset as it is, beside TRACE
- *     fit_presets counts NAME MAX LIFT SHIFT  fits to numbers of a recording that has only counts (tools/dev/count_statistics.py): max / mean,
- *                                             lift of the listed pairs, category shift; 0 = not known. SIZE is the preset's.
- *     fit_presets check-counts NAME           the same numbers of the preset as it is
+ *     fit_presets fit NAME TRACE [SIZE]       fits the preset NAME to TRACE (clusters of SIZE experts; several sizes
+ * when left out) fit_presets check NAME TRACE            the preset as it is, beside TRACE fit_presets counts NAME MAX
+ * LIFT SHIFT  fits to numbers of a recording that has only counts (tools/dev/count_statistics.py): max / mean, lift of
+ * the listed pairs, category shift; 0 = not known. SIZE is the preset's. fit_presets check-counts NAME           the
+ * same numbers of the preset as it is
  *
- * Five parameters are moved in turn, each towards its own statistic, which grows with it: zipf (max/mean), coactivation (pair lift),
- * cross-layer (mutual information), stickiness (runs), domain shift (category shift). TRACE is one of ../shared/data/traces. */
+ * Five parameters are moved in turn, each towards its own statistic, which grows with it: zipf (max/mean), coactivation
+ * (pair lift), cross-layer (mutual information), stickiness (runs), domain shift (category shift). TRACE is one of
+ * ../shared/data/traces. */
 #include <moeplan/base.h>
 #include <moeplan/synth.h>
 #include <inttypes.h>
@@ -42,7 +43,8 @@ static struct mp_trace_stats of_file(const char *path) {
     return s;
 }
 
-/* Lift of the pairs that the recording of qwen3-30b-a3b lists: count >= 5, lift >= 1.5, the 2,000 most frequent of a layer. */
+/* Lift of the pairs that the recording of qwen3-30b-a3b lists: count >= 5, lift >= 1.5, the 2,000 most frequent of a
+ * layer. */
 struct pair {
     double count, lift;
 };
@@ -85,7 +87,8 @@ static double listed_lift(const struct mp_trace *t) {
     return sum / t->n_layers;
 }
 
-static bool only_counts; /* pair_lift is that of the listed pairs, and nothing else but max/mean and shift is compared */
+static bool
+    only_counts; /* pair_lift is that of the listed pairs, and nothing else but max/mean and shift is compared */
 
 static struct mp_trace_stats of_params(const struct mp_synth_params *p) {
     struct mp_error err = {0};
@@ -99,8 +102,8 @@ static struct mp_trace_stats of_params(const struct mp_synth_params *p) {
     return s;
 }
 
-static const char *const names[] = {"max/mean", "pair lift", "cross-layer bits", "per step", "per run", "category shift",
-                                    "half shift"};
+static const char *const names[] = {"max/mean", "pair lift",      "cross-layer bits", "per step",
+                                    "per run",  "category shift", "half shift"};
 static void as_array(const struct mp_trace_stats *s, double v[7]) {
     v[0] = s->load_max_over_mean;
     v[1] = s->pair_lift;
@@ -135,7 +138,8 @@ static bool find_preset(const char *name, struct mp_synth_params *p) {
 
 /* The parameter and the statistic it is moved by. */
 static uint32_t *param_of(struct mp_synth_params *p, int i) {
-    uint32_t *all[N_PARAMS] = {&p->zipf_ppm, &p->coactivation_ppm, &p->cross_layer_ppm, &p->stickiness_ppm, &p->domain_ppm};
+    uint32_t *all[N_PARAMS] = {&p->zipf_ppm, &p->coactivation_ppm, &p->cross_layer_ppm, &p->stickiness_ppm,
+                               &p->domain_ppm};
     return all[i];
 }
 static const int statistic_of[N_PARAMS] = {0, 1, 2, 4, 5};
@@ -182,7 +186,8 @@ static double fit(struct mp_synth_params *p, const struct mp_trace_stats *real) 
 }
 
 static void show_params(const struct mp_synth_params *p) {
-    printf("cluster size %u: .zipf_ppm = %u, .coactivation_ppm = %u, .cross_layer_ppm = %u, .stickiness_ppm = %u, .domain_ppm = %u\n",
+    printf("cluster size %u: .zipf_ppm = %u, .coactivation_ppm = %u, .cross_layer_ppm = %u, .stickiness_ppm = %u, "
+           ".domain_ppm = %u\n",
            p->cluster_size, p->zipf_ppm, p->coactivation_ppm, p->cross_layer_ppm, p->stickiness_ppm, p->domain_ppm);
 }
 
@@ -191,9 +196,11 @@ int main(int argc, char **argv) {
     if (argc >= 3 && strcmp(argv[1], "show") == 0) {
         for (int i = 2; i < argc; i++) {
             struct mp_trace_stats s = of_file(argv[i]);
-            printf("%s: max/mean %.3f, pair lift %.3f, cross-layer %.3f bits, per step %.3f, per run %.3f, category shift %.3f, "
-                   "half shift %.3f\n", argv[i], s.load_max_over_mean, s.pair_lift, s.cross_layer_information,
-                   s.step_max_over_mean, s.run_max_over_mean, s.category_shift, s.half_shift);
+            printf("%s: max/mean %.3f, pair lift %.3f, cross-layer %.3f bits, per step %.3f, per run %.3f, category "
+                   "shift %.3f, "
+                   "half shift %.3f\n",
+                   argv[i], s.load_max_over_mean, s.pair_lift, s.cross_layer_information, s.step_max_over_mean,
+                   s.run_max_over_mean, s.category_shift, s.half_shift);
         }
         return 0;
     }
@@ -218,7 +225,8 @@ int main(int argc, char **argv) {
         return 0;
     }
     if (argc < 4 || (strcmp(argv[1], "fit") != 0 && strcmp(argv[1], "check") != 0)) {
-        fprintf(stderr, "usage: fit_presets show TRACE... | fit NAME TRACE [SIZE] | check NAME TRACE | counts NAME MAX LIFT SHIFT\n");
+        fprintf(stderr, "usage: fit_presets show TRACE... | fit NAME TRACE [SIZE] | check NAME TRACE | counts NAME MAX "
+                        "LIFT SHIFT\n");
         return 2;
     }
     if (!find_preset(argv[2], &p))

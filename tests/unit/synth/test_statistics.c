@@ -10,8 +10,13 @@ static struct mp_trace *make(uint32_t n_requests, uint32_t rows, uint32_t n_laye
                              row_rule rule) {
     struct mp_error err = {0};
     struct mp_trace_builder *b;
-    struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS, .phase = MP_PHASE_DECODE, .model = "", .format = "made",
-                                 .n_layers = n_layers, .n_experts = n_experts, .top_k = top_k};
+    struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS,
+                                 .phase = MP_PHASE_DECODE,
+                                 .model = "",
+                                 .format = "made",
+                                 .n_layers = n_layers,
+                                 .n_experts = n_experts,
+                                 .top_k = top_k};
     CHECK_OK(mp_trace_builder_new(&b, &meta, &mp_limits_default, &err), err);
     uint16_t ids[64];
     for (uint32_t r = 0, i = 0; r < n_requests; r++) {
@@ -123,8 +128,13 @@ static void test_statistics__refuse_counts(void **state) {
     (void)state;
     struct mp_error err = {0};
     struct mp_trace_builder *b;
-    struct mp_trace_meta meta = {.kind = MP_TRACE_COUNTS, .phase = MP_PHASE_DECODE, .model = "", .format = "made",
-                                 .n_layers = 1, .n_experts = 2, .top_k = 1};
+    struct mp_trace_meta meta = {.kind = MP_TRACE_COUNTS,
+                                 .phase = MP_PHASE_DECODE,
+                                 .model = "",
+                                 .format = "made",
+                                 .n_layers = 1,
+                                 .n_experts = 2,
+                                 .top_k = 1};
     CHECK_OK(mp_trace_builder_new(&b, &meta, &mp_limits_default, &err), err);
     CHECK_OK(mp_trace_builder_iteration(b, MP_NONE, &err), err);
     CHECK_OK(mp_trace_builder_count(b, 0, 0, 1, 5, &err), err);

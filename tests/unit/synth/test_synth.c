@@ -3,11 +3,21 @@
 #include <moeplan/synth.h>
 #include <moeplan/workload.h>
 
-static const struct mp_synth_params base = {.n_layers = 4, .n_experts = 32, .top_k = 4, .first_layer_id = 3,
-                                            .n_requests = 200, .tokens_per_request_mean = 40, .phase = MP_PHASE_DECODE,
-                                            .zipf_ppm = 600000, .coactivation_ppm = 300000, .cluster_size = 4,
-                                            .cross_layer_ppm = 500000, .n_domains = 4, .domain_ppm = 200000,
-                                            .stickiness_ppm = 300000, .seed = 1};
+static const struct mp_synth_params base = {.n_layers = 4,
+                                            .n_experts = 32,
+                                            .top_k = 4,
+                                            .first_layer_id = 3,
+                                            .n_requests = 200,
+                                            .tokens_per_request_mean = 40,
+                                            .phase = MP_PHASE_DECODE,
+                                            .zipf_ppm = 600000,
+                                            .coactivation_ppm = 300000,
+                                            .cluster_size = 4,
+                                            .cross_layer_ppm = 500000,
+                                            .n_domains = 4,
+                                            .domain_ppm = 200000,
+                                            .stickiness_ppm = 300000,
+                                            .seed = 1};
 
 static struct mp_trace *generate(const struct mp_synth_params *p) {
     struct mp_error err = {0};
@@ -58,8 +68,8 @@ static void test_synth__same_seed_same_bytes(void **state) {
     assert_string_not_equal(first, other);
 }
 
-/* A request's rows depend on the seed and its number alone: a longer trace begins with the shorter one (without drift, which is
- * measured against the whole). So do the layers. */
+/* A request's rows depend on the seed and its number alone: a longer trace begins with the shorter one (without drift,
+ * which is measured against the whole). So do the layers. */
 static void test_synth__longer_traces_begin_alike(void **state) {
     (void)state;
     struct mp_synth_params p = base;
@@ -106,8 +116,9 @@ static void test_synth__parameters_move_their_statistics(void **state) {
         struct mp_trace_stats s[6];
         for (int j = 0; j < 6; j++)
             s[j] = statistics(&p[j]);
-        double now[6] = {s[0].load_max_over_mean, s[1].pair_lift, s[2].cross_layer_information,
-                         s[3].run_max_over_mean / s[3].step_max_over_mean, s[4].category_shift, s[5].half_shift};
+        double now[6] = {s[0].load_max_over_mean,      s[1].pair_lift,
+                         s[2].cross_layer_information, s[3].run_max_over_mean / s[3].step_max_over_mean,
+                         s[4].category_shift,          s[5].half_shift};
         print_message("# %.4f %.4f %.4f %.4f %.4f %.4f\n", now[0], now[1], now[2], now[3], now[4], now[5]);
         for (int j = 0; j < 6; j++) {
             if (i > 0 && now[j] <= last[j])
@@ -214,11 +225,11 @@ static void test_synth__refuses_what_cannot_be(void **state) {
         const char *message;
     } cases[12];
     size_t n = 0;
-#define REFUSED(field, value, text)                                                                                  \
-    do {                                                                                                             \
-        cases[n].p = base;                                                                                           \
-        cases[n].p.field = (value);                                                                                  \
-        cases[n++].message = (text);                                                                                 \
+#define REFUSED(field, value, text)                                                                                    \
+    do {                                                                                                               \
+        cases[n].p = base;                                                                                             \
+        cases[n].p.field = (value);                                                                                    \
+        cases[n++].message = (text);                                                                                   \
     } while (0)
     REFUSED(n_layers, 0, "--layers 0 is not in [1, 1024]");
     REFUSED(n_experts, 4097, "--experts 4097 is not in [1, 4096]");

@@ -1,4 +1,5 @@
-/* The named parameter sets: they work, they are as near to the recordings as docs/SYNTHETIC.md says, and the shipped samples are theirs. */
+/* The named parameter sets: they work, they are as near to the recordings as docs/SYNTHETIC.md says, and the shipped
+ * samples are theirs. */
 #include "support.h"
 #include <math.h>
 #include <moeplan/base.h>
@@ -22,8 +23,9 @@ static struct mp_trace *generate(const struct mp_synth_params *p) {
 
 static void test_synth_presets__all_work_and_have_names_of_their_own(void **state) {
     (void)state;
-    static const char *const expected[] = {"gpt-oss-20b-like", "deepseek-v2-lite-like", "qwen3-30b-a3b-like", "olmoe-like",
-                                           "switch-128-like", "deepseek-v3-like", "limoe-b16-like", "limoe-b32-like"};
+    static const char *const expected[] = {"gpt-oss-20b-like", "deepseek-v2-lite-like", "qwen3-30b-a3b-like",
+                                           "olmoe-like",       "switch-128-like",       "deepseek-v3-like",
+                                           "limoe-b16-like",   "limoe-b32-like"};
     const char *name, *summary;
     struct mp_synth_params p;
     uint32_t n = 0;

@@ -20,8 +20,14 @@ static inline struct mp_trace *make_trace(const struct made *m) {
     struct mp_trace_builder *b;
     uint32_t n_layers = m->n_layers > 0 ? m->n_layers : 1, k = m->top_k > 0 ? m->top_k : 1;
     uint32_t n_experts = m->n_experts > 0 ? m->n_experts : 4;
-    struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS, .phase = MP_PHASE_DECODE, .model = "", .format = "made",
-                                 .is_time_ordered = true, .n_layers = n_layers, .n_experts = n_experts, .top_k = k};
+    struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS,
+                                 .phase = MP_PHASE_DECODE,
+                                 .model = "",
+                                 .format = "made",
+                                 .is_time_ordered = true,
+                                 .n_layers = n_layers,
+                                 .n_experts = n_experts,
+                                 .top_k = k};
     CHECK_OK(mp_trace_builder_new(&b, &meta, &mp_limits_default, &err), err);
     for (uint32_t c = 0; m->categories != NULL && c < 26; c++) {
         char name[2] = {(char)('A' + c), '\0'};

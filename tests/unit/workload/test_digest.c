@@ -80,8 +80,14 @@ static void test_digest__tables_are_sums_over_rows(void **state) {
 static struct mp_trace *counts_trace(uint32_t n_sources, bool with_pairs) {
     struct mp_error err = {0};
     struct mp_trace_builder *b;
-    struct mp_trace_meta meta = {.kind = MP_TRACE_COUNTS, .phase = MP_PHASE_DECODE, .model = "", .format = "made",
-                                 .is_time_ordered = true, .n_layers = 2, .n_experts = 3, .top_k = 2,
+    struct mp_trace_meta meta = {.kind = MP_TRACE_COUNTS,
+                                 .phase = MP_PHASE_DECODE,
+                                 .model = "",
+                                 .format = "made",
+                                 .is_time_ordered = true,
+                                 .n_layers = 2,
+                                 .n_experts = 3,
+                                 .top_k = 2,
                                  .n_sources = n_sources};
     CHECK_OK(mp_trace_builder_new(&b, &meta, &mp_limits_default, &err), err);
     for (uint32_t i = 0; i < 5; i++) {
@@ -92,7 +98,8 @@ static struct mp_trace *counts_trace(uint32_t n_sources, bool with_pairs) {
                     CHECK_OK(mp_trace_builder_count(b, q, l, e, 1 + i + 3 * q + 2 * e + 5 * l, &err), err);
     }
     if (with_pairs)
-        CHECK_OK(mp_trace_builder_pair(b, &(struct mp_pair){.layer = 1, .first = 0, .second = 2, .count = 9}, &err), err);
+        CHECK_OK(mp_trace_builder_pair(b, &(struct mp_pair){.layer = 1, .first = 0, .second = 2, .count = 9}, &err),
+                 err);
     struct mp_trace *t;
     CHECK_OK(mp_trace_builder_finish(b, NULL, &t, &err), err);
     return t;
@@ -112,7 +119,8 @@ static void test_digest__counts_are_split_over_ranks(void **state) {
     assert_memory_equal(w->iterations, iterations, sizeof iterations);
     uint32_t tokens[4][3];
     mp_workload_tokens(w, 1, 0, &tokens[0][0]);
-    /* Counts 2, 4, 6: expert 0's two go to ranks 0 and 1, expert 1's one to each, expert 2's five and six to ranks 2 and 3. */
+    /* Counts 2, 4, 6: expert 0's two go to ranks 0 and 1, expert 1's one to each, expert 2's five and six to ranks 2
+     * and 3. */
     static const uint32_t expected[4][3] = {{1, 1, 1}, {1, 1, 1}, {0, 1, 2}, {0, 1, 2}};
     assert_memory_equal(tokens, expected, sizeof expected);
     uint64_t load[3], pairs[3][3];
@@ -153,8 +161,9 @@ static void test_digest__counts_of_recorded_ranks(void **state) {
     assert_memory_equal(tokens, expected, sizeof expected);
     uint64_t pairs[9];
     assert_int_equal(mp_workload_pairs(w, 0, pairs, &err), MP_EUSAGE);
-    assert_string_equal(err.message, "co-activation needs the experts of each token, and this recording has only counts "
-                                     "(record top-k ids per token)");
+    assert_string_equal(err.message,
+                        "co-activation needs the experts of each token, and this recording has only counts "
+                        "(record top-k ids per token)");
     mp_workload_free(w);
     mp_part_free(&all);
     mp_trace_free(t);
@@ -164,8 +173,13 @@ static void test_digest__refuses_counts_that_do_not_fit(void **state) {
     (void)state;
     struct mp_error err = {0};
     struct mp_trace_builder *b;
-    struct mp_trace_meta meta = {.kind = MP_TRACE_COUNTS, .phase = MP_PHASE_DECODE, .model = "", .format = "made",
-                                 .n_layers = 1, .n_experts = 2, .top_k = 1};
+    struct mp_trace_meta meta = {.kind = MP_TRACE_COUNTS,
+                                 .phase = MP_PHASE_DECODE,
+                                 .model = "",
+                                 .format = "made",
+                                 .n_layers = 1,
+                                 .n_experts = 2,
+                                 .top_k = 1};
     CHECK_OK(mp_trace_builder_new(&b, &meta, &mp_limits_default, &err), err);
     CHECK_OK(mp_trace_builder_iteration(b, MP_NONE, &err), err);
     CHECK_OK(mp_trace_builder_count(b, 0, 0, 1, UINT64_C(1) << 32, &err), err);
@@ -175,8 +189,9 @@ static void test_digest__refuses_counts_that_do_not_fit(void **state) {
     struct mp_batching batching = {.n_ranks = 2};
     struct mp_workload *w;
     assert_int_equal(mp_workload_build(&w, &all, &batching, &err), MP_ELIMIT);
-    assert_string_equal(err.message, "iteration 0 counts 4,294,967,296 tokens for one expert (at most 4,294,967,295 per step "
-                                     "and source)");
+    assert_string_equal(err.message,
+                        "iteration 0 counts 4,294,967,296 tokens for one expert (at most 4,294,967,295 per step "
+                        "and source)");
     mp_part_free(&all);
     mp_trace_free(t);
 }

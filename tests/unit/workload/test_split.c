@@ -8,9 +8,12 @@ static void test_split__parses(void **state) {
         uint32_t ppm;
         const char *categories;
     } good[] = {
-        {"none", MP_SPLIT_NONE, 0, NULL},          {"0.5", MP_SPLIT_HASH, 500000, NULL},
-        {"hash:0.25", MP_SPLIT_HASH, 250000, NULL}, {"time:0.333333", MP_SPLIT_TIME, 333333, NULL},
-        {"1e-6", MP_SPLIT_HASH, 1, NULL},          {"0.999999", MP_SPLIT_HASH, 999999, NULL},
+        {"none", MP_SPLIT_NONE, 0, NULL},
+        {"0.5", MP_SPLIT_HASH, 500000, NULL},
+        {"hash:0.25", MP_SPLIT_HASH, 250000, NULL},
+        {"time:0.333333", MP_SPLIT_TIME, 333333, NULL},
+        {"1e-6", MP_SPLIT_HASH, 1, NULL},
+        {"0.999999", MP_SPLIT_HASH, 999999, NULL},
         {"category:A,B", MP_SPLIT_CATEGORY, 0, "A,B"},
     };
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
@@ -23,8 +26,9 @@ static void test_split__parses(void **state) {
         if (good[i].categories != NULL)
             assert_string_equal(s.categories, good[i].categories);
     }
-    static const char *const bad[] = {"",    "0",   "1",    "-0.5",   "1.5",   "half",     "0.5x", "time:", "time:1",
-                                      "nan", "inf", "1e-9", "0x0.8p0", "hash:", "category:", " 0.5", "0.9999999"};
+    static const char *const bad[] = {"",        "0",     "1",         "-0.5", "1.5",      "half",
+                                      "0.5x",    "time:", "time:1",    "nan",  "inf",      "1e-9",
+                                      "0x0.8p0", "hash:", "category:", " 0.5", "0.9999999"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         struct mp_error err = {0};
         struct mp_split s;
@@ -75,11 +79,12 @@ static void test_split__hash_agrees_with_the_rule(void **state) {
             rows[i] = 1;
             /* ids repeat now and then, so that ties of keys occur */
             ids[i] = mp_rng_below(&rng, 50);
-            categories[i] = mp_rng_below(&rng, 6) == 0 ? MP_NONE : (uint32_t)mp_rng_below(&rng, n_categories + (n_categories == 0));
+            categories[i] =
+                mp_rng_below(&rng, 6) == 0 ? MP_NONE : (uint32_t)mp_rng_below(&rng, n_categories + (n_categories == 0));
         }
         struct mp_trace *t = make_trace(&m);
-        struct mp_split split = {.kind = MP_SPLIT_HASH, .planning_ppm = 1 + (uint32_t)mp_rng_below(&rng, 999999),
-                                 .seed = mp_rng_next(&rng)};
+        struct mp_split split = {
+            .kind = MP_SPLIT_HASH, .planning_ppm = 1 + (uint32_t)mp_rng_below(&rng, 999999), .seed = mp_rng_next(&rng)};
         bool plans[40] = {false};
         reference_hash(t, split.planning_ppm, split.seed, plans);
         struct mp_part planning, held_out;
@@ -212,12 +217,14 @@ static void test_split__refuses_with_the_numbers(void **state) {
     struct mp_trace *t = make_trace(&(struct made){.n = 3, .rows = rows, .categories = categories});
     refused(t, "category:A,C", "the trace has no category \"C\" (its 2 are: A, B)");
     refused(t, "category:,", "the trace has no category \"\" (its 2 are: A, B)");
-    refused(t, "category:A,B",
-            "the split leaves 3 of 3 requests for planning and 0 held out: each part needs one (use another share, other "
-            "categories, a larger trace, or --split none)");
-    refused(t, "time:0.1",
-            "the split leaves 0 of 3 requests for planning and 3 held out: each part needs one (use another share, other "
-            "categories, a larger trace, or --split none)");
+    refused(
+        t, "category:A,B",
+        "the split leaves 3 of 3 requests for planning and 0 held out: each part needs one (use another share, other "
+        "categories, a larger trace, or --split none)");
+    refused(
+        t, "time:0.1",
+        "the split leaves 0 of 3 requests for planning and 3 held out: each part needs one (use another share, other "
+        "categories, a larger trace, or --split none)");
     mp_trace_free(t);
     t = make_trace(&(struct made){.n = 3, .rows = rows});
     refused(t, "category:A", "the trace has no categories to split by (use --split 0.5, or record them)");
@@ -252,8 +259,14 @@ static void test_split__splits_iterations_of_counts(void **state) {
     (void)state;
     struct mp_error err = {0};
     struct mp_trace_builder *b;
-    struct mp_trace_meta meta = {.kind = MP_TRACE_COUNTS, .phase = MP_PHASE_DECODE, .model = "", .format = "made",
-                                 .is_time_ordered = false, .n_layers = 1, .n_experts = 2, .top_k = 1};
+    struct mp_trace_meta meta = {.kind = MP_TRACE_COUNTS,
+                                 .phase = MP_PHASE_DECODE,
+                                 .model = "",
+                                 .format = "made",
+                                 .is_time_ordered = false,
+                                 .n_layers = 1,
+                                 .n_experts = 2,
+                                 .top_k = 1};
     CHECK_OK(mp_trace_builder_new(&b, &meta, &mp_limits_default, &err), err);
     uint32_t c[2];
     CHECK_OK(mp_trace_builder_category(b, "one", &c[0], &err), err);
@@ -277,8 +290,9 @@ static void test_split__splits_iterations_of_counts(void **state) {
     assert_int_equal(planning.n, 4);
     mp_part_free(&planning);
     mp_part_free(&held_out);
-    refused(t, "time:0.5", "the iterations of this recording do not stand in time order, so they cannot be split by time "
-                           "(use --split 0.5)");
+    refused(t, "time:0.5",
+            "the iterations of this recording do not stand in time order, so they cannot be split by time "
+            "(use --split 0.5)");
     mp_trace_free(t);
 }
 

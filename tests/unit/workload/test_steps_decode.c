@@ -80,8 +80,8 @@ static void test_steps_decode__keeps_named_sources(void **state) {
     struct mp_trace *t = make_trace(&(struct made){.n = 4, .rows = rows, .sources = sources});
     struct mp_batching b = {.phase = MP_PHASE_DECODE, .n_ranks = 2, .batch_per_rank = 1};
     struct mp_workload *w = build(t, &b);
-    /* rank 0: rows 1, 2 (request 1), then request 3; rank 1: row 0, row 3 (request 2), then nothing in the third step? Request 3
-     * goes to rank 0's slot first, which is refilled first. */
+    /* rank 0: rows 1, 2 (request 1), then request 3; rank 1: row 0, row 3 (request 2), then nothing in the third step?
+     * Request 3 goes to rank 0's slot first, which is refilled first. */
     assert_int_equal(w->n_steps, 2);
     check_step(&w->steps[0], 2, (const uint64_t[]){1, 0}, (const uint16_t[]){0, 1});
     check_step(&w->steps[1], 2, (const uint64_t[]){2, 3}, (const uint16_t[]){0, 1});
@@ -104,10 +104,11 @@ static void test_steps_decode__keeps_named_sources(void **state) {
     t = make_trace(&(struct made){.n = 4, .rows = rows, .sources = all_on_1});
     all = part_of_all(t);
     assert_int_equal(mp_workload_build(&w, &all, &b, &err), MP_EINPUT);
-    assert_string_equal(err.message,
-                        "decode with 2 requests per rank on 2 ranks needs 2 concurrent requests on rank 0 and runs out: by "
-                        "their recorded source, 0 of the part's 4 requests may run there (use --resample, a smaller --batch, "
-                        "or a larger trace)");
+    assert_string_equal(
+        err.message,
+        "decode with 2 requests per rank on 2 ranks needs 2 concurrent requests on rank 0 and runs out: by "
+        "their recorded source, 0 of the part's 4 requests may run there (use --resample, a smaller --batch, "
+        "or a larger trace)");
     assert_null(w);
     mp_part_free(&all);
     mp_trace_free(t);
@@ -142,23 +143,32 @@ static void test_steps_decode__refuses_with_the_numbers(void **state) {
         enum mp_status status;
         const char *message;
     } cases[] = {
-        {{.phase = MP_PHASE_DECODE, .n_ranks = 16, .batch_per_rank = 64}, MP_EINPUT,
-         "decode with 64 requests per rank on 16 ranks needs 1,024 concurrent requests, the part has 85 (use --resample, a "
+        {{.phase = MP_PHASE_DECODE, .n_ranks = 16, .batch_per_rank = 64},
+         MP_EINPUT,
+         "decode with 64 requests per rank on 16 ranks needs 1,024 concurrent requests, the part has 85 (use "
+         "--resample, a "
          "smaller --batch, or a larger trace)"},
         {{.phase = MP_PHASE_DECODE, .n_ranks = 16}, MP_EUSAGE, "decode steps need the requests per rank (use --batch)"},
         {{.phase = MP_PHASE_DECODE, .batch_per_rank = 1}, MP_EUSAGE, "0 source ranks are not in [1, 4096]"},
-        {{.phase = MP_PHASE_DECODE, .n_ranks = 4097, .batch_per_rank = 1}, MP_EUSAGE,
+        {{.phase = MP_PHASE_DECODE, .n_ranks = 4097, .batch_per_rank = 1},
+         MP_EUSAGE,
          "4097 source ranks are not in [1, 4096]"},
-        {{.phase = MP_PHASE_DECODE, .n_ranks = 4096, .batch_per_rank = UINT32_MAX}, MP_ELIMIT,
+        {{.phase = MP_PHASE_DECODE, .n_ranks = 4096, .batch_per_rank = UINT32_MAX},
+         MP_ELIMIT,
          "4294967295 requests per rank on 4096 ranks are 17,592,186,040,320 rows per step (at most 4,294,967,295)"},
-        {{.phase = MP_PHASE_PREFILL, .n_ranks = 4}, MP_EUSAGE,
+        {{.phase = MP_PHASE_PREFILL, .n_ranks = 4},
+         MP_EUSAGE,
          "prefill steps need the tokens per rank (use --tokens-per-rank)"},
-        {{.phase = MP_PHASE_PREFILL, .n_ranks = 4, .tokens_per_rank = UINT64_MAX}, MP_ELIMIT,
+        {{.phase = MP_PHASE_PREFILL, .n_ranks = 4, .tokens_per_rank = UINT64_MAX},
+         MP_ELIMIT,
          "18,446,744,073,709,551,615 tokens per rank on 4 ranks are more rows per step than 4,294,967,295"},
-        {{.phase = MP_PHASE_PREFILL, .n_ranks = 4, .tokens_per_rank = 1000}, MP_EINPUT,
-         "prefill with 1,000 tokens per rank on 4 ranks needs 2,000 tokens for half a step, the part has 255 in 85 requests "
+        {{.phase = MP_PHASE_PREFILL, .n_ranks = 4, .tokens_per_rank = 1000},
+         MP_EINPUT,
+         "prefill with 1,000 tokens per rank on 4 ranks needs 2,000 tokens for half a step, the part has 255 in 85 "
+         "requests "
          "(use --resample, a smaller --tokens-per-rank, or a larger trace)"},
-        {{.phase = MP_PHASE_MIXED, .n_ranks = 4, .batch_per_rank = 1}, MP_EUSAGE,
+        {{.phase = MP_PHASE_MIXED, .n_ranks = 4, .batch_per_rank = 1},
+         MP_EUSAGE,
          "the phase of the steps is not known (use --phase decode or --phase prefill)"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -188,9 +198,13 @@ static void make_case(struct random_case *c, struct mp_rng *rng) {
         c->rows[i] = draw(rng, 1, 9);
         c->sources[i] = draw(rng, 0, 2) == 0 ? MP_NONE : draw(rng, 0, 9);
     }
-    c->b = (struct mp_batching){.phase = MP_PHASE_DECODE, .n_ranks = draw(rng, 1, 5), .batch_per_rank = draw(rng, 1, 4),
-                                .source_skew_ppm = draw(rng, 0, 1) * draw(rng, 0, 2000000), .pad_tokens = draw(rng, 0, 5),
-                                .n_steps_max = draw(rng, 0, 1) * draw(rng, 1, 6), .seed = mp_rng_next(rng)};
+    c->b = (struct mp_batching){.phase = MP_PHASE_DECODE,
+                                .n_ranks = draw(rng, 1, 5),
+                                .batch_per_rank = draw(rng, 1, 4),
+                                .source_skew_ppm = draw(rng, 0, 1) * draw(rng, 0, 2000000),
+                                .pad_tokens = draw(rng, 0, 5),
+                                .n_steps_max = draw(rng, 0, 1) * draw(rng, 1, 6),
+                                .seed = mp_rng_next(rng)};
 }
 
 /* Slot -> rank, by the text. */
@@ -230,8 +244,8 @@ static uint32_t reference_decode(const struct mp_trace *t, const struct mp_batch
             if (holds[s] != MP_NONE && at[s] < t->requests[holds[s]].n_rows)
                 continue;
             uint32_t r = 0;
-            while (r < t->n_requests &&
-                   (is_taken[r] || (t->requests[r].source != MP_NONE && t->requests[r].source % b->n_ranks != rank_of[s])))
+            while (r < t->n_requests && (is_taken[r] || (t->requests[r].source != MP_NONE &&
+                                                         t->requests[r].source % b->n_ranks != rank_of[s])))
                 r++;
             if (r == t->n_requests)
                 return step;
@@ -336,6 +350,33 @@ static void test_steps_decode__bootstrap_agrees_with_the_rule(void **state) {
     }
 }
 
+/* 10^6 requests of 2 rows over 128 slots: 7,812 rounds of 2 steps, then 64 requests are left for 128 slots. */
+static void test_steps_decode__a_million_requests(void **state) {
+    (void)state;
+    enum { N = 1000000 };
+    uint32_t *rows = calloc(N, sizeof *rows);
+    for (int i = 0; i < N; i++)
+        rows[i] = 2;
+    struct mp_trace *t = make_trace(&(struct made){.n = N, .rows = rows});
+    uint64_t live = mp_alloc_live();
+    struct mp_batching b = {.phase = MP_PHASE_DECODE, .n_ranks = 8, .batch_per_rank = 16};
+    struct mp_workload *w = build(t, &b);
+    assert_int_equal(w->n_steps, 15624);
+    assert_int_equal(w->n_requests, 15624 / 2 * 128);
+    /* Eight bytes a row and a little per step. */
+    assert_true(mp_alloc_live() - live < w->n_rows * 9 + w->n_steps * 64);
+    mp_workload_free(w);
+    b.n_steps_max = 8;
+    w = build(t, &b);
+    assert_int_equal(w->n_steps, 8);
+    /* Step 7 of 8 is step 13,671: the second row of round 6,835. Slot 0 is the first on rank 0. */
+    assert_int_equal(w->steps[7].row[0], 2 * (6835 * 128) + 1);
+    assert_true(mp_alloc_live() - live < 32768);
+    mp_workload_free(w);
+    mp_trace_free(t);
+    free(rows);
+}
+
 struct flow {
     const struct mp_part *part;
     struct mp_batching b;
@@ -377,6 +418,7 @@ int main(void) {
         cmocka_unit_test(test_steps_decode__refuses_with_the_numbers),
         cmocka_unit_test(test_steps_decode__agrees_with_the_rule),
         cmocka_unit_test(test_steps_decode__bootstrap_agrees_with_the_rule),
+        cmocka_unit_test(test_steps_decode__a_million_requests),
         cmocka_unit_test(test_steps_decode__survives_faults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -33,7 +33,8 @@ static void test_steps_prefill__packs_with_a_cursor(void **state) {
     check_step(&w->steps[0], 6, (const uint64_t[]){0, 1, 2, 5, 3, 4}, (const uint16_t[]){0, 0, 0, 0, 1, 1});
     assert_int_equal(w->steps[0].padding[0], 0);
     assert_int_equal(w->steps[0].padding[1], 2);
-    check_step(&w->steps[1], 8, (const uint64_t[]){10, 11, 12, 13, 6, 7, 8, 9}, (const uint16_t[]){0, 0, 0, 0, 1, 1, 1, 1});
+    check_step(&w->steps[1], 8, (const uint64_t[]){10, 11, 12, 13, 6, 7, 8, 9},
+               (const uint16_t[]){0, 0, 0, 0, 1, 1, 1, 1});
     mp_workload_free(w);
     b.phase = MP_PHASE_TRAIN; /* batched like prefill */
     w = build(t, &b);
@@ -163,9 +164,13 @@ static void make_case(struct made *m, uint32_t *rows, uint32_t *sources, struct 
         rows[i] = draw(rng, 1, 9);
         sources[i] = draw(rng, 0, 2) == 0 ? MP_NONE : draw(rng, 0, 9);
     }
-    *b = (struct mp_batching){.phase = MP_PHASE_PREFILL, .n_ranks = draw(rng, 1, 5), .tokens_per_rank = draw(rng, 1, 12),
-                              .source_skew_ppm = draw(rng, 0, 1) * draw(rng, 0, 3000000), .pad_tokens = draw(rng, 0, 5),
-                              .n_steps_max = draw(rng, 0, 1) * draw(rng, 1, 6), .seed = mp_rng_next(rng)};
+    *b = (struct mp_batching){.phase = MP_PHASE_PREFILL,
+                              .n_ranks = draw(rng, 1, 5),
+                              .tokens_per_rank = draw(rng, 1, 12),
+                              .source_skew_ppm = draw(rng, 0, 1) * draw(rng, 0, 3000000),
+                              .pad_tokens = draw(rng, 0, 5),
+                              .n_steps_max = draw(rng, 0, 1) * draw(rng, 1, 6),
+                              .seed = mp_rng_next(rng)};
 }
 
 static void test_steps_prefill__agrees_with_the_rule(void **state) {

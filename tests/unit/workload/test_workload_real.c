@@ -54,7 +54,8 @@ static void add_loads(const struct mp_trace *t, const struct mp_part *p, uint32_
     }
 }
 
-/* Max / mean over 8 GPUs of the held-out loads, experts placed by falling planned load, equal slots; mean over layers. */
+/* Max / mean over 8 GPUs of the held-out loads, experts placed by falling planned load, equal slots; mean over layers.
+ */
 static double lpt_held_out(const struct mp_trace *t, const struct mp_part *planning, const struct mp_part *held_out) {
     double sum = 0;
     for (uint32_t l = 0; l < t->n_layers; l++) {
@@ -93,7 +94,8 @@ static void test_workload_real__a_file_order_split_is_a_domain_shift(void **stat
         skip();
     struct mp_part planning, held_out;
     assert_int_equal(t->n_categories, 57);
-    split_text(t, "time:0.4975", &planning, &held_out); /* the first 100 of 201 requests; the 101st ends their last category */
+    split_text(t, "time:0.4975", &planning,
+               &held_out); /* the first 100 of 201 requests; the 101st ends their last category */
     assert_int_equal(planning.n, 100);
     assert_int_equal(categories_in_common(t, &planning, &held_out), 1);
     mp_part_free(&planning);
@@ -108,8 +110,8 @@ static void test_workload_real__a_file_order_split_is_a_domain_shift(void **stat
     assert_int_equal(planning.n, 101);
     assert_true(categories_in_common(t, &planning, &held_out) >= 55);
     double by_hash = lpt_held_out(t, &planning, &held_out);
-    print_message("# LPT on 8 GPUs, held-out max/mean of totals: time %.3f, hash %.3f (DESIGN.md says 1.57 and 1.11)\n", by_time,
-                  by_hash);
+    print_message("# LPT on 8 GPUs, held-out max/mean of totals: time %.3f, hash %.3f (DESIGN.md says 1.57 and 1.11)\n",
+                  by_time, by_hash);
     assert_true(by_time > by_hash + 0.2);
     assert_true(by_hash < 1.2);
     mp_part_free(&planning);
@@ -165,8 +167,9 @@ static void test_workload_real__decode(void **state) {
     struct mp_error err = {0};
     struct mp_batching b = {.phase = MP_PHASE_DECODE, .n_ranks = 16, .batch_per_rank = 64};
     assert_int_equal(mp_workload_build(&w, &all, &b, &err), MP_EINPUT);
-    assert_string_equal(err.message, "decode with 64 requests per rank on 16 ranks needs 1,024 concurrent requests, the part "
-                                     "has 201 (use --resample, a smaller --batch, or a larger trace)");
+    assert_string_equal(err.message,
+                        "decode with 64 requests per rank on 16 ranks needs 1,024 concurrent requests, the part "
+                        "has 201 (use --resample, a smaller --batch, or a larger trace)");
     b.resample = true;
     err = (struct mp_error){0};
     CHECK_OK(mp_workload_build(&w, &all, &b, &err), err);
