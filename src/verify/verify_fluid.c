@@ -46,15 +46,55 @@ static double capacity(const struct mp_topology *t, uint32_t r, uint32_t k) {
     return c;
 }
 
+/* Scratch of one matrix. users lists, for each port, the flows that ever use it. */
+struct filling {
+    uint32_t *count, *first, *users, *stopped; /* [ports], [ports + 1], [flows * path], [flows] */
+    double *room;                              /* [ports] */
+    bool has_caps;
+};
+
+static bool open_filling(struct filling *x, const struct vf_data *d, const struct flow *flows, uint32_t n) {
+    uint32_t n_ports = d->v->topology->n_resources;
+    size_t n_users = 0;
+    for (uint32_t i = 0; i < n; i++)
+        n_users += flows[i].n_ports;
+    *x = (struct filling){.count = mp_calloc(n_ports, sizeof *x->count), .first = mp_calloc((size_t)n_ports + 1, sizeof *x->first),
+                          .users = mp_calloc(n_users, sizeof *x->users), .stopped = mp_calloc(n, sizeof *x->stopped),
+                          .room = mp_calloc(n_ports, sizeof *x->room)};
+    if (x->count == NULL || x->first == NULL || x->users == NULL || x->stopped == NULL || x->room == NULL)
+        return false;
+    for (uint32_t i = 0; i < n; i++) {
+        x->has_caps |= flows[i].cap > 0;
+        for (uint32_t k = 0; k < flows[i].n_ports; k++)
+            x->first[flows[i].port[k] + 1]++;
+    }
+    for (uint32_t r = 0; r < n_ports; r++)
+        x->first[r + 1] += x->first[r];
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t k = 0; k < flows[i].n_ports; k++) {
+            uint32_t r = flows[i].port[k];
+            x->users[x->first[r] + x->count[r]++] = i;
+        }
+    return true;
+}
+
+static void close_filling(struct filling *x) {
+    mp_free(x->count);
+    mp_free(x->first);
+    mp_free(x->users);
+    mp_free(x->stopped);
+    mp_free(x->room);
+}
+
 /* Max-min fair rates of the flows that are FLOWING. */
-static void fill(struct vf_data *d, struct flow *flows, uint32_t n, uint32_t *count, double *room) {
+static void fill(struct vf_data *d, struct flow *flows, uint32_t n, struct filling *x) {
     const struct mp_topology *t = d->v->topology;
-    uint32_t n_loose = 0;
+    uint32_t n_loose = 0, *count = x->count;
+    double *room = x->room;
     memset(count, 0, t->n_resources * sizeof *count);
     for (uint32_t i = 0; i < n; i++) {
         struct flow *f = &flows[i];
         f->is_fixed = f->state != FLOWING;
-        f->rate = 0;
         if (f->is_fixed)
             continue;
         n_loose++;
@@ -63,38 +103,39 @@ static void fill(struct vf_data *d, struct flow *flows, uint32_t n, uint32_t *co
     }
     for (uint32_t r = 0; r < t->n_resources; r++)
         room[r] = count[r] > 0 ? capacity(t, r, count[r]) : 0;
+    d->n_operations += n;
     while (n_loose > 0) {
         /* The level at which the first port is full, or the first cap reached. */
         double level = INFINITY;
+        uint32_t n_stopped = 0;
         for (uint32_t r = 0; r < t->n_resources; r++)
-            if (count[r] > 0 && room[r] / count[r] < level)
+            if (count[r] > 0 && room[r] < level * count[r])
                 level = room[r] / count[r];
-        for (uint32_t i = 0; i < n; i++)
+        for (uint32_t i = 0; i < n && x->has_caps; i++)
             if (!flows[i].is_fixed && flows[i].cap > 0 && flows[i].cap < level)
                 level = flows[i].cap;
-        d->n_operations += n + t->n_resources;
-        /* Ports are judged at this level before any flow is fixed, because fixing changes their rooms. */
-        for (uint32_t i = 0; i < n; i++) {
-            struct flow *f = &flows[i];
-            if (f->is_fixed)
-                continue;
-            bool is_stopped = f->cap > 0 && f->cap <= level;
-            for (uint32_t k = 0; k < f->n_ports && !is_stopped; k++)
-                is_stopped = room[f->port[k]] <= level * count[f->port[k]] * (1 + 1e-13);
-            if (is_stopped)
-                f->rate = level;
-        }
-        for (uint32_t i = 0; i < n; i++) {
-            struct flow *f = &flows[i];
-            if (f->is_fixed || f->rate == 0)
-                continue;
-            f->is_fixed = true;
-            n_loose--;
+        /* Every port is judged at this level before any room changes. */
+        for (uint32_t r = 0; r < t->n_resources; r++)
+            for (uint32_t k = x->first[r]; count[r] > 0 && room[r] <= level * count[r] * (1 + 1e-13) && k < x->first[r + 1]; k++)
+                if (!flows[x->users[k]].is_fixed) {
+                    flows[x->users[k]].is_fixed = true;
+                    x->stopped[n_stopped++] = x->users[k];
+                }
+        for (uint32_t i = 0; i < n && x->has_caps; i++)
+            if (!flows[i].is_fixed && flows[i].cap > 0 && flows[i].cap <= level) {
+                flows[i].is_fixed = true;
+                x->stopped[n_stopped++] = i;
+            }
+        for (uint32_t i = 0; i < n_stopped; i++) {
+            struct flow *f = &flows[x->stopped[i]];
+            f->rate = level;
             for (uint32_t k = 0; k < f->n_ports; k++) {
                 room[f->port[k]] -= level;
                 count[f->port[k]]--;
             }
         }
+        n_loose -= n_stopped;
+        d->n_operations += t->n_resources + 4 * (uint64_t)n_stopped + (x->has_caps ? n : 0);
     }
 }
 
@@ -133,7 +174,7 @@ static void advance(struct queues *q, uint32_t n_stages, double now) {
 
 /* Runs all flows to their end. n_stages 0: all at once. Returns false when d->n_operations passed d->operations_max. */
 static bool run(struct vf_data *d, struct flow *flows, uint32_t n, struct queues *q, uint32_t n_stages, enum mp_stage_mode mode,
-                uint32_t *count, double *room, double *end_ns) {
+                struct filling *x, double *end_ns) {
     double now = 0;
     uint32_t n_left = n;
     *end_ns = 0;
@@ -142,7 +183,7 @@ static bool run(struct vf_data *d, struct flow *flows, uint32_t n, struct queues
     while (n_left > 0) {
         if (n_stages > 0)
             start_flows(d, flows, n, q, mode);
-        fill(d, flows, n, count, room);
+        fill(d, flows, n, x);
         double next = INFINITY;
         for (uint32_t i = 0; i < n; i++) {
             const struct flow *f = &flows[i];
@@ -209,10 +250,10 @@ enum mp_status vf_concurrent_ns(struct vf_data *d, const uint64_t *copies, uint6
     if (n == 0)
         return MP_OK;
     struct flow *flows = mp_calloc(n, sizeof *flows);
-    uint32_t *count = mp_calloc(d->v->topology->n_resources, sizeof *count);
-    double *room = mp_calloc(d->v->topology->n_resources, sizeof *room), end = 0;
+    struct filling x = {0};
+    double end = 0;
     enum mp_status status = MP_OK;
-    if (flows == NULL || count == NULL || room == NULL) {
+    if (flows == NULL) {
         status = mp_nomem(err, "verifying a plan");
     } else {
         n = 0;
@@ -220,12 +261,14 @@ enum mp_status vf_concurrent_ns(struct vf_data *d, const uint64_t *copies, uint6
             for (uint32_t j = 0; j < d->n; j++)
                 if (copies[(size_t)i * d->n + j] > 0)
                     add_flow(d, &flows[n++], is_reversed ? j : i, is_reversed ? i : j, copies[(size_t)i * d->n + j] * bytes, MP_NONE, 0);
-        *is_done = run(d, flows, n, NULL, 0, MP_STAGE_FREE, count, room, &end);
+        if (!open_filling(&x, d, flows, n))
+            status = mp_nomem(err, "verifying a plan");
+        else
+            *is_done = run(d, flows, n, NULL, 0, MP_STAGE_FREE, &x, &end);
         *out_ns = round_up(end);
     }
     mp_free(flows);
-    mp_free(count);
-    mp_free(room);
+    close_filling(&x);
     return status;
 }
 
@@ -263,8 +306,9 @@ enum mp_status vf_staged_ns(struct vf_data *d, const struct mp_order *o, bool is
     struct queues q = {.n = mode == MP_STAGE_BARRIER ? 1 : mode == MP_STAGE_COUPLED ? d->n : 2 * d->n};
     uint64_t *sent = mp_calloc((size_t)d->n * d->n, sizeof *sent);
     struct flow *flows = NULL;
-    uint32_t *count = mp_calloc(d->v->topology->n_resources, sizeof *count), n = 0;
-    double *room = mp_calloc(d->v->topology->n_resources, sizeof *room), end = 0;
+    struct filling x = {0};
+    uint32_t n = 0;
+    double end = 0;
     enum mp_status status = MP_OK;
     *out_ns = 0;
     *is_done = true;
@@ -275,7 +319,7 @@ enum mp_status vf_staged_ns(struct vf_data *d, const struct mp_order *o, bool is
         n = list_pieces(d, o, is_combine, is_backwards, copies, bytes, sent, NULL);
         flows = mp_calloc(n, sizeof *flows);
     }
-    if (sent == NULL || flows == NULL || count == NULL || room == NULL || q.open == NULL || q.stage == NULL || q.since == NULL) {
+    if (sent == NULL || flows == NULL || q.open == NULL || q.stage == NULL || q.since == NULL) {
         status = mp_nomem(err, "verifying a plan");
         goto out;
     }
@@ -287,13 +331,16 @@ enum mp_status vf_staged_ns(struct vf_data *d, const struct mp_order *o, bool is
         if (of[1] != of[0])
             q.open[(size_t)of[1] * o->n_stages + flows[i].stage]++;
     }
-    *is_done = run(d, flows, n, &q, o->n_stages, mode, count, room, &end);
+    if (!open_filling(&x, d, flows, n)) {
+        status = mp_nomem(err, "verifying a plan");
+        goto out;
+    }
+    *is_done = run(d, flows, n, &q, o->n_stages, mode, &x, &end);
     *out_ns = round_up(end);
 out:
     mp_free(sent);
     mp_free(flows);
-    mp_free(count);
-    mp_free(room);
+    close_filling(&x);
     mp_free(q.open);
     mp_free(q.stage);
     mp_free(q.since);

@@ -103,8 +103,14 @@ static enum mp_status direction_ns(struct vf_data *d, bool is_combine, uint64_t 
 enum mp_status vf_time_of_step(struct vf_data *d, uint32_t step, struct mp_plan_sample *out, bool *is_done, struct mp_error *err) {
     enum mp_status status = MP_OK;
     *out = (struct mp_plan_sample){.step = step, .step_ns = d->v->model->other_ns_per_step};
-    *is_done = true;
-    for (uint32_t l = 0; l < d->v->plan->n_layers && *is_done; l++) {
+    uint64_t before = d->n_operations, n_layers = d->v->plan->n_layers;
+    *is_done = before < d->operations_max;
+    for (uint32_t l = 0; l < n_layers && *is_done; l++) {
+        /* When the first layer says that the whole step will be too much, the rest is not begun. */
+        if (l == 1 && (d->n_operations - before) * n_layers > d->operations_max - before) {
+            *is_done = false;
+            break;
+        }
         uint64_t dispatch = 0, combine = 0;
         bool is_combine_done = false;
         MP_TRY(vf_prepare_layer(d, l, err));
