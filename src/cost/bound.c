@@ -279,6 +279,11 @@ static enum mp_status prepare(struct bound_scratch *s, const struct mp_cost_setu
                 }
             }
         }
+    /* Everything that leaves or enters a node also passes its uplink, where it has one. */
+    for (uint32_t v = 0; v < nodes && t->levels[0].uplink_out != NULL && t->levels[0].uplink_in != NULL; v++) {
+        s->node_out_rate[v] = smaller(s->node_out_rate[v], t->resources[t->levels[0].uplink_out[v]].bytes_per_s);
+        s->node_in_rate[v] = smaller(s->node_in_rate[v], t->resources[t->levels[0].uplink_in[v]].bytes_per_s);
+    }
     for (uint32_t g = 0; g < n; g++) {
         s->slots[g] = p->gpu_first_slot[g + 1] - p->gpu_first_slot[g];
         s->node_slots[mp_topology_node(t, g)] += s->slots[g];

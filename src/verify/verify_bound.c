@@ -89,6 +89,10 @@ enum mp_status vf_bounds_open(struct vf_data *d, struct mp_error *err) {
             b->node_out[node] = is_out ? clip((u128)b->node_out[node] + t->resources[r].bytes_per_s) : b->node_out[node];
             b->node_in[node] = is_in ? clip((u128)b->node_in[node] + t->resources[r].bytes_per_s) : b->node_in[node];
         }
+    for (uint32_t node = 0; t->levels[0].uplink_out != NULL && node < p->n_nodes; node++) {
+        b->node_out[node] = min_of(b->node_out[node], t->resources[t->levels[0].uplink_out[node]].bytes_per_s);
+        b->node_in[node] = min_of(b->node_in[node], t->resources[t->levels[0].uplink_in[node]].bytes_per_s);
+    }
     return MP_OK;
 }
 

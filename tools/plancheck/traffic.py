@@ -328,7 +328,10 @@ def transfer_bound(setup, c, starts, is_combine):
         for v, inside in enumerate(setup.nodes):
             c_v = [sum(c[r][e] for r in inside if r < len(c)) for e in range(plan["experts"])]
             if len(topology.levels) > 1:
-                term(ceil(sum(c_v) - _top(S_v[v], c_v), K), _rate(topology, inside, source_side, 1))
+                rate = _rate(topology, inside, source_side, 1)
+                if topology.levels[0]["uplinks"]:
+                    rate = min(rate, topology.resources[topology.levels[0]["uplinks"][v][source_side == "in"]]["rate"])
+                term(ceil(sum(c_v) - _top(S_v[v], c_v), K), rate)
         W = plan["slots"] - plan["experts"] + 1
         if copies != "node" and W < n:
             load = [sum(row[e] for row in c) for e in range(plan["experts"])]

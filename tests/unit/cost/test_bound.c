@@ -143,12 +143,41 @@ static void test_bound__known_values(void **state) {
     world_free(&w);
 }
 
+/* Four experts on two nodes of one GPU with two slots: rank 0 needs three, so 8 pairs leave its node, past an uplink of half its NIC. */
+static void test_bound__counts_the_uplink_of_a_node(void **state) {
+    (void)state;
+    static struct world w;
+    struct mp_rng r = mp_rng_seed(1);
+    struct mp_error err = {0};
+    case_plain(&w.net, 2, 1, UINT64_C(1000000000), UINT64_C(1000000000));
+    world_make(&w, &r, (struct world_shape){.n_layers = 1, .n_experts = 4, .n_steps = 1, .no_replicas = true, .is_counts = true, .top_k = 1});
+    static const uint64_t by_hand[2][4] = {{16, 8, 9, 0}, {0, 0, 0, 1}};
+    memcpy((uint64_t *)w.trace->counts, by_hand, sizeof by_hand);
+    ((uint32_t *)w.plan->gpu_first_slot)[1] = 2;
+    w.model.dispatch_bytes = w.model.combine_bytes = 10;
+    struct mp_layer_bound b;
+    CHECK_OK(mp_layer_lower_bound(&b, &w.setup, 0, 0, &err), err);
+    assert_int_equal(b.dispatch_ns, 80); /* through the NIC; both ports of the GPU together would take 40 */
+    for (uint32_t v = 0; v < 2; v++)
+        for (uint32_t k = 0; k < 2; k++) {
+            (k == 0 ? w.net.uplink_out : w.net.uplink_in)[0][v] = w.net.t.n_resources;
+            w.net.resources[w.net.t.n_resources++] = (struct mp_resource){k == 0 ? 500000000 : 250000000, 0, k == 1, true, v};
+        }
+    w.net.levels[0].uplink_out = w.net.uplink_out[0];
+    w.net.levels[0].uplink_in = w.net.uplink_in[0];
+    CHECK_OK(mp_layer_lower_bound(&b, &w.setup, 0, 0, &err), err);
+    assert_int_equal(b.dispatch_ns, 160);
+    assert_int_equal(b.combine_ns, 320);
+    world_free(&w);
+}
+
 int main(void) {
     cmocka_set_message_output(CM_OUTPUT_TAP);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bound__is_below_2000_random_placements),
         cmocka_unit_test(test_bound__is_below_the_best_of_all_placements),
         cmocka_unit_test(test_bound__known_values),
+        cmocka_unit_test(test_bound__counts_the_uplink_of_a_node),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
