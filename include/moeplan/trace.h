@@ -1,5 +1,6 @@
-/* A recording of which experts a model used. Two kinds: TOKENS has the top-k of every token and layer, grouped by request;
- * COUNTS has only numbers per (iteration, source, layer, expert). Immutable after load; may be shared between threads. */
+/* A recording of which experts a model used. Two kinds: TOKENS has the top-k of every token and layer, grouped by
+ * request; COUNTS has only numbers per (iteration, source, layer, expert). Immutable after load; may be shared between
+ * threads. */
 #ifndef MOEPLAN_TRACE_H
 #define MOEPLAN_TRACE_H
 
@@ -9,13 +10,19 @@
 #include <moeplan/status.h>
 
 enum mp_trace_kind { MP_TRACE_TOKENS = 1, MP_TRACE_COUNTS = 2 };
-enum mp_phase { MP_PHASE_UNKNOWN = 0, MP_PHASE_PREFILL = 1, MP_PHASE_DECODE = 2, MP_PHASE_TRAIN = 3, MP_PHASE_MIXED = 4 };
+enum mp_phase {
+    MP_PHASE_UNKNOWN = 0,
+    MP_PHASE_PREFILL = 1,
+    MP_PHASE_DECODE = 2,
+    MP_PHASE_TRAIN = 3,
+    MP_PHASE_MIXED = 4
+};
 #define MP_NO_EXPERT UINT16_MAX /* an unused place of a top-k list */
 #define MP_CHUNK_TOKENS 65536u  /* tokens of a chunk; all chunks but the last are full */
 
 /* One request: consecutive rows of the trace, one row per token. */
 struct mp_request {
-    uint64_t id;             /* from the recording, or its ordinal */
+    uint64_t id; /* from the recording, or its ordinal */
     uint64_t first_row, n_rows;
     uint64_t first_position; /* position of its first row in the sequence */
     uint32_t source;         /* rank it ran on, or MP_NONE */
@@ -31,22 +38,23 @@ struct mp_pair {
 struct mp_trace {
     enum mp_trace_kind kind;
     enum mp_phase phase;
-    const char *model;           /* as recorded; "" = unknown */
+    const char *model; /* as recorded; "" = unknown */
     bool is_synthetic;
-    bool is_ranked;              /* the k ids stand by falling gate weight */
-    bool is_time_ordered;        /* rows or iterations stand in time order (SGLang stat buffers do not) */
+    bool is_ranked;                      /* the k ids stand by falling gate weight */
+    bool is_time_ordered;                /* rows or iterations stand in time order (SGLang stat buffers do not) */
     uint32_t n_layers, n_experts, top_k; /* top_k 0 = unknown (counts) */
-    const uint32_t *layer_ids;   /* [n_layers] absolute layer index, ascending */
+    const uint32_t *layer_ids;           /* [n_layers] absolute layer index, ascending */
     uint32_t n_categories;
     const char *const *categories; /* [n_categories] */
 
-    /* TOKENS. Chunk c holds rows [c * MP_CHUNK_TOKENS, ...): ids[layer][row in chunk][k], id_bytes each, little-endian; the
-     * stride is the rows of that chunk (fewer in the last). An unused place is 0xFF.. (all bits) and stands after the used
-     * ones; with id_bytes 1 and 256 experts there is none, and 0xFF is expert 255. */
+    /* TOKENS. Chunk c holds rows [c * MP_CHUNK_TOKENS, ...): ids[layer][row in chunk][k], id_bytes each, little-endian;
+     * the stride is the rows of that chunk (fewer in the last). An unused place is 0xFF.. (all bits) and stands after
+     * the used ones; with id_bytes 1 and 256 experts there is none, and 0xFF is expert 255. */
     uint64_t n_rows;
-    uint32_t id_bytes;           /* 1 (up to 255 experts, or 256 when no place is unused) or 2 */
+    uint32_t id_bytes;            /* 1 (up to 255 experts, or 256 when no place is unused) or 2 */
     const uint8_t *const *chunks; /* [ceil(n_rows / MP_CHUNK_TOKENS)] */
-    const uint8_t *const *weight_chunks; /* NULL, or the gate weights in the same shape: uint16, weight * 65535 rounded */
+    const uint8_t *const
+        *weight_chunks; /* NULL, or the gate weights in the same shape: uint16, weight * 65535 rounded */
     uint64_t n_requests;
     const struct mp_request *requests; /* [n_requests], in row order, covering every row exactly once */
 
@@ -58,44 +66,47 @@ struct mp_trace {
     uint64_t n_pairs;
     const struct mp_pair *pairs;
 
-    /* Identity of the input, 64 hex digits. One file: SHA-256 of its bytes. Native format: SHA-256 of its header, which holds the
-     * checksum of every chunk (traces/FORMAT.md). Several files: SHA-256 of their hex digests written one after the other, in
-     * the order the format names (array, then requests table; otherwise by name). "" for generated traces. */
+    /* Identity of the input, 64 hex digits. One file: SHA-256 of its bytes. Native format: SHA-256 of its header, which
+     * holds the checksum of every chunk (traces/FORMAT.md). Several files: SHA-256 of their hex digests written one
+     * after the other, in the order the format names (array, then requests table; otherwise by name). "" for generated
+     * traces. */
     char sha256[65];
-    const char *format;          /* name of the format it was read from */
+    const char *format; /* name of the format it was read from */
     struct mp_arena *arena;
-    struct mp_in *mapped;        /* kept open while chunks point into it, or NULL */
+    struct mp_in *mapped; /* kept open while chunks point into it, or NULL */
 };
 
 /* What cannot be detected and is asked for. Unset fields: -1, NULL, UNKNOWN. */
 struct mp_trace_hints {
-    int layer_base;              /* absolute index of the recording's layer 0 */
+    int layer_base; /* absolute index of the recording's layer 0 */
     enum mp_phase phase;
-    int ids_are_physical;        /* 0, 1 or -1 */
-    const char *map_path;        /* physical-to-logical map when ids are physical and the recording has none */
-    const char *requests_path;   /* requests table of an .npy/.npz; NULL = "<stem>.requests.csv" beside it when it exists */
+    int ids_are_physical; /* 0, 1 or -1 */
+    const char *map_path; /* physical-to-logical map when ids are physical and the recording has none */
+    const char
+        *requests_path; /* requests table of an .npy/.npz; NULL = "<stem>.requests.csv" beside it when it exists */
     const char *model_name;
-    int is_ranked;               /* -1 = ask where the format cannot say */
-    uint32_t n_experts, top_k;   /* 0 = from the file */
-    const char *format;          /* NULL = detect */
-    const char *axes;            /* of a bare array: "tokens,layers,k", "layers,experts", "iterations,layers,experts" or
-                                  * "sources,layers,experts"; NULL = ask where the array's name does not say */
-    unsigned n_threads;          /* for checking chunks; 0 or 1 = the caller's thread */
+    int is_ranked;             /* -1 = ask where the format cannot say */
+    uint32_t n_experts, top_k; /* 0 = from the file */
+    const char *format;        /* NULL = detect */
+    const char *axes;          /* of a bare array: "tokens,layers,k", "layers,experts", "iterations,layers,experts" or
+                                * "sources,layers,experts"; NULL = ask where the array's name does not say */
+    unsigned n_threads;        /* for checking chunks; 0 or 1 = the caller's thread */
 };
 extern const struct mp_trace_hints mp_trace_hints_none;
 
-/* Reads a recording of any listed format (a file, or a folder for TensorRT-LLM). MP_EUSAGE when a hint is missing: the message
- * names the option to give. */
+/* Reads a recording of any listed format (a file, or a folder for TensorRT-LLM). MP_EUSAGE when a hint is missing: the
+ * message names the option to give. */
 enum mp_status mp_trace_load(struct mp_trace **out, const char *path, const struct mp_trace_hints *hints,
                              const struct mp_limits *limits, struct mp_error *err) MP_MUST_CHECK;
 void mp_trace_free(struct mp_trace *t); /* NULL is fine */
-/* Structural checker of everything promised above: sizes, order of layers, requests covering the rows, every id (range, no expert
- * twice in one top-k, unused places last), pairs. MP_EINPUT names the first violation. Loading has done this already. O(bytes). */
+/* Structural checker of everything promised above: sizes, order of layers, requests covering the rows, every id (range,
+ * no expert twice in one top-k, unused places last), pairs. MP_EINPUT names the first violation. Loading has done this
+ * already. O(bytes). */
 enum mp_status mp_trace_check(const struct mp_trace *t, struct mp_error *err) MP_MUST_CHECK;
 /* Do two traces hold the same recording? Everything but sha256 and format. */
 bool mp_trace_equal(const struct mp_trace *a, const struct mp_trace *b);
-/* Writes the native format (traces/FORMAT.md): the header first, which holds each chunk's checksum, then the chunks. Errors are
- * kept by the writer and reported by mp_out_commit. Same trace, same bytes. */
+/* Writes the native format (traces/FORMAT.md): the header first, which holds each chunk's checksum, then the chunks.
+ * Errors are kept by the writer and reported by mp_out_commit. Same trace, same bytes. */
 void mp_trace_write(const struct mp_trace *t, struct mp_out *o);
 
 /* Pointer to the ids of rows [row, row + *n_rows) of one layer, up to the end of the chunk. */
@@ -116,7 +127,7 @@ struct mp_trace_meta {
     const uint32_t *layer_ids; /* NULL = 0, 1, 2, ... */
     uint32_t n_sources;        /* COUNTS: 0 or 1 = not split by rank */
     bool has_weights;
-    bool has_unused;           /* TOKENS: some top-k places may be unused */
+    bool has_unused; /* TOKENS: some top-k places may be unused */
 };
 enum mp_status mp_trace_builder_new(struct mp_trace_builder **out, const struct mp_trace_meta *meta,
                                     const struct mp_limits *limits, struct mp_error *err) MP_MUST_CHECK;
@@ -126,21 +137,23 @@ enum mp_status mp_trace_builder_category(struct mp_trace_builder *b, const char 
 /* Starts a request (first_row and n_rows are filled in by the builder). */
 enum mp_status mp_trace_builder_request(struct mp_trace_builder *b, const struct mp_request *r,
                                         struct mp_error *err) MP_MUST_CHECK;
-/* Appends one token to the current request: ids[n_layers][top_k] (MP_NO_EXPERT = unused, at the end), weights the same shape or
- * NULL. MP_EINPUT: an id >= n_experts, or the same expert twice in a layer. */
+/* Appends one token to the current request: ids[n_layers][top_k] (MP_NO_EXPERT = unused, at the end), weights the same
+ * shape or NULL. MP_EINPUT: an id >= n_experts, or the same expert twice in a layer. */
 enum mp_status mp_trace_builder_row(struct mp_trace_builder *b, const uint16_t *ids, const uint16_t *weights,
                                     struct mp_error *err) MP_MUST_CHECK;
-/* Appends n tokens given token-major as the .npz files are: ids[n][n_layers][top_k] of id_bytes (1, 2, 4 or 8, little-endian; all
- * bits set, that is -1 = unused when meta.has_unused). The fast path of the array readers. */
+/* Appends n tokens given token-major as the .npz files are: ids[n][n_layers][top_k] of id_bytes (1, 2, 4 or 8,
+ * little-endian; all bits set, that is -1 = unused when meta.has_unused). The fast path of the array readers. */
 enum mp_status mp_trace_builder_rows(struct mp_trace_builder *b, const void *ids, uint32_t id_bytes, uint64_t n,
                                      struct mp_error *err) MP_MUST_CHECK;
 /* COUNTS: starts an iteration (category or MP_NONE), then adds to its cells. */
-enum mp_status mp_trace_builder_iteration(struct mp_trace_builder *b, uint32_t category, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status mp_trace_builder_iteration(struct mp_trace_builder *b, uint32_t category,
+                                          struct mp_error *err) MP_MUST_CHECK;
 enum mp_status mp_trace_builder_count(struct mp_trace_builder *b, uint32_t source, uint32_t layer, uint32_t expert,
                                       uint64_t n, struct mp_error *err) MP_MUST_CHECK;
-enum mp_status mp_trace_builder_pair(struct mp_trace_builder *b, const struct mp_pair *pair, struct mp_error *err) MP_MUST_CHECK;
-/* Ends the build in either case (b is freed); on success the trace is the caller's. sha256 NULL = "". Refuses (MP_EINPUT) an empty
- * recording, a request without rows, and a pair given twice. */
+enum mp_status mp_trace_builder_pair(struct mp_trace_builder *b, const struct mp_pair *pair,
+                                     struct mp_error *err) MP_MUST_CHECK;
+/* Ends the build in either case (b is freed); on success the trace is the caller's. sha256 NULL = "". Refuses
+ * (MP_EINPUT) an empty recording, a request without rows, and a pair given twice. */
 enum mp_status mp_trace_builder_finish(struct mp_trace_builder *b, const char *sha256, struct mp_trace **out,
                                        struct mp_error *err) MP_MUST_CHECK;
 void mp_trace_builder_free(struct mp_trace_builder *b); /* abandons a build; NULL is fine */

@@ -23,8 +23,8 @@ static enum mp_status split(struct csv_text *c, bool *more, struct mp_error *err
             const char *comma = memchr(p, ',', (size_t)(stop - p));
             const char *field_end = comma != NULL ? comma : stop;
             if (c->n_fields == CSV_MAX_FIELDS)
-                return mp_fail_at(err, MP_ELIMIT, c->path, c->line, (uint64_t)(p - start) + 1, "the line has more than %d fields",
-                                  (int)CSV_MAX_FIELDS);
+                return mp_fail_at(err, MP_ELIMIT, c->path, c->line, (uint64_t)(p - start) + 1,
+                                  "the line has more than %d fields", (int)CSV_MAX_FIELDS);
             c->fields[c->n_fields++] = (struct csv_field){p, (size_t)(field_end - p)};
             if (comma == NULL)
                 break;
@@ -35,8 +35,12 @@ static enum mp_status split(struct csv_text *c, bool *more, struct mp_error *err
     }
 }
 
-uint64_t csv_at(const struct csv_text *c, uint32_t column) { return (uint64_t)(c->fields[column].text - c->line_text) + 1; }
-bool csv_is(const struct csv_field *f, const char *text) { return strlen(text) == f->n && memcmp(text, f->text, f->n) == 0; }
+uint64_t csv_at(const struct csv_text *c, uint32_t column) {
+    return (uint64_t)(c->fields[column].text - c->line_text) + 1;
+}
+bool csv_is(const struct csv_field *f, const char *text) {
+    return strlen(text) == f->n && memcmp(text, f->text, f->n) == 0;
+}
 
 uint32_t csv_column(const struct csv_text *c, const char *name) {
     for (uint32_t i = 0; i < c->n_names; i++)
@@ -45,12 +49,17 @@ uint32_t csv_column(const struct csv_text *c, const char *name) {
     return MP_NONE;
 }
 
-enum mp_status csv_open(struct csv_text *c, const struct mp_in *in, const struct mp_limits *limits, struct mp_error *err) {
-    *c = (struct csv_text){.path = in->path, .at = (const char *)in->data, .end = (const char *)in->data + in->size, .max_line = limits->line_bytes};
+enum mp_status csv_open(struct csv_text *c, const struct mp_in *in, const struct mp_limits *limits,
+                        struct mp_error *err) {
+    *c = (struct csv_text){.path = in->path,
+                           .at = (const char *)in->data,
+                           .end = (const char *)in->data + in->size,
+                           .max_line = limits->line_bytes};
     enum mp_status status = MP_OK;
     bool more;
     if (in->size >= 3 && memcmp(in->data, "\xef\xbb\xbf", 3) == 0)
-        return mp_fail_at(err, MP_EINPUT, in->path, 1, 1, "starts with a byte-order mark (save it as UTF-8 without one)");
+        return mp_fail_at(err, MP_EINPUT, in->path, 1, 1,
+                          "starts with a byte-order mark (save it as UTF-8 without one)");
     c->fields = mp_calloc(CSV_MAX_FIELDS, sizeof *c->fields);
     c->names = mp_calloc(CSV_MAX_FIELDS, sizeof *c->names);
     if (c->fields == NULL || c->names == NULL) {
@@ -81,28 +90,31 @@ enum mp_status csv_next(struct csv_text *c, bool *more, struct mp_error *err) {
     if (status != MP_OK || !*more)
         return status;
     if (c->n_fields != c->n_names)
-        return mp_fail_at(err, MP_EINPUT, c->path, c->line, 1, "the line has %u fields but the header has %u%s", c->n_fields, c->n_names,
-                          c->at == c->end ? " (is the file cut short?)" : "");
+        return mp_fail_at(err, MP_EINPUT, c->path, c->line, 1, "the line has %u fields but the header has %u%s",
+                          c->n_fields, c->n_names, c->at == c->end ? " (is the file cut short?)" : "");
     return MP_OK;
 }
 
-enum mp_status csv_u64(const struct csv_text *c, uint32_t column, uint64_t min, uint64_t max, uint64_t *out, struct mp_error *err) {
+enum mp_status csv_u64(const struct csv_text *c, uint32_t column, uint64_t min, uint64_t max, uint64_t *out,
+                       struct mp_error *err) {
     const struct csv_field *f = &c->fields[column];
     if (mp_parse_u64(f->text, f->n, out) && *out >= min && *out <= max)
         return MP_OK;
     char value[128], name[128];
-    return mp_fail_at(err, MP_EINPUT, c->path, c->line, csv_at(c, column), "%s: \"%s\" is not a whole number in [%llu, %llu]",
-                      mp_quote(c->names[column].text, c->names[column].n, name, sizeof name), mp_quote(f->text, f->n, value, sizeof value),
-                      (unsigned long long)min, (unsigned long long)max);
+    return mp_fail_at(err, MP_EINPUT, c->path, c->line, csv_at(c, column),
+                      "%s: \"%s\" is not a whole number in [%llu, %llu]",
+                      mp_quote(c->names[column].text, c->names[column].n, name, sizeof name),
+                      mp_quote(f->text, f->n, value, sizeof value), (unsigned long long)min, (unsigned long long)max);
 }
 
 enum mp_status csv_name(const struct csv_text *c, uint32_t column, char buf[MP_MAX_NAME + 1], struct mp_error *err) {
     const struct csv_field *f = &c->fields[column];
     char value[128], name[128];
     if (f->n == 0 || f->n > MP_MAX_NAME || !mp_is_text(f->text, f->n) || memchr(f->text, '"', f->n) != NULL)
-        return mp_fail_at(err, MP_EINPUT, c->path, c->line, csv_at(c, column), "%s: \"%s\" is not a name (write 1 to %u bytes of text without quotes)",
-                          mp_quote(c->names[column].text, c->names[column].n, name, sizeof name), mp_quote(f->text, f->n, value, sizeof value),
-                          MP_MAX_NAME);
+        return mp_fail_at(err, MP_EINPUT, c->path, c->line, csv_at(c, column),
+                          "%s: \"%s\" is not a name (write 1 to %u bytes of text without quotes)",
+                          mp_quote(c->names[column].text, c->names[column].n, name, sizeof name),
+                          mp_quote(f->text, f->n, value, sizeof value), MP_MAX_NAME);
     memcpy(buf, f->text, f->n);
     buf[f->n] = '\0';
     return MP_OK;

@@ -4,8 +4,8 @@
 
 #define BAD(where, ...) mp_fail_at(err, MP_EINPUT, path, 0, (where) + 1, __VA_ARGS__)
 
-enum mp_status npy_header_bytes(const uint8_t *p, size_t n, const char *path, uint64_t at, const struct mp_limits *limits, uint64_t *bytes,
-                                struct mp_error *err) {
+enum mp_status npy_header_bytes(const uint8_t *p, size_t n, const char *path, uint64_t at,
+                                const struct mp_limits *limits, uint64_t *bytes, struct mp_error *err) {
     if (n < 10 || memcmp(p, NPY_MAGIC, 6) != 0)
         return BAD(at, "is not a NumPy array (write it with numpy.save or numpy.savez)");
     if (p[6] < 1 || p[6] > 3 || p[7] != 0)
@@ -16,8 +16,8 @@ enum mp_status npy_header_bytes(const uint8_t *p, size_t n, const char *path, ui
     if (prefix == 12)
         length |= (uint32_t)p[10] << 16 | (uint32_t)p[11] << 24;
     if (length > limits->npy_header_bytes)
-        return mp_fail_at(err, MP_ELIMIT, path, 0, at + 9, "an array header of %u bytes is more than the limit of %zu", length,
-                          limits->npy_header_bytes);
+        return mp_fail_at(err, MP_ELIMIT, path, 0, at + 9, "an array header of %u bytes is more than the limit of %zu",
+                          length, limits->npy_header_bytes);
     *bytes = (uint64_t)prefix + length;
     return MP_OK;
 }
@@ -58,7 +58,8 @@ static bool take_number(struct text *t, uint64_t *v) {
     return mp_parse_u64(start, (size_t)(t->p - start), v);
 }
 
-enum mp_status npy_header_parse(struct npy_header *out, const uint8_t *header, size_t n, const char *path, uint64_t at, struct mp_error *err) {
+enum mp_status npy_header_parse(struct npy_header *out, const uint8_t *header, size_t n, const char *path, uint64_t at,
+                                struct mp_error *err) {
     *out = (struct npy_header){0};
     const char *start = (const char *)header;
     struct text t = {start + (header[6] == 1 ? 10 : 12), start + n};
@@ -79,8 +80,8 @@ enum mp_status npy_header_parse(struct npy_header *out, const uint8_t *header, s
                 return BAD(value_at, "the array's elements are records (save a plain integer array)");
             bool is_size = n_value == 3 && (value[2] == '1' || value[2] == '2' || value[2] == '4' || value[2] == '8');
             if (is_size && value[0] == '>' && value[2] != '1')
-                return BAD(value_at, "descr: \"%s\" is big-endian (save it with .astype('<%.2s'))", mp_quote(value, n_value, quoted, sizeof quoted),
-                           value + 1);
+                return BAD(value_at, "descr: \"%s\" is big-endian (save it with .astype('<%.2s'))",
+                           mp_quote(value, n_value, quoted, sizeof quoted), value + 1);
             if (!is_size || (value[1] != 'i' && value[1] != 'u') || strchr("<|=>", value[0]) == NULL)
                 return BAD(value_at, "descr: \"%s\" is not an integer type (save the ids as u1, u2, i1, i2, i4 or i8)",
                            mp_quote(value, n_value, quoted, sizeof quoted));
@@ -106,7 +107,8 @@ enum mp_status npy_header_parse(struct npy_header *out, const uint8_t *header, s
                     return BAD(HERE, "shape is damaged");
             }
         } else
-            return BAD(HERE, "key \"%s\" of the array's header is not known or there twice", mp_quote(key, n_key, quoted, sizeof quoted));
+            return BAD(HERE, "key \"%s\" of the array's header is not known or there twice",
+                       mp_quote(key, n_key, quoted, sizeof quoted));
         if (!take(&t, ",")) {
             if (!take(&t, "}"))
                 return BAD(HERE, "the array's header is damaged");

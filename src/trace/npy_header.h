@@ -15,9 +15,10 @@ struct npy_header {
 };
 #define NPY_MAGIC "\x93NUMPY"
 
-/* How many bytes the header has, prefix included, from the array's first NPY_PREFIX bytes. Positions in messages start at `at`. */
-enum mp_status npy_header_bytes(const uint8_t *prefix, size_t n, const char *path, uint64_t at, const struct mp_limits *limits,
-                                uint64_t *bytes, struct mp_error *err) MP_MUST_CHECK;
+/* How many bytes the header has, prefix included, from the array's first NPY_PREFIX bytes. Positions in messages start
+ * at `at`. */
+enum mp_status npy_header_bytes(const uint8_t *prefix, size_t n, const char *path, uint64_t at,
+                                const struct mp_limits *limits, uint64_t *bytes, struct mp_error *err) MP_MUST_CHECK;
 /* Reads the whole header (n bytes as npy_header_bytes said). Only integers in C order, little-endian, are accepted. */
 enum mp_status npy_header_parse(struct npy_header *out, const uint8_t *header, size_t n, const char *path, uint64_t at,
                                 struct mp_error *err) MP_MUST_CHECK;

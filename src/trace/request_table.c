@@ -8,8 +8,8 @@ void request_table_clear(struct request_table *t) {
     *t = (struct request_table){0};
 }
 
-enum mp_status request_table_read(struct request_table *out, const struct mp_in *in, uint64_t n_rows, const struct mp_limits *limits,
-                                  struct mp_error *err) {
+enum mp_status request_table_read(struct request_table *out, const struct mp_in *in, uint64_t n_rows,
+                                  const struct mp_limits *limits, struct mp_error *err) {
     *out = (struct request_table){0};
     struct csv_text c;
     enum mp_status status = csv_open(&c, in, limits, err);
@@ -17,14 +17,19 @@ enum mp_status request_table_read(struct request_table *out, const struct mp_in 
         return status;
     uint64_t room = 0, row = 0;
     bool more;
-    uint32_t request = csv_column(&c, "request"), first_row = csv_column(&c, "first_row"), tokens = csv_column(&c, "tokens");
-    uint32_t position = csv_column(&c, "first_position"), category = csv_column(&c, "category"), source = csv_column(&c, "source");
+    uint32_t request = csv_column(&c, "request"), first_row = csv_column(&c, "first_row"),
+             tokens = csv_column(&c, "tokens");
+    uint32_t position = csv_column(&c, "first_position"), category = csv_column(&c, "category"),
+             source = csv_column(&c, "source");
     if (category == MP_NONE)
         category = csv_column(&c, "dataset");
     if (request == MP_NONE || first_row == MP_NONE || tokens == MP_NONE) {
         status = mp_fail_at(err, MP_EINPUT, in->path, 1, 1,
-                            "is not a requests table: column %s is missing (write request,first_row,tokens[,first_position][,category][,source])",
-                            request == MP_NONE ? "request" : first_row == MP_NONE ? "first_row" : "tokens");
+                            "is not a requests table: column %s is missing (write "
+                            "request,first_row,tokens[,first_position][,category][,source])",
+                            request == MP_NONE     ? "request"
+                            : first_row == MP_NONE ? "first_row"
+                                                   : "tokens");
         goto out;
     }
     for (;;) {
@@ -53,13 +58,15 @@ enum mp_status request_table_read(struct request_table *out, const struct mp_in 
         }
         if (r.first_row != row) {
             status = mp_fail_at(err, MP_EINPUT, in->path, c.line, csv_at(&c, first_row),
-                                "first_row: %llu does not follow the rows before it, which end at %llu (sort the table by first_row and leave no gap)",
+                                "first_row: %llu does not follow the rows before it, which end at %llu (sort the table "
+                                "by first_row and leave no gap)",
                                 (unsigned long long)r.first_row, (unsigned long long)row);
             goto out;
         }
         if (r.n_rows > n_rows - row) {
             status = mp_fail_at(err, MP_EINPUT, in->path, c.line, csv_at(&c, tokens),
-                                "tokens: row %llu and %llu more pass the %llu rows of the array (is it the table of another recording?)",
+                                "tokens: row %llu and %llu more pass the %llu rows of the array (is it the table of "
+                                "another recording?)",
                                 (unsigned long long)row, (unsigned long long)r.n_rows, (unsigned long long)n_rows);
             goto out;
         }
@@ -82,7 +89,8 @@ enum mp_status request_table_read(struct request_table *out, const struct mp_in 
         out->requests[out->n++] = r;
     }
     if (row != n_rows)
-        status = mp_fail_at(err, MP_EINPUT, in->path, c.line, 1, "the table ends at row %llu but the array has %llu (is it the table of another recording?)",
+        status = mp_fail_at(err, MP_EINPUT, in->path, c.line, 1,
+                            "the table ends at row %llu but the array has %llu (is it the table of another recording?)",
                             (unsigned long long)row, (unsigned long long)n_rows);
 out:
     csv_close(&c);

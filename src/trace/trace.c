@@ -11,7 +11,9 @@ static const struct mp_trace_format *const formats[] = {MP_REGISTRY(ENTRY) NULL}
 
 const struct mp_trace_hints mp_trace_hints_none = {.layer_base = -1, .ids_are_physical = -1, .is_ranked = -1};
 
-const struct mp_trace_format *mp_trace_format_at(uint32_t i) { return i < sizeof formats / sizeof formats[0] ? formats[i] : NULL; }
+const struct mp_trace_format *mp_trace_format_at(uint32_t i) {
+    return i < sizeof formats / sizeof formats[0] ? formats[i] : NULL;
+}
 
 const char *mp_phase_name(enum mp_phase phase) {
     static const char *const names[] = {"unknown", "prefill", "decode", "train", "mixed"};
@@ -63,7 +65,8 @@ static void list_formats(char *buf, size_t size, const char *path, const struct 
             used += (size_t)snprintf(buf + used, size - used, "%s%s", used > 0 ? ", " : "", formats[i]->name);
 }
 
-static enum mp_status detect(const struct mp_trace_format **out, const char *path, const struct mp_in *in, struct mp_error *err) {
+static enum mp_status detect(const struct mp_trace_format **out, const char *path, const struct mp_in *in,
+                             struct mp_error *err) {
     int best = 0, n_best = 0;
     char names[256];
     *out = NULL;
@@ -83,11 +86,12 @@ static enum mp_status detect(const struct mp_trace_format **out, const char *pat
         return mp_fail_at(err, MP_EINPUT, path, 0, 0, "the file is empty");
     if (best == 0) {
         list_formats(names, sizeof names, path, in, 0);
-        return mp_fail_at(err, MP_EINPUT, path, 0, 0, "is not a recording that any format recognises (name one of them with --format: %s)",
-                          names);
+        return mp_fail_at(err, MP_EINPUT, path, 0, 0,
+                          "is not a recording that any format recognises (name one of them with --format: %s)", names);
     }
     list_formats(names, sizeof names, path, in, best);
-    return mp_fail_at(err, MP_EINPUT, path, 0, 0, "could be any of these formats: %s (name the right one with --format)", names);
+    return mp_fail_at(err, MP_EINPUT, path, 0, 0,
+                      "could be any of these formats: %s (name the right one with --format)", names);
 }
 
 enum mp_status mp_trace_load(struct mp_trace **out, const char *path, const struct mp_trace_hints *hints,

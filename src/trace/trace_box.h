@@ -1,4 +1,5 @@
-/* Private to src/trace: who owns the memory of a trace, the checks that every way in shares, and the hints that readers ask for. */
+/* Private to src/trace: who owns the memory of a trace, the checks that every way in shares, and the hints that readers
+ * ask for. */
 #ifndef TRACE_BOX_H
 #define TRACE_BOX_H
 
@@ -22,40 +23,47 @@ static inline uint64_t trace_chunk_rows(uint64_t n_rows, uint64_t c) {
     return left < MP_CHUNK_TOKENS ? left : MP_CHUNK_TOKENS;
 }
 /* Has the id type a value for "unused"? Not with 256 experts in one byte. */
-static inline bool trace_has_unused(uint32_t n_experts, uint32_t id_bytes) { return !(id_bytes == 1 && n_experts == 256); }
+static inline bool trace_has_unused(uint32_t n_experts, uint32_t id_bytes) {
+    return !(id_bytes == 1 && n_experts == 256);
+}
 
-/* Looks for the first bad token among n lists of k ids of id_bytes each. False when all are good. `what` receives the reason as
- * text for a message. */
-bool trace_find_bad_list(const uint8_t *ids, uint64_t n, uint32_t k, uint32_t id_bytes, uint32_t n_experts, uint64_t *bad,
-                         char *what, size_t what_size);
+/* Looks for the first bad token among n lists of k ids of id_bytes each. False when all are good. `what` receives the
+ * reason as text for a message. */
+bool trace_find_bad_list(const uint8_t *ids, uint64_t n, uint32_t k, uint32_t id_bytes, uint32_t n_experts,
+                         uint64_t *bad, char *what, size_t what_size);
 /* The first request that breaks the promises of trace.h; false when none does. */
 bool trace_find_bad_request(const struct mp_trace *t, uint64_t *bad, const char **what);
 
 uint32_t trace_crc32(uint32_t crc, const void *data, size_t n); /* zlib's CRC-32; start with 0 */
 
-/* What a format cannot say and hints may: each reader names what it needs, all that is missing is asked for in one message. */
+/* What a format cannot say and hints may: each reader names what it needs, all that is missing is asked for in one
+ * message. */
 struct trace_needs {
     bool layer_base, phase, ids, experts, top_k;
 };
-enum mp_status trace_ask(const char *path, const char *format, struct trace_needs needs, const struct mp_trace_hints *hints,
-                         struct mp_error *err) MP_MUST_CHECK;
+enum mp_status trace_ask(const char *path, const char *format, struct trace_needs needs,
+                         const struct mp_trace_hints *hints, struct mp_error *err) MP_MUST_CHECK;
 /* Absolute layers base, base + 1, ...: MP_EUSAGE when they would pass MP_MAX_LAYERS. */
 enum mp_status trace_check_base(const char *path, int base, uint64_t n_layers, struct mp_error *err) MP_MUST_CHECK;
 /* The digest of several files: hex digests one after the other. */
 void trace_sha256_of_two(const struct mp_in *a, const struct mp_in *b, char hex[65]);
-/* Distinct names in order of first appearance, as readers meet categories before the builder exists. Zero-initialised = empty. */
+/* Distinct names in order of first appearance, as readers meet categories before the builder exists. Zero-initialised =
+ * empty. */
 struct trace_names {
     struct mp_arena *arena;
     const char **names;
     uint32_t n, last;
 };
 /* Index of a name, added when new. MP_ELIMIT past 4,096 of them; the error has no position. */
-enum mp_status trace_names_find(struct trace_names *l, const char *name, uint32_t *out, struct mp_error *err) MP_MUST_CHECK;
-enum mp_status trace_names_to_builder(const struct trace_names *l, struct mp_trace_builder *b, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status trace_names_find(struct trace_names *l, const char *name, uint32_t *out,
+                                struct mp_error *err) MP_MUST_CHECK;
+enum mp_status trace_names_to_builder(const struct trace_names *l, struct mp_trace_builder *b,
+                                      struct mp_error *err) MP_MUST_CHECK;
 void trace_names_clear(struct trace_names *l);
 
 /* Passes on an error that has no position (the builder's) with one. */
-enum mp_status trace_fail_at(struct mp_error *err, const struct mp_error *inner, const char *path, uint64_t line, uint64_t column);
+enum mp_status trace_fail_at(struct mp_error *err, const struct mp_error *inner, const char *path, uint64_t line,
+                             uint64_t column);
 
 /* A physical-to-logical map: JSON {"physical_to_logical_map": [[..]]}, or the bare list of lists. */
 struct trace_map {

@@ -1,4 +1,5 @@
-/* Builds a trace token by token or cell by cell. Memory is what the trace will need, plus at most one chunk while the last one grows. */
+/* Builds a trace token by token or cell by cell. Memory is what the trace will need, plus at most one chunk while the
+ * last one grows. */
 #include "recording_rows.h"
 #include "trace_box.h"
 #include <limits.h>
@@ -148,8 +149,8 @@ enum mp_status mp_trace_builder_category(struct mp_trace_builder *b, const char 
     size_t n = strlen(name);
     if (n == 0 || n > MP_MAX_NAME || !mp_is_text(name, n)) {
         char quoted[64];
-        return mp_fail(err, MP_EINPUT, "category \"%s\" is not text of 1 to %u bytes", mp_quote(name, n, quoted, sizeof quoted),
-                       MP_MAX_NAME);
+        return mp_fail(err, MP_EINPUT, "category \"%s\" is not text of 1 to %u bytes",
+                       mp_quote(name, n, quoted, sizeof quoted), MP_MAX_NAME);
     }
     if (b->n_category_slots > 0) {
         uint32_t mask = b->n_category_slots - 1;
@@ -188,7 +189,8 @@ enum mp_status mp_trace_builder_category(struct mp_trace_builder *b, const char 
 
 static enum mp_status check_open_request(const struct mp_trace_builder *b, struct mp_error *err) {
     if (b->request_open > 0 && b->requests[b->request_open - 1].n_rows == 0)
-        return mp_fail(err, MP_EINPUT, "request %llu has no tokens", (unsigned long long)b->requests[b->request_open - 1].id);
+        return mp_fail(err, MP_EINPUT, "request %llu has no tokens",
+                       (unsigned long long)b->requests[b->request_open - 1].id);
     return MP_OK;
 }
 
@@ -202,8 +204,8 @@ enum mp_status mp_trace_builder_request(struct mp_trace_builder *b, const struct
         return mp_fail(err, MP_EBUG, "request %llu names category %u of %u", (unsigned long long)r->id, r->category,
                        b->t->n_categories);
     if (r->source != MP_NONE && r->source >= MP_MAX_GPUS)
-        return mp_fail(err, MP_EINPUT, "request %llu ran on rank %u, which is not below %u", (unsigned long long)r->id, r->source,
-                       MP_MAX_GPUS);
+        return mp_fail(err, MP_EINPUT, "request %llu ran on rank %u, which is not below %u", (unsigned long long)r->id,
+                       r->source, MP_MAX_GPUS);
     if (!grow((void **)&b->requests, &b->request_room, b->request_open + 1, sizeof *r))
         return mp_nomem(err, "requests");
     b->requests[b->request_open] = *r;
@@ -214,7 +216,8 @@ enum mp_status mp_trace_builder_request(struct mp_trace_builder *b, const struct
 }
 
 /* Lays the first `rows` rows of every layer out again at another stride; `to` may be `from` when the stride shrinks. */
-static void restride(uint8_t *to, size_t to_stride, const uint8_t *from, size_t from_stride, size_t used, uint32_t n_layers) {
+static void restride(uint8_t *to, size_t to_stride, const uint8_t *from, size_t from_stride, size_t used,
+                     uint32_t n_layers) {
     for (uint32_t l = 0; l < n_layers; l++)
         memmove(to + l * to_stride, from + l * from_stride, used);
 }
@@ -270,7 +273,8 @@ static enum mp_status reserve_row(struct mp_trace_builder *b, struct mp_error *e
         mp_free(box->ids[c]);
         box->ids[c] = ids;
         if (b->has_weights) {
-            restride(weights, rows * list_weights, box->weights[c], used * list_weights, used * list_weights, t->n_layers);
+            restride(weights, rows * list_weights, box->weights[c], used * list_weights, used * list_weights,
+                     t->n_layers);
             mp_free(box->weights[c]);
             box->weights[c] = weights;
         }
@@ -288,8 +292,8 @@ static enum mp_status fail_list(const struct mp_trace_builder *b, uint32_t layer
                    (unsigned long long)r->id, b->t->layer_ids[layer], what);
 }
 
-/* Checks the lists of the last chunk that came through mp_trace_builder_rows: many at once, which is several times as fast as one by one.
- * Called when the chunk is full and at the end. */
+/* Checks the lists of the last chunk that came through mp_trace_builder_rows: many at once, which is several times as
+ * fast as one by one. Called when the chunk is full and at the end. */
 static enum mp_status check_pending(struct mp_trace_builder *b, struct mp_error *err) {
     struct mp_trace *t = b->t;
     uint32_t k = t->top_k;
@@ -306,7 +310,8 @@ static enum mp_status check_pending(struct mp_trace_builder *b, struct mp_error 
         for (uint64_t i = 0; !b->has_unused && trace_has_unused(t->n_experts, t->id_bytes) && i < n; i++) {
             const uint8_t *last = start + ((i + 1) * k - 1) * t->id_bytes;
             if (last[0] == 0xff && last[t->id_bytes - 1] == 0xff) {
-                snprintf(what, sizeof what, "%u is not an expert in [0, %u)", t->id_bytes == 1 ? 255u : 65535u, t->n_experts);
+                snprintf(what, sizeof what, "%u is not an expert in [0, %u)", t->id_bytes == 1 ? 255u : 65535u,
+                         t->n_experts);
                 return fail_list(b, l, from + i, what, err);
             }
         }
@@ -352,7 +357,8 @@ enum mp_status mp_trace_builder_row(struct mp_trace_builder *b, const uint16_t *
 }
 
 /* One id of the source array as the trace keeps it. False: it is not an expert and not "unused". */
-static bool narrow(const uint8_t *p, uint32_t bytes, uint32_t n_experts, bool has_unused, uint16_t *out, uint64_t *value) {
+static bool narrow(const uint8_t *p, uint32_t bytes, uint32_t n_experts, bool has_unused, uint16_t *out,
+                   uint64_t *value) {
     uint64_t v = 0;
     memcpy(&v, p, bytes);
     uint64_t all = bytes == 8 ? UINT64_MAX : (UINT64_C(1) << (8 * bytes)) - 1;
@@ -365,23 +371,35 @@ static bool narrow(const uint8_t *p, uint32_t bytes, uint32_t n_experts, bool ha
     return v < n_experts;
 }
 
-/* n lists that stand `stride` apart, one after the other. The usual sizes are spelt out, so that each copy is an instruction or two. */
+/* n lists that stand `stride` apart, one after the other. The usual sizes are spelt out, so that each copy is an
+ * instruction or two. */
 static void gather(uint8_t *restrict to, const uint8_t *restrict from, size_t list, size_t stride, uint64_t n) {
-#define COPY(size)                                                                                                   \
-    for (uint64_t i = 0; i < n; i++)                                                                                 \
-        memcpy(to + i * (size), from + i * stride, size)
+#define COPY(size)                                                                                                     \
+    for (uint64_t i = 0; i < n; i++)                                                                                   \
+    memcpy(to + i * (size), from + i * stride, size)
     switch (list) {
-    case 4: COPY(4); break;
-    case 6: COPY(6); break;
-    case 8: COPY(8); break;
-    case 16: COPY(16); break;
-    default: COPY(list); break;
+    case 4:
+        COPY(4);
+        break;
+    case 6:
+        COPY(6);
+        break;
+    case 8:
+        COPY(8);
+        break;
+    case 16:
+        COPY(16);
+        break;
+    default:
+        COPY(list);
+        break;
     }
 #undef COPY
 }
 
 /* Rows [0, n) of token-major ids into rows [used, used + n) of the chunk, all layers. */
-static enum mp_status scatter(struct mp_trace_builder *b, const uint8_t *ids, uint32_t bytes, uint64_t n, struct mp_error *err) {
+static enum mp_status scatter(struct mp_trace_builder *b, const uint8_t *ids, uint32_t bytes, uint64_t n,
+                              struct mp_error *err) {
     struct mp_trace *t = b->t;
     uint32_t k = t->top_k;
     size_t list = (size_t)k * bytes, stride = list * t->n_layers;
@@ -399,11 +417,14 @@ static enum mp_status scatter(struct mp_trace_builder *b, const uint8_t *ids, ui
                     uint64_t value;
                     if (!narrow(from + (size_t)j * bytes, bytes, t->n_experts, b->has_unused, &id, &value)) {
                         char what[96];
-                        int64_t negative = bytes == 8 ? (int64_t)value : (int64_t)(value << (64 - 8 * bytes)) >> (64 - 8 * bytes);
+                        int64_t negative =
+                            bytes == 8 ? (int64_t)value : (int64_t)(value << (64 - 8 * bytes)) >> (64 - 8 * bytes);
                         if (b->has_unused && negative < 0)
-                            snprintf(what, sizeof what, "%lld is not an expert in [0, %u)", (long long)negative, t->n_experts);
+                            snprintf(what, sizeof what, "%lld is not an expert in [0, %u)", (long long)negative,
+                                     t->n_experts);
                         else
-                            snprintf(what, sizeof what, "%llu is not an expert in [0, %u)", (unsigned long long)value, t->n_experts);
+                            snprintf(what, sizeof what, "%llu is not an expert in [0, %u)", (unsigned long long)value,
+                                     t->n_experts);
                         return fail_list(b, l, t->n_rows + i, what, err);
                     }
                     memcpy(to, &id, t->id_bytes);
@@ -416,7 +437,8 @@ static enum mp_status scatter(struct mp_trace_builder *b, const uint8_t *ids, ui
 enum mp_status mp_trace_builder_rows(struct mp_trace_builder *b, const void *ids, uint32_t id_bytes, uint64_t n,
                                      struct mp_error *err) {
     struct mp_trace *t = b->t;
-    if (t->kind != MP_TRACE_TOKENS || b->has_weights || (id_bytes != 1 && id_bytes != 2 && id_bytes != 4 && id_bytes != 8))
+    if (t->kind != MP_TRACE_TOKENS || b->has_weights ||
+        (id_bytes != 1 && id_bytes != 2 && id_bytes != 4 && id_bytes != 8))
         return mp_fail(err, MP_EBUG, "rows of another kind than their trace");
     const uint8_t *p = ids;
     while (n > 0) {
@@ -441,10 +463,12 @@ enum mp_status mp_trace_builder_rows(struct mp_trace_builder *b, const void *ids
     return MP_OK;
 }
 
-/* Asks for large pages: filling hundreds of MB in pages of 4 KiB costs a fifth of the time of reading a recording. Only a hint. */
+/* Asks for large pages: filling hundreds of MB in pages of 4 KiB costs a fifth of the time of reading a recording. Only
+ * a hint. */
 static void hint_large(void *p, size_t n) {
     enum { LARGE_PAGE = 2 << 20 };
-    uintptr_t from = ((uintptr_t)p + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE, to = ((uintptr_t)p + n) / LARGE_PAGE * LARGE_PAGE;
+    uintptr_t from = ((uintptr_t)p + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE,
+              to = ((uintptr_t)p + n) / LARGE_PAGE * LARGE_PAGE;
     if (to > from && to - from >= 8 * (uintptr_t)LARGE_PAGE)
         (void)madvise((void *)from, to - from, MADV_HUGEPAGE);
 }
@@ -483,24 +507,24 @@ enum mp_status mp_trace_builder_count(struct mp_trace_builder *b, uint32_t sourc
     if (t->kind != MP_TRACE_COUNTS || t->n_iterations == 0)
         return mp_fail(err, MP_EBUG, "a count without an iteration");
     if (source >= t->n_sources || layer >= t->n_layers || expert >= t->n_experts)
-        return mp_fail(err, MP_EINPUT, "source %u, layer %u, expert %u is not inside %u x %u x %u", source, layer, expert,
-                       t->n_sources, t->n_layers, t->n_experts);
+        return mp_fail(err, MP_EINPUT, "source %u, layer %u, expert %u is not inside %u x %u x %u", source, layer,
+                       expert, t->n_sources, t->n_layers, t->n_experts);
     size_t i = (((size_t)(t->n_iterations - 1) * t->n_sources + source) * t->n_layers + layer) * t->n_experts + expert;
     uint64_t sum;
     if (mp_add_overflow(b->counts[i], n, &sum) || sum > MP_MAX_TOKENS)
-        return mp_fail(err, MP_ELIMIT, "the count of source %u, layer %u, expert %u passes %llu", source, t->layer_ids[layer], expert,
-                       (unsigned long long)MP_MAX_TOKENS);
+        return mp_fail(err, MP_ELIMIT, "the count of source %u, layer %u, expert %u passes %llu", source,
+                       t->layer_ids[layer], expert, (unsigned long long)MP_MAX_TOKENS);
     b->counts[i] = sum;
     return MP_OK;
 }
 
 enum mp_status recording_bad_count(const struct mp_in *in, uint64_t at, int64_t value, struct mp_error *err) {
-    return mp_fail_at(err, MP_EINPUT, in->path, 0, at + 1, "\"%lld\" is not a count of tokens (0 to %llu)", (long long)value,
-                      (unsigned long long)MP_MAX_TOKENS);
+    return mp_fail_at(err, MP_EINPUT, in->path, 0, at + 1, "\"%lld\" is not a count of tokens (0 to %llu)",
+                      (long long)value, (unsigned long long)MP_MAX_TOKENS);
 }
 
-/* Adds counts in place, without a branch per cell. False when one was negative or a sum passes MP_MAX_TOKENS: the build is then lost, and the
- * slow way finds the first culprit among numbers that are still as in the file. */
+/* Adds counts in place, without a branch per cell. False when one was negative or a sum passes MP_MAX_TOKENS: the build
+ * is then lost, and the slow way finds the first culprit among numbers that are still as in the file. */
 static bool add_in_place(uint64_t *to, const uint8_t *bytes, uint32_t item, uint32_t n) {
     uint64_t all = 0;
     if (item == 4)
@@ -523,7 +547,8 @@ static bool add_in_place(uint64_t *to, const uint8_t *bytes, uint32_t item, uint
 enum mp_status trace_builder_reserve(struct mp_trace_builder *b, uint64_t n_iterations, struct mp_error *err) {
     struct mp_trace *t = b->t;
     size_t cells = (size_t)t->n_sources * t->n_layers * t->n_experts;
-    if (b->counts != NULL || n_iterations == 0 || n_iterations > UINT32_MAX / 2 || n_iterations > b->memory_bytes / 8 / cells)
+    if (b->counts != NULL || n_iterations == 0 || n_iterations > UINT32_MAX / 2 ||
+        n_iterations > b->memory_bytes / 8 / cells)
         return MP_OK; /* growing will say what is wrong */
     b->counts = mp_realloc(NULL, n_iterations, cells * sizeof *b->counts);
     b->iteration_category = mp_realloc(NULL, n_iterations, sizeof *b->iteration_category);
@@ -534,10 +559,11 @@ enum mp_status trace_builder_reserve(struct mp_trace_builder *b, uint64_t n_iter
     return MP_OK;
 }
 
-enum mp_status trace_builder_add(struct mp_trace_builder *b, uint32_t layer, const uint8_t *bytes, uint32_t item, uint32_t n,
-                                 const uint16_t *logical, uint64_t *bad, struct mp_error *err) {
+enum mp_status trace_builder_add(struct mp_trace_builder *b, uint32_t layer, const uint8_t *bytes, uint32_t item,
+                                 uint32_t n, const uint16_t *logical, uint64_t *bad, struct mp_error *err) {
     struct mp_trace *t = b->t;
-    if (t->kind != MP_TRACE_COUNTS || t->n_iterations == 0 || layer >= t->n_layers || (logical == NULL && n > t->n_experts))
+    if (t->kind != MP_TRACE_COUNTS || t->n_iterations == 0 || layer >= t->n_layers ||
+        (logical == NULL && n > t->n_experts))
         return mp_fail(err, MP_EBUG, "a row of counts that the trace has no place for");
     uint64_t *to = b->counts + ((size_t)(t->n_iterations - 1) * t->n_sources * t->n_layers + layer) * t->n_experts;
     if (logical == NULL && add_in_place(to, bytes, item, n))
@@ -565,12 +591,14 @@ enum mp_status trace_builder_add(struct mp_trace_builder *b, uint32_t layer, con
 enum mp_status mp_trace_builder_pair(struct mp_trace_builder *b, const struct mp_pair *p, struct mp_error *err) {
     struct mp_trace *t = b->t;
     if (p->layer >= t->n_layers || p->first >= p->second || p->second >= t->n_experts)
-        return mp_fail(err, MP_EINPUT, "pair %u, %u of layer %u is not two ascending experts of [0, %u)", p->first, p->second,
-                       p->layer < t->n_layers ? t->layer_ids[p->layer] : p->layer, t->n_experts);
+        return mp_fail(err, MP_EINPUT, "pair %u, %u of layer %u is not two ascending experts of [0, %u)", p->first,
+                       p->second, p->layer < t->n_layers ? t->layer_ids[p->layer] : p->layer, t->n_experts);
     if (p->count > MP_MAX_TOKENS)
-        return mp_fail(err, MP_ELIMIT, "pair %u, %u: the count passes %llu", p->first, p->second, (unsigned long long)MP_MAX_TOKENS);
+        return mp_fail(err, MP_ELIMIT, "pair %u, %u: the count passes %llu", p->first, p->second,
+                       (unsigned long long)MP_MAX_TOKENS);
     if ((t->n_pairs + 1) > b->memory_bytes / sizeof *p)
-        return mp_fail(err, MP_ELIMIT, "the pairs do not fit the memory limit of %llu bytes", (unsigned long long)b->memory_bytes);
+        return mp_fail(err, MP_ELIMIT, "the pairs do not fit the memory limit of %llu bytes",
+                       (unsigned long long)b->memory_bytes);
     if (!grow((void **)&b->pairs, &b->pair_room, t->n_pairs + 1, sizeof *p))
         return mp_nomem(err, "pairs");
     struct mp_pair *to = &b->pairs[t->n_pairs++];
@@ -604,7 +632,8 @@ static void shrink_last_chunk(struct mp_trace_builder *b) {
     if (smaller != NULL)
         box->ids[c] = smaller;
     if (b->has_weights) {
-        restride(box->weights[c], rows * list_weights, box->weights[c], b->room_rows * list_weights, rows * list_weights, t->n_layers);
+        restride(box->weights[c], rows * list_weights, box->weights[c], b->room_rows * list_weights,
+                 rows * list_weights, t->n_layers);
         smaller = mp_realloc(box->weights[c], rows, list_weights * t->n_layers);
         if (smaller != NULL)
             box->weights[c] = smaller;
@@ -646,8 +675,8 @@ enum mp_status mp_trace_builder_finish(struct mp_trace_builder *b, const char *s
         qsort(b->pairs, t->n_pairs, sizeof *b->pairs, compare_pairs); /* keys are unique, or the build is refused */
         for (uint64_t i = 1; i < t->n_pairs; i++)
             if (compare_pairs(&b->pairs[i - 1], &b->pairs[i]) == 0) {
-                status = mp_fail(err, MP_EINPUT, "pair %u, %u of layer %u is given twice", b->pairs[i].first, b->pairs[i].second,
-                                 t->layer_ids[b->pairs[i].layer]);
+                status = mp_fail(err, MP_EINPUT, "pair %u, %u of layer %u is given twice", b->pairs[i].first,
+                                 b->pairs[i].second, t->layer_ids[b->pairs[i].layer]);
                 goto out;
             }
         t->pairs = box->pairs = b->pairs;

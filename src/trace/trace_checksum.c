@@ -1,5 +1,5 @@
-/* The only file that uses zlib's checksum. CRC-32 rather than a faster hash: every language has it at hand (Python's zlib.crc32),
- * and it finds every single bit flip and every burst up to 32 bits. */
+/* The only file that uses zlib's checksum. CRC-32 rather than a faster hash: every language has it at hand (Python's
+ * zlib.crc32), and it finds every single bit flip and every burst up to 32 bits. */
 #include "trace_box.h"
 #include <zlib.h>
 

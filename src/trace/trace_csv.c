@@ -1,6 +1,7 @@
-/* Counts as comma-separated text, in two shapes: a line per cell (layer,expert,count) or a line per row of experts (layer,e0,e1,...), each
- * with an optional source rank, iteration and category. Columns are found by name, lines may stand in any order: the keys are read and
- * sorted first, then the counts are read in that order, so no table of counts is held beside the trace. */
+/* Counts as comma-separated text, in two shapes: a line per cell (layer,expert,count) or a line per row of experts
+ * (layer,e0,e1,...), each with an optional source rank, iteration and category. Columns are found by name, lines may
+ * stand in any order: the keys are read and sorted first, then the counts are read in that order, so no table of counts
+ * is held beside the trace. */
 #include "csv_text.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,9 +9,9 @@
 
 enum key { KEY_LAYER, KEY_RANK, KEY_ITERATION, KEY_CATEGORY, KEY_EXPERT, KEY_COUNT, N_KEYS };
 static const char *const aliases[N_KEYS][4] = {
-    [KEY_LAYER] = {"layer", "layer_id", "layer_idx", NULL},   [KEY_RANK] = {"rank", "source", NULL},
-    [KEY_ITERATION] = {"iteration", "step", NULL},            [KEY_CATEGORY] = {"category", "dataset", "domain", NULL},
-    [KEY_EXPERT] = {"expert", "expert_id", NULL},             [KEY_COUNT] = {"count", NULL},
+    [KEY_LAYER] = {"layer", "layer_id", "layer_idx", NULL}, [KEY_RANK] = {"rank", "source", NULL},
+    [KEY_ITERATION] = {"iteration", "step", NULL},          [KEY_CATEGORY] = {"category", "dataset", "domain", NULL},
+    [KEY_EXPERT] = {"expert", "expert_id", NULL},           [KEY_COUNT] = {"count", NULL},
 };
 
 struct line {
@@ -38,7 +39,8 @@ static bool expert_column(const struct csv_field *f, uint64_t *e) {
 static int probe(const char *path, const struct mp_in *in) {
     if (in == NULL)
         return 0;
-    const char *text = (const char *)in->data, *end = text + (in->size < 65536 ? in->size : 65536), *stop = memchr(text, '\n', (size_t)(end - text));
+    const char *text = (const char *)in->data, *end = text + (in->size < 65536 ? in->size : 65536),
+               *stop = memchr(text, '\n', (size_t)(end - text));
     bool has_layer = false, has_count = false, has_wide = false;
     for (const char *p = text; p < (stop != NULL ? stop : end);) {
         const char *line_end = stop != NULL ? stop : end, *comma = memchr(p, ',', (size_t)(line_end - p));
@@ -72,12 +74,16 @@ static enum mp_status find_columns(struct reader *r, struct mp_error *err) {
             n_wide++;
     bool is_long = r->column[KEY_EXPERT] != MP_NONE && r->column[KEY_COUNT] != MP_NONE;
     if (r->column[KEY_LAYER] == MP_NONE)
-        return mp_fail_at(err, MP_EINPUT, c->path, 1, 1, "the header has no column layer (write layer,expert,count or [rank,]layer,[iteration,]e0,e1,...)");
+        return mp_fail_at(
+            err, MP_EINPUT, c->path, 1, 1,
+            "the header has no column layer (write layer,expert,count or [rank,]layer,[iteration,]e0,e1,...)");
     if (!is_long && n_wide == 0)
-        return mp_fail_at(err, MP_EINPUT, c->path, 1, 1, "the header has neither expert and count nor e0,e1,... (write layer,expert,count or "
+        return mp_fail_at(err, MP_EINPUT, c->path, 1, 1,
+                          "the header has neither expert and count nor e0,e1,... (write layer,expert,count or "
                           "[rank,]layer,[iteration,]e0,e1,...)");
     if (is_long && n_wide > 0)
-        return mp_fail_at(err, MP_EINPUT, c->path, 1, 1, "the header has both expert and count and a column per expert (keep one of them)");
+        return mp_fail_at(err, MP_EINPUT, c->path, 1, 1,
+                          "the header has both expert and count and a column per expert (keep one of them)");
     if (is_long)
         return MP_OK;
     r->wide = mp_calloc(n_wide, sizeof *r->wide);
@@ -90,10 +96,13 @@ static enum mp_status find_columns(struct reader *r, struct mp_error *err) {
             continue;
         uint64_t at = (uint64_t)(c->names[i].text - c->line_text) + 1;
         if (e >= n_wide)
-            return mp_fail_at(err, MP_EINPUT, c->path, 1, at, "column \"%s\" cannot be one of %llu expert columns (write a column for each expert from 0)",
-                              mp_quote(c->names[i].text, c->names[i].n, quoted, sizeof quoted), (unsigned long long)n_wide);
+            return mp_fail_at(
+                err, MP_EINPUT, c->path, 1, at,
+                "column \"%s\" cannot be one of %llu expert columns (write a column for each expert from 0)",
+                mp_quote(c->names[i].text, c->names[i].n, quoted, sizeof quoted), (unsigned long long)n_wide);
         if (r->wide[e] != MP_NONE)
-            return mp_fail_at(err, MP_EINPUT, c->path, 1, at, "column \"%s\" is there twice", mp_quote(c->names[i].text, c->names[i].n, quoted, sizeof quoted));
+            return mp_fail_at(err, MP_EINPUT, c->path, 1, at, "column \"%s\" is there twice",
+                              mp_quote(c->names[i].text, c->names[i].n, quoted, sizeof quoted));
         r->wide[e] = i;
     }
     return MP_OK;
@@ -113,7 +122,8 @@ static enum mp_status read_keys(struct reader *r, const struct mp_limits *limits
             return status;
         l.source = (uint32_t)v;
     }
-    if (r->column[KEY_ITERATION] != MP_NONE && (status = csv_u64(c, r->column[KEY_ITERATION], 0, UINT64_MAX, &l.iteration, err)) != MP_OK)
+    if (r->column[KEY_ITERATION] != MP_NONE &&
+        (status = csv_u64(c, r->column[KEY_ITERATION], 0, UINT64_MAX, &l.iteration, err)) != MP_OK)
         return status;
     if (r->column[KEY_CATEGORY] != MP_NONE && c->fields[r->column[KEY_CATEGORY]].n > 0) {
         char name[MP_MAX_NAME + 1];
@@ -131,7 +141,8 @@ static enum mp_status read_keys(struct reader *r, const struct mp_limits *limits
     if (r->n == r->room) {
         uint64_t room = r->room == 0 ? 256 : r->room * 2;
         if (limits->memory_bytes != 0 && room > limits->memory_bytes / sizeof l)
-            return mp_fail_at(err, MP_ELIMIT, c->path, c->line, 1, "the lines do not fit the memory limit of %llu bytes",
+            return mp_fail_at(err, MP_ELIMIT, c->path, c->line, 1,
+                              "the lines do not fit the memory limit of %llu bytes",
                               (unsigned long long)limits->memory_bytes);
         struct line *grown = mp_realloc(r->lines, room, sizeof *grown);
         if (grown == NULL)
@@ -161,7 +172,9 @@ static int compare_lines(const void *pa, const void *pb) {
     int by = compare_cell(a, b);
     return by != 0 ? by : ORDER(a->number, b->number);
 }
-static int compare_names(const void *pa, const void *pb) { return strcmp(*(const char *const *)pa, *(const char *const *)pb); }
+static int compare_names(const void *pa, const void *pb) {
+    return strcmp(*(const char *const *)pa, *(const char *const *)pb);
+}
 
 /* Categories by name and lines by key, so that the trace does not depend on the order of the lines. */
 static enum mp_status sort_all(struct reader *r, struct mp_error *err) {
@@ -190,8 +203,10 @@ static enum mp_status sort_all(struct reader *r, struct mp_error *err) {
     qsort(r->lines, r->n, sizeof *r->lines, compare_lines);
     for (uint64_t i = 1; i < r->n; i++)
         if (compare_cell(&r->lines[i - 1], &r->lines[i]) == 0)
-            return mp_fail_at(err, MP_EINPUT, r->csv.path, r->lines[i].number, 1, "the line has the same rank, layer, iteration%s as line %llu",
-                              r->n_wide == 0 ? " and expert" : " and category", (unsigned long long)r->lines[i - 1].number);
+            return mp_fail_at(err, MP_EINPUT, r->csv.path, r->lines[i].number, 1,
+                              "the line has the same rank, layer, iteration%s as line %llu",
+                              r->n_wide == 0 ? " and expert" : " and category",
+                              (unsigned long long)r->lines[i - 1].number);
     return MP_OK;
 }
 
@@ -203,8 +218,8 @@ static enum mp_status read_again(struct csv_text *c, const struct line *l, struc
     return csv_next(c, &more, err);
 }
 
-static enum mp_status add_line(struct mp_trace_builder *b, struct reader *r, const struct line *l, uint32_t layer, uint32_t n_experts,
-                               const struct trace_map *map, struct mp_error *err) {
+static enum mp_status add_line(struct mp_trace_builder *b, struct reader *r, const struct line *l, uint32_t layer,
+                               uint32_t n_experts, const struct trace_map *map, struct mp_error *err) {
     enum mp_status status = read_again(&r->csv, l, err);
     uint64_t v;
     uint32_t n = r->n_wide == 0 ? 1 : r->n_wide;
@@ -216,7 +231,8 @@ static enum mp_status add_line(struct mp_trace_builder *b, struct reader *r, con
             expert = expert < map->n_physical ? map->logical[(size_t)layer * map->n_physical + expert] : MP_NONE;
         if (expert >= n_experts)
             return mp_fail_at(err, MP_EINPUT, r->csv.path, l->number, csv_at(&r->csv, r->column[KEY_EXPERT]),
-                              "expert: %u is not in [0, %u) (is --experts right?)", l->expert, map->logical != NULL ? map->n_physical : n_experts);
+                              "expert: %u is not in [0, %u) (is --experts right?)", l->expert,
+                              map->logical != NULL ? map->n_physical : n_experts);
         struct mp_error inner = {0};
         if ((status = mp_trace_builder_count(b, l->source, layer, expert, v, &inner)) != MP_OK)
             (void)trace_fail_at(err, &inner, r->csv.path, l->number, csv_at(&r->csv, column));
@@ -225,27 +241,32 @@ static enum mp_status add_line(struct mp_trace_builder *b, struct reader *r, con
 }
 
 /* The wide shape must have every (rank, layer) of every iteration: a missing line is more likely lost than zero. */
-static enum mp_status check_complete(const struct reader *r, const uint32_t *layer_of, uint32_t n_layers, uint32_t n_sources, struct mp_error *err) {
+static enum mp_status check_complete(const struct reader *r, const uint32_t *layer_of, uint32_t n_layers,
+                                     uint32_t n_sources, struct mp_error *err) {
     uint64_t i = 0;
     while (i < r->n) {
         const struct line *first = &r->lines[i];
         for (uint32_t s = 0; s < n_sources; s++)
             for (uint32_t l = 0; l < n_layers; l++, i++)
-                if (i == r->n || compare_iteration(first, &r->lines[i]) != 0 || r->lines[i].source != s || layer_of[r->lines[i].layer] != l) {
+                if (i == r->n || compare_iteration(first, &r->lines[i]) != 0 || r->lines[i].source != s ||
+                    layer_of[r->lines[i].layer] != l) {
                     uint32_t id = 0;
                     while (layer_of[id] != l)
                         id++;
                     const char *category = first->category != MP_NONE ? r->categories.names[first->category] : "";
                     return mp_fail_at(err, MP_EINPUT, r->csv.path, first->number, 1,
-                                      "there is no line for rank %u, layer %u in iteration %llu%s%s (every rank needs every layer; write zeros)", s, id,
-                                      (unsigned long long)first->iteration, category[0] != '\0' ? " of " : "", category);
+                                      "there is no line for rank %u, layer %u in iteration %llu%s%s (every rank needs "
+                                      "every layer; write zeros)",
+                                      s, id, (unsigned long long)first->iteration, category[0] != '\0' ? " of " : "",
+                                      category);
                 }
     }
     return MP_OK;
 }
 
-static enum mp_status read_csv(struct mp_trace **out, const char *path, struct mp_in *in, bool *keep_in, const struct mp_trace_hints *hints,
-                               const struct mp_limits *limits, struct mp_error *err) {
+static enum mp_status read_csv(struct mp_trace **out, const char *path, struct mp_in *in, bool *keep_in,
+                               const struct mp_trace_hints *hints, const struct mp_limits *limits,
+                               struct mp_error *err) {
     (void)keep_in;
     *out = NULL;
     struct reader r = {0};
@@ -257,8 +278,11 @@ static enum mp_status read_csv(struct mp_trace **out, const char *path, struct m
     if (status != MP_OK)
         return status;
     MP_TRY(find_columns(&r, err));
-    MP_TRY(trace_ask(path, "csv", (struct trace_needs){.layer_base = true, .phase = true, .ids = true,
-                                                        .experts = r.n_wide == 0 && hints->ids_are_physical != 1}, hints, err));
+    MP_TRY(trace_ask(
+        path, "csv",
+        (struct trace_needs){
+            .layer_base = true, .phase = true, .ids = true, .experts = r.n_wide == 0 && hints->ids_are_physical != 1},
+        hints, err));
     for (;;) {
         MP_TRY(csv_next(&r.csv, &more, err));
         if (!more)
@@ -289,19 +313,29 @@ static enum mp_status read_csv(struct mp_trace **out, const char *path, struct m
     if (hints->ids_are_physical == 1) {
         MP_TRY(trace_map_load(&map, hints->map_path, limits, err));
         if (map.n_layers != n_layers || (r.n_wide > 0 && map.n_physical != r.n_wide)) {
-            status = mp_fail_at(err, MP_EINPUT, hints->map_path, 0, 0, "the map has %u layers and %u slots, the recording %u and %u", map.n_layers,
+            status = mp_fail_at(err, MP_EINPUT, hints->map_path, 0, 0,
+                                "the map has %u layers and %u slots, the recording %u and %u", map.n_layers,
                                 map.n_physical, n_layers, r.n_wide);
             goto out;
         }
         n_experts = map.n_logical;
     }
     if (hints->n_experts != 0 && hints->n_experts != n_experts) {
-        status = mp_fail_at(err, MP_EINPUT, path, 1, 1, "the recording has %u experts but --experts or the model says %u", n_experts, hints->n_experts);
+        status =
+            mp_fail_at(err, MP_EINPUT, path, 1, 1, "the recording has %u experts but --experts or the model says %u",
+                       n_experts, hints->n_experts);
         goto out;
     }
-    struct mp_trace_meta meta = {.kind = MP_TRACE_COUNTS, .phase = hints->phase, .model = hints->model_name, .format = "csv",
-                                 .is_time_ordered = any_iteration && !any_category, .n_layers = n_layers, .n_experts = n_experts,
-                                 .top_k = hints->top_k, .layer_ids = layer_ids, .n_sources = n_sources};
+    struct mp_trace_meta meta = {.kind = MP_TRACE_COUNTS,
+                                 .phase = hints->phase,
+                                 .model = hints->model_name,
+                                 .format = "csv",
+                                 .is_time_ordered = any_iteration && !any_category,
+                                 .n_layers = n_layers,
+                                 .n_experts = n_experts,
+                                 .top_k = hints->top_k,
+                                 .layer_ids = layer_ids,
+                                 .n_sources = n_sources};
     MP_TRY(mp_trace_builder_new(&b, &meta, limits, err));
     MP_TRY(trace_names_to_builder(&r.categories, b, err));
     for (uint64_t i = 0; i < r.n; i++) {

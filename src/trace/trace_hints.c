@@ -3,15 +3,15 @@
 #include <stdio.h>
 #include <string.h>
 
-enum mp_status trace_ask(const char *path, const char *format, struct trace_needs needs, const struct mp_trace_hints *hints,
-                         struct mp_error *err) {
+enum mp_status trace_ask(const char *path, const char *format, struct trace_needs needs,
+                         const struct mp_trace_hints *hints, struct mp_error *err) {
     char text[512];
     size_t used = 0;
     text[0] = '\0';
-#define ASK(condition, words)                                                                                        \
-    do {                                                                                                             \
-        if (condition)                                                                                               \
-            used += (size_t)snprintf(text + used, sizeof text - used, "%s%s", used > 0 ? "; " : "", words);          \
+#define ASK(condition, words)                                                                                          \
+    do {                                                                                                               \
+        if (condition)                                                                                                 \
+            used += (size_t)snprintf(text + used, sizeof text - used, "%s%s", used > 0 ? "; " : "", words);            \
     } while (0)
     ASK(needs.phase && hints->phase == MP_PHASE_UNKNOWN, "its phase (give --phase prefill|decode|train|mixed)");
     ASK(needs.layer_base && hints->layer_base < 0, "which layer of the model its layer 0 is (give --layer-base N)");
@@ -23,10 +23,12 @@ enum mp_status trace_ask(const char *path, const char *format, struct trace_need
         return mp_fail_at(err, MP_EUSAGE, path, 0, 0, "a recording of the format %s does not say %s", format, text);
     if (needs.ids && hints->ids_are_physical == 1 && hints->map_path == NULL)
         return mp_fail_at(err, MP_EUSAGE, path, 0, 0,
-                          "its ids are slots, and it does not hold the map from slots to experts (give --map FILE, a JSON object with "
+                          "its ids are slots, and it does not hold the map from slots to experts (give --map FILE, a "
+                          "JSON object with "
                           "physical_to_logical_map)");
     if (hints->n_experts > MP_MAX_EXPERTS)
-        return mp_fail_at(err, MP_EUSAGE, path, 0, 0, "--experts %u is not in [1, %u]", hints->n_experts, MP_MAX_EXPERTS);
+        return mp_fail_at(err, MP_EUSAGE, path, 0, 0, "--experts %u is not in [1, %u]", hints->n_experts,
+                          MP_MAX_EXPERTS);
     if (hints->top_k > MP_MAX_TOP_K)
         return mp_fail_at(err, MP_EUSAGE, path, 0, 0, "--top-k %u is not in [1, %u]", hints->top_k, MP_MAX_TOP_K);
     return MP_OK;
@@ -34,8 +36,8 @@ enum mp_status trace_ask(const char *path, const char *format, struct trace_need
 
 enum mp_status trace_check_base(const char *path, int base, uint64_t n_layers, struct mp_error *err) {
     if (base < 0 || (uint64_t)base >= MP_MAX_LAYERS || n_layers > MP_MAX_LAYERS - (uint64_t)base)
-        return mp_fail_at(err, MP_EUSAGE, path, 0, 0, "--layer-base %d with %llu layers passes the limit of %u layers", base,
-                          (unsigned long long)n_layers, MP_MAX_LAYERS);
+        return mp_fail_at(err, MP_EUSAGE, path, 0, 0, "--layer-base %d with %llu layers passes the limit of %u layers",
+                          base, (unsigned long long)n_layers, MP_MAX_LAYERS);
     return MP_OK;
 }
 
@@ -50,7 +52,8 @@ void trace_sha256_of_two(const struct mp_in *a, const struct mp_in *b, char hex[
     mp_sha256_hex(both, 128, hex);
 }
 
-enum mp_status trace_fail_at(struct mp_error *err, const struct mp_error *inner, const char *path, uint64_t line, uint64_t column) {
+enum mp_status trace_fail_at(struct mp_error *err, const struct mp_error *inner, const char *path, uint64_t line,
+                             uint64_t column) {
     if (inner->path[0] != '\0') {
         if (err != NULL && err->status == MP_OK)
             *err = *inner;

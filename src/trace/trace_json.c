@@ -1,4 +1,5 @@
-/* Counts as one JSON object: per-layer "heat" with co-activation pairs (as mbolt writes it), or SGLang's {"logical_count": ...}. */
+/* Counts as one JSON object: per-layer "heat" with co-activation pairs (as mbolt writes it), or SGLang's
+ * {"logical_count": ...}. */
 #include "json_place.h"
 #include "trace_box.h"
 #include <moeplan/json.h>
@@ -34,8 +35,10 @@ struct document {
     json_t *root;
 };
 
-static enum mp_status fail_there(const struct document *d, const char *place, struct mp_error *err, const char *fmt, ...) MP_PRINTF(4, 5);
-static enum mp_status fail_there(const struct document *d, const char *place, struct mp_error *err, const char *fmt, ...) {
+static enum mp_status fail_there(const struct document *d, const char *place, struct mp_error *err, const char *fmt,
+                                 ...) MP_PRINTF(4, 5);
+static enum mp_status fail_there(const struct document *d, const char *place, struct mp_error *err, const char *fmt,
+                                 ...) {
     char message[512];
     uint64_t line, column;
     va_list ap;
@@ -48,7 +51,8 @@ static enum mp_status fail_there(const struct document *d, const char *place, st
 #define BAD(place, ...) fail_there(d, place, err, __VA_ARGS__)
 
 /* A whole number of an array, or an error that names the place. */
-static enum mp_status take(const struct document *d, const json_t *array, size_t i, uint64_t max, const char *what, uint64_t *out, struct mp_error *err) {
+static enum mp_status take(const struct document *d, const json_t *array, size_t i, uint64_t max, const char *what,
+                           uint64_t *out, struct mp_error *err) {
     const json_t *v = json_array_get(array, i);
     if (json_is_integer(v) && json_integer_value(v) >= 0 && (uint64_t)json_integer_value(v) <= max) {
         *out = (uint64_t)json_integer_value(v);
@@ -60,8 +64,8 @@ static enum mp_status take(const struct document *d, const json_t *array, size_t
 }
 
 /* A whole number of an object. */
-static enum mp_status take_key(const struct document *d, const json_t *object, const char *prefix, const char *key, uint64_t min, uint64_t max,
-                               uint64_t *out, struct mp_error *err) {
+static enum mp_status take_key(const struct document *d, const json_t *object, const char *prefix, const char *key,
+                               uint64_t min, uint64_t max, uint64_t *out, struct mp_error *err) {
     struct mp_error inner = {0};
     enum mp_status status = mp_json_u64(object, key, d->path, 1, min, max, out, &inner);
     char place[128];
@@ -69,44 +73,59 @@ static enum mp_status take_key(const struct document *d, const json_t *object, c
     return status == MP_OK ? MP_OK : BAD(place, "%s", inner.message);
 }
 
-static enum mp_status read_layers(struct mp_trace_builder **b, const struct document *d, const struct mp_trace_hints *hints,
-                                  const struct mp_limits *limits, struct mp_error *err) {
+static enum mp_status read_layers(struct mp_trace_builder **b, const struct document *d,
+                                  const struct mp_trace_hints *hints, const struct mp_limits *limits,
+                                  struct mp_error *err) {
     const json_t *root = d->root;
     const char *path = d->path;
     uint64_t n_layers, n_experts, k = 0, count, first, second;
     uint32_t layer_ids[MP_MAX_LAYERS];
     bool is_decode = json_object_get(root, "n_decode_tokens") != NULL;
-    enum mp_status status = trace_ask(path, "json", (struct trace_needs){.layer_base = true, .phase = !is_decode, .ids = true}, hints, err);
+    enum mp_status status =
+        trace_ask(path, "json", (struct trace_needs){.layer_base = true, .phase = !is_decode, .ids = true}, hints, err);
     if (status != MP_OK)
         return status;
     if (is_decode && hints->phase != MP_PHASE_UNKNOWN && hints->phase != MP_PHASE_DECODE)
-        return mp_fail_at(err, MP_EUSAGE, path, 0, 0, "--phase %s, but the recording counts decode tokens (n_decode_tokens)", mp_phase_name(hints->phase));
+        return mp_fail_at(err, MP_EUSAGE, path, 0, 0,
+                          "--phase %s, but the recording counts decode tokens (n_decode_tokens)",
+                          mp_phase_name(hints->phase));
     if (hints->ids_are_physical == 1)
-        return mp_fail_at(err, MP_EUSAGE, path, 0, 0, "counts of slots are not read in this format (write them as .npy and give --map)");
+        return mp_fail_at(err, MP_EUSAGE, path, 0, 0,
+                          "counts of slots are not read in this format (write them as .npy and give --map)");
     MP_TRY(take_key(d, root, "", "n_layers", 1, MP_MAX_LAYERS, &n_layers, err));
     MP_TRY(take_key(d, root, "", "n_expert_per_layer", 1, MP_MAX_EXPERTS, &n_experts, err));
     if (json_object_get(root, "k") != NULL)
         MP_TRY(take_key(d, root, "", "k", 1, n_experts < MP_MAX_TOP_K ? n_experts : MP_MAX_TOP_K, &k, err));
     MP_TRY(trace_check_base(path, hints->layer_base, n_layers, err));
     if (hints->n_experts != 0 && hints->n_experts != n_experts)
-        return BAD("n_expert_per_layer", "n_expert_per_layer is %llu but --experts or the model says %u", (unsigned long long)n_experts, hints->n_experts);
+        return BAD("n_expert_per_layer", "n_expert_per_layer is %llu but --experts or the model says %u",
+                   (unsigned long long)n_experts, hints->n_experts);
     if (hints->top_k != 0 && k != 0 && hints->top_k != k)
         return BAD("k", "k is %llu but --top-k or the model says %u", (unsigned long long)k, hints->top_k);
     const json_t *layers = json_object_get(root, "layers"), *model = json_object_get(root, "model");
     if (json_array_size(layers) != n_layers)
-        return BAD("layers", "layers has %zu entries, n_layers says %llu", json_array_size(layers), (unsigned long long)n_layers);
+        return BAD("layers", "layers has %zu entries, n_layers says %llu", json_array_size(layers),
+                   (unsigned long long)n_layers);
     if (model != NULL && !json_is_string(model))
         return BAD("model", "model is not a string");
     for (uint32_t l = 0; l < n_layers; l++)
         layer_ids[l] = l + (uint32_t)hints->layer_base;
-    struct mp_trace_meta meta = {.kind = MP_TRACE_COUNTS, .phase = is_decode ? MP_PHASE_DECODE : hints->phase, .format = "json",
-                                 .model = hints->model_name != NULL ? hints->model_name : model != NULL ? json_string_value(model) : "",
-                                 .n_layers = (uint32_t)n_layers, .n_experts = (uint32_t)n_experts, .is_time_ordered = true,
-                                 .top_k = k != 0 ? (uint32_t)k : hints->top_k, .layer_ids = layer_ids};
+    struct mp_trace_meta meta = {.kind = MP_TRACE_COUNTS,
+                                 .phase = is_decode ? MP_PHASE_DECODE : hints->phase,
+                                 .format = "json",
+                                 .model = hints->model_name != NULL ? hints->model_name
+                                          : model != NULL           ? json_string_value(model)
+                                                                    : "",
+                                 .n_layers = (uint32_t)n_layers,
+                                 .n_experts = (uint32_t)n_experts,
+                                 .is_time_ordered = true,
+                                 .top_k = k != 0 ? (uint32_t)k : hints->top_k,
+                                 .layer_ids = layer_ids};
     MP_TRY(mp_trace_builder_new(b, &meta, limits, err));
     MP_TRY(mp_trace_builder_iteration(*b, MP_NONE, err));
     for (uint32_t l = 0; l < n_layers; l++) {
-        const json_t *layer = json_array_get(layers, l), *heat = json_object_get(layer, "heat"), *pairs = json_object_get(layer, "pairs");
+        const json_t *layer = json_array_get(layers, l), *heat = json_object_get(layer, "heat"),
+                     *pairs = json_object_get(layer, "pairs");
         char what[64];
         uint64_t id;
         snprintf(what, sizeof what, "layers[%u].", l);
@@ -115,10 +134,12 @@ static enum mp_status read_layers(struct mp_trace_builder **b, const struct docu
         if (json_object_get(layer, "layer") != NULL) {
             MP_TRY(take_key(d, layer, what, "layer", 0, MP_MAX_LAYERS - 1, &id, err));
             if (id != l)
-                return BAD(what, "layers[%u] says layer %llu (write the layers in order, from 0)", l, (unsigned long long)id);
+                return BAD(what, "layers[%u] says layer %llu (write the layers in order, from 0)", l,
+                           (unsigned long long)id);
         }
         if (json_array_size(heat) != n_experts)
-            return BAD(what, "layers[%u]: heat has %zu entries, not %llu", l, json_array_size(heat), (unsigned long long)n_experts);
+            return BAD(what, "layers[%u]: heat has %zu entries, not %llu", l, json_array_size(heat),
+                       (unsigned long long)n_experts);
         snprintf(what, sizeof what, "layers[%u].heat", l);
         for (uint32_t e = 0; e < n_experts; e++) {
             MP_TRY(take(d, heat, e, MP_MAX_TOKENS, what, &count, err));
@@ -141,7 +162,8 @@ static enum mp_status read_layers(struct mp_trace_builder **b, const struct docu
             }
             struct mp_error inner = {0};
             if ((status = mp_trace_builder_pair(*b, &pair, &inner)) != MP_OK) {
-                status = status == MP_EINPUT ? BAD(what, "%s: %s", what, inner.message) : trace_fail_at(err, &inner, path, 0, 0);
+                status = status == MP_EINPUT ? BAD(what, "%s: %s", what, inner.message)
+                                             : trace_fail_at(err, &inner, path, 0, 0);
                 goto out;
             }
         }
@@ -150,35 +172,49 @@ out:
     return status;
 }
 
-/* [L, E] or [buffer, L, E]. SGLang's buffer is circular: its unused rows are zero and dropped, and the others have no order in time. */
-static enum mp_status read_logical_count(struct mp_trace_builder **b, const struct document *d, const struct mp_trace_hints *hints,
-                                         const struct mp_limits *limits, struct mp_error *err) {
+/* [L, E] or [buffer, L, E]. SGLang's buffer is circular: its unused rows are zero and dropped, and the others have no
+ * order in time. */
+static enum mp_status read_logical_count(struct mp_trace_builder **b, const struct document *d,
+                                         const struct mp_trace_hints *hints, const struct mp_limits *limits,
+                                         struct mp_error *err) {
     const char *path = d->path;
-    enum mp_status status = trace_ask(path, "json", (struct trace_needs){.layer_base = true, .phase = true}, hints, err);
+    enum mp_status status =
+        trace_ask(path, "json", (struct trace_needs){.layer_base = true, .phase = true}, hints, err);
     if (status != MP_OK)
         return status;
     const json_t *all = json_object_get(d->root, "logical_count");
     bool is_flat = json_is_integer(json_array_get(json_array_get(all, 0), 0));
     const json_t *first = is_flat ? all : json_array_get(all, 0);
-    size_t n_buffers = is_flat ? 1 : json_array_size(all), n_layers = json_array_size(first), n_experts = json_array_size(json_array_get(first, 0));
+    size_t n_buffers = is_flat ? 1 : json_array_size(all), n_layers = json_array_size(first),
+           n_experts = json_array_size(json_array_get(first, 0));
     uint32_t layer_ids[MP_MAX_LAYERS];
     if (n_layers < 1 || n_layers > MP_MAX_LAYERS || n_experts < 1 || n_experts > MP_MAX_EXPERTS)
-        return BAD("logical_count", "logical_count is not [layers, experts] or [buffer, layers, experts] with 1 to %u layers and 1 to %u experts", MP_MAX_LAYERS,
-                   MP_MAX_EXPERTS);
+        return BAD("logical_count",
+                   "logical_count is not [layers, experts] or [buffer, layers, experts] with 1 to %u layers and 1 to "
+                   "%u experts",
+                   MP_MAX_LAYERS, MP_MAX_EXPERTS);
     MP_TRY(trace_check_base(path, hints->layer_base, n_layers, err));
     if (hints->n_experts != 0 && hints->n_experts != n_experts)
-        return BAD("logical_count", "logical_count has %zu experts but --experts or the model says %u", n_experts, hints->n_experts);
+        return BAD("logical_count", "logical_count has %zu experts but --experts or the model says %u", n_experts,
+                   hints->n_experts);
     for (uint32_t l = 0; l < n_layers; l++)
         layer_ids[l] = l + (uint32_t)hints->layer_base;
-    struct mp_trace_meta meta = {.kind = MP_TRACE_COUNTS, .phase = hints->phase, .format = "json", .model = hints->model_name,
-                                 .n_layers = (uint32_t)n_layers, .n_experts = (uint32_t)n_experts, .is_time_ordered = n_buffers == 1,
-                                 .top_k = hints->top_k, .layer_ids = layer_ids};
+    struct mp_trace_meta meta = {.kind = MP_TRACE_COUNTS,
+                                 .phase = hints->phase,
+                                 .format = "json",
+                                 .model = hints->model_name,
+                                 .n_layers = (uint32_t)n_layers,
+                                 .n_experts = (uint32_t)n_experts,
+                                 .is_time_ordered = n_buffers == 1,
+                                 .top_k = hints->top_k,
+                                 .layer_ids = layer_ids};
     MP_TRY(mp_trace_builder_new(b, &meta, limits, err));
     for (size_t i = 0; i < n_buffers; i++) {
         const json_t *buffer = is_flat ? all : json_array_get(all, i);
         bool is_used = false;
         if (json_array_size(buffer) != n_layers)
-            return BAD("logical_count", "logical_count[%zu] has %zu layers, the first has %zu", i, json_array_size(buffer), n_layers);
+            return BAD("logical_count", "logical_count[%zu] has %zu layers, the first has %zu", i,
+                       json_array_size(buffer), n_layers);
         for (int pass = 0; pass < 2; pass++) { /* is any count above zero? then take them */
             if (pass == 1 && (is_used || n_buffers == 1))
                 MP_TRY(mp_trace_builder_iteration(*b, MP_NONE, err));
@@ -202,8 +238,9 @@ out:
     return status;
 }
 
-static enum mp_status read_json(struct mp_trace **out, const char *path, struct mp_in *in, bool *keep_in, const struct mp_trace_hints *hints,
-                                const struct mp_limits *limits, struct mp_error *err) {
+static enum mp_status read_json(struct mp_trace **out, const char *path, struct mp_in *in, bool *keep_in,
+                                const struct mp_trace_hints *hints, const struct mp_limits *limits,
+                                struct mp_error *err) {
     (void)keep_in;
     *out = NULL;
     struct mp_trace_builder *b = NULL;
@@ -216,14 +253,22 @@ static enum mp_status read_json(struct mp_trace **out, const char *path, struct 
     else if (json_object_get(d.root, "layers") != NULL)
         MP_TRY(read_layers(&b, &d, hints, limits, err));
     else {
-        status = mp_fail_at(err, MP_EINPUT, path, 1, 1, "has neither \"layers\" with \"heat\" nor \"logical_count\" (is it a recording of counts?)");
+        status =
+            mp_fail_at(err, MP_EINPUT, path, 1, 1,
+                       "has neither \"layers\" with \"heat\" nor \"logical_count\" (is it a recording of counts?)");
         goto out;
     }
     char hex[65];
     trace_sha256_of_two(in, NULL, hex);
     struct mp_trace_builder *done = b;
     b = NULL;
-    MP_TRY(mp_trace_builder_finish(done, hex, out, err));
+    struct mp_error inner = {0};
+    bool is_flat = json_object_get(d.root, "logical_count") != NULL;
+    status = mp_trace_builder_finish(done, hex, out, &inner);
+    if (status == MP_EINPUT) /* a pair twice, or nothing at all: found only when everything is there */
+        status = fail_there(&d, is_flat ? "logical_count" : "layers", err, "%s", inner.message);
+    else if (status != MP_OK)
+        status = trace_fail_at(err, &inner, path, 0, 0);
 out:
     mp_trace_builder_free(b);
     json_decref(d.root);

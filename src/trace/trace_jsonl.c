@@ -1,5 +1,5 @@
-/* One JSON object per token and layer (traces/FORMAT.md, "Lines"). Lines may stand in any order: a recorder writes layer by layer, a user
- * token by token. They are kept as small records, sorted, and only then built. */
+/* One JSON object per token and layer (traces/FORMAT.md, "Lines"). Lines may stand in any order: a recorder writes
+ * layer by layer, a user token by token. They are kept as small records, sorted, and only then built. */
 #include "trace_box.h"
 #include <math.h>
 #include <moeplan/json.h>
@@ -10,7 +10,7 @@
 struct record {
     uint32_t request, layer; /* request: index of first appearance */
     uint64_t position, line;
-    size_t list;             /* first of its ids in the pool */
+    size_t list; /* first of its ids in the pool */
     uint32_t n;
 };
 struct request {
@@ -59,7 +59,8 @@ static int probe(const char *path, const struct mp_in *in) {
 #define BAD(...) mp_fail_at(err, MP_EINPUT, r->path, line, 1, __VA_ARGS__)
 
 /* p of at least `need` items; grows by doubling within the memory limit. */
-static bool grow(const struct reader *r, void **p, size_t *room, size_t need, size_t size, enum mp_status *status, struct mp_error *err) {
+static bool grow(const struct reader *r, void **p, size_t *room, size_t need, size_t size, enum mp_status *status,
+                 struct mp_error *err) {
     *status = MP_OK;
     if (need <= *room)
         return true;
@@ -79,7 +80,8 @@ static bool grow(const struct reader *r, void **p, size_t *room, size_t need, si
     return true;
 }
 
-static enum mp_status read_meta(struct reader *r, struct meta *m, const json_t *o, uint64_t line, struct mp_error *err) {
+static enum mp_status read_meta(struct reader *r, struct meta *m, const json_t *o, uint64_t line,
+                                struct mp_error *err) {
     uint64_t v;
     enum mp_status status = mp_json_u64(o, "moeplan_trace", r->path, line, 1, 1, &v, err);
     const char *key;
@@ -124,7 +126,8 @@ static enum mp_status read_meta(struct reader *r, struct meta *m, const json_t *
             m->top_k = (uint32_t)v;
         } else if (strcmp(key, "moeplan_trace") != 0) {
             char quoted[128];
-            return BAD("key \"%s\" is not known (model, phase, ids, ranked, synthetic, layer_base, n_experts, top_k)", mp_quote(key, strlen(key), quoted, sizeof quoted));
+            return BAD("key \"%s\" is not known (model, phase, ids, ranked, synthetic, layer_base, n_experts, top_k)",
+                       mp_quote(key, strlen(key), quoted, sizeof quoted));
         }
     }
     return MP_OK;
@@ -170,7 +173,8 @@ static enum mp_status find_request(struct reader *r, uint64_t id, uint32_t *out,
 }
 
 /* Source and category belong to the request: every line that gives one must give the same. */
-static enum mp_status read_request_facts(struct reader *r, struct request *q, bool is_new, const json_t *o, uint64_t line, struct mp_error *err) {
+static enum mp_status read_request_facts(struct reader *r, struct request *q, bool is_new, const json_t *o,
+                                         uint64_t line, struct mp_error *err) {
     const json_t *source = json_object_get(o, "source"), *category = json_object_get(o, "category");
     uint32_t s = MP_NONE, c = MP_NONE;
     enum mp_status status;
@@ -283,12 +287,13 @@ static int compare_records(const void *pa, const void *pb) {
 
 /* The meta line fills in what the hints leave open; where both speak they must agree. */
 static enum mp_status settle(struct mp_trace_hints *h, const struct meta *m, const char *path, struct mp_error *err) {
-#define AGREE(field, none, value, option)                                                                            \
-    do {                                                                                                             \
-        if (h->field == (none))                                                                                      \
-            h->field = (value);                                                                                      \
-        else if ((value) != (none) && h->field != (value))                                                           \
-            return mp_fail_at(err, MP_EUSAGE, path, 1, 1, "%s says something else than the recording's first line (leave it out)", option); \
+#define AGREE(field, none, value, option)                                                                              \
+    do {                                                                                                               \
+        if (h->field == (none))                                                                                        \
+            h->field = (value);                                                                                        \
+        else if ((value) != (none) && h->field != (value))                                                             \
+            return mp_fail_at(err, MP_EUSAGE, path, 1, 1,                                                              \
+                              "%s says something else than the recording's first line (leave it out)", option);        \
     } while (0)
     AGREE(phase, MP_PHASE_UNKNOWN, m->phase, "--phase");
     AGREE(layer_base, -1, m->layer_base, "--layer-base");
@@ -303,9 +308,10 @@ static enum mp_status settle(struct mp_trace_hints *h, const struct meta *m, con
 }
 
 /* Sorted records into rows: every token has every layer exactly once, positions of a request follow each other. */
-static enum mp_status build(struct mp_trace_builder *b, struct reader *r, const uint32_t *layer_of, uint32_t n_layers, uint32_t k,
-                            const struct trace_map *map, struct mp_error *err) {
-    uint16_t *ids = mp_calloc((size_t)n_layers * k, sizeof *ids), *weights = r->has_weights ? mp_calloc((size_t)n_layers * k, sizeof *weights) : NULL;
+static enum mp_status build(struct mp_trace_builder *b, struct reader *r, const uint32_t *layer_of, uint32_t n_layers,
+                            uint32_t k, const struct trace_map *map, struct mp_error *err) {
+    uint16_t *ids = mp_calloc((size_t)n_layers * k, sizeof *ids),
+             *weights = r->has_weights ? mp_calloc((size_t)n_layers * k, sizeof *weights) : NULL;
     enum mp_status status = MP_OK;
     if (ids == NULL || (r->has_weights && weights == NULL)) {
         status = mp_nomem(err, r->path);
@@ -319,16 +325,18 @@ static enum mp_status build(struct mp_trace_builder *b, struct reader *r, const 
             bool is_same = i + l < r->n && rec->request == first->request && rec->position == first->position;
             if (l > 0 && is_same && rec->layer == rec[-1].layer) {
                 line = rec->line;
-                status = BAD("request %llu, position %llu, layer %u stands on line %llu already", (unsigned long long)r->requests[rec->request].id,
-                             (unsigned long long)rec->position, rec->layer, (unsigned long long)rec[-1].line);
+                status = BAD("request %llu, position %llu, layer %u stands on line %llu already",
+                             (unsigned long long)r->requests[rec->request].id, (unsigned long long)rec->position,
+                             rec->layer, (unsigned long long)rec[-1].line);
                 goto out;
             }
             if (!is_same || layer_of[rec->layer] != l) {
                 uint32_t id = 0;
                 while (layer_of[id] != l)
                     id++;
-                status = BAD("request %llu, position %llu has no line for layer %u (every token needs every layer)",
-                             (unsigned long long)r->requests[first->request].id, (unsigned long long)first->position, id);
+                status =
+                    BAD("request %llu, position %llu has no line for layer %u (every token needs every layer)",
+                        (unsigned long long)r->requests[first->request].id, (unsigned long long)first->position, id);
                 goto out;
             }
             line = rec->line;
@@ -350,11 +358,13 @@ static enum mp_status build(struct mp_trace_builder *b, struct reader *r, const 
         struct mp_error inner = {0};
         if (i == 0 || first->request != first[-1].request) {
             const struct request *q = &r->requests[first->request];
-            struct mp_request request = {.id = q->id, .first_position = first->position, .source = q->source, .category = q->category};
+            struct mp_request request = {
+                .id = q->id, .first_position = first->position, .source = q->source, .category = q->category};
             status = mp_trace_builder_request(b, &request, &inner);
         } else if (first->position != first[-1].position + 1) {
             status = BAD("request %llu jumps from position %llu to %llu (a request's positions follow each other)",
-                         (unsigned long long)r->requests[first->request].id, (unsigned long long)first[-1].position, (unsigned long long)first->position);
+                         (unsigned long long)r->requests[first->request].id, (unsigned long long)first[-1].position,
+                         (unsigned long long)first->position);
             goto out;
         }
         if (status == MP_OK)
@@ -377,7 +387,8 @@ static enum mp_status read_all(struct reader *r, struct meta *m, const struct mp
         if (n == 0)
             continue;
         if (n > r->limits->line_bytes)
-            return mp_fail_at(err, MP_ELIMIT, r->path, line, 1, "the line has %zu bytes, more than the limit of %zu", n, r->limits->line_bytes);
+            return mp_fail_at(err, MP_ELIMIT, r->path, line, 1, "the line has %zu bytes, more than the limit of %zu", n,
+                              r->limits->line_bytes);
         json_t *o;
         enum mp_status status = mp_json_parse(&o, r->path, text, n, line, r->limits, err);
         if (status != MP_OK)
@@ -397,8 +408,9 @@ static enum mp_status read_all(struct reader *r, struct meta *m, const struct mp
     return r->n > 0 ? MP_OK : mp_fail_at(err, MP_EINPUT, r->path, 1, 1, "the recording holds no tokens");
 }
 
-static enum mp_status read_jsonl(struct mp_trace **out, const char *path, struct mp_in *in, bool *keep_in, const struct mp_trace_hints *given,
-                                 const struct mp_limits *limits, struct mp_error *err) {
+static enum mp_status read_jsonl(struct mp_trace **out, const char *path, struct mp_in *in, bool *keep_in,
+                                 const struct mp_trace_hints *given, const struct mp_limits *limits,
+                                 struct mp_error *err) {
     (void)keep_in;
     *out = NULL;
     struct reader r = {.path = path, .limits = limits, .shortest = UINT32_MAX};
@@ -410,7 +422,9 @@ static enum mp_status read_jsonl(struct mp_trace **out, const char *path, struct
     enum mp_status status = MP_OK;
     MP_TRY(read_all(&r, &m, in, err));
     MP_TRY(settle(&hints, &m, path, err));
-    MP_TRY(trace_ask(path, "jsonl", (struct trace_needs){.layer_base = true, .phase = true, .ids = true, .experts = true}, &hints, err));
+    MP_TRY(trace_ask(path, "jsonl",
+                     (struct trace_needs){.layer_base = true, .phase = true, .ids = true, .experts = true}, &hints,
+                     err));
     memset(layer_of, 0xff, sizeof layer_of);
     for (uint64_t i = 0; i < r.n; i++)
         layer_of[r.records[i].layer] = 0;
@@ -421,7 +435,9 @@ static enum mp_status read_jsonl(struct mp_trace **out, const char *path, struct
         }
     MP_TRY(trace_check_base(path, hints.layer_base, layer_ids[n_layers - 1] - (uint32_t)hints.layer_base + 1, err));
     if (hints.top_k != 0 && r.longest > hints.top_k) {
-        status = mp_fail_at(err, MP_EINPUT, path, 0, 0, "a token uses %u experts but --top-k, the model or the first line says %u", r.longest, hints.top_k);
+        status = mp_fail_at(err, MP_EINPUT, path, 0, 0,
+                            "a token uses %u experts but --top-k, the model or the first line says %u", r.longest,
+                            hints.top_k);
         goto out;
     }
     uint32_t k = hints.top_k != 0 ? hints.top_k : r.longest;
@@ -432,15 +448,26 @@ static enum mp_status read_jsonl(struct mp_trace **out, const char *path, struct
     if (hints.ids_are_physical == 1) {
         MP_TRY(trace_map_load(&map, hints.map_path, limits, err));
         if (map.n_layers != n_layers || map.n_logical > hints.n_experts) {
-            status = mp_fail_at(err, MP_EINPUT, hints.map_path, 0, 0, "the map has %u layers and %u experts, the recording %u and %u", map.n_layers,
+            status = mp_fail_at(err, MP_EINPUT, hints.map_path, 0, 0,
+                                "the map has %u layers and %u experts, the recording %u and %u", map.n_layers,
                                 map.n_logical, n_layers, hints.n_experts);
             goto out;
         }
     }
     qsort(r.records, r.n, sizeof *r.records, compare_records);
-    struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS, .phase = hints.phase, .model = hints.model_name, .format = "jsonl",
-                                 .is_synthetic = m.is_synthetic, .is_ranked = hints.is_ranked == 1, .is_time_ordered = true, .n_layers = n_layers,
-                                 .n_experts = hints.n_experts, .top_k = k, .layer_ids = layer_ids, .has_weights = r.has_weights, .has_unused = r.shortest < k};
+    struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS,
+                                 .phase = hints.phase,
+                                 .model = hints.model_name,
+                                 .format = "jsonl",
+                                 .is_synthetic = m.is_synthetic,
+                                 .is_ranked = hints.is_ranked == 1,
+                                 .is_time_ordered = true,
+                                 .n_layers = n_layers,
+                                 .n_experts = hints.n_experts,
+                                 .top_k = k,
+                                 .layer_ids = layer_ids,
+                                 .has_weights = r.has_weights,
+                                 .has_unused = r.shortest < k};
     MP_TRY(mp_trace_builder_new(&b, &meta, limits, err));
     MP_TRY(trace_names_to_builder(&r.categories, b, err));
     MP_TRY(build(b, &r, layer_of, n_layers, k, &map, err));

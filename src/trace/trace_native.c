@@ -1,6 +1,6 @@
-/* Reads traces/FORMAT.md without copying: chunks, counts, pairs and requests stay in the mapping. The header is checked first and
- * holds the checksum of every chunk; chunks are then checked in parallel, ids included, so that nobody behind this file meets a
- * wrong one. */
+/* Reads traces/FORMAT.md without copying: chunks, counts, pairs and requests stay in the mapping. The header is checked
+ * first and holds the checksum of every chunk; chunks are then checked in parallel, ids included, so that nobody behind
+ * this file meets a wrong one. */
 #include "trace_native.h"
 #include <string.h>
 
@@ -37,23 +37,26 @@ static int probe(const char *path, const struct mp_in *in) {
 static enum mp_status check_fixed(const struct mp_in *in, const char *path, struct mp_error *err) {
     const uint8_t *h = in->data;
     if (in->size < 8 || memcmp(h, NATIVE_MAGIC, 8) != 0)
-        return BAD(0, "does not start with the mark of a native trace (it was damaged, or changed by a text-mode transfer)");
+        return BAD(
+            0, "does not start with the mark of a native trace (it was damaged, or changed by a text-mode transfer)");
     if (in->size < NATIVE_FIXED)
         return BAD(in->size, "the file ends inside its header of at least %d bytes (copy it again)", NATIVE_FIXED);
     if (get_u32(h + 8) != NATIVE_VERSION)
         return BAD(8, "version %u is not known (this program reads version %d)", get_u32(h + 8), NATIVE_VERSION);
     uint64_t file_bytes = get_u64(h + 16), header_bytes = get_u64(h + 24);
     if (file_bytes != in->size)
-        return BAD(16, "the file is %zu bytes but says it has %llu (it is cut short or damaged: copy it again)", in->size,
-                   (unsigned long long)file_bytes);
+        return BAD(16, "the file is %zu bytes but says it has %llu (it is cut short or damaged: copy it again)",
+                   in->size, (unsigned long long)file_bytes);
     if (header_bytes < NATIVE_FIXED || header_bytes > in->size || header_bytes % NATIVE_ALIGN != 0)
-        return BAD(24, "a header of %llu bytes is not possible in a file of %zu", (unsigned long long)header_bytes, in->size);
+        return BAD(24, "a header of %llu bytes is not possible in a file of %zu", (unsigned long long)header_bytes,
+                   in->size);
     static const uint8_t zeros[4];
     uint32_t crc = trace_crc32(0, h, NATIVE_CRC_AT);
     crc = trace_crc32(crc, zeros, 4);
     crc = trace_crc32(crc, h + NATIVE_FIXED, header_bytes - NATIVE_FIXED);
     if (crc != get_u32(h + NATIVE_CRC_AT))
-        return BAD(NATIVE_CRC_AT, "the header's checksum is %08x but its bytes give %08x (the file is damaged: copy it again)",
+        return BAD(NATIVE_CRC_AT,
+                   "the header's checksum is %08x but its bytes give %08x (the file is damaged: copy it again)",
                    get_u32(h + NATIVE_CRC_AT), crc);
     return MP_OK;
 }
@@ -64,9 +67,10 @@ struct places {
     uint64_t n_chunks, n_strings;
 };
 
-/* Fills in the figures of the fixed part and checks that the parts fit the header exactly. A header with a right checksum can still be
- * hostile: nothing is believed. */
-static enum mp_status read_figures(struct mp_trace *t, struct places *pl, const struct mp_in *in, const char *path, struct mp_error *err) {
+/* Fills in the figures of the fixed part and checks that the parts fit the header exactly. A header with a right
+ * checksum can still be hostile: nothing is believed. */
+static enum mp_status read_figures(struct mp_trace *t, struct places *pl, const struct mp_in *in, const char *path,
+                                   struct mp_error *err) {
     const uint8_t *h = in->data;
     uint32_t flags = get_u32(h + 12);
     uint64_t header_bytes = get_u64(h + 24);
@@ -111,11 +115,13 @@ static enum mp_status read_figures(struct mp_trace *t, struct places *pl, const 
         if (t->id_bytes != 2 && (t->id_bytes != 1 || needs_two))
             return BAD(34, "ids of %u bytes cannot hold %u experts", t->id_bytes, t->n_experts);
         if (t->n_rows < 1 || t->n_rows > MP_MAX_TOKENS || t->n_rows > in->size)
-            return BAD(48, "%llu tokens are not possible in a file of %zu bytes", (unsigned long long)t->n_rows, in->size);
+            return BAD(48, "%llu tokens are not possible in a file of %zu bytes", (unsigned long long)t->n_rows,
+                       in->size);
         if (t->n_requests < 1 || t->n_requests > t->n_rows)
             return BAD(56, "%llu requests are not possible for %llu tokens", (unsigned long long)t->n_requests,
                        (unsigned long long)t->n_rows);
-        if (t->n_iterations != 0 || t->n_sources != 0 || t->n_pairs != 0 || flags & (NATIVE_SOURCES | NATIVE_ITERATION_CATEGORIES))
+        if (t->n_iterations != 0 || t->n_sources != 0 || t->n_pairs != 0 ||
+            flags & (NATIVE_SOURCES | NATIVE_ITERATION_CATEGORIES))
             return BAD(64, "a recording of tokens has no iterations, sources or pairs");
     } else {
         if (t->id_bytes != 0 || t->n_rows != 0 || t->n_requests != 0 || flags & NATIVE_WEIGHTS)
@@ -131,14 +137,16 @@ static enum mp_status read_figures(struct mp_trace *t, struct places *pl, const 
     if (!is_tokens) {
         uint64_t per_iteration = (uint64_t)t->n_sources * t->n_layers * t->n_experts * 8; /* at most 2^37 */
         if (per_iteration > in->size / t->n_iterations)
-            return BAD(64, "%u iterations of %llu bytes do not fit a file of %zu", t->n_iterations, (unsigned long long)per_iteration,
-                       in->size);
+            return BAD(64, "%u iterations of %llu bytes do not fit a file of %zu", t->n_iterations,
+                       (unsigned long long)per_iteration, in->size);
         want = mp_ceil_div(per_iteration * t->n_iterations, NATIVE_BLOCK) +
                mp_ceil_div(t->n_pairs * sizeof(struct mp_pair), NATIVE_PAIR_BLOCK);
     }
     if (pl->n_chunks != want)
-        return BAD(80, "%llu chunks where the figures make %llu", (unsigned long long)pl->n_chunks, (unsigned long long)want);
-    /* Every factor is at most the file's size here, so these sums cannot pass 64 bits for any file that can be mapped. */
+        return BAD(80, "%llu chunks where the figures make %llu", (unsigned long long)pl->n_chunks,
+                   (unsigned long long)want);
+    /* Every factor is at most the file's size here, so these sums cannot pass 64 bits for any file that can be mapped.
+     */
     pl->layers = NATIVE_FIXED;
     pl->iteration_categories = pl->layers + native_pad((uint64_t)t->n_layers * 4, 8);
     pl->requests = pl->iteration_categories +
@@ -153,18 +161,20 @@ static enum mp_status read_figures(struct mp_trace *t, struct places *pl, const 
         native_pad(pl->strings + pl->n_strings, NATIVE_ALIGN) != header_bytes)
         return BAD(88, "the parts of the header do not add up to its %llu bytes", (unsigned long long)header_bytes);
     if (t->n_categories > pl->n_strings || pl->n_strings < 2)
-        return BAD(88, "%llu bytes of names do not hold %u categories and two names", (unsigned long long)pl->n_strings, t->n_categories);
+        return BAD(88, "%llu bytes of names do not hold %u categories and two names", (unsigned long long)pl->n_strings,
+                   t->n_categories);
     if (flags & NATIVE_ITERATION_CATEGORIES) {
         t->iteration_category = (const uint32_t *)(const void *)(h + pl->iteration_categories);
         for (uint32_t i = 0; i < t->n_iterations; i++)
             if (t->iteration_category[i] != MP_NONE && t->iteration_category[i] >= t->n_categories)
-                return BAD(pl->iteration_categories + (size_t)i * 4, "iteration %u names category %u of %u", i, t->iteration_category[i],
-                           t->n_categories);
+                return BAD(pl->iteration_categories + (size_t)i * 4, "iteration %u names category %u of %u", i,
+                           t->iteration_category[i], t->n_categories);
     }
     t->layer_ids = (const uint32_t *)(const void *)(h + pl->layers);
     for (uint32_t l = 0; l < t->n_layers; l++)
         if (t->layer_ids[l] >= MP_MAX_LAYERS || (l > 0 && t->layer_ids[l] <= t->layer_ids[l - 1]))
-            return BAD(pl->layers + (size_t)l * 4, "layer %u is not below %u and above the one before it", t->layer_ids[l], MP_MAX_LAYERS);
+            return BAD(pl->layers + (size_t)l * 4, "layer %u is not below %u and above the one before it",
+                       t->layer_ids[l], MP_MAX_LAYERS);
     return MP_OK;
 }
 
@@ -177,8 +187,8 @@ static enum mp_status read_names(struct mp_trace *t, const struct places *pl, co
     for (uint32_t i = 0; i < t->n_categories + 2; i++) {
         const char *stop = p < end ? memchr(p, '\0', (size_t)(end - p)) : NULL;
         if (stop == NULL)
-            return BAD(pl->strings, "%llu bytes of names do not hold %u categories and two names", (unsigned long long)pl->n_strings,
-                       t->n_categories);
+            return BAD(pl->strings, "%llu bytes of names do not hold %u categories and two names",
+                       (unsigned long long)pl->n_strings, t->n_categories);
         size_t n = (size_t)(stop - p);
         if (n > MP_MAX_NAME || !mp_is_text(p, n) || (n == 0 && i >= 2))
             return BAD(p - (const char *)in->data, "a name is not text of at most %u bytes", MP_MAX_NAME);
@@ -193,7 +203,8 @@ static enum mp_status read_names(struct mp_trace *t, const struct places *pl, co
     return MP_OK;
 }
 
-static enum mp_status check_requests(const struct mp_trace *t, const struct places *pl, const char *path, struct mp_error *err) {
+static enum mp_status check_requests(const struct mp_trace *t, const struct places *pl, const char *path,
+                                     struct mp_error *err) {
     uint64_t bad;
     const char *why;
     if (trace_find_bad_request(t, &bad, &why))
@@ -202,15 +213,16 @@ static enum mp_status check_requests(const struct mp_trace *t, const struct plac
 }
 
 /* Offsets follow from the lengths; both are stored so that a reader can seek, and both are checked. */
-static enum mp_status check_entries(const struct mp_trace *t, const struct places *pl, const struct mp_in *in, const char *path,
-                                    struct mp_error *err) {
+static enum mp_status check_entries(const struct mp_trace *t, const struct places *pl, const struct mp_in *in,
+                                    const char *path, struct mp_error *err) {
     uint64_t offset = get_u64(in->data + 24), n_id_chunks = trace_n_chunks(t->n_rows);
     for (uint64_t i = 0; i < pl->n_chunks; i++) {
         size_t at = pl->entries + i * NATIVE_ENTRY;
         const uint8_t *e = in->data + at;
         uint64_t want;
         if (t->kind == MP_TRACE_TOKENS)
-            want = trace_chunk_rows(t->n_rows, i % n_id_chunks) * t->n_layers * t->top_k * (i < n_id_chunks ? t->id_bytes : 2);
+            want = trace_chunk_rows(t->n_rows, i % n_id_chunks) * t->n_layers * t->top_k *
+                   (i < n_id_chunks ? t->id_bytes : 2);
         else {
             uint64_t counts = (uint64_t)t->n_iterations * t->n_sources * t->n_layers * t->n_experts * 8;
             uint64_t n = mp_ceil_div(counts, NATIVE_BLOCK), block = i < n ? NATIVE_BLOCK : NATIVE_PAIR_BLOCK;
@@ -219,11 +231,11 @@ static enum mp_status check_entries(const struct mp_trace *t, const struct place
         }
         uint64_t aligned = native_pad(offset, NATIVE_ALIGN);
         if (get_u64(e) != aligned)
-            return BAD(at, "chunk %llu starts at %llu, not at %llu", (unsigned long long)i, (unsigned long long)get_u64(e),
-                       (unsigned long long)aligned);
+            return BAD(at, "chunk %llu starts at %llu, not at %llu", (unsigned long long)i,
+                       (unsigned long long)get_u64(e), (unsigned long long)aligned);
         if (get_u64(e + 8) != want)
-            return BAD(at + 8, "chunk %llu has %llu bytes, not %llu", (unsigned long long)i, (unsigned long long)get_u64(e + 8),
-                       (unsigned long long)want);
+            return BAD(at + 8, "chunk %llu has %llu bytes, not %llu", (unsigned long long)i,
+                       (unsigned long long)get_u64(e + 8), (unsigned long long)want);
         if (get_u32(e + 20) != 0)
             return BAD(at + 20, "a reserved field is not zero");
         if (aligned > in->size || want > in->size - aligned)
@@ -263,23 +275,27 @@ static enum mp_status verify_chunk(void *ctx, size_t i, unsigned worker, struct 
         for (uint32_t l = 0; l < t->n_layers; l++) {
             const uint8_t *layer = data + l * layer_bytes;
             crc = trace_crc32(crc, layer, layer_bytes);
-            if (what[0] == '\0' && trace_find_bad_list(layer, rows, t->top_k, t->id_bytes, t->n_experts, &bad, what, sizeof what))
+            if (what[0] == '\0' &&
+                trace_find_bad_list(layer, rows, t->top_k, t->id_bytes, t->n_experts, &bad, what, sizeof what))
                 bad_at = (uint64_t)(layer - v->in->data) + bad * t->top_k * t->id_bytes;
         }
         if (crc == get_u32(e + 16) && what[0] != '\0')
-            return BAD(bad_at, "token %llu, layer %u: %s",
-                       (unsigned long long)(i * MP_CHUNK_TOKENS + (bad_at - offset) % layer_bytes / (t->top_k * t->id_bytes)),
-                       t->layer_ids[(bad_at - offset) / layer_bytes], what);
+            return BAD(
+                bad_at, "token %llu, layer %u: %s",
+                (unsigned long long)(i * MP_CHUNK_TOKENS + (bad_at - offset) % layer_bytes / (t->top_k * t->id_bytes)),
+                t->layer_ids[(bad_at - offset) / layer_bytes], what);
     } else
         crc = trace_crc32(0, data, bytes);
     if (crc != get_u32(e + 16))
-        return BAD(offset, "the checksum of chunk %zu is %08x but its bytes give %08x (the file is damaged: copy it again)", i,
+        return BAD(offset,
+                   "the checksum of chunk %zu is %08x but its bytes give %08x (the file is damaged: copy it again)", i,
                    get_u32(e + 16), crc);
     return MP_OK;
 }
 
 static enum mp_status read_native(struct mp_trace **out, const char *path, struct mp_in *in, bool *keep_in,
-                                  const struct mp_trace_hints *hints, const struct mp_limits *limits, struct mp_error *err) {
+                                  const struct mp_trace_hints *hints, const struct mp_limits *limits,
+                                  struct mp_error *err) {
     (void)limits; /* nothing is allocated but tables of the header's own size */
     *out = NULL;
     struct trace_box *box = NULL;
@@ -315,10 +331,12 @@ static enum mp_status read_native(struct mp_trace **out, const char *path, struc
         t->chunks = (const uint8_t *const *)box->ids;
         t->weight_chunks = (const uint8_t *const *)box->weights;
     } else {
-        uint64_t n_counts = mp_ceil_div((uint64_t)t->n_iterations * t->n_sources * t->n_layers * t->n_experts * 8, NATIVE_BLOCK);
+        uint64_t n_counts =
+            mp_ceil_div((uint64_t)t->n_iterations * t->n_sources * t->n_layers * t->n_experts * 8, NATIVE_BLOCK);
         t->counts = (const uint64_t *)(const void *)(in->data + get_u64(in->data + pl.entries));
         if (t->n_pairs > 0)
-            t->pairs = (const struct mp_pair *)(const void *)(in->data + get_u64(in->data + pl.entries + n_counts * NATIVE_ENTRY));
+            t->pairs = (const struct mp_pair *)(const void *)(in->data +
+                                                              get_u64(in->data + pl.entries + n_counts * NATIVE_ENTRY));
     }
     struct verify v = {t, &pl, in, path};
     MP_TRY(mp_parallel_for(hints->n_threads, pl.n_chunks, verify_chunk, &v, err));

@@ -17,9 +17,11 @@ static struct chunk chunk_at(const struct mp_trace *t, uint64_t i) {
     if (t->kind == MP_TRACE_TOKENS) {
         uint64_t n = trace_n_chunks(t->n_rows), c = i % n;
         uint64_t cells = trace_chunk_rows(t->n_rows, c) * t->n_layers * t->top_k;
-        return i < n ? (struct chunk){t->chunks[c], cells * t->id_bytes} : (struct chunk){t->weight_chunks[c], cells * 2};
+        return i < n ? (struct chunk){t->chunks[c], cells * t->id_bytes}
+                     : (struct chunk){t->weight_chunks[c], cells * 2};
     }
-    uint64_t all = (uint64_t)t->n_iterations * t->n_sources * t->n_layers * t->n_experts * 8, n = mp_ceil_div(all, NATIVE_BLOCK);
+    uint64_t all = (uint64_t)t->n_iterations * t->n_sources * t->n_layers * t->n_experts * 8,
+             n = mp_ceil_div(all, NATIVE_BLOCK);
     const void *base = t->counts;
     uint64_t block = NATIVE_BLOCK;
     if (i >= n) {
@@ -43,11 +45,14 @@ void mp_trace_write(const struct mp_trace *t, struct mp_out *o) {
     if (t->kind == MP_TRACE_TOKENS)
         n_chunks = trace_n_chunks(t->n_rows) * (t->weight_chunks != NULL ? 2 : 1);
     else
-        n_chunks = mp_ceil_div((uint64_t)t->n_iterations * t->n_sources * t->n_layers * t->n_experts * 8, NATIVE_BLOCK) +
-                   mp_ceil_div(t->n_pairs * sizeof *t->pairs, NATIVE_PAIR_BLOCK);
+        n_chunks =
+            mp_ceil_div((uint64_t)t->n_iterations * t->n_sources * t->n_layers * t->n_experts * 8, NATIVE_BLOCK) +
+            mp_ceil_div(t->n_pairs * sizeof *t->pairs, NATIVE_PAIR_BLOCK);
     size_t layers_at = NATIVE_FIXED, categories_at = layers_at + native_pad((uint64_t)t->n_layers * 4, 8);
-    size_t requests_at = categories_at + (t->iteration_category != NULL ? native_pad((uint64_t)t->n_iterations * 4, 8) : 0);
-    size_t entries_at = requests_at + t->n_requests * sizeof *t->requests, strings_at = entries_at + n_chunks * NATIVE_ENTRY;
+    size_t requests_at =
+        categories_at + (t->iteration_category != NULL ? native_pad((uint64_t)t->n_iterations * 4, 8) : 0);
+    size_t entries_at = requests_at + t->n_requests * sizeof *t->requests,
+           strings_at = entries_at + n_chunks * NATIVE_ENTRY;
     uint64_t header_bytes = native_pad(strings_at + strings, NATIVE_ALIGN);
     uint8_t *h = mp_calloc(header_bytes, 1);
     if (h == NULL) {
@@ -56,9 +61,11 @@ void mp_trace_write(const struct mp_trace *t, struct mp_out *o) {
     }
     put(h, 0, NATIVE_MAGIC, 8);
     put_u32(h, 8, NATIVE_VERSION);
-    put_u32(h, 12, (t->is_synthetic ? NATIVE_SYNTHETIC : 0u) | (t->is_ranked ? NATIVE_RANKED : 0u) |
-                       (t->is_time_ordered ? NATIVE_TIME_ORDERED : 0u) | (t->weight_chunks != NULL ? NATIVE_WEIGHTS : 0u) |
-                       (t->source_known ? NATIVE_SOURCES : 0u) | (t->iteration_category != NULL ? NATIVE_ITERATION_CATEGORIES : 0u));
+    put_u32(h, 12,
+            (t->is_synthetic ? NATIVE_SYNTHETIC : 0u) | (t->is_ranked ? NATIVE_RANKED : 0u) |
+                (t->is_time_ordered ? NATIVE_TIME_ORDERED : 0u) | (t->weight_chunks != NULL ? NATIVE_WEIGHTS : 0u) |
+                (t->source_known ? NATIVE_SOURCES : 0u) |
+                (t->iteration_category != NULL ? NATIVE_ITERATION_CATEGORIES : 0u));
     put_u64(h, 24, header_bytes);
     h[32] = (uint8_t)t->kind;
     h[33] = (uint8_t)t->phase;

@@ -1,5 +1,5 @@
-/* NumPy arrays (.npz members or a bare .npy): topk_ids [tokens, layers, k] with a requests table beside it, or counts whose axes are
- * asked for. A member is inflated straight into the trace; the array is never held as a whole. */
+/* NumPy arrays (.npz members or a bare .npy): topk_ids [tokens, layers, k] with a requests table beside it, or counts
+ * whose axes are asked for. A member is inflated straight into the trace; the array is never held as a whole. */
 #include "csv_text.h"
 #include "npy_header.h"
 #include "zip_container.h"
@@ -9,8 +9,8 @@
 /* The bytes of one array, wherever they lie. */
 struct source {
     const struct mp_in *in;
-    const char *name;          /* of the member without .npy, or "" */
-    struct zip_archive *z;     /* NULL for a bare .npy */
+    const char *name;      /* of the member without .npy, or "" */
+    struct zip_archive *z; /* NULL for a bare .npy */
     struct zip_stream *stream;
     uint64_t at, bytes, start; /* next byte, all bytes, offset in the file for messages */
 };
@@ -40,14 +40,15 @@ static enum mp_status take(struct source *s, void *buf, size_t n, struct mp_erro
     }
     s->at += got;
     if (got < n)
-        return mp_fail_at(err, MP_EINPUT, s->in->path, 0, s->start + s->at + 1, "the array ends after %llu bytes, inside its header",
-                          (unsigned long long)s->at);
+        return mp_fail_at(err, MP_EINPUT, s->in->path, 0, s->start + s->at + 1,
+                          "the array ends after %llu bytes, inside its header", (unsigned long long)s->at);
     return MP_OK;
 }
 
 /* Which member holds the recording: one of the known names, or the only one. */
 static enum mp_status choose_member(const struct zip_archive *z, uint32_t *out, struct mp_error *err) {
-    static const char *const known[] = {"topk_ids.npy", "routed_experts.npy", "expert_counts.npy", "counts.npy", "logical_count.npy"};
+    static const char *const known[] = {"topk_ids.npy", "routed_experts.npy", "expert_counts.npy", "counts.npy",
+                                        "logical_count.npy"};
     char names[256];
     size_t used = 0;
     *out = MP_NONE;
@@ -65,9 +66,10 @@ static enum mp_status choose_member(const struct zip_archive *z, uint32_t *out, 
 
 enum axes { AXES_NONE, AXES_TOKENS, AXES_LAYERS, AXES_ITERATIONS, AXES_SOURCES };
 
-static enum mp_status find_axes(enum axes *out, const struct source *s, const struct npy_header *h, const struct mp_trace_hints *hints,
-                                struct mp_error *err) {
-    static const char *const names[] = {"", "tokens,layers,k", "layers,experts", "iterations,layers,experts", "sources,layers,experts"};
+static enum mp_status find_axes(enum axes *out, const struct source *s, const struct npy_header *h,
+                                const struct mp_trace_hints *hints, struct mp_error *err) {
+    static const char *const names[] = {"", "tokens,layers,k", "layers,experts", "iterations,layers,experts",
+                                        "sources,layers,experts"};
     const char *path = s->in->path;
     *out = AXES_NONE;
     if (hints->axes != NULL) {
@@ -75,24 +77,31 @@ static enum mp_status find_axes(enum axes *out, const struct source *s, const st
             if (strcmp(hints->axes, names[a]) == 0)
                 *out = (enum axes)a;
         if (*out == AXES_NONE)
-            return mp_fail_at(err, MP_EUSAGE, path, 0, 0, "--axes %s is not known (write tokens,layers,k, layers,experts, "
-                              "iterations,layers,experts or sources,layers,experts)", hints->axes);
+            return mp_fail_at(err, MP_EUSAGE, path, 0, 0,
+                              "--axes %s is not known (write tokens,layers,k, layers,experts, "
+                              "iterations,layers,experts or sources,layers,experts)",
+                              hints->axes);
     } else if (strcmp(s->name, "topk_ids") == 0 || strcmp(s->name, "routed_experts") == 0)
         *out = AXES_TOKENS;
     else
-        return mp_fail_at(err, MP_EUSAGE, path, 0, 0, "an array does not say what its %u axes are (give --axes tokens,layers,k, layers,experts, "
-                          "iterations,layers,experts or sources,layers,experts)", h->n_dims);
+        return mp_fail_at(err, MP_EUSAGE, path, 0, 0,
+                          "an array does not say what its %u axes are (give --axes tokens,layers,k, layers,experts, "
+                          "iterations,layers,experts or sources,layers,experts)",
+                          h->n_dims);
     uint32_t want = *out == AXES_LAYERS ? 2 : 3;
     if (h->n_dims != want)
-        return mp_fail_at(err, MP_EINPUT, path, 0, s->start + 1, "the array has %u dimensions, not the %u of %s", h->n_dims, want, names[*out]);
+        return mp_fail_at(err, MP_EINPUT, path, 0, s->start + 1, "the array has %u dimensions, not the %u of %s",
+                          h->n_dims, want, names[*out]);
     for (uint32_t d = 0; d < h->n_dims; d++)
         if (h->shape[d] == 0)
-            return mp_fail_at(err, MP_EINPUT, path, 0, s->start + 1, "the array is empty: dimension %u of %s is 0", d, names[*out]);
+            return mp_fail_at(err, MP_EINPUT, path, 0, s->start + 1, "the array is empty: dimension %u of %s is 0", d,
+                              names[*out]);
     return MP_OK;
 }
 
 /* "<stem>.requests.csv" beside the array when it exists, or what the hints name. */
-static enum mp_status open_requests(struct mp_in **out, const char *path, const struct mp_trace_hints *hints, struct mp_error *err) {
+static enum mp_status open_requests(struct mp_in **out, const char *path, const struct mp_trace_hints *hints,
+                                    struct mp_error *err) {
     *out = NULL;
     if (hints->requests_path != NULL)
         return mp_in_open(out, hints->requests_path, 0, err);
@@ -107,8 +116,9 @@ static enum mp_status open_requests(struct mp_in **out, const char *path, const 
     struct stat st;
     enum mp_status status;
     if (stat(beside, &st) != 0)
-        status = mp_fail_at(err, MP_EUSAGE, path, 0, 0, "an array does not say where its requests begin (give --requests FILE; \"%s\" is not there)",
-                            beside);
+        status = mp_fail_at(
+            err, MP_EUSAGE, path, 0, 0,
+            "an array does not say where its requests begin (give --requests FILE; \"%s\" is not there)", beside);
     else
         status = mp_in_open(out, beside, 0, err);
     mp_free(beside);
@@ -116,8 +126,9 @@ static enum mp_status open_requests(struct mp_in **out, const char *path, const 
 }
 
 /* Turns slots into experts, in place, ids[n][n_layers][k] of `bytes` each into uint16. */
-static enum mp_status map_ids(const struct trace_map *map, const uint8_t *ids, uint32_t bytes, uint64_t first_row, uint64_t n, uint64_t n_layers,
-                              uint64_t k, uint16_t *out, const char *path, struct mp_error *err) {
+static enum mp_status map_ids(const struct trace_map *map, const uint8_t *ids, uint32_t bytes, uint64_t first_row,
+                              uint64_t n, uint64_t n_layers, uint64_t k, uint16_t *out, const char *path,
+                              struct mp_error *err) {
     uint64_t all = bytes == 8 ? UINT64_MAX : (UINT64_C(1) << (8 * bytes)) - 1;
     for (uint64_t i = 0; i < n * n_layers * k; i++) {
         uint64_t v = 0;
@@ -129,13 +140,15 @@ static enum mp_status map_ids(const struct trace_map *map, const uint8_t *ids, u
             out[i] = MP_NO_EXPERT;
         else
             return mp_fail_at(err, MP_EINPUT, path, 0, 0, "row %llu, layer %llu: slot %llu is not in [0, %u)",
-                              (unsigned long long)(first_row + i / k / n_layers), (unsigned long long)layer, (unsigned long long)v, map->n_physical);
+                              (unsigned long long)(first_row + i / k / n_layers), (unsigned long long)layer,
+                              (unsigned long long)v, map->n_physical);
     }
     return MP_OK;
 }
 
-static enum mp_status read_tokens(struct mp_trace **out, struct source *s, const struct npy_header *h, const struct mp_trace_hints *hints,
-                                  const struct mp_limits *limits, struct mp_error *err) {
+static enum mp_status read_tokens(struct mp_trace **out, struct source *s, const struct npy_header *h,
+                                  const struct mp_trace_hints *hints, const struct mp_limits *limits,
+                                  struct mp_error *err) {
     const char *path = s->in->path;
     struct mp_trace_builder *b = NULL;
     struct request_table table = {0};
@@ -144,20 +157,25 @@ static enum mp_status read_tokens(struct mp_trace **out, struct source *s, const
     uint8_t *buf = NULL;
     uint16_t *mapped = NULL;
     uint32_t layer_ids[MP_MAX_LAYERS];
-    enum mp_status status = trace_ask(path, "npz", (struct trace_needs){.layer_base = true, .phase = true, .ids = true, .experts = true}, hints, err);
+    enum mp_status status = trace_ask(
+        path, "npz", (struct trace_needs){.layer_base = true, .phase = true, .ids = true, .experts = true}, hints, err);
     if (status != MP_OK)
         return status;
     uint64_t n_rows = h->shape[0], n_layers = h->shape[1], k = h->shape[2];
     if (n_rows > MP_MAX_TOKENS || n_layers > MP_MAX_LAYERS || k > MP_MAX_TOP_K)
-        return mp_fail_at(err, MP_ELIMIT, path, 0, s->start + 1, "[%llu, %llu, %llu] tokens, layers, k pass the limits %llu, %u, %u (are the axes in this order?)",
-                          (unsigned long long)n_rows, (unsigned long long)n_layers, (unsigned long long)k, (unsigned long long)MP_MAX_TOKENS,
-                          MP_MAX_LAYERS, MP_MAX_TOP_K);
+        return mp_fail_at(
+            err, MP_ELIMIT, path, 0, s->start + 1,
+            "[%llu, %llu, %llu] tokens, layers, k pass the limits %llu, %u, %u (are the axes in this order?)",
+            (unsigned long long)n_rows, (unsigned long long)n_layers, (unsigned long long)k,
+            (unsigned long long)MP_MAX_TOKENS, MP_MAX_LAYERS, MP_MAX_TOP_K);
     if (hints->top_k != 0 && hints->top_k != k)
-        return mp_fail_at(err, MP_EINPUT, path, 0, s->start + 1, "the array has %llu experts per token but --top-k or the model says %u",
+        return mp_fail_at(err, MP_EINPUT, path, 0, s->start + 1,
+                          "the array has %llu experts per token but --top-k or the model says %u",
                           (unsigned long long)k, hints->top_k);
     uint64_t id_bytes = hints->n_experts <= 255 ? 1 : 2;
     if (limits->memory_bytes != 0 && n_rows > limits->memory_bytes / (n_layers * k * id_bytes))
-        return mp_fail_at(err, MP_ELIMIT, path, 0, s->start + 1, "%llu tokens need more than the memory limit of %llu bytes "
+        return mp_fail_at(err, MP_ELIMIT, path, 0, s->start + 1,
+                          "%llu tokens need more than the memory limit of %llu bytes "
                           "(raise --mem-limit, or convert it in parts)",
                           (unsigned long long)n_rows, (unsigned long long)limits->memory_bytes);
     MP_TRY(trace_check_base(path, hints->layer_base, n_layers, err));
@@ -168,14 +186,23 @@ static enum mp_status read_tokens(struct mp_trace **out, struct source *s, const
     if (hints->ids_are_physical == 1) {
         MP_TRY(trace_map_load(&map, hints->map_path, limits, err));
         if (map.n_layers != n_layers || map.n_logical > hints->n_experts) {
-            status = mp_fail_at(err, MP_EINPUT, hints->map_path, 0, 0, "the map has %u layers and %u experts, the recording %llu and %u", map.n_layers,
+            status = mp_fail_at(err, MP_EINPUT, hints->map_path, 0, 0,
+                                "the map has %u layers and %u experts, the recording %llu and %u", map.n_layers,
                                 map.n_logical, (unsigned long long)n_layers, hints->n_experts);
             goto out;
         }
     }
-    struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS, .phase = hints->phase, .model = hints->model_name, .format = "npz",
-                                 .is_ranked = hints->is_ranked == 1, .is_time_ordered = true, .n_layers = (uint32_t)n_layers,
-                                 .n_experts = hints->n_experts, .top_k = (uint32_t)k, .layer_ids = layer_ids, .has_unused = h->is_signed};
+    struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS,
+                                 .phase = hints->phase,
+                                 .model = hints->model_name,
+                                 .format = "npz",
+                                 .is_ranked = hints->is_ranked == 1,
+                                 .is_time_ordered = true,
+                                 .n_layers = (uint32_t)n_layers,
+                                 .n_experts = hints->n_experts,
+                                 .top_k = (uint32_t)k,
+                                 .layer_ids = layer_ids,
+                                 .has_unused = h->is_signed};
     MP_TRY(mp_trace_builder_new(&b, &meta, limits, err));
     MP_TRY(trace_names_to_builder(&table.categories, b, err));
     size_t row_bytes = (size_t)(n_layers * k) * h->item_bytes;
@@ -215,18 +242,23 @@ out:
 }
 
 static enum mp_status read_counts(struct mp_trace **out, struct source *s, const struct npy_header *h, enum axes axes,
-                                  const struct mp_trace_hints *hints, const struct mp_limits *limits, struct mp_error *err) {
+                                  const struct mp_trace_hints *hints, const struct mp_limits *limits,
+                                  struct mp_error *err) {
     const char *path = s->in->path;
     struct mp_trace_builder *b = NULL;
     struct trace_map map = {0};
     uint8_t *buf = NULL;
     uint32_t layer_ids[MP_MAX_LAYERS];
-    enum mp_status status = trace_ask(path, "npz", (struct trace_needs){.layer_base = true, .phase = true, .ids = true}, hints, err);
+    enum mp_status status =
+        trace_ask(path, "npz", (struct trace_needs){.layer_base = true, .phase = true, .ids = true}, hints, err);
     if (status != MP_OK)
         return status;
-    uint64_t n_outer = axes == AXES_LAYERS ? 1 : h->shape[0], n_layers = h->shape[h->n_dims - 2], n_columns = h->shape[h->n_dims - 1];
-    if (n_layers > MP_MAX_LAYERS || n_columns > MP_MAX_EXPERTS || (axes == AXES_SOURCES && n_outer > MP_MAX_GPUS) || n_outer > UINT32_MAX / 2)
-        return mp_fail_at(err, MP_ELIMIT, path, 0, s->start + 1, "%llu x %llu layers x %llu experts pass the limits (are the axes in this order?)",
+    uint64_t n_outer = axes == AXES_LAYERS ? 1 : h->shape[0], n_layers = h->shape[h->n_dims - 2],
+             n_columns = h->shape[h->n_dims - 1];
+    if (n_layers > MP_MAX_LAYERS || n_columns > MP_MAX_EXPERTS || (axes == AXES_SOURCES && n_outer > MP_MAX_GPUS) ||
+        n_outer > UINT32_MAX / 2)
+        return mp_fail_at(err, MP_ELIMIT, path, 0, s->start + 1,
+                          "%llu x %llu layers x %llu experts pass the limits (are the axes in this order?)",
                           (unsigned long long)n_outer, (unsigned long long)n_layers, (unsigned long long)n_columns);
     MP_TRY(trace_check_base(path, hints->layer_base, n_layers, err));
     for (uint32_t l = 0; l < n_layers; l++)
@@ -235,20 +267,29 @@ static enum mp_status read_counts(struct mp_trace **out, struct source *s, const
     if (hints->ids_are_physical == 1) {
         MP_TRY(trace_map_load(&map, hints->map_path, limits, err));
         if (map.n_layers != n_layers || map.n_physical != n_columns) {
-            status = mp_fail_at(err, MP_EINPUT, hints->map_path, 0, 0, "the map has %u layers and %u slots, the recording %llu and %llu", map.n_layers,
+            status = mp_fail_at(err, MP_EINPUT, hints->map_path, 0, 0,
+                                "the map has %u layers and %u slots, the recording %llu and %llu", map.n_layers,
                                 map.n_physical, (unsigned long long)n_layers, (unsigned long long)n_columns);
             goto out;
         }
         n_experts = map.n_logical;
     }
     if (hints->n_experts != 0 && hints->n_experts != n_experts) {
-        status = mp_fail_at(err, MP_EINPUT, path, 0, s->start + 1, "the array has %llu experts but --experts or the model says %u",
+        status = mp_fail_at(err, MP_EINPUT, path, 0, s->start + 1,
+                            "the array has %llu experts but --experts or the model says %u",
                             (unsigned long long)n_experts, hints->n_experts);
         goto out;
     }
-    struct mp_trace_meta meta = {.kind = MP_TRACE_COUNTS, .phase = hints->phase, .model = hints->model_name, .format = "npz",
-                                 .is_time_ordered = true, .n_layers = (uint32_t)n_layers, .n_experts = (uint32_t)n_experts,
-                                 .top_k = hints->top_k, .layer_ids = layer_ids, .n_sources = axes == AXES_SOURCES ? (uint32_t)n_outer : 1};
+    struct mp_trace_meta meta = {.kind = MP_TRACE_COUNTS,
+                                 .phase = hints->phase,
+                                 .model = hints->model_name,
+                                 .format = "npz",
+                                 .is_time_ordered = true,
+                                 .n_layers = (uint32_t)n_layers,
+                                 .n_experts = (uint32_t)n_experts,
+                                 .top_k = hints->top_k,
+                                 .layer_ids = layer_ids,
+                                 .n_sources = axes == AXES_SOURCES ? (uint32_t)n_outer : 1};
     MP_TRY(mp_trace_builder_new(&b, &meta, limits, err));
     size_t row_bytes = (size_t)n_columns * h->item_bytes;
     buf = mp_realloc(NULL, 1, row_bytes);
@@ -266,8 +307,9 @@ static enum mp_status read_counts(struct mp_trace **out, struct source *s, const
                 uint64_t v = 0;
                 memcpy(&v, buf + (size_t)e * h->item_bytes, h->item_bytes);
                 if (h->is_signed && v >> (8 * h->item_bytes - 1) != 0) {
-                    status = mp_fail_at(err, MP_EINPUT, path, 0, s->z != NULL ? 0 : at + (uint64_t)e * h->item_bytes + 1,
-                                        "the count of layer %u, expert %u is negative", layer_ids[l], e);
+                    status =
+                        mp_fail_at(err, MP_EINPUT, path, 0, s->z != NULL ? 0 : at + (uint64_t)e * h->item_bytes + 1,
+                                   "the count of layer %u, expert %u is negative", layer_ids[l], e);
                     goto out;
                 }
                 uint32_t expert = map.logical != NULL ? map.logical[(size_t)l * map.n_physical + e] : e;
@@ -287,8 +329,9 @@ out:
     return status;
 }
 
-static enum mp_status read_npz(struct mp_trace **out, const char *path, struct mp_in *in, bool *keep_in, const struct mp_trace_hints *hints,
-                               const struct mp_limits *limits, struct mp_error *err) {
+static enum mp_status read_npz(struct mp_trace **out, const char *path, struct mp_in *in, bool *keep_in,
+                               const struct mp_trace_hints *hints, const struct mp_limits *limits,
+                               struct mp_error *err) {
     (void)path;
     (void)keep_in;
     *out = NULL;
@@ -316,7 +359,8 @@ static enum mp_status read_npz(struct mp_trace **out, const char *path, struct m
     MP_TRY(take(&s, prefix, n_prefix, err));
     MP_TRY(npy_header_bytes(prefix, n_prefix, in->path, s.start, limits, &header_bytes, err));
     if (header_bytes > s.bytes || header_bytes < n_prefix) {
-        status = mp_fail_at(err, MP_EINPUT, in->path, 0, s.start + 9, "the array's header of %llu bytes does not fit its %llu bytes",
+        status = mp_fail_at(err, MP_EINPUT, in->path, 0, s.start + 9,
+                            "the array's header of %llu bytes does not fit its %llu bytes",
                             (unsigned long long)header_bytes, (unsigned long long)s.bytes);
         goto out;
     }

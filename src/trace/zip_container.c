@@ -1,5 +1,5 @@
-/* ZIP directory (APPNOTE 6.3: local headers, central directory, ZIP64) read from the mapping; zlib inflates, with its memory taken from
- * our allocation table. Stored members are used where they lie, which libzip cannot offer. */
+/* ZIP directory (APPNOTE 6.3: local headers, central directory, ZIP64) read from the mapping; zlib inflates, with its
+ * memory taken from our allocation table. Stored members are used where they lie, which libzip cannot offer. */
 #include "zip_container.h"
 #include "trace_box.h"
 #include <stdlib.h>
@@ -30,8 +30,8 @@ bool zip_first_name(const struct mp_in *in, const char **name, size_t *n) {
 }
 
 /* Where the central directory lies and how many entries it has. */
-static enum mp_status find_directory(const struct mp_in *in, uint64_t *offset, uint64_t *bytes, uint64_t *n, uint64_t *end_at,
-                                     struct mp_error *err) {
+static enum mp_status find_directory(const struct mp_in *in, uint64_t *offset, uint64_t *bytes, uint64_t *n,
+                                     uint64_t *end_at, struct mp_error *err) {
     if (in->size < END_BYTES)
         return BAD(in->size, "the archive has no directory: the file is cut short (copy it again)");
     size_t at = in->size - END_BYTES, least = at > MAX_COMMENT ? at - MAX_COMMENT : 0;
@@ -61,7 +61,8 @@ static enum mp_status find_directory(const struct mp_in *in, uint64_t *offset, u
     return MP_OK;
 }
 
-/* Values past 32 bits stand in an extra field with id 1, in a fixed order, only those whose 32-bit field is all ones. */
+/* Values past 32 bits stand in an extra field with id 1, in a fixed order, only those whose 32-bit field is all ones.
+ */
 static bool read_zip64(const uint8_t *extra, size_t n, uint64_t *bytes, uint64_t *packed, uint64_t *offset) {
     bool want_bytes = *bytes == UINT32_MAX, want_packed = *packed == UINT32_MAX, want_offset = *offset == UINT32_MAX;
     if (!want_bytes && !want_packed && !want_offset)
@@ -107,7 +108,8 @@ static enum mp_status check_members(struct zip_archive *z, uint64_t directory_at
     enum mp_status status = MP_OK;
     for (uint32_t i = 0; i < z->n_members; i++)
         order[i] = &z->members[i];
-    qsort(order, z->n_members, sizeof *order, compare_places); /* a tie is an overlap or two empty members: order is irrelevant */
+    qsort(order, z->n_members, sizeof *order,
+          compare_places); /* a tie is an overlap or two empty members: order is irrelevant */
     for (uint32_t i = 0; i < z->n_members && status == MP_OK; i++) {
         uint64_t end = order[i]->data_offset + order[i]->packed_bytes;
         uint64_t next = i + 1 < z->n_members ? order[i + 1]->data_offset : directory_at;
@@ -147,7 +149,8 @@ static enum mp_status read_entry(struct zip_archive *z, struct zip_member *m, ui
         return BAD(at + 42, "member \"%s\" is not where the directory says", m->name);
     m->data_offset = local + LOCAL_BYTES + u16(in->data + local + 26) + u16(in->data + local + 28);
     if (m->data_offset > directory_at || m->packed_bytes > directory_at - m->data_offset)
-        return BAD(at + 20, "member \"%s\" has %llu bytes, more than the file holds", m->name, (unsigned long long)m->packed_bytes);
+        return BAD(at + 20, "member \"%s\" has %llu bytes, more than the file holds", m->name,
+                   (unsigned long long)m->packed_bytes);
     if (u16(in->data + local + 26) != n_name || memcmp(in->data + local + LOCAL_BYTES, e + ENTRY_BYTES, n_name) != 0)
         return BAD(local + LOCAL_BYTES, "member \"%s\" has another name in front of its bytes", m->name);
     m->is_stored = method == 0;
@@ -156,13 +159,15 @@ static enum mp_status read_entry(struct zip_archive *z, struct zip_member *m, ui
             return BAD(at + 24, "member \"%s\" is stored but its two sizes differ", m->name);
         m->data = in->data + m->data_offset;
     } else if (m->bytes / limits->inflate_ratio > m->packed_bytes)
-        return mp_fail_at(err, MP_ELIMIT, in->path, 0, at + 25, "member \"%s\" claims %llu bytes from %llu packed ones, past the ratio limit of %llu",
+        return mp_fail_at(err, MP_ELIMIT, in->path, 0, at + 25,
+                          "member \"%s\" claims %llu bytes from %llu packed ones, past the ratio limit of %llu",
                           m->name, (unsigned long long)m->bytes, (unsigned long long)m->packed_bytes,
                           (unsigned long long)limits->inflate_ratio);
     return MP_OK;
 }
 
-enum mp_status zip_open(struct zip_archive **out, const struct mp_in *in, const struct mp_limits *limits, struct mp_error *err) {
+enum mp_status zip_open(struct zip_archive **out, const struct mp_in *in, const struct mp_limits *limits,
+                        struct mp_error *err) {
     *out = NULL;
     uint64_t offset = 0, bytes = 0, n = 0, end_at = 0;
     enum mp_status status = MP_OK;
@@ -171,16 +176,18 @@ enum mp_status zip_open(struct zip_archive **out, const struct mp_in *in, const 
         return BAD(0, "is not a ZIP archive");
     MP_TRY(find_directory(in, &offset, &bytes, &n, &end_at, err));
     if (n > limits->zip_members) {
-        status = mp_fail_at(err, MP_ELIMIT, in->path, 0, offset + 1, "the archive has %llu members, more than %zu", (unsigned long long)n,
-                            limits->zip_members);
+        status = mp_fail_at(err, MP_ELIMIT, in->path, 0, offset + 1, "the archive has %llu members, more than %zu",
+                            (unsigned long long)n, limits->zip_members);
         goto out;
     }
     if (n > bytes / ENTRY_BYTES) {
-        status = BAD(offset, "%llu members do not fit a directory of %llu bytes", (unsigned long long)n, (unsigned long long)bytes);
+        status = BAD(offset, "%llu members do not fit a directory of %llu bytes", (unsigned long long)n,
+                     (unsigned long long)bytes);
         goto out;
     }
     z = mp_calloc(1, sizeof *z);
-    if (z == NULL || (z->arena = mp_arena_new()) == NULL || (z->members = mp_arena_alloc(z->arena, n, sizeof *z->members)) == NULL) {
+    if (z == NULL || (z->arena = mp_arena_new()) == NULL ||
+        (z->members = mp_arena_alloc(z->arena, n, sizeof *z->members)) == NULL) {
         status = mp_nomem(err, "archive");
         goto out;
     }
@@ -192,7 +199,8 @@ enum mp_status zip_open(struct zip_archive **out, const struct mp_in *in, const 
             status = BAD(at, "entry %llu of the archive's directory is damaged", (unsigned long long)i + 1);
             goto out;
         }
-        uint64_t size = ENTRY_BYTES + (uint64_t)u16(in->data + at + 28) + u16(in->data + at + 30) + u16(in->data + at + 32);
+        uint64_t size =
+            ENTRY_BYTES + (uint64_t)u16(in->data + at + 28) + u16(in->data + at + 30) + u16(in->data + at + 32);
         if (size > stop - at) {
             status = BAD(at, "entry %llu of the archive's directory is damaged", (unsigned long long)i + 1);
             goto out;
@@ -202,7 +210,8 @@ enum mp_status zip_open(struct zip_archive **out, const struct mp_in *in, const 
     }
     z->n_members = (uint32_t)n;
     if (at != stop) {
-        status = BAD(at, "%llu bytes follow the last entry of the archive's directory", (unsigned long long)(stop - at));
+        status =
+            BAD(at, "%llu bytes follow the last entry of the archive's directory", (unsigned long long)(stop - at));
         goto out;
     }
     MP_TRY(check_members(z, offset, err));
@@ -245,7 +254,8 @@ static void inflate_free(void *ctx, void *p) {
     mp_free(p);
 }
 
-enum mp_status zip_stream_open(struct zip_stream **out, const struct zip_archive *z, uint32_t member, struct mp_error *err) {
+enum mp_status zip_stream_open(struct zip_stream **out, const struct zip_archive *z, uint32_t member,
+                               struct mp_error *err) {
     *out = NULL;
     struct zip_stream *s = mp_calloc(1, sizeof *s);
     if (s == NULL)
@@ -288,10 +298,12 @@ enum mp_status zip_stream_read(struct zip_stream *s, void *buf, size_t n, size_t
         int rc = inflate(&s->inflate, Z_NO_FLUSH);
         size_t made = room - s->inflate.avail_out;
         have += made;
-        if (rc == Z_STREAM_END ? have < want : (rc != Z_OK && rc != Z_BUF_ERROR) || (made == 0 && s->inflate.avail_in == 0)) {
+        if (rc == Z_STREAM_END ? have < want
+                               : (rc != Z_OK && rc != Z_BUF_ERROR) || (made == 0 && s->inflate.avail_in == 0)) {
             if (rc == Z_MEM_ERROR)
                 return mp_nomem(err, "archive");
-            return BAD(s->inflate.next_in - in->data, "member \"%s\" is damaged: its packed bytes end or break at byte %llu of %llu", m->name,
+            return BAD(s->inflate.next_in - in->data,
+                       "member \"%s\" is damaged: its packed bytes end or break at byte %llu of %llu", m->name,
                        (unsigned long long)(s->done + have), (unsigned long long)m->bytes);
         }
     }
@@ -299,8 +311,9 @@ enum mp_status zip_stream_read(struct zip_stream *s, void *buf, size_t n, size_t
     s->done += have;
     *got = have;
     if (s->done == m->bytes && (n > want || have > 0) && s->crc != m->crc32)
-        return BAD(m->data_offset, "member \"%s\": its checksum is %08x but its bytes give %08x (the file is damaged: copy it again)", m->name,
-                   m->crc32, s->crc);
+        return BAD(m->data_offset,
+                   "member \"%s\": its checksum is %08x but its bytes give %08x (the file is damaged: copy it again)",
+                   m->name, m->crc32, s->crc);
     return MP_OK;
 }
 
@@ -312,20 +325,23 @@ void zip_stream_close(struct zip_stream *s) {
     mp_free(s);
 }
 
-enum mp_status zip_read(const struct zip_archive *z, uint32_t member, uint64_t max_bytes, const uint8_t **bytes, uint8_t **owned,
-                        struct mp_error *err) {
+enum mp_status zip_read(const struct zip_archive *z, uint32_t member, uint64_t max_bytes, const uint8_t **bytes,
+                        uint8_t **owned, struct mp_error *err) {
     const struct zip_member *m = &z->members[member];
     const struct mp_in *in = z->in;
     *bytes = NULL;
     *owned = NULL;
     if (m->bytes > max_bytes)
-        return mp_fail_at(err, MP_ELIMIT, in->path, 0, m->data_offset + 1, "member \"%s\" has %llu bytes, more than the limit of %llu", m->name,
+        return mp_fail_at(err, MP_ELIMIT, in->path, 0, m->data_offset + 1,
+                          "member \"%s\" has %llu bytes, more than the limit of %llu", m->name,
                           (unsigned long long)m->bytes, (unsigned long long)max_bytes);
     if (m->is_stored) {
         uint32_t crc = trace_crc32(0, m->data, m->bytes);
         if (crc != m->crc32)
-            return BAD(m->data_offset, "member \"%s\": its checksum is %08x but its bytes give %08x (the file is damaged: copy it again)",
-                       m->name, m->crc32, crc);
+            return BAD(
+                m->data_offset,
+                "member \"%s\": its checksum is %08x but its bytes give %08x (the file is damaged: copy it again)",
+                m->name, m->crc32, crc);
         *bytes = m->data;
         return MP_OK;
     }

@@ -1,4 +1,5 @@
-/* Bytes as an array with a fixed requests table of five rows; or, when they start with "request", as the requests table of a fixed array. */
+/* Bytes as an array with a fixed requests table of five rows; or, when they start with "request", as the requests table
+ * of a fixed array. */
 #include "trace_target.h"
 #include <stdio.h>
 #include <unistd.h>
@@ -20,8 +21,10 @@ static void write_table(const void *text, size_t n) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static const char fixed_table[] = "request,first_row,tokens\n0,0,2\n1,2,3\n";
-    static const char fixed_array[] = "\x93NUMPY\x01\x00\x40\x00{'descr': '|u1', 'fortran_order': False, 'shape': (5, 1, 1), } \n\0\1\2\3\0";
-    static const char *const axes[] = {NULL, "tokens,layers,k", "layers,experts", "iterations,layers,experts", "sources,layers,experts"};
+    static const char fixed_array[] =
+        "\x93NUMPY\x01\x00\x40\x00{'descr': '|u1', 'fortran_order': False, 'shape': (5, 1, 1), } \n\0\1\2\3\0";
+    static const char *const axes[] = {NULL, "tokens,layers,k", "layers,experts", "iterations,layers,experts",
+                                       "sources,layers,experts"};
     static bool is_fixed;
     struct mp_trace_hints h = full_hints();
     if (size >= 7 && memcmp(data, "request", 7) == 0) {

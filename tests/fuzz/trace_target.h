@@ -1,5 +1,5 @@
-/* What every fuzz target of a trace reader does with its bytes: the reader refuses them with a message, or makes a trace that keeps every
- * promise and comes back equal from the native format. Nothing leaks either way. */
+/* What every fuzz target of a trace reader does with its bytes: the reader refuses them with a message, or makes a
+ * trace that keeps every promise and comes back equal from the native format. Nothing leaks either way. */
 #ifndef TRACE_TARGET_H
 #define TRACE_TARGET_H
 
@@ -19,8 +19,8 @@ static inline const struct mp_trace_format *format_named(const char *name) {
     abort();
 }
 
-static inline enum mp_status read_as(struct mp_trace **out, const char *format, const uint8_t *data, size_t size, const struct mp_trace_hints *hints,
-                                     struct mp_error *err) {
+static inline enum mp_status read_as(struct mp_trace **out, const char *format, const uint8_t *data, size_t size,
+                                     const struct mp_trace_hints *hints, struct mp_error *err) {
     static struct mp_limits limits;
     struct mp_in *in = NULL;
     bool keep = false;
@@ -36,7 +36,8 @@ static inline enum mp_status read_as(struct mp_trace **out, const char *format, 
     return status;
 }
 
-static inline void check_reader(const char *format, const uint8_t *data, size_t size, const struct mp_trace_hints *hints) {
+static inline void check_reader(const char *format, const uint8_t *data, size_t size,
+                                const struct mp_trace_hints *hints) {
     struct mp_error err = {0};
     struct mp_trace *t = NULL, *back = NULL;
     enum mp_status status = read_as(&t, format, data, size, hints, &err);

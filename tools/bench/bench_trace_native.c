@@ -1,6 +1,7 @@
-/* How fast recorded ids are read on one core: the native format (mapped, every checksum and every id checked), and the same ids as a
- * .npy array (copied into a trace). Files of 464 bytes a token, as DeepSeek-V3 gives (58 layers, 256 experts, top-8), in a temporary folder.
- * usage: bench_trace_native [TOKENS [FILE.npz ...]]   (further arrays need 4 or 6 experts a token and a requests table) */
+/* How fast recorded ids are read on one core: the native format (mapped, every checksum and every id checked), and the
+ * same ids as a .npy array (copied into a trace). Files of 464 bytes a token, as DeepSeek-V3 gives (58 layers, 256
+ * experts, top-8), in a temporary folder. usage: bench_trace_native [TOKENS [FILE.npz ...]]   (further arrays need 4 or
+ * 6 experts a token and a requests table) */
 #include <moeplan/base.h>
 #include <moeplan/trace.h>
 #include <stdio.h>
@@ -39,13 +40,18 @@ static void write_files(const char *native, const char *npy, const char *request
     struct mp_out *o, *array;
     struct mp_error err = {0};
     uint8_t *ids = mp_calloc((size_t)BLOCK * LAYERS * TOP_K, 1);
-    struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS, .phase = MP_PHASE_DECODE, .is_synthetic = true, .n_layers = LAYERS, .n_experts = EXPERTS,
+    struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS,
+                                 .phase = MP_PHASE_DECODE,
+                                 .is_synthetic = true,
+                                 .n_layers = LAYERS,
+                                 .n_experts = EXPERTS,
                                  .top_k = TOP_K};
     stop_on(ids != NULL ? MP_OK : mp_nomem(&err, "ids"), &err);
     stop_on(mp_trace_builder_new(&b, &meta, &mp_limits_default, &err), &err);
     stop_on(mp_out_open(&array, npy, &err), &err);
     char header[256];
-    int n = snprintf(header, sizeof header, "{'descr': '|u1', 'fortran_order': False, 'shape': (%llu, %d, %d), }", (unsigned long long)n_tokens, LAYERS, TOP_K);
+    int n = snprintf(header, sizeof header, "{'descr': '|u1', 'fortran_order': False, 'shape': (%llu, %d, %d), }",
+                     (unsigned long long)n_tokens, LAYERS, TOP_K);
     mp_out_write(array, "\x93NUMPY\x01\x00", 8);
     mp_out_write(array, (uint8_t[]){(uint8_t)n, (uint8_t)(n >> 8)}, 2);
     mp_out_write(array, header, (size_t)n);
@@ -94,8 +100,8 @@ int main(int argc, char **argv) {
     snprintf(requests, sizeof requests, "%s/t.requests.csv", folder);
     write_files(native, npy, requests, n_tokens);
     double took = best_load(native, NULL, ROUNDS, &id_bytes);
-    printf("native  %7.1f MB of ids read and checked in %6.1f ms on one core: %5.2f GB/s   (reference: >= 1 GB/s)\n", (double)id_bytes / 1e6, took * 1e3,
-           (double)id_bytes / took / 1e9);
+    printf("native  %7.1f MB of ids read and checked in %6.1f ms on one core: %5.2f GB/s   (reference: >= 1 GB/s)\n",
+           (double)id_bytes / 1e6, took * 1e3, (double)id_bytes / took / 1e9);
     uint64_t peak = mp_alloc_peak();
     struct mp_trace_hints h = mp_trace_hints_none;
     h.phase = MP_PHASE_DECODE;
@@ -104,13 +110,14 @@ int main(int argc, char **argv) {
     h.n_experts = EXPERTS;
     h.axes = "tokens,layers,k";
     took = best_load(npy, &h, 2, &id_bytes);
-    printf("npy     %7.1f MB of ids read and checked in %6.1f ms on one core: %5.2f GB/s\n", (double)id_bytes / 1e6, took * 1e3, (double)id_bytes / took / 1e9);
+    printf("npy     %7.1f MB of ids read and checked in %6.1f ms on one core: %5.2f GB/s\n", (double)id_bytes / 1e6,
+           took * 1e3, (double)id_bytes / took / 1e9);
     printf("peak of allocations: %.1f MB\n", (double)(mp_alloc_peak() > peak ? mp_alloc_peak() : peak) / 1e6);
     for (int i = 2; i < argc; i++) {
         h.axes = NULL;
         took = best_load(argv[i], &h, 3, &id_bytes);
-        printf("npz     %7.1f MB of ids inflated and checked in %6.1f ms on one core: %5.2f GB/s   %s\n", (double)id_bytes / 1e6, took * 1e3,
-               (double)id_bytes / took / 1e9, argv[i]);
+        printf("npz     %7.1f MB of ids inflated and checked in %6.1f ms on one core: %5.2f GB/s   %s\n",
+               (double)id_bytes / 1e6, took * 1e3, (double)id_bytes / took / 1e9, argv[i]);
     }
     (void)unlink(native);
     (void)unlink(npy);

@@ -120,8 +120,9 @@ static inline const struct mp_trace_format *format_named(const char *name) {
 }
 
 /* Reads bytes as a format; *out NULL on failure. */
-static inline enum mp_status read_bytes(struct mp_trace **out, const char *format, const void *p, size_t n, const struct mp_trace_hints *hints,
-                                        const struct mp_limits *limits, struct mp_error *err) {
+static inline enum mp_status read_bytes(struct mp_trace **out, const char *format, const void *p, size_t n,
+                                        const struct mp_trace_hints *hints, const struct mp_limits *limits,
+                                        struct mp_error *err) {
     struct mp_in *in;
     *out = NULL;
     enum mp_status status = mp_in_from_memory(&in, "sample", p, n, err);
@@ -159,13 +160,22 @@ static inline struct mp_trace *token_trace(struct shape s, uint64_t seed) {
     struct mp_rng rng = mp_rng_seed(seed);
     struct mp_trace_builder *b;
     struct mp_error err = {0};
-    struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS, .phase = MP_PHASE_DECODE, .model = "sample", .format = "test", .is_ranked = true,
-                                 .is_time_ordered = true, .n_layers = s.n_layers, .n_experts = s.n_experts, .top_k = s.top_k,
-                                 .has_weights = s.has_weights, .has_unused = s.has_unused};
+    struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS,
+                                 .phase = MP_PHASE_DECODE,
+                                 .model = "sample",
+                                 .format = "test",
+                                 .is_ranked = true,
+                                 .is_time_ordered = true,
+                                 .n_layers = s.n_layers,
+                                 .n_experts = s.n_experts,
+                                 .top_k = s.top_k,
+                                 .has_weights = s.has_weights,
+                                 .has_unused = s.has_unused};
     CHECK_OK(mp_trace_builder_new(&b, &meta, &mp_limits_default, &err), err);
     uint16_t *ids = calloc((size_t)s.n_layers * s.top_k, 2), *weights = calloc((size_t)s.n_layers * s.top_k, 2);
     for (uint32_t r = 0; r < s.n_requests; r++) {
-        struct mp_request q = {.id = 1000 + r, .first_position = r % 7, .source = r % 3 == 0 ? MP_NONE : r % 4, .category = MP_NONE};
+        struct mp_request q = {
+            .id = 1000 + r, .first_position = r % 7, .source = r % 3 == 0 ? MP_NONE : r % 4, .category = MP_NONE};
         if (r % 2 == 1) {
             char name[32];
             snprintf(name, sizeof name, "category %u", r % 5);
@@ -199,12 +209,18 @@ static inline struct mp_trace *token_trace(struct shape s, uint64_t seed) {
 }
 
 /* A random recording of counts with categories, sources and pairs. */
-static inline struct mp_trace *count_trace(uint32_t n_iterations, uint32_t n_sources, uint32_t n_layers, uint32_t n_experts, uint64_t seed) {
+static inline struct mp_trace *count_trace(uint32_t n_iterations, uint32_t n_sources, uint32_t n_layers,
+                                           uint32_t n_experts, uint64_t seed) {
     struct mp_rng rng = mp_rng_seed(seed);
     struct mp_trace_builder *b;
     struct mp_error err = {0};
-    struct mp_trace_meta meta = {.kind = MP_TRACE_COUNTS, .phase = MP_PHASE_PREFILL, .model = "", .format = "test", .n_layers = n_layers,
-                                 .n_experts = n_experts, .n_sources = n_sources};
+    struct mp_trace_meta meta = {.kind = MP_TRACE_COUNTS,
+                                 .phase = MP_PHASE_PREFILL,
+                                 .model = "",
+                                 .format = "test",
+                                 .n_layers = n_layers,
+                                 .n_experts = n_experts,
+                                 .n_sources = n_sources};
     CHECK_OK(mp_trace_builder_new(&b, &meta, &mp_limits_default, &err), err);
     for (uint32_t i = 0; i < n_iterations; i++) {
         uint32_t category = MP_NONE;
@@ -236,18 +252,27 @@ static inline struct mp_trace_hints full_hints(void) {
 }
 
 static const char jsonl_sample[] =
-    "{\"moeplan_trace\": 1, \"model\": \"toy\", \"phase\": \"decode\", \"ids\": \"logical\", \"layer_base\": 3, \"n_experts\": 4, \"ranked\": true}\n"
-    "{\"request\": 7, \"position\": 5, \"layer\": 0, \"experts\": [1, 2], \"weights\": [0.75, 0.25], \"category\": \"a\", \"source\": 1}\n"
-    "{\"request\": 7, \"position\": 5, \"layer\": 1, \"experts\": [0, 3], \"weights\": [0.5, 0.5], \"category\": \"a\", \"source\": 1}\n"
-    "{\"request\": 7, \"position\": 6, \"layer\": 1, \"experts\": [3, 0], \"weights\": [1, 0], \"category\": \"a\", \"source\": 1}\n"
-    "{\"request\": 7, \"position\": 6, \"layer\": 0, \"experts\": [2], \"weights\": [1.0], \"category\": \"a\", \"source\": 1}\n"
+    "{\"moeplan_trace\": 1, \"model\": \"toy\", \"phase\": \"decode\", \"ids\": \"logical\", \"layer_base\": 3, "
+    "\"n_experts\": 4, \"ranked\": true}\n"
+    "{\"request\": 7, \"position\": 5, \"layer\": 0, \"experts\": [1, 2], \"weights\": [0.75, 0.25], \"category\": "
+    "\"a\", \"source\": 1}\n"
+    "{\"request\": 7, \"position\": 5, \"layer\": 1, \"experts\": [0, 3], \"weights\": [0.5, 0.5], \"category\": "
+    "\"a\", \"source\": 1}\n"
+    "{\"request\": 7, \"position\": 6, \"layer\": 1, \"experts\": [3, 0], \"weights\": [1, 0], \"category\": \"a\", "
+    "\"source\": 1}\n"
+    "{\"request\": 7, \"position\": 6, \"layer\": 0, \"experts\": [2], \"weights\": [1.0], \"category\": \"a\", "
+    "\"source\": 1}\n"
     "{\"request\": 9, \"position\": 0, \"layer\": 0, \"experts\": [0, 1], \"weights\": [0.5, 0.5]}\n"
     "{\"request\": 9, \"position\": 0, \"layer\": 1, \"experts\": [2, 1], \"weights\": [0.5, 0.5]}\n";
 static const char csv_long_sample[] = "layer,expert,count\n0,0,5\n0,1,6\n0,3,7\n2,0,1\n2,1,2\n2,2,3\n";
-static const char csv_wide_sample[] = "rank,layer,iteration,latency_ms,e0,e1,e2\n0,0,0,1.5,1,2,3\n1,0,0,1.5,4,5,6\n0,0,1,1.5,7,8,9\n1,0,1,1.5,10,11,12\n";
-static const char json_sample[] = "{\"model\": \"toy\", \"n_layers\": 2, \"n_expert_per_layer\": 3, \"k\": 2, \"n_decode_tokens\": 4, \"layers\": ["
-                                  "{\"layer\": 0, \"heat\": [4, 3, 1], \"pairs\": [[1, 0, 3, 1.5], [0, 2, 1, 1.0]]}, {\"layer\": 1, \"heat\": [0, 4, 4]}]}";
-static const char json_logical_sample[] = "{\"logical_count\": [[[1, 2, 3], [4, 5, 6]], [[0, 0, 0], [0, 0, 0]], [[7, 8, 9], [1, 1, 1]]]}";
+static const char csv_wide_sample[] =
+    "rank,layer,iteration,latency_ms,e0,e1,e2\n0,0,0,1.5,1,2,3\n1,0,0,1.5,4,5,6\n0,0,1,1.5,7,8,9\n1,0,1,1.5,10,11,12\n";
+static const char json_sample[] =
+    "{\"model\": \"toy\", \"n_layers\": 2, \"n_expert_per_layer\": 3, \"k\": 2, \"n_decode_tokens\": 4, \"layers\": ["
+    "{\"layer\": 0, \"heat\": [4, 3, 1], \"pairs\": [[1, 0, 3, 1.5], [0, 2, 1, 1.0]]}, {\"layer\": 1, \"heat\": [0, 4, "
+    "4]}]}";
+static const char json_logical_sample[] =
+    "{\"logical_count\": [[[1, 2, 3], [4, 5, 6]], [[0, 0, 0], [0, 0, 0]], [[7, 8, 9], [1, 1, 1]]]}";
 static const char requests_sample[] = "request,first_row,tokens,first_position,category\n0,0,2,10,x\n4,2,3,0,\n";
 static const uint8_t ids_sample[5 * 2 * 2] = {0, 1, 2, 3, 1, 2, 3, 0, 2, 1, 0, 3, 3, 2, 1, 0, 0, 3, 2, 1};
 
@@ -259,14 +284,16 @@ static inline struct bytes npz_sample(bool deflate) {
     return z;
 }
 
-#define RUN(tests)                                                                                                   \
-    int main(void) {                                                                                                 \
-        cmocka_set_message_output(CM_OUTPUT_TAP);                                                                    \
-        return cmocka_run_group_tests(tests, NULL, NULL);                                                            \
+#define RUN(tests)                                                                                                     \
+    int main(void) {                                                                                                   \
+        cmocka_set_message_output(CM_OUTPUT_TAP);                                                                      \
+        return cmocka_run_group_tests(tests, NULL, NULL);                                                              \
     }
 
-/* Each cut of the file is refused with a position in the file, or (text that ends between two lines) is a shorter recording. */
-static inline void cut_everywhere(const char *format, struct bytes b, const struct mp_trace_hints *hints, bool may_succeed) {
+/* Each cut of the file is refused with a position in the file, or (text that ends between two lines) is a shorter
+ * recording. */
+static inline void cut_everywhere(const char *format, struct bytes b, const struct mp_trace_hints *hints,
+                                  bool may_succeed) {
     uint64_t live = mp_alloc_live();
     for (size_t n = 0; n < b.n; n++) {
         struct mp_trace *t;
@@ -282,8 +309,10 @@ static inline void cut_everywhere(const char *format, struct bytes b, const stru
         assert_int_equal(mp_alloc_live(), live);
     }
 }
-/* Each flipped bit is refused, or leaves a recording that keeps every promise. With must_fail nothing may be accepted unless equal. */
-static inline void flip_everywhere(const char *format, struct bytes b, const struct mp_trace_hints *hints, bool must_fail) {
+/* Each flipped bit is refused, or leaves a recording that keeps every promise. With must_fail nothing may be accepted
+ * unless equal. */
+static inline void flip_everywhere(const char *format, struct bytes b, const struct mp_trace_hints *hints,
+                                   bool must_fail) {
     uint64_t live = mp_alloc_live();
     for (size_t i = 0; i < b.n * 8; i++) {
         struct mp_trace *t;
@@ -297,7 +326,8 @@ static inline void flip_everywhere(const char *format, struct bytes b, const str
             CHECK_OK(mp_trace_check(t, &err), err);
             mp_trace_free(t);
         } else if (status == MP_EBUG || status == MP_EIO || err.message[0] == '\0' || (must_fail && err.column == 0))
-            fail_msg("%s with bit %zu flipped: status %d, column %llu, %s", format, i, (int)status, (unsigned long long)err.column, err.message);
+            fail_msg("%s with bit %zu flipped: status %d, column %llu, %s", format, i, (int)status,
+                     (unsigned long long)err.column, err.message);
         assert_int_equal(mp_alloc_live(), live);
     }
 }

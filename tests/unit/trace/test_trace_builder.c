@@ -3,8 +3,12 @@
 static struct mp_trace_builder *new_builder(struct shape s) {
     struct mp_trace_builder *b;
     struct mp_error err = {0};
-    struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS, .n_layers = s.n_layers, .n_experts = s.n_experts, .top_k = s.top_k,
-                                 .has_weights = s.has_weights, .has_unused = s.has_unused};
+    struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS,
+                                 .n_layers = s.n_layers,
+                                 .n_experts = s.n_experts,
+                                 .top_k = s.top_k,
+                                 .has_weights = s.has_weights,
+                                 .has_unused = s.has_unused};
     CHECK_OK(mp_trace_builder_new(&b, &meta, &mp_limits_default, &err), err);
     return b;
 }
@@ -17,7 +21,8 @@ static uint32_t id_of(uint64_t row, uint32_t layer, uint32_t j, struct shape s) 
 /* Both ways in, every width, over the borders of chunks: what goes in comes out. */
 static void test_trace_builder__rows_come_out_as_they_went_in(void **state) {
     (void)state;
-    static const struct shape shapes[] = {{2, 64, 6, 3, 30000, false, false}, {1, 256, 8, 2, 65536, false, false}, {3, 300, 2, 4, 33000, false, true}};
+    static const struct shape shapes[] = {
+        {2, 64, 6, 3, 30000, false, false}, {1, 256, 8, 2, 65536, false, false}, {3, 300, 2, 4, 33000, false, true}};
     for (size_t i = 0; i < 3; i++) {
         struct shape s = shapes[i];
         uint64_t n = (uint64_t)s.n_requests * s.rows_per_request;
@@ -75,10 +80,11 @@ static void test_trace_builder__rows_come_out_as_they_went_in(void **state) {
 /* A wrong id anywhere is found, in either way in: the fast check of many lists against the plain rule. */
 static void test_trace_builder__one_wrong_id_among_many_is_found(void **state) {
     (void)state;
-    static const struct shape shapes[] = {{1, 64, 4, 1, 5000, false, false}, {1, 64, 7, 1, 5000, false, true}, {1, 256, 8, 1, 3000, false, false},
-                                          {1, 2000, 5, 1, 3000, false, true}, {1, 90, 17, 1, 600, false, false}, {1, 9, 1, 1, 9000, false, true},
-                                          {1, 64, 8, 1, 3000, false, true}, {1, 64, 4, 1, 5000, false, true}, {1, 300, 4, 1, 3000, false, true},
-                                          {1, 300, 8, 1, 3000, false, false}, {1, 60, 6, 1, 3000, false, true}, {1, 60, 10, 1, 3000, false, false}};
+    static const struct shape shapes[] = {
+        {1, 64, 4, 1, 5000, false, false},  {1, 64, 7, 1, 5000, false, true},  {1, 256, 8, 1, 3000, false, false},
+        {1, 2000, 5, 1, 3000, false, true}, {1, 90, 17, 1, 600, false, false}, {1, 9, 1, 1, 9000, false, true},
+        {1, 64, 8, 1, 3000, false, true},   {1, 64, 4, 1, 5000, false, true},  {1, 300, 4, 1, 3000, false, true},
+        {1, 300, 8, 1, 3000, false, false}, {1, 60, 6, 1, 3000, false, true},  {1, 60, 10, 1, 3000, false, false}};
     struct mp_rng rng = mp_rng_seed(9);
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         struct shape s = shapes[i];
@@ -88,7 +94,10 @@ static void test_trace_builder__one_wrong_id_among_many_is_found(void **state) {
             for (uint32_t j = 0; j < k; j++)
                 ids[row * k + j] = (uint16_t)id_of(row, 0, j, s);
         for (int round = 0; round < 60; round++) {
-            uint32_t row = round == 0 ? 0 : round == 1 ? n - 1 : (uint32_t)mp_rng_below(&rng, n), j = (uint32_t)mp_rng_below(&rng, k);
+            uint32_t row = round == 0   ? 0
+                           : round == 1 ? n - 1
+                                        : (uint32_t)mp_rng_below(&rng, n),
+                     j = (uint32_t)mp_rng_below(&rng, k);
             uint16_t *at = &ids[row * k + j], old = *at;
             int kind = round % 3;
             if (kind == 0 && k > 1)
@@ -224,7 +233,8 @@ static enum mp_status build_once(void *ctx, struct mp_error *err) {
     (void)ctx;
     struct mp_trace_builder *b = NULL;
     struct mp_trace *t = NULL;
-    struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS, .n_layers = 2, .n_experts = 8, .top_k = 2, .has_weights = true};
+    struct mp_trace_meta meta = {
+        .kind = MP_TRACE_TOKENS, .n_layers = 2, .n_experts = 8, .top_k = 2, .has_weights = true};
     enum mp_status status = mp_trace_builder_new(&b, &meta, &mp_limits_default, err);
     struct mp_request q = {.id = 1, .source = MP_NONE, .category = MP_NONE};
     if (status == MP_OK)

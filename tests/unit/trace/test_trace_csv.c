@@ -1,6 +1,7 @@
 #include "samples.h"
 
-static enum mp_status read_text(struct mp_trace **t, const char *text, const struct mp_trace_hints *h, struct mp_error *err) {
+static enum mp_status read_text(struct mp_trace **t, const char *text, const struct mp_trace_hints *h,
+                                struct mp_error *err) {
     return read_bytes(t, "csv", text, strlen(text), h, NULL, err);
 }
 static struct mp_trace_hints wide_hints(void) {
@@ -43,8 +44,9 @@ static void test_trace_csv__order_does_not_matter(void **state) {
     struct mp_error err = {0};
     struct mp_trace_hints h = wide_hints();
     CHECK_OK(read_text(&a, csv_wide_sample, &h, &err), err);
-    CHECK_OK(read_text(&b,
-                       "e1,iteration,e0,layer,rank,e2\r\n11,1,10,0,1,12\r\n2,0,1,0,0,3\r\n\r\n8,1,7,0,0,9\r\n5,0,4,0,1,6", &h, &err),
+    CHECK_OK(read_text(
+                 &b, "e1,iteration,e0,layer,rank,e2\r\n11,1,10,0,1,12\r\n2,0,1,0,0,3\r\n\r\n8,1,7,0,0,9\r\n5,0,4,0,1,6",
+                 &h, &err),
              err);
     assert_true(mp_trace_equal(a, b));
     mp_trace_free(a);
@@ -53,8 +55,12 @@ static void test_trace_csv__order_does_not_matter(void **state) {
     struct mp_rng rng = mp_rng_seed(3);
     for (size_t i = 0; i < 40; i++) {
         char text[128];
-        snprintf(text, sizeof text, "%s,%zu,%zu,%llu,%llu\n", i % 3 == 0 ? "zeta" : i % 3 == 1 ? "alpha" : "mid", i / 6, i % 2 == 0 ? (size_t)0 : (size_t)5,
-                 (unsigned long long)mp_rng_below(&rng, 50), (unsigned long long)mp_rng_below(&rng, 50));
+        snprintf(text, sizeof text, "%s,%zu,%zu,%llu,%llu\n",
+                 i % 3 == 0   ? "zeta"
+                 : i % 3 == 1 ? "alpha"
+                              : "mid",
+                 i / 6, i % 2 == 0 ? (size_t)0 : (size_t)5, (unsigned long long)mp_rng_below(&rng, 50),
+                 (unsigned long long)mp_rng_below(&rng, 50));
         lines[i] = text_bytes(text);
     }
     a = NULL;
@@ -85,8 +91,8 @@ static void test_trace_csv__order_does_not_matter(void **state) {
 }
 
 /* Every number of a real file, added up by a plain walk over its text from column `first` on. */
-static void check_real(const char *relative, uint32_t first, uint32_t n_iterations, uint32_t n_sources, uint32_t n_layers, uint32_t n_experts,
-                       uint32_t n_categories) {
+static void check_real(const char *relative, uint32_t first, uint32_t n_iterations, uint32_t n_sources,
+                       uint32_t n_layers, uint32_t n_experts, uint32_t n_categories) {
     const char *shared = shared_path(relative);
     if (shared == NULL)
         skip();
@@ -174,8 +180,10 @@ static void test_trace_csv__mistakes_are_placed(void **state) {
         struct mp_trace *t;
         struct mp_error err = {0};
         enum mp_status status = read_text(&t, cases[i].text, &h, &err);
-        if (status != MP_EINPUT || err.line != cases[i].line || err.column != cases[i].column || strstr(err.message, cases[i].message) == NULL)
-            fail_msg("case %zu: status %d, %llu:%llu %s", i, (int)status, (unsigned long long)err.line, (unsigned long long)err.column, err.message);
+        if (status != MP_EINPUT || err.line != cases[i].line || err.column != cases[i].column ||
+            strstr(err.message, cases[i].message) == NULL)
+            fail_msg("case %zu: status %d, %llu:%llu %s", i, (int)status, (unsigned long long)err.line,
+                     (unsigned long long)err.column, err.message);
     }
     /* The long shape does not say how many experts there are. */
     struct mp_trace *t;
@@ -220,8 +228,12 @@ static void test_trace_csv__limits_and_long_lines(void **state) {
     /* One iteration of this would need 4096 * 1024 * 4096 * 8 bytes. */
     mp_error_clear(&err);
     h.n_experts = MP_MAX_EXPERTS;
-    assert_int_equal(read_text(&t, "rank,layer,expert,count\n4095,0,0,1\n0,1,0,1\n0,2,0,1\n0,3,0,1\n0,4,0,1\n0,5,0,1\n0,6,0,1\n0,7,0,1\n0,8,0,1\n0,9,0,1\n0,10,0,1\n"
-                                   "0,11,0,1\n0,12,0,1\n0,13,0,1\n0,14,0,1\n0,15,0,1\n0,16,0,1\n", &h, &err), MP_ELIMIT);
+    assert_int_equal(read_text(&t,
+                               "rank,layer,expert,count\n4095,0,0,1\n0,1,0,1\n0,2,0,1\n0,3,0,1\n0,4,0,1\n0,5,0,1\n0,6,"
+                               "0,1\n0,7,0,1\n0,8,0,1\n0,9,0,1\n0,10,0,1\n"
+                               "0,11,0,1\n0,12,0,1\n0,13,0,1\n0,14,0,1\n0,15,0,1\n0,16,0,1\n",
+                               &h, &err),
+                     MP_ELIMIT);
 }
 
 static void test_trace_csv__damage_is_found_or_harmless(void **state) {

@@ -6,12 +6,19 @@ struct sample {
 };
 
 static size_t all_samples(struct sample *s) {
-    struct mp_trace *tokens = token_trace((struct shape){2, 8, 2, 2, 3, false, false}, 1), *counts = count_trace(2, 2, 1, 3, 4);
+    struct mp_trace *tokens = token_trace((struct shape){2, 8, 2, 2, 3, false, false}, 1),
+                    *counts = count_trace(2, 2, 1, 3, 4);
     struct sample all[] = {
-        {"native", native_bytes(tokens)},   {"native", native_bytes(counts)},     {"npz", npz_sample(false)},
-        {"npz", npz_sample(true)},          {"npz", npy_bytes("|u1", "(5, 2, 2)", ids_sample, sizeof ids_sample)},
-        {"jsonl", text_bytes(jsonl_sample)}, {"jsonl", text_bytes(strchr(jsonl_sample, '\n') + 1)},
-        {"csv", text_bytes(csv_long_sample)}, {"csv", text_bytes(csv_wide_sample)}, {"json", text_bytes(json_sample)},
+        {"native", native_bytes(tokens)},
+        {"native", native_bytes(counts)},
+        {"npz", npz_sample(false)},
+        {"npz", npz_sample(true)},
+        {"npz", npy_bytes("|u1", "(5, 2, 2)", ids_sample, sizeof ids_sample)},
+        {"jsonl", text_bytes(jsonl_sample)},
+        {"jsonl", text_bytes(strchr(jsonl_sample, '\n') + 1)},
+        {"csv", text_bytes(csv_long_sample)},
+        {"csv", text_bytes(csv_wide_sample)},
+        {"json", text_bytes(json_sample)},
         {"json", text_bytes(json_logical_sample)},
     };
     mp_trace_free(tokens);
@@ -32,7 +39,8 @@ static void test_trace_detect__every_sample_is_its_own_formats(void **state) {
         int own = format_named(s[i].format)->probe("file", in);
         assert_true(own > 0);
         for (uint32_t f = 0; mp_trace_format_at(f) != NULL; f++)
-            if (strcmp(mp_trace_format_at(f)->name, s[i].format) != 0 && mp_trace_format_at(f)->probe("file", in) >= own)
+            if (strcmp(mp_trace_format_at(f)->name, s[i].format) != 0 &&
+                mp_trace_format_at(f)->probe("file", in) >= own)
                 fail_msg("sample %zu (%s): %s is as sure", i, s[i].format, mp_trace_format_at(f)->name);
         mp_in_close(in);
         free(s[i].b.p);
@@ -81,7 +89,8 @@ static void test_trace_detect__what_nobody_knows_is_said(void **state) {
     (void)state;
     struct mp_trace *t;
     struct mp_error err = {0};
-    assert_int_equal(mp_trace_load(&t, save_bytes("odd.bin", "what is this", 12), NULL, &mp_limits_default, &err), MP_EINPUT);
+    assert_int_equal(mp_trace_load(&t, save_bytes("odd.bin", "what is this", 12), NULL, &mp_limits_default, &err),
+                     MP_EINPUT);
     assert_non_null(strstr(err.message, "--format"));
     assert_non_null(strstr(err.message, "native, npz"));
     mp_error_clear(&err);
@@ -95,10 +104,12 @@ static void test_trace_detect__what_nobody_knows_is_said(void **state) {
     assert_int_equal(mp_trace_load(&t, temp_path("empty"), &h, &mp_limits_default, &err), MP_EUSAGE);
     /* A name alone still leads to the reader whose message helps most. */
     mp_error_clear(&err);
-    assert_int_equal(mp_trace_load(&t, save_bytes("broken.npz", "PX\3\4", 4), NULL, &mp_limits_default, &err), MP_EINPUT);
+    assert_int_equal(mp_trace_load(&t, save_bytes("broken.npz", "PX\3\4", 4), NULL, &mp_limits_default, &err),
+                     MP_EINPUT);
     assert_non_null(strstr(err.message, "NumPy"));
     mp_error_clear(&err);
-    assert_int_equal(mp_trace_load(&t, save_bytes("broken.mpt", "PX\3\4", 4), NULL, &mp_limits_default, &err), MP_EINPUT);
+    assert_int_equal(mp_trace_load(&t, save_bytes("broken.mpt", "PX\3\4", 4), NULL, &mp_limits_default, &err),
+                     MP_EINPUT);
     assert_non_null(strstr(err.message, "native trace"));
 }
 

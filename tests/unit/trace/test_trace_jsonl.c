@@ -1,6 +1,7 @@
 #include "samples.h"
 
-static enum mp_status read_text(struct mp_trace **t, const char *text, const struct mp_trace_hints *h, struct mp_error *err) {
+static enum mp_status read_text(struct mp_trace **t, const char *text, const struct mp_trace_hints *h,
+                                struct mp_error *err) {
     return read_bytes(t, "jsonl", text, strlen(text), h, NULL, err);
 }
 
@@ -100,22 +101,32 @@ static void test_trace_jsonl__mistakes_are_placed(void **state) {
         {"{\"request\": 1, \"position\": -1, \"layer\": 0, \"experts\": [0]}\n", 1, "position: \"-1\""},
         {"{\"request\": 1, \"position\": 0, \"layer\": 2000, \"experts\": [0]}\n", 1, "layer: \"2000\""},
         {"{\"request\": 1, \"position\": 0, \"layer\": 0, \"experts\": 0}\n", 1, "experts is not a list"},
-        {"{\"request\": 1, \"position\": 0, \"layer\": 0, \"experts\": [0, \"1\"]}\n", 1, "experts[1] is not an expert"},
+        {"{\"request\": 1, \"position\": 0, \"layer\": 0, \"experts\": [0, \"1\"]}\n", 1,
+         "experts[1] is not an expert"},
         {"{\"request\": 1, \"position\": 0, \"layer\": 0, \"experts\": [4]}\n", 1, "4 is not an expert in [0, 4)"},
         {"{\"request\": 1, \"position\": 0, \"layer\": 0, \"experts\": [1, 1]}\n", 1, "expert 1 is chosen twice"},
-        {"{\"request\": 1, \"position\": 0, \"layer\": 0, \"experts\": [1], \"weights\": [1.5]}\n", 1, "weights[0] is not a number in [0, 1]"},
-        {"{\"request\": 1, \"position\": 0, \"layer\": 0, \"experts\": [1], \"weights\": []}\n", 1, "weights has 0 entries"},
-        {"{\"request\": 1, \"position\": 0, \"layer\": 0, \"experts\": [1], \"expert\": 1}\n", 1, "key \"expert\" is not known"},
-        {"{\"request\": 1, \"position\": 0, \"layer\": 0, \"experts\": [1]}\n{\"request\": 1, \"position\": 0, \"layer\": 0, \"experts\": [1]}\n{\"request\": 1, "
+        {"{\"request\": 1, \"position\": 0, \"layer\": 0, \"experts\": [1], \"weights\": [1.5]}\n", 1,
+         "weights[0] is not a number in [0, 1]"},
+        {"{\"request\": 1, \"position\": 0, \"layer\": 0, \"experts\": [1], \"weights\": []}\n", 1,
+         "weights has 0 entries"},
+        {"{\"request\": 1, \"position\": 0, \"layer\": 0, \"experts\": [1], \"expert\": 1}\n", 1,
+         "key \"expert\" is not known"},
+        {"{\"request\": 1, \"position\": 0, \"layer\": 0, \"experts\": [1]}\n{\"request\": 1, \"position\": 0, "
+         "\"layer\": 0, \"experts\": [1]}\n{\"request\": 1, "
          "\"position\": 0, \"layer\": 1, \"experts\": [1]}\n",
          2, "stands on line 1 already"},
-        {"{\"request\": 1, \"position\": 0, \"layer\": 0, \"experts\": [1]}\n{\"request\": 1, \"position\": 2, \"layer\": 0, \"experts\": [1]}\n", 2, "jumps"},
-        {"{\"request\": 1, \"position\": 0, \"layer\": 0, \"experts\": [1]}\n{\"request\": 1, \"position\": 0, \"layer\": 1, \"experts\": [1]}\n{\"request\": 1, "
+        {"{\"request\": 1, \"position\": 0, \"layer\": 0, \"experts\": [1]}\n{\"request\": 1, \"position\": 2, "
+         "\"layer\": 0, \"experts\": [1]}\n",
+         2, "jumps"},
+        {"{\"request\": 1, \"position\": 0, \"layer\": 0, \"experts\": [1]}\n{\"request\": 1, \"position\": 0, "
+         "\"layer\": 1, \"experts\": [1]}\n{\"request\": 1, "
          "\"position\": 1, \"layer\": 1, \"experts\": [1]}\n",
          3, "no line for layer 0"},
-        {"{\"request\": 1, \"position\": 0, \"layer\": 0, \"experts\": [1]}\n{\"request\": 1, \"position\": 1, \"layer\": 0, \"experts\": [1], \"source\": 2}\n", 2,
-         "another source"},
-        {"{\"request\": 1, \"position\": 0, \"layer\": 0, \"experts\": [1]}\n{\"moeplan_trace\": 1}\n", 2, "must be the first"},
+        {"{\"request\": 1, \"position\": 0, \"layer\": 0, \"experts\": [1]}\n{\"request\": 1, \"position\": 1, "
+         "\"layer\": 0, \"experts\": [1], \"source\": 2}\n",
+         2, "another source"},
+        {"{\"request\": 1, \"position\": 0, \"layer\": 0, \"experts\": [1]}\n{\"moeplan_trace\": 1}\n", 2,
+         "must be the first"},
         {"{\"moeplan_trace\": 2}\n", 1, "moeplan_trace: \"2\""},
         {"{\"moeplan_trace\": 1, \"phase\": \"fast\"}\n", 1, "phase is not one of"},
         {"{\"moeplan_trace\": 1, \"ids\": 0}\n", 1, "ids is neither"},

@@ -25,9 +25,10 @@ static void round_trip(struct mp_trace *t) {
 static void test_trace_native__every_shape_survives(void **state) {
     (void)state;
     static const struct shape shapes[] = {
-        {1, 1, 1, 1, 1, false, false},    {2, 4, 2, 3, 5, false, false},    {3, 8, 2, 5, 7, true, false},    {2, 255, 8, 2, 9, false, true},
-        {2, 256, 8, 3, 50, false, false}, {2, 256, 8, 3, 50, false, true},  {2, 257, 3, 2, 40, true, true},  {1, 4096, 64, 2, 3, false, false},
-        {58, 256, 8, 2, 3, false, false}, {1, 32, 4, 3, 30000, true, false},
+        {1, 1, 1, 1, 1, false, false},     {2, 4, 2, 3, 5, false, false},     {3, 8, 2, 5, 7, true, false},
+        {2, 255, 8, 2, 9, false, true},    {2, 256, 8, 3, 50, false, false},  {2, 256, 8, 3, 50, false, true},
+        {2, 257, 3, 2, 40, true, true},    {1, 4096, 64, 2, 3, false, false}, {58, 256, 8, 2, 3, false, false},
+        {1, 32, 4, 3, 30000, true, false},
     };
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
         round_trip(token_trace(shapes[i], i));
@@ -85,11 +86,29 @@ static void fix_header(struct bytes b) {
     memcpy(b.p + 124, &crc, 4);
 }
 
-/* A right checksum is no reason to believe a header: each field takes each extreme value, with the checksum made right again. */
+/* A right checksum is no reason to believe a header: each field takes each extreme value, with the checksum made right
+ * again. */
 static void test_trace_native__hostile_headers_are_refused(void **state) {
     (void)state;
-    static const uint64_t extremes[] = {0, 1, 2, 3, 4, 5, 127, 255, 256, 65535, 65536, 1u << 24, UINT32_MAX, UINT64_C(1) << 32, UINT64_C(1000000000000),
-                                        UINT64_C(1) << 53, UINT64_C(1) << 62, INT64_MAX, UINT64_MAX};
+    static const uint64_t extremes[] = {0,
+                                        1,
+                                        2,
+                                        3,
+                                        4,
+                                        5,
+                                        127,
+                                        255,
+                                        256,
+                                        65535,
+                                        65536,
+                                        1u << 24,
+                                        UINT32_MAX,
+                                        UINT64_C(1) << 32,
+                                        UINT64_C(1000000000000),
+                                        UINT64_C(1) << 53,
+                                        UINT64_C(1) << 62,
+                                        INT64_MAX,
+                                        UINT64_MAX};
     struct mp_trace *traces[] = {token_trace((struct shape){2, 8, 2, 2, 3, true, true}, 3), count_trace(3, 2, 1, 3, 4)};
     uint64_t live = 0;
     for (size_t i = 0; i < 2; i++) {

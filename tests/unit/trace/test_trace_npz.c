@@ -264,6 +264,27 @@ static void test_trace_npz__slots_are_mapped_to_experts(void **state) {
     assert_int_equal(list[0], 1);
     assert_int_equal(list[1], 0);
     mp_trace_free(t);
+    static const struct {
+        const char *text;
+        uint64_t line, column;
+    } wrong[] = {
+        {"{\"physical_to_logical_map\": [[0, 1, 2, 2],\n [2, -1, 0, 1]]}", 2, 6},
+        {"[[0, 1, 2, 2],\n [2, 1, 0]]", 2, 2},
+        {"[[0, 1, 2, 2],\n [2, 1, 0, \"1\"]]", 2, 12},
+        {"[[0, 1, 2, 2]]", 0, 0},
+        {"[[0, 1, 2, 9], [0, 1, 2, 2]]", 0, 0},
+        {"{}", 0, 0},
+        {"[[0, 1", 1, 6},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        h.map_path = save_bytes("map.json", wrong[i].text, strlen(wrong[i].text));
+        assert_int_equal(read_bytes(&t, "npz", npy.p, npy.n, &h, NULL, &err), MP_EINPUT);
+        assert_string_equal(err.path, h.map_path);
+        if (err.line != wrong[i].line || err.column != wrong[i].column)
+            fail_msg("map %zu: %llu:%llu %s", i, (unsigned long long)err.line, (unsigned long long)err.column,
+                     err.message);
+        mp_error_clear(&err);
+    }
     free(npy.p);
 }
 
@@ -289,9 +310,22 @@ static void test_trace_npz__bombs_are_refused(void **state) {
     struct mp_trace_hints h = npz_hints();
     h.axes = "tokens,layers,k";
     struct mp_trace *t;
-    static const char *const shapes[] = {"(1000000000000, 58, 8)", "(18446744073709551615, 58, 8)", "(4294967296, 4294967296, 1)", "(5, 2000, 2)",
-                                         "(5, 2, 65)", "(0, 2, 2)", "(5, 0, 2)", "(2, 2, 2, 2, 2, 2, 2, 2, 2)", "(5, 2)", "()", "(5, 2, 2", "(5, 2, -2)",
-                                         "(5, 2, 2.0)", "(5, 2, 2),", "((5), 2, 2)", "(99999999999999999999, 2, 2)"};
+    static const char *const shapes[] = {"(1000000000000, 58, 8)",
+                                         "(18446744073709551615, 58, 8)",
+                                         "(4294967296, 4294967296, 1)",
+                                         "(5, 2000, 2)",
+                                         "(5, 2, 65)",
+                                         "(0, 2, 2)",
+                                         "(5, 0, 2)",
+                                         "(2, 2, 2, 2, 2, 2, 2, 2, 2)",
+                                         "(5, 2)",
+                                         "()",
+                                         "(5, 2, 2",
+                                         "(5, 2, -2)",
+                                         "(5, 2, 2.0)",
+                                         "(5, 2, 2),",
+                                         "((5), 2, 2)",
+                                         "(99999999999999999999, 2, 2)"};
     mp_alloc_limit(mp_alloc_live() + ((uint64_t)64 << 20));
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         struct bytes npy = npy_bytes("|u1", shapes[i], ids_sample, sizeof ids_sample);
@@ -380,8 +414,14 @@ static void test_trace_npz__odd_archives_are_refused(void **state) {
         size_t n;
         const char *message;
     } cases[] = {
-        {8, 1, 2, "encrypted"},        {10, 12, 2, "packed by method 12"},    {20, 0x7fffffff, 4, "more than the file holds"}, {24, 3, 4, "two sizes differ"},
-        {42, 5, 4, "is not where"},    {28, 65535, 2, "damaged"},             {16, 0, 4, "checksum"},                           {42, 0xffffffff, 4, "64-bit sizes are missing"},
+        {8, 1, 2, "encrypted"},
+        {10, 12, 2, "packed by method 12"},
+        {20, 0x7fffffff, 4, "more than the file holds"},
+        {24, 3, 4, "two sizes differ"},
+        {42, 5, 4, "is not where"},
+        {28, 65535, 2, "damaged"},
+        {16, 0, 4, "checksum"},
+        {42, 0xffffffff, 4, "64-bit sizes are missing"},
     };
     struct mp_trace_hints h = npz_hints();
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -438,10 +478,12 @@ static void test_trace_npz__wrong_requests_tables_are_refused(void **state) {
         assert_int_equal(read_bytes(&t, "npz", z.p, z.n, &h, NULL, &err), MP_EINPUT);
         assert_string_equal(err.path, h.requests_path);
         if (err.line != cases[i].line || err.column != cases[i].column)
-            fail_msg("case %zu: %llu:%llu %s", i, (unsigned long long)err.line, (unsigned long long)err.column, err.message);
+            fail_msg("case %zu: %llu:%llu %s", i, (unsigned long long)err.line, (unsigned long long)err.column,
+                     err.message);
     }
     /* CR LF and blank lines are fine, columns may stand in any order. */
-    h.requests_path = requests_file("category,tokens,extra,first_position,first_row,request\r\nx,2,?,10,0,0\r\n\r\n,3,?,0,2,4\r\n");
+    h.requests_path =
+        requests_file("category,tokens,extra,first_position,first_row,request\r\nx,2,?,10,0,0\r\n\r\n,3,?,0,2,4\r\n");
     struct mp_trace *t;
     struct mp_error err = {0};
     CHECK_OK(read_bytes(&t, "npz", z.p, z.n, &h, NULL, &err), err);
@@ -456,10 +498,11 @@ static void test_trace_npz__all_that_is_missing_is_asked_for_at_once(void **stat
     struct mp_trace *t;
     struct mp_error err = {0};
     assert_int_equal(read_bytes(&t, "npz", z.p, z.n, NULL, NULL, &err), MP_EUSAGE);
-    assert_string_equal(err.message,
-                        "a recording of the format npz does not say its phase (give --phase prefill|decode|train|mixed); which layer of the model its layer 0 "
-                        "is (give --layer-base N); whether its ids are experts or slots (give --ids logical|physical); how many experts a layer has (give "
-                        "--experts N)");
+    assert_string_equal(err.message, "a recording of the format npz does not say its phase (give --phase "
+                                     "prefill|decode|train|mixed); which layer of the model its layer 0 "
+                                     "is (give --layer-base N); whether its ids are experts or slots (give --ids "
+                                     "logical|physical); how many experts a layer has (give "
+                                     "--experts N)");
     struct mp_trace_hints h = full_hints();
     mp_error_clear(&err);
     assert_int_equal(read_bytes(&t, "npz", z.p, z.n, &h, NULL, &err), MP_EUSAGE);
@@ -480,7 +523,8 @@ static void test_trace_npz__every_fault_is_reported(void **state) {
     char path[256], requests[256], map[256];
     const char *map_text = "[[0, 1, 2, 3], [3, 2, 1, 0]]";
     snprintf(path, sizeof path, "%s", save_bytes("swept.npz", z.p, z.n));
-    snprintf(requests, sizeof requests, "%s", save_bytes("swept.requests.csv", requests_sample, strlen(requests_sample)));
+    snprintf(requests, sizeof requests, "%s",
+             save_bytes("swept.requests.csv", requests_sample, strlen(requests_sample)));
     snprintf(map, sizeof map, "%s", save_bytes("map.json", map_text, strlen(map_text)));
     swept_hints = full_hints();
     sweep_faults(load_once, path, 1);
