@@ -20,6 +20,15 @@ static inline void append(struct bytes *b, const void *p, size_t n) {
     b->n += n;
     b->p[b->n] = 0;
 }
+static inline void append_repeated(struct bytes *b, const char *s, size_t times) {
+    size_t n = strlen(s);
+    char *all = malloc(n * times);
+    assert_non_null(all);
+    for (size_t i = 0; i < times; i++)
+        memcpy(all + i * n, s, n);
+    append(b, all, n * times);
+    free(all);
+}
 static inline void append_text(struct bytes *b, const char *s) { append(b, s, strlen(s)); }
 static inline void append_number(struct bytes *b, uint64_t v, size_t n) { append(b, &v, n); }
 static inline struct bytes text_bytes(const char *s) {

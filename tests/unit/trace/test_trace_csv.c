@@ -216,12 +216,10 @@ static void test_trace_csv__limits_and_long_lines(void **state) {
     assert_int_equal(t->n_experts, MP_MAX_EXPERTS);
     mp_trace_free(t);
     b.n = 0;
-    for (int i = 0; i < 5000; i++)
-        append_text(&b, "layer,");
+    append_repeated(&b, "layer,", 5000);
     assert_int_equal(read_bytes(&t, "csv", b.p, b.n, &h, NULL, &err), MP_ELIMIT);
     b.n = 0;
-    for (int i = 0; i < 5000000; i++)
-        append(&b, "x", 1);
+    append_repeated(&b, "x", 5000000);
     mp_error_clear(&err);
     assert_int_equal(read_bytes(&t, "csv", b.p, b.n, &h, NULL, &err), MP_ELIMIT);
     free(b.p);

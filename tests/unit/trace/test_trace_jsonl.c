@@ -150,21 +150,18 @@ static void test_trace_jsonl__bombs_are_refused(void **state) {
     struct mp_error err = {0};
     struct bytes b = {0};
     mp_alloc_limit(mp_alloc_live() + ((uint64_t)64 << 20));
-    for (int i = 0; i < 100000; i++)
-        append(&b, "[", 1);
+    append_repeated(&b, "[", 100000);
     assert_int_equal(read_bytes(&t, "jsonl", b.p, b.n, &h, NULL, &err), MP_ELIMIT);
     b.n = 0;
     mp_error_clear(&err);
     append_text(&b, "{\"request\": 1, \"position\": 0, \"layer\": 0, \"experts\": [");
-    for (int i = 0; i < 1000000; i++)
-        append(&b, "0,", 2);
+    append_repeated(&b, "0,", 1000000);
     append_text(&b, "0]}\n");
     enum mp_status status = read_bytes(&t, "jsonl", b.p, b.n, &h, NULL, &err);
     assert_true(status == MP_ELIMIT || status == MP_EINPUT);
     b.n = 0;
     mp_error_clear(&err);
-    for (int i = 0; i < 5000000; i++)
-        append(&b, " ", 1);
+    append_repeated(&b, " ", 5000000);
     assert_int_equal(read_bytes(&t, "jsonl", b.p, b.n, &h, NULL, &err), MP_ELIMIT);
     mp_alloc_limit(0);
     free(b.p);

@@ -358,7 +358,7 @@ static void test_trace_npz__bombs_are_refused(void **state) {
     assert_int_equal(read_bytes(&t, "npz", z.p, z.n, &h, NULL, &err), MP_EINPUT);
     assert_non_null(strstr(err.message, "expert 0 is chosen twice"));
     /* A member that claims more than deflate can give. */
-    for (size_t i = z.n; i-- > 4;)
+    for (size_t i = z.n - 3; i-- > 4;)
         if (memcmp(z.p + i, "PK\1\2", 4) == 0) {
             memset(z.p + i + 24, 0xfe, 4);
             break;
@@ -399,7 +399,7 @@ static void test_trace_npz__inflating_takes_little_more_than_the_trace(void **st
 }
 
 static void set_directory(struct bytes z, size_t at, uint32_t v, size_t n) {
-    for (size_t i = z.n; i-- > 4;)
+    for (size_t i = z.n - 3; i-- > 4;)
         if (memcmp(z.p + i, "PK\1\2", 4) == 0) {
             memcpy(z.p + i + at, &v, n);
             return;
