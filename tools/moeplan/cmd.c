@@ -1,4 +1,5 @@
 #include "cmd.h"
+#include "tool.h"
 #include <string.h>
 
 #define COMMON OPT_JSON, OPT_QUIET, OPT_SEED, OPT_THREADS, OPT_WORK_LIMIT, OPT_TIME_LIMIT, OPT_MEM_LIMIT, OPT_HELP
@@ -56,9 +57,9 @@ static const enum opt_id generate_options[] = {OPT_PRESET,
                                                OPT_OUT,
                                                COMMON,
                                                OPT_END};
-static const char *const generate_examples[] = {"moeplan generate --experts 64 --top-k 8 --zipf 0.8 -o trace.mpt",
-                                                "moeplan generate --preset gpt-oss-20b-like --n-requests 500 -o trace.mpt",
-                                                NULL};
+static const char *const generate_examples[] = {
+    "moeplan generate --experts 64 --top-k 8 --zipf 0.8 -o trace.mpt",
+    "moeplan generate --preset gpt-oss-20b-like --n-requests 500 -o trace.mpt", NULL};
 
 static const struct argument plan_arguments[] = {TRACE_ARGUMENT, TOPOLOGY_ARGUMENT, {0}};
 static const enum opt_id plan_options[] = {OPT_OUT,        OPT_MODEL,    OPT_STRATEGY, STAGES, COSTS,  STEPS,
@@ -189,4 +190,16 @@ const struct verb *verb_find(const char *name) {
         if (strcmp(verbs[v].name, name) == 0)
             return &verbs[v];
     return NULL;
+}
+
+static const char *name_of_verb(void *ctx, uint32_t i) {
+    (void)ctx;
+    return i < n_verbs ? verbs[i].name : NULL;
+}
+
+enum mp_status tool_unknown_verb(const char *name, struct mp_error *err) {
+    char shown[64];
+    const char *near = opt_nearest(name, name_of_verb, NULL);
+    return mp_fail(err, MP_EUSAGE, "unknown verb \"%s\" (nearest: %s; all: moeplan help)",
+                   mp_quote(name, strlen(name), shown, sizeof shown), near != NULL ? near : "help");
 }

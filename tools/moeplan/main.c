@@ -32,18 +32,6 @@ static void keep_standard_streams(void) {
             (void)open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY); /* the lowest free number is fd */
 }
 
-static const char *name_of_verb(void *ctx, uint32_t i) {
-    (void)ctx;
-    return i < n_verbs ? verbs[i].name : NULL;
-}
-
-enum mp_status tool_unknown_verb(const char *name, struct mp_error *err) {
-    char shown[64];
-    const char *near = opt_nearest(name, name_of_verb, NULL);
-    return mp_fail(err, MP_EUSAGE, "unknown verb \"%s\" (nearest: %s; all: moeplan help)",
-                   mp_quote(name, strlen(name), shown, sizeof shown), near != NULL ? near : "help");
-}
-
 /* Help and version: text on standard output. v NULL = the overview. */
 static enum mp_status print_help(const struct verb *v, bool is_version, struct mp_error *err) {
     struct mp_out *out;
