@@ -31,6 +31,11 @@ struct mp_verify_report {
  * `trace` is the whole recording: the verifier re-derives split and steps from the plan's provenance. n = 0 in the report means accepted. */
 enum mp_status mp_plan_verify(struct mp_verify_report **out, const struct mp_plan *plan, const struct mp_trace *trace,
                               const struct mp_topology *topology, const struct mp_model *model, struct mp_error *err) MP_MUST_CHECK;
+/* The same without the limits on simulated work that keep the gate quick (docs/VERIFY.md part 5): every sample is simulated again, and the
+ * prediction wherever 10^10 operations are enough. May take minutes for large clusters. */
+enum mp_status mp_plan_verify_thoroughly(struct mp_verify_report **out, const struct mp_plan *plan, const struct mp_trace *trace,
+                                         const struct mp_topology *topology, const struct mp_model *model,
+                                         struct mp_error *err) MP_MUST_CHECK;
 void mp_verify_report_free(struct mp_verify_report *r);
 
 #endif

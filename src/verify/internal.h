@@ -15,6 +15,7 @@ struct verifier {
     const struct mp_model *model;
     struct mp_arena *arena; /* the report's */
     bool is_full;           /* out of memory while recording a violation */
+    bool is_thorough;       /* no limit on the samples' simulation */
 };
 
 /* Counts one compared fact; when it does not hold, records a violation. Returns `holds`. */
@@ -40,6 +41,7 @@ struct vf_flows {
 /* Work of the slow simulator: spent on the samples at most; and on all planning steps, where that is enough. */
 #define VF_SAMPLE_OPERATIONS UINT64_C(1000000000)
 #define VF_ALL_OPERATIONS UINT64_C(300000000)
+#define VF_THOROUGH_OPERATIONS UINT64_C(10000000000) /* of all planning steps, when asked to be thorough */
 
 /* What a planning step adds up to without any network simulation. */
 struct vf_sums {

@@ -357,10 +357,10 @@ enum mp_status vf_check_claims(struct vf_data *d, struct mp_error *err) {
     uint64_t n = p->n_planning_steps, operations = 0;
     /* One nanosecond for each fluid time in a direction. */
     uint64_t by = (uint64_t)p->n_layers * (d->dispatcher.copies == VF_PER_NODE ? 2 : 1);
-    d->operations_max = VF_SAMPLE_OPERATIONS;
+    d->operations_max = v->is_thorough ? UINT64_MAX : VF_SAMPLE_OPERATIONS;
     enum mp_status status = check_samples(d, by, &operations, err);
     u128 step = 0, dispatch = 0, floor = 0;
-    bool is_whole = status == MP_OK && p->n_samples > 0 && operations != UINT64_MAX && (u128)operations * n <= VF_ALL_OPERATIONS;
+    bool is_whole = status == MP_OK && p->n_samples > 0 && operations != UINT64_MAX && (u128)operations * n <= (v->is_thorough ? VF_THOROUGH_OPERATIONS : VF_ALL_OPERATIONS);
     d->operations_max = UINT64_MAX;
     for (uint32_t s = 0; s < n && status == MP_OK; s++) {
         const struct vf_sums *x = &d->sums[s];

@@ -73,7 +73,7 @@ static const struct argument verify_arguments[] = {
     {"TRACE", "the recording it was planned on", true, false, WORDS_FILE},
     {"TOPOLOGY", "the topology it was planned for", true, false, WORDS_FILE},
     {0}};
-static const enum opt_id verify_options[] = {OPT_MODEL, HINTS, COMMON, OPT_END};
+static const enum opt_id verify_options[] = {OPT_THOROUGH, OPT_MODEL, HINTS, COMMON, OPT_END};
 static const char *const verify_examples[] = {"moeplan verify plan.yaml", "moeplan verify plan.yaml trace.npz 8:h100",
                                               NULL};
 

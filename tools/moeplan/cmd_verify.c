@@ -46,7 +46,7 @@ enum mp_status cmd_verify(const struct opts *o, const struct args *args, int *ex
         MP_TRY(tool_load_trace(&trace, args->value[1], o, err));
         MP_TRY(tool_load_model(&model, o, trace, err));
     }
-    MP_TRY(mp_plan_verify(&report, plan, trace, topology, model, err));
+    MP_TRY((o->thorough ? mp_plan_verify_thoroughly : mp_plan_verify)(&report, plan, trace, topology, model, err));
     *exit_code = report->n == 0 ? 0 : 1;
     MP_TRY(mp_out_open(&out, "-", err));
     write_report(o, args->value[0], report, out);

@@ -89,6 +89,7 @@ const struct opt opt_table[OPT_END] = {
     [OPT_BATCH] = WHOLE("batch", 'b', "B", batch, 1, 1 << 20, "16", NULL, "decode: concurrent requests on each rank"),
     [OPT_TOKENS_PER_RANK] = WHOLE("tokens-per-rank", 0, "T", tokens_per_rank, 1, UINT64_C(1) << 32, "1024", NULL,
                                   "prefill: whole requests are packed up to T tokens on each rank"),
+    [OPT_THOROUGH] = FLAG("thorough", 0, thorough, "simulate every sampled step again, however long that takes"),
     [OPT_RESAMPLE] =
         FLAG("resample", 0, resample, "draw steps from whole requests at random, with replacement (bootstrap)"),
     [OPT_STEPS] = WHOLE("steps", 0, "N", steps, 1, 1000000, NULL, "all that were recorded; 64 with --resample",

@@ -30,6 +30,7 @@ enum opt_id {
     OPT_AXES,
     OPT_BATCH,
     OPT_TOKENS_PER_RANK,
+    OPT_THOROUGH,
     OPT_RESAMPLE,
     OPT_STEPS,
     OPT_SOURCE_SKEW,
@@ -87,7 +88,7 @@ enum opt_id {
 struct opts {
     struct mp_limits limits; /* the defaults, with --mem-limit */
     bool is_set[OPT_END];
-    bool help, json, quiet, resample, stage_barrier, stage_coupled, markdown_table, man, markdown;
+    bool help, json, quiet, thorough, resample, stage_barrier, stage_coupled, markdown_table, man, markdown;
     uint64_t seed, threads, work_limit, mem_limit, layer_base, experts, top_k;
     double time_limit;
     uint64_t batch, tokens_per_rank, steps, pad, redundant, slots_per_gpu, interval_groups, gpus, nodes, hidden_layers,
