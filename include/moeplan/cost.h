@@ -22,11 +22,12 @@ struct mp_dispatcher {
 const struct mp_dispatcher *mp_dispatcher_at(uint32_t i); /* a2av, deepep-normal, deepep-ll, hierarchical, agrs; NULL past the last */
 const struct mp_dispatcher *mp_dispatcher_find(const char *name); /* NULL = unknown */
 
-/* Where tokens start. DP: on the rank that owns the request. COUPLED: Aurora's, a source moves with its expert: the token starts
- * on the GPU that holds the slot of expert (row mod n_experts) under the plan's routing. */
+/* Where tokens start. DP: on the rank that owns the request. COUPLED: Aurora's, a source moves with its expert: the
+ * token starts on the GPU that holds the slot of expert (row mod n_experts) under the plan's routing. */
 enum mp_sources { MP_SOURCES_DP, MP_SOURCES_COUPLED };
 
-/* Traffic and load of one (step, layer). Matrices are [n_gpus][n_gpus] bytes, row = sender, diagonal 0. Reused between calls. */
+/* Traffic and load of one (step, layer). Matrices are [n_gpus][n_gpus] bytes, row = sender, diagonal 0. Reused
+ * between calls. */
 struct mp_traffic {
     uint32_t n_gpus;
     uint64_t *dispatch, *combine;       /* first phase (PER_NODE: between nodes plus own-node copies) */
@@ -54,32 +55,34 @@ struct mp_cost_setup { /* everything but the step; all borrowed */
     const struct mp_dispatcher *dispatcher;
     enum mp_sources sources;
 };
-/* MP_EUSAGE when a COUNTS trace meets a dispatcher that de-duplicates (per GPU or node): the message says to record tokens or use
- * --dispatcher a2av. */
+/* MP_EUSAGE when a COUNTS trace meets a dispatcher that de-duplicates (per GPU or node): the message says to record
+ * tokens or use --dispatcher a2av. */
 enum mp_status mp_traffic_compute(struct mp_traffic *out, const struct mp_cost_setup *s, uint32_t step, uint32_t layer,
                                   struct mp_error *err) MP_MUST_CHECK;
 
-/* Compute coefficients of a GPU for a model: the measured override, or the roofline a = c = kernel_ns, b = expert bytes over usable
- * memory bandwidth, beta = FLOPs per token over usable FLOPS. */
+/* Compute coefficients of a GPU for a model: the measured override, or the roofline a = c = kernel_ns, b = expert
+ * bytes over usable memory bandwidth, beta = FLOPs per token over usable FLOPS. */
 struct mp_compute_coefficients mp_compute_coefficients(const struct mp_topology *t, uint32_t gpu, const struct mp_model *m);
 /* ns of one GPU in one layer: max(a + b*active, c + beta*padded_rows) / speed, rounded up; 0 when active is 0. */
 uint64_t mp_compute_ns(const struct mp_topology *t, uint32_t gpu, const struct mp_model *m, uint32_t active, uint64_t padded_rows);
-/* Gate, attention and shared experts for `rows` tokens on one GPU, per layer. Shared experts and attention: roofline as above. */
+/* Gate, attention and shared experts for `rows` tokens on one GPU, per layer. Shared experts and attention: roofline
+ * as above. */
 uint64_t mp_attention_ns(const struct mp_topology *t, uint32_t gpu, const struct mp_model *m, uint64_t rows);
 uint64_t mp_shared_ns(const struct mp_topology *t, uint32_t gpu, const struct mp_model *m, uint64_t rows);
 
-/* max over resources of ceil(bytes through it * 10^9 / bytes_per_s), pairs under their caps: no schedule of this matrix is faster. */
+/* max over resources of ceil(bytes through it * 10^9 / bytes_per_s), pairs under their caps: no schedule of this
+ * matrix is faster. */
 uint64_t mp_port_bound_ns(const struct mp_topology *t, const uint64_t *matrix);
 
-/* Lower bounds on one layer's dispatch, compute (slowest GPU) and combine, each valid for every static placement with at most these slots
- * and any routing; their sum bounds the layer. docs/BOUNDS.md. */
+/* Lower bounds on one layer's dispatch, compute (slowest GPU) and combine, each valid for every static placement with
+ * at most these slots and any routing; their sum bounds the layer. docs/BOUNDS.md. */
 struct mp_layer_bound {
     uint64_t dispatch_ns, compute_ns, combine_ns;
 };
 enum mp_status mp_layer_lower_bound(struct mp_layer_bound *out, const struct mp_cost_setup *s, uint32_t step, uint32_t layer,
                                     struct mp_error *err) MP_MUST_CHECK;
-/* A lower bound on the expert part (dispatch + compute + combine) of this step, summed over layers, valid for every static placement
- * with at most these slots and any routing: closed form, docs/BOUNDS.md. */
+/* A lower bound on the expert part (dispatch + compute + combine) of this step, summed over layers, valid for every
+ * static placement with at most these slots and any routing: closed form, docs/BOUNDS.md. */
 enum mp_status mp_step_lower_bound(uint64_t *out_ns, const struct mp_cost_setup *s, uint32_t step, struct mp_error *err) MP_MUST_CHECK;
 
 #endif

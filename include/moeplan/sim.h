@@ -9,19 +9,21 @@ struct mp_net; /* scratch of one thread: reused between calls, so that steady st
 enum mp_status mp_net_new(struct mp_net **out, const struct mp_topology *t, struct mp_error *err) MP_MUST_CHECK;
 void mp_net_free(struct mp_net *n);
 
-/* All flows at once at max-min fair rates (event simulation; incast and pair caps honoured); no launch cost. Time = max over flows of
- * latency + finish. matrix[n_gpus][n_gpus] bytes. finish_ns NULL or [n_gpus][n_gpus] (0 = no flow). */
+/* All flows at once at max-min fair rates (event simulation; incast and pair caps honoured); no launch cost. Time =
+ * max over flows of latency + finish. matrix[n_gpus][n_gpus] bytes. finish_ns NULL or [n_gpus][n_gpus] (0 = no flow). */
 enum mp_status mp_net_concurrent(struct mp_net *n, const uint64_t *matrix, uint64_t *time_ns, uint64_t *finish_ns,
                                  struct mp_error *err) MP_MUST_CHECK;
-/* No schedule of this matrix is faster: mp_port_bound_ns over the network's prepared paths (the same number, many times faster). */
+/* No schedule of this matrix is faster: mp_port_bound_ns over the network's prepared paths (the same number, many
+ * times faster). */
 uint64_t mp_net_port_bound(struct mp_net *n, const uint64_t *matrix);
-/* The order's stages. FREE: a sender starts its next stage's transfers as soon as its own previous ones ended and the receiver's port
- * took all of its own earlier stages; BARRIER: all wait for all; COUPLED: a rank's send and receive of a stage end together. Each stage in which a
- * rank takes part costs it stage_launch_ns. is_reversed: the combine (stages backwards, src and dst swapped). */
+/* The order's stages. FREE: a sender starts its next stage's transfers as soon as its own previous ones ended and the
+ * receiver's port took all of its own earlier stages; BARRIER: all wait for all; COUPLED: a rank's send and receive
+ * of a stage end together. Each stage in which a rank takes part costs it stage_launch_ns. is_reversed: the combine
+ * (stages backwards, src and dst swapped). */
 enum mp_status mp_net_staged(struct mp_net *n, const struct mp_order *order, bool is_reversed, enum mp_stage_mode mode,
                              const uint64_t *matrix, uint64_t *time_ns, struct mp_error *err) MP_MUST_CHECK;
-/* The papers' baselines: each sender sends one flow at a time (in random order seeded / shortest first / rotation), receivers shared
- * fairly. */
+/* The papers' baselines: each sender sends one flow at a time (in random order seeded / shortest first / rotation),
+ * receivers shared fairly. */
 enum mp_baseline { MP_BASELINE_RCS, MP_BASELINE_SJF, MP_BASELINE_SPREAD_OUT };
 enum mp_status mp_net_baseline(struct mp_net *n, enum mp_baseline which, uint64_t seed, const uint64_t *matrix,
                                uint64_t *time_ns, struct mp_error *err) MP_MUST_CHECK;
@@ -42,7 +44,8 @@ struct mp_sim_options {
     uint32_t n_steps_max;         /* 0 = all steps of the workload; else this many, evenly spaced */
 };
 
-/* Balance, by formula (FORMATS.md 3.6); each averaged over steps and layers unless said otherwise. Load = rows per GPU. */
+/* Balance, by formula (FORMATS.md 3.6); each averaged over steps and layers unless said otherwise. Load = rows per
+ * GPU. */
 struct mp_balance {
     double max_over_mean;          /* vllm-ascend "peak to average" */
     double max_over_mean_worst;    /* its largest value over steps and layers */
@@ -78,8 +81,9 @@ struct mp_sim_result {
     uint64_t kv_tokens_min;        /* tokens of KV cache that fit beside them on the fullest GPU */
     struct mp_arena *arena;
 };
-/* One layer is: attention and gate on every GPU (max), dispatch, experts (max), combine; shared experts run beside the dispatch on
- * their own GPU and count only past it. Steps run in parallel over n_threads; the result does not depend on n_threads. */
+/* One layer is: attention and gate on every GPU (max), dispatch, experts (max), combine; shared experts run beside
+ * the dispatch on their own GPU and count only past it. Steps run in parallel over n_threads; the result does not
+ * depend on n_threads. */
 enum mp_status mp_simulate(struct mp_sim_result **out, const struct mp_plan *plan, const struct mp_workload *workload,
                            const struct mp_topology *topology, const struct mp_model *model,
                            const struct mp_sim_options *options, struct mp_error *err) MP_MUST_CHECK;

@@ -1,8 +1,9 @@
 /* Lower bounds: of a given matrix over the ports, and of a layer over every placement.
  *
  * Decides    nothing; says how much better any plan could still be.
- * Method     closed forms: capacity counting of compute (rows, activated experts, the q heaviest experts on the slots they can have) and
- *            of ports (pairs that cannot be local, divided by what one copy can carry). docs/BOUNDS.md has statement and proof.
+ * Method     closed forms: capacity counting of compute (rows, activated experts, the q heaviest experts on the slots
+ *            they can have) and of ports (pairs that cannot be local, divided by what one copy can carry).
+ *            docs/BOUNDS.md has statement and proof.
  * Cost       O(n_ranks * n_experts + 64 * n_gpus log n_gpus) per layer. */
 #include <moeplan/cost.h>
 #include <stdlib.h>
@@ -101,8 +102,8 @@ static uint64_t ports_of_gpu(const struct mp_topology *t, uint32_t gpu, bool is_
 }
 
 /* Can every GPU be done within T ns? False only when no placement at all allows it. */
-static bool is_possible(struct bound_scratch *s, const struct mp_topology *t, uint64_t T, uint64_t n_active, const uint64_t *heavy,
-                        uint64_t total_rows) {
+static bool is_possible(struct bound_scratch *s, const struct mp_topology *t, uint64_t T, uint64_t n_active,
+                        const uint64_t *heavy, uint64_t total_rows) {
     uint64_t active = 0, rows = 0;
     for (uint32_t g = 0; g < s->n; g++) {
         const struct mp_compute_coefficients *k = &s->k[g];
@@ -172,15 +173,16 @@ static uint64_t transfer_bound(struct bound_scratch *s, const struct mp_cost_set
     const struct mp_topology *t = in->topology;
     const struct mp_dispatcher *d = in->dispatcher;
     uint64_t bytes = to_experts ? in->model->dispatch_bytes : in->model->combine_bytes, bound = 0;
-    const uint64_t *source_rate = to_experts ? s->out_rate : s->in_rate, *host_rate = to_experts ? s->in_rate : s->out_rate;
+    const uint64_t *source_rate = to_experts ? s->out_rate : s->in_rate,
+                   *host_rate = to_experts ? s->in_rate : s->out_rate;
     const uint64_t *node_rate = to_experts ? s->node_out_rate : s->node_in_rate;
     if (in->sources != MP_SOURCES_DP || s->n < 2)
         return 0;
-#define AT_LEAST(copies, rate)                                                                                                       \
-    do {                                                                                                                             \
-        uint64_t amount_ = (copies), rate_ = (rate);                                                                                 \
-        if (amount_ > 0 && rate_ > 0 && bytes > 0)                                                                                   \
-            bound = larger(bound, mp_mul_div_ceil(amount_ * bytes, NS_PER_S, rate_));                                                \
+#define AT_LEAST(copies, rate)                                                                                         \
+    do {                                                                                                               \
+        uint64_t amount_ = (copies), rate_ = (rate);                                                                   \
+        if (amount_ > 0 && rate_ > 0 && bytes > 0)                                                                     \
+            bound = larger(bound, mp_mul_div_ceil(amount_ * bytes, NS_PER_S, rate_));                                  \
     } while (0)
     if (d->copies == MP_COPY_ALL) {
         uint64_t total = 0;
@@ -237,7 +239,8 @@ static enum mp_status prepare(struct bound_scratch *s, const struct mp_cost_setu
     const struct mp_topology *t = in->topology;
     const struct mp_plan *p = in->plan;
     if (p->n_gpus != t->n_gpus || in->workload->n_ranks > p->n_gpus || in->workload->trace->n_experts != p->n_experts)
-        return mp_fail(err, MP_EUSAGE, "a bound needs a plan, steps and a topology of one size (%u GPUs, %u ranks, %u GPUs)", p->n_gpus,
+        return mp_fail(err, MP_EUSAGE,
+                       "a bound needs a plan, steps and a topology of one size (%u GPUs, %u ranks, %u GPUs)", p->n_gpus,
                        in->workload->n_ranks, t->n_gpus);
     s->n = t->n_gpus;
     s->n_experts = p->n_experts;
@@ -249,8 +252,9 @@ static enum mp_status prepare(struct bound_scratch *s, const struct mp_cost_setu
         return mp_nomem(err, "a lower bound");
     size_t n = s->n, nodes = s->n_nodes, experts = s->n_experts;
     s->tokens = mp_arena_alloc(a, (size_t)s->n_ranks * experts, sizeof *s->tokens);
-    uint64_t **lists[] = {&s->slots,  &s->out_rate, &s->in_rate, &s->remote, &s->source_tokens, &s->capacity, &s->node_slots,
-                          &s->node_out_rate, &s->node_in_rate, &s->node_remote, &s->load, &s->sorted};
+    uint64_t **lists[] = {&s->slots,         &s->out_rate,    &s->in_rate,    &s->remote,
+                          &s->source_tokens, &s->capacity,    &s->node_slots, &s->node_out_rate,
+                          &s->node_in_rate,  &s->node_remote, &s->load,       &s->sorted};
     for (size_t i = 0; i < 12; i++) {
         *lists[i] = mp_arena_alloc(a, i < 6 ? n : i < 10 ? nodes : experts, sizeof(uint64_t));
         if (*lists[i] == NULL)
@@ -259,7 +263,8 @@ static enum mp_status prepare(struct bound_scratch *s, const struct mp_cost_setu
     s->k = mp_arena_alloc(a, n, sizeof *s->k);
     if (s->tokens == NULL || s->k == NULL)
         return mp_nomem(err, "a lower bound");
-    /* A resource between nodes counts once for each node whose GPUs use it: its mark is the last node that counted it. */
+    /* A resource between nodes counts once for each node whose GPUs use it: its mark is the last node that counted
+     * it. */
     uint32_t *mark = mp_arena_alloc(a, larger(1, t->n_resources), sizeof *mark);
     if (mark == NULL)
         return mp_nomem(err, "a lower bound");
@@ -332,8 +337,8 @@ static void one_layer(struct bound_scratch *s, const struct mp_cost_setup *in, u
     out->combine_ns = transfer_bound(s, in, false);
 }
 
-enum mp_status mp_layer_lower_bound(struct mp_layer_bound *out, const struct mp_cost_setup *in, uint32_t step, uint32_t layer,
-                                    struct mp_error *err) {
+enum mp_status mp_layer_lower_bound(struct mp_layer_bound *out, const struct mp_cost_setup *in, uint32_t step,
+                                    uint32_t layer, struct mp_error *err) {
     struct bound_scratch s = {0};
     *out = (struct mp_layer_bound){0};
     enum mp_status status = prepare(&s, in, err);
@@ -343,7 +348,8 @@ enum mp_status mp_layer_lower_bound(struct mp_layer_bound *out, const struct mp_
     return status;
 }
 
-enum mp_status mp_step_lower_bound(uint64_t *out_ns, const struct mp_cost_setup *in, uint32_t step, struct mp_error *err) {
+enum mp_status mp_step_lower_bound(uint64_t *out_ns, const struct mp_cost_setup *in, uint32_t step,
+                                   struct mp_error *err) {
     struct bound_scratch s = {0};
     uint64_t sum = 0;
     enum mp_status status = prepare(&s, in, err);

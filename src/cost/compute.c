@@ -1,5 +1,5 @@
-/* Time of computation: a roofline of the GPU, or measured coefficients. Whole picoseconds inside, 128-bit products, rounded up to
- * nanoseconds once. docs/COST.md part 3. */
+/* Time of computation: a roofline of the GPU, or measured coefficients. Whole picoseconds inside, 128-bit products,
+ * rounded up to nanoseconds once. docs/COST.md part 3. */
 #include <moeplan/base.h>
 #include <moeplan/cost.h>
 #include <string.h>
@@ -23,7 +23,8 @@ static uint64_t peak_flops(const struct mp_gpu_type *type, const struct mp_model
     return m->is_8bit_compute && type->flops_8bit > 0 ? type->flops_8bit : type->flops_16bit;
 }
 
-struct mp_compute_coefficients mp_compute_coefficients(const struct mp_topology *t, uint32_t gpu, const struct mp_model *m) {
+struct mp_compute_coefficients mp_compute_coefficients(const struct mp_topology *t, uint32_t gpu,
+                                                       const struct mp_model *m) {
     const struct mp_gpu_type *type = &t->types[t->gpus[gpu].type];
     for (uint32_t i = 0; i < type->n_coefficients; i++)
         if (m->name != NULL && strcmp(type->coefficients[i].model, m->name) == 0)
@@ -45,7 +46,8 @@ static uint64_t nanoseconds(u128 ps, uint32_t speed_ppm) {
     return saturate((ps * 1000 + (speed - 1)) / speed);
 }
 
-uint64_t mp_compute_ns(const struct mp_topology *t, uint32_t gpu, const struct mp_model *m, uint32_t active, uint64_t padded_rows) {
+uint64_t mp_compute_ns(const struct mp_topology *t, uint32_t gpu, const struct mp_model *m, uint32_t active,
+                       uint64_t padded_rows) {
     if (active == 0)
         return 0;
     struct mp_compute_coefficients k = mp_compute_coefficients(t, gpu, m);
@@ -53,8 +55,8 @@ uint64_t mp_compute_ns(const struct mp_topology *t, uint32_t gpu, const struct m
     return nanoseconds(weights > tokens ? weights : tokens, t->gpus[gpu].speed_ppm);
 }
 
-static uint64_t always_on_ns(const struct mp_topology *t, uint32_t gpu, const struct mp_model *m, uint64_t rows, uint64_t bytes,
-                             uint64_t flops_per_token) {
+static uint64_t always_on_ns(const struct mp_topology *t, uint32_t gpu, const struct mp_model *m, uint64_t rows,
+                             uint64_t bytes, uint64_t flops_per_token) {
     if (rows == 0 || (bytes == 0 && flops_per_token == 0))
         return 0;
     const struct mp_gpu_type *type = &t->types[t->gpus[gpu].type];

@@ -4,11 +4,13 @@
 /* The five ways of moving tokens that today's stacks use. The launch counts are those of one direction. */
 static const struct mp_dispatcher dispatchers[] = {
     {"a2av", "one all-to-all with unequal sizes, one copy per (token, expert)",
-     "NCCL grouped send/recv; PyTorch all_to_all_single; vLLM naive and Megatron-LM alltoall dispatchers", MP_COPY_PER_EXPERT, 1, false},
+     "NCCL grouped send/recv; PyTorch all_to_all_single; vLLM naive and Megatron-LM alltoall dispatchers",
+     MP_COPY_PER_EXPERT, 1, false},
     {"deepep-normal", "one copy per (token, node) over the network, fanned out over NVLink while it arrives",
      "DeepEP normal kernels (github.com/deepseek-ai/DeepEP); SGLang and vLLM prefill", MP_COPY_PER_NODE, 1, true},
     {"deepep-ll", "low-latency direct sends, one copy per (token, expert), no de-duplication",
-     "DeepEP low-latency kernels (github.com/deepseek-ai/DeepEP); SGLang and vLLM decode", MP_COPY_PER_EXPERT, 1, false},
+     "DeepEP low-latency kernels (github.com/deepseek-ai/DeepEP); SGLang and vLLM decode", MP_COPY_PER_EXPERT, 1,
+     false},
     {"hierarchical", "one copy per (token, node), then a second all-to-all inside the node after the first has ended",
      "two-level all-to-all of HetuMoE and Tutel (arXiv 2203.14685, 2206.03382)", MP_COPY_PER_NODE, 2, false},
     {"agrs", "all-gather of every token, reduce-scatter of the results: bytes do not depend on the placement",

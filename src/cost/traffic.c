@@ -10,10 +10,10 @@ struct traffic_scratch {
     uint64_t *gpu_stamp, *node_stamp;                        /* the last token (1, 2, ...) that touched it */
     uint64_t stamp;
     uint32_t n_slots_allocated, n_experts_allocated, n_cells_allocated;
-    uint32_t *slot_gpu;      /* [n_slots] */
-    uint32_t *only_slot;     /* [n_experts] the slot of an expert with one replica, else MP_NONE */
-    uint32_t *tokens;        /* [n_ranks * n_experts], count traces only */
-    uint64_t *share;         /* [n_slots], count traces only */
+    uint32_t *slot_gpu;  /* [n_slots] */
+    uint32_t *only_slot; /* [n_experts] the slot of an expert with one replica, else MP_NONE */
+    uint32_t *tokens;    /* [n_ranks * n_experts], count traces only */
+    uint64_t *share;     /* [n_slots], count traces only */
 };
 
 enum mp_status mp_traffic_new(struct mp_traffic **out, uint32_t n_gpus, struct mp_error *err) {
@@ -39,8 +39,9 @@ enum mp_status mp_traffic_new(struct mp_traffic **out, uint32_t n_gpus, struct m
     s->gpu_stamp = mp_calloc(n, sizeof *s->gpu_stamp);
     s->node_stamp = mp_calloc(n, sizeof *s->node_stamp);
     if (t->dispatch == NULL || t->combine == NULL || t->dispatch2 == NULL || t->combine2 == NULL || t->rows == NULL ||
-        t->padded_rows == NULL || t->active == NULL || t->source_rows == NULL || s->node == NULL || s->index_in_node == NULL ||
-        s->node_first == NULL || s->node_gpus == NULL || s->gpu_stamp == NULL || s->node_stamp == NULL) {
+        t->padded_rows == NULL || t->active == NULL || t->source_rows == NULL || s->node == NULL ||
+        s->index_in_node == NULL || s->node_first == NULL || s->node_gpus == NULL || s->gpu_stamp == NULL ||
+        s->node_stamp == NULL) {
         mp_traffic_free(t);
         return mp_nomem(err, "a traffic matrix");
     }
@@ -52,9 +53,10 @@ void mp_traffic_free(struct mp_traffic *t) {
     if (t == NULL)
         return;
     struct traffic_scratch *s = (struct traffic_scratch *)t;
-    void *owned[] = {t->dispatch,  t->combine,       t->dispatch2,  t->combine2,  t->rows,       t->padded_rows, t->active,
-                     t->source_rows, s->node,        s->index_in_node, s->node_first, s->node_gpus, s->gpu_stamp, s->node_stamp,
-                     s->slot_gpu,  s->only_slot,     s->tokens,     s->share,     t->slot_rows};
+    void *owned[] = {t->dispatch,    t->combine,   t->dispatch2,   t->combine2,   t->rows,
+                     t->padded_rows, t->active,    t->source_rows, s->node,       s->index_in_node,
+                     s->node_first,  s->node_gpus, s->gpu_stamp,   s->node_stamp, s->slot_gpu,
+                     s->only_slot,   s->tokens,    s->share,       t->slot_rows};
     for (size_t i = 0; i < sizeof owned / sizeof owned[0]; i++)
         mp_free(owned[i]);
     mp_free(s);
@@ -100,25 +102,31 @@ static enum mp_status check(const struct mp_traffic *t, const struct mp_cost_set
     const struct mp_plan *p = s->plan;
     const struct mp_workload *w = s->workload;
     if (t->n_gpus != p->n_gpus || p->n_gpus != s->topology->n_gpus)
-        return mp_fail(err, MP_EUSAGE, "the plan is for %u GPUs and the topology has %u (give the topology it was made for)",
-                       p->n_gpus, s->topology->n_gpus);
+        return mp_fail(err, MP_EUSAGE,
+                       "the plan is for %u GPUs and the topology has %u (give the topology it was made for)", p->n_gpus,
+                       s->topology->n_gpus);
     if (w->n_ranks > p->n_gpus)
-        return mp_fail(err, MP_EUSAGE, "the steps have %u source ranks and the plan %u GPUs (build them for as many ranks as GPUs)",
+        return mp_fail(err, MP_EUSAGE,
+                       "the steps have %u source ranks and the plan %u GPUs (build them for as many ranks as GPUs)",
                        w->n_ranks, p->n_gpus);
     if (w->trace->n_experts != p->n_experts || w->trace->n_layers != p->n_layers)
-        return mp_fail(err, MP_EUSAGE,
-                       "the plan has %u layers of %u experts and the trace %u of %u (give a trace of the model it was made for)",
-                       p->n_layers, p->n_experts, w->trace->n_layers, w->trace->n_experts);
+        return mp_fail(
+            err, MP_EUSAGE,
+            "the plan has %u layers of %u experts and the trace %u of %u (give a trace of the model it was made for)",
+            p->n_layers, p->n_experts, w->trace->n_layers, w->trace->n_experts);
     if (step >= w->n_steps || layer >= p->n_layers)
         return mp_fail(err, MP_EBUG, "step %u of %u, layer %u of %u", step, w->n_steps, layer, p->n_layers);
     if (w->trace->kind == MP_TRACE_COUNTS) {
         if (s->dispatcher->copies == MP_COPY_PER_GPU || s->dispatcher->copies == MP_COPY_PER_NODE)
-            return mp_fail(err, MP_EUSAGE,
-                           "%s sends one copy of a token to several experts, which counts cannot tell (record the top-k of every "
-                           "token, or use --dispatcher a2av)",
-                           s->dispatcher->name);
+            return mp_fail(
+                err, MP_EUSAGE,
+                "%s sends one copy of a token to several experts, which counts cannot tell (record the top-k of every "
+                "token, or use --dispatcher a2av)",
+                s->dispatcher->name);
         if (s->sources == MP_SOURCES_COUPLED)
-            return mp_fail(err, MP_EUSAGE, "coupled sources need to know each token (record the top-k of every token, or use --sources dp)");
+            return mp_fail(
+                err, MP_EUSAGE,
+                "coupled sources need to know each token (record the top-k of every token, or use --sources dp)");
     }
     return MP_OK;
 }
@@ -166,11 +174,12 @@ static void prepare(struct traffic_scratch *s, const struct mp_cost_setup *in, u
 }
 
 /* Where a token starts. */
-static enum mp_status source_of(const struct traffic_scratch *s, const struct mp_cost_setup *in, uint32_t layer, uint64_t row, uint64_t hash,
-                                uint32_t *src, struct mp_error *err) {
+static enum mp_status source_of(const struct traffic_scratch *s, const struct mp_cost_setup *in, uint32_t layer,
+                                uint64_t row, uint64_t hash, uint32_t *src, struct mp_error *err) {
     if (in->sources != MP_SOURCES_COUPLED)
         return MP_OK;
-    uint32_t expert = (uint32_t)(row % in->plan->n_experts), home = mp_router_slot(in->router, layer, expert, *src, hash);
+    uint32_t expert = (uint32_t)(row % in->plan->n_experts),
+             home = mp_router_slot(in->router, layer, expert, *src, hash);
     if (home == MP_NONE)
         return no_slot(in->plan, layer, expert, err);
     *src = s->slot_gpu[home];
@@ -178,7 +187,8 @@ static enum mp_status source_of(const struct traffic_scratch *s, const struct mp
 }
 
 /* One more GPU, not its own, that computes a token; called once for each. */
-static inline void copy_to_gpu(struct traffic_scratch *s, enum mp_copy_count copies, uint32_t src, uint32_t g, bool is_first_in_node) {
+static inline void copy_to_gpu(struct traffic_scratch *s, enum mp_copy_count copies, uint32_t src, uint32_t g,
+                               bool is_first_in_node) {
     struct mp_traffic *t = &s->pub;
     const size_t n = t->n_gpus;
     uint32_t v = s->node[g];
@@ -197,8 +207,8 @@ static inline void copy_to_gpu(struct traffic_scratch *s, enum mp_copy_count cop
 }
 
 /* Routes every token of the step; dispatch and dispatch2 receive copies, not bytes. */
-static enum mp_status count_tokens(struct traffic_scratch *s, const struct mp_cost_setup *in, uint32_t step, uint32_t layer,
-                                   struct mp_error *err) {
+static enum mp_status count_tokens(struct traffic_scratch *s, const struct mp_cost_setup *in, uint32_t step,
+                                   uint32_t layer, struct mp_error *err) {
     struct mp_traffic *t = &s->pub;
     const struct mp_trace *trace = in->workload->trace;
     const struct mp_step *st = &in->workload->steps[step];
@@ -263,8 +273,8 @@ static enum mp_status count_tokens(struct traffic_scratch *s, const struct mp_co
     return MP_OK;
 }
 
-static enum mp_status count_counts(struct traffic_scratch *s, const struct mp_cost_setup *in, uint32_t step, uint32_t layer,
-                                   struct mp_error *err) {
+static enum mp_status count_counts(struct traffic_scratch *s, const struct mp_cost_setup *in, uint32_t step,
+                                   uint32_t layer, struct mp_error *err) {
     struct mp_traffic *t = &s->pub;
     const struct mp_workload *w = in->workload;
     const size_t n = t->n_gpus;

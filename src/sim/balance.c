@@ -1,8 +1,9 @@
-/* Balance of load by every formula in use, so that a figure can be compared with what a stack prints. Load = (token, expert) rows of a
- * GPU in one step and layer; layers without rows do not count. docs/COST.md part 7. */
+/* Balance of load by every formula in use, so that a figure can be compared with what a stack prints. Load = (token,
+ * expert) rows of a GPU in one step and layer; layers without rows do not count. docs/COST.md part 7. */
 #include "balance.h"
 
-double balance_add(struct balance_sum *b, const uint64_t *rows, uint32_t n_gpus, const uint64_t *slot_rows, uint32_t n_slots) {
+double balance_add(struct balance_sum *b, const uint64_t *rows, uint32_t n_gpus, const uint64_t *slot_rows,
+                   uint32_t n_slots) {
     uint64_t total = 0, most = 0, slot_most = 0, slot_least = UINT64_MAX;
     for (uint32_t g = 0; g < n_gpus; g++) {
         total += rows[g];

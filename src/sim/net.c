@@ -1,15 +1,18 @@
-/* The network as arrays: resources in bytes per nanosecond, and for up to NET_CACHED_GPUS GPUs the path of every pair. */
+/* The network as arrays: resources in bytes per nanosecond, and for up to NET_CACHED_GPUS GPUs the path of every
+ * pair. */
 #include "net.h"
 #include <string.h>
 
 static void free_lists(struct mp_net *n) {
-    void *owned[] = {n->resources, n->pair_first, n->pair_resource, n->pair_latency, n->pair_cap, n->quick,
-                     n->flow_pair, n->order, n->path, n->where, n->list, n->is_free, n->left, n->cap,
-                     n->capped, n->groups, n->local, n->local_stamp, n->global, n->n_alive, n->n_free, n->list_first, n->touched,
-                     n->used, n->residual, n->share, n->capacity, n->inverse, n->transfer_bytes, n->cumulative, n->ready,
-                     n->ready_next, n->seen, n->seen_stage, n->jobs, n->queue_first, n->queue_jobs, n->queue_head, n->queue_tail,
-                     n->queue_left, n->queue_ready, n->active, n->pending, n->ending, n->unfrozen, n->job_rate, n->sender_list, n->through,
-                     n->listed, n->flows, n->ports, n->port_stamp, n->port_number};
+    void *owned[] = {n->resources,  n->pair_first, n->pair_resource, n->pair_latency, n->pair_cap,       n->quick,
+                     n->flow_pair,  n->order,      n->path,          n->where,        n->list,           n->is_free,
+                     n->left,       n->cap,        n->capped,        n->groups,       n->local,          n->local_stamp,
+                     n->global,     n->n_alive,    n->n_free,        n->list_first,   n->touched,        n->used,
+                     n->residual,   n->share,      n->capacity,      n->inverse,      n->transfer_bytes, n->cumulative,
+                     n->ready,      n->ready_next, n->seen,          n->seen_stage,   n->jobs,           n->queue_first,
+                     n->queue_jobs, n->queue_head, n->queue_tail,    n->queue_left,   n->queue_ready,    n->active,
+                     n->pending,    n->ending,     n->unfrozen,      n->job_rate,     n->sender_list,    n->through,
+                     n->listed,     n->flows,      n->ports,         n->port_stamp,   n->port_number};
     for (size_t i = 0; i < sizeof owned / sizeof owned[0]; i++)
         mp_free(owned[i]);
 }
@@ -40,8 +43,8 @@ void net_path(const struct mp_net *n, uint32_t src, uint32_t dst, struct net_pai
     out->cap = path.cap_bytes_per_s > 0 ? (double)path.cap_bytes_per_s * 1e-9 : INFINITY;
 }
 
-/* An uplink is slack when the ports that feed it (out) or that it feeds (in) have no more than its rate together. Also counts the users
- * of every resource. */
+/* An uplink is slack when the ports that feed it (out) or that it feeds (in) have no more than its rate together.
+ * Also counts the users of every resource. */
 static enum mp_status find_users(struct mp_net *n, struct mp_error *err) {
     const struct mp_topology *t = n->t;
     size_t gpus = n->n, n_res = n->n_resources;
@@ -111,7 +114,9 @@ uint64_t mp_net_port_bound(struct mp_net *n, const uint64_t *matrix) {
         }
     }
     for (uint32_t r = 0; r < n->n_resources; r++) {
-        uint64_t ns = n->through[r] == 0 ? 0 : mp_mul_div_ceil(n->through[r], UINT64_C(1000000000), n->t->resources[r].bytes_per_s);
+        uint64_t ns = n->through[r] == 0
+                          ? 0
+                          : mp_mul_div_ceil(n->through[r], UINT64_C(1000000000), n->t->resources[r].bytes_per_s);
         bound = ns > bound ? ns : bound;
     }
     return bound;
@@ -196,9 +201,9 @@ enum mp_status mp_net_new(struct mp_net **out, const struct mp_topology *t, stru
     if (n->resources == NULL || n->local == NULL || n->local_stamp == NULL || n->global == NULL || n->n_alive == NULL ||
         n->n_free == NULL || n->list_first == NULL || n->touched == NULL || n->used == NULL || n->residual == NULL ||
         n->share == NULL || n->capacity == NULL || n->cumulative == NULL || n->ready == NULL || n->ready_next == NULL ||
-        n->seen == NULL || n->seen_stage == NULL || n->queue_first == NULL || n->queue_head == NULL || n->queue_tail == NULL ||
-        n->queue_left == NULL || n->queue_ready == NULL || n->sender_list == NULL || n->through == NULL ||
-        n->ports == NULL || n->port_stamp == NULL || n->port_number == NULL) {
+        n->seen == NULL || n->seen_stage == NULL || n->queue_first == NULL || n->queue_head == NULL ||
+        n->queue_tail == NULL || n->queue_left == NULL || n->queue_ready == NULL || n->sender_list == NULL ||
+        n->through == NULL || n->ports == NULL || n->port_stamp == NULL || n->port_number == NULL) {
         status = mp_nomem(err, "the network");
         goto out;
     }
@@ -217,7 +222,8 @@ enum mp_status mp_net_new(struct mp_net **out, const struct mp_topology *t, stru
         MP_TRY(find_users(n, err));
         MP_TRY(cache_paths(n, err));
     } else {
-        /* Users of ports without walking every pair: a port shared by two GPUs, and every uplink, counts as contended. */
+        /* Users of ports without walking every pair: a port shared by two GPUs, and every uplink, counts as
+         * contended. */
         for (uint32_t g = 1; g < gpus; g++)
             for (uint32_t l = 0; l < t->n_levels; l++) {
                 uint32_t ports[2] = {t->gpus[g].out_port[l], t->gpus[g].in_port[l]};

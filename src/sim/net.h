@@ -19,16 +19,17 @@ struct net_quick { /* a transfer that has its ports to itself */
 };
 
 struct net_resource {
-    double rate;              /* bytes per ns */
-    const uint32_t *incast;   /* goodput by number of flows, or NULL */
+    double rate;            /* bytes per ns */
+    const uint32_t *incast; /* goodput by number of flows, or NULL */
     uint32_t n_incast;
-    uint32_t n_users;         /* GPUs that can send (out) or receive (in) through it */
-    bool is_slack;            /* an uplink that its ports together cannot fill */
+    uint32_t n_users; /* GPUs that can send (out) or receive (in) through it */
+    bool is_slack;    /* an uplink that its ports together cannot fill */
 };
 
 struct net_group { /* flows frozen at one level of the filling: order[start .. next group's start) */
     uint32_t start;
-    double rate, since, first_finish; /* since: when `left` of its flows was right; first_finish: least of this and all earlier groups */
+    double rate, since,
+        first_finish; /* since: when `left` of its flows was right; first_finish: least of this and all earlier groups */
 };
 
 struct mp_net {
@@ -48,27 +49,27 @@ struct mp_net {
     uint32_t *capped; /* flows with a finite cap, by ascending cap */
     struct net_group *groups;
     /* One entry per resource. */
-    uint32_t *local, *local_stamp, stamp;            /* resource -> dense number of this call */
+    uint32_t *local, *local_stamp, stamp; /* resource -> dense number of this call */
     uint32_t *global, *n_alive, *n_free, *list_first, *touched;
     double *used, *residual, *share, *capacity;
     uint32_t *listed, *flows; /* pairs with bytes; the same by component */
     size_t n_listed_allocated;
     struct net_ports *ports;
     uint32_t *port_stamp, *port_number; /* [n_resources] */
-    uint64_t *through; /* [n_resources] bytes */
-    double *inverse; /* [n_entries_allocated + 1] 1 / i */
+    uint64_t *through;                  /* [n_resources] bytes */
+    double *inverse;                    /* [n_entries_allocated + 1] 1 / i */
 
     /* Staged and event scratch. */
     size_t n_transfers_allocated, n_stages_allocated;
-    uint64_t *transfer_bytes; /* of each transfer of an order, in forward order */
-    uint32_t *cumulative;     /* [n * n] shares seen so far */
+    uint64_t *transfer_bytes;   /* of each transfer of an order, in forward order */
+    uint32_t *cumulative;       /* [n * n] shares seen so far */
     double *ready, *ready_next; /* [2 * n] */
-    uint32_t *seen;           /* [2 * n] transfers of the stage so far */
-    uint32_t *seen_stage;     /* [2 * n] */
+    uint32_t *seen;             /* [2 * n] transfers of the stage so far */
+    uint32_t *seen_stage;       /* [2 * n] */
 
     size_t n_jobs_allocated;
     struct net_job *jobs;
-    uint32_t *queue_first, *queue_jobs; /* [2 * n + 1], [2 * n_jobs] */
+    uint32_t *queue_first, *queue_jobs;             /* [2 * n + 1], [2 * n_jobs] */
     uint32_t *queue_head, *queue_tail, *queue_left; /* [2 * n] */
     double *queue_ready;
     uint32_t *active, *pending, *ending, *unfrozen;
@@ -78,10 +79,10 @@ struct mp_net {
 
 struct net_job {
     uint32_t src, dst, stage;
-    uint32_t queue[2];   /* MP_NONE = none */
+    uint32_t queue[2]; /* MP_NONE = none */
     uint32_t n_waiting;
-    double left;         /* bytes */
-    double cap;          /* bytes per ns, the pair's included */
+    double left;             /* bytes */
+    double cap;              /* bytes per ns, the pair's included */
     double latency_ns, time; /* time: when it starts, then when it ends */
     uint32_t n_path;
     uint32_t path[NET_MAX_PATH];
@@ -116,7 +117,8 @@ void net_end(const struct mp_net *n, struct net_end *e, uint32_t pair, double no
 size_t net_ports_size(void);
 bool net_ports_run(struct mp_net *n, const uint32_t *pairs, size_t n_pairs, const uint64_t *matrix, struct net_end *e);
 
-/* Runs net->jobs (n_jobs of them, by ascending stage) through n_queues queues; each start waits launch_ns after its queues are ready. */
+/* Runs net->jobs (n_jobs of them, by ascending stage) through n_queues queues; each start waits launch_ns after its
+ * queues are ready. */
 enum mp_status net_events_reserve(struct mp_net *n, size_t n_jobs, struct mp_error *err);
 double net_events_run(struct mp_net *n, size_t n_jobs, uint32_t n_queues, double launch_ns);
 

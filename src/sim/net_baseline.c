@@ -1,5 +1,6 @@
-/* How the papers' baselines send: one flow at a time per sender, receivers shared fairly (docs/COST.md part 5). RCS takes a
- * random order, SJF the shortest first (Aurora, arXiv 2410.17043, part 8), spread-out the rotation i + 1, i + 2, ... (FAST, arXiv 2505.09764). */
+/* How the papers' baselines send: one flow at a time per sender, receivers shared fairly (docs/COST.md part 5). RCS
+ * takes a random order, SJF the shortest first (Aurora, arXiv 2410.17043, part 8), spread-out the rotation i + 1, i +
+ * 2, ... (FAST, arXiv 2505.09764). */
 #include "net.h"
 #include <stdlib.h>
 
@@ -13,8 +14,8 @@ static int shortest_first(const void *a, const void *b, void *ctx) {
     return p < q ? -1 : p > q ? 1 : (x > y) - (x < y);
 }
 
-enum mp_status mp_net_baseline(struct mp_net *n, enum mp_baseline which, uint64_t seed, const uint64_t *matrix, uint64_t *time_ns,
-                               struct mp_error *err) {
+enum mp_status mp_net_baseline(struct mp_net *n, enum mp_baseline which, uint64_t seed, const uint64_t *matrix,
+                               uint64_t *time_ns, struct mp_error *err) {
     *time_ns = 0;
     size_t n_jobs = 0;
     for (size_t i = 0; i < n->n; i++)
@@ -41,8 +42,14 @@ enum mp_status mp_net_baseline(struct mp_net *n, enum mp_baseline which, uint64_
             struct net_pair path;
             net_path(n, src, list[k], &path);
             struct net_job *j = &n->jobs[n_jobs++];
-            *j = (struct net_job){.src = src, .dst = list[k], .stage = k, .queue = {src, MP_NONE}, .left = (double)row[list[k]],
-                                  .cap = path.cap, .latency_ns = path.latency_ns, .n_path = path.n};
+            *j = (struct net_job){.src = src,
+                                  .dst = list[k],
+                                  .stage = k,
+                                  .queue = {src, MP_NONE},
+                                  .left = (double)row[list[k]],
+                                  .cap = path.cap,
+                                  .latency_ns = path.latency_ns,
+                                  .n_path = path.n};
             for (uint32_t i = 0; i < path.n; i++)
                 j->path[i] = path.resource[i];
         }

@@ -1,11 +1,13 @@
 /* Transfers that wait for each other, sharing ports at max-min fair rates.
  *
  * Decides    when each transfer starts and ends.
- * Method     discrete events. A queue (a sender, a receiver, a rank, or everything) is a sequence of groups of jobs. A job starts when it is
- *            in the current group of each of its queues, launch_ns after the later of them got there; then its bytes flow, then its
- *            latency passes, then it has ended. A queue moves on when all jobs of its group have ended. Between events rates are max-min
- *            fair over the jobs whose bytes flow, filled from scratch.
- * Cost       O(events * (active jobs * path length * levels)): the general case; net_staged.c avoids it where ports are not contended. */
+ * Method     discrete events. A queue (a sender, a receiver, a rank, or everything) is a sequence of groups of jobs.
+ *            A job starts when it is in the current group of each of its queues, launch_ns after the later of them
+ *            got there; then its bytes flow, then its latency passes, then it has ended. A queue moves on when all
+ *            jobs of its group have ended. Between events rates are max-min fair over the jobs whose bytes flow,
+ *            filled from scratch.
+ * Cost       O(events * (active jobs * path length * levels)): the general case; net_staged.c avoids it where ports
+ *            are not contended. */
 #include "net.h"
 #include <string.h>
 
@@ -14,12 +16,12 @@ enum mp_status net_events_reserve(struct mp_net *n, size_t n_jobs, struct mp_err
         return MP_OK;
     n_jobs += n_jobs / 4 + 16;
     n->n_jobs_allocated = 0;
-#define GROW(field, count)                                                                                                           \
-    do {                                                                                                                             \
-        void *grown_ = mp_realloc(n->field, (count), sizeof *n->field);                                                              \
-        if (grown_ == NULL)                                                                                                          \
-            return mp_nomem(err, "transfers");                                                                                       \
-        n->field = grown_;                                                                                                           \
+#define GROW(field, count)                                                                                             \
+    do {                                                                                                               \
+        void *grown_ = mp_realloc(n->field, (count), sizeof *n->field);                                                \
+        if (grown_ == NULL)                                                                                            \
+            return mp_nomem(err, "transfers");                                                                         \
+        n->field = grown_;                                                                                             \
     } while (0)
     GROW(jobs, n_jobs);
     GROW(queue_jobs, 2 * n_jobs);
@@ -167,7 +169,8 @@ double net_events_run(struct mp_net *n, size_t n_jobs, uint32_t n_queues, double
         }
         n_active = kept;
         now = next;
-        /* Ends may release starts at this very moment, and those may only be active from now on: ends first, starts after. */
+        /* Ends may release starts at this very moment, and those may only be active from now on: ends first, starts
+         * after. */
         kept = 0;
         for (uint32_t i = 0; i < n_ending; i++) {
             uint32_t id = n->ending[i];

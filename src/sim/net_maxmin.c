@@ -1,24 +1,26 @@
 /* All flows at once, at max-min fair rates.
  *
  * Decides    when each flow of a matrix ends if all start together, as one grouped all-to-all does.
- * Method     fluid simulation. Rates come from progressive filling (D. Bertsekas, R. Gallager, Data Networks, 1992, 6.5.2): all rates
- *            rise together, a flow stops when a resource on its path is full or its own cap is reached. Each end of a flow is an event.
- *            Flows are kept in the order in which the filling froze them. A flow that ends with rate x uses no resource that filled
- *            below x, so everything frozen below x keeps its rate, and only the rest of the order is filled again.
- * Differs    an in port with an incast curve has a capacity that depends on how many flows use it; it falls with that number, so the
- *            argument above holds.
- * Cost       O(sum over events of flows at or above the ended flow's rate * path length); flows that end together are one event. */
+ * Method     fluid simulation. Rates come from progressive filling (D. Bertsekas, R. Gallager, Data Networks, 1992,
+ *            6.5.2): all rates rise together, a flow stops when a resource on its path is full or its own cap is
+ *            reached. Each end of a flow is an event. Flows are kept in the order in which the filling froze them. A
+ *            flow that ends with rate x uses no resource that filled below x, so everything frozen below x keeps its
+ *            rate, and only the rest of the order is filled again.
+ * Differs    an in port with an incast curve has a capacity that depends on how many flows use it; it falls with that
+ *            number, so the argument above holds.
+ * Cost       O(sum over events of flows at or above the ended flow's rate * path length); flows that end together are
+ *            one event. */
 #include "net.h"
 #include <stdlib.h>
 #include <string.h>
 
 static enum mp_status reserve(struct mp_net *n, size_t flows, size_t entries, struct mp_error *err) {
-#define GROW(field, count)                                                                                                           \
-    do {                                                                                                                             \
-        void *grown_ = mp_realloc(n->field, (count), sizeof *n->field);                                                              \
-        if (grown_ == NULL)                                                                                                          \
-            return mp_nomem(err, "flows");                                                                                           \
-        n->field = grown_;                                                                                                           \
+#define GROW(field, count)                                                                                             \
+    do {                                                                                                               \
+        void *grown_ = mp_realloc(n->field, (count), sizeof *n->field);                                                \
+        if (grown_ == NULL)                                                                                            \
+            return mp_nomem(err, "flows");                                                                             \
+        n->field = grown_;                                                                                             \
     } while (0)
     if (flows > n->n_flows_allocated) {
         flows += flows / 4 + 16;
@@ -47,7 +49,8 @@ static enum mp_status reserve(struct mp_net *n, size_t flows, size_t entries, st
     return MP_OK;
 }
 
-/* Bytes per ns of the resource that pads short paths: it never limits, and is finite so that sums with it are numbers. */
+/* Bytes per ns of the resource that pads short paths: it never limits, and is finite so that sums with it are
+ * numbers. */
 #define UNLIMITED 1e300
 
 /* The state of one simulation that is not in the scratch. */
@@ -76,7 +79,8 @@ static double least_of(const double *x, uint32_t n) {
 }
 
 /* Flow f has its final rate; its resources have one free flow less. Returns the bytes it still has to send. */
-static inline __attribute__((always_inline)) double freeze(struct mp_net *n, uint32_t f, double level, uint32_t stride, uint32_t *pos) {
+static inline __attribute__((always_inline)) double freeze(struct mp_net *n, uint32_t f, double level, uint32_t stride,
+                                                           uint32_t *pos) {
     n->is_free[f] = 0;
     n->order[(*pos)++] = f;
     for (uint32_t k = 0; k < stride; k++) {
@@ -87,7 +91,8 @@ static inline __attribute__((always_inline)) double freeze(struct mp_net *n, uin
     return n->left[f];
 }
 
-/* Flows [start, n_left) of the order, marked free and counted in n_free and residual, get new rates; everything before keeps its own. */
+/* Flows [start, n_left) of the order, marked free and counted in n_free and residual, get new rates; everything
+ * before keeps its own. */
 static inline __attribute__((always_inline)) void fill(struct fluid *x, uint32_t start, uint32_t stride) {
     struct mp_net *n = x->n;
     uint32_t pos = start, next_capped = 0;
@@ -158,7 +163,8 @@ static void end_flow(struct fluid *x, uint32_t f) {
     }
 }
 
-/* At x->now some flows end. All flows from the first group that holds one of them are freed. Returns where in the order that is. */
+/* At x->now some flows end. All flows from the first group that holds one of them are freed. Returns where in the
+ * order that is. */
 static inline __attribute__((always_inline)) uint32_t free_rest(struct fluid *x, uint32_t stride) {
     struct mp_net *n = x->n;
     const double tolerance = net_tolerance(x->now), limit = x->now + tolerance;
@@ -208,7 +214,8 @@ void net_end(const struct mp_net *n, struct net_end *e, uint32_t pair, double no
     struct net_pair path;
     if (n->pair_first == NULL)
         net_path(n, pair / n->n, pair % n->n, &path);
-    uint64_t latency = (uint64_t)(n->pair_first != NULL ? n->pair_latency[pair] : path.latency_ns), end = net_add(net_round_up(now), latency);
+    uint64_t latency = (uint64_t)(n->pair_first != NULL ? n->pair_latency[pair] : path.latency_ns),
+             end = net_add(net_round_up(now), latency);
     e->longest_ns = end > e->longest_ns ? end : e->longest_ns;
     e->least_latency_ns = latency < e->least_latency_ns ? latency : e->least_latency_ns;
     if (e->finish_ns != NULL)
@@ -221,7 +228,8 @@ static int by_cap(const void *a, const void *b, void *ctx) {
     return cap[x] < cap[y] ? -1 : cap[x] > cap[y] ? 1 : (x > y) - (x < y);
 }
 
-/* Lists the flows with their paths in dense local resource numbers; paths shorter than the longest end in a resource without limit. */
+/* Lists the flows with their paths in dense local resource numbers; paths shorter than the longest end in a resource
+ * without limit. */
 static void next_stamp(struct mp_net *n) {
     if (++n->stamp == 0) {
         memset(n->local_stamp, 0, n->n_resources * sizeof *n->local_stamp);
@@ -230,7 +238,8 @@ static void next_stamp(struct mp_net *n) {
     }
 }
 
-static enum mp_status flatten(struct fluid *x, const uint32_t *pairs, size_t n_flows, const uint64_t *matrix, struct mp_error *err) {
+static enum mp_status flatten(struct fluid *x, const uint32_t *pairs, size_t n_flows, const uint64_t *matrix,
+                              struct mp_error *err) {
     struct mp_net *n = x->n;
     uint32_t stride = 2;
     for (size_t f = 0; f < n_flows && n->pair_first != NULL; f++)
@@ -277,8 +286,10 @@ static enum mp_status flatten(struct fluid *x, const uint32_t *pairs, size_t n_f
     for (uint32_t r = 0; r <= n_local; r++) {
         n->list_first[r] = at;
         at += r < n_local ? n->n_alive[r] : 0;
-        n->n_free[r] = r < n_local ? n->n_alive[r] : (uint32_t)(n_flows * stride); /* of the padding: more than ever needed */
-        n->capacity[r] = n->residual[r] = r < n_local ? net_capacity(&n->resources[n->global[r]], n->n_alive[r]) : UNLIMITED;
+        n->n_free[r] =
+            r < n_local ? n->n_alive[r] : (uint32_t)(n_flows * stride); /* of the padding: more than ever needed */
+        n->capacity[r] = n->residual[r] =
+            r < n_local ? net_capacity(&n->resources[n->global[r]], n->n_alive[r]) : UNLIMITED;
         n->n_alive[r] = 0;
     }
     for (f = 0; f < n_flows; f++)
@@ -305,9 +316,11 @@ static uint32_t root_of(uint32_t *parent, uint32_t r) {
     return r;
 }
 
-/* Lists the flows by component: flows that share no resource, directly or through others, do not touch each other's rates. The flows of
- * components that net_ports.c can run come first: n->flows[0 .. first[n_components]); first has n_components + 1 entries. All others follow. */
-static enum mp_status list_flows(struct mp_net *n, const uint64_t *matrix, size_t *n_flows, uint32_t *n_components, struct mp_error *err) {
+/* Lists the flows by component: flows that share no resource, directly or through others, do not touch each other's
+ * rates. The flows of components that net_ports.c can run come first: n->flows[0 .. first[n_components]); first has
+ * n_components + 1 entries. All others follow. */
+static enum mp_status list_flows(struct mp_net *n, const uint64_t *matrix, size_t *n_flows, uint32_t *n_components,
+                                 struct mp_error *err) {
     const size_t pairs = (size_t)n->n * n->n;
     size_t count = 0;
     for (size_t i = 0; i < n->n; i++)
@@ -338,7 +351,8 @@ static enum mp_status list_flows(struct mp_net *n, const uint64_t *matrix, size_
     next_stamp(n);
     uint32_t *parent = n->local, n_touched = 0;
     for (size_t f = 0; f < count; f++) {
-        const uint32_t *path = n->pair_resource + n->pair_first[n->listed[f]], length = n->pair_first[n->listed[f] + 1] - n->pair_first[n->listed[f]];
+        const uint32_t *path = n->pair_resource + n->pair_first[n->listed[f]],
+                       length = n->pair_first[n->listed[f] + 1] - n->pair_first[n->listed[f]];
         for (uint32_t k = 0; k < length; k++) {
             if (n->local_stamp[path[k]] != n->stamp) {
                 n->local_stamp[path[k]] = n->stamp;

@@ -1,10 +1,12 @@
-/* All flows at once, for networks whose paths are one out port and one in port, at most 64 of each: the common case, and the fast one.
+/* All flows at once, for networks whose paths are one out port and one in port, at most 64 of each: the common case,
+ * and the fast one.
  *
  * Decides    when each flow ends, as net_maxmin.c does, with the same result up to rounding.
- * Method     The rate of a flow is the lower of the levels at which its two ports filled. So the filling needs no rates of flows: a port that fills takes
- *            its open flows (a 64-bit set) with it and lowers the room of the ports opposite. A port keeps a clock of bytes that each of
- *            its own flows has sent, and a flow the reading at which it ends; as long as a flow stays with its port nothing about it is
- *            touched. When a flow ends, ports that filled below its rate keep theirs, and only the later ones are undone and filled again.
+ * Method     The rate of a flow is the lower of the levels at which its two ports filled. So the filling needs no
+ *            rates of flows: a port that fills takes its open flows (a 64-bit set) with it and lowers the room of the
+ *            ports opposite. A port keeps a clock of bytes that each of its own flows has sent, and a flow the
+ *            reading at which it ends; as long as a flow stays with its port nothing about it is touched. When a flow
+ *            ends, ports that filled below its rate keep theirs, and only the later ones are undone and filled again.
  * Differs    from net_maxmin.c only in what it costs: O(ports + flows moved) per level and event.
  * Cost       O(events * (open flows at or above the ended flow's rate + levels * ports)), a few cycles each. */
 #include "net.h"
@@ -14,7 +16,8 @@
 
 struct port_level { /* one port that filled, in order of filling */
     uint64_t flows; /* its own, by port opposite */
-    double rate, since, finish, first_finish; /* finish: of its first flow; first_finish: least of this and the levels before */
+    double rate, since, finish,
+        first_finish; /* finish: of its first flow; first_finish: least of this and the levels before */
     uint32_t port;
 };
 
@@ -50,8 +53,8 @@ static inline double least_of(const double *x, uint32_t n) {
     return c < a ? c : a;
 }
 
-/* The share carries its port in its lowest 7 bits, so that the least share names its port. A relative change of 2^-45 only matters between
- * equals. */
+/* The share carries its port in its lowest 7 bits, so that the least share names its port. A relative change of 2^-45
+ * only matters between equals. */
 static inline double named(double share, uint32_t port) {
     uint64_t bits;
     memcpy(&bits, &share, sizeof bits);
@@ -73,7 +76,8 @@ static void fill(struct net_ports *p) {
         double least = least_of(p->share, n_ports);
         if (!(least < INFINITY))
             break;
-        const uint32_t port = name_of(least), side = port >= n_out, me = side ? port - n_out : port, base = side ? 0 : n_out;
+        const uint32_t port = name_of(least), side = port >= n_out, me = side ? port - n_out : port,
+                       base = side ? 0 : n_out;
         double rate = p->room[port] * p->inverse[p->n_open[port]];
         level = rate > level ? rate : level; /* levels never fall; rounding must not make them */
         const uint64_t flows = p->alive[port] & p->open[!side];
@@ -143,7 +147,8 @@ static void next_event(struct net_ports *p, const struct mp_net *n, struct net_e
         g++;
     for (uint32_t k = g; k < p->n_levels; k++) {
         const struct port_level *l = &p->levels[k];
-        const uint32_t port = l->port, side = port >= p->n_out, me = side ? port - p->n_out : port, base = side ? 0 : p->n_out;
+        const uint32_t port = l->port, side = port >= p->n_out, me = side ? port - p->n_out : port,
+                       base = side ? 0 : p->n_out;
         for (uint64_t left = l->flows; left != 0; left &= left - 1) {
             uint32_t other = base + (uint32_t)__builtin_ctzll(left);
             p->room[other] += l->rate;
@@ -165,7 +170,8 @@ static void next_event(struct net_ports *p, const struct mp_net *n, struct net_e
     open_shares(p);
 }
 
-/* Flows of one component: pairs of out port and in port, all distinct. False, with nothing done, when it is not of this kind. */
+/* Flows of one component: pairs of out port and in port, all distinct. False, with nothing done, when it is not of
+ * this kind. */
 bool net_ports_run(struct mp_net *n, const uint32_t *pairs, size_t n_pairs, const uint64_t *matrix, struct net_end *e) {
     struct net_ports *p = n->ports;
     uint32_t n_side[2] = {0, 0}, ids[2][SIDE];

@@ -1,9 +1,10 @@
 /* The stages of an order, one after another.
  *
  * Decides    how long a matrix takes in a given order.
- * Method     Where no resource can be contended (each port has one GPU and takes one transfer at a time, or sub-port caps keep the sum
- *            below it, or an uplink is wider than its ports) a transfer's rate is known when it starts, and one pass over the transfers
- *            is exact. Otherwise the same rules run as events (net_events.c) with max-min fair shares. docs/COST.md part 5.
+ * Method     Where no resource can be contended (each port has one GPU and takes one transfer at a time, or sub-port
+ *            caps keep the sum below it, or an uplink is wider than its ports) a transfer's rate is known when it
+ *            starts, and one pass over the transfers is exact. Otherwise the same rules run as events (net_events.c)
+ *            with max-min fair shares. docs/COST.md part 5.
  * Cost       O(transfers + n_gpus^2) in the first case. */
 #include "net.h"
 #include <string.h>
@@ -21,7 +22,8 @@ static enum mp_status reserve(struct mp_net *n, size_t n_transfers, struct mp_er
 }
 
 /* Bytes of every transfer, cut where the cumulative share says, in forward order whichever way the stages run. */
-static enum mp_status cut(struct mp_net *n, const struct mp_order *order, bool is_reversed, const uint64_t *matrix, struct mp_error *err) {
+static enum mp_status cut(struct mp_net *n, const struct mp_order *order, bool is_reversed, const uint64_t *matrix,
+                          struct mp_error *err) {
     const size_t gpus = n->n;
     const uint64_t unit = order->unit;
     size_t at = 0;
@@ -96,7 +98,8 @@ static bool is_uncontended(const struct mp_net *n, uint32_t at_once, double cap)
     return true;
 }
 
-static double quick_run(struct mp_net *n, const struct mp_order *order, bool is_reversed, enum mp_stage_mode mode, double cap) {
+static double quick_run(struct mp_net *n, const struct mp_order *order, bool is_reversed, enum mp_stage_mode mode,
+                        double cap) {
     const size_t gpus = n->n;
     const double launch = (double)n->t->stage_launch_ns, slowest = isfinite(cap) ? 1 / cap : 0;
     double *ready = n->ready, *next = n->ready_next, now = 0, last = 0;
@@ -149,8 +152,8 @@ static double quick_run(struct mp_net *n, const struct mp_order *order, bool is_
     return mode == MP_STAGE_BARRIER ? now : last;
 }
 
-static enum mp_status event_run(struct mp_net *n, const struct mp_order *order, bool is_reversed, enum mp_stage_mode mode, double cap,
-                                double *out, struct mp_error *err) {
+static enum mp_status event_run(struct mp_net *n, const struct mp_order *order, bool is_reversed,
+                                enum mp_stage_mode mode, double cap, double *out, struct mp_error *err) {
     const uint32_t gpus = n->n;
     size_t n_jobs = 0, n_transfers = 0;
     for (uint32_t s = 0; s < order->n_stages; s++)
@@ -178,8 +181,13 @@ static enum mp_status event_run(struct mp_net *n, const struct mp_order *order, 
             struct net_pair path;
             net_path(n, src, dst, &path);
             struct net_job *j = &n->jobs[n_jobs++];
-            *j = (struct net_job){.src = src, .dst = dst, .stage = i, .left = (double)bytes, .cap = fmin(path.cap, cap),
-                                  .latency_ns = path.latency_ns, .n_path = path.n};
+            *j = (struct net_job){.src = src,
+                                  .dst = dst,
+                                  .stage = i,
+                                  .left = (double)bytes,
+                                  .cap = fmin(path.cap, cap),
+                                  .latency_ns = path.latency_ns,
+                                  .n_path = path.n};
             memcpy(j->path, path.resource, path.n * sizeof *j->path);
             j->queue[0] = mode == MP_STAGE_BARRIER ? 0 : src;
             j->queue[1] = mode == MP_STAGE_BARRIER ? MP_NONE : mode == MP_STAGE_COUPLED ? dst : gpus + dst;

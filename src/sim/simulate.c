@@ -1,5 +1,5 @@
-/* A plan on the steps of a workload: each layer is attention and gate, dispatch, experts, combine; docs/COST.md part 6. Steps run in
- * parallel and are reduced in order; sums are integers, or doubles added in step order. */
+/* A plan on the steps of a workload: each layer is attention and gate, dispatch, experts, combine; docs/COST.md part
+ * 6. Steps run in parallel and are reduced in order; sums are integers, or doubles added in step order. */
 #include "balance.h"
 #include <stdlib.h>
 #include <string.h>
@@ -28,8 +28,8 @@ struct run {
 };
 
 /* One direction of one layer, launches included. */
-static enum mp_status transfer_ns(const struct run *run, struct worker *w, uint32_t step, uint32_t layer, bool is_combine,
-                                  uint64_t *out_ns, uint64_t *bound_ns, struct mp_error *err) {
+static enum mp_status transfer_ns(const struct run *run, struct worker *w, uint32_t step, uint32_t layer,
+                                  bool is_combine, uint64_t *out_ns, uint64_t *bound_ns, struct mp_error *err) {
     const struct mp_plan *plan = run->setup.plan;
     const struct mp_plan_layer *l = &plan->layers[layer];
     const struct mp_dispatcher *d = run->setup.dispatcher;
@@ -46,8 +46,10 @@ static enum mp_status transfer_ns(const struct run *run, struct worker *w, uint3
     if (is_staged) {
         if (l->order >= plan->n_orders)
             return mp_fail(err, MP_EBUG, "layer %u uses order %u of %u", l->layer_id, l->order, plan->n_orders);
-        enum mp_stage_mode mode = run->options->stage_mode < 0 ? plan->stage_mode : (enum mp_stage_mode)run->options->stage_mode;
-        MP_TRY(mp_net_staged(w->net, &plan->orders[l->order], is_combine && l->combine_reversed, mode, first, &first_ns, err));
+        enum mp_stage_mode mode =
+            run->options->stage_mode < 0 ? plan->stage_mode : (enum mp_stage_mode)run->options->stage_mode;
+        MP_TRY(mp_net_staged(w->net, &plan->orders[l->order], is_combine && l->combine_reversed, mode, first, &first_ns,
+                             err));
     } else if (run->options->network == MP_NETWORK_PLAN || run->options->network == MP_NETWORK_CONCURRENT) {
         MP_TRY(mp_net_concurrent(w->net, first, &first_ns, NULL, err));
     } else if (run->options->network == MP_NETWORK_PORT_BOUND) {
@@ -56,7 +58,8 @@ static enum mp_status transfer_ns(const struct run *run, struct worker *w, uint3
         enum mp_baseline which = run->options->network == MP_NETWORK_RCS   ? MP_BASELINE_RCS
                                  : run->options->network == MP_NETWORK_SJF ? MP_BASELINE_SJF
                                                                            : MP_BASELINE_SPREAD_OUT;
-        uint64_t seed = mp_mix64(run->options->seed ^ mp_mix64((uint64_t)step << 32 | (uint64_t)layer << 1 | is_combine));
+        uint64_t seed =
+            mp_mix64(run->options->seed ^ mp_mix64((uint64_t)step << 32 | (uint64_t)layer << 1 | is_combine));
         MP_TRY(mp_net_baseline(w->net, which, seed, first, &first_ns, err));
     }
     *bound_ns = mp_net_port_bound(w->net, first);
@@ -78,8 +81,10 @@ out:
     return status;
 }
 
-/* The slowest GPU's attention and shared experts if tokens could start anywhere (coupled sources: the placement moves them). */
-static void anywhere(const struct run *run, const struct mp_traffic *traffic, uint64_t *attention_ns, uint64_t *shared_ns) {
+/* The slowest GPU's attention and shared experts if tokens could start anywhere (coupled sources: the placement moves
+ * them). */
+static void anywhere(const struct run *run, const struct mp_traffic *traffic, uint64_t *attention_ns,
+                     uint64_t *shared_ns) {
     uint64_t total = 0;
     for (uint32_t g = 0; g < traffic->n_gpus; g++)
         total += traffic->source_rows[g];
@@ -112,7 +117,8 @@ static enum mp_status one_step(void *ctx, size_t i, unsigned worker, struct mp_e
         MP_TRY(transfer_ns(run, w, step, layer, false, &dispatch, &bounds[0], err));
         MP_TRY(transfer_ns(run, w, step, layer, true, &combine, &bounds[1], err));
         for (uint32_t g = 0; g < n; g++) {
-            uint64_t a = sane(mp_attention_ns(t, g, m, x->source_rows[g])), s = sane(mp_shared_ns(t, g, m, x->source_rows[g]));
+            uint64_t a = sane(mp_attention_ns(t, g, m, x->source_rows[g])),
+                     s = sane(mp_shared_ns(t, g, m, x->source_rows[g]));
             uint64_t c = sane(mp_compute_ns(t, g, m, x->active[g], x->padded_rows[g]));
             attention = a > attention ? a : attention;
             shared = s > shared ? s : shared;
@@ -138,7 +144,8 @@ static enum mp_status one_step(void *ctx, size_t i, unsigned worker, struct mp_e
             MP_TRY(mp_layer_lower_bound(&b, in, step, layer, err));
             if (in->sources == MP_SOURCES_COUPLED)
                 anywhere(run, x, &attention, &shared);
-            o->lower_bound_ns += attention * times + sane(shared > b.dispatch_ns ? shared : b.dispatch_ns) + sane(b.compute_ns) + sane(b.combine_ns);
+            o->lower_bound_ns += attention * times + sane(shared > b.dispatch_ns ? shared : b.dispatch_ns) +
+                                 sane(b.compute_ns) + sane(b.combine_ns);
         }
     }
     sum.step_ns = sum.dispatch_ns + sum.compute_ns + sum.combine_ns + sum.other_ns;
@@ -172,11 +179,12 @@ static void memory_use(struct mp_sim_result *r, const struct mp_cost_setup *in) 
     }
 }
 
-static void reduce(struct run *run, uint32_t n_workers, uint64_t *sorted, struct balance_sum *balance, uint64_t *totals) {
+static void reduce(struct run *run, uint32_t n_workers, uint64_t *sorted, struct balance_sum *balance,
+                   uint64_t *totals) {
     struct mp_sim_result *r = run->r;
     uint32_t n = r->n_steps, n_gpus = r->n_gpus, n_layers = r->n_layers;
-    unsigned __int128 step = 0, dispatch = 0, compute = 0, combine = 0, other = 0, moe = 0, bound = 0, busy = 0, lower = 0, intra = 0,
-                      inter = 0, by_expert = 0, by_gpu = 0, by_node = 0;
+    unsigned __int128 step = 0, dispatch = 0, compute = 0, combine = 0, other = 0, moe = 0, bound = 0, busy = 0,
+                      lower = 0, intra = 0, inter = 0, by_expert = 0, by_gpu = 0, by_node = 0;
     for (uint32_t i = 0; i < n; i++) {
         const struct mp_step_times *s = &r->steps[i];
         const struct step_out *o = &run->steps[i];
@@ -235,8 +243,8 @@ static void reduce(struct run *run, uint32_t n_workers, uint64_t *sorted, struct
 }
 
 enum mp_status mp_simulate(struct mp_sim_result **out, const struct mp_plan *plan, const struct mp_workload *workload,
-                           const struct mp_topology *topology, const struct mp_model *model, const struct mp_sim_options *options,
-                           struct mp_error *err) {
+                           const struct mp_topology *topology, const struct mp_model *model,
+                           const struct mp_sim_options *options, struct mp_error *err) {
     *out = NULL;
     enum mp_status status = MP_OK;
     struct mp_router *router = NULL;
@@ -245,7 +253,8 @@ enum mp_status mp_simulate(struct mp_sim_result **out, const struct mp_plan *pla
     struct worker *workers = NULL;
     uint32_t n_workers = 0;
     if (options->dispatcher == NULL)
-        return mp_fail(err, MP_EUSAGE, "no dispatcher is given (--dispatcher a2av, deepep-normal, deepep-ll, hierarchical or agrs)");
+        return mp_fail(err, MP_EUSAGE,
+                       "no dispatcher is given (--dispatcher a2av, deepep-normal, deepep-ll, hierarchical or agrs)");
     if (workload->n_steps == 0)
         return mp_fail(err, MP_EUSAGE, "there is no step to simulate");
     uint32_t n_steps = workload->n_steps, n_layers = plan->n_layers, n_gpus = plan->n_gpus;
@@ -267,17 +276,24 @@ enum mp_status mp_simulate(struct mp_sim_result **out, const struct mp_plan *pla
     r->layer_imbalance = mp_arena_alloc(r->arena, n_layers, sizeof *r->layer_imbalance);
     n_workers = options->n_threads < 1 ? 1 : options->n_threads > MP_MAX_THREADS ? MP_MAX_THREADS : options->n_threads;
     n_workers = n_workers > n_steps ? n_steps : n_workers;
-    struct run run = {.setup = {.plan = plan, .workload = workload, .topology = topology, .model = model,
-                                .dispatcher = options->dispatcher, .sources = options->sources},
-                      .options = options, .r = r, .has_bound = options->with_bound};
+    struct run run = {.setup = {.plan = plan,
+                                .workload = workload,
+                                .topology = topology,
+                                .model = model,
+                                .dispatcher = options->dispatcher,
+                                .sources = options->sources},
+                      .options = options,
+                      .r = r,
+                      .has_bound = options->with_bound};
     run.steps = mp_arena_alloc(scratch, n_steps, sizeof *run.steps);
     run.imbalance = mp_arena_alloc(scratch, (size_t)n_steps * n_layers, sizeof *run.imbalance);
     run.workers = workers = mp_arena_alloc(scratch, n_workers, sizeof *workers);
     uint64_t *sorted = mp_arena_alloc(scratch, n_steps, sizeof *sorted);
     struct balance_sum *balance = mp_arena_alloc(scratch, n_steps, sizeof *balance);
     uint64_t *totals = mp_arena_alloc(scratch, (size_t)n_layers * n_gpus, sizeof *totals);
-    if (r->step_of == NULL || r->steps == NULL || r->gpu_rows == NULL || r->layer_ns == NULL || r->layer_imbalance == NULL ||
-        run.steps == NULL || run.imbalance == NULL || workers == NULL || sorted == NULL || balance == NULL || totals == NULL) {
+    if (r->step_of == NULL || r->steps == NULL || r->gpu_rows == NULL || r->layer_ns == NULL ||
+        r->layer_imbalance == NULL || run.steps == NULL || run.imbalance == NULL || workers == NULL || sorted == NULL ||
+        balance == NULL || totals == NULL) {
         status = mp_nomem(err, "a simulation");
         goto out;
     }

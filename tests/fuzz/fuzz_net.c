@@ -37,7 +37,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             gpus[g].out_port[l] = is_shared ? gpus[g - 1].out_port[l] : n_res;
             gpus[g].in_port[l] = is_shared ? gpus[g - 1].in_port[l] : n_res + 1;
             for (uint32_t k = 0; k < 2 && !is_shared; k++)
-                resources[n_res++] = (struct mp_resource){.bytes_per_s = 1 + (take(&b, 2) << 22), .level = l, .is_in = k == 1, .first_gpu = g};
+                resources[n_res++] = (struct mp_resource){
+                    .bytes_per_s = 1 + (take(&b, 2) << 22), .level = l, .is_in = k == 1, .first_gpu = g};
         }
     }
     levels[0].n_groups = (n + per_node - 1) / per_node;
@@ -45,7 +46,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         for (uint32_t v = 0; v < levels[0].n_groups; v++)
             for (uint32_t k = 0; k < 2; k++) {
                 (k == 0 ? uplink_out : uplink_in)[v] = n_res;
-                resources[n_res++] = (struct mp_resource){.bytes_per_s = 1 + (take(&b, 2) << 24), .is_in = k == 1, .is_uplink = true,
+                resources[n_res++] = (struct mp_resource){.bytes_per_s = 1 + (take(&b, 2) << 24),
+                                                          .is_in = k == 1,
+                                                          .is_uplink = true,
                                                           .first_gpu = v * per_node};
             }
         levels[0].uplink_out = uplink_out;
@@ -60,12 +63,21 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     levels[0].pair_bytes_per_s = (flags & 8) != 0 ? 1 + (take(&b, 2) << 20) : 0;
     levels[0].latency_ns = take(&b, 1);
     levels[1].latency_ns = take(&b, 2);
-    struct mp_topology t = {.name = "fuzz", .n_gpus = n, .n_types = 1, .n_levels = 2, .n_resources = n_res, .gpus = gpus, .types = &type,
-                            .levels = levels, .resources = resources, .stage_launch_ns = take(&b, 1)};
+    struct mp_topology t = {.name = "fuzz",
+                            .n_gpus = n,
+                            .n_types = 1,
+                            .n_levels = 2,
+                            .n_resources = n_res,
+                            .gpus = gpus,
+                            .types = &type,
+                            .levels = levels,
+                            .resources = resources,
+                            .stage_launch_ns = take(&b, 1)};
     /* Stages of at most one transfer per pair in each; the last share of a pair goes to the end unless the input takes it away. */
     struct mp_transfer transfers[8][MAX_GPUS * MAX_GPUS];
     struct mp_stage stages[8];
-    uint32_t unit = 1 + (uint32_t)take(&b, 1), done[MAX_GPUS * MAX_GPUS] = {0}, n_stages = 1 + (uint32_t)take(&b, 1) % 7;
+    uint32_t unit = 1 + (uint32_t)take(&b, 1), done[MAX_GPUS * MAX_GPUS] = {0},
+             n_stages = 1 + (uint32_t)take(&b, 1) % 7;
     bool is_whole = (flags & 16) == 0;
     for (uint32_t s = 0; s <= n_stages; s++) {
         stages[s] = (struct mp_stage){0, transfers[s]};
@@ -79,7 +91,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             transfers[s][stages[s].n++] = (struct mp_transfer){(uint16_t)(p / n), (uint16_t)(p % n), share};
         }
     }
-    struct mp_order order = {.name = "fuzz", .unit = unit, .ports = n, .n_stages = n_stages + 1, .stages = stages,
+    struct mp_order order = {.name = "fuzz",
+                             .unit = unit,
+                             .ports = n,
+                             .n_stages = n_stages + 1,
+                             .stages = stages,
                              .port_bytes_per_s = (flags & 32) != 0 ? 1 + (take(&b, 2) << 20) : 0};
     uint64_t matrix[MAX_GPUS * MAX_GPUS] = {0}, finish[MAX_GPUS * MAX_GPUS], all_at_once, time_ns, largest = 0;
     for (uint32_t p = 0; p < n * n; p++)
@@ -97,9 +113,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     require(all_at_once >= bound && all_at_once >= largest);
     require(mp_net_concurrent(net, matrix, &time_ns, NULL, &err) == MP_OK && time_ns == all_at_once);
     for (int which = 0; which < 3; which++)
-        require(mp_net_baseline(net, (enum mp_baseline)which, size, matrix, &time_ns, &err) == MP_OK && time_ns >= bound);
+        require(mp_net_baseline(net, (enum mp_baseline)which, size, matrix, &time_ns, &err) == MP_OK &&
+                time_ns >= bound);
     for (int mode = 0; mode < 6; mode++) {
-        enum mp_status status = mp_net_staged(net, &order, mode >= 3, (enum mp_stage_mode)(mode % 3), matrix, &time_ns, &err);
+        enum mp_status status =
+            mp_net_staged(net, &order, mode >= 3, (enum mp_stage_mode)(mode % 3), matrix, &time_ns, &err);
         require(is_whole ? status == MP_OK : status == MP_OK || status == MP_EBUG);
         require(status != MP_OK || time_ns >= bound);
         mp_error_clear(&err);

@@ -41,14 +41,29 @@ static inline struct mp_topology *bench_switch(struct mp_arena *a, uint32_t n) {
         gpus[g].out_port[0] = 2 * g;
         gpus[g].in_port[0] = 2 * g + 1;
         for (uint32_t k = 0; k < 2; k++)
-            resources[2 * g + k] = (struct mp_resource){.bytes_per_s = UINT64_C(450000000000), .is_in = k == 1, .first_gpu = g};
+            resources[2 * g + k] =
+                (struct mp_resource){.bytes_per_s = UINT64_C(450000000000), .is_in = k == 1, .first_gpu = g};
     }
     *level = (struct mp_level){.name = "switch", .n_groups = 1, .latency_ns = 500};
-    *type = (struct mp_gpu_type){.name = "gpu", .memory_bytes = UINT64_C(80) << 30, .hbm_bytes_per_s = UINT64_C(3350000000000),
-                                 .flops_16bit = UINT64_C(989000000000000), .hbm_efficiency_ppm = 800000,
-                                 .flops_efficiency_ppm = 700000, .kernel_ns = 3000, .tile_tokens = 64};
-    *t = (struct mp_topology){.name = "switch", .n_gpus = n, .n_types = 1, .n_levels = 1, .n_resources = 2 * n, .gpus = gpus,
-                              .types = type, .levels = level, .resources = resources, .launch_ns = 10000, .stage_launch_ns = 10000};
+    *type = (struct mp_gpu_type){.name = "gpu",
+                                 .memory_bytes = UINT64_C(80) << 30,
+                                 .hbm_bytes_per_s = UINT64_C(3350000000000),
+                                 .flops_16bit = UINT64_C(989000000000000),
+                                 .hbm_efficiency_ppm = 800000,
+                                 .flops_efficiency_ppm = 700000,
+                                 .kernel_ns = 3000,
+                                 .tile_tokens = 64};
+    *t = (struct mp_topology){.name = "switch",
+                              .n_gpus = n,
+                              .n_types = 1,
+                              .n_levels = 1,
+                              .n_resources = 2 * n,
+                              .gpus = gpus,
+                              .types = type,
+                              .levels = level,
+                              .resources = resources,
+                              .launch_ns = 10000,
+                              .stage_launch_ns = 10000};
     return t;
 }
 static inline double bench_seconds(void) {

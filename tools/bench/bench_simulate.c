@@ -10,8 +10,14 @@ static struct mp_trace *make_trace(void) {
     struct mp_error err = {0};
     struct mp_trace_builder *b;
     struct mp_trace *t;
-    struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS, .phase = MP_PHASE_PREFILL, .model = "", .format = "made", .is_time_ordered = true,
-                                 .n_layers = N_LAYERS, .n_experts = N_EXPERTS, .top_k = TOP_K};
+    struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS,
+                                 .phase = MP_PHASE_PREFILL,
+                                 .model = "",
+                                 .format = "made",
+                                 .is_time_ordered = true,
+                                 .n_layers = N_LAYERS,
+                                 .n_experts = N_EXPERTS,
+                                 .top_k = TOP_K};
     bench_require(mp_trace_builder_new(&b, &meta, &mp_limits_default, &err), &err);
     struct mp_rng r = mp_rng_seed(1);
     for (uint32_t i = 0; i < 256; i++) {
@@ -21,7 +27,8 @@ static struct mp_trace *make_trace(void) {
             uint16_t ids[N_LAYERS * TOP_K];
             for (uint32_t l = 0; l < N_LAYERS; l++)
                 for (uint32_t k = 0; k < TOP_K;) { /* skewed: the smaller of two draws, no expert twice */
-                    uint16_t a = (uint16_t)mp_rng_below(&r, N_EXPERTS), c = (uint16_t)mp_rng_below(&r, N_EXPERTS), e = a < c ? a : c;
+                    uint16_t a = (uint16_t)mp_rng_below(&r, N_EXPERTS), c = (uint16_t)mp_rng_below(&r, N_EXPERTS),
+                             e = a < c ? a : c;
                     uint32_t j = 0;
                     while (j < k && ids[l * TOP_K + j] != e)
                         j++;
@@ -47,9 +54,17 @@ int main(void) {
         struct mp_workload *w;
         struct mp_plan *plan;
         struct mp_router *router;
-        struct mp_model model = {.name = "made", .n_hidden_layers = N_LAYERS, .n_layers = N_LAYERS, .n_experts = N_EXPERTS, .top_k = TOP_K,
-                                 .expert_bytes = 44000000, .expert_flops_per_token = 88000000, .dispatch_bytes = 7168, .combine_bytes = 14336};
-        struct mp_batching batching = {.phase = MP_PHASE_PREFILL, .n_ranks = n, .tokens_per_rank = N_TOKENS / n, .n_steps_max = 4};
+        struct mp_model model = {.name = "made",
+                                 .n_hidden_layers = N_LAYERS,
+                                 .n_layers = N_LAYERS,
+                                 .n_experts = N_EXPERTS,
+                                 .top_k = TOP_K,
+                                 .expert_bytes = 44000000,
+                                 .expert_flops_per_token = 88000000,
+                                 .dispatch_bytes = 7168,
+                                 .combine_bytes = 14336};
+        struct mp_batching batching = {
+            .phase = MP_PHASE_PREFILL, .n_ranks = n, .tokens_per_rank = N_TOKENS / n, .n_steps_max = 4};
         bench_require(mp_part_split(&part, &same, trace, &(struct mp_split){.kind = MP_SPLIT_NONE}, &err), &err);
         bench_require(mp_workload_build(&w, &part, &batching, &err), &err);
         for (uint32_t g = 0; g < n; g++)
@@ -67,8 +82,8 @@ int main(void) {
             for (seconds = 0; seconds < 0.1; seconds = bench_seconds() - start)
                 for (uint32_t l = 0; l < N_LAYERS; l++, n_layers++)
                     bench_require(mp_traffic_compute(traffic, &setup, (uint32_t)n_layers % w->n_steps, l, &err), &err);
-            printf("traffic,  %2u GPUs, %-14s %8.1f us per layer of 1,024 tokens   (reference 1,000 us, %.0fx)\n", n, setup.dispatcher->name,
-                   seconds / n_layers * 1e6, n_layers * 1e-3 / seconds);
+            printf("traffic,  %2u GPUs, %-14s %8.1f us per layer of 1,024 tokens   (reference 1,000 us, %.0fx)\n", n,
+                   setup.dispatcher->name, seconds / n_layers * 1e6, n_layers * 1e-3 / seconds);
             mp_traffic_free(traffic);
             if (k > 1)
                 continue;
@@ -81,7 +96,8 @@ int main(void) {
                 n_steps += r->n_steps;
                 mp_sim_result_free(r);
             }
-            printf("simulate, %2u GPUs, %-14s %8.2f ms per step of 24 layers\n", n, setup.dispatcher->name, seconds / n_steps * 1e3);
+            printf("simulate, %2u GPUs, %-14s %8.2f ms per step of 24 layers\n", n, setup.dispatcher->name,
+                   seconds / n_steps * 1e3);
         }
         mp_router_free(router);
         mp_plan_free(plan);

@@ -32,13 +32,14 @@ static void measure(uint32_t n, uint32_t n_parts) {
         while (used < 0.3) {
             double start = bench_seconds();
             for (int k = 0; k < (n < 16 ? 100 : 2); k++) {
-                bench_require(mp_net_staged(net, &order, k % 2 == 1, (enum mp_stage_mode)mode, matrix, &time_ns, &err), &err);
+                bench_require(mp_net_staged(net, &order, k % 2 == 1, (enum mp_stage_mode)mode, matrix, &time_ns, &err),
+                              &err);
                 flows += (double)n * order.n_stages;
             }
             used += bench_seconds() - start;
         }
-        printf("staged %-7s %5u transfers in %4u stages on %2u ports  %10.3g flows/s   (reference 1e+07, %.1fx)\n", modes[mode],
-               n * order.n_stages, order.n_stages, n, flows / used, flows / used / 1e7);
+        printf("staged %-7s %5u transfers in %4u stages on %2u ports  %10.3g flows/s   (reference 1e+07, %.1fx)\n",
+               modes[mode], n * order.n_stages, order.n_stages, n, flows / used, flows / used / 1e7);
     }
     free(matrix);
     mp_net_free(net);

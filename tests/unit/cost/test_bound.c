@@ -19,7 +19,8 @@ static void times_of(const struct world *w, uint32_t step, uint32_t layer, struc
         uint64_t first, second, *o = i == 0 ? &out->dispatch_ns : &out->combine_ns;
         CHECK_OK(mp_net_concurrent(net, i == 0 ? t->dispatch : t->combine, &first, NULL, &err), err);
         CHECK_OK(mp_net_concurrent(net, i == 0 ? t->dispatch2 : t->combine2, &second, NULL, &err), err);
-        *o = (d->is_overlapped ? (first > second ? first : second) : first + second) + d->n_launches * w->net.t.launch_ns;
+        *o = (d->is_overlapped ? (first > second ? first : second) : first + second) +
+             d->n_launches * w->net.t.launch_ns;
     }
     mp_net_free(net);
     mp_traffic_free(t);
@@ -32,19 +33,24 @@ static void test_bound__is_below_2000_random_placements(void **state) {
     for (uint64_t seed = 0; seed < 500; seed++) {
         struct mp_rng r = mp_rng_seed(seed);
         struct mp_error err = {0};
-        world_make(&w, &r, (struct world_shape){.n_layers = 1, .n_steps = 1, .is_counts = seed % 5 == 0, .no_replicas = seed % 2 == 0});
+        world_make(&w, &r,
+                   (struct world_shape){
+                       .n_layers = 1, .n_steps = 1, .is_counts = seed % 5 == 0, .no_replicas = seed % 2 == 0});
         for (int k = 0; k < 4; k++) {
-            w.setup.dispatcher = seed % 5 == 0 ? mp_dispatcher_find(k % 2 ? "agrs" : "a2av") : mp_dispatcher_at((uint32_t)mp_rng_below(&r, 5));
+            w.setup.dispatcher = seed % 5 == 0 ? mp_dispatcher_find(k % 2 ? "agrs" : "a2av")
+                                               : mp_dispatcher_at((uint32_t)mp_rng_below(&r, 5));
             w.setup.sources = seed % 5 != 0 && mp_rng_below(&r, 4) == 0 ? MP_SOURCES_COUPLED : MP_SOURCES_DP;
             world_place(&w, &r);
             struct mp_layer_bound b, is;
             CHECK_OK(mp_layer_lower_bound(&b, &w.setup, 0, 0, &err), err);
             times_of(&w, 0, 0, &is);
             if (b.dispatch_ns > is.dispatch_ns || b.compute_ns > is.compute_ns || b.combine_ns > is.combine_ns)
-                fail_msg("seed %llu: bound %llu %llu %llu, plan %llu %llu %llu", (unsigned long long)seed, (unsigned long long)b.dispatch_ns,
-                         (unsigned long long)b.compute_ns, (unsigned long long)b.combine_ns, (unsigned long long)is.dispatch_ns,
+                fail_msg("seed %llu: bound %llu %llu %llu, plan %llu %llu %llu", (unsigned long long)seed,
+                         (unsigned long long)b.dispatch_ns, (unsigned long long)b.compute_ns,
+                         (unsigned long long)b.combine_ns, (unsigned long long)is.dispatch_ns,
                          (unsigned long long)is.compute_ns, (unsigned long long)is.combine_ns);
-            double ratio[3] = {(double)b.dispatch_ns / (double)(is.dispatch_ns + 1), (double)b.compute_ns / (double)(is.compute_ns + 1),
+            double ratio[3] = {(double)b.dispatch_ns / (double)(is.dispatch_ns + 1),
+                               (double)b.compute_ns / (double)(is.compute_ns + 1),
                                (double)b.combine_ns / (double)(is.combine_ns + 1)};
             for (int i = 0; i < 3; i++)
                 closest[i] = ratio[i] > closest[i] ? ratio[i] : closest[i];
@@ -106,7 +112,9 @@ static void test_bound__known_values(void **state) {
     struct mp_rng r = mp_rng_seed(1);
     struct mp_error err = {0};
     case_plain(&w.net, 1, 2, UINT64_C(1000000000), 0); /* a byte per ns */
-    world_make(&w, &r, (struct world_shape){.n_layers = 1, .n_experts = 4, .n_steps = 1, .no_replicas = true, .is_counts = true, .top_k = 1});
+    world_make(&w, &r,
+               (struct world_shape){
+                   .n_layers = 1, .n_experts = 4, .n_steps = 1, .no_replicas = true, .is_counts = true, .top_k = 1});
     uint64_t *counts = (uint64_t *)w.trace->counts;
     static const uint64_t by_hand[2][4] = {{16, 0, 0, 0}, {0, 8, 4, 4}};
     memcpy(counts, by_hand, sizeof by_hand);
@@ -117,7 +125,7 @@ static void test_bound__known_values(void **state) {
     w.net.types[0].hbm_bytes_per_s = UINT64_C(1000000000000);
     w.net.types[0].flops_16bit = UINT64_C(1000000000000);
     w.net.types[0].hbm_efficiency_ppm = w.net.types[0].flops_efficiency_ppm = 1000000;
-    w.model.expert_bytes = 5000;            /* 5 ns each */
+    w.model.expert_bytes = 5000;           /* 5 ns each */
     w.model.expert_flops_per_token = 3000; /* 3 ns each */
     w.model.dispatch_bytes = 10;
     w.model.combine_bytes = 20;
@@ -143,14 +151,17 @@ static void test_bound__known_values(void **state) {
     world_free(&w);
 }
 
-/* Four experts on two nodes of one GPU with two slots: rank 0 needs three, so 8 pairs leave its node, past an uplink of half its NIC. */
+/* Four experts on two nodes of one GPU with two slots: rank 0 needs three, so 8 pairs leave its node, past an uplink
+ * of half its NIC. */
 static void test_bound__counts_the_uplink_of_a_node(void **state) {
     (void)state;
     static struct world w;
     struct mp_rng r = mp_rng_seed(1);
     struct mp_error err = {0};
     case_plain(&w.net, 2, 1, UINT64_C(1000000000), UINT64_C(1000000000));
-    world_make(&w, &r, (struct world_shape){.n_layers = 1, .n_experts = 4, .n_steps = 1, .no_replicas = true, .is_counts = true, .top_k = 1});
+    world_make(&w, &r,
+               (struct world_shape){
+                   .n_layers = 1, .n_experts = 4, .n_steps = 1, .no_replicas = true, .is_counts = true, .top_k = 1});
     static const uint64_t by_hand[2][4] = {{16, 8, 9, 0}, {0, 0, 0, 1}};
     memcpy((uint64_t *)w.trace->counts, by_hand, sizeof by_hand);
     ((uint32_t *)w.plan->gpu_first_slot)[1] = 2;
@@ -161,7 +172,8 @@ static void test_bound__counts_the_uplink_of_a_node(void **state) {
     for (uint32_t v = 0; v < 2; v++)
         for (uint32_t k = 0; k < 2; k++) {
             (k == 0 ? w.net.uplink_out : w.net.uplink_in)[0][v] = w.net.t.n_resources;
-            w.net.resources[w.net.t.n_resources++] = (struct mp_resource){k == 0 ? 500000000 : 250000000, 0, k == 1, true, v};
+            w.net.resources[w.net.t.n_resources++] =
+                (struct mp_resource){k == 0 ? 500000000 : 250000000, 0, k == 1, true, v};
         }
     w.net.levels[0].uplink_out = w.net.uplink_out[0];
     w.net.levels[0].uplink_in = w.net.uplink_in[0];

@@ -10,8 +10,13 @@ static void test_compute__roofline_by_hand(void **state) {
     c.types[0].flops_8bit = UINT64_C(2000000000000000);
     c.types[0].flops_efficiency_ppm = 500000; /* 500 or 1000 FLOPs per ps */
     c.types[0].kernel_ns = 10;
-    struct mp_model m = {.name = "m", .expert_bytes = 1000000, .expert_flops_per_token = 1000000, .attention_bytes = 300001,
-                         .attention_flops_per_token = 500000, .shared_bytes = 1000, .shared_flops_per_token = 1};
+    struct mp_model m = {.name = "m",
+                         .expert_bytes = 1000000,
+                         .expert_flops_per_token = 1000000,
+                         .attention_bytes = 300001,
+                         .attention_flops_per_token = 500000,
+                         .shared_bytes = 1000,
+                         .shared_flops_per_token = 1};
     struct mp_compute_coefficients k = mp_compute_coefficients(&c.t, 0, &m);
     assert_int_equal(k.a_ps, 10000);
     assert_int_equal(k.c_ps, 10000);
@@ -37,7 +42,8 @@ static void test_compute__roofline_by_hand(void **state) {
     c.types[0].coefficients = measured;
     c.types[0].n_coefficients = 2;
     assert_int_equal(mp_compute_ns(&c.t, 0, &m, 2, 1000), 15); /* max(6400, 15000) ps */
-    assert_int_equal(mp_compute_ns(&c.t, 0, &m, 4095, UINT64_MAX), UINT64_MAX / 1000 * 9 + 6 + 6); /* no overflow on the way */
+    assert_int_equal(mp_compute_ns(&c.t, 0, &m, 4095, UINT64_MAX),
+                     UINT64_MAX / 1000 * 9 + 6 + 6); /* no overflow on the way */
 }
 
 static void test_compute__port_bound_by_hand(void **state) {

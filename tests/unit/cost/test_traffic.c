@@ -2,7 +2,8 @@
 
 /* Token by token with sets as plain lists. */
 struct brute {
-    uint64_t dispatch[CASE_GPUS * CASE_GPUS], second[CASE_GPUS * CASE_GPUS], rows[CASE_GPUS], source[CASE_GPUS], slot[256];
+    uint64_t dispatch[CASE_GPUS * CASE_GPUS], second[CASE_GPUS * CASE_GPUS], rows[CASE_GPUS], source[CASE_GPUS],
+        slot[256];
     uint64_t by_expert, by_gpu, by_node;
 };
 
@@ -25,12 +26,13 @@ static void count_by_hand(const struct world *w, uint32_t step, uint32_t layer, 
         uint16_t ids[MP_MAX_TOP_K];
         uint32_t k = mp_trace_row(w->trace, layer, s->row[i], ids), src = s->source[i];
         if (w->setup.sources == MP_SOURCES_COUPLED)
-            src = mp_plan_slot_gpu(w->plan, mp_router_slot(w->router, layer, (uint32_t)(s->row[i] % w->plan->n_experts), src,
-                                                           mp_token_hash(s->row[i])));
+            src = mp_plan_slot_gpu(w->plan, mp_router_slot(w->router, layer, (uint32_t)(s->row[i] % w->plan->n_experts),
+                                                           src, mp_token_hash(s->row[i])));
         b->source[src]++;
         bool gpus[CASE_GPUS] = {0}, nodes[CASE_GPUS] = {0};
         for (uint32_t j = 0; j < k; j++) {
-            uint32_t slot = mp_router_slot(w->router, layer, ids[j], src, mp_token_hash(s->row[i])), g = mp_plan_slot_gpu(w->plan, slot);
+            uint32_t slot = mp_router_slot(w->router, layer, ids[j], src, mp_token_hash(s->row[i])),
+                     g = mp_plan_slot_gpu(w->plan, slot);
             b->slot[slot]++;
             b->rows[g]++;
             gpus[g] = true;
@@ -44,9 +46,11 @@ static void count_by_hand(const struct world *w, uint32_t step, uint32_t layer, 
             b->by_gpu += gpus[g] && g != src;
             if (!gpus[g] || g == src)
                 continue;
-            if (w->setup.dispatcher->copies == MP_COPY_PER_GPU || (w->setup.dispatcher->copies == MP_COPY_PER_NODE && !is_other_node))
+            if (w->setup.dispatcher->copies == MP_COPY_PER_GPU ||
+                (w->setup.dispatcher->copies == MP_COPY_PER_NODE && !is_other_node))
                 b->dispatch[src * n + g]++;
-            if (w->setup.dispatcher->copies == MP_COPY_PER_NODE && is_other_node && gateway_of(t, src, t->gpus[g].group[0]) != g)
+            if (w->setup.dispatcher->copies == MP_COPY_PER_NODE && is_other_node &&
+                gateway_of(t, src, t->gpus[g].group[0]) != g)
                 b->second[gateway_of(t, src, t->gpus[g].group[0]) * n + g]++;
         }
         for (uint32_t v = 0; v < t->levels[0].n_groups; v++)
@@ -71,7 +75,8 @@ static void test_traffic__agrees_with_token_by_token(void **state) {
         struct mp_traffic *t;
         if (seed % 40 == 7) /* more GPUs than bits in a word */
             case_plain(&w.net, 20, 4, UINT64_C(100000000000), UINT64_C(10000000000));
-        world_make(&w, &r, (struct world_shape){.n_experts = seed % 40 == 7 ? 60 : 0, .top_k = seed % 80 == 7 ? 12 : 0});
+        world_make(&w, &r,
+                   (struct world_shape){.n_experts = seed % 40 == 7 ? 60 : 0, .top_k = seed % 80 == 7 ? 12 : 0});
         uint32_t n = w.net.t.n_gpus;
         CHECK_OK(mp_traffic_new(&t, n, &err), err);
         for (uint32_t kind = 0; kind < 6; kind++)
@@ -134,8 +139,14 @@ static void test_traffic__counts_agree_with_tokens(void **state) {
         world_make(&w, &r, (struct world_shape){.no_replicas = true, .n_steps = 1});
         uint32_t n = w.net.t.n_gpus, n_layers = w.plan->n_layers, n_experts = w.plan->n_experts, tokens[CASE_GPUS * 64];
         struct mp_trace_builder *builder;
-        struct mp_trace_meta meta = {.kind = MP_TRACE_COUNTS, .phase = MP_PHASE_PREFILL, .model = "", .format = "test", .n_layers = n_layers,
-                                     .n_experts = n_experts, .n_sources = n, .is_time_ordered = true};
+        struct mp_trace_meta meta = {.kind = MP_TRACE_COUNTS,
+                                     .phase = MP_PHASE_PREFILL,
+                                     .model = "",
+                                     .format = "test",
+                                     .n_layers = n_layers,
+                                     .n_experts = n_experts,
+                                     .n_sources = n,
+                                     .is_time_ordered = true};
         CHECK_OK(mp_trace_builder_new(&builder, &meta, &mp_limits_default, &err), err);
         CHECK_OK(mp_trace_builder_iteration(builder, MP_NONE, &err), err);
         for (uint32_t l = 0; l < n_layers; l++) {

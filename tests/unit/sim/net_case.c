@@ -1,7 +1,8 @@
 #include "net_case.h"
 #include <math.h>
 
-static uint32_t add_resource(struct net_case *c, uint64_t rate, uint32_t level, bool is_in, bool is_uplink, uint32_t gpu) {
+static uint32_t add_resource(struct net_case *c, uint64_t rate, uint32_t level, bool is_in, bool is_uplink,
+                             uint32_t gpu) {
     uint32_t id = c->t.n_resources++;
     assert_true(id < CASE_RESOURCES);
     c->resources[id] = (struct mp_resource){rate, level, is_in, is_uplink, gpu};
@@ -10,15 +11,26 @@ static uint32_t add_resource(struct net_case *c, uint64_t rate, uint32_t level, 
 
 static void begin(struct net_case *c, uint32_t n_nodes, uint32_t per_node) {
     memset(c, 0, sizeof *c);
-    c->types[0] = (struct mp_gpu_type){.name = "gpu", .source = "test", .memory_bytes = UINT64_C(1) << 36,
-                                       .hbm_bytes_per_s = UINT64_C(2000000000000), .flops_16bit = UINT64_C(500000000000000),
-                                       .hbm_efficiency_ppm = 800000, .flops_efficiency_ppm = 600000, .kernel_ns = 2500, .tile_tokens = 16};
+    c->types[0] = (struct mp_gpu_type){.name = "gpu",
+                                       .source = "test",
+                                       .memory_bytes = UINT64_C(1) << 36,
+                                       .hbm_bytes_per_s = UINT64_C(2000000000000),
+                                       .flops_16bit = UINT64_C(500000000000000),
+                                       .hbm_efficiency_ppm = 800000,
+                                       .flops_efficiency_ppm = 600000,
+                                       .kernel_ns = 2500,
+                                       .tile_tokens = 16};
     c->types[1] = c->types[0];
     c->types[1].name = "slow";
     c->types[1].flops_16bit /= 3;
     c->types[1].tile_tokens = 64;
-    c->t = (struct mp_topology){.name = "case", .n_gpus = n_nodes * per_node, .n_types = 2, .gpus = c->gpus, .types = c->types,
-                                .levels = c->levels, .resources = c->resources};
+    c->t = (struct mp_topology){.name = "case",
+                                .n_gpus = n_nodes * per_node,
+                                .n_types = 2,
+                                .gpus = c->gpus,
+                                .types = c->types,
+                                .levels = c->levels,
+                                .resources = c->resources};
     memset(c->t.sha256, '0', 64);
     for (uint32_t g = 0; g < c->t.n_gpus; g++) {
         c->gpus[g].speed_ppm = 1000000;
@@ -39,7 +51,8 @@ void case_plain(struct net_case *c, uint32_t n_nodes, uint32_t per_node, uint64_
 }
 
 static uint64_t random_rate(struct mp_rng *r, bool is_tied, uint64_t base) {
-    static const uint64_t some[] = {UINT64_C(50000000000), UINT64_C(25000000000), UINT64_C(100000000000), UINT64_C(12500000000)};
+    static const uint64_t some[] = {UINT64_C(50000000000), UINT64_C(25000000000), UINT64_C(100000000000),
+                                    UINT64_C(12500000000)};
     return is_tied ? base : mp_rng_below(r, 2) ? some[mp_rng_below(r, 4)] : base / 4 + mp_rng_below(r, base);
 }
 
@@ -90,7 +103,8 @@ void case_random(struct net_case *c, struct mp_rng *r, uint32_t max_nodes, uint3
             uint32_t first = 0;
             while (c->gpus[first].group[l] != v)
                 first++;
-            uint64_t rate = random_rate(r, is_tied, UINT64_C(60000000000)) + (mp_rng_below(r, 4) == 0 ? UINT64_C(1000000000000) : 0);
+            uint64_t rate = random_rate(r, is_tied, UINT64_C(60000000000)) +
+                            (mp_rng_below(r, 4) == 0 ? UINT64_C(1000000000000) : 0);
             c->uplink_out[l][v] = add_resource(c, rate, l, false, true, first);
             c->uplink_in[l][v] = add_resource(c, rate, l, true, true, first);
         }
@@ -213,7 +227,8 @@ long double slow_concurrent(const struct mp_topology *t, const uint64_t *matrix,
             if (i == j || matrix[(size_t)i * t->n_gpus + j] == 0)
                 continue;
             struct slow_flow *f = &flows[n_flows++];
-            *f = (struct slow_flow){.src = i, .dst = j, .left = (long double)matrix[(size_t)i * t->n_gpus + j], .is_active = true};
+            *f = (struct slow_flow){
+                .src = i, .dst = j, .left = (long double)matrix[(size_t)i * t->n_gpus + j], .is_active = true};
             slow_route(t, f);
         }
     for (n_left = n_flows; n_left > 0;) {
@@ -248,8 +263,8 @@ struct slow_job {
     bool is_sent;
 };
 
-static long double slow_run(const struct mp_topology *t, struct slow_job *jobs, struct slow_flow *flows, size_t n, int mode,
-                            long double launch) {
+static long double slow_run(const struct mp_topology *t, struct slow_job *jobs, struct slow_flow *flows, size_t n,
+                            int mode, long double launch) {
     long double now = 0, last = 0;
     size_t n_left = n;
     while (n_left > 0) {
@@ -298,15 +313,16 @@ static long double slow_run(const struct mp_topology *t, struct slow_job *jobs, 
     return last;
 }
 
-long double slow_staged(const struct mp_topology *t, const struct mp_order *o, bool is_reversed, enum mp_stage_mode mode,
-                        const uint64_t *matrix) {
+long double slow_staged(const struct mp_topology *t, const struct mp_order *o, bool is_reversed,
+                        enum mp_stage_mode mode, const uint64_t *matrix) {
     static struct slow_job jobs[4096];
     static struct slow_flow flows[4096];
     size_t n = 0;
     for (uint32_t s = 0; s < o->n_stages; s++)
         for (uint32_t k = 0; k < o->stages[s].n; k++) {
             struct mp_transfer x = o->stages[s].transfers[k];
-            unsigned __int128 bytes = matrix[is_reversed ? x.dst * t->n_gpus + x.src : x.src * t->n_gpus + x.dst], before = 0;
+            unsigned __int128 bytes = matrix[is_reversed ? x.dst * t->n_gpus + x.src : x.src * t->n_gpus + x.dst],
+                              before = 0;
             for (uint32_t q = 0; q < s; q++)
                 for (uint32_t p = 0; p < o->stages[q].n; p++)
                     if (o->stages[q].transfers[p].src == x.src && o->stages[q].transfers[p].dst == x.dst)
@@ -315,8 +331,12 @@ long double slow_staged(const struct mp_topology *t, const struct mp_order *o, b
             if (piece == 0)
                 continue;
             assert_true(n < 4096);
-            jobs[n] = (struct slow_job){is_reversed ? x.dst : x.src, is_reversed ? x.src : x.dst, is_reversed ? o->n_stages - s : s,
-                                        INFINITY, INFINITY, false};
+            jobs[n] = (struct slow_job){is_reversed ? x.dst : x.src,
+                                        is_reversed ? x.src : x.dst,
+                                        is_reversed ? o->n_stages - s : s,
+                                        INFINITY,
+                                        INFINITY,
+                                        false};
             flows[n] = (struct slow_flow){.src = jobs[n].src, .dst = jobs[n].dst, .left = (long double)piece};
             slow_route(t, &flows[n]);
             if (o->port_bytes_per_s > 0)

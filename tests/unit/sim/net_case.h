@@ -20,15 +20,17 @@ struct net_case {
 
 /* A cluster of n_nodes * per_node equal GPUs: NVLink inside, one NIC each; no latency, launch or uplink. */
 void case_plain(struct net_case *c, uint32_t n_nodes, uint32_t per_node, uint64_t nvlink, uint64_t nic);
-/* Anything: unequal ports, shared NICs, NICs that are the NVLink port, uplinks, three levels, pair caps, incast curves, latencies, ties. */
+/* Anything: unequal ports, shared NICs, NICs that are the NVLink port, uplinks, three levels, pair caps, incast
+ * curves, latencies, ties. */
 void case_random(struct net_case *c, struct mp_rng *r, uint32_t max_nodes, uint32_t max_per_node);
 /* Rows may be zero, entries equal, tiny or huge. */
 void case_matrix(struct net_case *c, struct mp_rng *r);
 
-/* The definitions of docs/COST.md parts 4 and 5, from scratch at every event, in long double. finish NULL or [n][n], latency included. */
+/* The definitions of docs/COST.md parts 4 and 5, from scratch at every event, in long double. finish NULL or [n][n],
+ * latency included. */
 long double slow_concurrent(const struct mp_topology *t, const uint64_t *matrix, long double *finish);
-long double slow_staged(const struct mp_topology *t, const struct mp_order *o, bool is_reversed, enum mp_stage_mode mode,
-                        const uint64_t *matrix);
+long double slow_staged(const struct mp_topology *t, const struct mp_order *o, bool is_reversed,
+                        enum mp_stage_mode mode, const uint64_t *matrix);
 /* Lists order[sender][k] of destinations, MP_NONE at the end; one flow at a time per sender. */
 long double slow_one_at_a_time(const struct mp_topology *t, const uint32_t *order, const uint64_t *matrix);
 

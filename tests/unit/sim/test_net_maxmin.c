@@ -13,7 +13,8 @@ static uint64_t concurrent(const struct net_case *c, uint64_t *finish) {
 }
 static void assert_near(uint64_t got, long double want, uint64_t seed, const char *what) {
     if (fabsl((long double)got - ceill(want - 1e-6L)) > 1)
-        fail_msg("case %llu, %s: %llu ns, expected %.6Lf", (unsigned long long)seed, what, (unsigned long long)got, want);
+        fail_msg("case %llu, %s: %llu ns, expected %.6Lf", (unsigned long long)seed, what, (unsigned long long)got,
+                 want);
 }
 
 static void test_net_maxmin__agrees_with_filling_from_scratch_on_10000_cases(void **state) {
@@ -176,7 +177,8 @@ static void test_net_maxmin__scaling_renaming_and_splitting(void **state) {
             c.matrix[p] *= 1000;
         uint64_t scaled = concurrent(&c, NULL);
         if (scaled > before * 1000 + 1 || scaled + 1000 < before * 1000)
-            fail_msg("seed %llu: %llu ns became %llu", (unsigned long long)seed, (unsigned long long)before, (unsigned long long)scaled);
+            fail_msg("seed %llu: %llu ns became %llu", (unsigned long long)seed, (unsigned long long)before,
+                     (unsigned long long)scaled);
 
         /* GPUs of equal kind may change names. */
         case_plain(&d, 1, 6, UINT64_C(100000000000), 0);
@@ -201,7 +203,8 @@ static void test_net_maxmin__scaling_renaming_and_splitting(void **state) {
     assert_int_equal(concurrent(&c, NULL), whole);
 }
 
-/* METHODS.md A.6: against the port bound, n = 8, all at once 1.000-1.07, one at a time in random order or shortest first 1.08-1.64. */
+/* METHODS.md A.6: against the port bound, n = 8, all at once 1.000-1.07, one at a time in random order or shortest
+ * first 1.08-1.64. */
 static void test_net_maxmin__papers_baselines_stand_where_the_papers_put_them(void **state) {
     (void)state;
     static struct net_case c;
@@ -226,8 +229,8 @@ static void test_net_maxmin__papers_baselines_stand_where_the_papers_put_them(vo
         worst = fmax(worst, (double)t[0] / (double)bound);
     }
     mp_net_free(net);
-    print_message("# ratio to the port bound: all at once %.4f (worst %.4f), rcs %.3f, sjf %.3f, spread-out %.3f\n", sum[0], worst, sum[1],
-                  sum[2], sum[3]);
+    print_message("# ratio to the port bound: all at once %.4f (worst %.4f), rcs %.3f, sjf %.3f, spread-out %.3f\n",
+                  sum[0], worst, sum[1], sum[2], sum[3]);
     assert_true(sum[0] < 1.01 && worst <= 1.07);
     assert_true(sum[1] >= 1.05 && sum[1] <= 1.7);
     assert_true(sum[2] >= 1.05 && sum[2] <= 1.7);

@@ -14,7 +14,9 @@ static void random_order(struct test_order *x, struct mp_rng *r, uint32_t n, uin
     static uint32_t sends[MAX_STAGES][CASE_GPUS], receives[MAX_STAGES][CASE_GPUS];
     memset(sends, 0, sizeof sends);
     memset(receives, 0, sizeof receives);
-    *x = (struct test_order){.o = {.name = "test", .unit = 1 + (uint32_t)mp_rng_below(r, 1000), .ports = ports,
+    *x = (struct test_order){.o = {.name = "test",
+                                   .unit = 1 + (uint32_t)mp_rng_below(r, 1000),
+                                   .ports = ports,
                                    .port_bytes_per_s = port_rate}};
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t j = 0; j < n; j++) {
@@ -71,8 +73,8 @@ static void test_net_staged__agrees_with_predecessors_worked_out_by_hand(void **
             uint64_t got = staged(&c, &x, is_reversed, (enum mp_stage_mode)mode);
             long double want = slow_staged(&c.t, &x.o, is_reversed, (enum mp_stage_mode)mode, c.matrix);
             if (fabsl((long double)got - ceill(want - 1e-6L)) > 1)
-                fail_msg("case %llu, mode %d, reversed %d: %llu ns, expected %.6Lf", (unsigned long long)seed, mode, is_reversed,
-                         (unsigned long long)got, want);
+                fail_msg("case %llu, mode %d, reversed %d: %llu ns, expected %.6Lf", (unsigned long long)seed, mode,
+                         is_reversed, (unsigned long long)got, want);
             assert_true(got >= mp_port_bound_ns(&c.t, c.matrix));
         }
     }
@@ -126,9 +128,9 @@ static void test_net_staged__known_times(void **state) {
         assert_int_equal(staged(&c, &x, false, (enum mp_stage_mode)mode), 2 * (5 + 2 + 10));
     memset(c.matrix, 0, sizeof c.matrix);
     assert_int_equal(staged(&c, &x, false, MP_STAGE_BARRIER), 0); /* empty stages cost nothing */
-    c.matrix[0 * 3 + 1] = 5000; /* stage 0 */
-    c.matrix[2 * 3 + 1] = 100;  /* stage 1 (2 -> 1), waits for receiver 1 */
-    c.matrix[1 * 3 + 0] = 300;  /* stage 1 (1 -> 0) */
+    c.matrix[0 * 3 + 1] = 5000;                                   /* stage 0 */
+    c.matrix[2 * 3 + 1] = 100;                                    /* stage 1 (2 -> 1), waits for receiver 1 */
+    c.matrix[1 * 3 + 0] = 300;                                    /* stage 1 (1 -> 0) */
     assert_int_equal(staged(&c, &x, false, MP_STAGE_FREE), 57 + 8);
     assert_int_equal(staged(&c, &x, false, MP_STAGE_COUPLED), 57 + 10); /* rank 1 receives until 57 before it sends */
     assert_int_equal(staged(&c, &x, false, MP_STAGE_BARRIER), 57 + 10);
@@ -146,7 +148,8 @@ static void test_net_staged__sub_ports_reach_the_bound_of_unequal_ports(void **s
     c.resources[c.gpus[0].out_port[0]].bytes_per_s = UINT64_C(100000000000);
     c.matrix[1] = c.matrix[2] = 50000;
     memset(&x, 0, sizeof x);
-    x.o = (struct mp_order){.unit = 1, .ports = 2, .port_bytes_per_s = UINT64_C(50000000000), .n_stages = 1, .stages = x.stages};
+    x.o = (struct mp_order){
+        .unit = 1, .ports = 2, .port_bytes_per_s = UINT64_C(50000000000), .n_stages = 1, .stages = x.stages};
     x.transfers[0][0] = (struct mp_transfer){0, 1, 1};
     x.transfers[0][1] = (struct mp_transfer){0, 2, 1};
     x.stages[0] = (struct mp_stage){2, x.transfers[0]};

@@ -2,7 +2,11 @@
 #include <math.h>
 
 static struct mp_sim_options options_of(const struct world *w) {
-    return (struct mp_sim_options){.dispatcher = w->setup.dispatcher, .sources = w->setup.sources, .stage_mode = -1, .n_threads = 1, .seed = 7,
+    return (struct mp_sim_options){.dispatcher = w->setup.dispatcher,
+                                   .sources = w->setup.sources,
+                                   .stage_mode = -1,
+                                   .n_threads = 1,
+                                   .seed = 7,
                                    .with_bound = true};
 }
 static struct mp_sim_result *simulate(const struct world *w, const struct mp_sim_options *o) {
@@ -64,17 +68,20 @@ static void test_simulate__is_the_sum_of_its_parts(void **state) {
                     uint64_t first, second, launches = w.setup.dispatcher->n_launches;
                     const uint64_t *m = d == 0 ? t->dispatch : t->combine;
                     if (w.plan->layers[l].order != MP_NONE) {
-                        CHECK_OK(mp_net_staged(net, &w.plan->orders[0], d == 1 && w.plan->layers[l].combine_reversed, w.plan->stage_mode, m,
-                                               &first, &err), err);
+                        CHECK_OK(mp_net_staged(net, &w.plan->orders[0], d == 1 && w.plan->layers[l].combine_reversed,
+                                               w.plan->stage_mode, m, &first, &err),
+                                 err);
                         launches--;
                     } else
                         CHECK_OK(mp_net_concurrent(net, m, &first, NULL, &err), err);
                     CHECK_OK(mp_net_concurrent(net, d == 0 ? t->dispatch2 : t->combine2, &second, NULL, &err), err);
-                    ns[d] = launches * w.net.t.launch_ns +
-                            (!w.setup.dispatcher->is_overlapped ? first + second : first > second ? first : second);
+                    ns[d] = launches * w.net.t.launch_ns + (!w.setup.dispatcher->is_overlapped ? first + second
+                                                            : first > second                   ? first
+                                                                                               : second);
                 }
                 for (uint32_t g = 0; g < n; g++) {
-                    uint64_t a = mp_attention_ns(&w.net.t, g, &w.model, t->source_rows[g]), s = mp_shared_ns(&w.net.t, g, &w.model, t->source_rows[g]);
+                    uint64_t a = mp_attention_ns(&w.net.t, g, &w.model, t->source_rows[g]),
+                             s = mp_shared_ns(&w.net.t, g, &w.model, t->source_rows[g]);
                     uint64_t c = mp_compute_ns(&w.net.t, g, &w.model, t->active[g], t->padded_rows[g]);
                     attention = a > attention ? a : attention;
                     shared = s > shared ? s : shared;
@@ -83,14 +90,16 @@ static void test_simulate__is_the_sum_of_its_parts(void **state) {
                 want.dispatch_ns += ns[0];
                 want.compute_ns += compute;
                 want.combine_ns += ns[1];
-                want.other_ns += attention * (l == 0 ? 1 + w.model.n_hidden_layers - w.model.n_layers : 1) + (shared > ns[0] ? shared - ns[0] : 0);
+                want.other_ns += attention * (l == 0 ? 1 + w.model.n_hidden_layers - w.model.n_layers : 1) +
+                                 (shared > ns[0] ? shared - ns[0] : 0);
                 sum_inter += t->inter_bytes;
             }
             assert_int_equal(got->steps[i].dispatch_ns, want.dispatch_ns);
             assert_int_equal(got->steps[i].compute_ns, want.compute_ns);
             assert_int_equal(got->steps[i].combine_ns, want.combine_ns);
             assert_int_equal(got->steps[i].other_ns, want.other_ns);
-            assert_int_equal(got->steps[i].step_ns, want.dispatch_ns + want.compute_ns + want.combine_ns + want.other_ns);
+            assert_int_equal(got->steps[i].step_ns,
+                             want.dispatch_ns + want.compute_ns + want.combine_ns + want.other_ns);
             (void)sum_inter;
         }
         assert_true(got->lower_bound_ns <= got->mean.step_ns);
@@ -182,7 +191,9 @@ static void test_simulate__balance_and_memory_by_hand(void **state) {
     static struct world w;
     struct mp_rng r = mp_rng_seed(1);
     case_plain(&w.net, 1, 2, UINT64_C(1000000000), 0);
-    world_make(&w, &r, (struct world_shape){.n_layers = 1, .n_experts = 4, .n_steps = 1, .no_replicas = true, .is_counts = true, .top_k = 1});
+    world_make(&w, &r,
+               (struct world_shape){
+                   .n_layers = 1, .n_experts = 4, .n_steps = 1, .no_replicas = true, .is_counts = true, .top_k = 1});
     static const uint64_t counts[2][4] = {{16, 0, 0, 2}, {0, 8, 4, 0}};
     memcpy((uint64_t *)w.trace->counts, counts, sizeof counts);
     ((uint32_t *)w.plan->gpu_first_slot)[1] = 2;

@@ -19,7 +19,9 @@ void world_place(struct world *w, struct mp_rng *r) {
         }
         mp_rng_shuffle(r, order, p->n_slots);
         for (uint32_t s = 0; s < p->n_slots; s++)
-            slot[order[s]] = s < p->n_experts ? (uint16_t)s : mp_rng_below(r, 4) == 0 ? MP_NO_EXPERT : (uint16_t)mp_rng_below(r, p->n_experts);
+            slot[order[s]] = s < p->n_experts          ? (uint16_t)s
+                             : mp_rng_below(r, 4) == 0 ? MP_NO_EXPERT
+                                                       : (uint16_t)mp_rng_below(r, p->n_experts);
         if (p->layers[l].slot_weight == NULL)
             p->layers[l].slot_weight = mp_arena_alloc(p->arena, p->n_slots, sizeof(uint32_t));
         for (uint32_t s = 0; s < p->n_slots; s++)
@@ -32,9 +34,16 @@ void world_place(struct world *w, struct mp_rng *r) {
 static void make_trace(struct world *w, struct mp_rng *r, const struct world_shape *s) {
     struct mp_error err = {0};
     struct mp_trace_builder *b;
-    struct mp_trace_meta meta = {.kind = s->is_counts ? MP_TRACE_COUNTS : MP_TRACE_TOKENS, .phase = MP_PHASE_PREFILL, .model = "", .format = "test",
-                                 .n_layers = s->n_layers, .n_experts = s->n_experts, .top_k = s->top_k, .has_unused = true,
-                                 .n_sources = s->is_counts ? w->net.t.n_gpus : 0, .is_time_ordered = true};
+    struct mp_trace_meta meta = {.kind = s->is_counts ? MP_TRACE_COUNTS : MP_TRACE_TOKENS,
+                                 .phase = MP_PHASE_PREFILL,
+                                 .model = "",
+                                 .format = "test",
+                                 .n_layers = s->n_layers,
+                                 .n_experts = s->n_experts,
+                                 .top_k = s->top_k,
+                                 .has_unused = true,
+                                 .n_sources = s->is_counts ? w->net.t.n_gpus : 0,
+                                 .is_time_ordered = true};
     CHECK_OK(mp_trace_builder_new(&b, &meta, &mp_limits_default, &err), err);
     for (uint32_t i = 0; i < (s->is_counts ? s->n_steps : 6); i++) {
         if (s->is_counts) {
@@ -42,7 +51,9 @@ static void make_trace(struct world *w, struct mp_rng *r, const struct world_sha
             for (uint32_t src = 0; src < w->net.t.n_gpus; src++)
                 for (uint32_t l = 0; l < s->n_layers; l++)
                     for (uint32_t e = 0; e < s->n_experts; e++)
-                        CHECK_OK(mp_trace_builder_count(b, src, l, e, mp_rng_below(r, 3) == 0 ? 0 : mp_rng_below(r, 40), &err), err);
+                        CHECK_OK(mp_trace_builder_count(b, src, l, e, mp_rng_below(r, 3) == 0 ? 0 : mp_rng_below(r, 40),
+                                                        &err),
+                                 err);
             continue;
         }
         struct mp_request q = {.id = i, .source = MP_NONE, .category = MP_NONE};
@@ -50,7 +61,8 @@ static void make_trace(struct world *w, struct mp_rng *r, const struct world_sha
         for (uint64_t row = 1 + mp_rng_below(r, 12); row > 0; row--) {
             uint16_t ids[4 * MP_MAX_TOP_K];
             for (uint32_t l = 0; l < s->n_layers; l++) {
-                uint32_t pool[256], n_used = mp_rng_below(r, 8) == 0 ? (uint32_t)mp_rng_below(r, s->top_k + 1) : s->top_k;
+                uint32_t pool[256],
+                    n_used = mp_rng_below(r, 8) == 0 ? (uint32_t)mp_rng_below(r, s->top_k + 1) : s->top_k;
                 for (uint32_t e = 0; e < s->n_experts; e++)
                     pool[e] = e;
                 mp_rng_shuffle(r, pool, s->n_experts);
@@ -82,23 +94,38 @@ void world_make(struct world *w, struct mp_rng *r, struct world_shape s) {
     s.n_experts = s.n_experts ? s.n_experts : 2 + (uint32_t)mp_rng_below(r, 9);
     s.top_k = s.top_k ? s.top_k : 1 + (uint32_t)mp_rng_below(r, s.n_experts < 4 ? s.n_experts : 4);
     s.n_steps = s.n_steps ? s.n_steps : 2;
-    w->model = (struct mp_model){.name = "tiny", .n_hidden_layers = s.n_layers + (uint32_t)mp_rng_below(r, 3), .n_layers = s.n_layers,
-                                 .n_experts = s.n_experts, .top_k = s.top_k, .n_shared_experts = (uint32_t)mp_rng_below(r, 2),
-                                 .expert_bytes = 1000000 + mp_rng_below(r, 9000000), .expert_flops_per_token = 1000000 + mp_rng_below(r, 900000000),
-                                 .shared_bytes = 1000000, .shared_flops_per_token = mp_rng_below(r, 900000000),
-                                 .dispatch_bytes = 1 + mp_rng_below(r, 8192), .combine_bytes = 1 + mp_rng_below(r, 16384),
-                                 .attention_bytes = 3000000, .attention_flops_per_token = 30000000, .kv_bytes_per_token = 1000,
-                                 .dense_bytes = 5000000, .other_ns_per_step = mp_rng_below(r, 10000)};
+    w->model = (struct mp_model){.name = "tiny",
+                                 .n_hidden_layers = s.n_layers + (uint32_t)mp_rng_below(r, 3),
+                                 .n_layers = s.n_layers,
+                                 .n_experts = s.n_experts,
+                                 .top_k = s.top_k,
+                                 .n_shared_experts = (uint32_t)mp_rng_below(r, 2),
+                                 .expert_bytes = 1000000 + mp_rng_below(r, 9000000),
+                                 .expert_flops_per_token = 1000000 + mp_rng_below(r, 900000000),
+                                 .shared_bytes = 1000000,
+                                 .shared_flops_per_token = mp_rng_below(r, 900000000),
+                                 .dispatch_bytes = 1 + mp_rng_below(r, 8192),
+                                 .combine_bytes = 1 + mp_rng_below(r, 16384),
+                                 .attention_bytes = 3000000,
+                                 .attention_flops_per_token = 30000000,
+                                 .kv_bytes_per_token = 1000,
+                                 .dense_bytes = 5000000,
+                                 .other_ns_per_step = mp_rng_below(r, 10000)};
     make_trace(w, r, &s);
     struct mp_part part, same;
     CHECK_OK(mp_part_split(&part, &same, w->trace, &(struct mp_split){.kind = MP_SPLIT_NONE}, &err), err);
-    struct mp_batching batching = {.phase = MP_PHASE_PREFILL, .n_ranks = w->net.t.n_gpus, .tokens_per_rank = 12 + mp_rng_below(r, 20),
-                                   .n_steps_max = s.is_counts ? 0 : s.n_steps, .resample = !s.is_counts, .seed = mp_rng_next(r),
+    struct mp_batching batching = {.phase = MP_PHASE_PREFILL,
+                                   .n_ranks = w->net.t.n_gpus,
+                                   .tokens_per_rank = 12 + mp_rng_below(r, 20),
+                                   .n_steps_max = s.is_counts ? 0 : s.n_steps,
+                                   .resample = !s.is_counts,
+                                   .seed = mp_rng_next(r),
                                    .pad_tokens = mp_rng_below(r, 2) ? 8 : 0};
     CHECK_OK(mp_workload_build(&w->workload, &part, &batching, &err), err);
     mp_part_free(&part);
     mp_part_free(&same);
-    uint32_t n = w->net.t.n_gpus, extra = s.no_replicas ? 0 : (uint32_t)mp_rng_below(r, (s.n_slots_extra ? s.n_slots_extra : 5) + 1);
+    uint32_t n = w->net.t.n_gpus,
+             extra = s.no_replicas ? 0 : (uint32_t)mp_rng_below(r, (s.n_slots_extra ? s.n_slots_extra : 5) + 1);
     uint32_t slots[CASE_GPUS] = {0}, gpu_node[CASE_GPUS];
     for (uint32_t i = 0; i < s.n_experts + extra; i++)
         slots[mp_rng_below(r, 4) == 0 ? mp_rng_below(r, n) : i % n]++;
@@ -108,7 +135,10 @@ void world_make(struct world *w, struct mp_rng *r, struct world_shape s) {
     memcpy((uint32_t *)w->plan->gpu_node, gpu_node, n * sizeof *gpu_node);
     w->plan->n_nodes = w->net.levels[0].n_groups;
     w->plan->allow_same_gpu_replicas = true;
-    w->setup = (struct mp_cost_setup){.plan = w->plan, .workload = w->workload, .topology = &w->net.t, .model = &w->model,
+    w->setup = (struct mp_cost_setup){.plan = w->plan,
+                                      .workload = w->workload,
+                                      .topology = &w->net.t,
+                                      .model = &w->model,
                                       .dispatcher = mp_dispatcher_find("a2av")};
     world_place(w, r);
 }
