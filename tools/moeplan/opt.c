@@ -440,10 +440,11 @@ enum mp_status opt_parse(struct opts *o, struct args *args, const struct verb *v
     bool only_arguments = false;
     for (int i = 1; i < argc; i++) {
         const char *arg = argv[i], *value = NULL;
+        char shown[64];
         if (only_arguments || arg[0] != '-' || arg[1] == '\0') {
             if (args->n >= n_allowed)
-                return mp_fail(err, MP_EUSAGE, "%s: too many arguments: \"%s\" (see: moeplan help %s)", verb->name, arg,
-                               verb->name);
+                return mp_fail(err, MP_EUSAGE, "%s: too many arguments: \"%s\" (see: moeplan help %s)", verb->name,
+                               mp_quote(arg, strlen(arg), shown, sizeof shown), verb->name);
             args->value[args->n++] = arg;
             continue;
         }
