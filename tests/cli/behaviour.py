@@ -289,6 +289,26 @@ class Results(Case):
         self.assertIsNotNone(value["results"][1]["change_interval"])
         self.assertLess(value["results"][1]["change_interval"]["low"], value["results"][1]["change_interval"]["high"])
 
+    def test_compare_does_not_depend_on_the_number_of_threads(self):
+        seen = set()
+        for threads in ("1", "2", "5"):
+            value = self.json("compare", DECODE, "2x2:h100", *STEPS, "--strategy", "contiguous,eplb,auto", "--redundant", "4", "--threads", threads)
+            for r in value["results"]:
+                r["plan_seconds"] = 0
+            seen.add(json.dumps(value))
+        self.assertEqual(len(seen), 1)
+
+    def test_a_category_split_plans_on_the_listed_ones(self):
+        value = self.json("compare", DECODE, "2:h100", *STEPS, "--strategy", "lpt", "--split", "category:domain-0,domain-1")
+        self.assertEqual(value["split"]["kind"], "category")
+        self.assertLess(value["n_requests"], 120)
+
+    def test_baselines_are_never_faster_than_all_flows_at_once_by_much(self):
+        plan = self.plan()
+        fast = self.json("simulate", plan, DECODE, "4:h100", "--network", "concurrent")["dispatch_ns"]
+        for mode in ("rcs", "sjf", "spread-out"):
+            self.assertGreaterEqual(self.json("simulate", plan, DECODE, "4:h100", "--network", mode)["dispatch_ns"], fast * 0.95)
+
     def test_simulate_prints_one_such_result(self):
         plan = self.plan("p.yaml", "--split", "0.5")
         value = self.json("simulate", plan, DECODE, "4:h100")

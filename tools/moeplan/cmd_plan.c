@@ -37,7 +37,7 @@ static void write_text(const struct setup *s, const struct score *score, struct 
                       strcmp(p->provenance.stopped_by, "wall_clock") == 0 ? "time limit" : "work limit");
     if (r == NULL)
         return;
-    mp_out_printf(o, "\nscored (%s), %s\n", s->evaluated_on, score_describe(s, text, sizeof text));
+    mp_out_printf(o, "\n%s\n", score_describe(s, text, sizeof text));
     mp_out_printf(o, "step %s (p95 %s): ", mp_human_ns((double)r->mean.step_ns, a), mp_human_ns((double)r->p95_ns, b));
     mp_out_printf(o, "dispatch %s, ", mp_human_ns((double)r->mean.dispatch_ns, a));
     mp_out_printf(o, "experts %s, combine %s, ", mp_human_ns((double)r->mean.compute_ns, a),

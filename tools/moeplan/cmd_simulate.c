@@ -62,8 +62,7 @@ static void write_text(const struct setup *s, const struct score *score, struct 
     const struct mp_sim_result *r = score->result;
     const struct mp_balance *l = &r->balance;
     double step = (double)r->mean.step_ns;
-    mp_out_printf(o, "%s on %s, scored on %s\n%s\n\n", score->name, s->topology->name, s->evaluated_on,
-                  score_describe(s, text, sizeof text));
+    mp_out_printf(o, "%s on %s\n%s\n\n", score->name, s->topology->name, score_describe(s, text, sizeof text));
     mp_out_printf(o, "step        %s mean", mp_human_ns(step, a));
     if (score->shown.step_ns.is_known)
         mp_out_printf(o, " (95 %% interval %s .. %s)", mp_human_ns(score->shown.step_ns.low, a),
