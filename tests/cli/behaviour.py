@@ -317,6 +317,17 @@ class Results(Case):
         whole = self.plan("w.yaml")
         self.assertEqual(self.json("simulate", whole, DECODE, "4:h100")["evaluated_on"], "planning data")
 
+    def test_simulate_says_on_what_it_scored(self):
+        self.plan("p.yaml")
+        self.plan("h.yaml", "--split", "0.5")
+        self.expect(0, "generate", "-o", "other.mpt", "--n-requests", "60", "--layers", "2", "--experts", "16", "--seed", "7", "-q")
+        self.assertIn(b"scored on the planning data", self.expect(0, "simulate", "p.yaml", DECODE, "4:h100").stdout)
+        self.assertIn(b"held-out: 50 % of the requests", self.expect(0, "simulate", "h.yaml", DECODE, "4:h100").stdout)
+        self.assertIn(b"not made from this recording", self.expect(0, "simulate", "p.yaml", "other.mpt", "4:h100").stdout)
+        # Whatever is split off now, a plan made from everything has seen it.
+        value = self.json("simulate", "p.yaml", DECODE, "4:h100", "--split", "0.5")
+        self.assertEqual(value["evaluated_on"], "planning data")
+
     def test_simulate_agrees_with_what_the_plan_predicts(self):
         made = self.json("plan", DECODE, "4:h100", *STEPS, "-o", "p.yaml", "--strategy", "lpt")
         value = self.json("simulate", "p.yaml", DECODE, "4:h100")
