@@ -71,7 +71,7 @@ struct mp_trace {
      * after the other, in the order the format names (array, then requests table; otherwise by name). "" for generated
      * traces. */
     char sha256[65];
-    const char *format; /* name of the format it was read from */
+    const char *format; /* name of the format it was first read from */
     struct mp_arena *arena;
     struct mp_in *mapped; /* kept open while chunks point into it, or NULL */
 };
