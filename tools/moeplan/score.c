@@ -275,10 +275,10 @@ const char *score_describe(const struct setup *s, char *buf, size_t size) {
                  b->n_ranks);
     if (s->score_trace != NULL)
         snprintf(split, sizeof split, "scored on another recording, %.200s", s->o->score_on);
-    else if (s->split.kind == MP_SPLIT_NONE && strcmp(s->evaluated_on, "held-out") == 0)
-        snprintf(split, sizeof split, "held-out: the plan was not made from this recording");
-    else if (s->split.kind == MP_SPLIT_NONE)
+    else if (strcmp(s->evaluated_on, "held-out") != 0)
         snprintf(split, sizeof split, "scored on the planning data");
+    else if (s->split.kind == MP_SPLIT_NONE)
+        snprintf(split, sizeof split, "held-out: the plan was not made from this recording");
     else if (s->split.kind == MP_SPLIT_CATEGORY)
         snprintf(split, sizeof split, "held-out: categories other than %.200s", s->split.categories);
     else
