@@ -61,14 +61,18 @@ enum mp_status csv_open(struct csv_text *c, const struct mp_in *in, const struct
         return mp_fail_at(err, MP_EINPUT, in->path, 1, 1,
                           "starts with a byte-order mark (save it as UTF-8 without one)");
     c->fields = mp_calloc(CSV_MAX_FIELDS, sizeof *c->fields);
-    c->names = mp_calloc(CSV_MAX_FIELDS, sizeof *c->names);
-    if (c->fields == NULL || c->names == NULL) {
+    if (c->fields == NULL) {
         csv_close(c);
         return mp_nomem(err, in->path);
     }
     MP_TRY(split(c, &more, err));
     if (!more) {
         status = mp_fail_at(err, MP_EINPUT, in->path, 1, 1, "the file holds no header line");
+        goto out;
+    }
+    c->names = mp_calloc(c->n_fields, sizeof *c->names);
+    if (c->names == NULL) {
+        status = mp_nomem(err, in->path);
         goto out;
     }
     memcpy(c->names, c->fields, c->n_fields * sizeof *c->names);

@@ -207,6 +207,8 @@ static enum mp_status read_tokens(struct mp_trace **out, struct source *s, const
     MP_TRY(trace_names_to_builder(&table.categories, b, err));
     size_t row_bytes = (size_t)(n_layers * k) * h->item_bytes;
     uint64_t per_read = ((size_t)256 << 10) / row_bytes + 1, row = 0;
+    if (per_read > n_rows)
+        per_read = n_rows;
     buf = mp_realloc(NULL, per_read, row_bytes);
     if (map.logical != NULL)
         mapped = mp_realloc(NULL, per_read * n_layers * k, sizeof *mapped);
