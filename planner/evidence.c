@@ -8,6 +8,7 @@ struct evidence {
     struct mp_plan *plan;
     struct mp_cost_setup setup;
     struct mp_traffic **traffic; /* [n_threads] */
+    uint64_t *n_copying;         /* [n_layers] steps in which anything travels */
 };
 
 static void add_bytes(const struct mp_plan *p, const uint64_t *matrix, struct mp_plan_layer *layer) {
@@ -40,19 +41,23 @@ static enum mp_status sum_layer(void *ctx, size_t i, unsigned worker, struct mp_
         add_bytes(p, t->dispatch, layer);
         if (t->has_second)
             add_bytes(p, t->dispatch2, layer);
-        layer->port_bound_ns += mp_port_bound_ns(e->problem->topology, t->dispatch);
+        uint64_t ports = mp_port_bound_ns(e->problem->topology, t->dispatch);
+        layer->port_bound_ns += ports;
+        e->n_copying[i] += ports > 0;
     }
     return MP_OK;
 }
 
-static enum mp_status sum_layers(struct mp_plan *plan, const struct mp_problem *problem, struct mp_error *err) {
+/* *bound_ns: what the dispatches of all steps and layers cannot go below, launches included. */
+static enum mp_status sum_layers(struct mp_plan *plan, const struct mp_problem *problem, uint64_t *bound_ns, struct mp_error *err) {
     struct evidence e = {.problem = problem, .plan = plan};
     struct mp_router *router = NULL;
     unsigned n = problem->n_threads > 1 ? problem->n_threads : 1;
     n = n > MP_MAX_THREADS ? MP_MAX_THREADS : n;
     enum mp_status status = mp_router_new(&router, plan, err);
     e.traffic = mp_calloc(n, sizeof *e.traffic);
-    if (status == MP_OK && e.traffic == NULL)
+    e.n_copying = mp_calloc(plan->n_layers, sizeof *e.n_copying);
+    if (status == MP_OK && (e.traffic == NULL || e.n_copying == NULL))
         status = mp_nomem(err, "summing up evidence");
     for (unsigned i = 0; i < n && status == MP_OK; i++)
         status = mp_traffic_new(&e.traffic[i], plan->n_gpus, err);
@@ -65,9 +70,14 @@ static enum mp_status sum_layers(struct mp_plan *plan, const struct mp_problem *
                                      .sources = problem->sim.sources};
     if (status == MP_OK)
         status = mp_parallel_for(n, plan->n_layers, sum_layer, &e, err);
+    *bound_ns = 0;
+    for (uint32_t l = 0; l < plan->n_layers && status == MP_OK; l++)
+        *bound_ns += plan->layers[l].port_bound_ns +
+                     e.n_copying[l] * mp_launch_floor_ns(problem->topology, problem->sim.dispatcher);
     for (unsigned i = 0; e.traffic != NULL && i < n; i++)
         mp_traffic_free(e.traffic[i]);
     mp_free(e.traffic);
+    mp_free(e.n_copying);
     mp_router_free(router);
     return status;
 }
@@ -76,7 +86,8 @@ enum mp_status mp_plan_prove(struct mp_plan *plan, const struct mp_problem *prob
     struct mp_sim_result *r = NULL;
     struct mp_sim_options options = problem->sim;
     enum mp_status status;
-    MP_TRY(sum_layers(plan, problem, err));
+    uint64_t order_bound_ns;
+    MP_TRY(sum_layers(plan, problem, &order_bound_ns, err));
     options.network = MP_NETWORK_PLAN;
     options.stage_mode = -1;
     options.n_threads = problem->n_threads;
@@ -101,15 +112,12 @@ enum mp_status mp_plan_prove(struct mp_plan *plan, const struct mp_problem *prob
         plan->samples[plan->n_samples++] =
             (struct mp_plan_sample){sample[i], t->step_ns, t->dispatch_ns, t->compute_ns, t->combine_ns};
     }
-    uint64_t bound = 0;
-    for (uint32_t l = 0; l < plan->n_layers; l++)
-        bound += plan->layers[l].port_bound_ns;
     plan->n_certificates = 2;
     plan->certificates[0] = (struct mp_certificate){.kind = MP_CERT_ORDER,
                                                     .proof = MP_PROOF_CLOSED_FORM,
                                                     .scope = "dispatch, all layers, planning steps",
                                                     .value_ns = r->mean.dispatch_ns,
-                                                    .bound_ns = bound / n};
+                                                    .bound_ns = order_bound_ns / n};
     plan->certificates[1] = (struct mp_certificate){.kind = MP_CERT_PLACEMENT,
                                                     .proof = MP_PROOF_CLOSED_FORM,
                                                     .scope = "step, every static plan with these slots, planning steps",

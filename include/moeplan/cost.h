@@ -73,6 +73,9 @@ uint64_t mp_shared_ns(const struct mp_topology *t, uint32_t gpu, const struct mp
 /* max over resources of ceil(bytes through it * 10^9 / bytes_per_s), pairs under their caps: no schedule of this
  * matrix is faster. */
 uint64_t mp_port_bound_ns(const struct mp_topology *t, const uint64_t *matrix);
+/* What no order can avoid on top of the ports once anything travels: the least latency of a level, and the dispatcher's launches
+ * or one stage's, whichever is less. */
+uint64_t mp_launch_floor_ns(const struct mp_topology *t, const struct mp_dispatcher *d);
 
 /* Lower bounds on one layer's dispatch, compute (slowest GPU) and combine, each valid for every static placement with
  * at most these slots and any routing; their sum bounds the layer. docs/BOUNDS.md. */

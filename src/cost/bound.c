@@ -74,6 +74,16 @@ static uint64_t sum_of_largest(uint64_t *v, uint32_t n, uint64_t k) {
 }
 static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
 static uint64_t smaller(uint64_t a, uint64_t b) { return a < b ? a : b; }
+
+uint64_t mp_launch_floor_ns(const struct mp_topology *t, const struct mp_dispatcher *d) {
+    uint64_t latency = UINT64_MAX, launch;
+    for (uint32_t l = 0; l < t->n_levels; l++)
+        latency = smaller(latency, t->levels[l].latency_ns);
+    if (mp_mul_overflow(t->launch_ns, (uint64_t)d->n_launches, &launch))
+        launch = UINT64_MAX;
+    return latency + smaller(launch, t->stage_launch_ns);
+}
+
 static uint64_t gcd(uint64_t a, uint64_t b) {
     while (b != 0) {
         uint64_t r = a % b;
@@ -226,13 +236,7 @@ static uint64_t transfer_bound(struct bound_scratch *s, const struct mp_cost_set
 #undef AT_LEAST
     if (bound == 0)
         return 0;
-    /* Some message travels: it pays a latency, and a launch or a stage. */
-    uint64_t latency = UINT64_MAX, launch;
-    for (uint32_t l = 0; l < t->n_levels; l++)
-        latency = smaller(latency, t->levels[l].latency_ns);
-    if (mp_mul_overflow(t->launch_ns, (uint64_t)d->n_launches, &launch))
-        launch = UINT64_MAX;
-    return bound + latency + smaller(launch, t->stage_launch_ns);
+    return bound + mp_launch_floor_ns(t, d); /* some message travels */
 }
 
 static enum mp_status prepare(struct bound_scratch *s, const struct mp_cost_setup *in, struct mp_error *err) {

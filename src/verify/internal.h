@@ -46,6 +46,7 @@ struct vf_flows {
 /* What a planning step adds up to without any network simulation. */
 struct vf_sums {
     uint64_t dispatch_bound_ns, combine_bound_ns; /* port bounds of the first phase, over layers */
+    uint64_t n_copying;                           /* layers in which anything travels */
     uint64_t compute_ns, other_ns;                /* other: attention, and other_ns_per_step */
     uint64_t lower_ns;                            /* docs/BOUNDS.md part 2.3 */
 };
@@ -117,6 +118,7 @@ enum mp_status vf_time_of_step(struct vf_data *d, uint32_t step, struct mp_plan_
 enum mp_status vf_bounds_open(struct vf_data *d, struct mp_error *err) MP_MUST_CHECK;
 /* Of the prepared layer with d->flows of this step: attention, max(D, shared) + C + R. */
 uint64_t vf_layer_bound(struct vf_data *d, uint32_t step);
+uint64_t vf_launch_floor(const struct vf_data *d); /* latency and launch that any copy pays at least */
 
 /* Each returns MP_OK whatever it finds; other statuses are out of memory and the like. */
 enum mp_status vf_check_structure(struct verifier *v, bool *is_indexable, struct mp_error *err) MP_MUST_CHECK;

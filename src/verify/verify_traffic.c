@@ -423,6 +423,7 @@ enum mp_status vf_check_evidence(struct vf_data *d, struct mp_error *err) {
             uint64_t ports = vf_port_bound(d, d->flows.first, v->model->dispatch_bytes, false);
             bound += ports;
             sums->dispatch_bound_ns += ports;
+            sums->n_copying += ports > 0;
             sums->combine_bound_ns += vf_port_bound(d, d->flows.first, v->model->combine_bytes, true);
             sums->compute_ns += slowest.compute_ns;
             sums->other_ns += slowest.attention_ns * vf_layer_weight(d, l);

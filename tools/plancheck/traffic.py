@@ -304,7 +304,7 @@ def transfer_bound(setup, c, starts, is_combine):
     if n < 2 or plan["provenance"]["sources"] == "coupled":
         return 0
     size = model.combine_bytes if is_combine else model.dispatch_bytes
-    copies, launches, _ = DISPATCHERS[plan["provenance"]["dispatcher"]]
+    copies = DISPATCHERS[plan["provenance"]["dispatcher"]][0]
     source_side, host_side = ("in", "out") if is_combine else ("out", "in")
     largest = 0
 
@@ -339,4 +339,10 @@ def transfer_bound(setup, c, starts, is_combine):
             term(load[hot] - _top(W, [row[hot] for row in c]), _top(W, host))
     if largest == 0:
         return 0
-    return largest + min(v["latency"] for v in topology.levels) + min(launches * topology.launch, topology.stage_launch)
+    return largest + launch_floor(plan, topology)
+
+
+def launch_floor(plan, topology):
+    """Latency and launch that any copy pays at least."""
+    _, launches, _ = DISPATCHERS[plan["provenance"]["dispatcher"]]
+    return min(v["latency"] for v in topology.levels) + min(launches * topology.launch, topology.stage_launch)
