@@ -21,7 +21,7 @@ pkg-config|command -v pkg-config
 python3|command -v python3
 libyaml-dev|pkg-config --exists yaml-0.1
 libjansson-dev|pkg-config --exists jansson
-libzip-dev|pkg-config --exists libzip
+zlib1g-dev|pkg-config --exists zlib
 nettle-dev|pkg-config --exists nettle
 libxxhash-dev|pkg-config --exists libxxhash
 libcmocka-dev|pkg-config --exists cmocka'
