@@ -49,7 +49,8 @@ static enum mp_status sum_layer(void *ctx, size_t i, unsigned worker, struct mp_
 }
 
 /* *bound_ns: what the dispatches of all steps and layers cannot go below, launches included. */
-static enum mp_status sum_layers(struct mp_plan *plan, const struct mp_problem *problem, uint64_t *bound_ns, struct mp_error *err) {
+static enum mp_status sum_layers(struct mp_plan *plan, const struct mp_problem *problem, uint64_t *bound_ns,
+                                 struct mp_error *err) {
     struct evidence e = {.problem = problem, .plan = plan};
     struct mp_router *router = NULL;
     unsigned n = problem->n_threads > 1 ? problem->n_threads : 1;

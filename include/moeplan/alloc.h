@@ -31,7 +31,7 @@ char *mp_strdup(const char *s);
 struct mp_arena;
 /* An empty arena; NULL when out of memory. */
 struct mp_arena *mp_arena_new(void);
-void mp_arena_free(struct mp_arena *a); /* NULL is fine; frees everything allocated from it */
+void mp_arena_free(struct mp_arena *a);  /* NULL is fine; frees everything allocated from it */
 void mp_arena_reset(struct mp_arena *a); /* frees everything allocated from it, keeps the arena */
 /* n * size zeroed bytes, aligned to 16; NULL when out of memory or on overflow. Lives as long as the arena. */
 void *mp_arena_alloc(struct mp_arena *a, size_t n, size_t size);

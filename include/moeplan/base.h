@@ -23,15 +23,15 @@ void mp_sha256_hex(const void *data, size_t n, char hex[65]);
 /* XXH3-64, for checksums inside our binary format. */
 uint64_t mp_xxh64(const void *data, size_t n);
 
-/* Calls fn(ctx, i, worker) once for each i in [0, n), on n_threads threads (0 or 1 = on the caller's). fn must write only
- * what belongs to i or to worker (worker < n_threads), so that the result does not depend on the number of threads. The
- * first failure by lowest i is returned with its error. */
+/* Calls fn(ctx, i, worker) once for each i in [0, n), on n_threads threads (0 or 1 = on the caller's). fn must write
+ * only what belongs to i or to worker (worker < n_threads), so that the result does not depend on the number of
+ * threads. The first failure by lowest i is returned with its error. */
 typedef enum mp_status (*mp_parallel_fn)(void *ctx, size_t i, unsigned worker, struct mp_error *err);
 enum mp_status mp_parallel_for(unsigned n_threads, size_t n, mp_parallel_fn fn, void *ctx,
                                struct mp_error *err) MP_MUST_CHECK;
 
-/* Whole numbers, strictly: decimal digits only, no sign for the unsigned one, no leading zero but "0" itself, no blanks.
- * False when the text is anything else or does not fit. */
+/* Whole numbers, strictly: decimal digits only, no sign for the unsigned one, no leading zero but "0" itself, no
+ * blanks. False when the text is anything else or does not fit. */
 bool mp_parse_u64(const char *s, size_t n, uint64_t *out);
 bool mp_parse_i64(const char *s, size_t n, int64_t *out);
 /* A finite decimal number ("3", "-0.25", "1e9"), locale-independent. */

@@ -9,17 +9,18 @@
 enum mp_copy_count {
     MP_COPY_PER_EXPERT, /* one per (token, expert) whose slot is on another GPU */
     MP_COPY_PER_GPU,    /* one per (token, other GPU) */
-    MP_COPY_PER_NODE,   /* one per (token, other node), to the GPU there with the source's index in its node (mod node size),
-                         * then one per (token, GPU) inside that node; own-node GPUs get one copy each */
+    MP_COPY_PER_NODE,   /* one per (token, other node), to the GPU there with the source's index in its node (mod node
+                         * size), then one per (token, GPU) inside that node; own-node GPUs get one copy each */
     MP_COPY_ALL         /* all-gather / reduce-scatter: every token to every other GPU, whatever the placement */
 };
 struct mp_dispatcher {
     const char *name, *summary, *reference;
     enum mp_copy_count copies;
-    uint32_t n_launches;         /* collective launches of one dispatch (and of one combine) */
-    bool is_overlapped;          /* PER_NODE: the two phases are pipelined (time = max) instead of added */
+    uint32_t n_launches; /* collective launches of one dispatch (and of one combine) */
+    bool is_overlapped;  /* PER_NODE: the two phases are pipelined (time = max) instead of added */
 };
-const struct mp_dispatcher *mp_dispatcher_at(uint32_t i); /* a2av, deepep-normal, deepep-ll, hierarchical, agrs; NULL past the last */
+const struct mp_dispatcher *
+mp_dispatcher_at(uint32_t i); /* a2av, deepep-normal, deepep-ll, hierarchical, agrs; NULL past the last */
 const struct mp_dispatcher *mp_dispatcher_find(const char *name); /* NULL = unknown */
 
 /* Where tokens start. DP: on the rank that owns the request. COUPLED: Aurora's, a source moves with its expert: the
@@ -30,18 +31,18 @@ enum mp_sources { MP_SOURCES_DP, MP_SOURCES_COUPLED };
  * between calls. */
 struct mp_traffic {
     uint32_t n_gpus;
-    uint64_t *dispatch, *combine;       /* first phase (PER_NODE: between nodes plus own-node copies) */
-    uint64_t *dispatch2, *combine2;     /* PER_NODE: the fan-out inside nodes; else all zero. The combine is the transpose with
-                                         * combine_bytes in place of dispatch_bytes; its fan-in runs first */
+    uint64_t *dispatch, *combine;   /* first phase (PER_NODE: between nodes plus own-node copies) */
+    uint64_t *dispatch2, *combine2; /* PER_NODE: the fan-out inside nodes; else all zero. The combine is the transpose
+                                     * with combine_bytes in place of dispatch_bytes; its fan-in runs first */
     bool has_second;
-    uint64_t *rows;                     /* [n_gpus] (token, expert) pairs computed */
-    uint64_t *padded_rows;              /* [n_gpus] with each expert's padded to the tile of the GPU's type */
-    uint32_t *active;                   /* [n_gpus] slots with at least one token */
-    uint64_t *source_rows;              /* [n_gpus] tokens that start there, padding included */
+    uint64_t *rows;        /* [n_gpus] (token, expert) pairs computed */
+    uint64_t *padded_rows; /* [n_gpus] with each expert's padded to the tile of the GPU's type */
+    uint32_t *active;      /* [n_gpus] slots with at least one token */
+    uint64_t *source_rows; /* [n_gpus] tokens that start there, padding included */
     uint32_t n_slots;
-    uint64_t *slot_rows;                /* [n_slots] of the plan: (token, expert) pairs computed in each slot */
+    uint64_t *slot_rows; /* [n_slots] of the plan: (token, expert) pairs computed in each slot */
     uint64_t copies_expert, copies_gpu, copies_node; /* the three counts, remote copies only, whichever travels */
-    uint64_t intra_bytes, inter_bytes;  /* of dispatch + dispatch2 + combine + combine2, by path level 0 / above */
+    uint64_t intra_bytes, inter_bytes; /* of dispatch + dispatch2 + combine + combine2, by path level 0 / above */
 };
 enum mp_status mp_traffic_new(struct mp_traffic **out, uint32_t n_gpus, struct mp_error *err) MP_MUST_CHECK;
 void mp_traffic_free(struct mp_traffic *t);
@@ -62,9 +63,11 @@ enum mp_status mp_traffic_compute(struct mp_traffic *out, const struct mp_cost_s
 
 /* Compute coefficients of a GPU for a model: the measured override, or the roofline a = c = kernel_ns, b = expert
  * bytes over usable memory bandwidth, beta = FLOPs per token over usable FLOPS. */
-struct mp_compute_coefficients mp_compute_coefficients(const struct mp_topology *t, uint32_t gpu, const struct mp_model *m);
+struct mp_compute_coefficients mp_compute_coefficients(const struct mp_topology *t, uint32_t gpu,
+                                                       const struct mp_model *m);
 /* ns of one GPU in one layer: max(a + b*active, c + beta*padded_rows) / speed, rounded up; 0 when active is 0. */
-uint64_t mp_compute_ns(const struct mp_topology *t, uint32_t gpu, const struct mp_model *m, uint32_t active, uint64_t padded_rows);
+uint64_t mp_compute_ns(const struct mp_topology *t, uint32_t gpu, const struct mp_model *m, uint32_t active,
+                       uint64_t padded_rows);
 /* Gate, attention and shared experts for `rows` tokens on one GPU, per layer. Shared experts and attention: roofline
  * as above. */
 uint64_t mp_attention_ns(const struct mp_topology *t, uint32_t gpu, const struct mp_model *m, uint64_t rows);
@@ -73,8 +76,8 @@ uint64_t mp_shared_ns(const struct mp_topology *t, uint32_t gpu, const struct mp
 /* max over resources of ceil(bytes through it * 10^9 / bytes_per_s), pairs under their caps: no schedule of this
  * matrix is faster. */
 uint64_t mp_port_bound_ns(const struct mp_topology *t, const uint64_t *matrix);
-/* What no order can avoid on top of the ports once anything travels: the least latency of a level, and the dispatcher's launches
- * or one stage's, whichever is less. */
+/* What no order can avoid on top of the ports once anything travels: the least latency of a level, and the dispatcher's
+ * launches or one stage's, whichever is less. */
 uint64_t mp_launch_floor_ns(const struct mp_topology *t, const struct mp_dispatcher *d);
 
 /* Lower bounds on one layer's dispatch, compute (slowest GPU) and combine, each valid for every static placement with
@@ -82,10 +85,11 @@ uint64_t mp_launch_floor_ns(const struct mp_topology *t, const struct mp_dispatc
 struct mp_layer_bound {
     uint64_t dispatch_ns, compute_ns, combine_ns;
 };
-enum mp_status mp_layer_lower_bound(struct mp_layer_bound *out, const struct mp_cost_setup *s, uint32_t step, uint32_t layer,
-                                    struct mp_error *err) MP_MUST_CHECK;
+enum mp_status mp_layer_lower_bound(struct mp_layer_bound *out, const struct mp_cost_setup *s, uint32_t step,
+                                    uint32_t layer, struct mp_error *err) MP_MUST_CHECK;
 /* A lower bound on the expert part (dispatch + compute + combine) of this step, summed over layers, valid for every
  * static placement with at most these slots and any routing: closed form, docs/BOUNDS.md. */
-enum mp_status mp_step_lower_bound(uint64_t *out_ns, const struct mp_cost_setup *s, uint32_t step, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status mp_step_lower_bound(uint64_t *out_ns, const struct mp_cost_setup *s, uint32_t step,
+                                   struct mp_error *err) MP_MUST_CHECK;
 
 #endif

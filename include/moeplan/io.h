@@ -32,8 +32,8 @@ struct mp_in {
     const char *path; /* owned; for messages */
     bool is_mapped;
 };
-/* Opens `path` ("-" = standard input). MP_EIO: cannot be opened or read, or is a folder; MP_ELIMIT: larger than max_bytes
- * (0 = no limit for mapped files, 1 GiB for others). The caller frees with mp_in_close. */
+/* Opens `path` ("-" = standard input). MP_EIO: cannot be opened or read, or is a folder; MP_ELIMIT: larger than
+ * max_bytes (0 = no limit for mapped files, 1 GiB for others). The caller frees with mp_in_close. */
 enum mp_status mp_in_open(struct mp_in **out, const char *path, uint64_t max_bytes, struct mp_error *err) MP_MUST_CHECK;
 /* The same over bytes in memory, which are borrowed and must outlive the input. For tests and fuzzers. */
 enum mp_status mp_in_from_memory(struct mp_in **out, const char *name, const void *data, size_t size,
@@ -54,7 +54,7 @@ const uint8_t *mp_out_memory_bytes(const struct mp_out *o, size_t *size); /* bor
 void mp_out_write(struct mp_out *o, const void *data, size_t n);
 void mp_out_puts(struct mp_out *o, const char *s);
 void mp_out_printf(struct mp_out *o, const char *fmt, ...) MP_PRINTF(2, 3);
-uint64_t mp_out_offset(const struct mp_out *o); /* bytes written so far */
+uint64_t mp_out_offset(const struct mp_out *o);                                 /* bytes written so far */
 void mp_out_fail(struct mp_out *o, enum mp_status status, const char *message); /* records an error of the caller's */
 /* Ends the writer in either case (o is freed); on failure nothing is left behind and an old file is untouched. */
 enum mp_status mp_out_commit(struct mp_out *o, struct mp_error *err) MP_MUST_CHECK;

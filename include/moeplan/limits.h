@@ -16,20 +16,20 @@
 #define MP_NONE UINT32_MAX /* "no such id" wherever a uint32_t id is optional */
 
 struct mp_limits {
-    size_t yaml_bytes;      /* a YAML file; 16 MiB */
-    unsigned yaml_depth;    /* 32 */
-    size_t yaml_events;     /* 10^6 */
-    size_t yaml_scalar;     /* one scalar; 4 KiB, but 1 MiB for plan stages (the reader asks per key) */
-    size_t json_bytes;      /* one JSON document; 64 MiB */
-    size_t json_heap_bytes; /* what parsing it may allocate; 48 MiB */
-    unsigned json_depth;    /* 64 */
-    size_t line_bytes;      /* one line of a text format; 4 MiB */
-    size_t pickle_bytes;    /* data.pkl; 16 MiB */
-    size_t pickle_ops;      /* opcodes; 4 * 10^6 */
-    size_t pickle_heap_bytes; /* what its values may take; 40 MiB */
-    size_t npy_header_bytes; /* 64 KiB */
+    size_t yaml_bytes;               /* a YAML file; 16 MiB */
+    unsigned yaml_depth;             /* 32 */
+    size_t yaml_events;              /* 10^6 */
+    size_t yaml_scalar;              /* one scalar; 4 KiB, but 1 MiB for plan stages (the reader asks per key) */
+    size_t json_bytes;               /* one JSON document; 64 MiB */
+    size_t json_heap_bytes;          /* what parsing it may allocate; 48 MiB */
+    unsigned json_depth;             /* 64 */
+    size_t line_bytes;               /* one line of a text format; 4 MiB */
+    size_t pickle_bytes;             /* data.pkl; 16 MiB */
+    size_t pickle_ops;               /* opcodes; 4 * 10^6 */
+    size_t pickle_heap_bytes;        /* what its values may take; 40 MiB */
+    size_t npy_header_bytes;         /* 64 KiB */
     size_t safetensors_header_bytes; /* 16 MiB */
-    size_t zip_members;     /* 65,536 */
+    size_t zip_members;              /* 65,536 */
     uint64_t inflate_ratio; /* uncompressed : compressed of one member; 1,100 (deflate's own ceiling is 1,032) */
     uint64_t memory_bytes;  /* all of moeplan's allocations; 2 GiB; enforced by the allocator table */
 };

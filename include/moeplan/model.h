@@ -9,24 +9,24 @@
 
 struct mp_model {
     const char *name, *source;
-    uint32_t n_hidden_layers;         /* all transformer layers, dense ones included */
-    uint32_t n_layers;                /* MoE layers */
-    const uint32_t *layer_ids;        /* [n_layers] absolute index of each MoE layer, ascending */
-    uint32_t n_experts, top_k;        /* routed experts of a layer; experts per token */
-    uint32_t n_shared_experts;        /* always-on experts, held by every GPU (data parallel) */
-    uint32_t n_groups;                /* expert groups of group-limited routing; 1 = none */
+    uint32_t n_hidden_layers;                       /* all transformer layers, dense ones included */
+    uint32_t n_layers;                              /* MoE layers */
+    const uint32_t *layer_ids;                      /* [n_layers] absolute index of each MoE layer, ascending */
+    uint32_t n_experts, top_k;                      /* routed experts of a layer; experts per token */
+    uint32_t n_shared_experts;                      /* always-on experts, held by every GPU (data parallel) */
+    uint32_t n_groups;                              /* expert groups of group-limited routing; 1 = none */
     uint32_t hidden_size, expert_size, shared_size; /* FFN inner sizes; shared_size of all shared experts together */
-    uint32_t weight_bits_x100;        /* bits per expert weight x 100: bf16 1600, fp8 800, mxfp4 425 */
-    bool is_8bit_compute;             /* which FLOPS figure of the GPU applies */
-    uint64_t expert_bytes;            /* weights of one routed expert (from the above when the file gives none) */
-    uint64_t expert_flops_per_token;  /* 6 * hidden * expert_size for gated FFNs, 4 * for plain ones */
+    uint32_t weight_bits_x100;                      /* bits per expert weight x 100: bf16 1600, fp8 800, mxfp4 425 */
+    bool is_8bit_compute;                           /* which FLOPS figure of the GPU applies */
+    uint64_t expert_bytes;           /* weights of one routed expert (from the above when the file gives none) */
+    uint64_t expert_flops_per_token; /* 6 * hidden * expert_size for gated FFNs, 4 * for plain ones */
     uint64_t shared_bytes, shared_flops_per_token;
     uint64_t dispatch_bytes, combine_bytes; /* of one token's activation, out and back */
-    uint64_t attention_bytes;         /* non-expert weights read per layer and step, on each GPU */
-    uint64_t attention_flops_per_token; /* per layer */
-    uint64_t kv_bytes_per_token;      /* KV cache, all layers */
-    uint64_t dense_bytes;             /* non-expert weights in all (embeddings, attention, dense FFNs), on each GPU */
-    uint64_t other_ns_per_step;       /* sampling, head, host gaps */
+    uint64_t attention_bytes;               /* non-expert weights read per layer and step, on each GPU */
+    uint64_t attention_flops_per_token;     /* per layer */
+    uint64_t kv_bytes_per_token;            /* KV cache, all layers */
+    uint64_t dense_bytes;       /* non-expert weights in all (embeddings, attention, dense FFNs), on each GPU */
+    uint64_t other_ns_per_step; /* sampling, head, host gaps */
     char sha256[65];
     struct mp_arena *arena;
 };

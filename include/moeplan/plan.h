@@ -1,5 +1,6 @@
-/* The plan: which slot of which GPU holds which expert, which replica serves which token, in which order transfers run, and
- * what that was predicted to be worth. In memory a plain tree in one arena; on disk canonical YAML (docs/PLAN.md). */
+/* The plan: which slot of which GPU holds which expert, which replica serves which token, in which order transfers run,
+ * and what that was predicted to be worth. In memory a plain tree in one arena; on disk canonical YAML (docs/PLAN.md).
+ */
 #ifndef MOEPLAN_PLAN_H
 #define MOEPLAN_PLAN_H
 
@@ -8,16 +9,15 @@
 
 /* Which replica of an expert serves a token. All rules are deterministic and shared by simulator and executor
  * (mp_router_slot); both verifiers re-implement them from these comments.
- * Candidates: the slots of the expert in ascending slot order. hash = mp_mix64(mp_token_hash(row) ^ (layer << 32 | expert)),
- * layer = MoE layer index.
- *   EVEN     candidate hash % n.
- *   NEAREST  fixed per (layer, expert, source): a candidate on the source's GPU, else on its node, else all; several
- *            candidates left: number the sources that are left with this same candidate set in ascending order 0, 1, ...;
- *            source number i takes candidate (i + expert) % n. (SGLang's static rule with a defined choice in place of its seeded one.)
- *   WEIGHTED drawn by the slots' integer weights: w = hash % sum; the first candidate whose cumulative weight exceeds w.
- *   TIERED   as WEIGHTED, among the candidates on the source's GPU if there are any, else on its node, else all.
- * "This same candidate set" compares sets: a node that holds every replica shares its numbering with the sources outside it.
- * Under WEIGHTED and TIERED a slot of weight 0 is no candidate. */
+ * Candidates: the slots of the expert in ascending slot order. hash = mp_mix64(mp_token_hash(row) ^ (layer << 32 |
+ * expert)), layer = MoE layer index. EVEN     candidate hash % n. NEAREST  fixed per (layer, expert, source): a
+ * candidate on the source's GPU, else on its node, else all; several candidates left: number the sources that are left
+ * with this same candidate set in ascending order 0, 1, ...; source number i takes candidate (i + expert) % n.
+ * (SGLang's static rule with a defined choice in place of its seeded one.) WEIGHTED drawn by the slots' integer
+ * weights: w = hash % sum; the first candidate whose cumulative weight exceeds w. TIERED   as WEIGHTED, among the
+ * candidates on the source's GPU if there are any, else on its node, else all. "This same candidate set" compares sets:
+ * a node that holds every replica shares its numbering with the sources outside it. Under WEIGHTED and TIERED a slot of
+ * weight 0 is no candidate. */
 enum mp_route_rule { MP_ROUTE_EVEN, MP_ROUTE_NEAREST, MP_ROUTE_WEIGHTED, MP_ROUTE_TIERED };
 #define MP_N_ROUTE_RULES 4
 
@@ -33,45 +33,47 @@ struct mp_stage {
     uint32_t n;
     const struct mp_transfer *transfers; /* [n], by ascending (src, dst) */
 };
-/* An order: stages in sequence. Shares of every ordered pair of distinct GPUs sum to `unit` exactly. A flow of n bytes is cut at
- * floor(cumulative share * n / unit). At most `ports` sends and receives per GPU and stage. */
+/* An order: stages in sequence. Shares of every ordered pair of distinct GPUs sum to `unit` exactly. A flow of n bytes
+ * is cut at floor(cumulative share * n / unit). At most `ports` sends and receives per GPU and stage. */
 struct mp_order {
-    const char *name;                /* strategy that made it */
-    uint32_t unit, ports;            /* ports 1 = one-to-one stages */
-    uint64_t port_bytes_per_s;       /* rate cap of one sub-port; 0 = none (needed when ports > 1) */
+    const char *name;          /* strategy that made it */
+    uint32_t unit, ports;      /* ports 1 = one-to-one stages */
+    uint64_t port_bytes_per_s; /* rate cap of one sub-port; 0 = none (needed when ports > 1) */
     uint32_t n_stages;
     const struct mp_stage *stages;
 };
 
 struct mp_plan_layer {
-    uint32_t layer_id;               /* absolute layer index */
-    uint16_t *slot_expert;           /* [n_slots] expert in each slot, or MP_NO_EXPERT = empty */
-    uint32_t *slot_weight;           /* NULL (EVEN, NEAREST), or [n_slots]: routing weights, >= 0; of each expert's not all 0 */
-    uint32_t order;                  /* index into orders, or MP_NONE = concurrent (single shot) */
-    bool combine_reversed;           /* the combine runs the order's stages backwards with src and dst swapped */
+    uint32_t layer_id;     /* absolute layer index */
+    uint16_t *slot_expert; /* [n_slots] expert in each slot, or MP_NO_EXPERT = empty */
+    uint32_t *slot_weight; /* NULL (EVEN, NEAREST), or [n_slots]: routing weights, >= 0; of each expert's not all 0 */
+    uint32_t order;        /* index into orders, or MP_NONE = concurrent (single shot) */
+    bool combine_reversed; /* the combine runs the order's stages backwards with src and dst swapped */
     /* Evidence, exact sums over all planning steps; both verifiers recompute it. */
-    uint64_t rows_max_sum;           /* sum over steps of max over GPUs of (token, expert) pairs computed there */
+    uint64_t rows_max_sum; /* sum over steps of max over GPUs of (token, expert) pairs computed there */
     uint64_t dispatch_intra_bytes, dispatch_inter_bytes; /* inside nodes / between nodes, self excluded */
-    uint64_t port_bound_ns;          /* sum over steps of mp_port_bound_ns of the dispatch matrix */
+    uint64_t port_bound_ns;                              /* sum over steps of mp_port_bound_ns of the dispatch matrix */
 };
 
-/* {value, bound, gap}: value is what this plan does, bound what no plan (of the stated scope) can go below; mean ns per step. */
+/* {value, bound, gap}: value is what this plan does, bound what no plan (of the stated scope) can go below; mean ns per
+ * step. */
 enum mp_certificate_kind { MP_CERT_ORDER, MP_CERT_PLACEMENT, MP_CERT_RESIDUAL };
 enum mp_proof_kind { MP_PROOF_CLOSED_FORM, MP_PROOF_SEARCH, MP_PROOF_STOPPED };
 struct mp_certificate {
     enum mp_certificate_kind kind;
     enum mp_proof_kind proof;
-    const char *scope;               /* for instance "dispatch, all layers, planning steps" */
+    const char *scope; /* for instance "dispatch, all layers, planning steps" */
     uint64_t value_ns, bound_ns;
-    uint64_t nodes;                  /* search nodes, 0 = none */
+    uint64_t nodes; /* search nodes, 0 = none */
 };
 
-struct mp_plan_sample {              /* one sampled planning step, recomputed by the verifiers' own slow simulators */
+struct mp_plan_sample { /* one sampled planning step, recomputed by the verifiers' own slow simulators */
     uint32_t step;
     uint64_t step_ns, dispatch_ns, compute_ns, combine_ns;
 };
 
-/* Two models on one cluster: expert `expert_b` of the second plan's layer shares a GPU with expert_a. For later work. */
+/* Two models on one cluster: expert `expert_b` of the second plan's layer shares a GPU with expert_a. For later work.
+ */
 struct mp_colocation {
     uint32_t layer, expert_a, expert_b, gpu;
 };
@@ -80,36 +82,37 @@ struct mp_plan_training {
     bool is_present;
     uint64_t chunk_bytes;
     uint32_t experts_per_gpu, n_buckets;
-    const uint32_t *bucket_order;    /* [n_buckets], a permutation */
+    const uint32_t *bucket_order; /* [n_buckets], a permutation */
 };
 
 struct mp_provenance {
-    const char *tool;                /* "moeplan 0.1.0" */
+    const char *tool; /* "moeplan 0.1.0" */
     const char *trace_sha256, *trace_format, *trace_model;
     const char *topology, *topology_sha256, *model, *model_sha256;
     const char *place, *replicate, *route, *order, *strategy; /* names */
-    const char *dispatcher, *sources; /* "a2av"..., "dp" | "coupled" */
-    const char *selected_on;         /* "planning data" or "validation part" */
+    const char *dispatcher, *sources;                         /* "a2av"..., "dp" | "coupled" */
+    const char *selected_on;                                  /* "planning data" or "validation part" */
     struct mp_batching batching;
-    struct mp_split split;           /* categories owned by the arena */
+    struct mp_split split; /* categories owned by the arena */
     uint64_t seed, work_used;
-    const char *stopped_by;          /* "done" | "work_limit" | "wall_clock" */
-    bool is_reproducible;            /* false when wall clock struck */
-    bool is_synthetic;               /* planned on a synthetic trace */
-    bool has_workload;               /* false: imported placement, nothing was planned on (no evidence, no prediction) */
+    const char *stopped_by; /* "done" | "work_limit" | "wall_clock" */
+    bool is_reproducible;   /* false when wall clock struck */
+    bool is_synthetic;      /* planned on a synthetic trace */
+    bool has_workload;      /* false: imported placement, nothing was planned on (no evidence, no prediction) */
 };
 
 struct mp_plan {
     struct mp_provenance provenance;
     uint32_t n_layers, n_experts, n_gpus, n_nodes, n_slots;
-    const uint32_t *gpu_first_slot;  /* [n_gpus + 1]: slots of GPU g are [first[g], first[g + 1]) in every layer */
-    const uint32_t *gpu_node;        /* [n_gpus] */
-    const uint32_t *slot_gpu;        /* [n_slots], derived from gpu_first_slot */
-    bool allow_same_gpu_replicas;    /* a named strategy (EPLB) may put two replicas of an expert on one GPU; said in the file */
+    const uint32_t *gpu_first_slot; /* [n_gpus + 1]: slots of GPU g are [first[g], first[g + 1]) in every layer */
+    const uint32_t *gpu_node;       /* [n_gpus] */
+    const uint32_t *slot_gpu;       /* [n_slots], derived from gpu_first_slot */
+    bool allow_same_gpu_replicas;   /* a named strategy (EPLB) may put two replicas of an expert on one GPU; said in the
+                                       file */
     enum mp_route_rule route;
     enum mp_stage_mode stage_mode;
-    uint32_t fallback_ppm;           /* executor falls back to one shot when a step's order loses more than this; 0 = never */
-    struct mp_plan_layer *layers;    /* [n_layers] */
+    uint32_t fallback_ppm; /* executor falls back to one shot when a step's order loses more than this; 0 = never */
+    struct mp_plan_layer *layers; /* [n_layers] */
     uint32_t n_orders, n_colocations, n_certificates, n_samples;
     const struct mp_order *orders;
     const struct mp_colocation *colocations;
@@ -123,7 +126,8 @@ struct mp_plan {
 /* An empty plan of this shape (every slot empty, no orders); fill it in with memory from plan->arena. */
 enum mp_status mp_plan_new(struct mp_plan **out, uint32_t n_layers, uint32_t n_experts, uint32_t n_gpus,
                            const uint32_t *slots_per_gpu, struct mp_error *err) MP_MUST_CHECK;
-enum mp_status mp_plan_load(struct mp_plan **out, const char *path, const struct mp_limits *limits, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status mp_plan_load(struct mp_plan **out, const char *path, const struct mp_limits *limits,
+                            struct mp_error *err) MP_MUST_CHECK;
 enum mp_status mp_plan_parse(struct mp_plan **out, const struct mp_in *in, const struct mp_limits *limits,
                              struct mp_error *err) MP_MUST_CHECK;
 /* Writes the canonical text: fixed key order, LF, ASCII, last line a checksum. Same plan, same bytes. */
@@ -142,15 +146,17 @@ void mp_stage_write(const struct mp_order *order, uint32_t stage, uint32_t n_gpu
 struct mp_router;
 enum mp_status mp_router_new(struct mp_router **out, const struct mp_plan *p, struct mp_error *err) MP_MUST_CHECK;
 void mp_router_free(struct mp_router *r);
-/* The slot that serves (layer, expert) for a token with this mp_token_hash starting on GPU `source`; MP_NONE when the expert has no
- * slot. */
-uint32_t mp_router_slot(const struct mp_router *r, uint32_t layer, uint32_t expert, uint32_t source, uint64_t token_hash);
+/* The slot that serves (layer, expert) for a token with this mp_token_hash starting on GPU `source`; MP_NONE when the
+ * expert has no slot. */
+uint32_t mp_router_slot(const struct mp_router *r, uint32_t layer, uint32_t expert, uint32_t source,
+                        uint64_t token_hash);
 /* Slots of an expert, ascending. */
 const uint32_t *mp_router_replicas(const struct mp_router *r, uint32_t layer, uint32_t expert, uint32_t *n);
-/* For COUNTS traces: splits n tokens of (layer, expert) from `source` over its replicas, share[i] for replica i. EVEN: floor, the
- * remainder to replicas (source + j) % r; NEAREST: all to the one; WEIGHTED and TIERED: floor by weight, the remainder by
- * ascending slot. */
-void mp_router_split(const struct mp_router *r, uint32_t layer, uint32_t expert, uint32_t source, uint64_t n, uint64_t *share);
+/* For COUNTS traces: splits n tokens of (layer, expert) from `source` over its replicas, share[i] for replica i. EVEN:
+ * floor, the remainder to replicas (source + j) % r; NEAREST: all to the one; WEIGHTED and TIERED: floor by weight, the
+ * remainder by ascending slot. */
+void mp_router_split(const struct mp_router *r, uint32_t layer, uint32_t expert, uint32_t source, uint64_t n,
+                     uint64_t *share);
 
 const char *mp_route_rule_name(enum mp_route_rule rule); /* "even", "nearest", "weighted", "tiered" */
 const char *mp_stage_mode_name(enum mp_stage_mode mode); /* "free", "barrier", "coupled" */

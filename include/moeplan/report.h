@@ -10,7 +10,7 @@ struct mp_table;
 struct mp_table *mp_table_new(void); /* NULL when out of memory */
 void mp_table_column(struct mp_table *t, const char *title, bool is_right);
 void mp_table_cell(struct mp_table *t, const char *fmt, ...) MP_PRINTF(2, 3); /* fills row by row */
-void mp_table_write(const struct mp_table *t, struct mp_out *o); /* text */
+void mp_table_write(const struct mp_table *t, struct mp_out *o);              /* text */
 void mp_table_write_markdown(const struct mp_table *t, struct mp_out *o);
 void mp_table_free(struct mp_table *t);
 
@@ -25,18 +25,18 @@ struct mp_interval {
 };
 /* Student's t quantile of a two-sided 95 % interval; infinite for 0 degrees of freedom. */
 double mp_t_quantile_95(uint32_t freedom);
-/* Delete-a-group jackknife: `whole` is the figure on everything, without[g] the one without group g. Unknown with fewer than two groups
- * or a figure that is not finite. */
+/* Delete-a-group jackknife: `whole` is the figure on everything, without[g] the one without group g. Unknown with fewer
+ * than two groups or a figure that is not finite. */
 struct mp_interval mp_interval_jackknife(double whole, const double *without, uint32_t n_groups);
 
 /* One strategy's (or incumbent's) result, as `compare` prints it. */
 struct mp_scored {
     const char *strategy;
     const struct mp_sim_result *result;
-    struct mp_interval step_ns;      /* over requests, delete-a-group jackknife */
+    struct mp_interval step_ns; /* over requests, delete-a-group jackknife */
     double plan_seconds;
-    const char *evaluated_on;        /* "held-out" | "planning data" */
-    const char *note;                /* why it was not applicable or infeasible (result NULL), or NULL */
+    const char *evaluated_on; /* "held-out" | "planning data" */
+    const char *note;         /* why it was not applicable or infeasible (result NULL), or NULL */
     const struct mp_plan *plan;
 };
 /* The object of DESIGN.md part 6 for one result; the caller owns it. NULL when out of memory. */

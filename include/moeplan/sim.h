@@ -10,7 +10,8 @@ enum mp_status mp_net_new(struct mp_net **out, const struct mp_topology *t, stru
 void mp_net_free(struct mp_net *n);
 
 /* All flows at once at max-min fair rates (event simulation; incast and pair caps honoured); no launch cost. Time =
- * max over flows of latency + finish. matrix[n_gpus][n_gpus] bytes. finish_ns NULL or [n_gpus][n_gpus] (0 = no flow). */
+ * max over flows of latency + finish. matrix[n_gpus][n_gpus] bytes. finish_ns NULL or [n_gpus][n_gpus] (0 = no flow).
+ */
 enum mp_status mp_net_concurrent(struct mp_net *n, const uint64_t *matrix, uint64_t *time_ns, uint64_t *finish_ns,
                                  struct mp_error *err) MP_MUST_CHECK;
 /* No schedule of this matrix is faster: mp_port_bound_ns over the network's prepared paths (the same number, many
@@ -30,7 +31,11 @@ enum mp_status mp_net_baseline(struct mp_net *n, enum mp_baseline which, uint64_
 
 /* ---- plan on workload ---- */
 enum mp_network_mode {
-    MP_NETWORK_PLAN, MP_NETWORK_CONCURRENT, MP_NETWORK_RCS, MP_NETWORK_SJF, MP_NETWORK_SPREAD_OUT,
+    MP_NETWORK_PLAN,
+    MP_NETWORK_CONCURRENT,
+    MP_NETWORK_RCS,
+    MP_NETWORK_SJF,
+    MP_NETWORK_SPREAD_OUT,
     MP_NETWORK_PORT_BOUND /* every transfer takes its port bound: a fast lower bound on CONCURRENT, step by step */
 };
 struct mp_sim_options {
@@ -40,45 +45,46 @@ struct mp_sim_options {
     int stage_mode;               /* -1 = the plan's, else enum mp_stage_mode */
     unsigned n_threads;
     uint64_t seed;
-    bool with_bound;              /* also compute lower_bound_ns */
-    uint32_t n_steps_max;         /* 0 = all steps of the workload; else this many, evenly spaced */
+    bool with_bound;      /* also compute lower_bound_ns */
+    uint32_t n_steps_max; /* 0 = all steps of the workload; else this many, evenly spaced */
 };
 
 /* Balance, by formula (FORMATS.md 3.6); each averaged over steps and layers unless said otherwise. Load = rows per
  * GPU. */
 struct mp_balance {
-    double max_over_mean;          /* vllm-ascend "peak to average" */
-    double max_over_mean_worst;    /* its largest value over steps and layers */
-    double mean_over_max;          /* SGLang "balancedness": (mean + 1e-5) / (max + 1e-5) */
-    double sum_mean_over_sum_max;  /* vLLM: sums over layers, then averaged over steps */
-    double excess;                 /* TensorRT-LLM: (max - mean) / mean */
-    double flashlb;                /* mean over time of (max * D + 0.01) / (total + 0.01) */
-    double min_over_max_slot;      /* min / max over slots */
-    double totals_max_over_mean;   /* max/mean of loads summed over all steps (what totals hide), averaged over layers */
-    double peak_rows;              /* rows of the busiest GPU */
+    double max_over_mean;         /* vllm-ascend "peak to average" */
+    double max_over_mean_worst;   /* its largest value over steps and layers */
+    double mean_over_max;         /* SGLang "balancedness": (mean + 1e-5) / (max + 1e-5) */
+    double sum_mean_over_sum_max; /* vLLM: sums over layers, then averaged over steps */
+    double excess;                /* TensorRT-LLM: (max - mean) / mean */
+    double flashlb;               /* mean over time of (max * D + 0.01) / (total + 0.01) */
+    double min_over_max_slot;     /* min / max over slots */
+    double totals_max_over_mean;  /* max/mean of loads summed over all steps (what totals hide), averaged over layers */
+    double peak_rows;             /* rows of the busiest GPU */
 };
 struct mp_step_times {
-    uint64_t step_ns, dispatch_ns, compute_ns, combine_ns, other_ns; /* other: attention, gate, shared experts, rest of the model */
+    uint64_t step_ns, dispatch_ns, compute_ns, combine_ns,
+        other_ns; /* other: attention, gate, shared experts, rest of the model */
 };
 struct mp_sim_result {
     uint32_t n_steps, n_layers, n_gpus;
-    uint64_t *step_of;             /* [n_steps] index in the workload */
-    struct mp_step_times *steps;   /* [n_steps] */
-    struct mp_step_times mean;     /* rounded */
-    uint64_t p50_ns, p95_ns, max_ns; /* of step_ns; nearest rank */
-    uint64_t moe_ns;               /* mean of dispatch + compute + combine */
-    double intra_bytes, inter_bytes; /* per step */
+    uint64_t *step_of;                             /* [n_steps] index in the workload */
+    struct mp_step_times *steps;                   /* [n_steps] */
+    struct mp_step_times mean;                     /* rounded */
+    uint64_t p50_ns, p95_ns, max_ns;               /* of step_ns; nearest rank */
+    uint64_t moe_ns;                               /* mean of dispatch + compute + combine */
+    double intra_bytes, inter_bytes;               /* per step */
     double copies_expert, copies_gpu, copies_node; /* remote copies per step */
     struct mp_balance balance;
-    double utilization;            /* mean over GPUs of expert-compute time / (dispatch + compute + combine) */
-    double port_bound_ns;          /* mean per step: sum over layers of the dispatch and combine port bounds */
-    uint64_t lower_bound_ns;       /* mean per step; 0 when not asked for; includes other_ns */
-    double gap;                    /* mean step / lower bound - 1; 0 without a bound */
-    double *gpu_rows;              /* [n_layers][n_gpus] mean rows per step */
-    double *layer_ns;              /* [n_layers] mean MoE time per step */
-    double *layer_imbalance;       /* [n_layers] mean max/mean */
-    uint64_t memory_bytes_max;     /* weights on the fullest GPU: experts + dense */
-    uint64_t kv_tokens_min;        /* tokens of KV cache that fit beside them on the fullest GPU */
+    double utilization;        /* mean over GPUs of expert-compute time / (dispatch + compute + combine) */
+    double port_bound_ns;      /* mean per step: sum over layers of the dispatch and combine port bounds */
+    uint64_t lower_bound_ns;   /* mean per step; 0 when not asked for; includes other_ns */
+    double gap;                /* mean step / lower bound - 1; 0 without a bound */
+    double *gpu_rows;          /* [n_layers][n_gpus] mean rows per step */
+    double *layer_ns;          /* [n_layers] mean MoE time per step */
+    double *layer_imbalance;   /* [n_layers] mean max/mean */
+    uint64_t memory_bytes_max; /* weights on the fullest GPU: experts + dense */
+    uint64_t kv_tokens_min;    /* tokens of KV cache that fit beside them on the fullest GPU */
     struct mp_arena *arena;
 };
 /* One layer is: attention and gate on every GPU (max), dispatch, experts (max), combine; shared experts run beside

@@ -48,8 +48,8 @@ enum mp_status mp_fail(struct mp_error *err, enum mp_status status, const char *
 
 /* As mp_fail, with the position in the input. line or column 0 = unknown. For binary input, column is the byte
  * offset + 1 and line is 0. */
-enum mp_status mp_fail_at(struct mp_error *err, enum mp_status status, const char *path, uint64_t line,
-                          uint64_t column, const char *fmt, ...) MP_PRINTF(6, 7);
+enum mp_status mp_fail_at(struct mp_error *err, enum mp_status status, const char *path, uint64_t line, uint64_t column,
+                          const char *fmt, ...) MP_PRINTF(6, 7);
 
 /* Out of memory while working on `what` (a short noun phrase). Returns MP_ENOMEM. */
 enum mp_status mp_nomem(struct mp_error *err, const char *what);
@@ -64,11 +64,11 @@ const char *mp_error_text(const struct mp_error *err, char *buf, size_t size);
 int mp_exit_code(enum mp_status status);
 
 /* Evaluates a call; on failure jumps to the function's single `out:` label with `status` set. */
-#define MP_TRY(call)                                                                                                 \
-    do {                                                                                                             \
-        status = (call);                                                                                             \
-        if (status != MP_OK)                                                                                         \
-            goto out;                                                                                                \
+#define MP_TRY(call)                                                                                                   \
+    do {                                                                                                               \
+        status = (call);                                                                                               \
+        if (status != MP_OK)                                                                                           \
+            goto out;                                                                                                  \
     } while (0)
 
 #endif

@@ -13,17 +13,17 @@ struct mp_option {
 enum mp_planner_stage { MP_PLAN_REPLICATE, MP_PLAN_PLACE, MP_PLAN_ROUTE, MP_PLAN_ORDER };
 #define MP_N_PLANNER_STAGES 4
 
-struct mp_problem { /* all borrowed */
+struct mp_problem {                     /* all borrowed */
     const struct mp_workload *workload; /* planning steps */
     const struct mp_topology *topology;
     const struct mp_model *model;
     struct mp_sim_options sim;
     enum mp_objective objective;
-    uint32_t n_redundant;        /* slots beyond one per expert, per layer, over all GPUs */
-    uint32_t slots_per_gpu;      /* 0 = ceil((n_experts + n_redundant) / n_gpus) */
-    bool needs_equal_slots;      /* the target stack wants every slot filled, equally many on each GPU */
-    bool needs_distinct;         /* at most one replica of an expert on a GPU (default true; EPLB as published breaks it) */
-    uint64_t memory_bytes;       /* per GPU for routed experts; 0 = what the GPU has less the model's other weights */
+    uint32_t n_redundant;   /* slots beyond one per expert, per layer, over all GPUs */
+    uint32_t slots_per_gpu; /* 0 = ceil((n_experts + n_redundant) / n_gpus) */
+    bool needs_equal_slots; /* the target stack wants every slot filled, equally many on each GPU */
+    bool needs_distinct;    /* at most one replica of an expert on a GPU (default true; EPLB as published breaks it) */
+    uint64_t memory_bytes;  /* per GPU for routed experts; 0 = what the GPU has less the model's other weights */
     uint64_t seed;
     unsigned n_threads;
     /* load[n_layers][n_experts]: (token, expert) pairs over the planning steps */
@@ -31,21 +31,22 @@ struct mp_problem { /* all borrowed */
     const int64_t *option_values; /* of the strategy being called, in its options' order */
 };
 
-/* What strategies write. `plan` has its shape and slots; copies[layer] is the list of physical experts to place, in creation order:
- * one each of 0..E-1, then the extra replicas. n_copies <= n_slots (the rest stay empty). */
+/* What strategies write. `plan` has its shape and slots; copies[layer] is the list of physical experts to place, in
+ * creation order: one each of 0..E-1, then the extra replicas. n_copies <= n_slots (the rest stay empty). */
 struct mp_draft {
-    struct mp_plan *plan;        /* allocate what goes into it from plan->arena */
-    uint32_t n_copies;           /* per layer */
-    uint16_t *copies;            /* [n_layers][n_slots], first n_copies of each row used */
+    struct mp_plan *plan; /* allocate what goes into it from plan->arena */
+    uint32_t n_copies;    /* per layer */
+    uint16_t *copies;     /* [n_layers][n_slots], first n_copies of each row used */
     uint64_t work_used;
 };
 struct mp_budget {
-    uint64_t work_limit;         /* work units; 0 = none */
-    double wall_seconds;         /* safety net; 0 = none */
-    bool *wall_struck;           /* set when the safety net ended a search */
+    uint64_t work_limit; /* work units; 0 = none */
+    double wall_seconds; /* safety net; 0 = none */
+    bool *wall_struck;   /* set when the safety net ended a search */
 };
 
-/* The extension point: planner/<stage prefix>_<name>.c (repl_, place_, route_, order_), one word in planner/meson.build. */
+/* The extension point: planner/<stage prefix>_<name>.c (repl_, place_, route_, order_), one word in
+ * planner/meson.build. */
 struct mp_strategy {
     const char *name, *summary, *reference;
     enum mp_planner_stage stage;
@@ -57,39 +58,41 @@ const struct mp_strategy *mp_strategy_at(uint32_t i); /* NULL past the last */
 const struct mp_strategy *mp_strategy_find(enum mp_planner_stage stage, const char *name);
 const char *mp_planner_stage_name(enum mp_planner_stage stage); /* "replicate", "place", "route", "order" */
 
-/* A named combination, what --strategy takes: contiguous, round-robin, random, lpt, eplb, eplb-hierarchical, auto, ... */
+/* A named combination, what --strategy takes: contiguous, round-robin, random, lpt, eplb, eplb-hierarchical, auto, ...
+ */
 struct mp_recipe {
     const char *name, *summary, *reference;
     const char *replicate, *place, *route, *order; /* NULL place = auto: search over the others */
-    bool may_repeat_on_gpu;      /* breaks needs_distinct by design */
+    bool may_repeat_on_gpu;                        /* breaks needs_distinct by design */
 };
 const struct mp_recipe *mp_recipe_at(uint32_t i);
 const struct mp_recipe *mp_recipe_find(const char *name);
 
 struct mp_plan_request {
-    const struct mp_part *planning;      /* data to plan on */
+    const struct mp_part *planning; /* data to plan on */
     struct mp_batching batching;
-    struct mp_split split;               /* recorded in the plan */
+    struct mp_split split; /* recorded in the plan */
     const struct mp_topology *topology;
     const struct mp_model *model;
     struct mp_sim_options sim;
     enum mp_objective objective;
-    const char *strategy;                /* a recipe's name */
+    const char *strategy;                          /* a recipe's name */
     const char *replicate, *place, *route, *order; /* NULL = the recipe's */
     uint32_t n_redundant, slots_per_gpu;
     bool needs_equal_slots;
-    bool needs_distinct;                 /* the target breaks on two replicas of an expert on one GPU: recipes that make them are
-                                          * repaired (otherwise the plan says allow_same_gpu_replicas) */
-    uint64_t memory_bytes;               /* per GPU for routed experts; 0 = what the GPU has less the model's other weights */
+    bool needs_distinct;   /* the target breaks on two replicas of an expert on one GPU: recipes that make them are
+                            * repaired (otherwise the plan says allow_same_gpu_replicas) */
+    uint64_t memory_bytes; /* per GPU for routed experts; 0 = what the GPU has less the model's other weights */
     uint64_t seed;
-    uint64_t work_limit;                 /* `auto`: simulated (step, layer) pairs; 0 = none */
+    uint64_t work_limit; /* `auto`: simulated (step, layer) pairs; 0 = none */
     double wall_seconds;
     unsigned n_threads;
     const struct mp_limits *limits;
 };
-/* Runs the stages, simulates on the planning steps, fills in evidence, samples, certificates and provenance, and has the verifier
- * accept the plan; nothing unverified leaves this function. outcome NOT_FOUND: infeasible, err->message says what to change (status
- * MP_OK then). The caller owns *out. seconds: wall time spent planning, simulation for `auto` included; may be NULL. */
+/* Runs the stages, simulates on the planning steps, fills in evidence, samples, certificates and provenance, and has
+ * the verifier accept the plan; nothing unverified leaves this function. outcome NOT_FOUND: infeasible, err->message
+ * says what to change (status MP_OK then). The caller owns *out. seconds: wall time spent planning, simulation for
+ * `auto` included; may be NULL. */
 enum mp_status mp_plan_make(struct mp_plan **out, const struct mp_plan_request *request, enum mp_outcome *outcome,
                             double *seconds, struct mp_error *err) MP_MUST_CHECK;
 

@@ -8,8 +8,8 @@
 #include <moeplan/limits.h>
 #include <moeplan/status.h>
 
-/* Compute coefficients of one (GPU type, model): time of a GPU in a layer = max(a + b*G, c + beta*N), G = activated experts,
- * N = token rows after tile padding. Picoseconds, so that per-token costs keep their digits as integers. */
+/* Compute coefficients of one (GPU type, model): time of a GPU in a layer = max(a + b*G, c + beta*N), G = activated
+ * experts, N = token rows after tile padding. Picoseconds, so that per-token costs keep their digits as integers. */
 struct mp_compute_coefficients {
     const char *model; /* which model they were measured for */
     uint64_t a_ps, b_ps, c_ps, beta_ps;
@@ -18,12 +18,12 @@ struct mp_compute_coefficients {
 struct mp_gpu_type {
     const char *name, *source; /* source: where the figures come from */
     uint64_t memory_bytes;
-    uint64_t hbm_bytes_per_s;              /* data-sheet peak */
-    uint64_t flops_16bit, flops_8bit;      /* dense, per second; flops_8bit 0 = no such unit, 16-bit is used */
+    uint64_t hbm_bytes_per_s;         /* data-sheet peak */
+    uint64_t flops_16bit, flops_8bit; /* dense, per second; flops_8bit 0 = no such unit, 16-bit is used */
     uint32_t hbm_efficiency_ppm, flops_efficiency_ppm; /* what kernels reach of the peak; 1,000,000 = all */
-    uint64_t kernel_ns;                    /* fixed cost of a grouped GEMM: the a and c of the roofline */
-    uint32_t tile_tokens;                  /* each expert's tokens are padded to a multiple of this */
-    uint32_t n_coefficients;               /* measured overrides, if any */
+    uint64_t kernel_ns;                                /* fixed cost of a grouped GEMM: the a and c of the roofline */
+    uint32_t tile_tokens;                              /* each expert's tokens are padded to a multiple of this */
+    uint32_t n_coefficients;                           /* measured overrides, if any */
     const struct mp_compute_coefficients *coefficients;
 };
 
@@ -31,7 +31,8 @@ struct mp_gpu {
     uint32_t type;                 /* index into types */
     uint32_t speed_ppm;            /* compute speed inside its type; 1,000,000 = nominal */
     uint32_t group[MP_MAX_LEVELS]; /* which group of each level it belongs to; group[0] is its node (NVLink domain) */
-    uint32_t out_port[MP_MAX_LEVELS], in_port[MP_MAX_LEVELS]; /* resource ids; several GPUs with the same id share a NIC */
+    uint32_t out_port[MP_MAX_LEVELS],
+        in_port[MP_MAX_LEVELS]; /* resource ids; several GPUs with the same id share a NIC */
 };
 
 /* One directed capacity: an out or in port of a GPU, a shared NIC, or a group's uplink. */
@@ -45,8 +46,8 @@ struct mp_resource {
 struct mp_level {
     const char *name; /* "nvlink", "ib", ... */
     uint32_t n_groups;
-    uint64_t latency_ns;          /* alpha of one message at this level */
-    uint64_t pair_bytes_per_s;    /* > 0: a mesh; no single pair exceeds this (MI300X: 64 GB/s); 0 = switched */
+    uint64_t latency_ns;       /* alpha of one message at this level */
+    uint64_t pair_bytes_per_s; /* > 0: a mesh; no single pair exceeds this (MI300X: 64 GB/s); 0 = switched */
     /* Uplink of each group of this level into the next: resource ids [n_groups], or NULL when it never limits. */
     const uint32_t *uplink_out, *uplink_in;
     /* Incast: goodput factor of an in port of this level when k flows arrive at once: incast_ppm[min(k, n_incast) - 1];
@@ -58,28 +59,29 @@ struct mp_level {
 struct mp_topology {
     const char *name;
     uint32_t n_gpus, n_types, n_levels, n_resources;
-    const struct mp_gpu *gpus;            /* [n_gpus] */
-    const struct mp_gpu_type *types;      /* [n_types] */
-    const struct mp_level *levels;        /* [n_levels]; the last has one group that holds every GPU */
-    const struct mp_resource *resources;  /* [n_resources] */
-    uint64_t launch_ns;                   /* one collective launch (single shot) */
-    uint64_t stage_launch_ns;             /* each stage of a staged order */
-    char sha256[65];                      /* of the file's bytes, or of the short string */
+    const struct mp_gpu *gpus;           /* [n_gpus] */
+    const struct mp_gpu_type *types;     /* [n_types] */
+    const struct mp_level *levels;       /* [n_levels]; the last has one group that holds every GPU */
+    const struct mp_resource *resources; /* [n_resources] */
+    uint64_t launch_ns;                  /* one collective launch (single shot) */
+    uint64_t stage_launch_ns;            /* each stage of a staged order */
+    char sha256[65];                     /* of the file's bytes, or of the short string */
     struct mp_arena *arena;
 };
 
 /* What a transfer src -> dst uses. */
 struct mp_path {
-    uint32_t n;                          /* resources; 0 when src == dst */
+    uint32_t n; /* resources; 0 when src == dst */
     uint32_t resource[2 + 2 * MP_MAX_LEVELS];
-    uint32_t level;                      /* level of the transfer: 0 = inside a node */
+    uint32_t level; /* level of the transfer: 0 = inside a node */
     uint64_t latency_ns;
-    uint64_t cap_bytes_per_s;            /* rate cap of the pair; 0 = none */
+    uint64_t cap_bytes_per_s; /* rate cap of the pair; 0 = none */
 };
 
-/* Numbering, besides what stands above: groups of every level are numbered by their first GPU and hold consecutive GPUs; groups are nested (what
- * shares a group shares all outer ones); a port is shared only inside one node, its in side by the same GPUs as its out side; the port of a level
- * may be that of the level below; of a level all groups have uplinks or none, the last level has none. */
+/* Numbering, besides what stands above: groups of every level are numbered by their first GPU and hold consecutive
+ * GPUs; groups are nested (what shares a group shares all outer ones); a port is shared only inside one node, its in
+ * side by the same GPUs as its out side; the port of a level may be that of the level below; of a level all groups have
+ * uplinks or none, the last level has none. */
 
 /* `spec` is a file (YAML, topologies/FORMAT.md), a preset's name, or a short string: "4x8:h100" (4 nodes of 8),
  * "8:a100" (one node), "2x4:a100+2x4:l40s". A file is tried first when `spec` names one that exists. */

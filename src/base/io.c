@@ -1,6 +1,10 @@
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <moeplan/base.h>
 #include <moeplan/io.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -48,7 +52,7 @@ static int sys_unlink(void *ctx, const char *path) {
     (void)ctx;
     return unlink(path);
 }
-#define SYSTEM_TABLE                                                                                                 \
+#define SYSTEM_TABLE                                                                                                   \
     { sys_open, sys_read, sys_write, sys_fstat, sys_map, sys_unmap, sys_fsync, sys_close, sys_rename, sys_unlink, NULL }
 static const struct mp_io_table system_table = SYSTEM_TABLE;
 static struct mp_io_table io = SYSTEM_TABLE;
@@ -95,7 +99,8 @@ static enum mp_status read_all(struct mp_in *in, int fd, uint64_t max_bytes, str
         used += (size_t)got;
         if (used > max_bytes) {
             mp_free(buf);
-            return mp_fail_at(err, MP_ELIMIT, in->path, 0, 0, "is larger than %llu bytes", (unsigned long long)max_bytes);
+            return mp_fail_at(err, MP_ELIMIT, in->path, 0, 0, "is larger than %llu bytes",
+                              (unsigned long long)max_bytes);
         }
     }
     buf[used] = 0;
@@ -262,6 +267,44 @@ static struct mp_out *out_new(const char *path, size_t room) {
     return o;
 }
 
+/* The process that made a temporary file for `name`, or 0 when the file is none. */
+static pid_t maker_of(const char *file, const char *name) {
+    static const char mark[] = ".moeplan-", end[] = ".tmp";
+    size_t n = strlen(name);
+    if (strncmp(file, name, n) != 0 || strncmp(file + n, mark, sizeof mark - 1) != 0)
+        return 0;
+    const char *pid = file + n + sizeof mark - 1;
+    size_t digits = strcspn(pid, "-");
+    const char *serial = pid + digits + (pid[digits] == '-');
+    size_t serial_digits = strcspn(serial, ".");
+    uint64_t maker, ignored;
+    if (!mp_parse_u64(pid, digits, &maker) || !mp_parse_u64(serial, serial_digits, &ignored) ||
+        strcmp(serial + serial_digits, end) != 0 || maker > INT_MAX)
+        return 0;
+    return (pid_t)maker;
+}
+
+/* Removes temporary files that killed runs left beside `path`. */
+static void remove_stale(const char *path) {
+    char folder[4096], stale[4096 + 512];
+    const char *slash = strrchr(path, '/'), *name = slash != NULL ? slash + 1 : path;
+    size_t n = (size_t)(name - path);
+    if (n + 2 > sizeof folder)
+        return;
+    snprintf(folder, sizeof folder, "%.*s", n > 0 ? (int)n : 2, n > 0 ? path : "./");
+    DIR *d = opendir(folder);
+    if (d == NULL)
+        return;
+    for (struct dirent *e; (e = readdir(d)) != NULL;) {
+        pid_t maker = maker_of(e->d_name, name);
+        if (maker <= 0 || kill(maker, 0) == 0 || errno != ESRCH)
+            continue;
+        snprintf(stale, sizeof stale, "%s%s", folder, e->d_name);
+        (void)io.unlink(io.ctx, stale);
+    }
+    closedir(d);
+}
+
 enum mp_status mp_out_open(struct mp_out **out, const char *path, struct mp_error *err) {
     *out = NULL;
     struct mp_out *o = out_new(path, OUT_BUFFER);
@@ -281,12 +324,14 @@ enum mp_status mp_out_open(struct mp_out **out, const char *path, struct mp_erro
     /* The name is ours by process id; a stale one of a killed run with the same id is replaced. */
     static _Atomic unsigned serial;
     snprintf(o->temp_path, size, "%s.moeplan-%ld-%u.tmp", path, (long)getpid(), atomic_fetch_add(&serial, 1));
+    remove_stale(path);
     (void)io.unlink(io.ctx, o->temp_path);
     do
         o->fd = io.open(io.ctx, o->temp_path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     while (o->fd < 0 && errno == EINTR);
     if (o->fd < 0) {
-        enum mp_status status = mp_fail_at(err, MP_EIO, path, 0, 0, "cannot create a file beside it: %s", strerror(errno));
+        enum mp_status status =
+            mp_fail_at(err, MP_EIO, path, 0, 0, "cannot create a file beside it: %s", strerror(errno));
         out_free(o);
         return status;
     }

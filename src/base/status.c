@@ -21,8 +21,8 @@ enum mp_status mp_fail(struct mp_error *err, enum mp_status status, const char *
     return status;
 }
 
-enum mp_status mp_fail_at(struct mp_error *err, enum mp_status status, const char *path, uint64_t line,
-                          uint64_t column, const char *fmt, ...) {
+enum mp_status mp_fail_at(struct mp_error *err, enum mp_status status, const char *path, uint64_t line, uint64_t column,
+                          const char *fmt, ...) {
     va_list ap;
     va_start(ap, fmt);
     record(err, status, path, line, column, fmt, ap);

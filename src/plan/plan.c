@@ -27,13 +27,14 @@ enum mp_status mp_plan_new(struct mp_plan **out, uint32_t n_layers, uint32_t n_e
     *out = NULL;
     if (n_layers == 0 || n_layers > MP_MAX_LAYERS || n_experts == 0 || n_experts > MP_MAX_EXPERTS || n_gpus == 0 ||
         n_gpus > MP_MAX_GPUS)
-        return mp_fail(err, MP_EUSAGE, "a plan cannot have %u layers, %u experts and %u GPUs (at most %u, %u and %u)", n_layers,
-                       n_experts, n_gpus, MP_MAX_LAYERS, MP_MAX_EXPERTS, MP_MAX_GPUS);
+        return mp_fail(err, MP_EUSAGE, "a plan cannot have %u layers, %u experts and %u GPUs (at most %u, %u and %u)",
+                       n_layers, n_experts, n_gpus, MP_MAX_LAYERS, MP_MAX_EXPERTS, MP_MAX_GPUS);
     uint64_t n_slots = 0;
     for (uint32_t g = 0; g < n_gpus; g++)
         n_slots += slots_per_gpu[g];
     if (n_slots == 0 || n_slots > PLAN_MAX_SLOTS)
-        return mp_fail(err, MP_EUSAGE, "a plan cannot have %llu slots (1 to %u)", (unsigned long long)n_slots, PLAN_MAX_SLOTS);
+        return mp_fail(err, MP_EUSAGE, "a plan cannot have %llu slots (1 to %u)", (unsigned long long)n_slots,
+                       PLAN_MAX_SLOTS);
     struct mp_arena *arena = mp_arena_new();
     struct mp_plan *p = arena != NULL ? mp_arena_alloc(arena, 1, sizeof *p) : NULL;
     if (p == NULL)
@@ -81,9 +82,11 @@ uint32_t mp_plan_slot_gpu(const struct mp_plan *p, uint32_t slot) { return p->sl
 
 static enum mp_status check_shape(const struct mp_plan *p, struct mp_error *err) {
     if (p->n_layers == 0 || p->n_layers > MP_MAX_LAYERS || p->n_experts == 0 || p->n_experts > MP_MAX_EXPERTS ||
-        p->n_gpus == 0 || p->n_gpus > MP_MAX_GPUS || p->n_nodes == 0 || p->n_nodes > p->n_gpus || p->n_slots == 0 || p->n_slots > PLAN_MAX_SLOTS)
-        return mp_fail(err, MP_EINPUT, "plan: shape: %u layers, %u experts, %u GPUs, %u nodes, %u slots are out of range",
-                       p->n_layers, p->n_experts, p->n_gpus, p->n_nodes, p->n_slots);
+        p->n_gpus == 0 || p->n_gpus > MP_MAX_GPUS || p->n_nodes == 0 || p->n_nodes > p->n_gpus || p->n_slots == 0 ||
+        p->n_slots > PLAN_MAX_SLOTS)
+        return mp_fail(err, MP_EINPUT,
+                       "plan: shape: %u layers, %u experts, %u GPUs, %u nodes, %u slots are out of range", p->n_layers,
+                       p->n_experts, p->n_gpus, p->n_nodes, p->n_slots);
     if (p->gpu_first_slot[0] != 0 || p->gpu_first_slot[p->n_gpus] != p->n_slots)
         return mp_fail(err, MP_EINPUT, "plan: shape: the GPUs' slots do not add up to %u", p->n_slots);
     for (uint32_t g = 0; g < p->n_gpus; g++) {
@@ -93,7 +96,8 @@ static enum mp_status check_shape(const struct mp_plan *p, struct mp_error *err)
             return mp_fail(err, MP_EINPUT, "plan: shape: GPU %u: node %u of %u", g, p->gpu_node[g], p->n_nodes);
         for (uint32_t s = p->gpu_first_slot[g]; s < p->gpu_first_slot[g + 1]; s++)
             if (p->slot_gpu[s] != g)
-                return mp_fail(err, MP_EINPUT, "plan: shape: slot %u is listed on GPU %u, not %u", s, p->slot_gpu[s], g);
+                return mp_fail(err, MP_EINPUT, "plan: shape: slot %u is listed on GPU %u, not %u", s, p->slot_gpu[s],
+                               g);
     }
     if ((unsigned)p->route >= MP_N_ROUTE_RULES || (unsigned)p->stage_mode > MP_STAGE_COUPLED)
         return mp_fail(err, MP_EINPUT, "plan: shape: unknown route rule %u or stage mode %u", (unsigned)p->route,
@@ -109,10 +113,11 @@ static enum mp_status check_layer(const struct mp_plan *p, uint32_t l, struct mp
                            layer->slot_expert[s], p->n_experts);
     bool needs_weights = p->route == MP_ROUTE_WEIGHTED || p->route == MP_ROUTE_TIERED;
     if (needs_weights != (layer->slot_weight != NULL))
-        return mp_fail(err, MP_EINPUT, "plan: route-weights: layer %u: weights are %s by route rule %s", layer->layer_id,
-                       needs_weights ? "needed" : "not used", mp_route_rule_name(p->route));
+        return mp_fail(err, MP_EINPUT, "plan: route-weights: layer %u: weights are %s by route rule %s",
+                       layer->layer_id, needs_weights ? "needed" : "not used", mp_route_rule_name(p->route));
     if (layer->order != MP_NONE && layer->order >= p->n_orders)
-        return mp_fail(err, MP_EINPUT, "plan: shape: layer %u: order %u of %u", layer->layer_id, layer->order, p->n_orders);
+        return mp_fail(err, MP_EINPUT, "plan: shape: layer %u: order %u of %u", layer->layer_id, layer->order,
+                       p->n_orders);
     return MP_OK;
 }
 
@@ -124,8 +129,8 @@ static enum mp_status check_order(const struct mp_plan *p, uint32_t o, struct mp
         for (uint32_t i = 0; i < order->stages[s].n; i++) {
             const struct mp_transfer *t = &order->stages[s].transfers[i];
             if (t->src >= p->n_gpus || t->dst >= p->n_gpus)
-                return mp_fail(err, MP_EINPUT, "plan: shape: order %u stage %u: transfer %u>%u among %u GPUs", o, s, t->src,
-                               t->dst, p->n_gpus);
+                return mp_fail(err, MP_EINPUT, "plan: shape: order %u stage %u: transfer %u>%u among %u GPUs", o, s,
+                               t->src, t->dst, p->n_gpus);
         }
     return MP_OK;
 }
@@ -139,8 +144,8 @@ enum mp_status mp_plan_check(const struct mp_plan *p, struct mp_error *err) {
     for (uint32_t i = 0; status == MP_OK && i < p->n_colocations; i++) {
         const struct mp_colocation *c = &p->colocations[i];
         if (c->layer >= p->n_layers || c->expert_a >= p->n_experts || c->gpu >= p->n_gpus)
-            status = mp_fail(err, MP_EINPUT, "plan: colocation: entry %u: layer %u, expert %u, GPU %u are out of range", i,
-                             c->layer, c->expert_a, c->gpu);
+            status = mp_fail(err, MP_EINPUT, "plan: colocation: entry %u: layer %u, expert %u, GPU %u are out of range",
+                             i, c->layer, c->expert_a, c->gpu);
     }
     for (uint32_t i = 0; status == MP_OK && i < p->n_samples; i++)
         if (p->samples[i].step >= p->n_planning_steps)

@@ -1,6 +1,6 @@
-/* Plan files in (docs/PLAN.md). The order of the checks is what a user needs: is it a plan at all, of this version; is it whole (the
- * checksum); then the content, every message with its position. What passes may be indexed without care (mp_plan_check). Whether
- * it makes sense is the verifier's business. */
+/* Plan files in (docs/PLAN.md). The order of the checks is what a user needs: is it a plan at all, of this version; is
+ * it whole (the checksum); then the content, every message with its position. What passes may be indexed without care
+ * (mp_plan_check). Whether it makes sense is the verifier's business. */
 #include "plan_text.h"
 #include <moeplan/yaml.h>
 #include <stdio.h>
@@ -33,18 +33,23 @@ static enum mp_status check_first_lines(const struct mp_in *in, struct mp_error 
         const char *end = in->size > 0 ? memchr(text, '\n', in->size) : NULL;
         size_t n = end != NULL ? (size_t)(end - text) : in->size;
         if (n == sizeof schema - 1 && memcmp(text, schema, n - 1) == 0 && text[n - 1] == '\r')
-            return mp_fail_at(err, MP_EINPUT, in->path, 1, n, "the lines end in CR LF, which a plan's never do (copy the file "
+            return mp_fail_at(err, MP_EINPUT, in->path, 1, n,
+                              "the lines end in CR LF, which a plan's never do (copy the file "
                               "again without changing its line ends)");
-        return mp_fail_at(err, MP_EINPUT, in->path, 1, 1, "\"%s\" is not the first line of a plan (write \"schema: "
-                          "moeplan.plan\", or give a file that moeplan plan wrote)", mp_quote(text, n, quoted, sizeof quoted));
+        return mp_fail_at(err, MP_EINPUT, in->path, 1, 1,
+                          "\"%s\" is not the first line of a plan (write \"schema: "
+                          "moeplan.plan\", or give a file that moeplan plan wrote)",
+                          mp_quote(text, n, quoted, sizeof quoted));
     }
     const char *second = text + sizeof schema - 1;
     size_t rest = in->size - (sizeof schema - 1);
     const char *end = rest > 0 ? memchr(second, '\n', rest) : NULL;
     size_t n = end != NULL ? (size_t)(end - second) : rest;
     if (n != sizeof version || memcmp(second, version, sizeof version - 1) != 0 || second[n - 1] != '1')
-        return mp_fail_at(err, MP_EINPUT, in->path, 2, 1, "\"%s\" is not a version this moeplan reads (write \"version: 1\", or "
-                          "plan again)", mp_quote(second, n, quoted, sizeof quoted));
+        return mp_fail_at(err, MP_EINPUT, in->path, 2, 1,
+                          "\"%s\" is not a version this moeplan reads (write \"version: 1\", or "
+                          "plan again)",
+                          mp_quote(second, n, quoted, sizeof quoted));
     return MP_OK;
 }
 
@@ -53,9 +58,11 @@ static enum mp_status check_checksum(const struct mp_in *in, struct mp_error *er
     size_t key = sizeof PLAN_CHECKSUM_KEY - 1;
     uint64_t line, column;
     const char *last = in->size > PLAN_CHECKSUM_BYTES ? text + in->size - PLAN_CHECKSUM_BYTES : NULL;
-    if (last == NULL || memcmp(last, PLAN_CHECKSUM_KEY, key) != 0 || memcmp(last + key + 64, "\"\n", 2) != 0 || last[-1] != '\n') {
+    if (last == NULL || memcmp(last, PLAN_CHECKSUM_KEY, key) != 0 || memcmp(last + key + 64, "\"\n", 2) != 0 ||
+        last[-1] != '\n') {
         position_of(text, in->size, &line, &column);
-        return mp_fail_at(err, MP_EINPUT, in->path, line, column, "checksum: the file does not end in one, so it is torn (copy it "
+        return mp_fail_at(err, MP_EINPUT, in->path, line, column,
+                          "checksum: the file does not end in one, so it is torn (copy it "
                           "again, or write it anew with moeplan plan)");
     }
     char hex[65];
@@ -64,15 +71,18 @@ static enum mp_status check_checksum(const struct mp_in *in, struct mp_error *er
     if (memcmp(hex, last + key, 64) == 0)
         return MP_OK;
     position_of(text, n + key - 1, &line, &column);
-    return mp_fail_at(err, MP_EINPUT, in->path, line, column, "checksum: \"%.12s...\" is not that of the lines above, %.12s...: the "
-                      "file is torn or was edited (copy it again, or write it anew with moeplan plan)", last + key, hex);
+    return mp_fail_at(err, MP_EINPUT, in->path, line, column,
+                      "checksum: \"%.12s...\" is not that of the lines above, %.12s...: the "
+                      "file is torn or was edited (copy it again, or write it anew with moeplan plan)",
+                      last + key, hex);
 }
 
 static enum mp_status need(struct reader *r, const struct mp_yaml *map, const char *key, const struct mp_yaml **out) {
     return mp_yaml_need(r->doc, map, key, out, r->err);
 }
 
-static enum mp_status get_u64(struct reader *r, const struct mp_yaml *map, const char *key, uint64_t max, uint64_t *out) {
+static enum mp_status get_u64(struct reader *r, const struct mp_yaml *map, const char *key, uint64_t max,
+                              uint64_t *out) {
     const struct mp_yaml *n = NULL;
     enum mp_status status = need(r, map, key, &n);
     return status != MP_OK ? status : mp_yaml_u64(r->doc, n, 0, max, out, r->err);
@@ -125,13 +135,14 @@ static enum mp_status get_word(struct reader *r, const struct mp_yaml *map, cons
         }
         used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", i > 0 ? ", " : "", words[i]);
     }
-    return mp_yaml_fail(r->doc, n, r->err, "\"%s\" is not known (write one of %s)", mp_quote(n->text, n->length, quoted, sizeof quoted),
-                        list);
+    return mp_yaml_fail(r->doc, n, r->err, "\"%s\" is not known (write one of %s)",
+                        mp_quote(n->text, n->length, quoted, sizeof quoted), list);
 }
 
-/* A flow sequence of exactly n whole numbers in [0, max], or -1 = `none` where that is allowed. The fast path of large plans. */
-static enum mp_status get_numbers(struct reader *r, const struct mp_yaml *list, uint32_t n, uint32_t max, const uint32_t *none,
-                                  const char *hint, uint32_t *out) {
+/* A flow sequence of exactly n whole numbers in [0, max], or -1 = `none` where that is allowed. The fast path of large
+ * plans. */
+static enum mp_status get_numbers(struct reader *r, const struct mp_yaml *list, uint32_t n, uint32_t max,
+                                  const uint32_t *none, const char *hint, uint32_t *out) {
     enum mp_status status = mp_yaml_expect(r->doc, list, MP_YAML_SEQUENCE, r->err);
     if (status != MP_OK)
         return status;
@@ -146,9 +157,11 @@ static enum mp_status get_numbers(struct reader *r, const struct mp_yaml *list, 
             out[i] = (uint32_t)v;
         else {
             char quoted[128];
-            const char *text = item->kind == MP_YAML_SCALAR ? mp_quote(item->text, item->length, quoted, sizeof quoted) : "...";
-            return mp_fail_at(r->err, MP_EINPUT, r->doc->path, item->line, item->column, "%s: entry %u, \"%s\", is not in [0, %u] (%s)",
-                              list->key != NULL ? list->key : "list", i, text, max, hint);
+            const char *text =
+                item->kind == MP_YAML_SCALAR ? mp_quote(item->text, item->length, quoted, sizeof quoted) : "...";
+            return mp_fail_at(r->err, MP_EINPUT, r->doc->path, item->line, item->column,
+                              "%s: entry %u, \"%s\", is not in [0, %u] (%s)", list->key != NULL ? list->key : "list", i,
+                              text, max, hint);
         }
     }
     return MP_OK;
@@ -156,8 +169,9 @@ static enum mp_status get_numbers(struct reader *r, const struct mp_yaml *list, 
 
 static enum mp_status read_batching(struct reader *r, const struct mp_yaml *provenance, struct mp_provenance *v) {
     static const char *const split_keys[] = {"kind", "planning_ppm", "seed", "categories", NULL};
-    static const char *const batching_keys[] = {"phase", "ranks", "batch_per_rank", "tokens_per_rank", "source_skew_ppm",
-                                                "pad_tokens", "steps_max", "resample", "seed", NULL};
+    static const char *const batching_keys[] = {
+        "phase", "ranks", "batch_per_rank", "tokens_per_rank", "source_skew_ppm", "pad_tokens", "steps_max", "resample",
+        "seed",  NULL};
     const struct mp_yaml *split = NULL, *batching = NULL;
     enum mp_status status;
     unsigned word = 0;
@@ -185,18 +199,30 @@ out:
 }
 
 static enum mp_status read_provenance(struct reader *r, const struct mp_yaml *map) {
-    static const char *const keys[] = {"tool", "strategy", "replicate", "place", "route", "order", "selected_on", "seed", "work_used",
-                                       "stopped_by", "reproducible", "synthetic", "trace_format", "trace_model", "trace_sha256",
-                                       "topology", "topology_sha256", "model", "model_sha256", "dispatcher", "sources", "planned",
-                                       "split", "batching", NULL};
+    static const char *const keys[] = {
+        "tool",         "strategy",        "replicate",    "place",        "route",
+        "order",        "selected_on",     "seed",         "work_used",    "stopped_by",
+        "reproducible", "synthetic",       "trace_format", "trace_model",  "trace_sha256",
+        "topology",     "topology_sha256", "model",        "model_sha256", "dispatcher",
+        "sources",      "planned",         "split",        "batching",     NULL};
     struct mp_provenance *v = &r->plan->provenance;
     const struct {
         const char *key, **to;
-    } strings[] = {{"tool", &v->tool}, {"strategy", &v->strategy}, {"replicate", &v->replicate}, {"place", &v->place},
-                   {"route", &v->route}, {"order", &v->order}, {"selected_on", &v->selected_on},
-                   {"trace_format", &v->trace_format}, {"trace_model", &v->trace_model}, {"trace_sha256", &v->trace_sha256},
-                   {"topology", &v->topology}, {"topology_sha256", &v->topology_sha256}, {"model", &v->model},
-                   {"model_sha256", &v->model_sha256}, {"dispatcher", &v->dispatcher}};
+    } strings[] = {{"tool", &v->tool},
+                   {"strategy", &v->strategy},
+                   {"replicate", &v->replicate},
+                   {"place", &v->place},
+                   {"route", &v->route},
+                   {"order", &v->order},
+                   {"selected_on", &v->selected_on},
+                   {"trace_format", &v->trace_format},
+                   {"trace_model", &v->trace_model},
+                   {"trace_sha256", &v->trace_sha256},
+                   {"topology", &v->topology},
+                   {"topology_sha256", &v->topology_sha256},
+                   {"model", &v->model},
+                   {"model_sha256", &v->model_sha256},
+                   {"dispatcher", &v->dispatcher}};
     enum mp_status status;
     unsigned word = 0;
     MP_TRY(mp_yaml_keys(r->doc, map, keys, r->err));
@@ -231,8 +257,9 @@ static enum mp_status read_shape(struct reader *r, const struct mp_yaml *map, co
     MP_TRY(need(r, map, "slots", &slots_node));
     MP_TRY(mp_yaml_u32(r->doc, slots_node, 1, PLAN_MAX_SLOTS, &n_slots, r->err));
     if (layers->n != n_layers) {
-        status = mp_yaml_fail(r->doc, layers, r->err, "has %u entries, but shape.layers is %u (layer-missing: write one per layer)",
-                              layers->n, n_layers);
+        status = mp_yaml_fail(r->doc, layers, r->err,
+                              "has %u entries, but shape.layers is %u (layer-missing: write one per layer)", layers->n,
+                              n_layers);
         goto out;
     }
     slots = mp_calloc(n_gpus, sizeof *slots);
@@ -251,10 +278,11 @@ static enum mp_status read_shape(struct reader *r, const struct mp_yaml *map, co
         goto out;
     }
     for (uint32_t l = 0; l < n_layers; l++) {
-        const struct mp_yaml *of_layer = layers->items[l].kind == MP_YAML_MAPPING ? mp_yaml_get(&layers->items[l], "slots") : NULL;
+        const struct mp_yaml *of_layer =
+            layers->items[l].kind == MP_YAML_MAPPING ? mp_yaml_get(&layers->items[l], "slots") : NULL;
         if (of_layer != NULL && (of_layer->kind != MP_YAML_SEQUENCE || of_layer->n != n_slots)) {
-            status = mp_yaml_fail(r->doc, of_layer, r->err, "is not a list of %u entries (write one per slot, -1 for an empty one)",
-                                  n_slots);
+            status = mp_yaml_fail(r->doc, of_layer, r->err,
+                                  "is not a list of %u entries (write one per slot, -1 for an empty one)", n_slots);
             goto out;
         }
         if (of_layer == NULL)
@@ -276,8 +304,16 @@ out:
 }
 
 static enum mp_status read_layer(struct reader *r, const struct mp_yaml *map, uint32_t l, uint32_t *scratch) {
-    static const char *const keys[] = {"layer", "slots", "weights", "order", "combine_reversed", "rows_max_sum",
-                                       "dispatch_intra_bytes", "dispatch_inter_bytes", "port_bound_ns", NULL};
+    static const char *const keys[] = {"layer",
+                                       "slots",
+                                       "weights",
+                                       "order",
+                                       "combine_reversed",
+                                       "rows_max_sum",
+                                       "dispatch_intra_bytes",
+                                       "dispatch_inter_bytes",
+                                       "port_bound_ns",
+                                       NULL};
     struct mp_plan *p = r->plan;
     struct mp_plan_layer *layer = &p->layers[l];
     const uint32_t none = MP_NO_EXPERT;
@@ -286,7 +322,8 @@ static enum mp_status read_layer(struct reader *r, const struct mp_yaml *map, ui
     MP_TRY(mp_yaml_keys(r->doc, map, keys, r->err));
     MP_TRY(get_u32(r, map, "layer", 0, UINT32_MAX - 1, &layer->layer_id));
     MP_TRY(need(r, map, "slots", &list));
-    MP_TRY(get_numbers(r, list, p->n_slots, p->n_experts - 1, &none, "expert-range: write an expert, or -1 for an empty slot", scratch));
+    MP_TRY(get_numbers(r, list, p->n_slots, p->n_experts - 1, &none,
+                       "expert-range: write an expert, or -1 for an empty slot", scratch));
     for (uint32_t s = 0; s < p->n_slots; s++)
         layer->slot_expert[s] = (uint16_t)scratch[s];
     if (p->route == MP_ROUTE_WEIGHTED || p->route == MP_ROUTE_TIERED) {
@@ -296,16 +333,19 @@ static enum mp_status read_layer(struct reader *r, const struct mp_yaml *map, ui
             goto out;
         }
         MP_TRY(need(r, map, "weights", &list));
-        MP_TRY(get_numbers(r, list, p->n_slots, UINT32_MAX, NULL, "route-weights: write a whole number", layer->slot_weight));
+        MP_TRY(get_numbers(r, list, p->n_slots, UINT32_MAX, NULL, "route-weights: write a whole number",
+                           layer->slot_weight));
     } else if ((list = mp_yaml_get(map, "weights")) != NULL) {
-        status = mp_yaml_fail(r->doc, list, r->err, "is not used by rules.route: %s (leave it out)", mp_route_rule_name(p->route));
+        status = mp_yaml_fail(r->doc, list, r->err, "is not used by rules.route: %s (leave it out)",
+                              mp_route_rule_name(p->route));
         goto out;
     }
     MP_TRY(get_kind(r, map, "order", MP_YAML_SCALAR, &order));
     if (strcmp(order->text, "concurrent") == 0)
         layer->order = MP_NONE;
     else if (p->n_orders == 0) {
-        status = mp_yaml_fail(r->doc, order, r->err, "\"%.40s\": the plan has no orders (write concurrent)", order->text);
+        status =
+            mp_yaml_fail(r->doc, order, r->err, "\"%.40s\": the plan has no orders (write concurrent)", order->text);
         goto out;
     } else
         MP_TRY(mp_yaml_u32(r->doc, order, 0, p->n_orders - 1, &layer->order, r->err));
@@ -330,10 +370,12 @@ static bool take_number(const char *text, uint32_t length, uint32_t *at, uint64_
 
 static enum mp_status stage_error(struct reader *r, const struct mp_yaml *n, uint32_t at, const char *what) {
     /* The canonical scalar is quoted and has no escapes: its text starts one column after the quote. */
-    return mp_fail_at(r->err, MP_EINPUT, r->doc->path, n->line, (uint64_t)n->column + (n->is_quoted ? 1 : 0) + at, "stages: %s", what);
+    return mp_fail_at(r->err, MP_EINPUT, r->doc->path, n->line, (uint64_t)n->column + (n->is_quoted ? 1 : 0) + at,
+                      "stages: %s", what);
 }
 
-static enum mp_status read_rotation(struct reader *r, const struct mp_yaml *n, const struct mp_order *order, struct mp_transfer *t) {
+static enum mp_status read_rotation(struct reader *r, const struct mp_yaml *n, const struct mp_order *order,
+                                    struct mp_transfer *t) {
     uint32_t at = 1, n_gpus = r->plan->n_gpus;
     uint64_t by;
     if (!take_number(n->text, n->length, &at, &by) || at != n->length || by == 0 || by >= n_gpus)
@@ -343,17 +385,19 @@ static enum mp_status read_rotation(struct reader *r, const struct mp_yaml *n, c
     return MP_OK;
 }
 
-static enum mp_status read_transfers(struct reader *r, const struct mp_yaml *n, const struct mp_order *order, struct mp_transfer *t,
-                                     uint32_t n_transfers) {
+static enum mp_status read_transfers(struct reader *r, const struct mp_yaml *n, const struct mp_order *order,
+                                     struct mp_transfer *t, uint32_t n_transfers) {
     uint32_t at = 0, n_gpus = r->plan->n_gpus;
     for (uint32_t i = 0; i < n_transfers; i++) {
         uint32_t start = at;
         uint64_t src, dst, share = order->unit;
         if (!take_number(n->text, n->length, &at, &src) || at >= n->length || n->text[at++] != '>' ||
             !take_number(n->text, n->length, &at, &dst))
-            return stage_error(r, n, start, "a transfer is not of the form src>dst or src>dst*share (write for instance 0>1)");
+            return stage_error(r, n, start,
+                               "a transfer is not of the form src>dst or src>dst*share (write for instance 0>1)");
         if (src >= n_gpus || dst >= n_gpus)
-            return stage_error(r, n, start, "a transfer names a GPU that shape.gpus does not have (write a smaller number)");
+            return stage_error(r, n, start,
+                               "a transfer names a GPU that shape.gpus does not have (write a smaller number)");
         if (at < n->length && n->text[at] == '*') {
             at++;
             if (!take_number(n->text, n->length, &at, &share) || share > UINT32_MAX)
@@ -368,7 +412,8 @@ static enum mp_status read_transfers(struct reader *r, const struct mp_yaml *n, 
     return at == n->length ? MP_OK : stage_error(r, n, at, "something follows the last transfer (write 0>1 1>2)");
 }
 
-static enum mp_status read_stage(struct reader *r, const struct mp_yaml *n, const struct mp_order *order, struct mp_stage *stage) {
+static enum mp_status read_stage(struct reader *r, const struct mp_yaml *n, const struct mp_order *order,
+                                 struct mp_stage *stage) {
     enum mp_status status = mp_yaml_expect(r->doc, n, MP_YAML_SCALAR, r->err);
     if (status != MP_OK)
         return status;
@@ -378,8 +423,10 @@ static enum mp_status read_stage(struct reader *r, const struct mp_yaml *n, cons
         count += n->text[i] == ' ';
     r->n_transfers += count;
     if (r->n_transfers > MAX_TRANSFERS)
-        return mp_fail_at(r->err, MP_ELIMIT, r->doc->path, n->line, n->column, "stages: more than %llu transfers in all (share orders "
-                          "between layers)", (unsigned long long)MAX_TRANSFERS);
+        return mp_fail_at(r->err, MP_ELIMIT, r->doc->path, n->line, n->column,
+                          "stages: more than %llu transfers in all (share orders "
+                          "between layers)",
+                          (unsigned long long)MAX_TRANSFERS);
     struct mp_transfer *t = mp_arena_alloc(r->plan->arena, count, sizeof *t);
     if (t == NULL)
         return mp_nomem(r->err, "reading a plan");
@@ -436,7 +483,8 @@ static enum mp_status read_training(struct reader *r, const struct mp_yaml *map)
         status = mp_nomem(r->err, "reading a plan");
         goto out;
     }
-    MP_TRY(get_numbers(r, list, list->n, list->n > 0 ? list->n - 1 : 0, NULL, "training: write a permutation of the buckets", order));
+    MP_TRY(get_numbers(r, list, list->n, list->n > 0 ? list->n - 1 : 0, NULL,
+                       "training: write a permutation of the buckets", order));
     *t = (struct mp_plan_training){true, t->chunk_bytes, t->experts_per_gpu, list->n, order};
 out:
     return status;
@@ -547,7 +595,8 @@ out:
     return status;
 }
 
-/* A file with a right checksum that our writer would not write was made by another program, wrongly: the first byte that differs. */
+/* A file with a right checksum that our writer would not write was made by another program, wrongly: the first byte
+ * that differs. */
 static enum mp_status check_canonical(const struct mp_in *in, const struct mp_plan *p, struct mp_error *err) {
     struct mp_out *o;
     enum mp_status status = mp_out_open_memory(&o, err);
@@ -566,13 +615,15 @@ static enum mp_status check_canonical(const struct mp_in *in, const struct mp_pl
     status = mp_out_commit(o, err);
     if (status != MP_OK || is_same)
         return status;
-    return mp_fail_at(err, MP_EINPUT, in->path, line, column, "from here on the file is not in the canonical form of docs/PLAN.md (write "
+    return mp_fail_at(err, MP_EINPUT, in->path, line, column,
+                      "from here on the file is not in the canonical form of docs/PLAN.md (write "
                       "it anew with moeplan plan)");
 }
 
 static enum mp_status read_document(struct reader *r, const struct mp_in *in) {
-    static const char *const keys[] = {"schema", "version", "provenance", "shape", "rules", "layers", "orders", "colocation",
-                                       "training", "prediction", "samples", "certificates", "checksum", NULL};
+    static const char *const keys[] = {"schema",  "version",      "provenance", "shape",    "rules",
+                                       "layers",  "orders",       "colocation", "training", "prediction",
+                                       "samples", "certificates", "checksum",   NULL};
     const struct mp_yaml *root = r->doc->root, *shape = NULL, *layers = NULL, *part = NULL;
     enum mp_status status;
     MP_TRY(mp_yaml_expect(r->doc, root, MP_YAML_MAPPING, r->err));
@@ -593,7 +644,8 @@ out:
     return status;
 }
 
-enum mp_status mp_plan_parse(struct mp_plan **out, const struct mp_in *in, const struct mp_limits *limits, struct mp_error *err) {
+enum mp_status mp_plan_parse(struct mp_plan **out, const struct mp_in *in, const struct mp_limits *limits,
+                             struct mp_error *err) {
     struct mp_limits own = limits != NULL ? *limits : mp_limits_default;
     struct reader r = {.err = err};
     struct mp_yaml_doc *doc = NULL;
@@ -602,7 +654,8 @@ enum mp_status mp_plan_parse(struct mp_plan **out, const struct mp_in *in, const
     if (own.yaml_scalar < MAX_STAGE_BYTES)
         own.yaml_scalar = MAX_STAGE_BYTES;
     if (in->size > own.yaml_bytes)
-        return mp_fail_at(err, MP_ELIMIT, in->path, 1, 1, "a plan of %zu bytes is past the limit of %zu", in->size, own.yaml_bytes);
+        return mp_fail_at(err, MP_ELIMIT, in->path, 1, 1, "a plan of %zu bytes is past the limit of %zu", in->size,
+                          own.yaml_bytes);
     MP_TRY(check_first_lines(in, err));
     MP_TRY(check_checksum(in, err));
     MP_TRY(mp_yaml_parse(&doc, in, &own, err));
@@ -617,7 +670,8 @@ out:
     return status;
 }
 
-enum mp_status mp_plan_load(struct mp_plan **out, const char *path, const struct mp_limits *limits, struct mp_error *err) {
+enum mp_status mp_plan_load(struct mp_plan **out, const char *path, const struct mp_limits *limits,
+                            struct mp_error *err) {
     struct mp_in *in;
     *out = NULL;
     enum mp_status status = mp_in_open(&in, path, 0, err);

@@ -1,5 +1,5 @@
-/* The canonical text of a plan (docs/PLAN.md): same plan, same bytes. The body is put together in memory first, because its last line
- * is a checksum over all the others. */
+/* The canonical text of a plan (docs/PLAN.md): same plan, same bytes. The body is put together in memory first, because
+ * its last line is a checksum over all the others. */
 #include "plan_text.h"
 #include <string.h>
 
@@ -51,7 +51,8 @@ static size_t decode(const unsigned char *s, uint32_t *code) {
     return n;
 }
 
-/* Always in double quotes and ASCII: nothing in a name can then be taken for another type, and no editor re-encodes it. */
+/* Always in double quotes and ASCII: nothing in a name can then be taken for another type, and no editor re-encodes it.
+ */
 static void put_string(struct mp_out *o, const char *key, const char *s) {
     mp_out_puts(o, key);
     if (!mp_is_text(s, strlen(s))) {
@@ -272,7 +273,8 @@ static void write_body(struct mp_out *o, const struct mp_plan *p) {
     mp_out_puts(o, p->n_colocations == 0 ? "colocation: []\n" : "colocation:\n");
     for (uint32_t i = 0; i < p->n_colocations; i++) {
         const struct mp_colocation *c = &p->colocations[i];
-        mp_out_printf(o, "  - {layer: %u, expert_a: %u, expert_b: %u, gpu: %u}\n", c->layer, c->expert_a, c->expert_b, c->gpu);
+        mp_out_printf(o, "  - {layer: %u, expert_a: %u, expert_b: %u, gpu: %u}\n", c->layer, c->expert_a, c->expert_b,
+                      c->gpu);
     }
     if (p->training.is_present) {
         mp_out_puts(o, "training:\n");

@@ -1,11 +1,11 @@
-/* Replica choice. The rules are those of <moeplan/plan.h>; tables are built once, so that a choice costs a hash and a look-up.
+/* Replica choice. The rules are those of <moeplan/plan.h>; tables are built once, so that a choice costs a hash and a
+ * look-up.
  *
  * Decides   (layer, expert, source, token) -> slot.
- * Method    replicas of all experts of a layer in one list by counting; for NEAREST a table [source] per replicated expert.
- * Differs   NEAREST is SGLang's static rule (expert_location.py, compute_logical_to_rank_dispatch_physical_map) with its seeded shuffle
- *           replaced by (number of the source + expert) mod n.
- * Cost      O(layers * (slots + experts)) to build, plus O(GPUs) per replicated expert for NEAREST; O(1) per choice, O(replicas) for the
- *           weighted rules. */
+ * Method    replicas of all experts of a layer in one list by counting; for NEAREST a table [source] per replicated
+ * expert. Differs   NEAREST is SGLang's static rule (expert_location.py, compute_logical_to_rank_dispatch_physical_map)
+ * with its seeded shuffle replaced by (number of the source + expert) mod n. Cost      O(layers * (slots + experts)) to
+ * build, plus O(GPUs) per replicated expert for NEAREST; O(1) per choice, O(replicas) for the weighted rules. */
 #include <moeplan/plan.h>
 #include <string.h>
 
@@ -14,11 +14,12 @@ struct mp_router {
     uint32_t n_layers, n_experts, n_gpus, n_slots;
     enum mp_route_rule rule;
     const uint32_t *gpu_node, *slot_gpu; /* copies: a router may outlive the plan */
-    uint32_t *first;          /* [n_layers][n_experts + 1] into the layer's row of slots */
-    uint32_t *slots;          /* [n_layers][n_slots] */
-    uint32_t *weights;        /* the same shape, or NULL */
-    uint64_t *cumulative;     /* the same shape: sum of the weights of an expert's replicas up to and including this one */
-    const uint32_t **nearest; /* [n_layers][n_experts] -> [n_gpus] slots; NULL where at most one replica; rule NEAREST only */
+    uint32_t *first;                     /* [n_layers][n_experts + 1] into the layer's row of slots */
+    uint32_t *slots;                     /* [n_layers][n_slots] */
+    uint32_t *weights;                   /* the same shape, or NULL */
+    uint64_t *cumulative; /* the same shape: sum of the weights of an expert's replicas up to and including this one */
+    const uint32_t *
+        *nearest; /* [n_layers][n_experts] -> [n_gpus] slots; NULL where at most one replica; rule NEAREST only */
 };
 
 /* Candidates of one expert: a range of the layer's row. */
@@ -60,10 +61,10 @@ static void list_replicas(struct mp_router *r, const struct mp_plan *p, uint32_t
     }
 }
 
-/* NEAREST for one expert. A GPU's candidates are a set of their own unless they are all of its node's, and a node's unless they are
- * all there are; so a set is counted per node or once for all. */
-static void fill_nearest(const struct mp_router *r, uint32_t expert, struct candidates c, uint32_t *on_gpu, uint32_t *on_node,
-                         uint32_t *used_node, uint32_t *table) {
+/* NEAREST for one expert. A GPU's candidates are a set of their own unless they are all of its node's, and a node's
+ * unless they are all there are; so a set is counted per node or once for all. */
+static void fill_nearest(const struct mp_router *r, uint32_t expert, struct candidates c, uint32_t *on_gpu,
+                         uint32_t *on_node, uint32_t *used_node, uint32_t *table) {
     uint32_t used_all = 0;
     for (uint32_t i = 0; i < c.n; i++) {
         on_gpu[r->slot_gpu[c.slot[i]]]++;
@@ -112,8 +113,12 @@ enum mp_status mp_router_new(struct mp_router **out, const struct mp_plan *p, st
     struct mp_router *r = arena != NULL ? mp_arena_alloc(arena, 1, sizeof *r) : NULL;
     if (r == NULL)
         goto nomem;
-    *r = (struct mp_router){.arena = arena, .n_layers = p->n_layers, .n_experts = p->n_experts, .n_gpus = p->n_gpus,
-                            .n_slots = p->n_slots, .rule = p->route};
+    *r = (struct mp_router){.arena = arena,
+                            .n_layers = p->n_layers,
+                            .n_experts = p->n_experts,
+                            .n_gpus = p->n_gpus,
+                            .n_slots = p->n_slots,
+                            .rule = p->route};
     size_t cells = (size_t)p->n_layers * p->n_slots;
     uint32_t *gpu_node = mp_arena_alloc(arena, p->n_gpus, sizeof *gpu_node);
     uint32_t *slot_gpu = mp_arena_alloc(arena, p->n_slots, sizeof *slot_gpu);
@@ -129,7 +134,8 @@ enum mp_status mp_router_new(struct mp_router **out, const struct mp_plan *p, st
         for (uint32_t l = 0; l < p->n_layers; l++)
             if (p->layers[l].slot_weight == NULL) {
                 mp_arena_free(arena);
-                return mp_fail(err, MP_EBUG, "layer %u has no routing weights under rule %s", l, mp_route_rule_name(p->route));
+                return mp_fail(err, MP_EBUG, "layer %u has no routing weights under rule %s", l,
+                               mp_route_rule_name(p->route));
             }
         r->weights = mp_arena_alloc(arena, cells, sizeof *r->weights);
         r->cumulative = mp_arena_alloc(arena, cells, sizeof *r->cumulative);
@@ -181,7 +187,8 @@ static bool is_in_tier(const struct mp_router *r, uint32_t slot, uint32_t source
     return tier == 2 || (tier == 1 ? r->gpu_node[gpu] == r->gpu_node[source] : gpu == source);
 }
 
-uint32_t mp_router_slot(const struct mp_router *r, uint32_t layer, uint32_t expert, uint32_t source, uint64_t token_hash) {
+uint32_t mp_router_slot(const struct mp_router *r, uint32_t layer, uint32_t expert, uint32_t source,
+                        uint64_t token_hash) {
     struct candidates c = replicas_of(r, layer, expert);
     if (c.n < 2)
         return c.n == 0 ? MP_NONE : c.slot[0];
@@ -217,7 +224,8 @@ uint32_t mp_router_slot(const struct mp_router *r, uint32_t layer, uint32_t expe
     return MP_NONE;
 }
 
-void mp_router_split(const struct mp_router *r, uint32_t layer, uint32_t expert, uint32_t source, uint64_t n, uint64_t *share) {
+void mp_router_split(const struct mp_router *r, uint32_t layer, uint32_t expert, uint32_t source, uint64_t n,
+                     uint64_t *share) {
     struct candidates c = replicas_of(r, layer, expert);
     if (c.n == 0)
         return;

@@ -28,8 +28,8 @@ struct net_resource {
 
 struct net_group { /* flows frozen at one level of the filling: order[start .. next group's start) */
     uint32_t start;
-    double rate, since,
-        first_finish; /* since: when `left` of its flows was right; first_finish: least of this and all earlier groups */
+    double rate, since, first_finish; /* since: when `left` of its flows was right; first_finish: least of this and all
+                                         earlier groups */
 };
 
 struct mp_net {

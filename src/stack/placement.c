@@ -9,11 +9,12 @@ enum mp_status mp_placement_new(struct mp_placement *p, const char *path, uint64
     memset(p, 0, sizeof *p);
     p->path = path;
     if (n_layers == 0 || n_layers > MP_MAX_LAYERS)
-        return mp_fail_at(err, n_layers == 0 ? MP_EINPUT : MP_ELIMIT, path, 0, 0, "has %llu layers (1 to %u are possible)",
-                          (unsigned long long)n_layers, MP_MAX_LAYERS);
+        return mp_fail_at(err, n_layers == 0 ? MP_EINPUT : MP_ELIMIT, path, 0, 0,
+                          "has %llu layers (1 to %u are possible)", (unsigned long long)n_layers, MP_MAX_LAYERS);
     if (n_slots == 0 || n_slots > STACK_MAX_SLOTS)
-        return mp_fail_at(err, n_slots == 0 ? MP_EINPUT : MP_ELIMIT, path, 0, 0, "has %llu slots a layer (1 to %u are possible)",
-                          (unsigned long long)n_slots, STACK_MAX_SLOTS);
+        return mp_fail_at(err, n_slots == 0 ? MP_EINPUT : MP_ELIMIT, path, 0, 0,
+                          "has %llu slots a layer (1 to %u are possible)", (unsigned long long)n_slots,
+                          STACK_MAX_SLOTS);
     p->n_layers = (uint32_t)n_layers;
     p->n_slots = (uint32_t)n_slots;
     p->layer_ids = mp_calloc(n_layers, sizeof *p->layer_ids);
@@ -45,8 +46,9 @@ enum mp_status mp_placement_row(struct mp_placement *p, uint32_t layer, const js
     if (!json_is_array(list))
         return mp_json_bad(in, steps, err, "%s: is not a list of expert ids", where);
     if (json_array_size(list) != p->n_slots)
-        return mp_json_bad(in, steps, err, "%s: has %zu slots where the first layer has %u (every layer needs the same number)",
-                           where, json_array_size(list), p->n_slots);
+        return mp_json_bad(in, steps, err,
+                           "%s: has %zu slots where the first layer has %u (every layer needs the same number)", where,
+                           json_array_size(list), p->n_slots);
     for (uint32_t s = 0; s < p->n_slots; s++) {
         const json_t *id = json_array_get(list, s);
         if (json_is_integer(id) && json_integer_value(id) >= 0 && json_integer_value(id) < (json_int_t)MP_MAX_EXPERTS) {
@@ -65,16 +67,19 @@ enum mp_status mp_placement_row(struct mp_placement *p, uint32_t layer, const js
 enum mp_status mp_placement_moe_layers(struct mp_placement *p, const struct mp_stack_options *o, struct mp_error *err) {
     uint32_t base = o->layer_base > 0 ? (uint32_t)o->layer_base : 0;
     if (o->model != NULL && o->model->n_layers != p->n_layers)
-        return mp_fail_at(err, MP_EINPUT, p->path, 0, 0, "has %u MoE layers, %s has %u (use the placement of this model)", p->n_layers,
-                          o->model->name, o->model->n_layers);
+        return mp_fail_at(err, MP_EINPUT, p->path, 0, 0,
+                          "has %u MoE layers, %s has %u (use the placement of this model)", p->n_layers, o->model->name,
+                          o->model->n_layers);
     if (o->model == NULL && base >= MP_MAX_LAYERS)
-        return mp_fail(err, MP_EUSAGE, "layer base %u is not a layer (give --layer-base below %u)", base, MP_MAX_LAYERS);
+        return mp_fail(err, MP_EUSAGE, "layer base %u is not a layer (give --layer-base below %u)", base,
+                       MP_MAX_LAYERS);
     for (uint32_t l = 0; l < p->n_layers; l++)
         p->layer_ids[l] = o->model != NULL ? o->model->layer_ids[l] : base + l;
     return MP_OK;
 }
 
-static enum mp_status bad_layer(const struct mp_placement *p, uint32_t l, struct mp_error *err, const char *fmt, ...) MP_PRINTF(4, 5);
+static enum mp_status bad_layer(const struct mp_placement *p, uint32_t l, struct mp_error *err, const char *fmt, ...)
+    MP_PRINTF(4, 5);
 static enum mp_status bad_layer(const struct mp_placement *p, uint32_t l, struct mp_error *err, const char *fmt, ...) {
     char message[512], steps[96];
     uint64_t line = p->lines[l], column = p->columns[l];
@@ -90,7 +95,8 @@ static enum mp_status bad_layer(const struct mp_placement *p, uint32_t l, struct
 }
 
 /* Ids in range and every expert present. */
-static enum mp_status check_experts(const struct mp_placement *p, uint32_t n_experts, const char *how_many, struct mp_error *err) {
+static enum mp_status check_experts(const struct mp_placement *p, uint32_t n_experts, const char *how_many,
+                                    struct mp_error *err) {
     uint32_t *copies = mp_calloc(n_experts, sizeof *copies);
     enum mp_status status = copies == NULL ? mp_nomem(err, "placement check") : MP_OK;
     for (uint32_t l = 0; l < p->n_layers && status == MP_OK; l++) {
@@ -100,17 +106,15 @@ static enum mp_status check_experts(const struct mp_placement *p, uint32_t n_exp
             if (row[s] == MP_NO_EXPERT)
                 continue;
             if (row[s] >= n_experts)
-                status = bad_layer(p, l, err,
-                                    "layer %u: slot %u holds expert %u, but there are %u experts (%s)", p->layer_ids[l], s, row[s],
-                                    n_experts, how_many);
+                status = bad_layer(p, l, err, "layer %u: slot %u holds expert %u, but there are %u experts (%s)",
+                                   p->layer_ids[l], s, row[s], n_experts, how_many);
             else
                 copies[row[s]]++;
         }
         for (uint32_t e = 0; e < n_experts && status == MP_OK; e++)
             if (copies[e] == 0)
-                status = bad_layer(p, l, err,
-                                    "layer %u: expert %u of %u has no slot (give every expert at least one)", p->layer_ids[l], e,
-                                    n_experts);
+                status = bad_layer(p, l, err, "layer %u: expert %u of %u has no slot (give every expert at least one)",
+                                   p->layer_ids[l], e, n_experts);
     }
     mp_free(copies);
     return status;
@@ -123,17 +127,18 @@ enum mp_status mp_placement_plan(struct mp_plan **out, const struct mp_placement
     *out = NULL;
     uint32_t n_gpus = p->n_gpus != 0 ? p->n_gpus : o->n_gpus;
     if (n_gpus == 0)
-        return mp_fail(err, MP_EUSAGE, "%s: a %s placement does not say how many GPUs it is for (give --gpus N, or the topology)",
+        return mp_fail(err, MP_EUSAGE,
+                       "%s: a %s placement does not say how many GPUs it is for (give --gpus N, or the topology)",
                        p->path, stack);
     if (o->n_gpus != 0 && o->n_gpus != n_gpus)
-        return mp_fail_at(err, MP_EINPUT, p->path, 0, 0, "is for %u GPUs, not for %u (use a topology of %u GPUs)", n_gpus,
-                          o->n_gpus, n_gpus);
+        return mp_fail_at(err, MP_EINPUT, p->path, 0, 0, "is for %u GPUs, not for %u (use a topology of %u GPUs)",
+                          n_gpus, o->n_gpus, n_gpus);
     if (n_gpus > MP_MAX_GPUS)
         return mp_fail_at(err, MP_ELIMIT, p->path, 0, 0, "is for %u GPUs, more than %u", n_gpus, MP_MAX_GPUS);
     if (p->slots_per_gpu == NULL && p->n_slots % n_gpus != 0)
         return bad_layer(p, 0, err,
-                          "%u slots a layer do not divide among %u GPUs (use %u slots, or another number of GPUs)", p->n_slots,
-                          n_gpus, (p->n_slots / n_gpus + 1) * n_gpus);
+                         "%u slots a layer do not divide among %u GPUs (use %u slots, or another number of GPUs)",
+                         p->n_slots, n_gpus, (p->n_slots / n_gpus + 1) * n_gpus);
     uint32_t n_nodes = o->n_nodes == 0 ? 1 : o->n_nodes;
     if (n_gpus % n_nodes != 0)
         return mp_fail(err, MP_EUSAGE, "%s: %u GPUs do not divide among %u nodes", p->path, n_gpus, n_nodes);
@@ -142,13 +147,15 @@ enum mp_status mp_placement_plan(struct mp_plan **out, const struct mp_placement
     if (p->n_experts != 0)
         how_many = o->n_experts == 0 && o->model == NULL ? "the file's own number" : how_many;
     if (p->n_experts != 0 && n_experts != p->n_experts)
-        return mp_fail_at(err, MP_EINPUT, p->path, 0, 0, "has %u experts, not %u (%s)", p->n_experts, n_experts, how_many);
+        return mp_fail_at(err, MP_EINPUT, p->path, 0, 0, "has %u experts, not %u (%s)", p->n_experts, n_experts,
+                          how_many);
     if (n_experts == 0)
         for (size_t i = 0; i < (size_t)p->n_layers * p->n_slots; i++)
             if (p->slot_expert[i] != MP_NO_EXPERT && p->slot_expert[i] >= n_experts)
                 n_experts = p->slot_expert[i] + 1u;
     if (n_experts == 0 || n_experts > MP_MAX_EXPERTS)
-        return mp_fail_at(err, MP_EINPUT, p->path, 0, 0, "has %u experts (1 to %u are possible)", n_experts, MP_MAX_EXPERTS);
+        return mp_fail_at(err, MP_EINPUT, p->path, 0, 0, "has %u experts (1 to %u are possible)", n_experts,
+                          MP_MAX_EXPERTS);
     enum mp_status status = check_experts(p, n_experts, how_many, err);
     if (status != MP_OK)
         return status;
@@ -175,7 +182,8 @@ enum mp_status mp_placement_plan(struct mp_plan **out, const struct mp_placement
     plan->n_nodes = n_nodes;
     for (uint32_t l = 0; l < p->n_layers; l++) {
         plan->layers[l].layer_id = p->layer_ids[l];
-        memcpy(plan->layers[l].slot_expert, p->slot_expert + (size_t)l * p->n_slots, p->n_slots * sizeof *p->slot_expert);
+        memcpy(plan->layers[l].slot_expert, p->slot_expert + (size_t)l * p->n_slots,
+               p->n_slots * sizeof *p->slot_expert);
         plan->layers[l].order = MP_NONE;
     }
     plan->route = MP_ROUTE_EVEN;

@@ -78,10 +78,11 @@ static struct layer_use use_of(const struct mp_plan *p, uint32_t l, bool *seen) 
 }
 
 /* Same layers and experts as the model that is going to be served. */
-static enum mp_status check_model(const struct mp_plan *p, const struct mp_model *m, const char *stack, enum mp_outcome *outcome,
-                                  struct mp_error *err) {
+static enum mp_status check_model(const struct mp_plan *p, const struct mp_model *m, const char *stack,
+                                  enum mp_outcome *outcome, struct mp_error *err) {
     if (m->n_experts != p->n_experts)
-        return mp_stack_refuse(outcome, err, "the plan has %u experts, %s has %u (plan on a trace of this model, or give its own -m)",
+        return mp_stack_refuse(outcome, err,
+                               "the plan has %u experts, %s has %u (plan on a trace of this model, or give its own -m)",
                                p->n_experts, m->name, m->n_experts);
     for (uint32_t l = 0, k = 0; k < m->n_layers; k++) {
         if (l < p->n_layers && p->layers[l].layer_id == m->layer_ids[k]) {
@@ -90,36 +91,42 @@ static enum mp_status check_model(const struct mp_plan *p, const struct mp_model
         }
         if (l < p->n_layers && p->layers[l].layer_id < m->layer_ids[k])
             break;
-        return mp_stack_refuse(outcome, err,
-                               "layer %u of %s is not in the plan, and %s needs all %u MoE layers (record every layer and plan again)",
-                               m->layer_ids[k], m->name, stack, m->n_layers);
+        return mp_stack_refuse(
+            outcome, err,
+            "layer %u of %s is not in the plan, and %s needs all %u MoE layers (record every layer and plan again)",
+            m->layer_ids[k], m->name, stack, m->n_layers);
     }
     for (uint32_t l = 0; l < p->n_layers; l++) {
         uint32_t k = 0;
         while (k < m->n_layers && m->layer_ids[k] != p->layers[l].layer_id)
             k++;
         if (k == m->n_layers)
-            return mp_stack_refuse(outcome, err, "layer %u of the plan is not a MoE layer of %s (give --layer-base when reading the trace)",
-                                   p->layers[l].layer_id, m->name);
+            return mp_stack_refuse(
+                outcome, err,
+                "layer %u of the plan is not a MoE layer of %s (give --layer-base when reading the trace)",
+                p->layers[l].layer_id, m->name);
     }
     return MP_OK;
 }
 
-enum mp_status mp_stack_check_rules(const struct mp_plan *p, const struct mp_stack_options *o, const struct mp_stack_rules *rules,
-                                    enum mp_outcome *outcome, struct mp_error *err) {
+enum mp_status mp_stack_check_rules(const struct mp_plan *p, const struct mp_stack_options *o,
+                                    const struct mp_stack_rules *rules, enum mp_outcome *outcome,
+                                    struct mp_error *err) {
     enum mp_status status = MP_OK;
     *outcome = MP_FOUND;
     uint32_t per_gpu = p->gpu_first_slot[1];
     for (uint32_t g = 1; g < p->n_gpus; g++) {
         uint32_t n = p->gpu_first_slot[g + 1] - p->gpu_first_slot[g];
         if (n != per_gpu)
-            return mp_stack_refuse(outcome, err,
-                                   "GPU %u has %u slots and GPU 0 has %u, but %s needs the same number on every GPU (plan again with "
-                                   "--for %s or --slots-per-gpu %u)",
-                                   g, n, per_gpu, rules->stack, rules->stack, n > per_gpu ? n : per_gpu);
+            return mp_stack_refuse(
+                outcome, err,
+                "GPU %u has %u slots and GPU 0 has %u, but %s needs the same number on every GPU (plan again with "
+                "--for %s or --slots-per-gpu %u)",
+                g, n, per_gpu, rules->stack, rules->stack, n > per_gpu ? n : per_gpu);
     }
     if (o->n_mtp_layers > 0 && !rules->has_mtp_rows)
-        return mp_stack_refuse(outcome, err, "%s has no place for MTP layers in its file (leave out --mtp-layers)", rules->stack);
+        return mp_stack_refuse(outcome, err, "%s has no place for MTP layers in its file (leave out --mtp-layers)",
+                               rules->stack);
     if (o->model != NULL) {
         status = check_model(p, o->model, rules->stack, outcome, err);
         if (status != MP_OK || *outcome != MP_FOUND)
@@ -132,18 +139,21 @@ enum mp_status mp_stack_check_rules(const struct mp_plan *p, const struct mp_sta
         struct layer_use u = use_of(p, l, seen);
         uint32_t id = p->layers[l].layer_id, n_empty = p->n_slots - u.n_used;
         if (u.missing != MP_NONE)
-            status = mp_stack_refuse(outcome, err, "layer %u: expert %u has no slot, and %s would send its tokens nowhere (plan again)", id,
-                                     u.missing, rules->stack);
+            status = mp_stack_refuse(
+                outcome, err, "layer %u: expert %u has no slot, and %s would send its tokens nowhere (plan again)", id,
+                u.missing, rules->stack);
         else if (n_empty > 0 && !rules->allows_empty)
-            status = mp_stack_refuse(outcome, err,
-                                     "layer %u leaves %u of its %u slots empty, and %s has no empty slots (plan again with --redundant %u, "
-                                     "which fills them)",
-                                     id, n_empty, p->n_slots, rules->stack, p->n_slots - p->n_experts);
+            status = mp_stack_refuse(
+                outcome, err,
+                "layer %u leaves %u of its %u slots empty, and %s has no empty slots (plan again with --redundant %u, "
+                "which fills them)",
+                id, n_empty, p->n_slots, rules->stack, p->n_slots - p->n_experts);
         else if (u.duplicate_gpu != MP_NONE && rules->needs_distinct)
-            status = mp_stack_refuse(outcome, err,
-                                     "layer %u: GPU %u holds expert %u twice, and %s keeps one replica of an expert per GPU (plan again "
-                                     "with --for %s)",
-                                     id, u.duplicate_gpu, u.duplicate_expert, rules->stack, rules->stack);
+            status = mp_stack_refuse(
+                outcome, err,
+                "layer %u: GPU %u holds expert %u twice, and %s keeps one replica of an expert per GPU (plan again "
+                "with --for %s)",
+                id, u.duplicate_gpu, u.duplicate_expert, rules->stack, rules->stack);
     }
     mp_free(seen);
     return status;
@@ -186,8 +196,10 @@ void mp_stack_write_json_option(struct mp_out *out, const char *before, const ch
 void mp_stack_write_warnings(struct mp_out *out, const struct mp_plan *p, const char *duplicates) {
     uint64_t n = duplicates == NULL ? 0 : mp_stack_duplicates(p);
     if (n > 0)
-        mp_out_printf(out, "# warning: %llu slots hold an expert that their GPU holds already: %s (--for vllm-ascend plans without)\n",
-                      (unsigned long long)n, duplicates);
+        mp_out_printf(
+            out,
+            "# warning: %llu slots hold an expert that their GPU holds already: %s (--for vllm-ascend plans without)\n",
+            (unsigned long long)n, duplicates);
     if (p->n_orders > 0)
         mp_out_puts(out, "# the order of transfers stays in the plan file: this format holds the placement only\n");
 }
@@ -196,5 +208,6 @@ bool mp_stack_head_has(const struct mp_in *in, char first, const char *word) {
     size_t head = in->size < 65536 ? in->size : 65536, i = 0;
     while (i < head && (in->data[i] == ' ' || in->data[i] == '\n' || in->data[i] == '\r' || in->data[i] == '\t'))
         i++;
-    return i < head && (first == '\0' || in->data[i] == (uint8_t)first) && memmem(in->data, head, word, strlen(word)) != NULL;
+    return i < head && (first == '\0' || in->data[i] == (uint8_t)first) &&
+           memmem(in->data, head, word, strlen(word)) != NULL;
 }

@@ -32,7 +32,8 @@ const struct mp_stack *mp_stack_find(const char *name) {
 static bool is_own_plan(const struct mp_in *in) {
     static const char word[] = "moeplan";
     size_t head = in->size < 256 ? in->size : 256;
-    return head >= sizeof word && memmem(in->data, head, word, sizeof word - 1) != NULL && !mp_stack_head_has(in, '{', "\"");
+    return head >= sizeof word && memmem(in->data, head, word, sizeof word - 1) != NULL &&
+           !mp_stack_head_has(in, '{', "\"");
 }
 
 static void list_names(char *buf, size_t size) {
@@ -44,8 +45,8 @@ static void list_names(char *buf, size_t size) {
         (void)snprintf(buf + used, size - used, "plan");
 }
 
-enum mp_status mp_stack_load(struct mp_plan **out, const char *path, const char *format, const struct mp_stack_options *o,
-                             const struct mp_limits *limits, struct mp_error *err) {
+enum mp_status mp_stack_load(struct mp_plan **out, const char *path, const char *format,
+                             const struct mp_stack_options *o, const struct mp_limits *limits, struct mp_error *err) {
     static const struct mp_stack_options none = {.layer_base = -1};
     *out = NULL;
     if (o == NULL)
@@ -75,7 +76,8 @@ enum mp_status mp_stack_load(struct mp_plan **out, const char *path, const char 
         status = mp_plan_parse(out, in, limits, err);
     else if (stack == NULL)
         status = mp_fail_at(err, MP_EINPUT, in->path, in->size == 0 ? 0 : 1, in->size == 0 ? 0 : 1,
-                            "%s (the formats are %s)", in->size == 0 ? "is empty" : "is not a placement of a known format", names);
+                            "%s (the formats are %s)",
+                            in->size == 0 ? "is empty" : "is not a placement of a known format", names);
     else
         status = stack->read(out, in, o, limits, err);
     mp_in_close(in);

@@ -1,5 +1,6 @@
-/* omni-infer's placement pattern: a .npy of 0 and 1, [devices][MoE layers][experts], <i4 or <i8. Slots inside a device stand by ascending expert,
- * so slot order is lost and one replica of an expert per device is all it can say. Layers may use different numbers of slots. */
+/* omni-infer's placement pattern: a .npy of 0 and 1, [devices][MoE layers][experts], <i4 or <i8. Slots inside a device
+ * stand by ascending expert, so slot order is lost and one replica of an expert per device is all it can say. Layers
+ * may use different numbers of slots. */
 #include "stack_shared.h"
 
 #include <moeplan/base.h>
@@ -35,7 +36,10 @@ static const char *parse_header(struct npy *h, const char *p, const char *end) {
     if (!take(&p, end, "{"))
         return "the header is not a Python dictionary";
     while (!take(&p, end, "}")) {
-        unsigned key = take(&p, end, "'descr'") ? 1 : take(&p, end, "'fortran_order'") ? 2 : take(&p, end, "'shape'") ? 4 : 0;
+        unsigned key = take(&p, end, "'descr'")           ? 1
+                       : take(&p, end, "'fortran_order'") ? 2
+                       : take(&p, end, "'shape'")         ? 4
+                                                          : 0;
         if (key == 0 || (seen & key) != 0 || !take(&p, end, ":"))
             return "the header does not hold descr, fortran_order and shape, each once";
         seen |= key;
@@ -64,10 +68,13 @@ static const char *parse_header(struct npy *h, const char *p, const char *end) {
         (void)take(&p, end, ",");
     }
     skip_blanks(&p, end);
-    return seen != 7 ? "the header does not hold descr, fortran_order and shape" : p != end ? "the header has text after its dictionary" : NULL;
+    return seen != 7  ? "the header does not hold descr, fortran_order and shape"
+           : p != end ? "the header has text after its dictionary"
+                      : NULL;
 }
 
-static enum mp_status read_header(struct npy *h, const struct mp_in *in, const struct mp_limits *limits, struct mp_error *err) {
+static enum mp_status read_header(struct npy *h, const struct mp_in *in, const struct mp_limits *limits,
+                                  struct mp_error *err) {
     if (in->size < 12 || memcmp(in->data, "\x93NUMPY", 6) != 0)
         return mp_fail_at(err, MP_EINPUT, in->path, 0, 1, "is not a .npy file (%zu bytes)", in->size);
     if (in->data[6] < 1 || in->data[6] > 3)
@@ -78,22 +85,26 @@ static enum mp_status read_header(struct npy *h, const struct mp_in *in, const s
     if (is_long)
         n |= (size_t)in->data[10] << 16 | (size_t)in->data[11] << 24;
     if (n > limits->npy_header_bytes)
-        return mp_fail_at(err, MP_ELIMIT, in->path, 0, 9, "the header is %zu bytes, more than the limit of %zu", n, limits->npy_header_bytes);
+        return mp_fail_at(err, MP_ELIMIT, in->path, 0, 9, "the header is %zu bytes, more than the limit of %zu", n,
+                          limits->npy_header_bytes);
     if (n > in->size - first)
-        return mp_fail_at(err, MP_EINPUT, in->path, 0, 9, "the header says %zu bytes, but %zu follow", n, in->size - first);
+        return mp_fail_at(err, MP_EINPUT, in->path, 0, 9, "the header says %zu bytes, but %zu follow", n,
+                          in->size - first);
     const char *wrong = parse_header(h, (const char *)in->data + first, (const char *)in->data + first + n);
     if (wrong != NULL)
         return mp_fail_at(err, MP_EINPUT, in->path, 0, first + 1, "%s", wrong);
     h->data = first + n;
-    if (h->shape[0] == 0 || h->shape[0] > MP_MAX_GPUS || h->shape[1] == 0 || h->shape[1] > MP_MAX_LAYERS || h->shape[2] == 0 ||
-        h->shape[2] > MP_MAX_EXPERTS)
-        return mp_fail_at(err, MP_ELIMIT, in->path, 0, first + 1, "shape (%llu, %llu, %llu) is not [1..%u devices, 1..%u layers, 1..%u experts]",
-                          (unsigned long long)h->shape[0], (unsigned long long)h->shape[1], (unsigned long long)h->shape[2], MP_MAX_GPUS,
-                          MP_MAX_LAYERS, MP_MAX_EXPERTS);
+    if (h->shape[0] == 0 || h->shape[0] > MP_MAX_GPUS || h->shape[1] == 0 || h->shape[1] > MP_MAX_LAYERS ||
+        h->shape[2] == 0 || h->shape[2] > MP_MAX_EXPERTS)
+        return mp_fail_at(err, MP_ELIMIT, in->path, 0, first + 1,
+                          "shape (%llu, %llu, %llu) is not [1..%u devices, 1..%u layers, 1..%u experts]",
+                          (unsigned long long)h->shape[0], (unsigned long long)h->shape[1],
+                          (unsigned long long)h->shape[2], MP_MAX_GPUS, MP_MAX_LAYERS, MP_MAX_EXPERTS);
     uint64_t want = h->shape[0] * h->shape[1] * h->shape[2] * h->item;
     if (in->size - h->data != want)
-        return mp_fail_at(err, MP_EINPUT, in->path, 0, h->data + 1, "%zu bytes of cells follow the header, its shape needs %llu",
-                          in->size - h->data, (unsigned long long)want);
+        return mp_fail_at(err, MP_EINPUT, in->path, 0, h->data + 1,
+                          "%zu bytes of cells follow the header, its shape needs %llu", in->size - h->data,
+                          (unsigned long long)want);
     return MP_OK;
 }
 
@@ -114,8 +125,8 @@ static enum mp_status count_slots(const struct npy *h, const struct mp_in *in, u
                 unsigned c = cell(h, in, i);
                 if (c > 1)
                     return mp_fail_at(err, MP_EINPUT, in->path, 0, h->data + i * h->item + 1,
-                                      "device %llu, layer %llu, expert %llu: the cell is not 0 or 1", (unsigned long long)d,
-                                      (unsigned long long)l, (unsigned long long)e);
+                                      "device %llu, layer %llu, expert %llu: the cell is not 0 or 1",
+                                      (unsigned long long)d, (unsigned long long)l, (unsigned long long)e);
                 n += c;
             }
             slots[d] = n > slots[d] ? n : slots[d];
@@ -162,7 +173,8 @@ out:
     return status;
 }
 
-static enum mp_status check(const struct mp_plan *p, const struct mp_stack_options *o, enum mp_outcome *outcome, struct mp_error *err) {
+static enum mp_status check(const struct mp_plan *p, const struct mp_stack_options *o, enum mp_outcome *outcome,
+                            struct mp_error *err) {
     static const struct mp_stack_rules rules = {.stack = "omni", .allows_empty = true, .needs_distinct = true};
     enum mp_status status = mp_stack_check_rules(p, o, &rules, outcome, err);
     for (uint32_t l = 0; l < p->n_layers && status == MP_OK && *outcome == MP_FOUND; l++) {
@@ -174,7 +186,8 @@ static enum mp_status check(const struct mp_plan *p, const struct mp_stack_optio
             on_first = g == 0 ? n : on_first;
             if (n != on_first)
                 status = mp_stack_refuse(outcome, err,
-                                         "layer %u uses %u slots of GPU %u and %u of GPU 0, but omni needs the same number of experts on every "
+                                         "layer %u uses %u slots of GPU %u and %u of GPU 0, but omni needs the same "
+                                         "number of experts on every "
                                          "GPU of a layer (plan again with --redundant %u, which fills all slots)",
                                          p->layers[l].layer_id, n, g, on_first, p->n_slots - p->n_experts);
         }
@@ -185,11 +198,12 @@ static enum mp_status check(const struct mp_plan *p, const struct mp_stack_optio
 static void write(const struct mp_plan *p, const struct mp_stack_options *o, struct mp_out *out) {
     char header[160];
     (void)o;
-    int n = snprintf(header, sizeof header, "{'descr': '<i4', 'fortran_order': False, 'shape': (%u, %u, %u), }", p->n_gpus, p->n_layers,
-                     p->n_experts);
+    int n = snprintf(header, sizeof header, "{'descr': '<i4', 'fortran_order': False, 'shape': (%u, %u, %u), }",
+                     p->n_gpus, p->n_layers, p->n_experts);
     /* Padded with blanks so that the cells start at a multiple of 64. */
     size_t total = (10 + (size_t)n + 1 + 63) / 64 * 64;
-    uint8_t start[10] = {0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, (uint8_t)((total - 10) & 0xFF), (uint8_t)((total - 10) >> 8)};
+    uint8_t start[10] = {
+        0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, (uint8_t)((total - 10) & 0xFF), (uint8_t)((total - 10) >> 8)};
     mp_out_write(out, start, sizeof start);
     mp_out_printf(out, "%s%*s\n", header, (int)(total - 10 - (size_t)n - 1), "");
     uint8_t *row = mp_calloc(p->n_experts, 4);
@@ -222,15 +236,19 @@ static uint32_t max_copies(const struct mp_plan *p) {
 
 static void flags(const struct mp_plan *p, const struct mp_stack_options *o, const char *path, struct mp_out *out) {
     uint32_t per_gpu = p->n_slots / p->n_gpus, base = p->n_experts / p->n_gpus;
-    mp_out_printf(out, "pattern_path: %s\nmax_moe_layer_num: %u\nenable_dynamic: False\nmax_redundant_per_expert: %u\nmax_redundant_per_rank: %u\n",
+    mp_out_printf(out,
+                  "pattern_path: %s\nmax_moe_layer_num: %u\nenable_dynamic: False\nmax_redundant_per_expert: "
+                  "%u\nmax_redundant_per_rank: %u\n",
                   path, p->n_layers, max_copies(p), per_gpu > base ? per_gpu - base : 0);
     mp_out_puts(out, "# these lines go into omni-infer's placement config (YAML)\n");
-    mp_out_printf(out, "# world size %u, %u MoE layers and %u experts must match the server exactly\n", p->n_gpus, p->n_layers, p->n_experts);
+    mp_out_printf(out, "# world size %u, %u MoE layers and %u experts must match the server exactly\n", p->n_gpus,
+                  p->n_layers, p->n_experts);
     mp_out_puts(out, "# the order of slots inside a GPU is lost: the server sorts them by expert id\n");
     if (mp_stack_has_mtp(o->model))
         mp_out_printf(out, "# the MTP layers of %s are not in the pattern\n", o->model->name);
     if (p->route != MP_ROUTE_EVEN)
-        mp_out_printf(out, "# warning: omni-infer has its own replica choice, the plan's %s routing is lost\n", mp_route_rule_name(p->route));
+        mp_out_printf(out, "# warning: omni-infer has its own replica choice, the plan's %s routing is lost\n",
+                      mp_route_rule_name(p->route));
     mp_stack_write_warnings(out, p, NULL);
 }
 

@@ -1,6 +1,6 @@
-/* SGLang: --init-expert-location FILE.json, {"physical_to_logical_map": [[...], ...]}, one row per hidden layer, dense ones included (those rows
- * are read and never used; we write the trivial slot % experts). Any second key reaches a constructor as a keyword and fails there, so
- * none is written and none is accepted. */
+/* SGLang: --init-expert-location FILE.json, {"physical_to_logical_map": [[...], ...]}, one row per hidden layer, dense
+ * ones included (those rows are read and never used; we write the trivial slot % experts). Any second key reaches a
+ * constructor as a keyword and fails there, so none is written and none is accepted. */
 #include "stack_shared.h"
 
 #include <moeplan/base.h>
@@ -19,14 +19,15 @@ static uint32_t hidden_layers(const struct mp_stack_options *o) {
 }
 
 /* Which rows are MoE layers: the model's, else those from --layer-base on. ids has room for n_rows. */
-static enum mp_status choose_rows(const struct mp_in *in, const struct mp_stack_options *o, uint32_t n_rows, uint32_t *ids,
-                                  uint32_t *n, struct mp_error *err) {
+static enum mp_status choose_rows(const struct mp_in *in, const struct mp_stack_options *o, uint32_t n_rows,
+                                  uint32_t *ids, uint32_t *n, struct mp_error *err) {
     uint32_t base = o->layer_base > 0 ? (uint32_t)o->layer_base : 0;
     *n = 0;
     if (o->model != NULL) {
         if (n_rows < o->model->n_hidden_layers)
-            return mp_json_bad(in, KEY, err, KEY ": has %u rows, but %s has %u hidden layers (write one row for each, dense ones too)",
-                               n_rows, o->model->name, o->model->n_hidden_layers);
+            return mp_json_bad(
+                in, KEY, err, KEY ": has %u rows, but %s has %u hidden layers (write one row for each, dense ones too)",
+                n_rows, o->model->name, o->model->n_hidden_layers);
         for (uint32_t l = 0; l < o->model->n_layers && o->model->layer_ids[l] < n_rows; l++)
             ids[(*n)++] = o->model->layer_ids[l];
     } else {
@@ -34,7 +35,8 @@ static enum mp_status choose_rows(const struct mp_in *in, const struct mp_stack_
             ids[(*n)++] = r;
     }
     if (*n == 0)
-        return mp_json_bad(in, KEY, err, KEY ": has %u rows, none from layer %u on (give a smaller --layer-base)", n_rows, base);
+        return mp_json_bad(in, KEY, err, KEY ": has %u rows, none from layer %u on (give a smaller --layer-base)",
+                           n_rows, base);
     return MP_OK;
 }
 
@@ -49,7 +51,8 @@ static enum mp_status read(struct mp_plan **out, const struct mp_in *in, const s
     enum mp_status status;
     MP_TRY(mp_json_parse(&root, in->path, (const char *)in->data, in->size, 1, limits, err));
     if (json_is_object(root) && json_object_get(root, "logical_count") != NULL) {
-        status = mp_json_bad(in, "logical_count", err, "logical_count: is a recorded load, not a placement (give it as the TRACE)");
+        status = mp_json_bad(in, "logical_count", err,
+                             "logical_count: is a recorded load, not a placement (give it as the TRACE)");
         goto out;
     }
     MP_TRY(mp_json_keys(root, keys, 1, in, "", err));
@@ -59,7 +62,8 @@ static enum mp_status read(struct mp_plan **out, const struct mp_in *in, const s
         goto out;
     }
     if (json_array_size(map) > MP_MAX_LAYERS) {
-        status = mp_json_bad(in, KEY, err, KEY ": has %zu rows, more than %u layers", json_array_size(map), MP_MAX_LAYERS);
+        status =
+            mp_json_bad(in, KEY, err, KEY ": has %zu rows, more than %u layers", json_array_size(map), MP_MAX_LAYERS);
         goto out;
     }
     uint32_t n_rows = (uint32_t)json_array_size(map);
@@ -87,16 +91,21 @@ out:
     return status;
 }
 
-static enum mp_status check(const struct mp_plan *p, const struct mp_stack_options *o, enum mp_outcome *outcome, struct mp_error *err) {
+static enum mp_status check(const struct mp_plan *p, const struct mp_stack_options *o, enum mp_outcome *outcome,
+                            struct mp_error *err) {
     static const struct mp_stack_rules rules = {.stack = "sglang", .has_mtp_rows = true};
     uint32_t n_hidden = hidden_layers(o);
     *outcome = MP_NOT_FOUND;
     if (n_hidden == 0)
-        return mp_fail(err, MP_EUSAGE, "sglang wants one row per hidden layer, dense ones included (give -m MODEL, or --hidden-layers N)");
+        return mp_fail(
+            err, MP_EUSAGE,
+            "sglang wants one row per hidden layer, dense ones included (give -m MODEL, or --hidden-layers N)");
     enum mp_status status = mp_stack_check_rules(p, o, &rules, outcome, err);
     if (status == MP_OK && *outcome == MP_FOUND && p->layers[p->n_layers - 1].layer_id >= n_hidden)
-        return mp_stack_refuse(outcome, err, "the plan has layer %u, but the model has hidden layers 0 to %u (give the right -m or --hidden-layers)",
-                               p->layers[p->n_layers - 1].layer_id, n_hidden - 1);
+        return mp_stack_refuse(
+            outcome, err,
+            "the plan has layer %u, but the model has hidden layers 0 to %u (give the right -m or --hidden-layers)",
+            p->layers[p->n_layers - 1].layer_id, n_hidden - 1);
     return status;
 }
 
@@ -124,15 +133,20 @@ static void flags(const struct mp_plan *p, const struct mp_stack_options *o, con
     mp_out_printf(out, "\n--ep-size %u\n--ep-num-redundant-experts %u\n--ep-dispatch-algorithm %s\n", p->n_gpus,
                   p->n_slots - p->n_experts, p->route == MP_ROUTE_NEAREST ? "static" : "dynamic");
     if (n < 5 || strcmp(path + n - 5, ".json") != 0)
-        mp_out_puts(out, "# warning: SGLang takes a value that does not end in .json as inline JSON: rename the file\n");
+        mp_out_puts(out,
+                    "# warning: SGLang takes a value that does not end in .json as inline JSON: rename the file\n");
     if (p->route == MP_ROUTE_WEIGHTED || p->route == MP_ROUTE_TIERED)
-        mp_out_printf(out, "# warning: SGLang cannot follow the plan's %s routing: dynamic picks replicas evenly at random\n",
-                      mp_route_rule_name(p->route));
+        mp_out_printf(
+            out, "# warning: SGLang cannot follow the plan's %s routing: dynamic picks replicas evenly at random\n",
+            mp_route_rule_name(p->route));
     if (p->route == MP_ROUTE_NEAREST)
-        mp_out_puts(out, "# note: static picks among equally near replicas with a fixed seed; moeplan's choice is another, equally even one\n");
+        mp_out_puts(out, "# note: static picks among equally near replicas with a fixed seed; moeplan's choice is "
+                         "another, equally even one\n");
     if (mp_stack_has_mtp(o->model) && o->n_mtp_layers == 0)
-        mp_out_printf(out, "# warning: %s has MTP layers and the file has no rows for them (--mtp-layers N adds them); the draft model keeps its "
-                           "default placement\n",
+        mp_out_printf(out,
+                      "# warning: %s has MTP layers and the file has no rows for them (--mtp-layers N adds them); the "
+                      "draft model keeps its "
+                      "default placement\n",
                       o->model->name);
     mp_out_puts(out, "# leave --enable-eplb off, or the server moves experts away from this placement\n");
     mp_stack_write_warnings(out, p, "legal for SGLang, but memory without use");

@@ -1,4 +1,5 @@
-/* What the stacks share: from slots read to a plan, the rules of FORMATS.md 2.7, small writers. Private to this folder. */
+/* What the stacks share: from slots read to a plan, the rules of FORMATS.md 2.7, small writers. Private to this folder.
+ */
 #ifndef MP_STACK_SHARED_H
 #define MP_STACK_SHARED_H
 
@@ -13,14 +14,14 @@
 
 /* A placement as a file gives it, before it becomes a plan. All tables are owned (mp_calloc). */
 struct mp_placement {
-    const char *path;         /* borrowed */
+    const char *path; /* borrowed */
     uint32_t n_layers, n_slots, n_gpus;
-    uint32_t n_experts;       /* 0 = the file does not say */
-    uint32_t *layer_ids;      /* [n_layers], ascending */
-    uint16_t *slot_expert;    /* [n_layers][n_slots], MP_NO_EXPERT = empty */
-    uint32_t *slots_per_gpu;  /* NULL = equal; else [n_gpus] */
-    /* Where a layer's list stands, for messages: [n_layers], 0 = unknown; or, found only when needed, row l (or row layer_ids[l]) of
-     * the list json_rows of the JSON text `json`. */
+    uint32_t n_experts;      /* 0 = the file does not say */
+    uint32_t *layer_ids;     /* [n_layers], ascending */
+    uint16_t *slot_expert;   /* [n_layers][n_slots], MP_NO_EXPERT = empty */
+    uint32_t *slots_per_gpu; /* NULL = equal; else [n_gpus] */
+    /* Where a layer's list stands, for messages: [n_layers], 0 = unknown; or, found only when needed, row l (or row
+     * layer_ids[l]) of the list json_rows of the JSON text `json`. */
     uint64_t *lines, *columns;
     const struct mp_in *json;
     const char *json_rows;
@@ -30,27 +31,31 @@ struct mp_placement {
 enum mp_status mp_placement_new(struct mp_placement *p, const char *path, uint64_t n_layers, uint64_t n_slots,
                                 struct mp_error *err) MP_MUST_CHECK;
 void mp_placement_free(struct mp_placement *p);
-/* One plan of it: ids in range, every expert at least once in each layer, slots divisible by GPUs; n_gpus of the file or of the options
- * (MP_EUSAGE when neither says). has_workload false, route even. */
+/* One plan of it: ids in range, every expert at least once in each layer, slots divisible by GPUs; n_gpus of the file
+ * or of the options (MP_EUSAGE when neither says). has_workload false, route even. */
 enum mp_status mp_placement_plan(struct mp_plan **out, const struct mp_placement *p, const struct mp_stack_options *o,
                                  const char *stack, struct mp_error *err) MP_MUST_CHECK;
-/* Layer ids of formats that count MoE layers only: the model's, else the layer base and on. MP_EINPUT when the model has another number. */
-enum mp_status mp_placement_moe_layers(struct mp_placement *p, const struct mp_stack_options *o, struct mp_error *err) MP_MUST_CHECK;
-/* Reads a JSON list of expert ids into row `layer`; `where` names the list in messages, `steps` is its place for mp_json_position. */
+/* Layer ids of formats that count MoE layers only: the model's, else the layer base and on. MP_EINPUT when the model
+ * has another number. */
+enum mp_status mp_placement_moe_layers(struct mp_placement *p, const struct mp_stack_options *o,
+                                       struct mp_error *err) MP_MUST_CHECK;
+/* Reads a JSON list of expert ids into row `layer`; `where` names the list in messages, `steps` is its place for
+ * mp_json_position. */
 enum mp_status mp_placement_row(struct mp_placement *p, uint32_t layer, const json_t *list, const struct mp_in *in,
                                 const char *where, const char *steps, struct mp_error *err) MP_MUST_CHECK;
 
 /* What a stack cannot do without. */
 struct mp_stack_rules {
-    const char *stack;          /* name, for messages */
-    bool allows_empty;          /* slots without an expert */
-    bool needs_distinct;        /* at most one replica of an expert per GPU */
-    bool allows_uneven_layers;  /* other numbers of used slots from layer to layer */
-    bool has_mtp_rows;          /* the file has a place for MTP layers */
+    const char *stack;         /* name, for messages */
+    bool allows_empty;         /* slots without an expert */
+    bool needs_distinct;       /* at most one replica of an expert per GPU */
+    bool allows_uneven_layers; /* other numbers of used slots from layer to layer */
+    bool has_mtp_rows;         /* the file has a place for MTP layers */
 };
 /* NOT_FOUND with the message when a rule is broken. */
-enum mp_status mp_stack_check_rules(const struct mp_plan *p, const struct mp_stack_options *o, const struct mp_stack_rules *rules,
-                                    enum mp_outcome *outcome, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status mp_stack_check_rules(const struct mp_plan *p, const struct mp_stack_options *o,
+                                    const struct mp_stack_rules *rules, enum mp_outcome *outcome,
+                                    struct mp_error *err) MP_MUST_CHECK;
 enum mp_status mp_stack_refuse(enum mp_outcome *outcome, struct mp_error *err, const char *fmt, ...) MP_PRINTF(3, 4);
 /* Slots that hold an expert which an earlier slot of the same GPU holds too, over all layers. */
 uint64_t mp_stack_duplicates(const struct mp_plan *p);
@@ -66,7 +71,8 @@ void mp_stack_write_json_option(struct mp_out *out, const char *before, const ch
 void mp_stack_write_warnings(struct mp_out *out, const struct mp_plan *p, const char *duplicates);
 
 /* MP_EINPUT at a place of the input, steps as for mp_json_position. */
-enum mp_status mp_json_bad(const struct mp_in *in, const char *steps, struct mp_error *err, const char *fmt, ...) MP_PRINTF(4, 5);
+enum mp_status mp_json_bad(const struct mp_in *in, const char *steps, struct mp_error *err, const char *fmt, ...)
+    MP_PRINTF(4, 5);
 /* Does the text start (after blanks) with `first` and hold `word` in its first 64 KiB? */
 bool mp_stack_head_has(const struct mp_in *in, char first, const char *word);
 /* Every key of the object is one of `keys` (NULL-terminated), and the first n_needed of them are there. */

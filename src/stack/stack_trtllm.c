@@ -1,5 +1,6 @@
-/* TensorRT-LLM: the file that moe_config.load_balancer names. Keys are absolute layer indices; consecutive num_slots / ep_size slots are a
- * rank. The served model is strict: an unknown key (such as the ep_size that helper scripts keep there) is refused by it and by us. */
+/* TensorRT-LLM: the file that moe_config.load_balancer names. Keys are absolute layer indices; consecutive num_slots /
+ * ep_size slots are a rank. The served model is strict: an unknown key (such as the ep_size that helper scripts keep
+ * there) is refused by it and by us. */
 #include "stack_shared.h"
 
 #include <moeplan/base.h>
@@ -22,15 +23,16 @@ static bool is_model_layer(const struct mp_model *m, uint64_t id) {
 }
 
 /* One layer's list into row l of p. */
-static enum mp_status read_row(struct mp_placement *p, uint32_t l, const struct mp_yaml_doc *doc, const struct mp_yaml *list,
-                               struct mp_error *err) {
+static enum mp_status read_row(struct mp_placement *p, uint32_t l, const struct mp_yaml_doc *doc,
+                               const struct mp_yaml *list, struct mp_error *err) {
     enum mp_status status = mp_yaml_expect(doc, list, MP_YAML_SEQUENCE, err);
     if (status != MP_OK)
         return status;
     p->lines[l] = list->line;
     p->columns[l] = list->column;
     if (list->n != p->n_slots)
-        return mp_yaml_fail(doc, list, err, "has %u slots, num_slots says %u (write every slot's expert)", list->n, p->n_slots);
+        return mp_yaml_fail(doc, list, err, "has %u slots, num_slots says %u (write every slot's expert)", list->n,
+                            p->n_slots);
     for (uint32_t s = 0; s < list->n; s++) {
         uint32_t expert;
         status = mp_yaml_u32(doc, &list->items[s], 0, MP_MAX_EXPERTS - 1, &expert, err);
@@ -73,7 +75,8 @@ static enum mp_status read(struct mp_plan **out, const struct mp_in *in, const s
         for (uint32_t i = 0; i < layers->n; i++) {
             const char *key = layers->items[i].key;
             if (!mp_parse_u64(key, strlen(key), &id) || id >= MP_MAX_LAYERS) {
-                status = mp_yaml_fail(doc, &layers->items[i], err, "is not a layer index (write a whole number below %u)", MP_MAX_LAYERS);
+                status = mp_yaml_fail(doc, &layers->items[i], err,
+                                      "is not a layer index (write a whole number below %u)", MP_MAX_LAYERS);
                 goto out;
             }
             if ((int64_t)id > last && id < next_id) {
@@ -105,18 +108,21 @@ out:
     return status;
 }
 
-static enum mp_status check(const struct mp_plan *p, const struct mp_stack_options *o, enum mp_outcome *outcome, struct mp_error *err) {
+static enum mp_status check(const struct mp_plan *p, const struct mp_stack_options *o, enum mp_outcome *outcome,
+                            struct mp_error *err) {
     static const struct mp_stack_rules rules = {.stack = "trtllm", .has_mtp_rows = true};
     if (o->n_mtp_layers > 0 && o->model == NULL && o->n_hidden_layers == 0) {
         *outcome = MP_NOT_FOUND;
-        return mp_fail(err, MP_EUSAGE, "MTP layers come after the last hidden layer (give -m MODEL, or --hidden-layers N)");
+        return mp_fail(err, MP_EUSAGE,
+                       "MTP layers come after the last hidden layer (give -m MODEL, or --hidden-layers N)");
     }
     uint32_t n_hidden = hidden_layers(o), last = p->layers[p->n_layers - 1].layer_id;
     enum mp_status status = mp_stack_check_rules(p, o, &rules, outcome, err);
     if (status == MP_OK && *outcome == MP_FOUND && n_hidden != 0 && last >= n_hidden)
-        return mp_stack_refuse(outcome, err,
-                               "the plan has layer %u, but the model has hidden layers 0 to %u (give the right -m or --hidden-layers)", last,
-                               n_hidden - 1);
+        return mp_stack_refuse(
+            outcome, err,
+            "the plan has layer %u, but the model has hidden layers 0 to %u (give the right -m or --hidden-layers)",
+            last, n_hidden - 1);
     return status;
 }
 
@@ -141,14 +147,19 @@ static void flags(const struct mp_plan *p, const struct mp_stack_options *o, con
     mp_out_printf(out, "--ep_size %u\n", p->n_gpus);
     mp_out_puts(out, "# config.yaml holds:\n#   enable_attention_dp: true\n#   moe_config:\n#     load_balancer: ");
     mp_out_puts(out, path);
-    mp_out_printf(out, "\n# %u slots, %u of them redundant, %u per rank: num_slots stands in the file, ep_size must not\n", p->n_slots,
-                  p->n_slots - p->n_experts, p->n_slots / p->n_gpus);
-    mp_out_puts(out, "# warning: the section is ignored without a word unless the architecture supports it, EP is above 1 and attention DP is on\n");
+    mp_out_printf(out,
+                  "\n# %u slots, %u of them redundant, %u per rank: num_slots stands in the file, ep_size must not\n",
+                  p->n_slots, p->n_slots - p->n_experts, p->n_slots / p->n_gpus);
+    mp_out_puts(out, "# warning: the section is ignored without a word unless the architecture supports it, EP is "
+                     "above 1 and attention DP is on\n");
     if (mp_stack_has_mtp(o->model) && o->n_mtp_layers == 0)
-        mp_out_printf(out, "# warning: %s has MTP layers; serving them needs their rows too, from layer %u on (--mtp-layers N adds them)\n",
+        mp_out_printf(out,
+                      "# warning: %s has MTP layers; serving them needs their rows too, from layer %u on (--mtp-layers "
+                      "N adds them)\n",
                       o->model->name, o->model->n_hidden_layers);
     if (p->route != MP_ROUTE_EVEN)
-        mp_out_printf(out, "# warning: TensorRT-LLM spreads tokens evenly over replicas, the plan's %s routing is lost\n",
+        mp_out_printf(out,
+                      "# warning: TensorRT-LLM spreads tokens evenly over replicas, the plan's %s routing is lost\n",
                       mp_route_rule_name(p->route));
     mp_stack_write_warnings(out, p, "legal for TensorRT-LLM, but memory without use");
 }

@@ -1,5 +1,5 @@
-/* vLLM, the file of PR #41141 (open when this was written): one JSON record, MoE layer index as a string key. num_redundant_experts must equal
- * the served value. Released versions take no placement file. */
+/* vLLM, the file of PR #41141 (open when this was written): one JSON record, MoE layer index as a string key.
+ * num_redundant_experts must equal the served value. Released versions take no placement file. */
 #include "stack_shared.h"
 
 #include <moeplan/base.h>
@@ -28,7 +28,8 @@ static enum mp_status read_numbers(const json_t *root, const struct mp_in *in, u
     if (status == MP_OK)
         status = mp_json_u64(root, "num_redundant_experts", in->path, 1, 0, STACK_MAX_SLOTS, n_redundant, err);
     if (status == MP_OK && *n_redundant >= *n_slots)
-        return mp_json_bad(in, "num_redundant_experts", err, "num_redundant_experts: %llu of %llu slots leave no slot for an expert",
+        return mp_json_bad(in, "num_redundant_experts", err,
+                           "num_redundant_experts: %llu of %llu slots leave no slot for an expert",
                            (unsigned long long)*n_redundant, (unsigned long long)*n_slots);
     return status;
 }
@@ -58,7 +59,8 @@ static enum mp_status read(struct mp_plan **out, const struct mp_in *in, const s
         (void)snprintf(steps, sizeof steps, MAP "/%u", l);
         const json_t *list = json_object_get(map, key);
         if (list == NULL) {
-            status = mp_json_bad(in, MAP, err, MAP ": has %u layers but no key \"%u\" (number the MoE layers 0, 1, ...)", p.n_layers, l);
+            status = mp_json_bad(
+                in, MAP, err, MAP ": has %u layers but no key \"%u\" (number the MoE layers 0, 1, ...)", p.n_layers, l);
             goto out;
         }
         if (json_is_array(list) && json_array_size(list) != n_slots) {
@@ -76,14 +78,17 @@ out:
     return status;
 }
 
-static enum mp_status check(const struct mp_plan *p, const struct mp_stack_options *o, enum mp_outcome *outcome, struct mp_error *err) {
+static enum mp_status check(const struct mp_plan *p, const struct mp_stack_options *o, enum mp_outcome *outcome,
+                            struct mp_error *err) {
     static const struct mp_stack_rules rules = {.stack = "vllm"};
     return mp_stack_check_rules(p, o, &rules, outcome, err);
 }
 
 static void write(const struct mp_plan *p, const struct mp_stack_options *o, struct mp_out *out) {
     (void)o;
-    mp_out_printf(out, "{\"record_type\": \"eplb_initial_mapping\", \"version\": 1, \"num_redundant_experts\": %u, \"num_slots\": %u, \"" MAP "\": {",
+    mp_out_printf(out,
+                  "{\"record_type\": \"eplb_initial_mapping\", \"version\": 1, \"num_redundant_experts\": %u, "
+                  "\"num_slots\": %u, \"" MAP "\": {",
                   p->n_slots - p->n_experts, p->n_slots);
     for (uint32_t l = 0; l < p->n_layers; l++) {
         mp_out_printf(out, "%s\"%u\": [", l == 0 ? "" : ", ", l);
@@ -95,16 +100,20 @@ static void write(const struct mp_plan *p, const struct mp_stack_options *o, str
 
 static void flags(const struct mp_plan *p, const struct mp_stack_options *o, const char *path, struct mp_out *out) {
     char after[160];
-    (void)snprintf(after, sizeof after, ", \"num_redundant_experts\": %u, \"disable_online_rebalancing\": true}", p->n_slots - p->n_experts);
+    (void)snprintf(after, sizeof after, ", \"num_redundant_experts\": %u, \"disable_online_rebalancing\": true}",
+                   p->n_slots - p->n_experts);
     mp_out_puts(out, "--enable-expert-parallel\n--enable-eplb\n--eplb-config ");
     mp_stack_write_json_option(out, "{\"initial_mapping_path\": ", path, after);
-    mp_out_printf(out, "\n# %u expert-parallel ranks: --tensor-parallel-size times --data-parallel-size must be %u\n", p->n_gpus, p->n_gpus);
-    mp_out_puts(out, "# warning: needs vLLM with PR #41141; the PR's other revision writes \"enable_online\": false in place of "
+    mp_out_printf(out, "\n# %u expert-parallel ranks: --tensor-parallel-size times --data-parallel-size must be %u\n",
+                  p->n_gpus, p->n_gpus);
+    mp_out_puts(out, "# warning: needs vLLM with PR #41141; the PR's other revision writes \"enable_online\": false in "
+                     "place of "
                      "\"disable_online_rebalancing\": true\n");
     if (mp_stack_has_mtp(o->model))
         mp_out_printf(out, "# warning: the MTP layers of %s are not in the file\n", o->model->name);
     if (p->route != MP_ROUTE_EVEN)
-        mp_out_printf(out, "# warning: vLLM spreads tokens evenly over replicas, the plan's %s routing is lost\n", mp_route_rule_name(p->route));
+        mp_out_printf(out, "# warning: vLLM spreads tokens evenly over replicas, the plan's %s routing is lost\n",
+                      mp_route_rule_name(p->route));
     mp_stack_write_warnings(out, p, "two copies on a rank gave wrong answers on vLLM (vllm#18343)");
 }
 

@@ -1,5 +1,6 @@
-/* vllm-ascend: expert_map_path. Both lists are used by position, so they are sorted and dense; every device holds the same number of
- * experts; and an expert stands at most once on a device, because the reader keeps only the last duplicate's slot. */
+/* vllm-ascend: expert_map_path. Both lists are used by position, so they are sorted and dense; every device holds the
+ * same number of experts; and an expert stands at most once on a device, because the reader keeps only the last
+ * duplicate's slot. */
 #include "stack_shared.h"
 
 #include <moeplan/base.h>
@@ -10,8 +11,8 @@ static int probe(const char *path, const struct mp_in *in) {
 }
 
 /* object[key] is the whole number `want`. */
-static enum mp_status expect_number(const json_t *object, const char *key, uint64_t want, const struct mp_in *in, const char *steps,
-                                    const char *why, struct mp_error *err) {
+static enum mp_status expect_number(const json_t *object, const char *key, uint64_t want, const struct mp_in *in,
+                                    const char *steps, const char *why, struct mp_error *err) {
     const json_t *value = json_object_get(object, key);
     char place[160];
     (void)snprintf(place, sizeof place, "%s%s%s", steps, *steps == '\0' ? "" : "/", key);
@@ -26,12 +27,13 @@ static enum mp_status expect_number(const json_t *object, const char *key, uint6
 }
 
 /* One device's experts, into slots [first, first + per_device) of row l. */
-static enum mp_status read_device(struct mp_placement *p, uint32_t l, uint32_t d, uint32_t per_device, const json_t *device,
-                                  const struct mp_in *in, struct mp_error *err) {
+static enum mp_status read_device(struct mp_placement *p, uint32_t l, uint32_t d, uint32_t per_device,
+                                  const json_t *device, const struct mp_in *in, struct mp_error *err) {
     char steps[160], where[96];
     (void)snprintf(steps, sizeof steps, "layer_list/%u/device_list/%u", l, d);
     (void)snprintf(where, sizeof where, "layer_list[%u].device_list[%u].device_expert", l, d);
-    enum mp_status status = expect_number(device, "device_id", d, in, steps, "its position in device_list (sort it)", err);
+    enum mp_status status =
+        expect_number(device, "device_id", d, in, steps, "its position in device_list (sort it)", err);
     if (status != MP_OK)
         return status;
     const json_t *list = json_object_get(device, "device_expert");
@@ -39,19 +41,23 @@ static enum mp_status read_device(struct mp_placement *p, uint32_t l, uint32_t d
     if (!json_is_array(list))
         return mp_json_bad(in, steps, err, "%s: is not a list of expert ids", where);
     if (json_array_size(list) != per_device)
-        return mp_json_bad(in, steps, err, "%s: has %zu experts where the first device has %u (every device needs the same number)", where,
-                           json_array_size(list), per_device);
+        return mp_json_bad(in, steps, err,
+                           "%s: has %zu experts where the first device has %u (every device needs the same number)",
+                           where, json_array_size(list), per_device);
     uint16_t *slots = p->slot_expert + (size_t)l * p->n_slots + (size_t)d * per_device;
     for (uint32_t s = 0; s < per_device; s++) {
         const json_t *id = json_array_get(list, s);
         (void)snprintf(steps, sizeof steps, "layer_list/%u/device_list/%u/device_expert/%u", l, d, s);
         if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= (json_int_t)MP_MAX_EXPERTS)
-            return mp_json_bad(in, steps, err, "%s: entry %u is not an expert id (write 0 to %u)", where, s, MP_MAX_EXPERTS - 1);
+            return mp_json_bad(in, steps, err, "%s: entry %u is not an expert id (write 0 to %u)", where, s,
+                               MP_MAX_EXPERTS - 1);
         slots[s] = (uint16_t)json_integer_value(id);
         for (uint32_t t = 0; t < s; t++)
             if (slots[t] == slots[s])
-                return mp_json_bad(in, steps, err, "%s: expert %u stands here twice, and vllm-ascend keeps only one (put it on another device)",
-                                   where, slots[s]);
+                return mp_json_bad(
+                    in, steps, err,
+                    "%s: expert %u stands here twice, and vllm-ascend keeps only one (put it on another device)", where,
+                    slots[s]);
     }
     return MP_OK;
 }
@@ -69,14 +75,16 @@ static enum mp_status read(struct mp_plan **out, const struct mp_in *in, const s
     const json_t *experts = json_object_get(json_array_get(devices, 0), "device_expert");
     size_t n_devices = json_array_size(devices), per_device = json_array_size(experts);
     if (!json_is_array(layers) || n_devices == 0 || per_device == 0) {
-        status = mp_json_bad(in, !json_is_array(layers) ? "" : "layer_list", err,
-                             "layer_list: does not hold layers with device_list and device_expert (write the object that "
-                             "vllm-ascend reads from expert_map_path)");
+        status =
+            mp_json_bad(in, !json_is_array(layers) ? "" : "layer_list", err,
+                        "layer_list: does not hold layers with device_list and device_expert (write the object that "
+                        "vllm-ascend reads from expert_map_path)");
         goto out;
     }
     if (n_devices > MP_MAX_GPUS || per_device > STACK_MAX_SLOTS) {
-        status = mp_json_bad(in, "layer_list/0/device_list", err, "device_list: %zu devices of %zu experts are too many (at most %u and %u)",
-                             n_devices, per_device, MP_MAX_GPUS, STACK_MAX_SLOTS);
+        status = mp_json_bad(in, "layer_list/0/device_list", err,
+                             "device_list: %zu devices of %zu experts are too many (at most %u and %u)", n_devices,
+                             per_device, MP_MAX_GPUS, STACK_MAX_SLOTS);
         goto out;
     }
     MP_TRY(expect_number(root, "moe_layer_count", json_array_size(layers), in, "", "the length of layer_list", err));
@@ -90,10 +98,11 @@ static enum mp_status read(struct mp_plan **out, const struct mp_in *in, const s
         (void)snprintf(steps, sizeof steps, "layer_list/%u", l);
         MP_TRY(expect_number(layer, "layer_id", l, in, steps, "its position in layer_list (sort it)", err));
         devices = json_object_get(layer, "device_list");
-        MP_TRY(expect_number(layer, "device_count", n_devices, in, steps, "the number of devices of the first layer", err));
+        MP_TRY(expect_number(layer, "device_count", n_devices, in, steps, "the number of devices of the first layer",
+                             err));
         if (json_array_size(devices) != n_devices) {
-            status = mp_json_bad(in, steps, err, "layer_list[%u].device_list: has %zu devices, device_count says %zu", l,
-                                 json_array_size(devices), n_devices);
+            status = mp_json_bad(in, steps, err, "layer_list[%u].device_list: has %zu devices, device_count says %zu",
+                                 l, json_array_size(devices), n_devices);
             goto out;
         }
         for (uint32_t d = 0; d < n_devices; d++)
@@ -106,7 +115,8 @@ out:
     return status;
 }
 
-static enum mp_status check(const struct mp_plan *p, const struct mp_stack_options *o, enum mp_outcome *outcome, struct mp_error *err) {
+static enum mp_status check(const struct mp_plan *p, const struct mp_stack_options *o, enum mp_outcome *outcome,
+                            struct mp_error *err) {
     static const struct mp_stack_rules rules = {.stack = "vllm-ascend", .needs_distinct = true};
     return mp_stack_check_rules(p, o, &rules, outcome, err);
 }
@@ -115,7 +125,8 @@ static void write(const struct mp_plan *p, const struct mp_stack_options *o, str
     (void)o;
     mp_out_printf(out, "{\n \"moe_layer_count\": %u,\n \"layer_list\": [", p->n_layers);
     for (uint32_t l = 0; l < p->n_layers; l++) {
-        mp_out_printf(out, "%s\n  {\n   \"layer_id\": %u,\n   \"device_count\": %u,\n   \"device_list\": [", l == 0 ? "" : ",", l, p->n_gpus);
+        mp_out_printf(out, "%s\n  {\n   \"layer_id\": %u,\n   \"device_count\": %u,\n   \"device_list\": [",
+                      l == 0 ? "" : ",", l, p->n_gpus);
         for (uint32_t g = 0; g < p->n_gpus; g++) {
             mp_out_printf(out, "%s\n    {\n     \"device_id\": %u,\n     \"device_expert\": [", g == 0 ? "" : ",", g);
             for (uint32_t s = p->gpu_first_slot[g]; s < p->gpu_first_slot[g + 1]; s++)
@@ -131,17 +142,21 @@ static void flags(const struct mp_plan *p, const struct mp_stack_options *o, con
     size_t n = strlen(path);
     mp_out_puts(out, "--enable-expert-parallel\n--additional-config ");
     mp_stack_write_json_option(out, "{\"eplb_config\": {\"expert_map_path\": ", path, "}}");
-    mp_out_printf(out, "\n# %u devices with %u experts each; the redundancy of %u is read from the file\n", p->n_gpus, p->n_slots / p->n_gpus,
-                  p->n_slots - p->n_experts);
+    mp_out_printf(out, "\n# %u devices with %u experts each; the redundancy of %u is read from the file\n", p->n_gpus,
+                  p->n_slots / p->n_gpus, p->n_slots - p->n_experts);
     if (n < 5 || strcmp(path + n - 5, ".json") != 0)
         mp_out_puts(out, "# warning: vllm-ascend accepts only a path that ends in .json: rename the file\n");
     if (p->n_slots / p->n_gpus <= 8)
-        mp_out_printf(out, "# warning: with %u experts per device (8 or fewer) its guide expects no gain from balancing\n", p->n_slots / p->n_gpus);
-    mp_out_puts(out, "# warning: expert_map_path belongs to the first model runner and is scheduled for removal in v0.25.1\n");
+        mp_out_printf(out,
+                      "# warning: with %u experts per device (8 or fewer) its guide expects no gain from balancing\n",
+                      p->n_slots / p->n_gpus);
+    mp_out_puts(
+        out, "# warning: expert_map_path belongs to the first model runner and is scheduled for removal in v0.25.1\n");
     if (mp_stack_has_mtp(o->model))
         mp_out_printf(out, "# the MTP layers of %s fall back to the default map\n", o->model->name);
     if (p->route != MP_ROUTE_EVEN)
-        mp_out_printf(out, "# warning: vllm-ascend has its own replica choice, the plan's %s routing is lost\n", mp_route_rule_name(p->route));
+        mp_out_printf(out, "# warning: vllm-ascend has its own replica choice, the plan's %s routing is lost\n",
+                      mp_route_rule_name(p->route));
     mp_stack_write_warnings(out, p, NULL);
 }
 

@@ -53,8 +53,8 @@ static enum mp_status bad(const struct mp_pickle *p, struct mp_error *err, const
 }
 
 static enum mp_status too_large(const struct mp_pickle *p, struct mp_error *err, size_t limit, const char *of_what) {
-    return mp_fail_at(err, MP_ELIMIT, p->path, 0, p->position + p->op_at + 1, "pickle: has more than %zu %s (record for a shorter time)", limit,
-                      of_what);
+    return mp_fail_at(err, MP_ELIMIT, p->path, 0, p->position + p->op_at + 1,
+                      "pickle: has more than %zu %s (record for a shorter time)", limit, of_what);
 }
 
 static enum mp_status charge(struct mp_pickle *p, size_t bytes, struct mp_error *err) {
@@ -65,7 +65,8 @@ static enum mp_status charge(struct mp_pickle *p, size_t bytes, struct mp_error 
 }
 
 /* Room for `need` values in *table. */
-static enum mp_status reserve(struct mp_pickle *p, struct mp_pickle_value **table, uint32_t *room, uint64_t need, struct mp_error *err) {
+static enum mp_status reserve(struct mp_pickle *p, struct mp_pickle_value **table, uint32_t *room, uint64_t need,
+                              struct mp_error *err) {
     if (need <= *room)
         return MP_OK;
     /* Lists of a recording grow by batches of 1,000 and there are many: little slack once they are large. */
@@ -107,8 +108,9 @@ static enum mp_status push(struct mp_pickle *p, struct mp_pickle_value v, struct
 static uint32_t floor_of(const struct mp_pickle *p) { return p->n_marks > 0 ? p->marks[p->n_marks - 1] : 0; }
 
 static enum mp_status need(const struct mp_pickle *p, uint32_t n, struct mp_error *err) {
-    return p->n_stack - floor_of(p) >= n ? MP_OK : bad(p, err, "opcode 0x%02x needs %u values, %u are there", p->data[p->op_at], n,
-                                                      p->n_stack - floor_of(p));
+    return p->n_stack - floor_of(p) >= n ? MP_OK
+                                         : bad(p, err, "opcode 0x%02x needs %u values, %u are there", p->data[p->op_at],
+                                               n, p->n_stack - floor_of(p));
 }
 
 static enum mp_status bytes(struct mp_pickle *p, size_t n, const uint8_t **out, struct mp_error *err) {
@@ -126,7 +128,8 @@ static uint64_t little(const uint8_t *b, size_t n) {
     return v;
 }
 
-static enum mp_status new_items(struct mp_pickle *p, uint8_t kind, const struct mp_pickle_value *from, uint32_t n, struct mp_error *err) {
+static enum mp_status new_items(struct mp_pickle *p, uint8_t kind, const struct mp_pickle_value *from, uint32_t n,
+                                struct mp_error *err) {
     struct mp_pickle_items *items = allocate(p, sizeof *items, err);
     if (items == NULL)
         return err->status;
@@ -210,9 +213,9 @@ static enum mp_status load_storage(struct mp_pickle *p, struct mp_error *err) {
     if (id->kind != MP_PICKLE_TUPLE || id->as.items->n != 5)
         return bad(p, err, "a persistent id is not ('storage', type, key, device, size)");
     const struct mp_pickle_value *v = id->as.items->at;
-    if (v[0].kind != MP_PICKLE_STRING || v[0].n != 7 || memcmp(v[0].as.text, "storage", 7) != 0 || v[1].kind != MP_PICKLE_GLOBAL ||
-        v[1].global < GLOBAL_STORAGE || v[2].kind != MP_PICKLE_STRING || v[3].kind != MP_PICKLE_STRING || v[4].kind != MP_PICKLE_INT ||
-        v[4].as.number < 0)
+    if (v[0].kind != MP_PICKLE_STRING || v[0].n != 7 || memcmp(v[0].as.text, "storage", 7) != 0 ||
+        v[1].kind != MP_PICKLE_GLOBAL || v[1].global < GLOBAL_STORAGE || v[2].kind != MP_PICKLE_STRING ||
+        v[3].kind != MP_PICKLE_STRING || v[4].kind != MP_PICKLE_INT || v[4].as.number < 0)
         return bad(p, err, "a persistent id is not ('storage', type, key, device, size)");
     bool is_number = v[2].n > 0 && v[2].n <= 20;
     for (uint32_t i = 0; is_number && i < v[2].n; i++)
@@ -234,13 +237,14 @@ static enum mp_status load_storage(struct mp_pickle *p, struct mp_error *err) {
 static enum mp_status load_tensor(struct mp_pickle *p, const struct mp_pickle_items *args, struct mp_pickle_value *out,
                                   struct mp_error *err) {
     const struct mp_pickle_value *v = args->at;
-    if (args->n < 6 || args->n > 7 || v[0].kind != MP_PICKLE_STORAGE || v[1].kind != MP_PICKLE_INT || v[1].as.number < 0 ||
-        v[2].kind != MP_PICKLE_TUPLE || v[3].kind != MP_PICKLE_TUPLE || v[4].kind != MP_PICKLE_BOOL || v[5].kind != MP_PICKLE_DICT)
+    if (args->n < 6 || args->n > 7 || v[0].kind != MP_PICKLE_STORAGE || v[1].kind != MP_PICKLE_INT ||
+        v[1].as.number < 0 || v[2].kind != MP_PICKLE_TUPLE || v[3].kind != MP_PICKLE_TUPLE ||
+        v[4].kind != MP_PICKLE_BOOL || v[5].kind != MP_PICKLE_DICT)
         return bad(p, err, "a tensor is not (storage, offset, sizes, strides, requires_grad, hooks)");
     const struct mp_pickle_items *sizes = v[2].as.items, *strides = v[3].as.items;
     if (sizes->n != strides->n || sizes->n > MP_PICKLE_MAX_DIMS)
-        return bad(p, err, "a tensor has %u sizes and %u strides (at most %u of each, as many of both)", sizes->n, strides->n,
-                   MP_PICKLE_MAX_DIMS);
+        return bad(p, err, "a tensor has %u sizes and %u strides (at most %u of each, as many of both)", sizes->n,
+                   strides->n, MP_PICKLE_MAX_DIMS);
     struct mp_pickle_tensor *t = allocate(p, sizeof *t, err);
     if (t == NULL)
         return err->status;
@@ -257,7 +261,8 @@ static enum mp_status load_tensor(struct mp_pickle *p, const struct mp_pickle_it
         t->size[d] = (uint64_t)sizes->at[d].as.number;
         is_contiguous &= t->size[d] == 1 || (uint64_t)strides->at[d].as.number == t->n;
         if (t->size[d] != 0 && t->n > t->storage->n / t->size[d])
-            return bad(p, err, "a tensor is larger than its storage of %llu numbers", (unsigned long long)t->storage->n);
+            return bad(p, err, "a tensor is larger than its storage of %llu numbers",
+                       (unsigned long long)t->storage->n);
         if (t->size[d] == 0) {
             /* Empty: strides mean nothing; the other sizes still have to be numbers. */
             for (uint32_t e = 0; e < d; e++) {
@@ -286,7 +291,8 @@ static enum mp_status reduce(struct mp_pickle *p, struct mp_error *err) {
         return status;
     const struct mp_pickle_value *f = &p->stack[p->n_stack - 2], *args = &p->stack[p->n_stack - 1];
     if (f->kind != MP_PICKLE_GLOBAL || args->kind != MP_PICKLE_TUPLE || f->global >= GLOBAL_STORAGE)
-        return bad(p, err, "calls %s, which is refused (nothing was run)", f->kind == MP_PICKLE_GLOBAL ? globals[f->global].name : mp_pickle_kind_name(f));
+        return bad(p, err, "calls %s, which is refused (nothing was run)",
+                   f->kind == MP_PICKLE_GLOBAL ? globals[f->global].name : mp_pickle_kind_name(f));
     if (f->global == GLOBAL_ORDERED_DICT) {
         if (args->as.items->n != 0)
             return bad(p, err, "an OrderedDict is made with arguments");
@@ -401,7 +407,14 @@ static enum mp_status step(struct mp_pickle *p, uint8_t op, size_t n_ops, bool *
     uint32_t first = 0;
     enum mp_status status;
     switch (op) {
-    case 'K': case 'M': case 'J': case 'G': case 'X': case 'N': case 0x88: case 0x89:
+    case 'K':
+    case 'M':
+    case 'J':
+    case 'G':
+    case 'X':
+    case 'N':
+    case 0x88:
+    case 0x89:
         return load_value(p, op, err);
     case 0x8a:
         return load_long(p, err);
@@ -437,15 +450,21 @@ static enum mp_status step(struct mp_pickle *p, uint8_t op, size_t n_ops, bool *
     case 't': /* TUPLE */
         status = take_mark(p, &first, err);
         return status != MP_OK ? status : make_tuple(p, p->n_stack - first, err);
-    case 0x85: case 0x86: case 0x87: /* TUPLE1, 2, 3 */
+    case 0x85:
+    case 0x86:
+    case 0x87: /* TUPLE1, 2, 3 */
         return make_tuple(p, op - 0x84u, err);
-    case 's': case 'a': /* SETITEM, APPEND */
+    case 's':
+    case 'a': /* SETITEM, APPEND */
         first = op == 's' ? 2 : 1;
         status = need(p, first + 1, err);
-        return status != MP_OK ? status : extend(p, p->n_stack - first, first, op == 's' ? MP_PICKLE_DICT : MP_PICKLE_LIST, err);
-    case 'u': case 'e': /* SETITEMS, APPENDS */
+        return status != MP_OK ? status
+                               : extend(p, p->n_stack - first, first, op == 's' ? MP_PICKLE_DICT : MP_PICKLE_LIST, err);
+    case 'u':
+    case 'e': /* SETITEMS, APPENDS */
         status = take_mark(p, &first, err);
-        return status != MP_OK ? status : extend(p, first, p->n_stack - first, op == 'u' ? MP_PICKLE_DICT : MP_PICKLE_LIST, err);
+        return status != MP_OK ? status
+                               : extend(p, first, p->n_stack - first, op == 'u' ? MP_PICKLE_DICT : MP_PICKLE_LIST, err);
     case '.':
         *done = true;
         if (p->n_stack != 1 || p->n_marks != 0)
@@ -454,19 +473,22 @@ static enum mp_status step(struct mp_pickle *p, uint8_t op, size_t n_ops, bool *
             return bad(p, err, "%zu bytes follow its end", p->n - p->at);
         return MP_OK;
     default:
-        return bad(p, err, "opcode 0x%02x is not one that torch.save writes for a recording, so it is refused (nothing was run)", op);
+        return bad(
+            p, err,
+            "opcode 0x%02x is not one that torch.save writes for a recording, so it is refused (nothing was run)", op);
     }
 }
 
-enum mp_status mp_pickle_read(struct mp_pickle **out, const char *path, const uint8_t *data, size_t n, uint64_t position,
-                              const struct mp_limits *limits, struct mp_error *err) {
+enum mp_status mp_pickle_read(struct mp_pickle **out, const char *path, const uint8_t *data, size_t n,
+                              uint64_t position, const struct mp_limits *limits, struct mp_error *err) {
     *out = NULL;
     struct mp_error local = {0};
     if (err == NULL)
         err = &local;
     if (n > limits->pickle_bytes)
-        return mp_fail_at(err, MP_ELIMIT, path, 0, position + 1, "pickle: is %zu bytes, more than the limit of %zu (record for a shorter time)",
-                          n, limits->pickle_bytes);
+        return mp_fail_at(err, MP_ELIMIT, path, 0, position + 1,
+                          "pickle: is %zu bytes, more than the limit of %zu (record for a shorter time)", n,
+                          limits->pickle_bytes);
     struct mp_pickle *p = mp_calloc(1, sizeof *p);
     if (p == NULL || (p->arena = mp_arena_new()) == NULL) {
         mp_free(p);
@@ -526,7 +548,8 @@ const struct mp_pickle_value *mp_pickle_get(const struct mp_pickle_value *v, con
 }
 
 const char *mp_pickle_kind_name(const struct mp_pickle_value *v) {
-    static const char *const names[] = {"None",         "a truth value", "a whole number", "a float",   "a text",  "a tuple",
-                                        "a list",       "a dictionary",  "a class or function", "a storage", "a tensor"};
+    static const char *const names[] = {
+        "None",   "a truth value", "a whole number",      "a float",   "a text",  "a tuple",
+        "a list", "a dictionary",  "a class or function", "a storage", "a tensor"};
     return v == NULL ? "nothing" : v->kind < sizeof names / sizeof *names ? names[v->kind] : "?";
 }

@@ -7,9 +7,9 @@
 
 struct scanner {
     const struct mp_in *in;
-    size_t at, end;       /* of the header in the file */
+    size_t at, end; /* of the header in the file */
     uint32_t room;
-    uint64_t data;        /* where the data starts */
+    uint64_t data; /* where the data starts */
 };
 
 static enum mp_status bad(const struct scanner *s, size_t at, struct mp_error *err, const char *what) {
@@ -90,12 +90,13 @@ static enum mp_status tensor(struct scanner *s, struct safetensor *t, struct mp_
     do {
         if (!string(s, &text, &n) || !take(s, ':'))
             return bad(s, s->at, err, "the header is not valid JSON here");
-        unsigned key = n == 5 && memcmp(text, "dtype", 5) == 0          ? 1
-                       : n == 5 && memcmp(text, "shape", 5) == 0        ? 2
+        unsigned key = n == 5 && memcmp(text, "dtype", 5) == 0            ? 1
+                       : n == 5 && memcmp(text, "shape", 5) == 0          ? 2
                        : n == 12 && memcmp(text, "data_offsets", 12) == 0 ? 4
                                                                           : 0;
         if (key == 0 || (seen & key) != 0)
-            return bad(s, s->at, err, "a tensor's entry has a key other than dtype, shape and data_offsets, or one twice");
+            return bad(s, s->at, err,
+                       "a tensor's entry has a key other than dtype, shape and data_offsets, or one twice");
         seen |= key;
         size_t at = s->at;
         if (key == 1) {
@@ -115,8 +116,8 @@ static enum mp_status tensor(struct scanner *s, struct safetensor *t, struct mp_
     if (!take(s, '}') || seen != 7)
         return bad(s, s->at, err, "a tensor's entry does not end, or lacks dtype, shape or data_offsets");
     uint64_t bytes, room = s->in->size - s->data;
-    if (mp_mul_overflow(t->size[0], t->size[1], &bytes) || mp_mul_overflow(bytes, (uint64_t)t->item, &bytes) || span[0] > span[1] ||
-        span[1] - span[0] != bytes)
+    if (mp_mul_overflow(t->size[0], t->size[1], &bytes) || mp_mul_overflow(bytes, (uint64_t)t->item, &bytes) ||
+        span[0] > span[1] || span[1] - span[0] != bytes)
         return bad(s, start, err, "data_offsets do not span what shape and dtype need");
     if (span[1] > room)
         return bad(s, start, err, "data_offsets reach past the end of the file (is it complete?)");
@@ -143,48 +144,49 @@ static enum mp_status scan(struct scanner *s, struct safetensors *out, struct mp
         return bad(s, s->at, err, "the header is not a JSON object");
     bool is_empty = take(s, '}');
     if (!is_empty)
-    do {
-        size_t at = s->at;
-        if (!string(s, &text, &n) || !take(s, ':'))
-            return bad(s, at, err, "the header is not valid JSON here");
-        if (n == 12 && memcmp(text, "__metadata__", 12) == 0) { /* texts only */
-            const char *value;
-            size_t length;
-            bool is_good = take(s, '{');
-            if (is_good && !take(s, '}')) {
-                do
-                    is_good = string(s, &value, &length) && take(s, ':') && string(s, &value, &length);
-                while (is_good && take(s, ','));
-                is_good = is_good && take(s, '}');
+        do {
+            size_t at = s->at;
+            if (!string(s, &text, &n) || !take(s, ':'))
+                return bad(s, at, err, "the header is not valid JSON here");
+            if (n == 12 && memcmp(text, "__metadata__", 12) == 0) { /* texts only */
+                const char *value;
+                size_t length;
+                bool is_good = take(s, '{');
+                if (is_good && !take(s, '}')) {
+                    do
+                        is_good = string(s, &value, &length) && take(s, ':') && string(s, &value, &length);
+                    while (is_good && take(s, ','));
+                    is_good = is_good && take(s, '}');
+                }
+                if (!is_good)
+                    return bad(s, s->at, err, "__metadata__ is not an object of texts");
+                continue;
             }
-            if (!is_good)
-                return bad(s, s->at, err, "__metadata__ is not an object of texts");
-            continue;
-        }
-        if (out->n == s->room) {
-            uint32_t room = s->room == 0 ? 64 : s->room * 2;
-            struct safetensor *grown = mp_realloc(out->at, room, sizeof *grown);
-            if (grown == NULL)
-                return mp_nomem(err, "safetensors");
-            out->at = grown;
-            s->room = room;
-        }
-        struct safetensor *t = &out->at[out->n];
-        memset(t, 0, sizeof *t);
-        if (!parse_name(text, n, t))
-            return bad(s, at, err, "a tensor's name is not <iteration>_<layer>");
-        enum mp_status status = tensor(s, t, err);
-        if (status != MP_OK)
-            return status;
-        out->n++;
-    } while (take(s, ','));
+            if (out->n == s->room) {
+                uint32_t room = s->room == 0 ? 64 : s->room * 2;
+                struct safetensor *grown = mp_realloc(out->at, room, sizeof *grown);
+                if (grown == NULL)
+                    return mp_nomem(err, "safetensors");
+                out->at = grown;
+                s->room = room;
+            }
+            struct safetensor *t = &out->at[out->n];
+            memset(t, 0, sizeof *t);
+            if (!parse_name(text, n, t))
+                return bad(s, at, err, "a tensor's name is not <iteration>_<layer>");
+            enum mp_status status = tensor(s, t, err);
+            if (status != MP_OK)
+                return status;
+            out->n++;
+        } while (take(s, ','));
     if (!is_empty && !take(s, '}'))
         return bad(s, s->at, err, "the header is not valid JSON here");
     skip_blanks(s);
     return s->at == s->end ? MP_OK : bad(s, s->at, err, "text follows the header's object");
 }
 
-enum mp_status safetensors_read(struct safetensors *out, const struct mp_in *in, const struct mp_limits *limits, struct mp_error *err) {
+enum mp_status safetensors_read(struct safetensors *out, const struct mp_in *in, const struct mp_limits *limits,
+                                struct mp_error *err) {
     *out = (struct safetensors){0};
     uint64_t n = 0;
     struct scanner s = {.in = in};
@@ -193,11 +195,12 @@ enum mp_status safetensors_read(struct safetensors *out, const struct mp_in *in,
     for (int i = 7; i >= 0; i--)
         n = n << 8 | in->data[i];
     if (n > limits->safetensors_header_bytes)
-        return mp_fail_at(err, MP_ELIMIT, in->path, 0, 1, "the header says %llu bytes, more than the limit of %zu", (unsigned long long)n,
-                          limits->safetensors_header_bytes);
+        return mp_fail_at(err, MP_ELIMIT, in->path, 0, 1, "the header says %llu bytes, more than the limit of %zu",
+                          (unsigned long long)n, limits->safetensors_header_bytes);
     if (n > in->size - 8)
-        return mp_fail_at(err, MP_EINPUT, in->path, 0, 1, "the header says %llu bytes, but %zu follow (is the file complete?)",
-                          (unsigned long long)n, in->size - 8);
+        return mp_fail_at(err, MP_EINPUT, in->path, 0, 1,
+                          "the header says %llu bytes, but %zu follow (is the file complete?)", (unsigned long long)n,
+                          in->size - 8);
     s.at = 8;
     s.end = 8 + (size_t)n;
     s.data = s.end;
@@ -206,14 +209,14 @@ enum mp_status safetensors_read(struct safetensors *out, const struct mp_in *in,
         qsort(out->at, out->n, sizeof *out->at, compare_offsets); /* equal offsets: an overlap, or empty tensors */
         for (uint32_t i = 1; i < out->n && status == MP_OK; i++)
             if (bytes_of(&out->at[i - 1]) > 0 && out->at[i - 1].offset + bytes_of(&out->at[i - 1]) > out->at[i].offset)
-                status = mp_fail_at(err, MP_EINPUT, in->path, 0, out->at[i].offset + 1, "tensors %llu_%u and %llu_%u overlap",
-                                    (unsigned long long)out->at[i - 1].iter, out->at[i - 1].layer, (unsigned long long)out->at[i].iter,
-                                    out->at[i].layer);
+                status = mp_fail_at(err, MP_EINPUT, in->path, 0, out->at[i].offset + 1,
+                                    "tensors %llu_%u and %llu_%u overlap", (unsigned long long)out->at[i - 1].iter,
+                                    out->at[i - 1].layer, (unsigned long long)out->at[i].iter, out->at[i].layer);
         qsort(out->at, out->n, sizeof *out->at, compare_keys); /* equal keys are refused next */
         for (uint32_t i = 1; i < out->n && status == MP_OK; i++)
             if (compare_keys(&out->at[i - 1], &out->at[i]) == 0)
-                status = mp_fail_at(err, MP_EINPUT, in->path, 0, 9, "tensor %llu_%u is there twice", (unsigned long long)out->at[i].iter,
-                                    out->at[i].layer);
+                status = mp_fail_at(err, MP_EINPUT, in->path, 0, 9, "tensor %llu_%u is there twice",
+                                    (unsigned long long)out->at[i].iter, out->at[i].layer);
     }
     if (status != MP_OK)
         safetensors_clear(out);

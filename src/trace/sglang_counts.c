@@ -11,7 +11,8 @@ static uint32_t keep_layers(const bool *is_used, uint32_t n_layers, uint32_t *id
     return n;
 }
 
-/* "logical_count": [buffer][layers][experts]. The buffer is circular: rows never used are zero, and after a wrap they are not in time order. */
+/* "logical_count": [buffer][layers][experts]. The buffer is circular: rows never used are zero, and after a wrap they
+ * are not in time order. */
 enum mp_status sglang_read_stat(struct mp_trace **out, struct sglang_recording *r, const struct mp_trace_hints *hints,
                                 const struct mp_limits *limits, struct mp_error *err) {
     struct torch_file *f = r->files[0];
@@ -22,17 +23,21 @@ enum mp_status sglang_read_stat(struct mp_trace **out, struct sglang_recording *
     bool is_used[MP_MAX_LAYERS] = {false};
     struct mp_trace_builder *b = NULL;
     enum mp_status status;
-    MP_TRY(torch_file_numbers(f, mp_pickle_get(f->root, "logical_count"), "logical_count", 3, &t, &bytes, &item, &at, err));
+    MP_TRY(torch_file_numbers(f, mp_pickle_get(f->root, "logical_count"), "logical_count", 3, &t, &bytes, &item, &at,
+                              err));
     uint64_t n_rows = t->size[0];
-    if (n_rows == 0 || t->size[1] == 0 || t->size[1] > MP_MAX_LAYERS || t->size[2] == 0 || t->size[2] > MP_MAX_EXPERTS) {
-        status = sglang_bad(f->in, err, "logical_count: shape (%llu, %llu, %llu) is not [buffer, 1..%u layers, 1..%u experts]",
-                            (unsigned long long)n_rows, (unsigned long long)t->size[1], (unsigned long long)t->size[2], MP_MAX_LAYERS,
-                            MP_MAX_EXPERTS);
+    if (n_rows == 0 || t->size[1] == 0 || t->size[1] > MP_MAX_LAYERS || t->size[2] == 0 ||
+        t->size[2] > MP_MAX_EXPERTS) {
+        status = sglang_bad(f->in, err,
+                            "logical_count: shape (%llu, %llu, %llu) is not [buffer, 1..%u layers, 1..%u experts]",
+                            (unsigned long long)n_rows, (unsigned long long)t->size[1], (unsigned long long)t->size[2],
+                            MP_MAX_LAYERS, MP_MAX_EXPERTS);
         goto out;
     }
     uint32_t n_layers = (uint32_t)t->size[1], n_experts = (uint32_t)t->size[2];
     if (hints->n_experts != 0 && hints->n_experts != n_experts) {
-        status = sglang_bad(f->in, err, "logical_count: has %u experts, but --experts says %u", n_experts, hints->n_experts);
+        status =
+            sglang_bad(f->in, err, "logical_count: has %u experts, but --experts says %u", n_experts, hints->n_experts);
         goto out;
     }
     size_t row = (size_t)n_experts * item;
@@ -48,7 +53,8 @@ enum mp_status sglang_read_stat(struct mp_trace **out, struct sglang_recording *
                                  .layer_ids = ids};
     meta.n_layers = keep_layers(is_used, n_layers, ids);
     if (meta.n_layers == 0) {
-        status = sglang_bad(f->in, err, "logical_count: every count is 0 (send requests between start and stop of the recording)");
+        status = sglang_bad(f->in, err,
+                            "logical_count: every count is 0 (send requests between start and stop of the recording)");
         goto out;
     }
     MP_TRY(mp_trace_builder_new(&b, &meta, limits, err));
@@ -78,22 +84,24 @@ out:
 }
 
 /* The counts of one record; the shape is the map's. */
-static enum mp_status record_counts(struct sglang_recording *r, const struct sglang_record *record, const uint8_t **bytes, uint32_t *item,
-                                    uint64_t *at, struct mp_error *err) {
+static enum mp_status record_counts(struct sglang_recording *r, const struct sglang_record *record,
+                                    const uint8_t **bytes, uint32_t *item, uint64_t *at, struct mp_error *err) {
     const struct mp_pickle_tensor *t;
-    enum mp_status status = torch_file_numbers(record->file, mp_pickle_get(record->dict, "global_physical_count"), "global_physical_count", 2, &t,
-                                               bytes, item, at, err);
+    enum mp_status status = torch_file_numbers(record->file, mp_pickle_get(record->dict, "global_physical_count"),
+                                               "global_physical_count", 2, &t, bytes, item, at, err);
     if (status == MP_OK && (t->size[0] != r->n_layers || t->size[1] != r->n_physical))
-        return sglang_bad(record->file->in, err, "pass %lld, rank %u: global_physical_count has shape (%llu, %llu), the map (%u, %u)",
-                          (long long)record->pass, record->rank, (unsigned long long)t->size[0], (unsigned long long)t->size[1], r->n_layers,
-                          r->n_physical);
+        return sglang_bad(record->file->in, err,
+                          "pass %lld, rank %u: global_physical_count has shape (%llu, %llu), the map (%u, %u)",
+                          (long long)record->pass, record->rank, (unsigned long long)t->size[0],
+                          (unsigned long long)t->size[1], r->n_layers, r->n_physical);
     return status;
 }
 
-/* Counts per pass, summed over the ranks, folded from slots to experts. A pass that some rank did not record (the first and last ones of a
- * recording) is left out: its sum would be wrong. */
-enum mp_status sglang_read_per_pass(struct mp_trace **out, struct sglang_recording *r, const struct mp_trace_hints *hints,
-                                    const struct mp_limits *limits, struct mp_error *err) {
+/* Counts per pass, summed over the ranks, folded from slots to experts. A pass that some rank did not record (the first
+ * and last ones of a recording) is left out: its sum would be wrong. */
+enum mp_status sglang_read_per_pass(struct mp_trace **out, struct sglang_recording *r,
+                                    const struct mp_trace_hints *hints, const struct mp_limits *limits,
+                                    struct mp_error *err) {
     const uint8_t *bytes;
     uint32_t item, ids[MP_MAX_LAYERS], index[MP_MAX_LAYERS];
     uint64_t at, bad = 0, n_kept = 0;
@@ -115,7 +123,8 @@ enum mp_status sglang_read_per_pass(struct mp_trace **out, struct sglang_recordi
                                  .layer_ids = ids};
     meta.n_layers = keep_layers(is_used, r->n_layers, ids);
     if (meta.n_layers == 0) {
-        status = mp_fail_at(err, MP_EINPUT, r->path, 0, 0, "every count is 0 (send requests between start and stop of the recording)");
+        status = mp_fail_at(err, MP_EINPUT, r->path, 0, 0,
+                            "every count is 0 (send requests between start and stop of the recording)");
         goto out;
     }
     for (uint32_t l = 0; l < meta.n_layers; l++)
@@ -134,17 +143,20 @@ enum mp_status sglang_read_per_pass(struct mp_trace **out, struct sglang_recordi
                 uint64_t cell = (uint64_t)l * r->n_physical;
                 if (!is_used[l])
                     continue;
-                status = trace_builder_add(b, index[l], bytes + cell * item, item, r->n_physical, r->logical + cell, &bad, err);
+                status = trace_builder_add(b, index[l], bytes + cell * item, item, r->n_physical, r->logical + cell,
+                                           &bad, err);
                 if (status == MP_EINPUT)
-                    (void)recording_bad_count(r->records[k].file->in, at + (cell + bad) * item, number_at(bytes, item, cell + bad), err);
+                    (void)recording_bad_count(r->records[k].file->in, at + (cell + bad) * item,
+                                              number_at(bytes, item, cell + bad), err);
                 if (status != MP_OK)
                     goto out;
             }
         }
     }
     if (n_kept == 0) {
-        status = mp_fail_at(err, MP_EINPUT, r->path, 0, 0, "no forward pass was recorded by all %u ranks (keep the files of one recording)",
-                            r->n_ranks);
+        status =
+            mp_fail_at(err, MP_EINPUT, r->path, 0, 0,
+                       "no forward pass was recorded by all %u ranks (keep the files of one recording)", r->n_ranks);
         goto out;
     }
     struct mp_trace_builder *done = b;

@@ -1,6 +1,7 @@
-/* SGLang's per_token recording: the top-k slots of every token and hidden layer, pass by pass. Prefill passes say how many tokens each request has
- * (extend_seq_lens): each such segment becomes a request. Decode passes only have rows: row b of a rank's next decode pass continues row b of
- * the one before when its position is one higher, else it starts a request. */
+/* SGLang's per_token recording: the top-k slots of every token and hidden layer, pass by pass. Prefill passes say how
+ * many tokens each request has (extend_seq_lens): each such segment becomes a request. Decode passes only have rows:
+ * row b of a rank's next decode pass continues row b of the one before when its position is one higher, else it starts
+ * a request. */
 #include "recording_rows.h"
 #include "sglang_parts.h"
 
@@ -11,28 +12,28 @@ enum { MODE_EXTEND = 1, MODE_DECODE = 2, MODE_MIXED = 3, MODE_IDLE = 4 };
 /* One record with what is needed of it at hand. */
 struct pass {
     const struct sglang_record *record;
-    const uint8_t *ids;   /* [n_layers][n_tokens][width] */
+    const uint8_t *ids; /* [n_layers][n_tokens][width] */
     uint32_t item, n_tokens, width;
-    uint64_t at;          /* byte offset of ids */
+    uint64_t at; /* byte offset of ids */
     int64_t mode;
     const struct mp_pickle_items *positions;
 };
 /* A row of a decode pass and the one that continues it. */
 struct link {
     uint32_t pass, token;
-    uint64_t next;        /* index + 1 of the next row of the request; 0 = last */
+    uint64_t next; /* index + 1 of the next row of the request; 0 = last */
     bool is_first;
 };
 struct reader {
     struct sglang_recording *r;
     const struct mp_trace_hints *hints;
     struct pass *passes;
-    uint64_t n_passes;    /* of the phase that is read */
+    uint64_t n_passes; /* of the phase that is read */
     uint32_t n_layers, ids[MP_MAX_LAYERS], top_k;
     bool has_unused;
     enum mp_phase phase;
     struct mp_trace_builder *b;
-    uint16_t *row;        /* [n_layers][top_k] */
+    uint16_t *row; /* [n_layers][top_k] */
     uint64_t n_requests;
 };
 
@@ -40,8 +41,8 @@ static enum mp_status bad_record(const struct sglang_record *record, struct mp_e
     return sglang_bad(record->file->in, err, "pass %lld, rank %u: %s", (long long)record->pass, record->rank, what);
 }
 
-/* A list of at most `most` whole numbers from 0. The length is looked at first: records may share one long list, and reading it for each would
- * cost more than the file is worth. */
+/* A list of at most `most` whole numbers from 0. The length is looked at first: records may share one long list, and
+ * reading it for each would cost more than the file is worth. */
 static const struct mp_pickle_items *whole_numbers(const struct mp_pickle_value *v, uint32_t most) {
     if (v == NULL || v->kind != MP_PICKLE_LIST || v->as.items->n > most)
         return NULL;
@@ -51,10 +52,11 @@ static const struct mp_pickle_items *whole_numbers(const struct mp_pickle_value 
     return v->as.items;
 }
 
-static enum mp_status open_pass(struct reader *d, const struct sglang_record *record, struct pass *p, struct mp_error *err) {
+static enum mp_status open_pass(struct reader *d, const struct sglang_record *record, struct pass *p,
+                                struct mp_error *err) {
     const struct mp_pickle_tensor *t;
-    enum mp_status status = torch_file_numbers(record->file, mp_pickle_get(record->dict, "topk_ids_of_layer"), "topk_ids_of_layer", 3, &t, &p->ids,
-                                               &p->item, &p->at, err);
+    enum mp_status status = torch_file_numbers(record->file, mp_pickle_get(record->dict, "topk_ids_of_layer"),
+                                               "topk_ids_of_layer", 3, &t, &p->ids, &p->item, &p->at, err);
     if (status != MP_OK)
         return status;
     p->record = record;
@@ -81,14 +83,20 @@ static enum mp_status choose_phase(struct reader *d, struct mp_error *err) {
         if (mode == MODE_MIXED)
             return bad_record(record, err, "mixes prefill and decode (record without --enable-mixed-chunk)");
         if (mode != MODE_IDLE && mode != MODE_EXTEND && mode != MODE_DECODE)
-            return bad_record(record, err, "is of a forward_mode other than extend, decode and idle (record without speculative decoding)");
+            return bad_record(
+                record, err,
+                "is of a forward_mode other than extend, decode and idle (record without speculative decoding)");
         if (mode != MODE_IDLE)
             n[mode == MODE_DECODE]++;
     }
-    d->phase = d->hints->phase != MP_PHASE_UNKNOWN ? d->hints->phase : n[0] == 0 ? MP_PHASE_DECODE : n[1] == 0 ? MP_PHASE_PREFILL : MP_PHASE_UNKNOWN;
+    d->phase = d->hints->phase != MP_PHASE_UNKNOWN ? d->hints->phase
+               : n[0] == 0                         ? MP_PHASE_DECODE
+               : n[1] == 0                         ? MP_PHASE_PREFILL
+                                                   : MP_PHASE_UNKNOWN;
     if (d->phase != MP_PHASE_PREFILL && d->phase != MP_PHASE_DECODE)
-        return mp_fail(err, MP_EUSAGE, "%s: holds %llu prefill and %llu decode passes (give --phase prefill or --phase decode)", d->r->path,
-                       (unsigned long long)n[0], (unsigned long long)n[1]);
+        return mp_fail(err, MP_EUSAGE,
+                       "%s: holds %llu prefill and %llu decode passes (give --phase prefill or --phase decode)",
+                       d->r->path, (unsigned long long)n[0], (unsigned long long)n[1]);
     if (n[d->phase == MP_PHASE_DECODE] == 0)
         return mp_fail_at(err, MP_EINPUT, d->r->path, 0, 0, "holds no %s pass", mp_phase_name(d->phase));
     return MP_OK;
@@ -114,10 +122,10 @@ static enum mp_status open_passes(struct reader *d, struct mp_error *err) {
     return status;
 }
 
-/* The distinct experts of one token in one hidden layer, in recorded order, into to[width]. A slot named twice, or two replicas of one
- * expert, count once: a token visits an expert once. */
-static enum mp_status experts_of(const struct reader *d, const struct pass *p, uint32_t layer, uint32_t token, uint16_t *to, uint32_t *n,
-                                 struct mp_error *err) {
+/* The distinct experts of one token in one hidden layer, in recorded order, into to[width]. A slot named twice, or two
+ * replicas of one expert, count once: a token visits an expert once. */
+static enum mp_status experts_of(const struct reader *d, const struct pass *p, uint32_t layer, uint32_t token,
+                                 uint16_t *to, uint32_t *n, struct mp_error *err) {
     uint64_t cell = ((uint64_t)layer * p->n_tokens + token) * p->width;
     const uint8_t *from = p->ids + cell * p->item;
     const uint16_t *logical = d->r->logical + (size_t)layer * d->r->n_physical;
@@ -174,7 +182,8 @@ static enum mp_status measure(struct reader *d, struct mp_error *err) {
 }
 
 /* The row of one token into d->row; *is_padding when no layer routed it. */
-static enum mp_status gather(struct reader *d, const struct pass *p, uint32_t token, bool *is_padding, struct mp_error *err) {
+static enum mp_status gather(struct reader *d, const struct pass *p, uint32_t token, bool *is_padding,
+                             struct mp_error *err) {
     uint16_t experts[MP_MAX_TOP_K];
     *is_padding = true;
     for (uint32_t l = 0; l < d->n_layers; l++) {
@@ -191,7 +200,8 @@ static enum mp_status gather(struct reader *d, const struct pass *p, uint32_t to
 }
 
 /* Appends one token, starting a request first when there is none. */
-static enum mp_status emit(struct reader *d, const struct pass *p, uint32_t token, bool *is_open, struct mp_error *err) {
+static enum mp_status emit(struct reader *d, const struct pass *p, uint32_t token, bool *is_open,
+                           struct mp_error *err) {
     bool is_padding;
     enum mp_status status = gather(d, p, token, &is_padding, err);
     if (status != MP_OK || is_padding)
@@ -210,10 +220,12 @@ static enum mp_status emit(struct reader *d, const struct pass *p, uint32_t toke
 static enum mp_status emit_prefill(struct reader *d, struct mp_error *err) {
     for (uint64_t k = 0; k < d->n_passes; k++) {
         const struct pass *p = &d->passes[k];
-        const struct mp_pickle_items *lengths = whole_numbers(mp_pickle_get(p->record->dict, "extend_seq_lens"), p->n_tokens);
+        const struct mp_pickle_items *lengths =
+            whole_numbers(mp_pickle_get(p->record->dict, "extend_seq_lens"), p->n_tokens);
         uint32_t token = 0;
         if (lengths == NULL)
-            return bad_record(p->record, err, "is a prefill pass without extend_seq_lens, or with more of them than tokens");
+            return bad_record(p->record, err,
+                              "is a prefill pass without extend_seq_lens, or with more of them than tokens");
         for (uint32_t i = 0; i < lengths->n; i++) {
             bool is_open = false;
             int64_t n = lengths->at[i].as.number;
@@ -243,7 +255,8 @@ static enum mp_status emit_decode(struct reader *d, struct mp_error *err) {
         bool follows = last != NULL && last->record->rank == p->record->rank;
         for (uint32_t j = 0; j < p->n_tokens; j++) {
             links[at + j] = (struct link){.pass = (uint32_t)k, .token = j, .is_first = true};
-            if (follows && j < last->n_tokens && p->positions->at[j].as.number == last->positions->at[j].as.number + 1) {
+            if (follows && j < last->n_tokens &&
+                p->positions->at[j].as.number == last->positions->at[j].as.number + 1) {
                 links[before + j].next = at + j + 1;
                 links[at + j].is_first = false;
             }
@@ -261,19 +274,22 @@ static enum mp_status emit_decode(struct reader *d, struct mp_error *err) {
     return status;
 }
 
-enum mp_status sglang_read_per_token(struct mp_trace **out, struct sglang_recording *r, const struct mp_trace_hints *hints,
-                                     const struct mp_limits *limits, struct mp_error *err) {
+enum mp_status sglang_read_per_token(struct mp_trace **out, struct sglang_recording *r,
+                                     const struct mp_trace_hints *hints, const struct mp_limits *limits,
+                                     struct mp_error *err) {
     struct reader d = {.r = r, .hints = hints};
     enum mp_status status;
     MP_TRY(choose_phase(&d, err));
     MP_TRY(open_passes(&d, err));
     MP_TRY(measure(&d, err));
     if (d.n_layers == 0) {
-        status = mp_fail_at(err, MP_EINPUT, r->path, 0, 0, "no %s pass routed a token (send requests while recording)", mp_phase_name(d.phase));
+        status = mp_fail_at(err, MP_EINPUT, r->path, 0, 0, "no %s pass routed a token (send requests while recording)",
+                            mp_phase_name(d.phase));
         goto out;
     }
     if (hints->top_k != 0 && hints->top_k < d.top_k) {
-        status = mp_fail_at(err, MP_EINPUT, r->path, 0, 0, "a token uses %u experts, but --top-k says %u", d.top_k, hints->top_k);
+        status = mp_fail_at(err, MP_EINPUT, r->path, 0, 0, "a token uses %u experts, but --top-k says %u", d.top_k,
+                            hints->top_k);
         goto out;
     }
     d.has_unused |= hints->top_k > d.top_k;

@@ -5,7 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* A recorder writes each tensor from a storage of its own; a file that points at one storage again and again is made to cost time. */
+/* A recorder writes each tensor from a storage of its own; a file that points at one storage again and again is made to
+ * cost time. */
 enum { MAX_USES = 8 };
 
 bool torch_file_is(const struct mp_in *in) {
@@ -27,7 +28,8 @@ static enum mp_status find_pickle(const struct torch_file *f, uint32_t *member, 
         if (slash == NULL || strcmp(slash, "/data.pkl") != 0)
             continue;
         if (*member != MP_NONE)
-            return bad(f, f->zip->members[m].data_offset, err, "the archive holds two data.pkl (one file of torch.save holds one)");
+            return bad(f, f->zip->members[m].data_offset, err,
+                       "the archive holds two data.pkl (one file of torch.save holds one)");
         *member = m;
         *prefix = (size_t)(slash + 1 - name);
     }
@@ -37,8 +39,8 @@ static enum mp_status find_pickle(const struct torch_file *f, uint32_t *member, 
 }
 
 /* Which member is storage i; other members are looked at only for the byte order. */
-static enum mp_status index_members(struct torch_file *f, uint32_t pickle, size_t prefix, const struct mp_limits *limits,
-                                    struct mp_error *err) {
+static enum mp_status index_members(struct torch_file *f, uint32_t pickle, size_t prefix,
+                                    const struct mp_limits *limits, struct mp_error *err) {
     const char *own = f->zip->members[pickle].name;
     f->n_storages = f->zip->n_members;
     f->member = mp_calloc(f->n_storages, sizeof *f->member);
@@ -63,13 +65,15 @@ static enum mp_status index_members(struct torch_file *f, uint32_t pickle, size_
             bool is_little = f->zip->members[m].bytes >= 6 && memcmp(bytes, "little", 6) == 0;
             mp_free(owned);
             if (!is_little)
-                return bad(f, f->zip->members[m].data_offset, err, "the numbers are not little-endian (save on a little-endian machine)");
+                return bad(f, f->zip->members[m].data_offset, err,
+                           "the numbers are not little-endian (save on a little-endian machine)");
         }
     }
     return MP_OK;
 }
 
-enum mp_status torch_file_open(struct torch_file **out, const struct mp_in *in, const struct mp_limits *limits, struct mp_error *err) {
+enum mp_status torch_file_open(struct torch_file **out, const struct mp_in *in, const struct mp_limits *limits,
+                               struct mp_error *err) {
     *out = NULL;
     uint32_t m;
     size_t prefix = 0;
@@ -107,9 +111,9 @@ void torch_file_close(struct torch_file *f) {
     mp_free(f);
 }
 
-enum mp_status torch_file_numbers(struct torch_file *f, const struct mp_pickle_value *v, const char *what, uint32_t n_dims,
-                                  const struct mp_pickle_tensor **t, const uint8_t **bytes, uint32_t *item, uint64_t *position,
-                                  struct mp_error *err) {
+enum mp_status torch_file_numbers(struct torch_file *f, const struct mp_pickle_value *v, const char *what,
+                                  uint32_t n_dims, const struct mp_pickle_tensor **t, const uint8_t **bytes,
+                                  uint32_t *item, uint64_t *position, struct mp_error *err) {
     char message[256];
     uint64_t key = 0;
     if (v == NULL || v->kind != MP_PICKLE_TENSOR) {
@@ -119,7 +123,8 @@ enum mp_status torch_file_numbers(struct torch_file *f, const struct mp_pickle_v
     const struct mp_pickle_storage *s = v->as.tensor->storage;
     *t = v->as.tensor;
     if (strcmp(s->type, "IntStorage") != 0 && strcmp(s->type, "LongStorage") != 0) {
-        (void)snprintf(message, sizeof message, "%s: is of %s, not of IntStorage or LongStorage (record with the server's own recorder)", what,
+        (void)snprintf(message, sizeof message,
+                       "%s: is of %s, not of IntStorage or LongStorage (record with the server's own recorder)", what,
                        s->type);
         return bad(f, (*t)->position, err, message);
     }
@@ -128,18 +133,21 @@ enum mp_status torch_file_numbers(struct torch_file *f, const struct mp_pickle_v
         return bad(f, (*t)->position, err, message);
     }
     if (!mp_parse_u64(s->key, strlen(s->key), &key) || key >= f->n_storages || f->member[key] == MP_NONE) {
-        (void)snprintf(message, sizeof message, "%s: its numbers, member data/%s, are not in the archive (copy it again)", what, s->key);
+        (void)snprintf(message, sizeof message,
+                       "%s: its numbers, member data/%s, are not in the archive (copy it again)", what, s->key);
         return bad(f, (*t)->position, err, message);
     }
     uint32_t m = f->member[key];
     const struct zip_member *member = &f->zip->members[m];
     if (s->n > UINT64_MAX / s->item || member->bytes < s->n * s->item) {
-        (void)snprintf(message, sizeof message, "%s: member data/%s has %llu bytes, %llu numbers of %u bytes do not fit", what, s->key,
+        (void)snprintf(message, sizeof message,
+                       "%s: member data/%s has %llu bytes, %llu numbers of %u bytes do not fit", what, s->key,
                        (unsigned long long)member->bytes, (unsigned long long)s->n, s->item);
         return bad(f, member->data_offset, err, message);
     }
     if (++f->uses[key] > MAX_USES) {
-        (void)snprintf(message, sizeof message, "%s: member data/%s is used by more than %d tensors (each of a recording has its own)", what,
+        (void)snprintf(message, sizeof message,
+                       "%s: member data/%s is used by more than %d tensors (each of a recording has its own)", what,
                        s->key, (int)MAX_USES);
         return bad(f, (*t)->position, err, message);
     }

@@ -1,5 +1,6 @@
-/* SGLang's recorder (--expert-distribution-recorder-mode stat, stat_approx, per_pass, per_token): a .pt, or a folder with one per rank.
- * Layers are the model's hidden layers; dense ones never count anything and are dropped, ids of the others stay absolute. */
+/* SGLang's recorder (--expert-distribution-recorder-mode stat, stat_approx, per_pass, per_token): a .pt, or a folder
+ * with one per rank. Layers are the model's hidden layers; dense ones never count anything and are dropped, ids of the
+ * others stay absolute. */
 #include "recording_rows.h"
 #include "sglang_parts.h"
 
@@ -78,8 +79,8 @@ static enum mp_status list_folder(const char *path, char ***names, uint32_t *n, 
     return status;
 }
 
-static enum mp_status open_files(struct sglang_recording *r, const char *path, struct mp_in *in, const struct mp_limits *limits,
-                                 struct mp_error *err) {
+static enum mp_status open_files(struct sglang_recording *r, const char *path, struct mp_in *in,
+                                 const struct mp_limits *limits, struct mp_error *err) {
     char **names = NULL, *digests = NULL;
     uint32_t n = 1;
     enum mp_status status = MP_OK;
@@ -124,17 +125,19 @@ static void close_all(struct sglang_recording *r) {
 }
 
 /* The map of one file; all files have the same. */
-static enum mp_status read_map(struct sglang_recording *r, struct torch_file *f, const struct mp_trace_hints *hints, struct mp_error *err) {
+static enum mp_status read_map(struct sglang_recording *r, struct torch_file *f, const struct mp_trace_hints *hints,
+                               struct mp_error *err) {
     const struct mp_pickle_tensor *t;
     const uint8_t *bytes;
     uint32_t item;
     uint64_t at;
-    enum mp_status status =
-        torch_file_numbers(f, mp_pickle_get(f->root, "last_physical_to_logical_map"), "last_physical_to_logical_map", 2, &t, &bytes, &item, &at, err);
+    enum mp_status status = torch_file_numbers(f, mp_pickle_get(f->root, "last_physical_to_logical_map"),
+                                               "last_physical_to_logical_map", 2, &t, &bytes, &item, &at, err);
     if (status != MP_OK)
         return status;
     if (t->size[0] == 0 || t->size[0] > MP_MAX_LAYERS || t->size[1] == 0 || t->size[1] > UINT16_MAX)
-        return sglang_bad(f->in, err, "last_physical_to_logical_map: shape (%llu, %llu) is not [1..%u layers, 1..%u slots]",
+        return sglang_bad(f->in, err,
+                          "last_physical_to_logical_map: shape (%llu, %llu) is not [1..%u layers, 1..%u slots]",
                           (unsigned long long)t->size[0], (unsigned long long)t->size[1], MP_MAX_LAYERS, UINT16_MAX);
     bool is_first = r->logical == NULL;
     if (is_first) {
@@ -145,22 +148,26 @@ static enum mp_status read_map(struct sglang_recording *r, struct torch_file *f,
             return mp_nomem(err, "map");
     }
     if (t->size[0] != r->n_layers || t->size[1] != r->n_physical)
-        return sglang_bad(f->in, err, "last_physical_to_logical_map: is of another shape than in the first file (keep one recording per folder)");
+        return sglang_bad(
+            f->in, err,
+            "last_physical_to_logical_map: is of another shape than in the first file (keep one recording per folder)");
     for (uint64_t i = 0; i < t->n; i++) {
         int64_t e = number_at(bytes, item, i);
         if (e < 0 || e >= (int64_t)MP_MAX_EXPERTS)
-            return mp_fail_at(err, MP_EINPUT, f->in->path, 0, at + i * item + 1, "last_physical_to_logical_map: \"%lld\" is not an expert (0 to %u)",
-                              (long long)e, MP_MAX_EXPERTS - 1);
+            return mp_fail_at(err, MP_EINPUT, f->in->path, 0, at + i * item + 1,
+                              "last_physical_to_logical_map: \"%lld\" is not an expert (0 to %u)", (long long)e,
+                              MP_MAX_EXPERTS - 1);
         if (!is_first && r->logical[i] != e)
             return mp_fail_at(err, MP_EINPUT, f->in->path, 0, at + i * item + 1,
-                              "last_physical_to_logical_map: differs from the first file's (record without a rebalance, one recording per folder)");
+                              "last_physical_to_logical_map: differs from the first file's (record without a "
+                              "rebalance, one recording per folder)");
         r->logical[i] = (uint16_t)e;
         if ((uint32_t)e >= r->n_logical)
             r->n_logical = (uint32_t)e + 1;
     }
     if (hints->n_experts != 0 && hints->n_experts < r->n_logical)
-        return sglang_bad(f->in, err, "last_physical_to_logical_map: names expert %u, but --experts says there are %u", r->n_logical - 1,
-                          hints->n_experts);
+        return sglang_bad(f->in, err, "last_physical_to_logical_map: names expert %u, but --experts says there are %u",
+                          r->n_logical - 1, hints->n_experts);
     return MP_OK;
 }
 
@@ -172,12 +179,15 @@ static int compare_records(const void *pa, const void *pb) {
 }
 
 /* Every record of every file, sorted, with its numbers. */
-static enum mp_status read_records(struct sglang_recording *r, const struct mp_trace_hints *hints, struct mp_error *err) {
+static enum mp_status read_records(struct sglang_recording *r, const struct mp_trace_hints *hints,
+                                   struct mp_error *err) {
     uint64_t n = 0;
     for (uint32_t i = 0; i < r->n_files; i++) {
         const struct mp_pickle_value *list = mp_pickle_get(r->files[i]->root, "records");
         if (list == NULL || list->kind != MP_PICKLE_LIST)
-            return sglang_bad(r->files[i]->in, err, "records: is %s, not a list (per_pass and per_token files have one)", mp_pickle_kind_name(list));
+            return sglang_bad(r->files[i]->in, err,
+                              "records: is %s, not a list (per_pass and per_token files have one)",
+                              mp_pickle_kind_name(list));
         n += list->as.items->n;
         enum mp_status status = read_map(r, r->files[i], hints, err);
         if (status != MP_OK)
@@ -194,9 +204,10 @@ static enum mp_status read_records(struct sglang_recording *r, const struct mp_t
             struct sglang_record *record = &r->records[r->n_records++];
             int64_t rank = 0;
             *record = (struct sglang_record){.file = r->files[i], .dict = &list->at[k]};
-            if (!sglang_number(record->dict, "forward_pass_id", &record->pass) || !sglang_number(record->dict, "rank", &rank) || rank < 0 ||
-                rank >= (int64_t)MP_MAX_GPUS) {
-                status = sglang_bad(record->file->in, err, "records[%u]: has no whole forward_pass_id and rank (0 to %u)", k, MP_MAX_GPUS - 1);
+            if (!sglang_number(record->dict, "forward_pass_id", &record->pass) ||
+                !sglang_number(record->dict, "rank", &rank) || rank < 0 || rank >= (int64_t)MP_MAX_GPUS) {
+                status = sglang_bad(record->file->in, err,
+                                    "records[%u]: has no whole forward_pass_id and rank (0 to %u)", k, MP_MAX_GPUS - 1);
                 break;
             }
             record->rank = (uint32_t)rank;
@@ -208,18 +219,20 @@ static enum mp_status read_records(struct sglang_recording *r, const struct mp_t
     if (status != MP_OK)
         return status;
     if (r->n_records == 0)
-        return mp_fail_at(err, MP_EINPUT, r->path, 0, 0, "holds no records (send requests between start and stop of the recording)");
+        return mp_fail_at(err, MP_EINPUT, r->path, 0, 0,
+                          "holds no records (send requests between start and stop of the recording)");
     qsort(r->records, r->n_records, sizeof *r->records, compare_records); /* a tie is refused next */
     for (uint64_t k = 1; k < r->n_records; k++)
         if (compare_records(&r->records[k - 1], &r->records[k]) == 0)
             return mp_fail_at(err, MP_EINPUT, r->path, 0, 0,
-                              "forward pass %lld of rank %u is there twice (keep the files of one recording, without two-batch overlap)",
+                              "forward pass %lld of rank %u is there twice (keep the files of one recording, without "
+                              "two-batch overlap)",
                               (long long)r->records[k].pass, r->records[k].rank);
     return MP_OK;
 }
 
-static enum mp_status read(struct mp_trace **out, const char *path, struct mp_in *in, bool *keep_in, const struct mp_trace_hints *hints,
-                           const struct mp_limits *limits, struct mp_error *err) {
+static enum mp_status read(struct mp_trace **out, const char *path, struct mp_in *in, bool *keep_in,
+                           const struct mp_trace_hints *hints, const struct mp_limits *limits, struct mp_error *err) {
     struct sglang_recording r = {.path = path};
     enum mp_status status;
     *out = NULL;
@@ -229,14 +242,16 @@ static enum mp_status read(struct mp_trace **out, const char *path, struct mp_in
     MP_TRY(open_files(&r, path, in, limits, err));
     if (mp_pickle_get(r.files[0]->root, "logical_count") != NULL) {
         if (r.n_files != 1)
-            status = mp_fail_at(err, MP_EINPUT, path, 0, 0, "holds %u .pt files and one is a stat dump, which is whole in itself (name that file)",
+            status = mp_fail_at(err, MP_EINPUT, path, 0, 0,
+                                "holds %u .pt files and one is a stat dump, which is whole in itself (name that file)",
                                 r.n_files);
         else
             status = sglang_read_stat(out, &r, hints, limits, err);
         goto out;
     }
     if (r.files[0]->root->kind != MP_PICKLE_DICT || mp_pickle_get(r.files[0]->root, "records") == NULL) {
-        status = sglang_bad(r.files[0]->in, err, "is %s without logical_count or records (is it a dump of SGLang's expert recorder?)",
+        status = sglang_bad(r.files[0]->in, err,
+                            "is %s without logical_count or records (is it a dump of SGLang's expert recorder?)",
                             mp_pickle_kind_name(r.files[0]->root));
         goto out;
     }

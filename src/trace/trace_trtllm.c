@@ -1,5 +1,6 @@
-/* TensorRT-LLM's expert statistic: a folder with meta_info.json and, per rank, rank<R>.safetensors (counts, summed over the ranks) or
- * rank<R>_raw.safetensors (the experts of every token, which say more and are taken when they are there). Layers are absolute, ids logical. */
+/* TensorRT-LLM's expert statistic: a folder with meta_info.json and, per rank, rank<R>.safetensors (counts, summed over
+ * the ranks) or rank<R>_raw.safetensors (the experts of every token, which say more and are taken when they are there).
+ * Layers are absolute, ids logical. */
 #include "recording_rows.h"
 #include "safetensors.h"
 #include "trace_box.h"
@@ -43,9 +44,9 @@ struct recording {
     uint64_t n_experts, top_k;
     bool is_raw;
     uint32_t n_ranks;
-    struct mp_in **ins;         /* [n_ranks] */
-    struct safetensors *files;  /* [n_ranks] */
-    char *digests;              /* of meta_info.json, then of each rank */
+    struct mp_in **ins;        /* [n_ranks] */
+    struct safetensors *files; /* [n_ranks] */
+    char *digests;             /* of meta_info.json, then of each rank */
     uint32_t n_layers, ids[MP_MAX_LAYERS];
     uint64_t first_iter, n_iters;
 };
@@ -54,7 +55,8 @@ struct recording {
 static bool parse_file_name(const char *name, bool is_raw, uint64_t *rank) {
     const char *end = is_raw ? "_raw.safetensors" : ".safetensors";
     size_t n = strlen(name), k = strlen(end);
-    return n > 4 + k && strncmp(name, "rank", 4) == 0 && strcmp(name + n - k, end) == 0 && mp_parse_u64(name + 4, n - 4 - k, rank);
+    return n > 4 + k && strncmp(name, "rank", 4) == 0 && strcmp(name + n - k, end) == 0 &&
+           mp_parse_u64(name + 4, n - 4 - k, rank);
 }
 
 /* How many ranks there are, and of which kind: raw when any raw file is there. */
@@ -75,9 +77,11 @@ static enum mp_status count_ranks(struct recording *r, struct mp_error *err) {
     if (count == 0)
         return mp_fail_at(err, MP_EINPUT, r->path, 0, 0, "there is no rank<R>.safetensors beside " META);
     if (count > MP_MAX_GPUS)
-        return mp_fail_at(err, MP_ELIMIT, r->path, 0, 0, "there are %llu ranks, more than %u", (unsigned long long)count, MP_MAX_GPUS);
+        return mp_fail_at(err, MP_ELIMIT, r->path, 0, 0, "there are %llu ranks, more than %u",
+                          (unsigned long long)count, MP_MAX_GPUS);
     if (highest[r->is_raw] != count - 1)
-        return mp_fail_at(err, MP_EINPUT, r->path, 0, 0, "holds the files of %llu ranks, but rank %llu is the highest (copy the files of all ranks)",
+        return mp_fail_at(err, MP_EINPUT, r->path, 0, 0,
+                          "holds the files of %llu ranks, but rank %llu is the highest (copy the files of all ranks)",
                           (unsigned long long)count, (unsigned long long)highest[r->is_raw]);
     r->n_ranks = (uint32_t)count;
     return MP_OK;
@@ -93,11 +97,13 @@ static enum mp_status read_meta(struct recording *r, const struct mp_limits *lim
     mp_sha256_hex(in->data, in->size, r->digests);
     MP_TRY(mp_json_parse(&root, name, (const char *)in->data, in->size, 1, limits, err));
     if (!json_is_object(root)) {
-        status = mp_fail_at(err, MP_EINPUT, name, 1, 1, "is not an object (write {\"num_experts\": E, \"num_experts_per_token\": K})");
+        status = mp_fail_at(err, MP_EINPUT, name, 1, 1,
+                            "is not an object (write {\"num_experts\": E, \"num_experts_per_token\": K})");
         goto out;
     }
     MP_TRY(mp_json_u64(root, "num_experts", name, 1, 1, MP_MAX_EXPERTS, &r->n_experts, err));
-    MP_TRY(mp_json_u64(root, "num_experts_per_token", name, 1, 1, r->n_experts < MP_MAX_TOP_K ? r->n_experts : MP_MAX_TOP_K, &r->top_k, err));
+    MP_TRY(mp_json_u64(root, "num_experts_per_token", name, 1, 1,
+                       r->n_experts < MP_MAX_TOP_K ? r->n_experts : MP_MAX_TOP_K, &r->top_k, err));
 out:
     json_decref(root);
     mp_in_close(in);
@@ -122,7 +128,8 @@ static enum mp_status open_ranks(struct recording *r, const struct mp_limits *li
 static enum mp_status check_grid(struct recording *r, struct mp_error *err) {
     const struct safetensors *first = &r->files[0];
     if (first->n == 0)
-        return mp_fail_at(err, MP_EINPUT, r->ins[0]->path, 0, 0, "holds no tensors (is EXPERT_STATISTIC_ITER_RANGE reached?)");
+        return mp_fail_at(err, MP_EINPUT, r->ins[0]->path, 0, 0,
+                          "holds no tensors (is EXPERT_STATISTIC_ITER_RANGE reached?)");
     r->first_iter = first->at[0].iter;
     while (r->n_layers < first->n && r->n_layers < MP_MAX_LAYERS && first->at[r->n_layers].iter == r->first_iter) {
         r->ids[r->n_layers] = first->at[r->n_layers].layer;
@@ -136,23 +143,28 @@ static enum mp_status check_grid(struct recording *r, struct mp_error *err) {
             uint64_t iter = r->first_iter + i / r->n_layers;
             uint32_t layer = r->ids[i % r->n_layers];
             if (i >= r->n_iters * r->n_layers)
-                return mp_fail_at(err, MP_EINPUT, path, 0, 0, "holds tensor %llu_%u, which rank 0 does not (copy the files of one run)",
+                return mp_fail_at(err, MP_EINPUT, path, 0, 0,
+                                  "holds tensor %llu_%u, which rank 0 does not (copy the files of one run)",
                                   (unsigned long long)f->at[i].iter, f->at[i].layer);
             if (i >= f->n || f->at[i].iter != iter || f->at[i].layer != layer)
                 return mp_fail_at(err, MP_EINPUT, path, 0, 0,
-                                  "tensor %llu_%u is missing (every rank needs every layer of every iteration, iterations without gaps)",
+                                  "tensor %llu_%u is missing (every rank needs every layer of every iteration, "
+                                  "iterations without gaps)",
                                   (unsigned long long)iter, layer);
             const struct safetensor *t = &f->at[i];
             if (!r->is_raw && (t->n_dims != 1 || t->size[0] != r->n_experts))
-                return mp_fail_at(err, MP_EINPUT, path, 0, t->offset + 1, "tensor %llu_%u: has %llu numbers, " META " says %llu experts",
+                return mp_fail_at(err, MP_EINPUT, path, 0, t->offset + 1,
+                                  "tensor %llu_%u: has %llu numbers, " META " says %llu experts",
                                   (unsigned long long)t->iter, t->layer, (unsigned long long)(t->size[0] * t->size[1]),
                                   (unsigned long long)r->n_experts);
             const struct safetensor *same = &f->at[i - i % r->n_layers];
-            if (r->is_raw && (t->n_dims != 2 || t->size[1] != r->top_k || t->size[0] != same->size[0] || t->size[0] > UINT32_MAX))
-                return mp_fail_at(err, MP_EINPUT, path, 0, t->offset + 1,
-                                  "tensor %llu_%u: is not [%llu tokens, %llu experts per token], as in layer %u and " META,
-                                  (unsigned long long)t->iter, t->layer, (unsigned long long)same->size[0], (unsigned long long)r->top_k,
-                                  same->layer);
+            if (r->is_raw &&
+                (t->n_dims != 2 || t->size[1] != r->top_k || t->size[0] != same->size[0] || t->size[0] > UINT32_MAX))
+                return mp_fail_at(
+                    err, MP_EINPUT, path, 0, t->offset + 1,
+                    "tensor %llu_%u: is not [%llu tokens, %llu experts per token], as in layer %u and " META,
+                    (unsigned long long)t->iter, t->layer, (unsigned long long)same->size[0],
+                    (unsigned long long)r->top_k, same->layer);
         }
     }
     return MP_OK;
@@ -169,7 +181,8 @@ static enum mp_status build_counts(struct recording *r, struct mp_trace_builder 
                 const uint8_t *bytes = r->ins[g]->data + t->offset;
                 status = trace_builder_add(b, l, bytes, t->item, (uint32_t)r->n_experts, NULL, &bad, err);
                 if (status == MP_EINPUT)
-                    (void)recording_bad_count(r->ins[g], t->offset + bad * t->item, number_at(bytes, t->item, bad), err);
+                    (void)recording_bad_count(r->ins[g], t->offset + bad * t->item, number_at(bytes, t->item, bad),
+                                              err);
             }
     }
     return status;
@@ -188,8 +201,8 @@ static bool any_unused(const struct recording *r) {
 }
 
 /* One token of one rank and iteration: its experts in every layer. */
-static enum mp_status add_token(struct recording *r, struct mp_trace_builder *b, uint32_t g, uint64_t i, uint64_t token, uint16_t *row,
-                                struct mp_error *err) {
+static enum mp_status add_token(struct recording *r, struct mp_trace_builder *b, uint32_t g, uint64_t i, uint64_t token,
+                                uint16_t *row, struct mp_error *err) {
     for (uint32_t l = 0; l < r->n_layers; l++) {
         const struct safetensor *t = &r->files[g].at[i * r->n_layers + l];
         const uint8_t *bytes = r->ins[g]->data + t->offset;
@@ -198,7 +211,8 @@ static enum mp_status add_token(struct recording *r, struct mp_trace_builder *b,
             int64_t e = number_at(bytes, t->item, token * r->top_k + k);
             if (e >= (int64_t)r->n_experts)
                 return mp_fail_at(err, MP_EINPUT, r->ins[g]->path, 0, t->offset + (token * r->top_k + k) * t->item + 1,
-                                  "\"%lld\" is not an expert (0 to %llu)", (long long)e, (unsigned long long)r->n_experts - 1);
+                                  "\"%lld\" is not an expert (0 to %llu)", (long long)e,
+                                  (unsigned long long)r->n_experts - 1);
             if (e >= 0)
                 row[l * r->top_k + n++] = (uint16_t)e;
         }
@@ -208,9 +222,10 @@ static enum mp_status add_token(struct recording *r, struct mp_trace_builder *b,
     return mp_trace_builder_row(b, row, NULL, err);
 }
 
-/* Nothing says which rows belong to one request. Prefill: what a rank computed in one iteration is a request (a batch of whole prompts packs
- * like one). Decode: every row is a request of its own. */
-static enum mp_status build_tokens(struct recording *r, enum mp_phase phase, struct mp_trace_builder *b, struct mp_error *err) {
+/* Nothing says which rows belong to one request. Prefill: what a rank computed in one iteration is a request (a batch
+ * of whole prompts packs like one). Decode: every row is a request of its own. */
+static enum mp_status build_tokens(struct recording *r, enum mp_phase phase, struct mp_trace_builder *b,
+                                   struct mp_error *err) {
     uint16_t *row = mp_calloc((size_t)r->n_layers * r->top_k, sizeof *row);
     enum mp_status status = row == NULL ? mp_nomem(err, "recording") : MP_OK;
     uint64_t n_requests = 0;
@@ -231,8 +246,9 @@ static enum mp_status build_tokens(struct recording *r, enum mp_phase phase, str
     return status;
 }
 
-static enum mp_status read_folder(struct mp_trace **out, const char *path, struct mp_in *in, bool *keep_in, const struct mp_trace_hints *hints,
-                                  const struct mp_limits *limits, struct mp_error *err) {
+static enum mp_status read_folder(struct mp_trace **out, const char *path, struct mp_in *in, bool *keep_in,
+                                  const struct mp_trace_hints *hints, const struct mp_limits *limits,
+                                  struct mp_error *err) {
     struct recording *r = mp_calloc(1, sizeof *r);
     struct mp_trace_builder *b = NULL;
     char sha256[65];
@@ -243,7 +259,8 @@ static enum mp_status read_folder(struct mp_trace **out, const char *path, struc
         return mp_nomem(err, "recording");
     r->path = path;
     if (!folder_of(path, in == NULL, r->folder, sizeof r->folder)) {
-        status = mp_fail_at(err, MP_EINPUT, path, 0, 0, "is neither a folder of TensorRT-LLM's expert statistic nor its " META);
+        status = mp_fail_at(err, MP_EINPUT, path, 0, 0,
+                            "is neither a folder of TensorRT-LLM's expert statistic nor its " META);
         goto out;
     }
     if (hints->layer_base > 0) {
@@ -262,8 +279,8 @@ static enum mp_status read_folder(struct mp_trace **out, const char *path, struc
     }
     MP_TRY(read_meta(r, limits, err));
     if (hints->n_experts != 0 && hints->n_experts != r->n_experts) {
-        status = mp_fail_at(err, MP_EINPUT, path, 0, 0, META " says %llu experts, --experts says %u", (unsigned long long)r->n_experts,
-                            hints->n_experts);
+        status = mp_fail_at(err, MP_EINPUT, path, 0, 0, META " says %llu experts, --experts says %u",
+                            (unsigned long long)r->n_experts, hints->n_experts);
         goto out;
     }
     MP_TRY(open_ranks(r, limits, err));

@@ -34,8 +34,8 @@ struct vf_dispatcher {
 struct vf_flows {
     uint64_t *first, *second; /* [n][n]; second: the fan-out inside nodes of VF_PER_NODE, else all 0 */
     uint64_t *rows, *padded_rows, *source_rows; /* [n] */
-    uint32_t *active;         /* [n] */
-    uint64_t n_tokens;        /* without padding */
+    uint32_t *active;                           /* [n] */
+    uint64_t n_tokens;                          /* without padding */
 };
 
 /* Work of the slow simulator: spent on the samples at most; and on all planning steps, where that is enough. */
@@ -53,13 +53,13 @@ struct vf_sums {
 struct vf_slowest { /* over GPUs, of one step and layer */
     uint64_t attention_ns, shared_ns, compute_ns;
 };
-struct vf_bounds { /* tables of verify_bound.c; names as in docs/BOUNDS.md */
-    uint32_t *tokens;               /* c[rank][expert] */
-    uint64_t *of_expert, *padded;   /* n_e; m_e, falling */
-    uint64_t *scratch, *rows;       /* row_g, falling */
+struct vf_bounds {                /* tables of verify_bound.c; names as in docs/BOUNDS.md */
+    uint32_t *tokens;             /* c[rank][expert] */
+    uint64_t *of_expert, *padded; /* n_e; m_e, falling */
+    uint64_t *scratch, *rows;     /* row_g, falling */
     uint64_t *out_rate, *in_rate, *node_out, *node_in;
-    uint64_t *slots, *node_slots;   /* S_g, S_v */
-    uint64_t *starts;               /* T_r */
+    uint64_t *slots, *node_slots; /* S_g, S_v */
+    uint64_t *starts;             /* T_r */
     struct mp_compute_coefficients *k;
 };
 
@@ -70,9 +70,9 @@ struct vf_data {
     struct mp_part planning, held_out;
     struct mp_workload *workload;
     struct mp_arena *arena;
-    uint32_t n; /* GPUs */
+    uint32_t n;                                             /* GPUs */
     uint32_t *node, *index_in_node, *node_size, *node_gpus; /* [n], [n], [n_nodes], [n_nodes][n] */
-    struct mp_path *paths; /* [n][n], or NULL when that is too large a table */
+    struct mp_path *paths;                                  /* [n][n], or NULL when that is too large a table */
     /* of layer `layer`, by vf_prepare_layer */
     uint32_t layer;
     uint32_t *first, *slot; /* replicas: slots of expert e are slot[first[e] .. first[e + 1]) */
@@ -81,10 +81,10 @@ struct vf_data {
     uint64_t *slot_rows;    /* [n_slots] */
     uint32_t *number;       /* scratch of NEAREST, [n_slots + 1] squared by replicas: see there */
     size_t number_size;
-    uint64_t *through;      /* [n_resources] */
+    uint64_t *through;                     /* [n_resources] */
     uint64_t n_operations, operations_max; /* of the slow simulator, counted so that it can stop */
     struct vf_flows flows;
-    struct vf_sums *sums;   /* [n_steps] */
+    struct vf_sums *sums; /* [n_steps] */
     struct vf_bounds bounds;
 };
 
@@ -99,12 +99,13 @@ struct mp_path vf_path(const struct vf_data *d, uint32_t src, uint32_t dst);
 /* max over ports and capped pairs of ceil(copies * bytes * 10^9 / bytes_per_s); is_reversed: of the transpose. */
 uint64_t vf_port_bound(struct vf_data *d, const uint64_t *copies, uint64_t bytes, bool is_reversed);
 
-/* Times of the dispatch matrix `copies` of `bytes` each, with what launching stages costs. is_reversed and is_combine: of its transpose.
- * *is_done false: d->n_operations passed d->operations_max before the end. */
-enum mp_status vf_concurrent_ns(struct vf_data *d, const uint64_t *copies, uint64_t bytes, bool is_reversed, uint64_t *out_ns,
-                                bool *is_done, struct mp_error *err) MP_MUST_CHECK;
-enum mp_status vf_staged_ns(struct vf_data *d, const struct mp_order *o, bool is_combine, bool is_backwards, const uint64_t *copies,
-                            uint64_t bytes, uint64_t *out_ns, bool *is_done, struct mp_error *err) MP_MUST_CHECK;
+/* Times of the dispatch matrix `copies` of `bytes` each, with what launching stages costs. is_reversed and is_combine:
+ * of its transpose. *is_done false: d->n_operations passed d->operations_max before the end. */
+enum mp_status vf_concurrent_ns(struct vf_data *d, const uint64_t *copies, uint64_t bytes, bool is_reversed,
+                                uint64_t *out_ns, bool *is_done, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status vf_staged_ns(struct vf_data *d, const struct mp_order *o, bool is_combine, bool is_backwards,
+                            const uint64_t *copies, uint64_t bytes, uint64_t *out_ns, bool *is_done,
+                            struct mp_error *err) MP_MUST_CHECK;
 
 /* Of the GPUs of d->flows. */
 struct mp_compute_coefficients vf_coefficients(const struct vf_data *d, uint32_t gpu);
@@ -114,7 +115,8 @@ struct vf_slowest vf_slowest_gpu(const struct vf_data *d);
 /* How often a layer's attention counts: the first one stands for the dense layers too. */
 uint64_t vf_layer_weight(const struct vf_data *d, uint32_t layer);
 /* One planning step through the slow simulator; *is_done false: past d->operations_max. */
-enum mp_status vf_time_of_step(struct vf_data *d, uint32_t step, struct mp_plan_sample *out, bool *is_done, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status vf_time_of_step(struct vf_data *d, uint32_t step, struct mp_plan_sample *out, bool *is_done,
+                               struct mp_error *err) MP_MUST_CHECK;
 enum mp_status vf_bounds_open(struct vf_data *d, struct mp_error *err) MP_MUST_CHECK;
 /* Of the prepared layer with d->flows of this step: attention, max(D, shared) + C + R. */
 uint64_t vf_layer_bound(struct vf_data *d, uint32_t step);

@@ -1,5 +1,6 @@
-/* The report, and the order of the checks: what stands on its own first; then what needs trace, topology and model, and only when
- * everything before held, because numbers derived from a broken plan say nothing. docs/VERIFY.md lists every check. */
+/* The report, and the order of the checks: what stands on its own first; then what needs trace, topology and model, and
+ * only when everything before held, because numbers derived from a broken plan say nothing. docs/VERIFY.md lists every
+ * check. */
 #include "internal.h"
 #include <stdio.h>
 #include <string.h>
@@ -52,7 +53,8 @@ bool vf_expect(struct verifier *v, bool holds, enum mp_violation_kind kind, cons
 }
 
 static enum mp_status verify(struct mp_verify_report **out, const struct mp_plan *plan, const struct mp_trace *trace,
-                             const struct mp_topology *topology, const struct mp_model *model, bool is_thorough, struct mp_error *err) {
+                             const struct mp_topology *topology, const struct mp_model *model, bool is_thorough,
+                             struct mp_error *err) {
     *out = NULL;
     struct mp_arena *arena = mp_arena_new();
     struct mp_verify_report *r = arena != NULL ? mp_arena_alloc(arena, 1, sizeof *r) : NULL;
@@ -65,7 +67,12 @@ static enum mp_status verify(struct mp_verify_report **out, const struct mp_plan
     r->arena = arena;
     r->has_data = trace != NULL && topology != NULL && model != NULL;
     bool wants_data = r->has_data && plan->provenance.has_workload;
-    struct verifier v = {.report = r, .plan = plan, .trace = trace, .topology = topology, .model = model, .arena = arena,
+    struct verifier v = {.report = r,
+                         .plan = plan,
+                         .trace = trace,
+                         .topology = topology,
+                         .model = model,
+                         .arena = arena,
                          .is_thorough = is_thorough};
     struct vf_data d = {0};
     bool is_indexable = false, is_usable = false;
@@ -96,8 +103,9 @@ enum mp_status mp_plan_verify(struct mp_verify_report **out, const struct mp_pla
     return verify(out, plan, trace, topology, model, false, err);
 }
 
-enum mp_status mp_plan_verify_thoroughly(struct mp_verify_report **out, const struct mp_plan *plan, const struct mp_trace *trace,
-                                         const struct mp_topology *topology, const struct mp_model *model, struct mp_error *err) {
+enum mp_status mp_plan_verify_thoroughly(struct mp_verify_report **out, const struct mp_plan *plan,
+                                         const struct mp_trace *trace, const struct mp_topology *topology,
+                                         const struct mp_model *model, struct mp_error *err) {
     return verify(out, plan, trace, topology, model, true, err);
 }
 

@@ -1,4 +1,5 @@
-/* Bounds of docs/BOUNDS.md part 2, derived again, and what the plan claims with them: samples, prediction, certificates.
+/* Bounds of docs/BOUNDS.md part 2, derived again, and what the plan claims with them: samples, prediction,
+ * certificates.
  *
  * Decides   nothing.
  * Method    closed forms; the smallest possible T by halving [1, 2^52].
@@ -50,8 +51,8 @@ enum mp_status vf_bounds_open(struct vf_data *d, struct mp_error *err) {
     struct vf_bounds *b = &d->bounds;
     size_t n = d->n, most = n > p->n_experts ? n : p->n_experts;
     b->tokens = mp_arena_alloc(d->arena, n * p->n_experts, sizeof *b->tokens);
-    uint64_t **lists[] = {&b->of_expert, &b->scratch, &b->padded, &b->rows, &b->out_rate, &b->in_rate, &b->node_out, &b->node_in, &b->slots,
-                          &b->node_slots, &b->starts};
+    uint64_t **lists[] = {&b->of_expert, &b->scratch, &b->padded, &b->rows,       &b->out_rate, &b->in_rate,
+                          &b->node_out,  &b->node_in, &b->slots,  &b->node_slots, &b->starts};
     for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
         *lists[i] = mp_arena_alloc(d->arena, most, sizeof(uint64_t));
         if (*lists[i] == NULL)
@@ -86,7 +87,8 @@ enum mp_status vf_bounds_open(struct vf_data *d, struct mp_error *err) {
                     is_out |= t->gpus[d->node_gpus[(size_t)node * n + i]].out_port[l] == r;
                     is_in |= t->gpus[d->node_gpus[(size_t)node * n + i]].in_port[l] == r;
                 }
-            b->node_out[node] = is_out ? clip((u128)b->node_out[node] + t->resources[r].bytes_per_s) : b->node_out[node];
+            b->node_out[node] =
+                is_out ? clip((u128)b->node_out[node] + t->resources[r].bytes_per_s) : b->node_out[node];
             b->node_in[node] = is_in ? clip((u128)b->node_in[node] + t->resources[r].bytes_per_s) : b->node_in[node];
         }
     for (uint32_t node = 0; t->levels[0].uplink_out != NULL && node < p->n_nodes; node++) {
@@ -264,7 +266,8 @@ uint64_t vf_layer_bound(struct vf_data *d, uint32_t step) {
     for (uint32_t i = 0; d->v->trace->kind == MP_TRACE_TOKENS && i < w->steps[step].n; i++)
         b->starts[w->steps[step].source[i]]++;
     struct vf_slowest most = vf_slowest_gpu(d);
-    if (strcmp(p->provenance.sources, "coupled") == 0) { /* the sources may lie anywhere: as if spread evenly on the quickest */
+    if (strcmp(p->provenance.sources, "coupled") ==
+        0) { /* the sources may lie anywhere: as if spread evenly on the quickest */
         u128 sum = 0;
         for (uint32_t g = 0; g < d->n; g++)
             sum += d->flows.source_rows[g];
@@ -275,23 +278,27 @@ uint64_t vf_layer_bound(struct vf_data *d, uint32_t step) {
             most.shared_ns = min_of(most.shared_ns, vf_shared_ns(d, g, rows));
         }
     }
-    return most.attention_ns * vf_layer_weight(d, d->layer) + max_of(most.shared_ns, transfer_bound(d, false)) + compute_bound(d) +
-           transfer_bound(d, true);
+    return most.attention_ns * vf_layer_weight(d, d->layer) + max_of(most.shared_ns, transfer_bound(d, false)) +
+           compute_bound(d) + transfer_bound(d, true);
 }
 
 /* ---- the claims ---- */
 
 static bool is_near(uint64_t a, uint64_t b, uint64_t by) { return a > b ? a - b <= by : b - a <= by; }
 
-static void compare_sample(struct verifier *v, const struct mp_plan_sample *s, const struct mp_plan_sample *own, uint64_t by) {
+static void compare_sample(struct verifier *v, const struct mp_plan_sample *s, const struct mp_plan_sample *own,
+                           uint64_t by) {
     const struct {
         const char *what;
         uint64_t claimed, found, by;
-    } fields[] = {{"dispatch_ns", s->dispatch_ns, own->dispatch_ns, by}, {"compute_ns", s->compute_ns, own->compute_ns, 0},
-                  {"combine_ns", s->combine_ns, own->combine_ns, by}, {"step_ns", s->step_ns, own->step_ns, 2 * by}};
+    } fields[] = {{"dispatch_ns", s->dispatch_ns, own->dispatch_ns, by},
+                  {"compute_ns", s->compute_ns, own->compute_ns, 0},
+                  {"combine_ns", s->combine_ns, own->combine_ns, by},
+                  {"step_ns", s->step_ns, own->step_ns, 2 * by}};
     for (size_t i = 0; i < 4; i++)
-        vf_expect(v, is_near(fields[i].claimed, fields[i].found, fields[i].by), MP_V_SAMPLE, "step %u: %s is %llu, and simulating it gives %llu",
-                  s->step, fields[i].what, ULL(fields[i].claimed), ULL(fields[i].found));
+        vf_expect(v, is_near(fields[i].claimed, fields[i].found, fields[i].by), MP_V_SAMPLE,
+                  "step %u: %s is %llu, and simulating it gives %llu", s->step, fields[i].what, ULL(fields[i].claimed),
+                  ULL(fields[i].found));
 }
 
 static enum mp_status check_samples(struct vf_data *d, uint64_t by, uint64_t *operations, struct mp_error *err) {
@@ -312,11 +319,12 @@ static enum mp_status check_samples(struct vf_data *d, uint64_t by, uint64_t *op
         }
         /* Too large for the slow simulator: what needs no simulation, exactly, and the rest from below. */
         *operations = UINT64_MAX;
-        vf_expect(v, s->compute_ns == x->compute_ns, MP_V_SAMPLE, "step %u: compute_ns is %llu, and the loads give %llu", s->step,
-                  ULL(s->compute_ns), ULL(x->compute_ns));
+        vf_expect(v, s->compute_ns == x->compute_ns, MP_V_SAMPLE,
+                  "step %u: compute_ns is %llu, and the loads give %llu", s->step, ULL(s->compute_ns),
+                  ULL(x->compute_ns));
         vf_expect(v, s->dispatch_ns >= x->dispatch_bound_ns && s->combine_ns >= x->combine_bound_ns, MP_V_SAMPLE,
-                  "step %u: dispatch_ns %llu and combine_ns %llu, and the ports need %llu and %llu", s->step, ULL(s->dispatch_ns),
-                  ULL(s->combine_ns), ULL(x->dispatch_bound_ns), ULL(x->combine_bound_ns));
+                  "step %u: dispatch_ns %llu and combine_ns %llu, and the ports need %llu and %llu", s->step,
+                  ULL(s->dispatch_ns), ULL(s->combine_ns), ULL(x->dispatch_bound_ns), ULL(x->combine_bound_ns));
         vf_expect(v, s->step_ns >= s->dispatch_ns + s->compute_ns + s->combine_ns + x->other_ns, MP_V_SAMPLE,
                   "step %u: step_ns is %llu, and its parts with attention make %llu", s->step, ULL(s->step_ns),
                   ULL(s->dispatch_ns + s->compute_ns + s->combine_ns + x->other_ns));
@@ -339,22 +347,26 @@ static void check_certificate(struct vf_data *d, uint32_t i, const struct mp_pla
             bound += (u128)d->sums[s].n_copying * vf_launch_floor(d);
         if (mean != NULL)
             vf_expect(v, is_near(c->value_ns, mean->dispatch_ns, by + 1), MP_V_CERTIFICATE,
-                      "certificate %u: value_ns is %llu, and simulating all steps gives %llu", i, ULL(c->value_ns), ULL(mean->dispatch_ns));
+                      "certificate %u: value_ns is %llu, and simulating all steps gives %llu", i, ULL(c->value_ns),
+                      ULL(mean->dispatch_ns));
         else
             vf_expect(v, c->value_ns <= p->predicted_step_ns, MP_V_CERTIFICATE,
-                      "certificate %u: value_ns is %llu, and the whole step is predicted to take %llu", i, ULL(c->value_ns),
-                      ULL(p->predicted_step_ns));
-    } else if (c->kind == MP_CERT_PLACEMENT && strcmp(c->scope, "step, every static plan with these slots, planning steps") == 0) {
+                      "certificate %u: value_ns is %llu, and the whole step is predicted to take %llu", i,
+                      ULL(c->value_ns), ULL(p->predicted_step_ns));
+    } else if (c->kind == MP_CERT_PLACEMENT &&
+               strcmp(c->scope, "step, every static plan with these slots, planning steps") == 0) {
         for (uint64_t s = 0; s < n; s++)
             bound += d->sums[s].lower_ns;
-        vf_expect(v, c->value_ns == p->predicted_step_ns, MP_V_CERTIFICATE, "certificate %u: value_ns is %llu, and the predicted step %llu", i,
-                  ULL(c->value_ns), ULL(p->predicted_step_ns));
+        vf_expect(v, c->value_ns == p->predicted_step_ns, MP_V_CERTIFICATE,
+                  "certificate %u: value_ns is %llu, and the predicted step %llu", i, ULL(c->value_ns),
+                  ULL(p->predicted_step_ns));
     } else {
-        vf_expect(v, false, MP_V_CERTIFICATE, "certificate %u: no closed form is known for the scope \"%.80s\"", i, c->scope);
+        vf_expect(v, false, MP_V_CERTIFICATE, "certificate %u: no closed form is known for the scope \"%.80s\"", i,
+                  c->scope);
         return;
     }
-    vf_expect(v, c->bound_ns == clip(bound / n), MP_V_CERTIFICATE, "certificate %u: bound_ns is %llu, and the steps give %llu", i,
-              ULL(c->bound_ns), ULL(clip(bound / n)));
+    vf_expect(v, c->bound_ns == clip(bound / n), MP_V_CERTIFICATE,
+              "certificate %u: bound_ns is %llu, and the steps give %llu", i, ULL(c->bound_ns), ULL(clip(bound / n)));
 }
 
 enum mp_status vf_check_claims(struct vf_data *d, struct mp_error *err) {
@@ -366,7 +378,8 @@ enum mp_status vf_check_claims(struct vf_data *d, struct mp_error *err) {
     d->operations_max = v->is_thorough ? UINT64_MAX : VF_SAMPLE_OPERATIONS;
     enum mp_status status = check_samples(d, by, &operations, err);
     u128 step = 0, dispatch = 0, floor = 0;
-    bool is_whole = status == MP_OK && p->n_samples > 0 && operations != UINT64_MAX && (u128)operations * n <= (v->is_thorough ? VF_THOROUGH_OPERATIONS : VF_ALL_OPERATIONS);
+    bool is_whole = status == MP_OK && p->n_samples > 0 && operations != UINT64_MAX &&
+                    (u128)operations * n <= (v->is_thorough ? VF_THOROUGH_OPERATIONS : VF_ALL_OPERATIONS);
     d->operations_max = UINT64_MAX;
     for (uint32_t s = 0; s < n && status == MP_OK; s++) {
         const struct vf_sums *x = &d->sums[s];
@@ -384,10 +397,12 @@ enum mp_status vf_check_claims(struct vf_data *d, struct mp_error *err) {
     struct mp_plan_sample mean = {.step_ns = clip((step + n / 2) / n), .dispatch_ns = clip((dispatch + n / 2) / n)};
     if (is_whole)
         vf_expect(v, is_near(p->predicted_step_ns, mean.step_ns, 2 * by + 1), MP_V_PREDICTION,
-                  "step_ns is %llu, and simulating all %llu steps gives %llu", ULL(p->predicted_step_ns), ULL(n), ULL(mean.step_ns));
+                  "step_ns is %llu, and simulating all %llu steps gives %llu", ULL(p->predicted_step_ns), ULL(n),
+                  ULL(mean.step_ns));
     else
-        vf_expect(v, p->predicted_step_ns >= clip(floor / n), MP_V_PREDICTION, "step_ns is %llu, and ports and computation alone need %llu",
-                  ULL(p->predicted_step_ns), ULL(clip(floor / n)));
+        vf_expect(v, p->predicted_step_ns >= clip(floor / n), MP_V_PREDICTION,
+                  "step_ns is %llu, and ports and computation alone need %llu", ULL(p->predicted_step_ns),
+                  ULL(clip(floor / n)));
     for (uint32_t i = 0; i < p->n_certificates; i++)
         check_certificate(d, i, is_whole ? &mean : NULL, by);
     return MP_OK;

@@ -1,12 +1,12 @@
 /* The verifier's own network: slow, simple, from docs/COST.md parts 4 and 5.
  *
  * Decides   nothing; says how long the transfers of a matrix take, all at once or in stages.
- * Method    progressive filling from scratch at every event: all rates rise together; the port with the least room per unfinished flow
- *           stops its flows; again with the others. Between events rates are constant.
- * Bound     exact up to rounding: each event may be off by a relative 10^-12, so the result differs from another exact simulation by
- *           less than 1 ns before rounding.
- * Differs   from src/sim in everything but the text: no incremental rates, no shared structure.
- * Cost      O(events * (flows * path + rounds * ports)). Counted in d->n_operations, so that the caller can stop. */
+ * Method    progressive filling from scratch at every event: all rates rise together; the port with the least room per
+ * unfinished flow stops its flows; again with the others. Between events rates are constant. Bound     exact up to
+ * rounding: each event may be off by a relative 10^-12, so the result differs from another exact simulation by less
+ * than 1 ns before rounding. Differs   from src/sim in everything but the text: no incremental rates, no shared
+ * structure. Cost      O(events * (flows * path + rounds * ports)). Counted in d->n_operations, so that the caller can
+ * stop. */
 #include "internal.h"
 #include <math.h>
 #include <string.h>
@@ -14,12 +14,12 @@
 enum flow_state { WAITING, LAUNCHING, FLOWING, LANDING, ENDED };
 struct flow {
     uint32_t src, dst, stage;
-    double left;       /* bytes */
-    double rate, cap;  /* bytes per ns; cap 0 = none */
-    double at;         /* LAUNCHING: when bytes start; LANDING: when it has ended */
+    double left;      /* bytes */
+    double rate, cap; /* bytes per ns; cap 0 = none */
+    double at;        /* LAUNCHING: when bytes start; LANDING: when it has ended */
     uint64_t latency_ns;
     enum flow_state state;
-    bool is_fixed;     /* in the filling at hand */
+    bool is_fixed; /* in the filling at hand */
     uint32_t n_ports, port[2 + 2 * MP_MAX_LEVELS];
 };
 
@@ -58,8 +58,10 @@ static bool open_filling(struct filling *x, const struct vf_data *d, const struc
     size_t n_users = 0;
     for (uint32_t i = 0; i < n; i++)
         n_users += flows[i].n_ports;
-    *x = (struct filling){.count = mp_calloc(n_ports, sizeof *x->count), .first = mp_calloc((size_t)n_ports + 1, sizeof *x->first),
-                          .users = mp_calloc(n_users, sizeof *x->users), .stopped = mp_calloc(n, sizeof *x->stopped),
+    *x = (struct filling){.count = mp_calloc(n_ports, sizeof *x->count),
+                          .first = mp_calloc((size_t)n_ports + 1, sizeof *x->first),
+                          .users = mp_calloc(n_users, sizeof *x->users),
+                          .stopped = mp_calloc(n, sizeof *x->stopped),
                           .room = mp_calloc(n_ports, sizeof *x->room)};
     if (x->count == NULL || x->first == NULL || x->users == NULL || x->stopped == NULL || x->room == NULL)
         return false;
@@ -116,7 +118,8 @@ static void fill(struct vf_data *d, struct flow *flows, uint32_t n, struct filli
                 level = flows[i].cap;
         /* Every port is judged at this level before any room changes. */
         for (uint32_t r = 0; r < t->n_resources; r++)
-            for (uint32_t k = x->first[r]; count[r] > 0 && room[r] <= level * count[r] * (1 + 1e-13) && k < x->first[r + 1]; k++)
+            for (uint32_t k = x->first[r];
+                 count[r] > 0 && room[r] <= level * count[r] * (1 + 1e-13) && k < x->first[r + 1]; k++)
                 if (!flows[x->users[k]].is_fixed) {
                     flows[x->users[k]].is_fixed = true;
                     x->stopped[n_stopped++] = x->users[k];
@@ -145,7 +148,8 @@ static uint64_t round_up(double ns) {
 }
 
 /* Moves every flow whose turn has come to LAUNCHING. */
-static void start_flows(const struct vf_data *d, struct flow *flows, uint32_t n, const struct queues *q, enum mp_stage_mode mode) {
+static void start_flows(const struct vf_data *d, struct flow *flows, uint32_t n, const struct queues *q,
+                        enum mp_stage_mode mode) {
     for (uint32_t i = 0; i < n; i++) {
         struct flow *f = &flows[i];
         uint32_t of[2];
@@ -173,8 +177,8 @@ static void advance(struct queues *q, uint32_t n_stages, double now) {
 }
 
 /* Runs all flows to their end. n_stages 0: all at once. Returns false when d->n_operations passed d->operations_max. */
-static bool run(struct vf_data *d, struct flow *flows, uint32_t n, struct queues *q, uint32_t n_stages, enum mp_stage_mode mode,
-                struct filling *x, double *end_ns) {
+static bool run(struct vf_data *d, struct flow *flows, uint32_t n, struct queues *q, uint32_t n_stages,
+                enum mp_stage_mode mode, struct filling *x, double *end_ns) {
     double now = 0;
     uint32_t n_left = n;
     *end_ns = 0;
@@ -187,11 +191,13 @@ static bool run(struct vf_data *d, struct flow *flows, uint32_t n, struct queues
         double next = INFINITY;
         for (uint32_t i = 0; i < n; i++) {
             const struct flow *f = &flows[i];
-            double at = f->state == FLOWING ? now + f->left / f->rate : f->state == LAUNCHING || f->state == LANDING ? f->at : INFINITY;
+            double at = f->state == FLOWING                            ? now + f->left / f->rate
+                        : f->state == LAUNCHING || f->state == LANDING ? f->at
+                                                                       : INFINITY;
             next = at < next ? at : next;
         }
         if (next == INFINITY)
-            return false; /* nothing moves: cannot happen with queues in stage order */
+            return false;                         /* nothing moves: cannot happen with queues in stage order */
         double near = next + next * 1e-13 + 1e-9; /* events this close are one */
         bool has_ended = false;
         for (uint32_t i = 0; i < n; i++) {
@@ -230,17 +236,25 @@ static bool run(struct vf_data *d, struct flow *flows, uint32_t n, struct queues
     return true;
 }
 
-static void add_flow(const struct vf_data *d, struct flow *f, uint32_t src, uint32_t dst, uint64_t bytes, uint32_t stage, uint64_t cap) {
+static void add_flow(const struct vf_data *d, struct flow *f, uint32_t src, uint32_t dst, uint64_t bytes,
+                     uint32_t stage, uint64_t cap) {
     struct mp_path path = vf_path(d, src, dst);
-    *f = (struct flow){.src = src, .dst = dst, .stage = stage, .left = (double)bytes, .latency_ns = path.latency_ns, .n_ports = path.n,
+    *f = (struct flow){.src = src,
+                       .dst = dst,
+                       .stage = stage,
+                       .left = (double)bytes,
+                       .latency_ns = path.latency_ns,
+                       .n_ports = path.n,
                        .state = stage == MP_NONE ? FLOWING : WAITING};
-    uint64_t least = path.cap_bytes_per_s == 0 ? cap : cap == 0 || path.cap_bytes_per_s < cap ? path.cap_bytes_per_s : cap;
+    uint64_t least = path.cap_bytes_per_s == 0                ? cap
+                     : cap == 0 || path.cap_bytes_per_s < cap ? path.cap_bytes_per_s
+                                                              : cap;
     f->cap = (double)least / 1e9;
     memcpy(f->port, path.resource, path.n * sizeof *f->port);
 }
 
-enum mp_status vf_concurrent_ns(struct vf_data *d, const uint64_t *copies, uint64_t bytes, bool is_reversed, uint64_t *out_ns,
-                                bool *is_done, struct mp_error *err) {
+enum mp_status vf_concurrent_ns(struct vf_data *d, const uint64_t *copies, uint64_t bytes, bool is_reversed,
+                                uint64_t *out_ns, bool *is_done, struct mp_error *err) {
     size_t n_cells = (size_t)d->n * d->n;
     uint32_t n = 0;
     *out_ns = 0;
@@ -260,7 +274,8 @@ enum mp_status vf_concurrent_ns(struct vf_data *d, const uint64_t *copies, uint6
         for (uint32_t i = 0; i < d->n; i++)
             for (uint32_t j = 0; j < d->n; j++)
                 if (copies[(size_t)i * d->n + j] > 0)
-                    add_flow(d, &flows[n++], is_reversed ? j : i, is_reversed ? i : j, copies[(size_t)i * d->n + j] * bytes, MP_NONE, 0);
+                    add_flow(d, &flows[n++], is_reversed ? j : i, is_reversed ? i : j,
+                             copies[(size_t)i * d->n + j] * bytes, MP_NONE, 0);
         if (!open_filling(&x, d, flows, n))
             status = mp_nomem(err, "verifying a plan");
         else
@@ -273,20 +288,23 @@ enum mp_status vf_concurrent_ns(struct vf_data *d, const uint64_t *copies, uint6
 }
 
 /* floor(a * b / c): what has been sent of a flow after a cumulative share of a / c. */
-static uint64_t cut(uint64_t bytes, uint64_t share, uint64_t unit) { return (uint64_t)((unsigned __int128)bytes * share / unit); }
+static uint64_t cut(uint64_t bytes, uint64_t share, uint64_t unit) {
+    return (uint64_t)((unsigned __int128)bytes * share / unit);
+}
 
 /* Lists the pieces of the order; with flows NULL only counts them. sent[n][n]: shares so far. */
-static uint32_t list_pieces(const struct vf_data *d, const struct mp_order *o, bool is_combine, bool is_backwards, const uint64_t *copies,
-                            uint64_t bytes, uint64_t *sent, struct flow *flows) {
+static uint32_t list_pieces(const struct vf_data *d, const struct mp_order *o, bool is_combine, bool is_backwards,
+                            const uint64_t *copies, uint64_t bytes, uint64_t *sent, struct flow *flows) {
     uint32_t n = 0;
     memset(sent, 0, (size_t)d->n * d->n * sizeof *sent);
     for (uint32_t s = 0; s < o->n_stages; s++)
         for (uint32_t i = 0; i < o->stages[s].n; i++) {
             const struct mp_transfer *t = &o->stages[s].transfers[i];
-            /* `copies` is the dispatch matrix. A reversed combine sends dst -> src what the dispatch sent src -> dst; one that runs forwards
-             * sends src -> dst what the dispatch sent dst -> src. */
+            /* `copies` is the dispatch matrix. A reversed combine sends dst -> src what the dispatch sent src -> dst;
+             * one that runs forwards sends src -> dst what the dispatch sent dst -> src. */
             bool is_swapped = is_combine && !is_backwards;
-            uint64_t size = (is_swapped ? copies[(size_t)t->dst * d->n + t->src] : copies[(size_t)t->src * d->n + t->dst]) * bytes;
+            uint64_t size =
+                (is_swapped ? copies[(size_t)t->dst * d->n + t->src] : copies[(size_t)t->src * d->n + t->dst]) * bytes;
             uint64_t *share = &sent[(size_t)t->src * d->n + t->dst];
             uint64_t piece = cut(size, *share + t->share, o->unit) - cut(size, *share, o->unit);
             *share += t->share;
@@ -300,8 +318,9 @@ static uint32_t list_pieces(const struct vf_data *d, const struct mp_order *o, b
     return n;
 }
 
-enum mp_status vf_staged_ns(struct vf_data *d, const struct mp_order *o, bool is_combine, bool is_backwards, const uint64_t *copies,
-                            uint64_t bytes, uint64_t *out_ns, bool *is_done, struct mp_error *err) {
+enum mp_status vf_staged_ns(struct vf_data *d, const struct mp_order *o, bool is_combine, bool is_backwards,
+                            const uint64_t *copies, uint64_t bytes, uint64_t *out_ns, bool *is_done,
+                            struct mp_error *err) {
     enum mp_stage_mode mode = d->v->plan->stage_mode;
     struct queues q = {.n = mode == MP_STAGE_BARRIER ? 1 : mode == MP_STAGE_COUPLED ? d->n : 2 * d->n};
     uint64_t *sent = mp_calloc((size_t)d->n * d->n, sizeof *sent);

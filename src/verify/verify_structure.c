@@ -1,35 +1,40 @@
-/* What a plan must be whatever it was planned on: shape, layers, slots, replicas, weights, pairs, training sections; and that it is
- * about the given trace, topology and model. */
+/* What a plan must be whatever it was planned on: shape, layers, slots, replicas, weights, pairs, training sections;
+ * and that it is about the given trace, topology and model. */
 #include "internal.h"
 #include <string.h>
 
 /* Counts and tables: false when the rest may not index by them. */
 static bool check_shape(struct verifier *v) {
     const struct mp_plan *p = v->plan;
-    if (!vf_expect(v, p->n_layers >= 1 && p->n_layers <= MP_MAX_LAYERS && p->n_experts >= 1 && p->n_experts <= MP_MAX_EXPERTS, MP_V_SHAPE,
-                   "%u layers of %u experts are not in [1, %u] and [1, %u]", p->n_layers, p->n_experts, MP_MAX_LAYERS, MP_MAX_EXPERTS) ||
-        !vf_expect(v, p->n_gpus >= 1 && p->n_gpus <= MP_MAX_GPUS && p->n_nodes >= 1 && p->n_nodes <= p->n_gpus, MP_V_SHAPE,
-                   "%u GPUs on %u nodes are not in [1, %u] and [1, GPUs]", p->n_gpus, p->n_nodes, MP_MAX_GPUS))
+    if (!vf_expect(
+            v, p->n_layers >= 1 && p->n_layers <= MP_MAX_LAYERS && p->n_experts >= 1 && p->n_experts <= MP_MAX_EXPERTS,
+            MP_V_SHAPE, "%u layers of %u experts are not in [1, %u] and [1, %u]", p->n_layers, p->n_experts,
+            MP_MAX_LAYERS, MP_MAX_EXPERTS) ||
+        !vf_expect(v, p->n_gpus >= 1 && p->n_gpus <= MP_MAX_GPUS && p->n_nodes >= 1 && p->n_nodes <= p->n_gpus,
+                   MP_V_SHAPE, "%u GPUs on %u nodes are not in [1, %u] and [1, GPUs]", p->n_gpus, p->n_nodes,
+                   MP_MAX_GPUS))
         return false;
-    bool is_good = vf_expect(v, (unsigned)p->route < MP_N_ROUTE_RULES && (unsigned)p->stage_mode <= MP_STAGE_COUPLED, MP_V_SHAPE,
-                             "route rule %u or stage mode %u is not known", (unsigned)p->route, (unsigned)p->stage_mode);
+    bool is_good =
+        vf_expect(v, (unsigned)p->route < MP_N_ROUTE_RULES && (unsigned)p->stage_mode <= MP_STAGE_COUPLED, MP_V_SHAPE,
+                  "route rule %u or stage mode %u is not known", (unsigned)p->route, (unsigned)p->stage_mode);
     uint32_t expected = 0;
     for (uint32_t g = 0; g < p->n_gpus; g++) {
-        is_good &= vf_expect(v, p->gpu_node[g] < p->n_nodes, MP_V_SHAPE, "GPU %u is on node %u of %u", g, p->gpu_node[g], p->n_nodes);
+        is_good &= vf_expect(v, p->gpu_node[g] < p->n_nodes, MP_V_SHAPE, "GPU %u is on node %u of %u", g,
+                             p->gpu_node[g], p->n_nodes);
         is_good &= vf_expect(v, p->gpu_first_slot[g] == expected && p->gpu_first_slot[g + 1] >= expected, MP_V_SLOTS,
-                             "GPU %u: its slots are [%u, %u), and the GPU before ends at %u", g, p->gpu_first_slot[g], p->gpu_first_slot[g + 1],
-                             expected);
+                             "GPU %u: its slots are [%u, %u), and the GPU before ends at %u", g, p->gpu_first_slot[g],
+                             p->gpu_first_slot[g + 1], expected);
         if (!is_good)
             return false;
         expected = p->gpu_first_slot[g + 1];
     }
-    if (!vf_expect(v, expected == p->n_slots && p->n_slots > 0, MP_V_SLOTS, "the GPUs have %u slots in all, and the plan says %u", expected,
-                   p->n_slots))
+    if (!vf_expect(v, expected == p->n_slots && p->n_slots > 0, MP_V_SLOTS,
+                   "the GPUs have %u slots in all, and the plan says %u", expected, p->n_slots))
         return false;
     for (uint32_t g = 0; g < p->n_gpus; g++)
         for (uint32_t s = p->gpu_first_slot[g]; s < p->gpu_first_slot[g + 1]; s++)
-            is_good &= vf_expect(v, p->slot_gpu[s] == g, MP_V_SLOTS, "slot %u is listed under GPU %u and belongs to GPU %u", s,
-                                 p->slot_gpu[s], g);
+            is_good &= vf_expect(v, p->slot_gpu[s] == g, MP_V_SLOTS,
+                                 "slot %u is listed under GPU %u and belongs to GPU %u", s, p->slot_gpu[s], g);
     return is_good;
 }
 
@@ -43,52 +48,59 @@ static bool check_layer(struct verifier *v, uint32_t l, struct seen *seen) {
     const struct mp_plan_layer *layer = &p->layers[l];
     bool needs_weights = p->route == MP_ROUTE_WEIGHTED || p->route == MP_ROUTE_TIERED, is_good = true;
     memset(seen, 0, p->n_experts * sizeof *seen);
-    is_good &= vf_expect(v, needs_weights == (layer->slot_weight != NULL), MP_V_ROUTE_WEIGHTS, "layer %u: route rule %s %s", layer->layer_id,
-                         mp_route_rule_name(p->route), needs_weights ? "needs weights, and there are none" : "has no use for weights");
+    is_good &= vf_expect(v, needs_weights == (layer->slot_weight != NULL), MP_V_ROUTE_WEIGHTS,
+                         "layer %u: route rule %s %s", layer->layer_id, mp_route_rule_name(p->route),
+                         needs_weights ? "needs weights, and there are none" : "has no use for weights");
     for (uint32_t s = 0; s < p->n_slots; s++) {
         uint16_t e = layer->slot_expert[s];
         if (e == MP_NO_EXPERT)
             continue;
         uint32_t gpu = p->slot_gpu[s];
-        if (!vf_expect(v, e < p->n_experts, MP_V_EXPERT_RANGE, "layer %u slot %u (GPU %u): expert %u, and there are %u", layer->layer_id, s, gpu,
-                       e, p->n_experts)) {
+        if (!vf_expect(v, e < p->n_experts, MP_V_EXPERT_RANGE, "layer %u slot %u (GPU %u): expert %u, and there are %u",
+                       layer->layer_id, s, gpu, e, p->n_experts)) {
             is_good = false;
             continue;
         }
         if (!p->allow_same_gpu_replicas && seen[e].n_slots > 0)
-            vf_expect(v, seen[e].last_gpu != gpu, MP_V_REPLICA_SAME_GPU, "layer %u: expert %u is in slot %u and slot %u of GPU %u",
-                      layer->layer_id, e, seen[e].last_slot, s, gpu);
+            vf_expect(v, seen[e].last_gpu != gpu, MP_V_REPLICA_SAME_GPU,
+                      "layer %u: expert %u is in slot %u and slot %u of GPU %u", layer->layer_id, e, seen[e].last_slot,
+                      s, gpu);
         seen[e].n_slots++;
         seen[e].last_gpu = gpu;
         seen[e].last_slot = s;
         seen[e].weight += layer->slot_weight != NULL ? layer->slot_weight[s] : 0;
     }
     for (uint32_t e = 0; e < p->n_experts; e++) {
-        vf_expect(v, seen[e].n_slots > 0, MP_V_EXPERT_MISSING, "layer %u: expert %u has 0 slots of %u", layer->layer_id, e, p->n_slots);
+        vf_expect(v, seen[e].n_slots > 0, MP_V_EXPERT_MISSING, "layer %u: expert %u has 0 slots of %u", layer->layer_id,
+                  e, p->n_slots);
         if (seen[e].n_slots > 0 && layer->slot_weight != NULL)
-            vf_expect(v, seen[e].weight > 0, MP_V_ROUTE_WEIGHTS, "layer %u: the weights of expert %u's %u slots are all 0 (slot %u is the last)",
-                      layer->layer_id, e, seen[e].n_slots, seen[e].last_slot);
+            vf_expect(v, seen[e].weight > 0, MP_V_ROUTE_WEIGHTS,
+                      "layer %u: the weights of expert %u's %u slots are all 0 (slot %u is the last)", layer->layer_id,
+                      e, seen[e].n_slots, seen[e].last_slot);
     }
-    is_good &= vf_expect(v, layer->order == MP_NONE || layer->order < p->n_orders, MP_V_SHAPE, "layer %u: order %u, and there are %u",
-                         layer->layer_id, layer->order, p->n_orders);
+    is_good &= vf_expect(v, layer->order == MP_NONE || layer->order < p->n_orders, MP_V_SHAPE,
+                         "layer %u: order %u, and there are %u", layer->layer_id, layer->order, p->n_orders);
     if (l > 0)
-        vf_expect(v, layer->layer_id > p->layers[l - 1].layer_id, MP_V_LAYER_ID, "layer %u follows layer %u (ids must rise)", layer->layer_id,
-                  p->layers[l - 1].layer_id);
+        vf_expect(v, layer->layer_id > p->layers[l - 1].layer_id, MP_V_LAYER_ID,
+                  "layer %u follows layer %u (ids must rise)", layer->layer_id, p->layers[l - 1].layer_id);
     return is_good;
 }
 
 static void check_colocation(struct verifier *v, uint32_t i) {
     const struct mp_plan *p = v->plan;
     const struct mp_colocation *c = &p->colocations[i];
-    if (!vf_expect(v, c->layer < p->n_layers && c->expert_a < p->n_experts && c->expert_b < MP_MAX_EXPERTS && c->gpu < p->n_gpus,
-                   MP_V_COLOCATION, "entry %u: layer %u, experts %u and %u, GPU %u, and there are %u layers, %u experts, %u GPUs", i, c->layer,
-                   c->expert_a, c->expert_b, c->gpu, p->n_layers, p->n_experts, p->n_gpus))
+    if (!vf_expect(v,
+                   c->layer < p->n_layers && c->expert_a < p->n_experts && c->expert_b < MP_MAX_EXPERTS &&
+                       c->gpu < p->n_gpus,
+                   MP_V_COLOCATION,
+                   "entry %u: layer %u, experts %u and %u, GPU %u, and there are %u layers, %u experts, %u GPUs", i,
+                   c->layer, c->expert_a, c->expert_b, c->gpu, p->n_layers, p->n_experts, p->n_gpus))
         return;
     bool is_there = false;
     for (uint32_t s = p->gpu_first_slot[c->gpu]; s < p->gpu_first_slot[c->gpu + 1]; s++)
         is_there |= p->layers[c->layer].slot_expert[s] == c->expert_a;
-    vf_expect(v, is_there, MP_V_COLOCATION, "entry %u: expert %u has no slot on GPU %u in layer %u", i, c->expert_a, c->gpu,
-              p->layers[c->layer].layer_id);
+    vf_expect(v, is_there, MP_V_COLOCATION, "entry %u: expert %u has no slot on GPU %u in layer %u", i, c->expert_a,
+              c->gpu, p->layers[c->layer].layer_id);
 }
 
 static enum mp_status check_training(struct verifier *v, struct mp_error *err) {
@@ -102,7 +114,8 @@ static enum mp_status check_training(struct verifier *v, struct mp_error *err) {
         uint32_t b = t->bucket_order[i];
         if (!vf_expect(v, b < t->n_buckets, MP_V_TRAINING, "place %u: bucket %u, and there are %u", i, b, t->n_buckets))
             continue;
-        vf_expect(v, place[b] == 0, MP_V_TRAINING, "bucket %u stands at places %u and %u of the order", b, place[b] - 1, i);
+        vf_expect(v, place[b] == 0, MP_V_TRAINING, "bucket %u stands at places %u and %u of the order", b, place[b] - 1,
+                  i);
         place[b] = i + 1;
     }
     mp_free(place);
@@ -117,24 +130,28 @@ static void check_claims(struct verifier *v) {
               "stopped by the wall clock and yet marked reproducible");
     if (!o->has_workload)
         return;
-    vf_expect(v, o->batching.n_ranks == p->n_gpus, MP_V_PROVENANCE, "steps of %u ranks on %u GPUs", o->batching.n_ranks, p->n_gpus);
+    vf_expect(v, o->batching.n_ranks == p->n_gpus, MP_V_PROVENANCE, "steps of %u ranks on %u GPUs", o->batching.n_ranks,
+              p->n_gpus);
     for (uint32_t i = 0; i < p->n_samples; i++) {
         const struct mp_plan_sample *s = &p->samples[i];
         vf_expect(v, s->step < p->n_planning_steps, MP_V_SAMPLE, "sample %u: step %u, and there are %llu", i, s->step,
                   ULL(p->n_planning_steps));
-        vf_expect(v, i == 0 || s->step > p->samples[i - 1].step, MP_V_SAMPLE, "sample %u: step %u does not come after step %u", i, s->step,
-                  i > 0 ? p->samples[i - 1].step : 0);
+        vf_expect(v, i == 0 || s->step > p->samples[i - 1].step, MP_V_SAMPLE,
+                  "sample %u: step %u does not come after step %u", i, s->step, i > 0 ? p->samples[i - 1].step : 0);
         unsigned __int128 parts = (unsigned __int128)s->dispatch_ns + s->compute_ns + s->combine_ns;
-        vf_expect(v, parts <= s->step_ns, MP_V_SAMPLE, "step %u: dispatch %llu, compute %llu and combine %llu ns are more than the step's %llu",
-                  s->step, ULL(s->dispatch_ns), ULL(s->compute_ns), ULL(s->combine_ns), ULL(s->step_ns));
+        vf_expect(v, parts <= s->step_ns, MP_V_SAMPLE,
+                  "step %u: dispatch %llu, compute %llu and combine %llu ns are more than the step's %llu", s->step,
+                  ULL(s->dispatch_ns), ULL(s->compute_ns), ULL(s->combine_ns), ULL(s->step_ns));
     }
     for (uint32_t i = 0; i < p->n_certificates; i++) {
         const struct mp_certificate *c = &p->certificates[i];
-        if (!vf_expect(v, (unsigned)c->kind <= MP_CERT_RESIDUAL && (unsigned)c->proof <= MP_PROOF_STOPPED, MP_V_CERTIFICATE,
-                       "certificate %u: kind %u or proof %u is not known", i, (unsigned)c->kind, (unsigned)c->proof))
+        if (!vf_expect(v, (unsigned)c->kind <= MP_CERT_RESIDUAL && (unsigned)c->proof <= MP_PROOF_STOPPED,
+                       MP_V_CERTIFICATE, "certificate %u: kind %u or proof %u is not known", i, (unsigned)c->kind,
+                       (unsigned)c->proof))
             continue;
-        vf_expect(v, c->bound_ns <= c->value_ns, MP_V_CERTIFICATE, "certificate %u: the bound, %llu ns, is above the value, %llu ns", i,
-                  ULL(c->bound_ns), ULL(c->value_ns));
+        vf_expect(v, c->bound_ns <= c->value_ns, MP_V_CERTIFICATE,
+                  "certificate %u: the bound, %llu ns, is above the value, %llu ns", i, ULL(c->bound_ns),
+                  ULL(c->value_ns));
         vf_expect(v, c->proof != MP_PROOF_CLOSED_FORM || c->nodes == 0, MP_V_CERTIFICATE,
                   "certificate %u: a closed form that took %llu search nodes", i, ULL(c->nodes));
     }
@@ -143,41 +160,49 @@ static void check_claims(struct verifier *v) {
 static void check_against_trace(struct verifier *v) {
     const struct mp_plan *p = v->plan;
     const struct mp_trace *t = v->trace;
-    vf_expect(v, p->n_experts == t->n_experts, MP_V_SHAPE, "the plan has %u experts and the trace %u", p->n_experts, t->n_experts);
-    if (vf_expect(v, p->n_layers == t->n_layers, MP_V_LAYER_MISSING, "the plan has %u layers and the trace %u", p->n_layers, t->n_layers))
+    vf_expect(v, p->n_experts == t->n_experts, MP_V_SHAPE, "the plan has %u experts and the trace %u", p->n_experts,
+              t->n_experts);
+    if (vf_expect(v, p->n_layers == t->n_layers, MP_V_LAYER_MISSING, "the plan has %u layers and the trace %u",
+                  p->n_layers, t->n_layers))
         for (uint32_t l = 0; l < p->n_layers; l++)
-            vf_expect(v, p->layers[l].layer_id == t->layer_ids[l], MP_V_LAYER_ID, "entry %u is layer %u and the trace's is layer %u", l,
-                      p->layers[l].layer_id, t->layer_ids[l]);
+            vf_expect(v, p->layers[l].layer_id == t->layer_ids[l], MP_V_LAYER_ID,
+                      "entry %u is layer %u and the trace's is layer %u", l, p->layers[l].layer_id, t->layer_ids[l]);
     if (!p->provenance.has_workload)
         return;
     vf_expect(v, strcmp(p->provenance.trace_sha256, t->sha256) == 0, MP_V_PROVENANCE,
-              "planned on the trace with SHA-256 %.16s..., and this one has %.16s...", p->provenance.trace_sha256, t->sha256);
-    vf_expect(v, p->provenance.is_synthetic == t->is_synthetic, MP_V_PROVENANCE, "the plan says synthetic: %d and the trace %d",
-              p->provenance.is_synthetic, t->is_synthetic);
+              "planned on the trace with SHA-256 %.16s..., and this one has %.16s...", p->provenance.trace_sha256,
+              t->sha256);
+    vf_expect(v, p->provenance.is_synthetic == t->is_synthetic, MP_V_PROVENANCE,
+              "the plan says synthetic: %d and the trace %d", p->provenance.is_synthetic, t->is_synthetic);
 }
 
 static void check_against_topology(struct verifier *v) {
     const struct mp_plan *p = v->plan;
     const struct mp_topology *t = v->topology;
-    if (vf_expect(v, p->n_gpus == t->n_gpus, MP_V_SHAPE, "the plan has %u GPUs and the topology %u", p->n_gpus, t->n_gpus)) {
-        vf_expect(v, p->n_nodes == mp_topology_n_nodes(t), MP_V_SHAPE, "the plan has %u nodes and the topology %u", p->n_nodes,
-                  mp_topology_n_nodes(t));
+    if (vf_expect(v, p->n_gpus == t->n_gpus, MP_V_SHAPE, "the plan has %u GPUs and the topology %u", p->n_gpus,
+                  t->n_gpus)) {
+        vf_expect(v, p->n_nodes == mp_topology_n_nodes(t), MP_V_SHAPE, "the plan has %u nodes and the topology %u",
+                  p->n_nodes, mp_topology_n_nodes(t));
         for (uint32_t g = 0; g < p->n_gpus; g++)
-            vf_expect(v, p->gpu_node[g] == mp_topology_node(t, g), MP_V_SHAPE, "GPU %u is on node %u in the plan and %u in the topology", g,
-                      p->gpu_node[g], mp_topology_node(t, g));
+            vf_expect(v, p->gpu_node[g] == mp_topology_node(t, g), MP_V_SHAPE,
+                      "GPU %u is on node %u in the plan and %u in the topology", g, p->gpu_node[g],
+                      mp_topology_node(t, g));
     }
     if (p->provenance.has_workload)
         vf_expect(v, strcmp(p->provenance.topology_sha256, t->sha256) == 0, MP_V_PROVENANCE,
-                  "planned for the topology with SHA-256 %.16s..., and this one has %.16s...", p->provenance.topology_sha256, t->sha256);
+                  "planned for the topology with SHA-256 %.16s..., and this one has %.16s...",
+                  p->provenance.topology_sha256, t->sha256);
 }
 
 static void check_against_model(struct verifier *v) {
     const struct mp_plan *p = v->plan;
     const struct mp_model *m = v->model;
-    vf_expect(v, p->n_experts == m->n_experts, MP_V_SHAPE, "the plan has %u experts and the model %u", p->n_experts, m->n_experts);
+    vf_expect(v, p->n_experts == m->n_experts, MP_V_SHAPE, "the plan has %u experts and the model %u", p->n_experts,
+              m->n_experts);
     if (p->provenance.has_workload)
         vf_expect(v, strcmp(p->provenance.model_sha256, m->sha256) == 0, MP_V_PROVENANCE,
-                  "planned for the model with SHA-256 %.16s..., and this one has %.16s...", p->provenance.model_sha256, m->sha256);
+                  "planned for the model with SHA-256 %.16s..., and this one has %.16s...", p->provenance.model_sha256,
+                  m->sha256);
 }
 
 static void check_capacity(struct verifier *v) {
@@ -186,7 +211,8 @@ static void check_capacity(struct verifier *v) {
         uint32_t n_slots = p->gpu_first_slot[g + 1] - p->gpu_first_slot[g];
         unsigned __int128 need = (unsigned __int128)v->model->expert_bytes * n_slots * p->n_layers;
         uint64_t has = v->topology->types[v->topology->gpus[g].type].memory_bytes;
-        vf_expect(v, need <= has, MP_V_CAPACITY, "GPU %u: %u slots in %u layers of %llu bytes each are %llu bytes, and it has %llu", g, n_slots,
+        vf_expect(v, need <= has, MP_V_CAPACITY,
+                  "GPU %u: %u slots in %u layers of %llu bytes each are %llu bytes, and it has %llu", g, n_slots,
                   p->n_layers, ULL(v->model->expert_bytes), need > UINT64_MAX ? ULL(UINT64_MAX) : ULL(need), ULL(has));
     }
 }

@@ -31,8 +31,9 @@ struct mp_compute_coefficients vf_coefficients(const struct vf_data *d, uint32_t
         if (strcmp(type->coefficients[i].model, m->name) == 0)
             return type->coefficients[i];
     uint64_t kernel = clip((u128)1000 * type->kernel_ns);
-    return (struct mp_compute_coefficients){m->name, kernel, ps_of(m->expert_bytes, type->hbm_bytes_per_s, type->hbm_efficiency_ppm), kernel,
-                                            ps_of(m->expert_flops_per_token, flops_of(type, m), type->flops_efficiency_ppm)};
+    return (struct mp_compute_coefficients){
+        m->name, kernel, ps_of(m->expert_bytes, type->hbm_bytes_per_s, type->hbm_efficiency_ppm), kernel,
+        ps_of(m->expert_flops_per_token, flops_of(type, m), type->flops_efficiency_ppm)};
 }
 
 static uint64_t expert_ns(const struct vf_data *d, uint32_t gpu, uint64_t active, uint64_t rows) {
@@ -57,13 +58,16 @@ uint64_t vf_attention_ns(const struct vf_data *d, uint32_t gpu, uint64_t rows) {
 }
 
 uint64_t vf_shared_ns(const struct vf_data *d, uint32_t gpu, uint64_t rows) {
-    return d->v->model->n_shared_experts == 0 ? 0 : dense_ns(d, gpu, rows, d->v->model->shared_bytes, d->v->model->shared_flops_per_token);
+    return d->v->model->n_shared_experts == 0
+               ? 0
+               : dense_ns(d, gpu, rows, d->v->model->shared_bytes, d->v->model->shared_flops_per_token);
 }
 
 struct vf_slowest vf_slowest_gpu(const struct vf_data *d) {
     struct vf_slowest most = {0};
     for (uint32_t g = 0; g < d->n; g++) {
-        uint64_t attention = vf_attention_ns(d, g, d->flows.source_rows[g]), shared = vf_shared_ns(d, g, d->flows.source_rows[g]);
+        uint64_t attention = vf_attention_ns(d, g, d->flows.source_rows[g]),
+                 shared = vf_shared_ns(d, g, d->flows.source_rows[g]);
         uint64_t compute = expert_ns(d, g, d->flows.active[g], d->flows.padded_rows[g]);
         most.attention_ns = attention > most.attention_ns ? attention : most.attention_ns;
         most.shared_ns = shared > most.shared_ns ? shared : most.shared_ns;
@@ -78,7 +82,8 @@ uint64_t vf_layer_weight(const struct vf_data *d, uint32_t layer) {
 }
 
 /* One direction of the layer whose flows are in d->flows. */
-static enum mp_status direction_ns(struct vf_data *d, bool is_combine, uint64_t *out_ns, bool *is_done, struct mp_error *err) {
+static enum mp_status direction_ns(struct vf_data *d, bool is_combine, uint64_t *out_ns, bool *is_done,
+                                   struct mp_error *err) {
     const struct mp_plan_layer *layer = &d->v->plan->layers[d->layer];
     uint64_t bytes = is_combine ? d->v->model->combine_bytes : d->v->model->dispatch_bytes, first = 0, second = 0;
     uint32_t n_launches = d->dispatcher.n_launches;
@@ -89,18 +94,20 @@ static enum mp_status direction_ns(struct vf_data *d, bool is_combine, uint64_t 
         return MP_OK;
     if (layer->order != MP_NONE) {
         n_launches--;
-        status = vf_staged_ns(d, &d->v->plan->orders[layer->order], is_combine, is_combine && layer->combine_reversed, d->flows.first, bytes,
-                              &first, is_done, err);
+        status = vf_staged_ns(d, &d->v->plan->orders[layer->order], is_combine, is_combine && layer->combine_reversed,
+                              d->flows.first, bytes, &first, is_done, err);
     } else {
         status = vf_concurrent_ns(d, d->flows.first, bytes, is_combine, &first, is_done, err);
     }
     if (status == MP_OK && *is_done && d->dispatcher.copies == VF_PER_NODE)
         status = vf_concurrent_ns(d, d->flows.second, bytes, is_combine, &second, is_done, err);
-    *out_ns = (d->dispatcher.is_overlapped ? (first > second ? first : second) : first + second) + n_launches * d->v->topology->launch_ns;
+    *out_ns = (d->dispatcher.is_overlapped ? (first > second ? first : second) : first + second) +
+              n_launches * d->v->topology->launch_ns;
     return status;
 }
 
-enum mp_status vf_time_of_step(struct vf_data *d, uint32_t step, struct mp_plan_sample *out, bool *is_done, struct mp_error *err) {
+enum mp_status vf_time_of_step(struct vf_data *d, uint32_t step, struct mp_plan_sample *out, bool *is_done,
+                               struct mp_error *err) {
     enum mp_status status = MP_OK;
     *out = (struct mp_plan_sample){.step = step, .step_ns = d->v->model->other_ns_per_step};
     uint64_t before = d->n_operations, n_layers = d->v->plan->n_layers;

@@ -1,5 +1,6 @@
-/* What the plan makes of the planning steps: which slot serves each token, which copies travel, which ports they load. Derived from
- * docs/VERIFY.md parts 2 and 3, not from the planner's code; then the evidence of every layer is compared, exactly. */
+/* What the plan makes of the planning steps: which slot serves each token, which copies travel, which ports they load.
+ * Derived from docs/VERIFY.md parts 2 and 3, not from the planner's code; then the evidence of every layer is compared,
+ * exactly. */
 #include "internal.h"
 #include <string.h>
 
@@ -7,8 +8,11 @@
 #define PATH_TABLE_MAX 512u /* GPUs; beyond, paths are asked for one by one */
 
 static const struct vf_dispatcher dispatchers[] = {
-    {"a2av", VF_PER_EXPERT, 1, false},       {"deepep-normal", VF_PER_NODE, 1, true}, {"deepep-ll", VF_PER_EXPERT, 1, false},
-    {"hierarchical", VF_PER_NODE, 2, false}, {"agrs", VF_ALL, 1, false},
+    {"a2av", VF_PER_EXPERT, 1, false},
+    {"deepep-normal", VF_PER_NODE, 1, true},
+    {"deepep-ll", VF_PER_EXPERT, 1, false},
+    {"hierarchical", VF_PER_NODE, 2, false},
+    {"agrs", VF_ALL, 1, false},
 };
 
 static void *take(struct vf_data *d, size_t n, size_t size, bool *is_full) {
@@ -17,7 +21,8 @@ static void *take(struct vf_data *d, size_t n, size_t size, bool *is_full) {
     return p;
 }
 
-/* Split and steps come from the plan's own words. What they cannot be rebuilt from is a fault of the plan, not of the call. */
+/* Split and steps come from the plan's own words. What they cannot be rebuilt from is a fault of the plan, not of the
+ * call. */
 static enum mp_status rebuild_steps(struct vf_data *d, bool *is_usable, struct mp_error *err) {
     struct verifier *v = d->v;
     const struct mp_provenance *o = &v->plan->provenance;
@@ -32,7 +37,8 @@ static enum mp_status rebuild_steps(struct vf_data *d, bool *is_usable, struct m
     if (status != MP_OK)
         return mp_fail(err, status, "%s", why.message);
     *is_usable = vf_expect(v, d->workload->n_steps == v->plan->n_planning_steps, MP_V_PREDICTION,
-                           "the plan says %llu planning steps, and the trace gives %u", ULL(v->plan->n_planning_steps), d->workload->n_steps);
+                           "the plan says %llu planning steps, and the trace gives %u", ULL(v->plan->n_planning_steps),
+                           d->workload->n_steps);
     return MP_OK;
 }
 
@@ -89,10 +95,11 @@ enum mp_status vf_data_open(struct vf_data *d, struct verifier *v, bool *is_usab
     if (!vf_expect(v, d->dispatcher.name != NULL, MP_V_PROVENANCE, "dispatcher \"%.40s\" is not known", name))
         return MP_OK;
     bool is_coupled = strcmp(v->plan->provenance.sources, "coupled") == 0;
-    if (!vf_expect(v, is_coupled || strcmp(v->plan->provenance.sources, "dp") == 0, MP_V_PROVENANCE, "sources \"%.40s\" are not known",
-                   v->plan->provenance.sources) ||
-        !vf_expect(v, v->trace->kind == MP_TRACE_TOKENS || (!is_coupled && d->dispatcher.copies != VF_PER_NODE), MP_V_PROVENANCE,
-                   "dispatcher %s and sources %s need tokens, and the trace has counts", name, v->plan->provenance.sources))
+    if (!vf_expect(v, is_coupled || strcmp(v->plan->provenance.sources, "dp") == 0, MP_V_PROVENANCE,
+                   "sources \"%.40s\" are not known", v->plan->provenance.sources) ||
+        !vf_expect(v, v->trace->kind == MP_TRACE_TOKENS || (!is_coupled && d->dispatcher.copies != VF_PER_NODE),
+                   MP_V_PROVENANCE, "dispatcher %s and sources %s need tokens, and the trace has counts", name,
+                   v->plan->provenance.sources))
         return MP_OK;
     enum mp_status status = rebuild_steps(d, is_usable, err);
     return status == MP_OK && *is_usable ? make_tables(d, err) : status;
@@ -122,8 +129,9 @@ static int closeness(const struct vf_data *d, uint32_t slot, uint32_t source) {
     return gpu == source ? 2 : d->node[gpu] == d->node[source] ? 1 : 0;
 }
 
-/* Sources in ascending order; each candidate set is known by its first replica and its size, because sets of this kind (of a GPU, of a
- * node, all) that share their first member contain each other. number[first][size] counts the sources seen with that set. */
+/* Sources in ascending order; each candidate set is known by its first replica and its size, because sets of this kind
+ * (of a GPU, of a node, all) that share their first member contain each other. number[first][size] counts the sources
+ * seen with that set. */
 static enum mp_status fill_nearest(struct vf_data *d, uint32_t e, struct mp_error *err) {
     uint32_t r = d->first[e + 1] - d->first[e];
     const uint32_t *slot = d->slot + d->first[e];
@@ -171,7 +179,8 @@ enum mp_status vf_prepare_layer(struct vf_data *d, uint32_t layer, struct mp_err
         at += n;
         d->first[e] = at;
     }
-    for (uint32_t s = p->n_slots; s-- > 0;) /* from the end, so that first[e] comes down to the start and slots ascend */
+    for (uint32_t s = p->n_slots;
+         s-- > 0;) /* from the end, so that first[e] comes down to the start and slots ascend */
         if (p->layers[layer].slot_expert[s] != MP_NO_EXPERT)
             d->slot[--d->first[p->layers[layer].slot_expert[s]]] = s;
     for (uint32_t e = 0; p->route == MP_ROUTE_NEAREST && e < p->n_experts; e++) {
@@ -431,14 +440,18 @@ enum mp_status vf_check_evidence(struct vf_data *d, struct mp_error *err) {
         }
         if (status != MP_OK)
             return status;
-        vf_expect(v, rows == layer->rows_max_sum, MP_V_EVIDENCE_ROWS, "layer %u: rows_max_sum is %llu, and the steps give %llu", layer->layer_id,
-                  ULL(layer->rows_max_sum), ULL(rows));
+        vf_expect(v, rows == layer->rows_max_sum, MP_V_EVIDENCE_ROWS,
+                  "layer %u: rows_max_sum is %llu, and the steps give %llu", layer->layer_id, ULL(layer->rows_max_sum),
+                  ULL(rows));
         vf_expect(v, intra == layer->dispatch_intra_bytes, MP_V_EVIDENCE_BYTES,
-                  "layer %u: dispatch_intra_bytes is %llu, and the steps give %llu", layer->layer_id, ULL(layer->dispatch_intra_bytes), ULL(intra));
+                  "layer %u: dispatch_intra_bytes is %llu, and the steps give %llu", layer->layer_id,
+                  ULL(layer->dispatch_intra_bytes), ULL(intra));
         vf_expect(v, inter == layer->dispatch_inter_bytes, MP_V_EVIDENCE_BYTES,
-                  "layer %u: dispatch_inter_bytes is %llu, and the steps give %llu", layer->layer_id, ULL(layer->dispatch_inter_bytes), ULL(inter));
-        vf_expect(v, bound == layer->port_bound_ns, MP_V_EVIDENCE_BOUND, "layer %u: port_bound_ns is %llu, and the steps give %llu",
-                  layer->layer_id, ULL(layer->port_bound_ns), ULL(bound));
+                  "layer %u: dispatch_inter_bytes is %llu, and the steps give %llu", layer->layer_id,
+                  ULL(layer->dispatch_inter_bytes), ULL(inter));
+        vf_expect(v, bound == layer->port_bound_ns, MP_V_EVIDENCE_BOUND,
+                  "layer %u: port_bound_ns is %llu, and the steps give %llu", layer->layer_id,
+                  ULL(layer->port_bound_ns), ULL(bound));
     }
     return MP_OK;
 }

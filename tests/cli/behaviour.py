@@ -345,7 +345,8 @@ class Results(Case):
         self.assertEqual(value["results"][1]["step_time_ns"], value["results"][2]["step_time_ns"])
 
     def test_a_placement_of_more_layers_than_were_recorded_is_fitted_by_layer_id(self):
-        for name, more in (("four.mpt", ["--layers", "4"]), ("two.mpt", ["--layers", "2", "--first-layer", "1"]), ("late.mpt", ["--layers", "2", "--first-layer", "3"])):
+        for name, more in (("four.mpt", ["--layers", "4"]), ("two.mpt", ["--layers", "2", "--first-layer", "1"]),
+                           ("late.mpt", ["--layers", "2", "--first-layer", "3"])):
             self.expect(0, "generate", "-o", name, "--experts", "16", "--n-requests", "60", "-q", *more)
         self.expect(0, "plan", "four.mpt", "4:h100", *STEPS, "-o", "p.yaml", "--strategy", "lpt", "-q")
         self.check_result(self.json("simulate", "p.yaml", "two.mpt", "4:h100"))

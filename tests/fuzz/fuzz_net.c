@@ -1,4 +1,5 @@
-/* Bytes become a small cluster, a traffic matrix and an order; every network model runs, and what must hold always is checked. */
+/* Bytes become a small cluster, a traffic matrix and an order; every network model runs, and what must hold always is
+ * checked. */
 #include <moeplan/sim.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,7 +74,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                             .levels = levels,
                             .resources = resources,
                             .stage_launch_ns = take(&b, 1)};
-    /* Stages of at most one transfer per pair in each; the last share of a pair goes to the end unless the input takes it away. */
+    /* Stages of at most one transfer per pair in each; the last share of a pair goes to the end unless the input takes
+     * it away. */
     struct mp_transfer transfers[8][MAX_GPUS * MAX_GPUS];
     struct mp_stage stages[8];
     uint32_t unit = 1 + (uint32_t)take(&b, 1), done[MAX_GPUS * MAX_GPUS] = {0},

@@ -1,5 +1,5 @@
-/* Any bytes as a placement of every stack: what is read is a sound plan, and what its own stack then accepts comes back equal when written and
- * read again. */
+/* Any bytes as a placement of every stack: what is read is a sound plan, and what its own stack then accepts comes back
+ * equal when written and read again. */
 #include <moeplan/stack.h>
 #include <stdlib.h>
 #include <string.h>

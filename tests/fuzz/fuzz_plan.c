@@ -1,5 +1,5 @@
-/* Bytes become a plan file: as they are, and with the checksum put right so that everything behind it is reached. What is read must write the
- * same bytes, pass its own check, and be judged by the verifier without a crash. */
+/* Bytes become a plan file: as they are, and with the checksum put right so that everything behind it is reached. What
+ * is read must write the same bytes, pass its own check, and be judged by the verifier without a crash. */
 #include <moeplan/verify.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
-/* Any bytes as a .pt of SGLang's recorder; the first byte's low bit chooses the phase that is asked for. Checksums of the archive are made right
- * first, so that mutations of the numbers and of the pickle get past them. */
+/* Any bytes as a .pt of SGLang's recorder; the first byte's low bit chooses the phase that is asked for. Checksums of
+ * the archive are made right first, so that mutations of the numbers and of the pickle get past them. */
 #include "fuzz_trace_reader.h"
 #include "../support/pt_writer.h"
 

@@ -1,4 +1,5 @@
-/* Bytes as a native recording: as they are, and with the header's checksum made right, so that the checks behind it are reached. */
+/* Bytes as a native recording: as they are, and with the header's checksum made right, so that the checks behind it are
+ * reached. */
 #include "trace_target.h"
 #include <zlib.h>
 

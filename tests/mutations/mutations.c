@@ -4,7 +4,9 @@
 #define BIT(kind) (UINT32_C(1) << (kind))
 
 static uint32_t below(struct mp_rng *rng, uint64_t n) { return (uint32_t)mp_rng_below(rng, n); }
-static struct mp_plan_layer *any_layer(struct mp_plan *p, struct mp_rng *rng) { return &p->layers[below(rng, p->n_layers)]; }
+static struct mp_plan_layer *any_layer(struct mp_plan *p, struct mp_rng *rng) {
+    return &p->layers[below(rng, p->n_layers)];
+}
 
 /* Plans are const where they are shared; a test owns its copy. */
 static void *writable(const void *p) { return (void *)(uintptr_t)p; }
@@ -230,7 +232,8 @@ static bool colocation_past_end(struct mp_plan *p, struct mp_rng *rng) {
     if (p->n_colocations == 0)
         return false;
     struct mp_colocation *c = writable(&p->colocations[below(rng, p->n_colocations)]);
-    uint32_t *fields[] = {&c->layer, &c->expert_a, &c->gpu}, ends[] = {p->n_layers, p->n_experts, p->n_gpus}, i = below(rng, 3);
+    uint32_t *fields[] = {&c->layer, &c->expert_a, &c->gpu}, ends[] = {p->n_layers, p->n_experts, p->n_gpus},
+             i = below(rng, 3);
     *fields[i] = ends[i];
     return true;
 }
@@ -309,10 +312,12 @@ static bool change_node(struct mp_plan *p, struct mp_rng *rng) {
 static bool swap_gpus(struct mp_plan *p, struct mp_rng *rng) {
     struct mp_plan_layer *layer = any_layer(p, rng);
     uint32_t a = below(rng, p->n_gpus), b = below(rng, p->n_gpus), n = p->gpu_first_slot[a + 1] - p->gpu_first_slot[a];
-    if (a == b || n != p->gpu_first_slot[b + 1] - p->gpu_first_slot[b] || layer->slot_weight != NULL || p->n_colocations > 0)
+    if (a == b || n != p->gpu_first_slot[b + 1] - p->gpu_first_slot[b] || layer->slot_weight != NULL ||
+        p->n_colocations > 0)
         return false;
     for (uint32_t i = 0; i < n; i++) {
-        uint16_t *x = &layer->slot_expert[p->gpu_first_slot[a] + i], *y = &layer->slot_expert[p->gpu_first_slot[b] + i], t = *x;
+        uint16_t *x = &layer->slot_expert[p->gpu_first_slot[a] + i], *y = &layer->slot_expert[p->gpu_first_slot[b] + i],
+                 t = *x;
         *x = *y;
         *y = t;
     }
@@ -323,18 +328,18 @@ static bool move_expert(struct mp_plan *p, struct mp_rng *rng) {
     struct mp_plan_layer *layer = any_layer(p, rng);
     uint32_t s = filled_slot(p, layer, rng), t = below(rng, p->n_slots);
     uint16_t e = layer->slot_expert[s], f = layer->slot_expert[t];
-    if (p->slot_gpu[s] == p->slot_gpu[t] || e == f || replicas_of(p, layer, e) > 1 || layer->slot_weight != NULL || p->n_colocations > 0 ||
-        (f != MP_NO_EXPERT && replicas_of(p, layer, f) > 1))
+    if (p->slot_gpu[s] == p->slot_gpu[t] || e == f || replicas_of(p, layer, e) > 1 || layer->slot_weight != NULL ||
+        p->n_colocations > 0 || (f != MP_NO_EXPERT && replicas_of(p, layer, f) > 1))
         return false;
     layer->slot_expert[s] = f;
     layer->slot_expert[t] = e;
     return true;
 }
 
-#define EDIT_LAYER(name, field)                                                                                                      \
-    static bool name(struct mp_plan *p, struct mp_rng *rng) {                                                                        \
-        any_layer(p, rng)->field++;                                                                                                  \
-        return p->provenance.has_workload;                                                                                           \
+#define EDIT_LAYER(name, field)                                                                                        \
+    static bool name(struct mp_plan *p, struct mp_rng *rng) {                                                          \
+        any_layer(p, rng)->field++;                                                                                    \
+        return p->provenance.has_workload;                                                                             \
     }
 EDIT_LAYER(edit_rows, rows_max_sum)
 EDIT_LAYER(edit_intra_bytes, dispatch_intra_bytes)
@@ -344,15 +349,15 @@ EDIT_LAYER(edit_port_bound, port_bound_ns)
 /* More than the tolerance of docs/VERIFY.md: 1 ns per layer, direction and phase, and 1 for a mean. */
 static uint64_t past_tolerance(const struct mp_plan *p) { return 4 * (uint64_t)p->n_layers + 2; }
 
-#define EDIT_SAMPLE(name, field)                                                                                                     \
-    static bool name(struct mp_plan *p, struct mp_rng *rng) {                                                                        \
-        if (p->n_samples == 0)                                                                                                       \
-            return false;                                                                                                            \
-        struct mp_plan_sample *s = &p->samples[below(rng, p->n_samples)];                                                            \
-        s->field += past_tolerance(p);                                                                                               \
-        if (s->dispatch_ns + s->compute_ns + s->combine_ns > s->step_ns)                                                             \
-            s->step_ns = s->dispatch_ns + s->compute_ns + s->combine_ns;                                                             \
-        return true;                                                                                                                 \
+#define EDIT_SAMPLE(name, field)                                                                                       \
+    static bool name(struct mp_plan *p, struct mp_rng *rng) {                                                          \
+        if (p->n_samples == 0)                                                                                         \
+            return false;                                                                                              \
+        struct mp_plan_sample *s = &p->samples[below(rng, p->n_samples)];                                              \
+        s->field += past_tolerance(p);                                                                                 \
+        if (s->dispatch_ns + s->compute_ns + s->combine_ns > s->step_ns)                                               \
+            s->step_ns = s->dispatch_ns + s->compute_ns + s->combine_ns;                                               \
+        return true;                                                                                                   \
     }
 EDIT_SAMPLE(edit_sample_step, step_ns)
 EDIT_SAMPLE(edit_sample_dispatch, dispatch_ns)
@@ -429,8 +434,9 @@ static bool other_synthetic(struct mp_plan *p, struct mp_rng *rng) {
     return p->provenance.has_workload;
 }
 
-#define ANY_EVIDENCE                                                                                                                 \
-    (BIT(MP_V_EVIDENCE_ROWS) | BIT(MP_V_EVIDENCE_BYTES) | BIT(MP_V_EVIDENCE_BOUND) | BIT(MP_V_SAMPLE) | BIT(MP_V_PREDICTION))
+#define ANY_EVIDENCE                                                                                                   \
+    (BIT(MP_V_EVIDENCE_ROWS) | BIT(MP_V_EVIDENCE_BYTES) | BIT(MP_V_EVIDENCE_BOUND) | BIT(MP_V_SAMPLE) |                \
+     BIT(MP_V_PREDICTION))
 
 const struct mutation mutations[] = {
     {"drop-expert", BIT(MP_V_EXPERT_MISSING), false, drop_expert},

@@ -9,7 +9,7 @@ struct mutation {
     uint32_t kinds;  /* set of enum mp_violation_kind, as bits; one of them must be among the violations */
     bool needs_data; /* can only be seen against trace, topology and model */
     bool (*apply)(struct mp_plan *p, struct mp_rng *rng); /* false = nothing there to break */
-    bool may_stay_true; /* the broken plan may by chance be as true as the old one */
+    bool may_stay_true;                                   /* the broken plan may by chance be as true as the old one */
 };
 extern const struct mutation mutations[];
 extern const uint32_t n_mutations;

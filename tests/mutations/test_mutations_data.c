@@ -4,7 +4,8 @@
 
 static const struct mutation *const no_mutation = NULL;
 
-/* A plan with other slots may by chance keep every sum it claims: then it is a true plan, and accepted. Rare, and counted. */
+/* A plan with other slots may by chance keep every sum it claims: then it is a true plan, and accepted. Rare, and
+ * counted. */
 static uint32_t n_still_true;
 
 static void check(const struct mp_plan *p, const struct tiny *t, const struct mutation *m, uint32_t round) {
@@ -34,7 +35,8 @@ static struct mp_plan *reread(const char *text) {
     return p;
 }
 
-/* 1,100 tiny problems planned for real (some strategies decline some shapes), each plan broken in several ways in turn. */
+/* 1,100 tiny problems planned for real (some strategies decline some shapes), each plan broken in several ways in turn.
+ */
 static void test_mutations_data__all_refused_by_name(void **state) {
     (void)state;
     static const char *const topologies[] = {"1x4:h100", "2x2:h100", "2x2:a100+1x2:l40s", "3x2:v100"};
@@ -44,8 +46,16 @@ static void test_mutations_data__all_refused_by_name(void **state) {
     for (uint32_t round = 0; round < 1100; round++) {
         struct mp_error err = {0};
         bool is_decode = mp_rng_below(&rng, 2);
-        const struct tiny_spec spec = {1 + (uint32_t)mp_rng_below(&rng, 3), 8, 2, 16, 4, topologies[round % 4], false,
-                                       is_decode ? MP_PHASE_DECODE : MP_PHASE_PREFILL, is_decode ? 1 : 6, mp_rng_next(&rng)};
+        const struct tiny_spec spec = {1 + (uint32_t)mp_rng_below(&rng, 3),
+                                       8,
+                                       2,
+                                       16,
+                                       4,
+                                       topologies[round % 4],
+                                       false,
+                                       is_decode ? MP_PHASE_DECODE : MP_PHASE_PREFILL,
+                                       is_decode ? 1 : 6,
+                                       mp_rng_next(&rng)};
         struct tiny t;
         CHECK_OK(tiny_make(&t, &spec, &err), err);
         t.request.strategy = recipes[mp_rng_below(&rng, 4)];

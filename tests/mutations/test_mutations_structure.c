@@ -2,7 +2,8 @@
 #include "mutations.h"
 #include "support.h"
 
-/* 1,000 random plans, each broken in four ways in turn: every break must be refused by its name, and the unbroken plan accepted. */
+/* 1,000 random plans, each broken in four ways in turn: every break must be refused by its name, and the unbroken plan
+ * accepted. */
 static void test_mutations_structure__all_refused_by_name(void **state) {
     (void)state;
     struct mp_rng rng = mp_rng_seed(11);

@@ -1,5 +1,6 @@
-/* twisted FOLDER N: writes N random plans with their traces, of every routing rule, stage mode, dispatcher and source mode, with cut orders and
- * sub-ports, for tests/mutations/agree.py: FOLDER/I.yaml, FOLDER/I.mpt and, one line each, FOLDER/topologies. */
+/* twisted FOLDER N: writes N random plans with their traces, of every routing rule, stage mode, dispatcher and source
+ * mode, with cut orders and sub-ports, for tests/mutations/agree.py: FOLDER/I.yaml, FOLDER/I.mpt and, one line each,
+ * FOLDER/topologies. */
 #include "tiny.h"
 #include "../unit/verify/twist.h"
 #include "planner.h"
@@ -28,8 +29,15 @@ static void write_all(void **state) {
     for (int i = 0; i < n_wanted; i++) {
         struct mp_error err = {0};
         bool is_decode = mp_rng_below(&rng, 2), is_counts = mp_rng_below(&rng, 5) == 0;
-        const struct tiny_spec spec = {1 + (uint32_t)mp_rng_below(&rng, 2), 8 + (uint32_t)mp_rng_below(&rng, 4), 1 + (uint32_t)mp_rng_below(&rng, 3),
-                                       20, 4, topologies[i % 5], is_counts, is_decode ? MP_PHASE_DECODE : MP_PHASE_PREFILL, is_decode ? 1 : 6,
+        const struct tiny_spec spec = {1 + (uint32_t)mp_rng_below(&rng, 2),
+                                       8 + (uint32_t)mp_rng_below(&rng, 4),
+                                       1 + (uint32_t)mp_rng_below(&rng, 3),
+                                       20,
+                                       4,
+                                       topologies[i % 5],
+                                       is_counts,
+                                       is_decode ? MP_PHASE_DECODE : MP_PHASE_PREFILL,
+                                       is_decode ? 1 : 6,
                                        mp_rng_next(&rng)};
         struct tiny t;
         CHECK_OK(tiny_make(&t, &spec, &err), err);
@@ -41,7 +49,8 @@ static void write_all(void **state) {
         t.trace = NULL;
         CHECK_OK(mp_trace_load(&t.trace, path, &mp_trace_hints_none, &mp_limits_default, &err), err);
         CHECK_OK(mp_part_split(&t.part, &t.unused, t.trace, &t.request.split, &err), err);
-        t.request.sim.dispatcher = mp_dispatcher_find(is_counts ? (mp_rng_below(&rng, 2) ? "agrs" : "a2av") : dispatchers[mp_rng_below(&rng, 5)]);
+        t.request.sim.dispatcher = mp_dispatcher_find(is_counts ? (mp_rng_below(&rng, 2) ? "agrs" : "a2av")
+                                                                : dispatchers[mp_rng_below(&rng, 5)]);
         t.request.sim.sources = !is_counts && mp_rng_below(&rng, 3) == 0 ? MP_SOURCES_COUPLED : MP_SOURCES_DP;
         t.request.strategy = "lpt";
         t.request.n_redundant = t.topology->n_gpus * (uint32_t)mp_rng_below(&rng, 3);
@@ -52,7 +61,8 @@ static void write_all(void **state) {
         CHECK_OK(mp_plan_make(&p, &t.request, &outcome, NULL, &err), err);
         assert_non_null(p);
         CHECK_OK(mp_workload_build(&w, &t.part, &t.request.batching, &err), err);
-        const struct mp_problem problem = {.workload = w, .topology = t.topology, .model = t.model, .sim = t.request.sim, .n_threads = 1};
+        const struct mp_problem problem = {
+            .workload = w, .topology = t.topology, .model = t.model, .sim = t.request.sim, .n_threads = 1};
         twist(&rng, p);
         CHECK_OK(mp_plan_prove(p, &problem, &err), err);
         struct mp_out *o;

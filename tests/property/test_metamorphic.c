@@ -1,5 +1,5 @@
-/* Metamorphic properties of the whole way from trace to simulated plan: what must not change, or change in proportion, when the
- * input is renamed, reordered, scaled, split or joined. */
+/* Metamorphic properties of the whole way from trace to simulated plan: what must not change, or change in proportion,
+ * when the input is renamed, reordered, scaled, split or joined. */
 #include "support.h"
 #include <moeplan/base.h>
 #include <math.h>
@@ -36,8 +36,14 @@ static void random_world(struct world *w, struct mp_rng *rng) {
 }
 
 static struct mp_trace *world_trace(const struct world *w, uint32_t first, uint32_t n, uint32_t copies) {
-    struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS, .phase = MP_PHASE_DECODE, .model = "", .format = "test",
-                                 .is_time_ordered = true, .n_layers = LAYERS, .n_experts = EXPERTS, .top_k = TOP_K};
+    struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS,
+                                 .phase = MP_PHASE_DECODE,
+                                 .model = "",
+                                 .format = "test",
+                                 .is_time_ordered = true,
+                                 .n_layers = LAYERS,
+                                 .n_experts = EXPERTS,
+                                 .top_k = TOP_K};
     struct mp_trace_builder *b;
     struct mp_error err = {0};
     CHECK_OK(mp_trace_builder_new(&b, &meta, &mp_limits_default, &err), err);
@@ -113,7 +119,8 @@ static void assert_same(const struct mp_sim_result *a, const struct mp_sim_resul
         assert_int_equal(a->steps[s].combine_ns, b->steps[s].combine_ns);
     }
     assert_true(a->intra_bytes == b->intra_bytes && a->inter_bytes == b->inter_bytes);
-    assert_true(a->copies_expert == b->copies_expert && a->copies_gpu == b->copies_gpu && a->copies_node == b->copies_node);
+    assert_true(a->copies_expert == b->copies_expert && a->copies_gpu == b->copies_gpu &&
+                a->copies_node == b->copies_node);
 }
 
 struct setting {
@@ -163,7 +170,8 @@ static void test_metamorphic__experts_renamed(void **state) {
     }
 }
 
-/* GPUs 0 and 1, 2 and 3 share a node in every topology used here: swapping inside nodes and swapping whole nodes are symmetries. */
+/* GPUs 0 and 1, 2 and 3 share a node in every topology used here: swapping inside nodes and swapping whole nodes are
+ * symmetries. */
 static void test_metamorphic__gpus_of_equal_kind_renamed(void **state) {
     (void)state;
     static const uint32_t symmetries[][GPUS] = {{1, 0, 2, 3}, {0, 1, 3, 2}, {2, 3, 0, 1}, {3, 2, 1, 0}};
@@ -175,7 +183,8 @@ static void test_metamorphic__gpus_of_equal_kind_renamed(void **state) {
         random_world(&w, &rng);
         renamed = w;
         const uint32_t *name = symmetries[i % 4];
-        /* A two-level dispatcher sends to the peer with the same index in the node: swap in both nodes or whole nodes. */
+        /* A two-level dispatcher sends to the peer with the same index in the node: swap in both nodes or whole nodes.
+         */
         static const uint32_t both[GPUS] = {1, 0, 3, 2};
         if (i % 4 < 2)
             name = both;
@@ -268,7 +277,8 @@ static void test_metamorphic__split_and_join(void **state) {
             for (uint32_t e = 0; e < EXPERTS; e++)
                 assert_int_equal(all[e], first[e] + second[e]);
             for (uint32_t g = 0; g < GPUS; g++)
-                assert_true(fabs(a->gpu_rows[l * GPUS + g] - b->gpu_rows[l * GPUS + g] - c->gpu_rows[l * GPUS + g]) < 1e-6);
+                assert_true(fabs(a->gpu_rows[l * GPUS + g] - b->gpu_rows[l * GPUS + g] - c->gpu_rows[l * GPUS + g]) <
+                            1e-6);
         }
         mp_sim_result_free(a);
         mp_sim_result_free(b);

@@ -1,4 +1,5 @@
-/* Writes .pt files for tests and benchmarks: a pickle by hand, a ZIP with stored members. Shared by test programs; not part of the product. */
+/* Writes .pt files for tests and benchmarks: a pickle by hand, a ZIP with stored members. Shared by test programs; not
+ * part of the product. */
 #ifndef PT_WRITER_H
 #define PT_WRITER_H
 
@@ -59,7 +60,8 @@ static inline void pickle_ints(struct bytes *b, const int64_t *v, size_t n) {
     put_text(b, "e");
 }
 /* A contiguous tensor over all of storage `key`. */
-static inline void pickle_tensor(struct bytes *b, const char *storage, const char *key, unsigned n_dims, const uint64_t *size) {
+static inline void pickle_tensor(struct bytes *b, const char *storage, const char *key, unsigned n_dims,
+                                 const uint64_t *size) {
     uint64_t n = 1;
     for (unsigned d = 0; d < n_dims; d++)
         n *= size[d];
@@ -81,7 +83,8 @@ static inline void pickle_tensor(struct bytes *b, const char *storage, const cha
         n = size[d] == 0 ? 0 : n / size[d];
         pickle_int(b, (int64_t)n);
     }
-    put_text(b, "t\x89" "ccollections\nOrderedDict\n)RtR");
+    put_text(b, "t\x89"
+                "ccollections\nOrderedDict\n)RtR");
 }
 
 /* A ZIP with stored members, written to memory; checksums are right. */

@@ -28,13 +28,15 @@ const char *temp_path(const char *name);
 
 /* Allocation faults: the k-th allocation from now (k >= 1) fails, once or from then on. */
 void fail_allocation(uint64_t k, bool from_then_on);
-/* I/O faults: the k-th file operation from now fails with this errno, once or from then on; EINTR and short counts too. */
+/* I/O faults: the k-th file operation from now fails with this errno, once or from then on; EINTR and short counts too.
+ */
 void fail_io(uint64_t k, bool from_then_on, int error);
 /* Restores both tables and returns whether the fault was reached; the counts of calls since the last fail_* call. */
 bool faults_end(uint64_t *n_allocations, uint64_t *n_io);
 
-/* Runs flow(ctx) with allocation k failing for k = 1, 1 + stride, ... until a run is not hit; then the same for I/O. Each faulted run must
- * return a status other than MP_OK (or MP_OK when the fault was survived) and leak nothing. A final run without faults must succeed. */
+/* Runs flow(ctx) with allocation k failing for k = 1, 1 + stride, ... until a run is not hit; then the same for I/O.
+ * Each faulted run must return a status other than MP_OK (or MP_OK when the fault was survived) and leak nothing. A
+ * final run without faults must succeed. */
 typedef enum mp_status (*support_flow)(void *ctx, struct mp_error *err);
 void sweep_faults(support_flow flow, void *ctx, uint64_t stride);
 

@@ -1,5 +1,5 @@
-/* A DeepSeek-V3-sized plan, 58 layers x 256 experts -> 320 slots on 64 GPUs of 8 nodes, with weights, one shifted order of 63 stages and
- * eight explicit orders of 63 stages: bytes, YAML events, and the seconds to write and to load it. */
+/* A DeepSeek-V3-sized plan, 58 layers x 256 experts -> 320 slots on 64 GPUs of 8 nodes, with weights, one shifted order
+ * of 63 stages and eight explicit orders of 63 stages: bytes, YAML events, and the seconds to write and to load it. */
 #include <moeplan/plan.h>
 #include <moeplan/yaml.h>
 #include <stdio.h>
@@ -30,7 +30,8 @@ static void need_ok(enum mp_status status, const struct mp_error *err) {
     }
 }
 
-/* Order 0 is shifted rounds; the others pair GPUs in the same rounds under a permutation, so that no stage is a rotation. */
+/* Order 0 is shifted rounds; the others pair GPUs in the same rounds under a permutation, so that no stage is a
+ * rotation. */
 static void fill_order(struct mp_plan *p, struct mp_rng *rng, struct mp_order *order, bool is_shifted) {
     uint32_t name[GPUS], place[GPUS];
     for (uint32_t g = 0; g < GPUS; g++)
@@ -46,7 +47,8 @@ static void fill_order(struct mp_plan *p, struct mp_rng *rng, struct mp_order *o
             t[g] = (struct mp_transfer){(uint16_t)g, (uint16_t)name[(place[g] + r) % GPUS], 1};
         stages[r - 1] = (struct mp_stage){GPUS, t};
     }
-    *order = (struct mp_order){.name = is_shifted ? "shifted" : "explicit", .unit = 1, .ports = 1, .n_stages = GPUS - 1, .stages = stages};
+    *order = (struct mp_order){
+        .name = is_shifted ? "shifted" : "explicit", .unit = 1, .ports = 1, .n_stages = GPUS - 1, .stages = stages};
 }
 
 static struct mp_plan *make(void) {
@@ -114,7 +116,8 @@ int main(void) {
         mp_yaml_free(doc);
     }
     mp_in_close(in);
-    printf("plan of %d layers, %u slots, %d GPUs, %d orders of %d stages (%d explicit)\n", LAYERS, p->n_slots, GPUS, ORDERS, GPUS - 1, ORDERS - 1);
+    printf("plan of %d layers, %u slots, %d GPUs, %d orders of %d stages (%d explicit)\n", LAYERS, p->n_slots, GPUS,
+           ORDERS, GPUS - 1, ORDERS - 1);
     printf("  bytes        %9zu   reference: <= 3,000,000\n", n);
     printf("  YAML events  %9zu   reference: <  200,000\n", n_events);
     printf("  load         %9.4f s reference: < 0.2 s (best of 5; libyaml and tree alone %.4f s)\n", load_s, yaml_s);

@@ -1,4 +1,5 @@
-/* Time of the traffic of one layer and of simulating a whole step: 1,024 tokens, 24 layers, 256 experts, top 8, one core. */
+/* Time of the traffic of one layer and of simulating a whole step: 1,024 tokens, 24 layers, 256 experts, top 8, one
+ * core. */
 #include "bench_matrix.h"
 
 #define N_LAYERS 24u

@@ -1,6 +1,6 @@
-/* How fast recordings of serving stacks are read: a stat dump of SGLang (.pt) and an expert statistic of TensorRT-LLM (safetensors), written
- * here, of 200 MB and more each. Reference: issue 2 asks for 500 MB/s per core, in bounded memory. Each is read in a process of its own, so that
- * the peaks do not mix. */
+/* How fast recordings of serving stacks are read: a stat dump of SGLang (.pt) and an expert statistic of TensorRT-LLM
+ * (safetensors), written here, of 200 MB and more each. Reference: issue 2 asks for 500 MB/s per core, in bounded
+ * memory. Each is read in a process of its own, so that the peaks do not mix. */
 #include <moeplan/trace.h>
 
 #include "pt_writer.h"
@@ -66,15 +66,18 @@ static uint64_t write_safetensors(const char *folder) {
     must(mkdir(folder, 0700) == 0, folder);
     snprintf(name, sizeof name, "%s/meta_info.json", folder);
     FILE *f = fopen(name, "wb");
-    must(f != NULL && fprintf(f, "{\"num_experts\": %d, \"num_experts_per_token\": 8}", EXPERTS) > 0 && fclose(f) == 0, name);
+    must(f != NULL && fprintf(f, "{\"num_experts\": %d, \"num_experts_per_token\": 8}", EXPERTS) > 0 && fclose(f) == 0,
+         name);
     for (int g = 0; g < RANKS; g++) {
         struct bytes header = {0};
         uint64_t at = 0;
         for (int i = 0; i < ITERS; i++)
             for (int l = DENSE; l < LAYERS; l++, at += sizeof row) {
                 char entry[160];
-                snprintf(entry, sizeof entry, "%s\"%d_%d\":{\"dtype\":\"I64\",\"shape\":[%d],\"data_offsets\":[%llu,%llu]}", at == 0 ? "{" : ",",
-                         i + 100, l, EXPERTS, (unsigned long long)at, (unsigned long long)(at + sizeof row));
+                snprintf(entry, sizeof entry,
+                         "%s\"%d_%d\":{\"dtype\":\"I64\",\"shape\":[%d],\"data_offsets\":[%llu,%llu]}",
+                         at == 0 ? "{" : ",", i + 100, l, EXPERTS, (unsigned long long)at,
+                         (unsigned long long)(at + sizeof row));
                 put_text(&header, entry);
             }
         put_text(&header, "}");
@@ -111,8 +114,10 @@ static int read_it(const char *what, const char *path, uint64_t size) {
         trace_bytes = (uint64_t)t->n_iterations * t->n_layers * t->n_experts * sizeof *t->counts;
         mp_trace_free(t);
     }
-    printf("%-12s %6.0f MB file  %6.0f MB/s per core (reference: 500)  peak allocation %5.0f MB, of which the trace %5.0f MB\n", what,
-           (double)size / 1e6, (double)size / 1e6 / best, (double)mp_alloc_peak() / 1e6, (double)trace_bytes / 1e6);
+    printf("%-12s %6.0f MB file  %6.0f MB/s per core (reference: 500)  peak allocation %5.0f MB, of which the trace "
+           "%5.0f MB\n",
+           what, (double)size / 1e6, (double)size / 1e6 / best, (double)mp_alloc_peak() / 1e6,
+           (double)trace_bytes / 1e6);
     return fflush(stdout);
 }
 

@@ -8,8 +8,8 @@ import re
 import subprocess
 import sys
 
-LINE_MAX = 176          # hard limit; 120 is what we aim at
-LINE_AIM = 120
+LINE_MAX = {".c": 120, ".h": 120}  # clang-format keeps to it
+LINE_MAX_ELSEWHERE = 165
 FILE_MAX = 900          # lines of a source file
 TOPS = ("include", "src", "planner", "executor", "tools", "tests")
 # Functions that have a bounded or checked twin, and what to use.
@@ -80,8 +80,9 @@ def check_text(relative, data):
             yield number, "a tab (4 spaces)"
         if "\r" in line:
             yield number, "a carriage return"
-        if is_code and len(line) > LINE_MAX:
-            yield number, f"{len(line)} characters (at most {LINE_MAX}, aim at {LINE_AIM})"
+        most = LINE_MAX.get(pathlib.PurePath(relative).suffix, LINE_MAX_ELSEWHERE)
+        if is_code and len(line) > most:
+            yield number, f"{len(line)} characters (at most {most})"
         if UNFINISHED.search(line) and not relative.endswith("check_style.py"):
             yield number, "unfinished work is an issue, not a comment"
         if re.search(r"/(work|home|root)/\w", line) and not relative.startswith(".ci"):

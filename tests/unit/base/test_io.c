@@ -45,6 +45,28 @@ static void test_io__every_fault_keeps_the_old_file(void **state) {
     sweep_faults(read_file, path, 1);
 }
 
+static void test_io__removes_what_killed_runs_left(void **state) {
+    (void)state;
+    char path[256], stale[300], alive[300], other[300];
+    snprintf(path, sizeof path, "%s", temp_path("plan.yaml"));
+    /* Process 2^22 + 1 cannot exist: Linux numbers end at 2^22. Process 1 always does. */
+    snprintf(stale, sizeof stale, "%s.moeplan-4194305-0.tmp", path);
+    snprintf(alive, sizeof alive, "%s.moeplan-1-0.tmp", path);
+    snprintf(other, sizeof other, "%s.moeplan-4194305-0.tmp.keep", path);
+    const char *const files[] = {stale, alive, other};
+    for (size_t i = 0; i < 3; i++) {
+        FILE *f = fopen(files[i], "w");
+        assert_non_null(f);
+        fclose(f);
+    }
+    struct mp_error err = {0};
+    CHECK_OK(write_file(path, &err), err);
+    struct stat st;
+    assert_int_not_equal(stat(stale, &st), 0);
+    assert_int_equal(stat(alive, &st), 0);
+    assert_int_equal(stat(other, &st), 0);
+}
+
 static void test_io__refuses_folders_and_missing_files(void **state) {
     (void)state;
     struct mp_in *in;
@@ -54,13 +76,14 @@ static void test_io__refuses_folders_and_missing_files(void **state) {
     mp_error_clear(&err);
     assert_int_equal(mp_in_open(&in, "/nowhere/at/all", 0, &err), MP_EIO);
     mp_error_clear(&err);
-    assert_int_equal(write_file((void *)(uintptr_t)"/dev/full", &err), MP_EIO);
+    assert_int_equal(write_file((void *)(uintptr_t) "/dev/full", &err), MP_EIO);
 }
 
 int main(void) {
     cmocka_set_message_output(CM_OUTPUT_TAP);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_io__every_fault_keeps_the_old_file),
+        cmocka_unit_test(test_io__removes_what_killed_runs_left),
         cmocka_unit_test(test_io__refuses_folders_and_missing_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,14 +3,28 @@
 
 static void test_json_position__finds_values(void **state) {
     (void)state;
-    static const char text[] = "{\"a\": [1, \"]}\\\"\", {\"b c\": [[], {\"x\": -2.5e3}]}],\n \"\xc3\xa9\": 1, \"a/\": null,\n\t\"last\": true}";
+    static const char text[] = "{\"a\": [1, \"]}\\\"\", {\"b c\": [[], {\"x\": -2.5e3}]}],\n \"\xc3\xa9\": 1, \"a/\": "
+                               "null,\n\t\"last\": true}";
     static const struct {
         const char *steps;
         uint64_t line, column; /* 0 = no such place */
     } cases[] = {
-        {"", 1, 1},       {"a", 1, 7},          {"a/0", 1, 8}, {"a/1", 1, 11}, {"a/2", 1, 19}, {"a/2/b c", 1, 27}, {"a/2/b c/1/x", 1, 38},
-        {"last", 3, 10},  {"\xc3\xa9", 2, 7},   {"a/3", 0, 0}, {"b", 0, 0},    {"a/x", 0, 0},  {"last/1", 0, 0},   {"a/2/b", 0, 0},
-        {"a/0/0", 0, 0},  {"a/2/b c/0/0", 0, 0},
+        {"", 1, 1},
+        {"a", 1, 7},
+        {"a/0", 1, 8},
+        {"a/1", 1, 11},
+        {"a/2", 1, 19},
+        {"a/2/b c", 1, 27},
+        {"a/2/b c/1/x", 1, 38},
+        {"last", 3, 10},
+        {"\xc3\xa9", 2, 7},
+        {"a/3", 0, 0},
+        {"b", 0, 0},
+        {"a/x", 0, 0},
+        {"last/1", 0, 0},
+        {"a/2/b", 0, 0},
+        {"a/0/0", 0, 0},
+        {"a/2/b c/0/0", 0, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         uint64_t line = 9, column = 9;

@@ -8,7 +8,8 @@ static void *arena_alloc(struct mp_plan *p, size_t n, size_t size) {
 }
 
 struct random_plan_shape random_shape(struct mp_rng *rng) {
-    struct random_plan_shape s = {.n_layers = 1 + (uint32_t)mp_rng_below(rng, 4), .n_gpus = 2 + (uint32_t)mp_rng_below(rng, 7)};
+    struct random_plan_shape s = {.n_layers = 1 + (uint32_t)mp_rng_below(rng, 4),
+                                  .n_gpus = 2 + (uint32_t)mp_rng_below(rng, 7)};
     s.n_experts = s.n_gpus + (uint32_t)mp_rng_below(rng, 13);
     s.n_nodes = s.n_gpus % 2 == 0 && mp_rng_below(rng, 2) ? 2 : 1;
     s.slots_per_gpu = (s.n_experts + s.n_gpus - 1) / s.n_gpus + (uint32_t)mp_rng_below(rng, 3);
@@ -17,7 +18,8 @@ struct random_plan_shape random_shape(struct mp_rng *rng) {
     return s;
 }
 
-/* Every expert once, round robin from a random GPU; then replicas where they are not on the GPU yet; some slots stay empty. */
+/* Every expert once, round robin from a random GPU; then replicas where they are not on the GPU yet; some slots stay
+ * empty. */
 static void fill_layer(struct mp_rng *rng, struct mp_plan *p, struct mp_plan_layer *layer) {
     uint32_t used[64] = {0}, start = (uint32_t)mp_rng_below(rng, p->n_gpus);
     for (uint32_t e = 0; e < p->n_experts; e++) {
@@ -92,12 +94,17 @@ static void fill_outlook(struct mp_rng *rng, struct mp_plan *p) {
     p->n_certificates = (uint32_t)mp_rng_below(rng, 3);
     p->certificates = arena_alloc(p, p->n_certificates, sizeof *p->certificates);
     for (uint32_t i = 0; i < p->n_certificates; i++)
-        p->certificates[i] = (struct mp_certificate){(enum mp_certificate_kind)mp_rng_below(rng, 3), (enum mp_proof_kind)mp_rng_below(rng, 3),
-                                                     "dispatch, all layers", 1000 + mp_rng_below(rng, 1000), mp_rng_below(rng, 1000), 0};
+        p->certificates[i] = (struct mp_certificate){(enum mp_certificate_kind)mp_rng_below(rng, 3),
+                                                     (enum mp_proof_kind)mp_rng_below(rng, 3),
+                                                     "dispatch, all layers",
+                                                     1000 + mp_rng_below(rng, 1000),
+                                                     mp_rng_below(rng, 1000),
+                                                     0};
 }
 
 struct mp_plan *random_plan(struct mp_rng *rng, const struct random_plan_shape *shape) {
-    static const char *const names[] = {"", "lpt", "say \"hi\" \\ there", "caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80", "tab\tbed", "true", "12: 3"};
+    static const char *const names[] = {
+        "", "lpt", "say \"hi\" \\ there", "caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80", "tab\tbed", "true", "12: 3"};
     struct mp_error err = {0};
     struct mp_plan *p;
     uint32_t slots[64];
@@ -105,7 +112,8 @@ struct mp_plan *random_plan(struct mp_rng *rng, const struct random_plan_shape *
         slots[g] = shape->slots_per_gpu;
     CHECK_OK(mp_plan_new(&p, shape->n_layers, shape->n_experts, shape->n_gpus, slots, &err), err);
     struct mp_provenance *v = &p->provenance;
-    const char **strings[] = {&v->tool, &v->trace_model, &v->topology, &v->model, &v->place, &v->order, &v->selected_on, &v->split.categories};
+    const char **strings[] = {&v->tool,  &v->trace_model, &v->topology,    &v->model,
+                              &v->place, &v->order,       &v->selected_on, &v->split.categories};
     for (size_t i = 0; i < sizeof strings / sizeof strings[0]; i++)
         *strings[i] = names[mp_rng_below(rng, sizeof names / sizeof names[0])];
     v->sources = mp_rng_below(rng, 2) ? "dp" : "coupled";
@@ -115,7 +123,8 @@ struct mp_plan *random_plan(struct mp_rng *rng, const struct random_plan_shape *
     if (v->has_workload) {
         v->split.kind = (enum mp_split_kind)mp_rng_below(rng, 4);
         v->split.planning_ppm = 500000;
-        v->batching = (struct mp_batching){.phase = MP_PHASE_DECODE, .n_ranks = shape->n_gpus, .batch_per_rank = 4, .seed = 7};
+        v->batching =
+            (struct mp_batching){.phase = MP_PHASE_DECODE, .n_ranks = shape->n_gpus, .batch_per_rank = 4, .seed = 7};
     }
     p->n_nodes = shape->n_nodes;
     uint32_t *node = arena_alloc(p, p->n_gpus, sizeof *node);

@@ -25,12 +25,19 @@ static void test_plan__new_refuses_impossible_shapes(void **state) {
     const struct {
         uint32_t n_layers, n_experts, n_gpus;
         const uint32_t *slots;
-    } cases[] = {{0, 1, 2, some}, {1, 0, 2, some}, {1, 1, 0, some}, {1, 1, 2, none}, {1, 1, 2, many},
-                 {MP_MAX_LAYERS + 1, 1, 2, some}, {1, MP_MAX_EXPERTS + 1, 2, some}, {1, 1, MP_MAX_GPUS + 1, some}};
+    } cases[] = {{0, 1, 2, some},
+                 {1, 0, 2, some},
+                 {1, 1, 0, some},
+                 {1, 1, 2, none},
+                 {1, 1, 2, many},
+                 {MP_MAX_LAYERS + 1, 1, 2, some},
+                 {1, MP_MAX_EXPERTS + 1, 2, some},
+                 {1, 1, MP_MAX_GPUS + 1, some}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct mp_error err = {0};
         struct mp_plan *p;
-        assert_int_equal(mp_plan_new(&p, cases[i].n_layers, cases[i].n_experts, cases[i].n_gpus, cases[i].slots, &err), MP_EUSAGE);
+        assert_int_equal(mp_plan_new(&p, cases[i].n_layers, cases[i].n_experts, cases[i].n_gpus, cases[i].slots, &err),
+                         MP_EUSAGE);
         assert_null(p);
         assert_true(err.message[0] != '\0');
     }
@@ -44,25 +51,52 @@ static void test_plan__check_finds_every_wild_index(void **state) {
         struct mp_rng rng = mp_rng_seed(7);
         struct random_plan_shape shape = {2, 5, 4, 2, 2, true, true};
         struct mp_plan *p = random_plan(&rng, &shape);
-        uint32_t *first = (void *)(uintptr_t)p->gpu_first_slot, *node = (void *)(uintptr_t)p->gpu_node, *gpu = (void *)(uintptr_t)p->slot_gpu;
+        uint32_t *first = (void *)(uintptr_t)p->gpu_first_slot, *node = (void *)(uintptr_t)p->gpu_node,
+                 *gpu = (void *)(uintptr_t)p->slot_gpu;
         struct mp_order *order = (void *)(uintptr_t)p->orders;
         struct mp_transfer *t = (void *)(uintptr_t)order->stages[0].transfers;
         struct mp_colocation pair = {0, 0, 0, p->n_gpus};
         uint32_t bucket = 1;
         struct mp_plan_sample sample = {.step = (uint32_t)p->n_planning_steps};
         switch (i) {
-        case 0: p->n_slots--; break;
-        case 1: first[1] = first[2] + 1; break;
-        case 2: node[3] = p->n_nodes; break;
-        case 3: gpu[0] = 1; break;
-        case 4: p->layers[1].slot_expert[3] = (uint16_t)p->n_experts; break;
-        case 5: p->layers[0].order = p->n_orders; break;
-        case 6: order->unit = 0; break;
-        case 7: t->dst = (uint16_t)p->n_gpus; break;
-        case 8: p->colocations = &pair; p->n_colocations = 1; break;
-        case 9: p->training = (struct mp_plan_training){true, 0, 0, 1, &bucket}; break;
-        case 10: p->samples = &sample; p->n_samples = 1; break;
-        default: p->route = MP_N_ROUTE_RULES; break;
+        case 0:
+            p->n_slots--;
+            break;
+        case 1:
+            first[1] = first[2] + 1;
+            break;
+        case 2:
+            node[3] = p->n_nodes;
+            break;
+        case 3:
+            gpu[0] = 1;
+            break;
+        case 4:
+            p->layers[1].slot_expert[3] = (uint16_t)p->n_experts;
+            break;
+        case 5:
+            p->layers[0].order = p->n_orders;
+            break;
+        case 6:
+            order->unit = 0;
+            break;
+        case 7:
+            t->dst = (uint16_t)p->n_gpus;
+            break;
+        case 8:
+            p->colocations = &pair;
+            p->n_colocations = 1;
+            break;
+        case 9:
+            p->training = (struct mp_plan_training){true, 0, 0, 1, &bucket};
+            break;
+        case 10:
+            p->samples = &sample;
+            p->n_samples = 1;
+            break;
+        default:
+            p->route = MP_N_ROUTE_RULES;
+            break;
         }
         struct mp_error err = {0};
         assert_int_equal(mp_plan_check(p, &err), MP_EINPUT);

@@ -39,7 +39,8 @@ static void test_plan_text__round_trip_keeps_every_byte(void **state) {
             for (uint32_t s = 0; s < p->orders[o].n_stages; s++) {
                 assert_int_equal(p->orders[o].stages[s].n, q->orders[o].stages[s].n);
                 for (uint32_t i = 0; i < p->orders[o].stages[s].n; i++) {
-                    const struct mp_transfer *a = &p->orders[o].stages[s].transfers[i], *b = &q->orders[o].stages[s].transfers[i];
+                    const struct mp_transfer *a = &p->orders[o].stages[s].transfers[i],
+                                             *b = &q->orders[o].stages[s].transfers[i];
                     assert_true(a->src == b->src && a->dst == b->dst && a->share == b->share);
                 }
             }

@@ -19,7 +19,7 @@ static struct mp_plan *route_plan(struct mp_rng *rng, enum mp_route_rule rule) {
     for (uint32_t l = 0; l < p->n_layers; l++) {
         struct mp_plan_layer *layer = &p->layers[l];
         for (uint32_t s = 0; s < p->n_slots; s++)
-            layer->slot_expert[s] = s < n_experts ? (uint16_t)s
+            layer->slot_expert[s] = s < n_experts               ? (uint16_t)s
                                     : mp_rng_below(rng, 4) == 0 ? MP_NO_EXPERT
                                                                 : (uint16_t)mp_rng_below(rng, n_experts);
         for (uint32_t s = p->n_slots; s > 1; s--) {
@@ -40,7 +40,8 @@ static struct mp_plan *route_plan(struct mp_rng *rng, enum mp_route_rule rule) {
 }
 
 /* The candidates of a rule for one source as a set of slots, straight from the comment in plan.h. */
-static uint64_t candidate_set(const struct mp_plan *p, uint32_t l, uint32_t e, uint32_t source, bool is_weighted, bool is_tiered) {
+static uint64_t candidate_set(const struct mp_plan *p, uint32_t l, uint32_t e, uint32_t source, bool is_weighted,
+                              bool is_tiered) {
     uint64_t all = 0, node = 0, gpu = 0;
     for (uint32_t s = 0; s < p->n_slots; s++) {
         if (p->layers[l].slot_expert[s] != e || (is_weighted && p->layers[l].slot_weight[s] == 0))
@@ -103,7 +104,8 @@ static void test_route__agrees_with_the_comment(void **state) {
                 for (uint32_t source = 0; has_weight && source < p->n_gpus; source++)
                     for (uint64_t row = 0; row < 3; row++) {
                         uint64_t token = mp_token_hash(row + 10 * round);
-                        uint32_t want = expected_slot(p, l, e, source, token), got = mp_router_slot(r, l, e, source, token);
+                        uint32_t want = expected_slot(p, l, e, source, token),
+                                 got = mp_router_slot(r, l, e, source, token);
                         assert_int_equal(got, want);
                     }
             }
@@ -127,7 +129,8 @@ static void test_route__split_keeps_every_token(void **state) {
             bool is_weighted = p->route >= MP_ROUTE_WEIGHTED;
             if (is_weighted && candidate_set(p, 0, e, 0, true, false) == 0)
                 continue;
-            uint64_t set = candidate_set(p, 0, e, source, is_weighted, p->route == MP_ROUTE_TIERED || p->route == MP_ROUTE_NEAREST);
+            uint64_t set = candidate_set(p, 0, e, source, is_weighted,
+                                         p->route == MP_ROUTE_TIERED || p->route == MP_ROUTE_NEAREST);
             mp_router_split(r, 0, e, source, n, share);
             uint64_t weight_sum = 0;
             for (uint32_t s = 0; s < p->n_slots; s++)

@@ -424,9 +424,8 @@ static void test_place__eplb_declines_what_does_not_divide(void **state) {
              err);
     CHECK_OK(mp_strategy_find(MP_PLAN_PLACE, "eplb")->solve(&h.problem, NULL, scratch, &draft, &outcome, &err), err);
     assert_int_equal(outcome, MP_NOT_APPLICABLE);
-    assert_string_equal(
-        err.message,
-        "eplb: 60 slots do not divide by 8 GPUs, which EPLB as published needs (use --redundant 4, or strategy lpt)");
+    assert_string_equal(err.message, "eplb: 60 slots do not divide by 8 GPUs, which EPLB as published needs (use "
+                                     "--redundant 4, or strategy lpt)");
     mp_plan_free(draft.plan);
     mp_arena_free(scratch);
     /* The others put 7 or 8 on each. */

@@ -2,9 +2,11 @@
 #include <moeplan/stack.h>
 
 /* The README example of EPLB: 12 experts, 16 slots, 8 GPUs on 2 nodes. */
-static const uint16_t readme[2][16] = {{5, 6, 5, 7, 8, 4, 3, 4, 10, 9, 10, 2, 0, 1, 11, 1}, {7, 10, 6, 8, 6, 11, 8, 9, 2, 4, 5, 1, 5, 0, 3, 1}};
+static const uint16_t readme[2][16] = {{5, 6, 5, 7, 8, 4, 3, 4, 10, 9, 10, 2, 0, 1, 11, 1},
+                                       {7, 10, 6, 8, 6, 11, 8, 9, 2, 4, 5, 1, 5, 0, 3, 1}};
 
-static struct mp_plan *plan_of(const uint16_t *slots, uint32_t n_layers, uint32_t n_experts, uint32_t n_gpus, uint32_t per_gpu, uint32_t base) {
+static struct mp_plan *plan_of(const uint16_t *slots, uint32_t n_layers, uint32_t n_experts, uint32_t n_gpus,
+                               uint32_t per_gpu, uint32_t base) {
     struct mp_error err = {0};
     struct mp_plan *p;
     uint32_t each[64];
@@ -20,12 +22,15 @@ static struct mp_plan *plan_of(const uint16_t *slots, uint32_t n_layers, uint32_
 static struct mp_plan *readme_plan(uint32_t base) { return plan_of(readme[0], 2, 12, 8, 2, base); }
 
 /* A model with these MoE layers; only what stacks look at. */
-static struct mp_model model_of(const char *name, uint32_t n_hidden, uint32_t n_layers, const uint32_t *ids, uint32_t n_experts) {
-    return (struct mp_model){.name = name, .n_hidden_layers = n_hidden, .n_layers = n_layers, .layer_ids = ids, .n_experts = n_experts};
+static struct mp_model model_of(const char *name, uint32_t n_hidden, uint32_t n_layers, const uint32_t *ids,
+                                uint32_t n_experts) {
+    return (struct mp_model){
+        .name = name, .n_hidden_layers = n_hidden, .n_layers = n_layers, .layer_ids = ids, .n_experts = n_experts};
 }
 
 /* What a stack writes, in a buffer that the caller frees. */
-static char *written(const struct mp_stack *s, const struct mp_plan *p, const struct mp_stack_options *o, size_t *size) {
+static char *written(const struct mp_stack *s, const struct mp_plan *p, const struct mp_stack_options *o,
+                     size_t *size) {
     struct mp_error err = {0};
     struct mp_out *out;
     size_t n;
@@ -39,7 +44,8 @@ static char *written(const struct mp_stack *s, const struct mp_plan *p, const st
     CHECK_OK(mp_out_commit(out, &err), err);
     return copy;
 }
-static char *flags_of(const struct mp_stack *s, const struct mp_plan *p, const struct mp_stack_options *o, const char *path) {
+static char *flags_of(const struct mp_stack *s, const struct mp_plan *p, const struct mp_stack_options *o,
+                      const char *path) {
     struct mp_error err = {0};
     struct mp_out *out;
     size_t n;
@@ -96,7 +102,8 @@ static const struct sample samples[] = {{"sglang", "plan_sglang.json", 0},
                                         {"vllm-ascend", "plan_vllm_ascend.json", 3},
                                         {"omni", "plan_omni_infer.npy", 3}};
 #define N_SAMPLES (sizeof samples / sizeof *samples)
-static const struct mp_stack_options sample_options = {.n_hidden_layers = 2, .layer_base = 3, .n_gpus = 8, .n_nodes = 2};
+static const struct mp_stack_options sample_options = {
+    .n_hidden_layers = 2, .layer_base = 3, .n_gpus = 8, .n_nodes = 2};
 
 static struct mp_stack_options options_of(const struct sample *s) {
     struct mp_stack_options o = sample_options;
@@ -169,7 +176,8 @@ static void test_stack__reads_deployed_placements(void **state) {
         const char *file;
         uint32_t n_gpus;
         uint64_t n_used;
-    } reals[] = {{"placements/deepseek-v3/rearranged_16ranks.npy", 16, 58 * 256}, {"placements/deepseek-v3/gsm8k_decode_32dies.npy", 32, 0}};
+    } reals[] = {{"placements/deepseek-v3/rearranged_16ranks.npy", 16, 58 * 256},
+                 {"placements/deepseek-v3/gsm8k_decode_32dies.npy", 32, 0}};
     for (size_t i = 0; i < sizeof reals / sizeof *reals; i++) {
         const char *path = shared_path(reals[i].file);
         if (path == NULL)
@@ -246,7 +254,8 @@ static void test_stack__sglang_writes_dense_rows_as_trivial(void **state) {
     struct mp_stack_options o = {.model = &m, .n_mtp_layers = 1};
     size_t n;
     char *text = written(mp_stack_find("sglang"), p, &o, &n);
-    assert_string_equal(text, "{\"physical_to_logical_map\": [[0, 1, 2, 0, 1, 2], [1, 0, 0, 1, 2, 2], [0, 1, 2, 0, 1, 2], [1, 0, 0, 1, 2, 2]]}");
+    assert_string_equal(text, "{\"physical_to_logical_map\": [[0, 1, 2, 0, 1, 2], [1, 0, 0, 1, 2, 2], [0, 1, 2, 0, 1, "
+                              "2], [1, 0, 0, 1, 2, 2]]}");
     free(text);
     mp_plan_free(p);
 }
@@ -359,8 +368,8 @@ static void test_stack__rule_distinct_replicas(void **state) {
 static void test_stack__rule_layers_of_the_model(void **state) {
     (void)state;
     static const uint32_t ids[] = {1, 2, 3}, right[] = {1, 2}, wrong[] = {1, 3};
-    struct mp_model all = model_of("toy", 4, 3, ids, 12), two = model_of("toy", 4, 2, right, 12), other = model_of("toy", 4, 2, wrong, 12),
-                    larger = model_of("toy", 4, 2, right, 16);
+    struct mp_model all = model_of("toy", 4, 3, ids, 12), two = model_of("toy", 4, 2, right, 12),
+                    other = model_of("toy", 4, 2, wrong, 12), larger = model_of("toy", 4, 2, right, 16);
     for (size_t i = 0; i < N_SAMPLES; i++) {
         struct mp_stack_options o = {.model = &two};
         struct mp_plan *p = readme_plan(1);
@@ -408,10 +417,12 @@ static void test_stack__flags_hold_the_numbers(void **state) {
     static const struct {
         const char *stack, *line;
     } want[] = {
-        {"sglang", "--init-expert-location '/tmp/a plan.json'\n--ep-size 8\n--ep-num-redundant-experts 4\n--ep-dispatch-algorithm dynamic\n"},
+        {"sglang", "--init-expert-location '/tmp/a plan.json'\n--ep-size 8\n--ep-num-redundant-experts "
+                   "4\n--ep-dispatch-algorithm dynamic\n"},
         {"trtllm", "--ep_size 8\n"},
         {"trtllm", "16 slots, 4 of them redundant, 2 per rank"},
-        {"vllm", "--eplb-config '{\"initial_mapping_path\": \"/tmp/a plan.json\", \"num_redundant_experts\": 4, \"disable_online_rebalancing\": true}'"},
+        {"vllm", "--eplb-config '{\"initial_mapping_path\": \"/tmp/a plan.json\", \"num_redundant_experts\": 4, "
+                 "\"disable_online_rebalancing\": true}'"},
         {"vllm-ascend", "--additional-config '{\"eplb_config\": {\"expert_map_path\": \"/tmp/a plan.json\"}}'"},
         {"omni", "pattern_path: /tmp/a plan.json\nmax_moe_layer_num: 2\n"},
         {"omni", "max_redundant_per_expert: 2\n"},
@@ -479,23 +490,30 @@ static void test_stack__names_the_place_of_what_is_wrong(void **state) {
         {NULL, "{\"physical_to_logical_map\": [[0, 1],\n [0]]}", "has 1 slots where the first layer has 2", 2, 2},
         {NULL, "{\"physical_to_logical_map\": [[0, 1]],\n \"ep_size\": 2}", "\"ep_size\" is not a key", 2, 13},
         {NULL, "{\"logical_count\": [[0, 1]]}", "is a recorded load", 1, 19},
-        {NULL, "{\"physical_to_logical_map\": [[0, 1, 2]]}", "3 slots a layer do not divide among 2 GPUs (use 4", 1, 30},
+        {NULL, "{\"physical_to_logical_map\": [[0, 1, 2]]}", "3 slots a layer do not divide among 2 GPUs (use 4", 1,
+         30},
         {"sglang", "[]", "is not an object", 1, 1},
         {"trtllm", "initial_global_assignments:\n  3: [0, 1]\nnum_slots: 4\n", "num_slots says 4", 2, 6},
         {"trtllm", "initial_global_assignments:\n  3: [0, x]\nnum_slots: 2\n", "x", 2, 10},
         {"trtllm", "initial_global_assignments:\n  three: [0, 1]\nnum_slots: 2\n", "is not a layer index", 2, 10},
         {"trtllm", "initial_global_assignments:\n  3: [0, 1]\nnum_slots: 2\nep_size: 2\n", "ep_size", 4, 0},
-        {NULL, "{\"moe_layer_count\": 1, \"layer_list\": [{\"layer_id\": 0, \"device_count\": 1, \"device_list\": [{\"device_id\": 0, "
-               "\"device_expert\": [1, 1]}]}]}",
+        {NULL,
+         "{\"moe_layer_count\": 1, \"layer_list\": [{\"layer_id\": 0, \"device_count\": 1, \"device_list\": "
+         "[{\"device_id\": 0, "
+         "\"device_expert\": [1, 1]}]}]}",
          "expert 1 stands here twice", 1, 128},
-        {NULL, "{\"moe_layer_count\": 2, \"layer_list\": [{\"layer_id\": 0, \"device_count\": 1, \"device_list\": [{\"device_id\": 0, "
-               "\"device_expert\": [0, 1]}]}]}",
+        {NULL,
+         "{\"moe_layer_count\": 2, \"layer_list\": [{\"layer_id\": 0, \"device_count\": 1, \"device_list\": "
+         "[{\"device_id\": 0, "
+         "\"device_expert\": [0, 1]}]}]}",
          "moe_layer_count: \"2\" is not 1", 1, 21},
-        {NULL, "{\"record_type\": \"eplb_initial_mapping\", \"version\": 1, \"num_redundant_experts\": 1, \"num_slots\": 2, "
-               "\"initial_global_assignments\": {\"0\": [0, 1]}}",
+        {NULL,
+         "{\"record_type\": \"eplb_initial_mapping\", \"version\": 1, \"num_redundant_experts\": 1, \"num_slots\": 2, "
+         "\"initial_global_assignments\": {\"0\": [0, 1]}}",
          "there are 1 experts", 1, 0},
-        {NULL, "{\"record_type\": \"eplb_initial_mapping\", \"version\": 1, \"num_redundant_experts\": 0, \"num_slots\": 2, "
-               "\"initial_global_assignments\": {\"1\": [0, 1]}}",
+        {NULL,
+         "{\"record_type\": \"eplb_initial_mapping\", \"version\": 1, \"num_redundant_experts\": 0, \"num_slots\": 2, "
+         "\"initial_global_assignments\": {\"1\": [0, 1]}}",
          "no key \"0\"", 1, 0},
         {NULL, "", "is empty", 0, 0},
         {NULL, "what is this", "is not a placement of a known format", 1, 1},

@@ -16,7 +16,8 @@ static void refused(const void *text, size_t n, enum mp_status want, const char 
     put(&b, text, n);
     enum mp_status status = read_pickle(&b, &p, &err);
     if (status != want || strstr(err.message, words) == NULL || err.column != at + 1)
-        fail_msg("%d at %d: %s (wanted %d at %zu: %s)", (int)status, (int)err.column - 1, err.message, (int)want, at, words);
+        fail_msg("%d at %d: %s (wanted %d at %zu: %s)", (int)status, (int)err.column - 1, err.message, (int)want, at,
+                 words);
     assert_null(p);
     assert_int_equal(mp_alloc_live(), live);
     free(b.at);
@@ -81,20 +82,48 @@ static void test_pickle__reads_every_kind_of_value(void **state) {
 
 static void test_pickle__refuses_code(void **state) {
     (void)state;
-    REFUSED("\x80\x02" "cos\nsystem\nX\2\0\0\0id\x85R.", "names \"os.system\"", 2);
-    REFUSED("\x80\x02" "cbuiltins\neval\n)R.", "names \"builtins.eval\"", 2);
-    REFUSED("\x80\x02" "ctorch._utils\n_rebuild_tensor_v3\n.", "names \"torch._utils._rebuild_tensor_v3\"", 2);
-    REFUSED("\x80\x02" "ctorch\nIntStorage\n)R.", "calls IntStorage", 21);
-    REFUSED("\x80\x02" "X\1\0\0\0a)R.", "calls a text", 9);
-    REFUSED("\x80\x02" "ccollections\nOrderedDict\nK\1\x85R.", "made with arguments", 30);
-    REFUSED("\x80\x02" "ccollections\nOrderedDict\n]R.", "calls OrderedDict", 28);
-    REFUSED("\x80\x02" "}}b.", "opcode 0x62", 4);            /* BUILD */
-    REFUSED("\x80\x02" ")\x81.", "opcode 0x81", 3);           /* NEWOBJ */
-    REFUSED("\x80\x02" "(ios\nsystem\n.", "opcode 0x69", 3);  /* INST */
-    REFUSED("\x80\x02" "(o.", "opcode 0x6f", 3);              /* OBJ */
-    REFUSED("\x80\x02" "\x8c\1a\x93.", "opcode 0x8c", 2);     /* protocol 4 */
-    REFUSED("\x80\x02" "\x82\1.", "opcode 0x82", 2);          /* EXT1 */
-    REFUSED("\x80\x02" "I1\n.", "opcode 0x49", 2);            /* text opcodes */
+    REFUSED("\x80\x02"
+            "cos\nsystem\nX\2\0\0\0id\x85R.",
+            "names \"os.system\"", 2);
+    REFUSED("\x80\x02"
+            "cbuiltins\neval\n)R.",
+            "names \"builtins.eval\"", 2);
+    REFUSED("\x80\x02"
+            "ctorch._utils\n_rebuild_tensor_v3\n.",
+            "names \"torch._utils._rebuild_tensor_v3\"", 2);
+    REFUSED("\x80\x02"
+            "ctorch\nIntStorage\n)R.",
+            "calls IntStorage", 21);
+    REFUSED("\x80\x02"
+            "X\1\0\0\0a)R.",
+            "calls a text", 9);
+    REFUSED("\x80\x02"
+            "ccollections\nOrderedDict\nK\1\x85R.",
+            "made with arguments", 30);
+    REFUSED("\x80\x02"
+            "ccollections\nOrderedDict\n]R.",
+            "calls OrderedDict", 28);
+    REFUSED("\x80\x02"
+            "}}b.",
+            "opcode 0x62", 4); /* BUILD */
+    REFUSED("\x80\x02"
+            ")\x81.",
+            "opcode 0x81", 3); /* NEWOBJ */
+    REFUSED("\x80\x02"
+            "(ios\nsystem\n.",
+            "opcode 0x69", 3); /* INST */
+    REFUSED("\x80\x02"
+            "(o.",
+            "opcode 0x6f", 3); /* OBJ */
+    REFUSED("\x80\x02"
+            "\x8c\1a\x93.",
+            "opcode 0x8c", 2); /* protocol 4 */
+    REFUSED("\x80\x02"
+            "\x82\1.",
+            "opcode 0x82", 2); /* EXT1 */
+    REFUSED("\x80\x02"
+            "I1\n.",
+            "opcode 0x49", 2); /* text opcodes */
 }
 
 static void test_pickle__refuses_nonsense(void **state) {
@@ -102,36 +131,99 @@ static void test_pickle__refuses_nonsense(void **state) {
     REFUSED("", "does not start with a protocol", 0);
     REFUSED("\x80", "does not start with a protocol", 0);
     REFUSED("N.", "does not start with a protocol", 0);
-    REFUSED("\x80\x04" "N.", "protocol 4", 0);
-    REFUSED("\x80\x02" "N", "before its STOP", 3);
-    REFUSED("\x80\x02" "N.N", "1 bytes follow", 3);
-    REFUSED("\x80\x02" "NN.", "2 values", 4);
-    REFUSED("\x80\x02" "N(.", "1 marks", 4);
-    REFUSED("\x80\x02" ".", "0 values", 2);
-    REFUSED("\x80\x02" "t.", "without a mark", 2);
-    REFUSED("\x80\x02" "e.", "without a mark", 2);
-    REFUSED("\x80\x02" "(e.", "no list", 3);
-    REFUSED("\x80\x02" "N(K\1e.", "no list", 6);
-    REFUSED("\x80\x02" "](K\1u.", "no dictionary", 6);
-    REFUSED("\x80\x02" "}(K\1u.", "a key without a value", 6);
-    REFUSED("\x80\x02" "}K\1K\1s.", "a whole number as a key", 7);
-    REFUSED("\x80\x02" "}(X\1\0\0\0aNX\1\0\0\0aNu.", "one key twice", 18);
-    REFUSED("\x80\x02" "h\0.", "memo entry 0", 2);
-    REFUSED("\x80\x02" "Nr\xff\xff\xff\x7f.", "far past", 3);
-    REFUSED("\x80\x02" "q\0.", "needs 1 values, 0", 2);
-    REFUSED("\x80\x02" "N(q\0.", "needs 1 values, 0", 4);
-    REFUSED("\x80\x02" "N\x87.", "needs 3 values, 1", 3);
-    REFUSED("\x80\x02" "X\xff\xff\xff\xff" "a", "ends inside", 2);
-    REFUSED("\x80\x02" "J\1\2", "ends inside", 2);
-    REFUSED("\x80\x02" "cos", "ends inside", 2);
-    REFUSED("\x80\x02" "\x8a\xff", "of 255 bytes is too large", 2);
-    REFUSED("\x80\x02" "\x8a\x09\1\2\3\4\5\6\7\10\11.", "of 9 bytes is too large", 2);
-    REFUSED("\x80\x02" "Q.", "needs 1 values", 2);
-    REFUSED("\x80\x02" "NQ.", "persistent id", 3);
-    REFUSED("\x80\x02" ")Q.", "persistent id", 3);
-    REFUSED("\x80\x02" "(X\7\0\0\0storageNX\1\0\0\0" "0X\0\0\0\0K\1tQ.", "persistent id", 30);
-    REFUSED("\x80\x02" "(X\7\0\0\0storagectorch\nIntStorage\nX\3\0\0\0../X\0\0\0\0K\1tQ.", "not a number", 49);
-    REFUSED("\x80\x02" "(X\7\0\0\0storagectorch\nIntStorage\nX\1\0\0\0" "0X\0\0\0\0J\xff\xff\xff\xfftQ.", "persistent id", 50);
+    REFUSED("\x80\x04"
+            "N.",
+            "protocol 4", 0);
+    REFUSED("\x80\x02"
+            "N",
+            "before its STOP", 3);
+    REFUSED("\x80\x02"
+            "N.N",
+            "1 bytes follow", 3);
+    REFUSED("\x80\x02"
+            "NN.",
+            "2 values", 4);
+    REFUSED("\x80\x02"
+            "N(.",
+            "1 marks", 4);
+    REFUSED("\x80\x02"
+            ".",
+            "0 values", 2);
+    REFUSED("\x80\x02"
+            "t.",
+            "without a mark", 2);
+    REFUSED("\x80\x02"
+            "e.",
+            "without a mark", 2);
+    REFUSED("\x80\x02"
+            "(e.",
+            "no list", 3);
+    REFUSED("\x80\x02"
+            "N(K\1e.",
+            "no list", 6);
+    REFUSED("\x80\x02"
+            "](K\1u.",
+            "no dictionary", 6);
+    REFUSED("\x80\x02"
+            "}(K\1u.",
+            "a key without a value", 6);
+    REFUSED("\x80\x02"
+            "}K\1K\1s.",
+            "a whole number as a key", 7);
+    REFUSED("\x80\x02"
+            "}(X\1\0\0\0aNX\1\0\0\0aNu.",
+            "one key twice", 18);
+    REFUSED("\x80\x02"
+            "h\0.",
+            "memo entry 0", 2);
+    REFUSED("\x80\x02"
+            "Nr\xff\xff\xff\x7f.",
+            "far past", 3);
+    REFUSED("\x80\x02"
+            "q\0.",
+            "needs 1 values, 0", 2);
+    REFUSED("\x80\x02"
+            "N(q\0.",
+            "needs 1 values, 0", 4);
+    REFUSED("\x80\x02"
+            "N\x87.",
+            "needs 3 values, 1", 3);
+    REFUSED("\x80\x02"
+            "X\xff\xff\xff\xff"
+            "a",
+            "ends inside", 2);
+    REFUSED("\x80\x02"
+            "J\1\2",
+            "ends inside", 2);
+    REFUSED("\x80\x02"
+            "cos",
+            "ends inside", 2);
+    REFUSED("\x80\x02"
+            "\x8a\xff",
+            "of 255 bytes is too large", 2);
+    REFUSED("\x80\x02"
+            "\x8a\x09\1\2\3\4\5\6\7\10\11.",
+            "of 9 bytes is too large", 2);
+    REFUSED("\x80\x02"
+            "Q.",
+            "needs 1 values", 2);
+    REFUSED("\x80\x02"
+            "NQ.",
+            "persistent id", 3);
+    REFUSED("\x80\x02"
+            ")Q.",
+            "persistent id", 3);
+    REFUSED("\x80\x02"
+            "(X\7\0\0\0storageNX\1\0\0\0"
+            "0X\0\0\0\0K\1tQ.",
+            "persistent id", 30);
+    REFUSED("\x80\x02"
+            "(X\7\0\0\0storagectorch\nIntStorage\nX\3\0\0\0../X\0\0\0\0K\1tQ.",
+            "not a number", 49);
+    REFUSED("\x80\x02"
+            "(X\7\0\0\0storagectorch\nIntStorage\nX\1\0\0\0"
+            "0X\0\0\0\0J\xff\xff\xff\xfftQ.",
+            "persistent id", 50);
 }
 
 /* A tensor over 6 numbers with these sizes, strides and offset. */
@@ -151,7 +243,8 @@ static void tensor(struct bytes *b, int64_t offset, const int64_t *size, const i
             pickle_int(b, round == 0 ? size[i] : stride[i]);
         put_text(b, "t");
     }
-    put_text(b, "\x89" "ccollections\nOrderedDict\n)RtR.");
+    put_text(b, "\x89"
+                "ccollections\nOrderedDict\n)RtR.");
 }
 
 static void test_pickle__checks_tensors_against_their_storage(void **state) {

@@ -12,7 +12,8 @@ static void save(const char *path, const void *data, size_t n) {
     fclose(f);
 }
 /* Reads bytes as a recording. */
-static enum mp_status read_bytes(struct mp_trace **t, const struct bytes *b, const struct mp_trace_hints *hints, struct mp_error *err) {
+static enum mp_status read_bytes(struct mp_trace **t, const struct bytes *b, const struct mp_trace_hints *hints,
+                                 struct mp_error *err) {
     char path[512];
     memset(err, 0, sizeof *err);
     snprintf(path, sizeof path, "%s", temp_path("recording.pt"));
@@ -22,7 +23,8 @@ static enum mp_status read_bytes(struct mp_trace **t, const struct bytes *b, con
 static uint64_t count_at(const struct mp_trace *t, uint32_t i, uint32_t l, uint32_t e) {
     return t->counts[((size_t)i * t->n_layers + l) * t->n_experts + e];
 }
-static void check_refused(const struct bytes *b, const struct mp_trace_hints *hints, enum mp_status want, const char *words) {
+static void check_refused(const struct bytes *b, const struct mp_trace_hints *hints, enum mp_status want,
+                          const char *words) {
     struct mp_error err;
     struct mp_trace *t;
     enum mp_status status = read_bytes(&t, b, hints, &err);
@@ -31,7 +33,8 @@ static void check_refused(const struct bytes *b, const struct mp_trace_hints *hi
     assert_null(t);
 }
 
-/* The samples' stored members, found by the ZIP's own structure and nothing of the reader's: raw numbers of member "data/<key>". */
+/* The samples' stored members, found by the ZIP's own structure and nothing of the reader's: raw numbers of member
+ * "data/<key>". */
 static const uint8_t *raw_member(const uint8_t *file, size_t n, const char *suffix) {
     size_t k = strlen(suffix);
     for (size_t at = 0; at + 30 < n; at++) {
@@ -103,7 +106,8 @@ static void test_trace_sglang_pt__per_pass_sample(void **state) {
     struct mp_trace *t;
     size_t n;
     uint8_t *file = slurp(path, &n);
-    const uint8_t *pass[2] = {raw_member(file, n, "/data/0"), raw_member(file, n, "/data/1")}, *map = raw_member(file, n, "/data/2");
+    const uint8_t *pass[2] = {raw_member(file, n, "/data/0"), raw_member(file, n, "/data/1")},
+                  *map = raw_member(file, n, "/data/2");
     CHECK_OK(mp_trace_load(&t, path, NULL, &mp_limits_default, &err), err);
     assert_int_equal(t->n_iterations, 2);
     assert_true(t->is_time_ordered);
@@ -128,7 +132,8 @@ static void test_trace_sglang_pt__per_token_sample(void **state) {
     struct mp_trace *t;
     size_t n;
     uint8_t *file = slurp(path, &n);
-    const uint8_t *ids = raw_member(file, n, "/data/0"), *map = raw_member(file, n, "/data/2"); /* int32[2][3][8], int64[2][6] */
+    const uint8_t *ids = raw_member(file, n, "/data/0"),
+                  *map = raw_member(file, n, "/data/2"); /* int32[2][3][8], int64[2][6] */
     CHECK_OK(mp_trace_load(&t, path, NULL, &mp_limits_default, &err), err);
     CHECK_OK(mp_trace_check(t, &err), err);
     assert_int_equal(t->kind, MP_TRACE_TOKENS);
@@ -161,7 +166,7 @@ struct record {
     uint32_t n_tokens;
     const int64_t *positions, *lengths;
     uint32_t n_lengths;
-    const int32_t *numbers;   /* [3][4] counts, or [3][n_tokens][8] slots */
+    const int32_t *numbers; /* [3][4] counts, or [3][n_tokens][8] slots */
 };
 static const int64_t map[3][4] = {{0, 1, 2, 0}, {2, 1, 0, 1}, {0, 1, 2, 2}};
 
@@ -218,15 +223,17 @@ static struct bytes recording(const struct record *r, size_t n, const int64_t (*
     return zip_finish(&z);
 }
 
-static const int32_t counts_a[12] = {0, 0, 0, 0, 5, 6, 7, 8, 1, 2, 3, 4}, counts_b[12] = {0, 0, 0, 0, 10, 0, 0, 1, 0, 0, 0, 100},
-                     counts_zero[12] = {0};
+static const int32_t counts_a[12] = {0, 0, 0, 0, 5, 6, 7, 8, 1, 2, 3, 4},
+                     counts_b[12] = {0, 0, 0, 0, 10, 0, 0, 1, 0, 0, 0, 100}, counts_zero[12] = {0};
 
 static void test_trace_sglang_pt__per_pass_sums_ranks_and_drops_dense_layers(void **state) {
     (void)state;
     /* Rank 1 joined one pass late: pass 1 is left out. */
-    const struct record r0[] = {{.pass = 1, .rank = 0, .numbers = counts_a}, {.pass = 3, .rank = 0, .numbers = counts_zero},
+    const struct record r0[] = {{.pass = 1, .rank = 0, .numbers = counts_a},
+                                {.pass = 3, .rank = 0, .numbers = counts_zero},
                                 {.pass = 2, .rank = 0, .numbers = counts_a}},
-                        r1[] = {{.pass = 2, .rank = 1, .numbers = counts_b}, {.pass = 3, .rank = 1, .numbers = counts_b}};
+                        r1[] = {{.pass = 2, .rank = 1, .numbers = counts_b},
+                                {.pass = 3, .rank = 1, .numbers = counts_b}};
     struct bytes f0 = recording(r0, 3, map), f1 = recording(r1, 2, map);
     char folder[512], name[600];
     struct mp_error err = {0};
@@ -278,8 +285,9 @@ static void slots_of(int32_t *to, uint32_t n, uint32_t j, int a, int b, int c, i
         for (uint32_t k = 0; k < 8; k++)
             to[(l * n + j) * 8 + k] = l == 0 || k > 1 ? -1 : l == 1 ? (k == 0 ? a : b) : (k == 0 ? c : d);
 }
-static const struct mp_trace_hints prefill = {.layer_base = -1, .ids_are_physical = -1, .is_ranked = -1, .phase = MP_PHASE_PREFILL},
-                                   decode = {.layer_base = -1, .ids_are_physical = -1, .is_ranked = -1, .phase = MP_PHASE_DECODE};
+static const struct mp_trace_hints
+    prefill = {.layer_base = -1, .ids_are_physical = -1, .is_ranked = -1, .phase = MP_PHASE_PREFILL},
+    decode = {.layer_base = -1, .ids_are_physical = -1, .is_ranked = -1, .phase = MP_PHASE_DECODE};
 
 static void test_trace_sglang_pt__per_token_requests(void **state) {
     (void)state;
@@ -298,10 +306,11 @@ static void test_trace_sglang_pt__per_token_requests(void **state) {
         slots_of(d3, 2, j, 1, 3, 2, 0); /* both hold expert 1 in layer 1 */
     }
     const int64_t p_pre[] = {0, 1, 2, 7, 8, 0}, lengths[] = {3, 2}, p1[] = {3, 9, 20}, p2[] = {4, 10}, p3[] = {5, 40};
-    const struct record r[] = {{.pass = 4, .mode = 2, .n_tokens = 2, .positions = p2, .numbers = d2},
-                               {.pass = 1, .mode = 1, .n_tokens = 6, .positions = p_pre, .lengths = lengths, .n_lengths = 2, .numbers = pre},
-                               {.pass = 2, .mode = 2, .n_tokens = 3, .positions = p1, .numbers = d1},
-                               {.pass = 5, .mode = 2, .n_tokens = 2, .positions = p3, .numbers = d3}};
+    const struct record r[] = {
+        {.pass = 4, .mode = 2, .n_tokens = 2, .positions = p2, .numbers = d2},
+        {.pass = 1, .mode = 1, .n_tokens = 6, .positions = p_pre, .lengths = lengths, .n_lengths = 2, .numbers = pre},
+        {.pass = 2, .mode = 2, .n_tokens = 3, .positions = p1, .numbers = d1},
+        {.pass = 5, .mode = 2, .n_tokens = 2, .positions = p3, .numbers = d3}};
     struct bytes f = recording(r, 4, map);
     struct mp_error err = {0};
     struct mp_trace *t;
@@ -322,9 +331,7 @@ static void test_trace_sglang_pt__per_token_requests(void **state) {
     mp_trace_free(t);
     CHECK_OK(read_bytes(&t, &f, &decode, &err), err);
     CHECK_OK(mp_trace_check(t, &err), err);
-    static const struct {
-        uint64_t position, n_rows;
-    } want[] = {{3, 3}, {9, 2}, {20, 1}, {40, 1}};
+    static const struct { uint64_t position, n_rows; } want[] = {{3, 3}, {9, 2}, {20, 1}, {40, 1}};
     assert_int_equal(t->n_requests, 4);
     for (uint32_t i = 0; i < 4; i++) {
         assert_int_equal(t->requests[i].first_position, want[i].position);
@@ -357,8 +364,10 @@ static void test_trace_sglang_pt__per_token_refusals(void **state) {
         {{.mode = 3, .n_tokens = 2, .positions = at, .numbers = two}, "--enable-mixed-chunk"},
         {{.mode = 5, .n_tokens = 2, .positions = at, .numbers = two}, "speculative"},
         {{.mode = 1, .n_tokens = 2, .positions = at, .numbers = two}, "without extend_seq_lens"},
-        {{.mode = 1, .n_tokens = 2, .positions = at, .lengths = long_one, .n_lengths = 1, .numbers = two}, "more tokens than the pass"},
-        {{.mode = 1, .n_tokens = 2, .positions = gap, .lengths = one, .n_lengths = 1, .numbers = two}, "not consecutive"},
+        {{.mode = 1, .n_tokens = 2, .positions = at, .lengths = long_one, .n_lengths = 1, .numbers = two},
+         "more tokens than the pass"},
+        {{.mode = 1, .n_tokens = 2, .positions = gap, .lengths = one, .n_lengths = 1, .numbers = two},
+         "not consecutive"},
         {{.mode = 2, .n_tokens = 2, .positions = at, .numbers = far}, "\"4\" is not a slot of the map (0 to 3)"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -379,7 +388,8 @@ static void test_trace_sglang_pt__per_token_refusals(void **state) {
 }
 
 /* A stat file of [rows][layers][experts]. */
-static struct bytes stat_file(const void *numbers, const char *storage, uint32_t item, uint64_t rows, uint64_t layers, uint64_t experts, size_t n) {
+static struct bytes stat_file(const void *numbers, const char *storage, uint32_t item, uint64_t rows, uint64_t layers,
+                              uint64_t experts, size_t n) {
     struct bytes p = {0};
     struct zip_writer z = {0};
     pickle_start(&p);
@@ -475,7 +485,10 @@ static void test_trace_sglang_pt__archives_that_are_no_recording(void **state) {
     f = zip_finish(&z);
     check_refused(&f, NULL, MP_EINPUT, "not little-endian");
     free(f.at);
-    zip_member(&z, "a/data.pkl", "\x80\x02" "cos\nsystem\nX\2\0\0\0id\x85R.", 23);
+    zip_member(&z, "a/data.pkl",
+               "\x80\x02"
+               "cos\nsystem\nX\2\0\0\0id\x85R.",
+               23);
     f = zip_finish(&z);
     check_refused(&f, NULL, MP_EINPUT, "os.system");
     free(f.at);
@@ -484,7 +497,8 @@ static void test_trace_sglang_pt__archives_that_are_no_recording(void **state) {
 /* Neither a cut nor a flipped bit of a real file may crash, and what is read must be sound. */
 static void test_trace_sglang_pt__survives_damage(void **state) {
     (void)state;
-    static const char *const names[] = {"formats/sglang_stat.pt", "formats/sglang_per_pass.pt", "formats/sglang_per_token.pt"};
+    static const char *const names[] = {"formats/sglang_stat.pt", "formats/sglang_per_pass.pt",
+                                        "formats/sglang_per_token.pt"};
     for (size_t s = 0; s < 3; s++) {
         const char *path = shared_path(names[s]);
         if (path == NULL)
@@ -503,7 +517,8 @@ static void test_trace_sglang_pt__survives_damage(void **state) {
             if (k >= n)
                 file[(k - n) / 8] ^= (uint8_t)(1 << (k - n) % 8);
             CHECK_OK(mp_in_from_memory(&in, "damaged", file, k < n ? k : n, &err), err);
-            enum mp_status status = format->read(&t, "damaged", in, &keep_in, &mp_trace_hints_none, &mp_limits_default, &err);
+            enum mp_status status =
+                format->read(&t, "damaged", in, &keep_in, &mp_trace_hints_none, &mp_limits_default, &err);
             assert_true((status == MP_OK) == (t != NULL));
             assert_true(k >= n || status == MP_EINPUT);
             if (t != NULL)
@@ -533,7 +548,8 @@ static void test_trace_sglang_pt__leaks_nothing_on_faults(void **state) {
         slots_of(two, 2, j, 0, 1, 0, 1);
     const int64_t at[] = {0, 1};
     const struct record token = {.mode = 2, .n_tokens = 2, .positions = at, .numbers = two};
-    struct bytes f[3] = {recording(r, 2, map), recording(&token, 1, map), stat_file(counts_a, "IntStorage", 4, 2, 2, 3, 12)};
+    struct bytes f[3] = {recording(r, 2, map), recording(&token, 1, map),
+                         stat_file(counts_a, "IntStorage", 4, 2, 2, 3, 12)};
     for (int i = 0; i < 3; i++) {
         snprintf(path, sizeof path, "%s", temp_path("faults.pt"));
         save(path, f[i].at, f[i].n);

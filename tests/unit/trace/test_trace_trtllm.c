@@ -75,16 +75,23 @@ static void test_trace_trtllm__sample(void **state) {
     mp_trace_free(same);
 }
 
-#define ENTRY(name, dtype, shape, from, to) "\"" name "\": {\"dtype\": \"" dtype "\", \"shape\": " shape ", \"data_offsets\": [" #from ", " #to "]}"
+#define ENTRY(name, dtype, shape, from, to)                                                                            \
+    "\"" name "\": {\"dtype\": \"" dtype "\", \"shape\": " shape ", \"data_offsets\": [" #from ", " #to "]}"
 
 static void test_trace_trtllm__raw_tokens(void **state) {
     (void)state;
     /* Rank 0: 2 tokens in iteration 5, 1 in 6; rank 1: 1 and 0. Two layers, top-2. */
-    static const int32_t d0[] = {0, 1, 2, 3, /* 5_7 */ 3, 2, 1, 0, /* 5_9 */ 0, 2, /* 6_7 */ 1, -1 /* 6_9 */}, d1[] = {2, 0, 0, 3};
-    struct bytes r0 = file_of("{" ENTRY("5_7", "I32", "[2, 2]", 0, 16) ", " ENTRY("5_9", "I32", "[2, 2]", 16, 32) ", " ENTRY("6_9", "I32", "[1, 2]", 40, 48) ", "
-                              ENTRY("6_7", "I32", "[1, 2]", 32, 40) "}", d0, sizeof d0),
-                 r1 = file_of("{\"__metadata__\": {\"a\": \"b\\\"c\"}, " ENTRY("5_7", "I32", "[1, 2]", 0, 8) ", " ENTRY("5_9", "I32", "[1, 2]", 8, 16) ", "
-                              ENTRY("6_7", "I32", "[0, 2]", 16, 16) ", " ENTRY("6_9", "I32", "[0, 2]", 16, 16) "}   ", d1, sizeof d1);
+    static const int32_t d0[] = {0, 1, 2, 3, /* 5_7 */ 3, 2, 1, 0, /* 5_9 */ 0, 2, /* 6_7 */ 1, -1 /* 6_9 */},
+                         d1[] = {2, 0, 0, 3};
+    struct bytes r0 = file_of(
+                     "{" ENTRY("5_7", "I32", "[2, 2]", 0, 16) ", " ENTRY("5_9", "I32", "[2, 2]", 16, 32) ", " ENTRY(
+                         "6_9", "I32", "[1, 2]", 40, 48) ", " ENTRY("6_7", "I32", "[1, 2]", 32, 40) "}",
+                     d0, sizeof d0),
+                 r1 = file_of("{\"__metadata__\": {\"a\": \"b\\\"c\"}, " ENTRY("5_7", "I32", "[1, 2]", 0, 8) ", " ENTRY(
+                                  "5_9", "I32", "[1, 2]", 8, 16) ", " ENTRY("6_7", "I32", "[0, 2]", 16,
+                                                                            16) ", " ENTRY("6_9", "I32", "[0, 2]", 16,
+                                                                                           16) "}   ",
+                              d1, sizeof d1);
     const char *dir = folder("raw", "{\"num_experts\": 4, \"num_experts_per_token\": 2}");
     save_in(dir, "rank0_raw.safetensors", &r0);
     save_in(dir, "rank1_raw.safetensors", &r1);
@@ -186,7 +193,8 @@ static void test_trace_trtllm__refuses_incomplete_folders(void **state) {
     (void)state;
     static const int32_t data[] = {1, 2, 3, -4};
     struct bytes one = file_of("{" ENTRY("1_0", "I32", "[2]", 0, 8) "}", data, sizeof data),
-                 two = file_of("{" ENTRY("1_0", "I32", "[2]", 0, 8) ", " ENTRY("2_0", "I32", "[2]", 8, 16) "}", data, sizeof data);
+                 two = file_of("{" ENTRY("1_0", "I32", "[2]", 0, 8) ", " ENTRY("2_0", "I32", "[2]", 8, 16) "}", data,
+                               sizeof data);
     char dir[512];
     struct mp_error err = {0};
     struct mp_trace *t;
@@ -217,8 +225,9 @@ static void test_trace_trtllm__refuses_incomplete_folders(void **state) {
 static void test_trace_trtllm__survives_damage(void **state) {
     (void)state;
     static const int32_t data[] = {1, 2, 3, 4};
-    struct bytes b = file_of("{\"__metadata__\": {\"a\": \"b\"}, " ENTRY("1_0", "I32", "[2]", 0, 8) ", " ENTRY("1_1", "I32", "[2]", 8, 16) "}", data,
-                             sizeof data);
+    struct bytes b = file_of("{\"__metadata__\": {\"a\": \"b\"}, " ENTRY("1_0", "I32", "[2]", 0,
+                                                                         8) ", " ENTRY("1_1", "I32", "[2]", 8, 16) "}",
+                             data, sizeof data);
     uint64_t live = mp_alloc_live();
     for (size_t k = 0; k < b.n * 9; k++) {
         struct mp_error err = {0};

@@ -3,7 +3,8 @@
 
 static const struct mp_trace_hints base3 = {.layer_base = 3, .ids_are_physical = -1, .is_ranked = -1};
 
-static enum mp_status read_text(struct mp_trace **t, const char *text, const struct mp_trace_hints *hints, struct mp_error *err) {
+static enum mp_status read_text(struct mp_trace **t, const char *text, const struct mp_trace_hints *hints,
+                                struct mp_error *err) {
     char path[512];
     memset(err, 0, sizeof *err);
     snprintf(path, sizeof path, "%s", temp_path("load.jsonl"));
@@ -14,10 +15,13 @@ static enum mp_status read_text(struct mp_trace **t, const char *text, const str
     return mp_trace_load(t, path, hints, &mp_limits_default, err);
 }
 
-#define META "{\"record_type\": \"eplb_load_meta\", \"version\": 1, \"model\": \"m\", \"num_ranks\": 2, \"num_groups\": 1, \"num_nodes\": 1, " \
-             "\"num_layers\": 2, \"num_redundant_experts\": 1}\n"
-#define STATS(step, load, map) \
-    "{\"record_type\": \"eplb_load_stats\", \"version\": 1, \"step\": " step ", \"num_ranks\": 2, \"expert_load\": " load ", \"p2l_map\": " map "}\n"
+#define META                                                                                                           \
+    "{\"record_type\": \"eplb_load_meta\", \"version\": 1, \"model\": \"m\", \"num_ranks\": 2, \"num_groups\": 1, "    \
+    "\"num_nodes\": 1, "                                                                                               \
+    "\"num_layers\": 2, \"num_redundant_experts\": 1}\n"
+#define STATS(step, load, map)                                                                                         \
+    "{\"record_type\": \"eplb_load_stats\", \"version\": 1, \"step\": " step                                           \
+    ", \"num_ranks\": 2, \"expert_load\": " load ", \"p2l_map\": " map "}\n"
 #define MAP "[[0, 1, 2, 0], [2, 1, 1, 0]]"
 
 static void test_trace_vllm_jsonl__sample(void **state) {
@@ -25,7 +29,8 @@ static void test_trace_vllm_jsonl__sample(void **state) {
     const char *path = shared_path("formats/load_vllm_pr41141.jsonl");
     if (path == NULL)
         skip();
-    static const uint64_t want[2][12] = {{90, 132, 40, 61, 104, 165, 39, 4, 73, 56, 183, 86}, {20, 107, 104, 64, 19, 197, 187, 157, 172, 86, 16, 27}};
+    static const uint64_t want[2][12] = {{90, 132, 40, 61, 104, 165, 39, 4, 73, 56, 183, 86},
+                                         {20, 107, 104, 64, 19, 197, 187, 157, 172, 86, 16, 27}};
     struct mp_error err = {0};
     struct mp_trace *t;
     CHECK_OK(mp_trace_load(&t, path, &base3, &mp_limits_default, &err), err);
@@ -43,8 +48,9 @@ static void test_trace_vllm_jsonl__sample(void **state) {
 
 static void test_trace_vllm_jsonl__both_revisions_fold_each_lines_map(void **state) {
     (void)state;
-    static const char lines[] = STATS("5", "[[1, 2, 3, 4], [5, 6, 7, 8]]", MAP) "{\"record_type\": \"session_metadata\", \"x\": [1]}\n\n"
-                                STATS("7", "[[1, 2, 3, 4], [5, 6, 7, 8]]", "[[0, 0, 1, 2], [0, 1, 2, 2]]");
+    static const char lines[] =
+        STATS("5", "[[1, 2, 3, 4], [5, 6, 7, 8]]", MAP) "{\"record_type\": \"session_metadata\", \"x\": [1]}\n\n" STATS(
+            "7", "[[1, 2, 3, 4], [5, 6, 7, 8]]", "[[0, 0, 1, 2], [0, 1, 2, 2]]");
     static const uint64_t want[2][2][3] = {{{5, 2, 3}, {8, 13, 5}}, {{3, 3, 4}, {5, 6, 15}}};
     char with_meta[2048];
     snprintf(with_meta, sizeof with_meta, "%s%s", META, lines);
@@ -63,8 +69,9 @@ static void test_trace_vllm_jsonl__both_revisions_fold_each_lines_map(void **sta
 
 static void test_trace_vllm_jsonl__snapshots(void **state) {
     (void)state;
-    static const char text[] = "{\"snapshots\": [{\"step\": 1, \"window_expert_load\": [[9, 9]], \"latest_expert_load\": [[1, 2]],\n"
-                               " \"physical_to_logical_map\": [[1, 0]]}], \"world_size\": 2}";
+    static const char text[] =
+        "{\"snapshots\": [{\"step\": 1, \"window_expert_load\": [[9, 9]], \"latest_expert_load\": [[1, 2]],\n"
+        " \"physical_to_logical_map\": [[1, 0]]}], \"world_size\": 2}";
     struct mp_error err;
     struct mp_trace *t;
     CHECK_OK(read_text(&t, text, &base3, &err), err);
@@ -85,12 +92,14 @@ static void test_trace_vllm_jsonl__refusals_name_the_place(void **state) {
         {STATS("1", "[[1, 2, 3, 4]]", MAP), "p2l_map: has 2 layers, not 1", 1, 0},
         {STATS("1", "[]", MAP), "expert_load: is not [1..1024 layers]", 1, 0},
         {STATS("1", "[[1, 2]]", "[[0, 9999]]"), "p2l_map[0][1]: \"9999\"", 1, 0},
-        {STATS("1", "[[1, 2]]", "[[0, 1]]") STATS("1", "[[1, 2]]", "[[0, 1]]"), "step: \"1\" does not come after step 1", 2, 58},
+        {STATS("1", "[[1, 2]]", "[[0, 1]]") STATS("1", "[[1, 2]]", "[[0, 1]]"),
+         "step: \"1\" does not come after step 1", 2, 58},
         {STATS("1", "[[1, 2]]", "[[0, 1]]") STATS("2", "[[1, 2]]", "[[0, 2]]"), "p2l_map[0][1]: \"2\"", 2, 0},
         {STATS("1", "[[1, 2]]", "[[0, 1]]") META, "stands after the first eplb_load_stats", 2, 17},
         {META META, "stands after another one", 2, 17},
         {META STATS("1", "[[1, 2, 3, 4]]", "[[0, 1, 2, 0]]"), "the meta line says 2", 2, 0},
-        {META STATS("1", "[[1, 2, 3], [1, 2, 3]]", "[[0, 1, 2], [0, 1, 2]]"), "the meta line says 1 are redundant", 2, 0},
+        {META STATS("1", "[[1, 2, 3], [1, 2, 3]]", "[[0, 1, 2], [0, 1, 2]]"), "the meta line says 1 are redundant", 2,
+         0},
         {META, "holds no expert loads", 0, 0},
         {STATS("1", "[[0, 0]]", "[[0, 1]]"), "every load is 0", 0, 0},
         {"{\"record_type\": \"eplb_load_stats\", \"version\": 2}\n", "version: is not a whole number in [1, 1]", 1, 47},

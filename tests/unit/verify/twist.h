@@ -1,4 +1,5 @@
-/* Takes a plan further than any strategy goes. Shared by the test of the verifier and the program that writes such plans for plancheck. */
+/* Takes a plan further than any strategy goes. Shared by the test of the verifier and the program that writes such
+ * plans for plancheck. */
 #ifndef TWIST_H
 #define TWIST_H
 
@@ -36,7 +37,8 @@ static inline void twist(struct mp_rng *rng, struct mp_plan *p) {
             layer->slot_weight[s] = 1 + (uint32_t)mp_rng_below(rng, 5);
         for (uint32_t s = 0; s < p->n_slots; s++) /* a weight of 0 where another replica keeps one */
             for (uint32_t k = 0; k < s; k++)
-                if (layer->slot_expert[k] == layer->slot_expert[s] && mp_rng_below(rng, 8) == 0 && layer->slot_weight[k] > 0) {
+                if (layer->slot_expert[k] == layer->slot_expert[s] && mp_rng_below(rng, 8) == 0 &&
+                    layer->slot_weight[k] > 0) {
                     layer->slot_weight[s] = 0;
                     break;
                 }
