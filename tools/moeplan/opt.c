@@ -144,6 +144,7 @@ const struct opt opt_table[OPT_END] = {
                            "also score these placements (any stack's file, or plans)"),
     [OPT_INTERVAL_GROUPS] = WHOLE("interval-groups", 0, "G", interval_groups, 0, 100, "10", NULL,
                                   "groups of requests of the jackknife behind the 95 % intervals; 0 = none"),
+    [OPT_WIDE] = FLAG("wide", 0, wide, "all columns: also MoE time, dispatch, compute, combine, planning time"),
     [OPT_MARKDOWN_TABLE] = FLAG("markdown", 0, markdown_table, "print the table as Markdown"),
 
     [OPT_TO] = NAMED("to", "NAME", to, WORDS_STACKS, NULL, NULL, "serving stack to write for (moeplan list stacks)"),
