@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs every libFuzzer target of a build for a number of executions, several at once; one line per target.
 
-usage: fuzz.py [--runs N] [--seconds S] [--jobs J] [--only NAME] BUILD_FOLDER CORPUS_FOLDER
+usage: fuzz.py [--runs N] [--seconds S] [--jobs J] [--only NAME] BUILD_FOLDER... CORPUS_FOLDER
 New inputs go to a scratch corpus, not to the repository; an input that fails is kept beside the build and named.
 """
 import argparse
@@ -22,7 +22,7 @@ def run_target(target, options):
     corpus = pathlib.Path(options.corpus) / name
     with tempfile.TemporaryDirectory(prefix="moeplan-fuzz-") as scratch:
         command = [str(target), scratch] + ([str(corpus)] if corpus.is_dir() else [])
-        command += [f"-runs={options.runs}", f"-max_total_time={options.seconds}", f"-max_len={MAX_LEN}", "-reduce_inputs=0", "-timeout=10", "-rss_limit_mb=1024",
+        command += [f"-runs={options.runs}", f"-max_total_time={options.seconds}", f"-max_len={MAX_LEN}", "-reduce_inputs=0", "-entropic=0", "-timeout=10", "-rss_limit_mb=1024",
                     "-malloc_limit_mb=512", "-seed=1", "-print_final_stats=1", "-verbosity=1",
                     f"-artifact_prefix={target.parent}/{name}-failed-"]
         environment = dict(os.environ, ASAN_OPTIONS="detect_leaks=1:allocator_may_return_null=1:quarantine_size_mb=16:malloc_context_size=8", TMPDIR=scratch)
@@ -47,10 +47,10 @@ def main():
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--only")
-    parser.add_argument("build")
+    parser.add_argument("build", nargs="+")
     parser.add_argument("corpus")
     options = parser.parse_args()
-    targets = sorted(p for p in pathlib.Path(options.build).glob("fuzz_*") if p.is_file() and os.access(p, os.X_OK))
+    targets = [p for folder in options.build for p in sorted(pathlib.Path(folder).glob("fuzz_*")) if p.is_file() and os.access(p, os.X_OK)]
     targets = [t for t in targets if options.only in (None, t.name, t.name[len("fuzz_"):])]
     if not targets:
         print(f"FAIL no target in {options.build}")
