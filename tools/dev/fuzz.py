@@ -50,7 +50,8 @@ def main():
     parser.add_argument("build", nargs="+")
     parser.add_argument("corpus")
     options = parser.parse_args()
-    targets = [p for folder in options.build for p in sorted(pathlib.Path(folder).glob("fuzz_*")) if p.is_file() and os.access(p, os.X_OK)]
+    found = [p for folder in options.build for p in sorted(pathlib.Path(folder).glob("fuzz_*"))]
+    targets = [p for p in found if p.is_file() and os.access(p, os.X_OK)]
     targets = [t for t in targets if options.only in (None, t.name, t.name[len("fuzz_"):])]
     if not targets:
         print(f"FAIL no target in {options.build}")
