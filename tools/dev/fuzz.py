@@ -22,8 +22,8 @@ def run_target(target, options):
     corpus = pathlib.Path(options.corpus) / name
     with tempfile.TemporaryDirectory(prefix="moeplan-fuzz-") as scratch:
         command = [str(target), scratch] + ([str(corpus)] if corpus.is_dir() else [])
-        command += [f"-runs={options.runs}", f"-max_total_time={options.seconds}", f"-max_len={MAX_LEN}", "-reduce_inputs=0", "-entropic=0", "-timeout=10", "-rss_limit_mb=1024",
-                    "-malloc_limit_mb=512", "-seed=1", "-print_final_stats=1", "-verbosity=1",
+        command += [f"-runs={options.runs}", f"-max_total_time={options.seconds}", f"-max_len={MAX_LEN}", "-reduce_inputs=0", "-entropic=0",
+                    "-timeout=10", "-rss_limit_mb=1024", "-malloc_limit_mb=512", "-seed=1", "-print_final_stats=1", "-verbosity=1",
                     f"-artifact_prefix={target.parent}/{name}-failed-"]
         environment = dict(os.environ, ASAN_OPTIONS="detect_leaks=1:allocator_may_return_null=1:quarantine_size_mb=16:malloc_context_size=8", TMPDIR=scratch)
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, check=False)
