@@ -7,7 +7,9 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -284,7 +286,8 @@ static pid_t maker_of(const char *file, const char *name) {
     return (pid_t)maker;
 }
 
-/* Removes temporary files that killed runs left beside `path`. */
+/* Removes temporary files that killed runs left beside `path`: those whose process is gone and whose lock is free. The
+ * lock tells a run on another host or in another container, whose process ids mean nothing here. */
 static void remove_stale(const char *path) {
     char folder[4096], stale[4096 + 512];
     const char *slash = strrchr(path, '/'), *name = slash != NULL ? slash + 1 : path;
@@ -300,7 +303,12 @@ static void remove_stale(const char *path) {
         if (maker <= 0 || kill(maker, 0) == 0 || errno != ESRCH)
             continue;
         snprintf(stale, sizeof stale, "%s%s", folder, e->d_name);
-        (void)io.unlink(io.ctx, stale);
+        int fd = open(stale, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+        if (fd < 0)
+            continue;
+        if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+            (void)io.unlink(io.ctx, stale);
+        (void)close(fd);
     }
     closedir(d);
 }
@@ -315,11 +323,23 @@ enum mp_status mp_out_open(struct mp_out **out, const char *path, struct mp_erro
         *out = o;
         return MP_OK;
     }
+    /* A link stays a link: the file that it names is replaced. */
+    struct stat old;
+    if (lstat(path, &old) == 0 && S_ISLNK(old.st_mode)) {
+        char *target = realpath(path, NULL), *copy = target != NULL ? mp_strdup(target) : NULL;
+        free(target);
+        if (copy != NULL) {
+            mp_free(o->path);
+            o->path = copy;
+            path = copy;
+        }
+    }
     size_t size = strlen(path) + 48;
     o->temp_path = mp_calloc(size, 1);
     if (o->temp_path == NULL) {
+        enum mp_status status = mp_nomem(err, path); /* before path goes with o */
         out_free(o);
-        return mp_nomem(err, path);
+        return status;
     }
     /* The name is ours by process id; a stale one of a killed run with the same id is replaced. */
     static _Atomic unsigned serial;
@@ -335,6 +355,10 @@ enum mp_status mp_out_open(struct mp_out **out, const char *path, struct mp_erro
         out_free(o);
         return status;
     }
+    (void)flock(o->fd, LOCK_EX | LOCK_NB);
+    /* A plan that was private stays private. */
+    if (stat(o->path, &old) == 0 && S_ISREG(old.st_mode))
+        (void)fchmod(o->fd, old.st_mode & 07777);
     o->slot = claim_slot(o->temp_path);
     *out = o;
     return MP_OK;

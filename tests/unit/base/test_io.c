@@ -1,5 +1,6 @@
 #include "support.h"
 #include <sys/stat.h>
+#include <unistd.h>
 
 static enum mp_status write_file(void *ctx, struct mp_error *err) {
     const char *path = ctx;
@@ -67,6 +68,26 @@ static void test_io__removes_what_killed_runs_left(void **state) {
     assert_int_equal(stat(other, &st), 0);
 }
 
+static void test_io__keeps_links_and_modes(void **state) {
+    (void)state;
+    char path[256], link_path[256];
+    snprintf(path, sizeof path, "%s", temp_path("private"));
+    snprintf(link_path, sizeof link_path, "%s", temp_path("link"));
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fclose(f);
+    assert_int_equal(chmod(path, 0600), 0);
+    assert_int_equal(symlink(path, link_path), 0);
+    struct mp_error err = {0};
+    CHECK_OK(write_file(link_path, &err), err);
+    struct stat st;
+    assert_int_equal(lstat(link_path, &st), 0);
+    assert_true(S_ISLNK(st.st_mode));
+    assert_int_equal(stat(path, &st), 0);
+    assert_true(st.st_size > 100000);
+    assert_int_equal(st.st_mode & 07777, 0600);
+}
+
 static void test_io__refuses_folders_and_missing_files(void **state) {
     (void)state;
     struct mp_in *in;
@@ -84,6 +105,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_io__every_fault_keeps_the_old_file),
         cmocka_unit_test(test_io__removes_what_killed_runs_left),
+        cmocka_unit_test(test_io__keeps_links_and_modes),
         cmocka_unit_test(test_io__refuses_folders_and_missing_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
