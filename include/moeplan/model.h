@@ -36,9 +36,10 @@ enum mp_status mp_model_load(struct mp_model **out, const char *spec, const stru
                              struct mp_error *err) MP_MUST_CHECK;
 enum mp_status mp_model_parse(struct mp_model **out, const struct mp_in *in, const struct mp_limits *limits,
                               struct mp_error *err) MP_MUST_CHECK;
-/* A stand-in for a trace that comes without a model: bf16, hidden 4096, expert 2048; says so in its name. */
-enum mp_status mp_model_generic(struct mp_model **out, uint32_t n_layers, uint32_t n_experts, uint32_t top_k,
-                                struct mp_error *err) MP_MUST_CHECK;
+/* A stand-in for a trace that comes without a model: bf16, hidden 4096, expert 2048; says so in its name. layer_ids
+ * are the n_layers MoE layers, rising (NULL = 0, 1, ...); hidden layers end with the last of them. */
+enum mp_status mp_model_generic(struct mp_model **out, const uint32_t *layer_ids, uint32_t n_layers, uint32_t n_experts,
+                                uint32_t top_k, struct mp_error *err) MP_MUST_CHECK;
 void mp_model_free(struct mp_model *m);
 bool mp_model_preset(uint32_t i, const char **name, const char **summary);
 

@@ -48,8 +48,8 @@ enum mp_status mp_model_load(struct mp_model **out, const char *spec, const stru
     return status;
 }
 
-enum mp_status mp_model_generic(struct mp_model **out, uint32_t n_layers, uint32_t n_experts, uint32_t top_k,
-                                struct mp_error *err) {
+enum mp_status mp_model_generic(struct mp_model **out, const uint32_t *layer_ids, uint32_t n_layers, uint32_t n_experts,
+                                uint32_t top_k, struct mp_error *err) {
     enum { HIDDEN = 4096, EXPERT = 2048 };
     *out = NULL;
     if (n_layers == 0 || n_layers > MP_MAX_LAYERS || n_experts == 0 || n_experts > MP_MAX_EXPERTS || top_k == 0 ||
@@ -58,24 +58,32 @@ enum mp_status mp_model_generic(struct mp_model **out, uint32_t n_layers, uint32
             err, MP_EUSAGE,
             "a model with %u layers, %u experts and top-%u cannot be (give at most %u layers, %u experts, top-%u)",
             n_layers, n_experts, top_k, MP_MAX_LAYERS, MP_MAX_EXPERTS, MP_MAX_TOP_K);
+    for (uint32_t l = 0; layer_ids != NULL && l < n_layers; l++)
+        if (layer_ids[l] >= MP_MAX_LAYERS || (l > 0 && layer_ids[l] <= layer_ids[l - 1]))
+            return mp_fail(err, MP_EUSAGE, "MoE layer %u of a model cannot have id %u (write rising ids below %u)", l,
+                           layer_ids[l], MP_MAX_LAYERS);
+    const uint32_t n_hidden = layer_ids != NULL ? layer_ids[n_layers - 1] + 1 : n_layers;
     struct mp_arena *arena = mp_arena_new();
     struct mp_model *m = arena != NULL ? mp_arena_alloc(arena, 1, sizeof *m) : NULL;
     uint32_t *ids = m != NULL ? mp_arena_alloc(arena, n_layers, sizeof *ids) : NULL;
-    const char *name = ids != NULL ? mp_arena_printf(arena, "generic stand-in (%u layers, %u experts, top-%u)",
-                                                     n_layers, n_experts, top_k)
-                                   : NULL;
+    const char *name = NULL; /* also what the hash is of: all that sets two stand-ins apart */
+    if (ids != NULL && n_hidden == n_layers)
+        name = mp_arena_printf(arena, "generic stand-in (%u layers, %u experts, top-%u)", n_layers, n_experts, top_k);
+    else if (ids != NULL)
+        name = mp_arena_printf(arena, "generic stand-in (%u of %u layers, %u experts, top-%u)", n_layers, n_hidden,
+                               n_experts, top_k);
     if (name == NULL) {
         mp_arena_free(arena);
         return mp_nomem(err, "making a model");
     }
     for (uint32_t l = 0; l < n_layers; l++)
-        ids[l] = l;
+        ids[l] = layer_ids != NULL ? layer_ids[l] : l;
     const uint64_t attention_weights = UINT64_C(4) * HIDDEN * HIDDEN;
     *m = (struct mp_model){
         .name = name,
         .source =
             "assumed by moeplan: bf16, hidden 4096, expert 2048, four square attention matrices, 8 KV heads of 128",
-        .n_hidden_layers = n_layers,
+        .n_hidden_layers = n_hidden,
         .n_layers = n_layers,
         .layer_ids = ids,
         .n_experts = n_experts,
@@ -90,8 +98,8 @@ enum mp_status mp_model_generic(struct mp_model **out, uint32_t n_layers, uint32
         .combine_bytes = 2 * HIDDEN,
         .attention_bytes = attention_weights * 2,
         .attention_flops_per_token = attention_weights * 2,
-        .kv_bytes_per_token = UINT64_C(2) * 8 * 128 * 2 * n_layers,
-        .dense_bytes = attention_weights * 2 * n_layers,
+        .kv_bytes_per_token = UINT64_C(2) * 8 * 128 * 2 * n_hidden,
+        .dense_bytes = attention_weights * 2 * n_hidden,
         .arena = arena,
     };
     mp_sha256_hex(name, strlen(name), m->sha256);

@@ -132,7 +132,7 @@ static void setting_open(struct setting *s, uint32_t i) {
     static const char *const dispatchers[] = {"a2av", "deepep-normal", "deepep-ll", "hierarchical", "agrs"};
     struct mp_error err = {0};
     CHECK_OK(mp_topology_load(&s->topology, topology_texts[i % 3], &mp_limits_default, &err), err);
-    CHECK_OK(mp_model_generic(&s->model, LAYERS, EXPERTS, TOP_K, &err), err);
+    CHECK_OK(mp_model_generic(&s->model, NULL, LAYERS, EXPERTS, TOP_K, &err), err);
     s->dispatcher = dispatchers[i % 5];
 }
 static void setting_close(struct setting *s) {

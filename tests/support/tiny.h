@@ -92,7 +92,7 @@ static inline enum mp_status tiny_make(struct tiny *t, const struct tiny_spec *s
     if (s->shared == NULL)
         MP_TRY(mp_topology_load(&t->own_topology, s->topology, &mp_limits_default, err));
     t->topology = s->shared != NULL ? s->shared : t->own_topology;
-    MP_TRY(mp_model_generic(&t->model, s->n_layers, s->n_experts, s->top_k, err));
+    MP_TRY(mp_model_generic(&t->model, NULL, s->n_layers, s->n_experts, s->top_k, err));
     const struct mp_split split = {.kind = MP_SPLIT_NONE};
     MP_TRY(mp_part_split(&t->part, &t->unused, t->trace, &split, err));
     t->request = (struct mp_plan_request){

@@ -103,7 +103,8 @@ enum mp_status tool_load_model(struct mp_model **out, const struct opts *o, cons
             return MP_OK;
         }
     }
-    return mp_model_generic(out, trace->n_layers, trace->n_experts, trace->top_k > 0 ? trace->top_k : 1, err);
+    return mp_model_generic(out, trace->layer_ids, trace->n_layers, trace->n_experts,
+                            trace->top_k > 0 ? trace->top_k : 1, err);
 }
 
 void tool_note_generic(const struct opts *o, const struct mp_model *model) {

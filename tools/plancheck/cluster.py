@@ -284,7 +284,10 @@ def load_model(spec):
 def generic_model(trace):
     """The stand-in for traces without a model: bf16, hidden 4096, expert 2048, four square attention matrices."""
     k = trace.top_k or 1
-    name = f"generic stand-in ({trace.n_layers} layers, {trace.n_experts} experts, top-{k})"
-    d = {"name": name, "hidden_layers": str(trace.n_layers), "hidden_size": "4096", "experts": str(trace.n_experts), "top_k": str(k),
+    hidden = trace.layer_ids[-1] + 1
+    layers = f"{trace.n_layers}" if hidden == trace.n_layers else f"{trace.n_layers} of {hidden}"
+    name = f"generic stand-in ({layers} layers, {trace.n_experts} experts, top-{k})"
+    d = {"name": name, "hidden_layers": str(hidden), "moe_layers": [str(i) for i in trace.layer_ids], "hidden_size": "4096",
+         "experts": str(trace.n_experts), "top_k": str(k),
          "expert_size": "2048", "attention_bytes": str(4 * 4096 * 4096 * 2), "attention_flops": str(4 * 4096 * 4096 * 2)}
     return Model(d, hashlib.sha256(name.encode()).hexdigest())

@@ -90,22 +90,38 @@ static void test_model__generic(void **state) {
     (void)state;
     struct mp_error err = {0};
     struct mp_model *m;
-    CHECK_OK(mp_model_generic(&m, 26, 64, 6, &err), err);
+    CHECK_OK(mp_model_generic(&m, NULL, 26, 64, 6, &err), err);
     assert_non_null(strstr(m->name, "generic"));
     assert_int_equal(m->n_layers, 26);
     assert_int_equal(m->layer_ids[25], 25);
     assert_int_equal(m->expert_bytes, 50331648);
     assert_int_equal(m->dispatch_bytes, 8192);
     mp_model_free(m);
-    CHECK_OK(mp_model_generic(&m, MP_MAX_LAYERS, MP_MAX_EXPERTS, MP_MAX_TOP_K, &err), err);
+    CHECK_OK(mp_model_generic(&m, NULL, MP_MAX_LAYERS, MP_MAX_EXPERTS, MP_MAX_TOP_K, &err), err);
     mp_model_free(m);
-    assert_int_equal(mp_model_generic(&m, 0, 1, 1, &err), MP_EUSAGE);
+    assert_int_equal(mp_model_generic(&m, NULL, 0, 1, 1, &err), MP_EUSAGE);
     assert_null(m);
-    assert_int_equal(mp_model_generic(&m, MP_MAX_LAYERS + 1, 1, 1, NULL), MP_EUSAGE);
-    assert_int_equal(mp_model_generic(&m, 1, MP_MAX_EXPERTS + 1, 1, NULL), MP_EUSAGE);
-    assert_int_equal(mp_model_generic(&m, 1, 128, MP_MAX_TOP_K + 1, NULL), MP_EUSAGE);
-    assert_int_equal(mp_model_generic(&m, 1, 4, 5, NULL), MP_EUSAGE);
+    assert_int_equal(mp_model_generic(&m, NULL, MP_MAX_LAYERS + 1, 1, 1, NULL), MP_EUSAGE);
+    assert_int_equal(mp_model_generic(&m, NULL, 1, MP_MAX_EXPERTS + 1, 1, NULL), MP_EUSAGE);
+    assert_int_equal(mp_model_generic(&m, NULL, 1, 128, MP_MAX_TOP_K + 1, NULL), MP_EUSAGE);
+    assert_int_equal(mp_model_generic(&m, NULL, 1, 4, 5, NULL), MP_EUSAGE);
     mp_model_free(NULL);
+}
+
+/* The recording of a stack has its layers where the model has them, dense ones left out. */
+static void test_model__generic_keeps_the_layer_ids_of_the_trace(void **state) {
+    (void)state;
+    static const uint32_t ids[] = {3, 4, 7}, falling[] = {4, 3}, far[] = {MP_MAX_LAYERS};
+    struct mp_error err = {0};
+    struct mp_model *m;
+    CHECK_OK(mp_model_generic(&m, ids, 3, 64, 6, &err), err);
+    assert_int_equal(m->n_layers, 3);
+    assert_int_equal(m->n_hidden_layers, 8);
+    assert_memory_equal(m->layer_ids, ids, sizeof ids);
+    mp_model_free(m);
+    assert_int_equal(mp_model_generic(&m, falling, 2, 64, 6, &err), MP_EUSAGE);
+    assert_null(m);
+    assert_int_equal(mp_model_generic(&m, far, 1, 64, 6, NULL), MP_EUSAGE);
 }
 
 static void test_model__unknown_names(void **state) {
@@ -128,7 +144,7 @@ static enum mp_status load_flow(void *ctx, struct mp_error *err) {
 static enum mp_status generic_flow(void *ctx, struct mp_error *err) {
     (void)ctx;
     struct mp_model *m;
-    enum mp_status status = mp_model_generic(&m, 1000, 8, 2, err);
+    enum mp_status status = mp_model_generic(&m, NULL, 1000, 8, 2, err);
     mp_model_free(m);
     return status;
 }
@@ -143,8 +159,11 @@ static void test_model__faults(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_model__presets_by_hand), cmocka_unit_test(test_model__presets_have_their_published_size),
-        cmocka_unit_test(test_model__generic),         cmocka_unit_test(test_model__unknown_names),
+        cmocka_unit_test(test_model__presets_by_hand),
+        cmocka_unit_test(test_model__presets_have_their_published_size),
+        cmocka_unit_test(test_model__generic_keeps_the_layer_ids_of_the_trace),
+        cmocka_unit_test(test_model__generic),
+        cmocka_unit_test(test_model__unknown_names),
         cmocka_unit_test(test_model__faults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
