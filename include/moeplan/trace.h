@@ -66,12 +66,11 @@ struct mp_trace {
     uint64_t n_pairs;
     const struct mp_pair *pairs;
 
-    /* Identity of the input, 64 hex digits. One file: SHA-256 of its bytes. Native format: SHA-256 of its header, which
-     * holds the checksum of every chunk (traces/FORMAT.md). Several files: SHA-256 of their hex digests written one
-     * after the other, in the order the format names (array, then requests table; otherwise by name). "" for generated
-     * traces. */
+    /* Identity of the content, 64 hex digits: SHA-256 of the native header (traces/FORMAT.md), which holds the checksum
+     * of every chunk, whatever format the recording was read from. The same recording read with the same hints, or
+     * converted with them and read back, has the same. "" for traces that were built in memory. */
     char sha256[65];
-    const char *format; /* name of the format it was first read from */
+    const char *format; /* name of the format it was read from */
     struct mp_arena *arena;
     struct mp_in *mapped; /* kept open while chunks point into it, or NULL */
 };

@@ -77,7 +77,7 @@ enum mp_status sglang_read_stat(struct mp_trace **out, struct sglang_recording *
     }
     struct mp_trace_builder *done = b;
     b = NULL;
-    MP_TRY(mp_trace_builder_finish(done, r->sha256, out, err));
+    MP_TRY(mp_trace_builder_finish(done, NULL, out, err));
 out:
     mp_trace_builder_free(b);
     return status;
@@ -161,7 +161,7 @@ enum mp_status sglang_read_per_pass(struct mp_trace **out, struct sglang_recordi
     }
     struct mp_trace_builder *done = b;
     b = NULL;
-    MP_TRY(mp_trace_builder_finish(done, r->sha256, out, err));
+    MP_TRY(mp_trace_builder_finish(done, NULL, out, err));
 out:
     mp_trace_builder_free(b);
     return status;

@@ -24,7 +24,6 @@ struct sglang_recording {
     uint32_t n_ranks;                         /* distinct */
     uint32_t n_layers, n_physical, n_logical; /* hidden layers, dense ones included */
     uint16_t *logical;                        /* [n_layers][n_physical] */
-    char sha256[65];
 };
 
 enum mp_status sglang_read_stat(struct mp_trace **out, struct sglang_recording *r, const struct mp_trace_hints *hints,

@@ -314,7 +314,7 @@ enum mp_status sglang_read_per_token(struct mp_trace **out, struct sglang_record
     MP_TRY(d.phase == MP_PHASE_DECODE ? emit_decode(&d, err) : emit_prefill(&d, err));
     struct mp_trace_builder *done = d.b;
     d.b = NULL;
-    MP_TRY(mp_trace_builder_finish(done, r->sha256, out, err));
+    MP_TRY(mp_trace_builder_finish(done, NULL, out, err));
 out:
     mp_trace_builder_free(d.b);
     mp_free(d.row);

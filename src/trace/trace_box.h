@@ -34,6 +34,8 @@ bool trace_find_bad_list(const uint8_t *ids, uint64_t n, uint32_t k, uint32_t id
 /* The first request that breaks the promises of trace.h; false when none does. */
 bool trace_find_bad_request(const struct mp_trace *t, uint64_t *bad, const char **what);
 
+/* The recording's sha256: of the header that mp_trace_write writes. O(bytes). */
+enum mp_status trace_identity(const struct mp_trace *t, char hex[65], struct mp_error *err) MP_MUST_CHECK;
 uint32_t trace_crc32(uint32_t crc, const void *data, size_t n); /* zlib's CRC-32; start with 0 */
 
 /* What a format cannot say and hints may: each reader names what it needs, all that is missing is asked for in one
@@ -45,8 +47,6 @@ enum mp_status trace_ask(const char *path, const char *format, struct trace_need
                          const struct mp_trace_hints *hints, struct mp_error *err) MP_MUST_CHECK;
 /* Absolute layers base, base + 1, ...: MP_EUSAGE when they would pass MP_MAX_LAYERS. */
 enum mp_status trace_check_base(const char *path, int base, uint64_t n_layers, struct mp_error *err) MP_MUST_CHECK;
-/* The digest of several files: hex digests one after the other. */
-void trace_sha256_of_two(const struct mp_in *a, const struct mp_in *b, char hex[65]);
 /* Distinct names in order of first appearance, as readers meet categories before the builder exists. Zero-initialised =
  * empty. */
 struct trace_names {

@@ -343,11 +343,9 @@ static enum mp_status read_csv(struct mp_trace **out, const char *path, struct m
             MP_TRY(mp_trace_builder_iteration(b, r.lines[i].category, err));
         MP_TRY(add_line(b, &r, &r.lines[i], layer_of[r.lines[i].layer], n_experts, &map, err));
     }
-    char hex[65];
-    trace_sha256_of_two(in, NULL, hex);
     struct mp_trace_builder *done = b;
     b = NULL;
-    MP_TRY(mp_trace_builder_finish(done, hex, out, err));
+    MP_TRY(mp_trace_builder_finish(done, NULL, out, err));
 out:
     mp_trace_builder_free(b);
     trace_map_clear(&map);

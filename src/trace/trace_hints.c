@@ -41,17 +41,6 @@ enum mp_status trace_check_base(const char *path, int base, uint64_t n_layers, s
     return MP_OK;
 }
 
-void trace_sha256_of_two(const struct mp_in *a, const struct mp_in *b, char hex[65]) {
-    char both[129];
-    mp_sha256_hex(a->data, a->size, both);
-    if (b == NULL) {
-        memcpy(hex, both, 65);
-        return;
-    }
-    mp_sha256_hex(b->data, b->size, both + 64);
-    mp_sha256_hex(both, 128, hex);
-}
-
 enum mp_status trace_fail_at(struct mp_error *err, const struct mp_error *inner, const char *path, uint64_t line,
                              uint64_t column) {
     if (inner->path[0] != '\0') {

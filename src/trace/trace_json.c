@@ -258,13 +258,11 @@ static enum mp_status read_json(struct mp_trace **out, const char *path, struct 
                        "has neither \"layers\" with \"heat\" nor \"logical_count\" (is it a recording of counts?)");
         goto out;
     }
-    char hex[65];
-    trace_sha256_of_two(in, NULL, hex);
     struct mp_trace_builder *done = b;
     b = NULL;
     struct mp_error inner = {0};
     bool is_flat = json_object_get(d.root, "logical_count") != NULL;
-    status = mp_trace_builder_finish(done, hex, out, &inner);
+    status = mp_trace_builder_finish(done, NULL, out, &inner);
     if (status == MP_EINPUT) /* a pair twice, or nothing at all: found only when everything is there */
         status = fail_there(&d, is_flat ? "logical_count" : "layers", err, "%s", inner.message);
     else if (status != MP_OK)

@@ -471,11 +471,9 @@ static enum mp_status read_jsonl(struct mp_trace **out, const char *path, struct
     MP_TRY(mp_trace_builder_new(&b, &meta, limits, err));
     MP_TRY(trace_names_to_builder(&r.categories, b, err));
     MP_TRY(build(b, &r, layer_of, n_layers, k, &map, err));
-    char hex[65];
-    trace_sha256_of_two(in, NULL, hex);
     struct mp_trace_builder *done = b;
     b = NULL;
-    MP_TRY(mp_trace_builder_finish(done, hex, out, err));
+    MP_TRY(mp_trace_builder_finish(done, NULL, out, err));
 out:
     mp_trace_builder_free(b);
     trace_map_clear(&map);

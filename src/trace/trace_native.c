@@ -198,7 +198,7 @@ static enum mp_status read_names(struct mp_trace *t, const struct places *pl, co
     if (p != end)
         return BAD(p - (const char *)in->data, "%zu bytes follow the last name", (size_t)(end - p));
     t->model = names[0];
-    t->format = names[1];
+    t->format = names[1][0] != '\0' ? names[1] : "native"; /* older files name one */
     t->categories = names + 2;
     return MP_OK;
 }

@@ -38,8 +38,10 @@ static void put(uint8_t *header, size_t at, const void *value, size_t n) { memcp
 static void put_u32(uint8_t *header, size_t at, uint32_t v) { put(header, at, &v, 4); }
 static void put_u64(uint8_t *header, size_t at, uint64_t v) { put(header, at, &v, 8); }
 
-void mp_trace_write(const struct mp_trace *t, struct mp_out *o) {
-    uint64_t n_chunks, strings = strlen(t->model) + 1 + strlen(t->format) + 1;
+/* The whole header, or NULL when out of memory. It depends on the recording alone: the name of the format that it was
+ * read from stays empty. */
+static uint8_t *make_header(const struct mp_trace *t, uint64_t *bytes, uint64_t *n_all) {
+    uint64_t n_chunks, strings = strlen(t->model) + 1 + 1;
     for (uint32_t i = 0; i < t->n_categories; i++)
         strings += strlen(t->categories[i]) + 1;
     if (t->kind == MP_TRACE_TOKENS)
@@ -55,10 +57,8 @@ void mp_trace_write(const struct mp_trace *t, struct mp_out *o) {
            strings_at = entries_at + n_chunks * NATIVE_ENTRY;
     uint64_t header_bytes = native_pad(strings_at + strings, NATIVE_ALIGN);
     uint8_t *h = mp_calloc(header_bytes, 1);
-    if (h == NULL) {
-        mp_out_fail(o, MP_ENOMEM, "out of memory: header of the trace");
-        return;
-    }
+    if (h == NULL)
+        return NULL;
     put(h, 0, NATIVE_MAGIC, 8);
     put_u32(h, 8, NATIVE_VERSION);
     put_u32(h, 12,
@@ -99,13 +99,34 @@ void mp_trace_write(const struct mp_trace *t, struct mp_out *o) {
     size_t at = strings_at;
     put(h, at, t->model, strlen(t->model));
     at += strlen(t->model) + 1;
-    put(h, at, t->format, strlen(t->format));
-    at += strlen(t->format) + 1;
+    at += 1;
     for (uint32_t i = 0; i < t->n_categories; i++) {
         put(h, at, t->categories[i], strlen(t->categories[i]));
         at += strlen(t->categories[i]) + 1;
     }
     put_u32(h, NATIVE_CRC_AT, trace_crc32(0, h, header_bytes));
+    *bytes = header_bytes;
+    *n_all = n_chunks;
+    return h;
+}
+
+enum mp_status trace_identity(const struct mp_trace *t, char hex[65], struct mp_error *err) {
+    uint64_t header_bytes, n_chunks;
+    uint8_t *h = make_header(t, &header_bytes, &n_chunks);
+    if (h == NULL)
+        return mp_nomem(err, "header of the trace");
+    mp_sha256_hex(h, header_bytes, hex);
+    mp_free(h);
+    return MP_OK;
+}
+
+void mp_trace_write(const struct mp_trace *t, struct mp_out *o) {
+    uint64_t header_bytes, n_chunks;
+    uint8_t *h = make_header(t, &header_bytes, &n_chunks);
+    if (h == NULL) {
+        mp_out_fail(o, MP_ENOMEM, "out of memory: header of the trace");
+        return;
+    }
     mp_out_write(o, h, header_bytes);
     mp_free(h);
     uint64_t written = header_bytes;

@@ -228,11 +228,9 @@ static enum mp_status read_tokens(struct mp_trace **out, struct source *s, const
                 MP_TRY(mp_trace_builder_rows(b, buf, h->item_bytes, n, err));
         }
     }
-    char hex[65];
-    trace_sha256_of_two(s->in, requests, hex);
     struct mp_trace_builder *done = b;
     b = NULL;
-    MP_TRY(mp_trace_builder_finish(done, hex, out, err));
+    MP_TRY(mp_trace_builder_finish(done, NULL, out, err));
 out:
     mp_trace_builder_free(b);
     request_table_clear(&table);
@@ -319,11 +317,9 @@ static enum mp_status read_counts(struct mp_trace **out, struct source *s, const
             }
         }
     }
-    char hex[65];
-    trace_sha256_of_two(s->in, NULL, hex);
     struct mp_trace_builder *done = b;
     b = NULL;
-    MP_TRY(mp_trace_builder_finish(done, hex, out, err));
+    MP_TRY(mp_trace_builder_finish(done, NULL, out, err));
 out:
     mp_trace_builder_free(b);
     trace_map_clear(&map);

@@ -81,15 +81,14 @@ static enum mp_status list_folder(const char *path, char ***names, uint32_t *n, 
 
 static enum mp_status open_files(struct sglang_recording *r, const char *path, struct mp_in *in,
                                  const struct mp_limits *limits, struct mp_error *err) {
-    char **names = NULL, *digests = NULL;
+    char **names = NULL;
     uint32_t n = 1;
     enum mp_status status = MP_OK;
     if (in == NULL)
         MP_TRY(list_folder(path, &names, &n, err));
     r->ins = mp_calloc(n, sizeof *r->ins);
     r->files = mp_calloc(n, sizeof *r->files);
-    digests = mp_calloc(n, 65);
-    if (r->ins == NULL || r->files == NULL || digests == NULL) {
+    if (r->ins == NULL || r->files == NULL) {
         status = mp_nomem(err, "recording");
         goto out;
     }
@@ -98,18 +97,12 @@ static enum mp_status open_files(struct sglang_recording *r, const char *path, s
         if (in == NULL)
             MP_TRY(mp_in_open(&r->ins[i], names[i], 0, err));
         const struct mp_in *file = in != NULL ? in : r->ins[i];
-        mp_sha256_hex(file->data, file->size, digests + (size_t)i * 64);
         MP_TRY(torch_file_open(&r->files[i], file, limits, err));
     }
-    if (n == 1)
-        memcpy(r->sha256, digests, 65);
-    else
-        mp_sha256_hex(digests, (size_t)n * 64, r->sha256);
 out:
     for (uint32_t i = 0; names != NULL && i < n; i++)
         mp_free(names[i]);
     mp_free(names);
-    mp_free(digests);
     return status;
 }
 

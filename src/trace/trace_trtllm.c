@@ -46,7 +46,6 @@ struct recording {
     uint32_t n_ranks;
     struct mp_in **ins;        /* [n_ranks] */
     struct safetensors *files; /* [n_ranks] */
-    char *digests;             /* of meta_info.json, then of each rank */
     uint32_t n_layers, ids[MP_MAX_LAYERS];
     uint64_t first_iter, n_iters;
 };
@@ -94,7 +93,6 @@ static enum mp_status read_meta(struct recording *r, const struct mp_limits *lim
     enum mp_status status;
     (void)snprintf(name, sizeof name, "%s/" META, r->folder);
     MP_TRY(mp_in_open(&in, name, limits->json_bytes, err));
-    mp_sha256_hex(in->data, in->size, r->digests);
     MP_TRY(mp_json_parse(&root, name, (const char *)in->data, in->size, 1, limits, err));
     if (!json_is_object(root)) {
         status = mp_fail_at(err, MP_EINPUT, name, 1, 1,
@@ -119,7 +117,6 @@ static enum mp_status open_ranks(struct recording *r, const struct mp_limits *li
             status = safetensors_read(&r->files[g], r->ins[g], limits, err);
         if (status != MP_OK)
             return status;
-        mp_sha256_hex(r->ins[g]->data, r->ins[g]->size, r->digests + 64 * ((size_t)g + 1));
     }
     return MP_OK;
 }
@@ -251,7 +248,6 @@ static enum mp_status read_folder(struct mp_trace **out, const char *path, struc
                                   struct mp_error *err) {
     struct recording *r = mp_calloc(1, sizeof *r);
     struct mp_trace_builder *b = NULL;
-    char sha256[65];
     enum mp_status status;
     *out = NULL;
     *keep_in = false;
@@ -272,8 +268,7 @@ static enum mp_status read_folder(struct mp_trace **out, const char *path, struc
         MP_TRY(trace_ask(path, "trtllm", (struct trace_needs){.phase = true}, hints, err));
     r->ins = mp_calloc(r->n_ranks, sizeof *r->ins);
     r->files = mp_calloc(r->n_ranks, sizeof *r->files);
-    r->digests = mp_calloc((size_t)r->n_ranks + 2, 65);
-    if (r->ins == NULL || r->files == NULL || r->digests == NULL) {
+    if (r->ins == NULL || r->files == NULL) {
         status = mp_nomem(err, "recording");
         goto out;
     }
@@ -298,10 +293,9 @@ static enum mp_status read_folder(struct mp_trace **out, const char *path, struc
                                  .has_unused = r->is_raw && any_unused(r)};
     MP_TRY(mp_trace_builder_new(&b, &meta, limits, err));
     MP_TRY(r->is_raw ? build_tokens(r, hints->phase, b, err) : build_counts(r, b, err));
-    mp_sha256_hex(r->digests, 64 * ((size_t)r->n_ranks + 1), sha256);
     struct mp_trace_builder *done = b;
     b = NULL;
-    MP_TRY(mp_trace_builder_finish(done, sha256, out, err));
+    MP_TRY(mp_trace_builder_finish(done, NULL, out, err));
 out:
     mp_trace_builder_free(b);
     for (uint32_t g = 0; g < r->n_ranks && r->files != NULL && r->ins != NULL; g++) {
@@ -310,7 +304,6 @@ out:
     }
     mp_free(r->ins);
     mp_free(r->files);
-    mp_free(r->digests);
     mp_free(r);
     return status;
 }

@@ -275,7 +275,6 @@ static enum mp_status read_jsonl(struct mp_trace **out, const char *path, struct
                                  const struct mp_trace_hints *hints, const struct mp_limits *limits,
                                  struct mp_error *err) {
     struct reader d = {.path = path, .hints = hints, .limits = limits, .place = ""};
-    char sha256[65];
     enum mp_status status;
     *out = NULL;
     *keep_in = false;
@@ -290,10 +289,9 @@ static enum mp_status read_jsonl(struct mp_trace **out, const char *path, struct
                                         : "every load is 0 (send requests while recording)");
         goto out;
     }
-    mp_sha256_hex(in->data, in->size, sha256);
     struct mp_trace_builder *done = d.b;
     d.b = NULL;
-    MP_TRY(mp_trace_builder_finish(done, sha256, out, err));
+    MP_TRY(mp_trace_builder_finish(done, NULL, out, err));
 out:
     mp_trace_builder_free(d.b);
     return status;

@@ -3,12 +3,14 @@
 
 usage: behaviour.py MOEPLAN SOURCE
 """
+import hashlib
 import json
 import math
 import os
 import pathlib
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -52,6 +54,29 @@ class Case(unittest.TestCase):
     def plan(self, name="plan.yaml", *more):
         self.expect(0, "plan", DECODE, "4:h100", *STEPS, "-o", name, "--strategy", "lpt", "--quiet", *more)
         return self.folder / name
+
+
+class Identity(Case):
+    def sha256(self, path, *hints):
+        return json.loads(self.expect(0, "inspect", path, "--json", *hints).stdout)["facts"]["sha256"]
+
+    def test_the_sha256_names_the_content_and_not_the_container(self):
+        samples = SOURCE / "traces/samples"
+        (self.folder / "c.csv").write_text("layer,e0,e1\n0,3,4\n1,5,6\n")
+        for path, hints in ((samples / "lines.jsonl", []), ("c.csv", ["--phase", "decode", "--layer-base", "2", "--ids", "logical"])):
+            self.expect(0, "convert", path, "o.mpt", *hints)
+            own = self.sha256(path, *hints)
+            self.assertEqual(own, self.sha256("o.mpt"))
+            data = (self.folder / "o.mpt").read_bytes()
+            self.assertEqual(own, hashlib.sha256(data[:struct.unpack_from("<Q", data, 24)[0]]).hexdigest())
+        self.assertNotEqual(self.sha256("c.csv", *hints), self.sha256("c.csv", "--phase", "prefill", *hints[2:]))
+
+    def test_a_plan_of_a_recording_is_verified_against_its_conversion(self):
+        lines = SOURCE / "traces/samples/lines.jsonl"
+        self.expect(0, "convert", lines, "o.mpt")
+        self.expect(0, "plan", lines, "2:h100", "--batch", "1", "--resample", "-o", "p.yaml")
+        self.expect(0, "verify", "p.yaml", "o.mpt", "2:h100")
+        self.expect(0, "verify", "p.yaml", lines, "2:h100")
 
 
 class Streams(Case):

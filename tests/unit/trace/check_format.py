@@ -59,7 +59,7 @@ def main():
     toy = read_native(folder / "lines.mpt")
     lines = [json.loads(line) for line in (folder / "lines.jsonl").read_text().splitlines()]
     about, lines = lines[0], lines[1:]
-    assert toy["names"][:2] == [about["model"], "jsonl"] and toy["phase"] == 2 and toy["n_experts"] == about["n_experts"]
+    assert toy["names"][:2] == [about["model"], ""] and toy["phase"] == 2 and toy["n_experts"] == about["n_experts"]
     assert toy["flags"] == 1 + 2 + 4 + 8 and toy["layer_ids"] == (about["layer_base"], about["layer_base"] + 1)
     seen = 0
     for request, first_row, n_rows, first_position, source, category in toy["requests"]:
