@@ -11,11 +11,11 @@ struct mp_batching {
     enum mp_phase phase;      /* PREFILL or DECODE (TRAIN is built like PREFILL) */
     uint32_t n_ranks;         /* source ranks = GPUs of the expert-parallel group */
     uint32_t batch_per_rank;  /* decode: B concurrent requests per rank */
-    uint64_t tokens_per_rank; /* prefill: T, whole requests packed up to it */
+    uint64_t tokens_per_rank; /* prefill: T; a longer request goes on in the next step, on the same rank */
     uint32_t source_skew_ppm; /* 0 = round-robin; s: rank r gets requests in proportion to (r + 1)^-(s / 10^6) */
     uint32_t pad_tokens;      /* a step's tokens per rank are padded up to a multiple (CUDA graphs); 0 or 1 = none */
-    uint32_t n_steps_max;     /* 0 = all there are; with resample, how many to draw (0 = 64) */
-    bool resample;            /* bootstrap: whole requests at random positions, with replacement */
+    uint32_t n_steps_max;     /* 0 = all; else the middles of so many stretches; with resample: how many (0 = 64) */
+    bool resample;            /* bootstrap: rows or pieces of requests drawn at random, with replacement */
     uint64_t seed;
 };
 

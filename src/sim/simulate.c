@@ -298,7 +298,7 @@ enum mp_status mp_simulate(struct mp_sim_result **out, const struct mp_plan *pla
         goto out;
     }
     for (uint32_t i = 0; i < n_steps; i++)
-        r->step_of[i] = (uint64_t)i * workload->n_steps / n_steps;
+        r->step_of[i] = mp_mul_div(2 * (uint64_t)i + 1, workload->n_steps, 2 * (uint64_t)n_steps);
     MP_TRY(mp_router_new(&router, plan, err));
     run.setup.router = router;
     for (uint32_t k = 0; k < n_workers; k++) {

@@ -46,7 +46,7 @@ uint64_t mp_steps_kept(const struct mp_batching *b, uint64_t n) {
 }
 uint64_t mp_steps_kept_index(const struct mp_batching *b, uint64_t n, uint64_t i) {
     uint64_t kept = mp_steps_kept(b, n);
-    return kept == n ? i : mp_mul_div(i, n, kept);
+    return kept == n ? i : mp_mul_div(2 * i + 1, n, 2 * kept); /* the middle of the i-th of `kept` stretches */
 }
 
 enum mp_status mp_steps_start(struct mp_step_builder *b, uint64_t n_steps, struct mp_error *err) {

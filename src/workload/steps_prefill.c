@@ -1,38 +1,45 @@
-/* Prefill and train steps: whole requests packed up to T tokens per rank (docs/STEPS.md, "Prefill").
+/* Prefill and train steps: T tokens per rank, long requests in pieces (docs/STEPS.md, "Prefill").
  *
  * Decides   which rank prefills which request, and where a step ends.
- * Minimises nothing: it re-enacts round-robin admission with a token budget per rank.
- * Method    next fit over a cursor of ranks; a request longer than T is cut into units (chunked prefill).
- * Bound     every row is used at most once; no rank of a step has more than its budget.
- * Differs   real schedulers look ahead in the queue; this rule does not.
- * Cost      O(units * ranks in the worst case, units in the common one + kept rows) time.  Deterministic. */
+ * Minimises nothing: it re-enacts a server with chunked prefill, a token budget per rank and round-robin admission.
+ * Method    a rank first goes on with the request it has not finished; then requests are dealt over a cursor of ranks,
+ *           whole where one fits, else cut at the first rank with room. So all pieces of a request are on one rank, in
+ *           steps that follow each other: a piece attends to those before it and needs their keys and values.
+ * Bound     every row is used at most once; no rank of a step has more than its budget; a step that closes is full
+ *           unless requests name their sources.
+ * Differs   real schedulers look ahead in the queue and keep room for decoding; this rule does neither.
+ * Cost      O(requests * ranks in the worst case, requests in the common one + steps * ranks + kept rows) time.
+ *           Deterministic. */
 #include "internal.h"
 
-struct unit {
-    uint32_t member, rank, n;
-    uint64_t first_row;
+struct piece {
+    uint32_t member, rank;
+    uint64_t n, first_row;
 };
 
 struct packer {
     struct mp_step_builder *b;
     uint32_t n_ranks, cursor;
-    uint64_t *budget, *used; /* [n_ranks] tokens */
-    struct unit *units;      /* of the open step, in the order they were placed */
-    uint32_t n_units, room;
+    uint64_t *budget, *used;  /* [n_ranks] tokens */
+    struct piece *unfinished; /* [n_ranks] what is left of the request each rank has begun; n = 0: none */
+    struct piece *pieces;     /* of the open step, in the order they were dealt */
+    uint32_t n_pieces, room;
     uint64_t rows; /* of the open step */
 };
 
 static void packer_free(struct packer *p) {
     mp_free(p->budget);
     mp_free(p->used);
-    mp_free(p->units);
+    mp_free(p->unfinished);
+    mp_free(p->pieces);
 }
 
 static enum mp_status packer_init(struct packer *p, struct mp_step_builder *b, struct mp_error *err) {
     *p = (struct packer){.b = b, .n_ranks = b->batching->n_ranks};
     p->budget = mp_calloc(p->n_ranks, sizeof *p->budget);
     p->used = mp_calloc(p->n_ranks, sizeof *p->used);
-    if (p->budget == NULL || p->used == NULL) {
+    p->unfinished = mp_calloc(p->n_ranks, sizeof *p->unfinished);
+    if (p->budget == NULL || p->used == NULL || p->unfinished == NULL) {
         packer_free(p);
         return mp_nomem(err, "the steps");
     }
@@ -45,52 +52,66 @@ static enum mp_status packer_init(struct packer *p, struct mp_step_builder *b, s
     return MP_OK;
 }
 
-/* Longest unit of a request: T, or the budget of the rank it names when that is smaller. */
-static uint64_t unit_rows_max(const struct packer *p, const struct mp_request *r, bool honour_source) {
-    uint64_t most = p->b->batching->tokens_per_rank;
-    if (honour_source && r->source != MP_NONE && p->budget[r->source % p->n_ranks] < most)
-        most = p->budget[r->source % p->n_ranks];
-    return most;
-}
-
-static void open_step(struct packer *p) {
-    for (uint32_t r = 0; r < p->n_ranks; r++)
-        p->used[r] = 0;
-    p->n_units = 0;
-    p->rows = 0;
-}
-
-/* The rank the unit goes to, or MP_NONE when it fits nowhere. */
-static uint32_t find_rank(const struct packer *p, uint64_t n, uint32_t source) {
-    if (source != MP_NONE) {
-        uint32_t r = source % p->n_ranks;
-        return p->used[r] + n <= p->budget[r] ? r : MP_NONE;
-    }
-    for (uint32_t i = 0; i < p->n_ranks; i++) {
-        uint32_t r = p->cursor + i < p->n_ranks ? p->cursor + i : p->cursor + i - p->n_ranks;
-        if (p->used[r] + n <= p->budget[r])
-            return r;
-    }
-    return MP_NONE;
-}
-
-static enum mp_status place(struct packer *p, struct unit u, struct mp_error *err) {
-    if (p->n_units == p->room) {
-        uint32_t room = p->room < 64 ? 64 : p->room * 2; /* at most one unit per row: < 2^32 rows in a step */
-        struct unit *grown = room > p->room ? mp_realloc(p->units, room, sizeof *grown) : NULL;
+/* Adds what fits of `whole` to its rank; the rest stays with the rank. */
+static enum mp_status take(struct packer *p, struct piece whole, struct mp_error *err) {
+    if (p->n_pieces == p->room) {
+        uint32_t room = p->room < 64 ? 64 : p->room * 2; /* at most one piece per row: < 2^32 rows in a step */
+        struct piece *grown = room > p->room ? mp_realloc(p->pieces, room, sizeof *grown) : NULL;
         if (grown == NULL)
             return mp_nomem(err, "the steps");
-        p->units = grown;
+        p->pieces = grown;
         p->room = room;
     }
-    p->units[p->n_units++] = u;
-    p->used[u.rank] += u.n;
-    p->rows += u.n;
-    p->cursor = u.rank + 1 < p->n_ranks ? u.rank + 1 : 0;
+    uint32_t r = whole.rank;
+    uint64_t left = p->budget[r] - p->used[r], n = whole.n < left ? whole.n : left;
+    p->unfinished[r] =
+        (struct piece){.member = whole.member, .rank = r, .n = whole.n - n, .first_row = whole.first_row + n};
+    whole.n = n;
+    p->pieces[p->n_pieces++] = whole;
+    p->used[r] += n;
+    p->rows += n;
     return MP_OK;
 }
 
-/* Writes the open step: rows by ascending (rank, order of placement, position). */
+/* Starts a step: every rank goes on with the request it has begun. */
+static enum mp_status open_step(struct packer *p, struct mp_error *err) {
+    enum mp_status status = MP_OK;
+    p->n_pieces = 0;
+    p->rows = 0;
+    for (uint32_t r = 0; r < p->n_ranks; r++) {
+        p->used[r] = 0;
+        if (p->unfinished[r].n > 0)
+            MP_TRY(take(p, p->unfinished[r], err));
+    }
+out:
+    return status;
+}
+
+/* The rank that n rows go to: the first from the cursor where all of them fit, else the first with any room, else
+ * MP_NONE. (A rank whose request is unfinished is full: the request took all that was left.) */
+static uint32_t find_rank(const struct packer *p, uint64_t n, uint32_t source) {
+    uint32_t with_room = MP_NONE;
+    if (source != MP_NONE) {
+        uint32_t r = source % p->n_ranks;
+        return p->used[r] < p->budget[r] ? r : MP_NONE;
+    }
+    for (uint32_t i = 0; i < p->n_ranks; i++) {
+        uint32_t r = p->cursor + i < p->n_ranks ? p->cursor + i : p->cursor + i - p->n_ranks;
+        uint64_t left = p->budget[r] - p->used[r];
+        if (n <= left)
+            return r;
+        if (left > 0 && with_room == MP_NONE)
+            with_room = r;
+    }
+    return with_room;
+}
+
+static enum mp_status deal(struct packer *p, struct piece whole, struct mp_error *err) {
+    p->cursor = whole.rank + 1 < p->n_ranks ? whole.rank + 1 : 0;
+    return take(p, whole, err);
+}
+
+/* Writes the open step: rows by ascending (rank, order of dealing, position). */
 static enum mp_status emit(struct packer *p, struct mp_step *step, struct mp_error *err) {
     uint64_t *row = mp_arena_alloc(p->b->arena, (size_t)p->rows, sizeof *row);
     uint16_t *source = mp_arena_alloc(p->b->arena, (size_t)p->rows, sizeof *source);
@@ -105,9 +126,9 @@ static enum mp_status emit(struct packer *p, struct mp_step *step, struct mp_err
         if (r > 0)
             at[r] = at[r - 1] + p->used[r - 1];
     }
-    for (uint32_t i = 0; i < p->n_units; i++) {
-        const struct unit *u = &p->units[i];
-        for (uint32_t j = 0; j < u->n; j++) {
+    for (uint32_t i = 0; i < p->n_pieces; i++) {
+        const struct piece *u = &p->pieces[i];
+        for (uint64_t j = 0; j < u->n; j++) {
             row[at[u->rank]] = u->first_row + j;
             source[at[u->rank]++] = (uint16_t)u->rank;
         }
@@ -120,45 +141,52 @@ static enum mp_status emit(struct packer *p, struct mp_step *step, struct mp_err
 }
 
 /* ---- recorded ---- */
-/* One pass over the part. counting: only counts the steps into *n. Else writes the kept ones of *n. */
-static enum mp_status run(struct packer *p, bool counting, uint64_t *n, struct mp_error *err) {
+struct pass {
+    bool is_counting;       /* only counts the steps */
+    uint64_t n;             /* steps in all: counted, or known from the counting pass */
+    uint64_t at, kept;      /* the open step; how many of those before it were written */
+    uint64_t rows_of_first; /* for the refusal */
+};
+/* Ends the open step. */
+static enum mp_status close_step(struct packer *p, struct pass *pass, struct mp_error *err) {
+    if (!pass->is_counting && pass->kept < p->b->workload->n_steps &&
+        pass->at == mp_steps_kept_index(p->b->batching, pass->n, pass->kept)) {
+        enum mp_status status = emit(p, &p->b->steps[pass->kept], err);
+        if (status != MP_OK)
+            return status;
+        pass->kept++;
+    }
+    pass->at++;
+    return MP_OK;
+}
+
+/* One pass over the part: counts the steps, or writes the kept ones. */
+static enum mp_status run(struct packer *p, struct pass *pass, struct mp_error *err) {
     const struct mp_part *part = p->b->part;
-    const struct mp_batching *b = p->b->batching;
-    uint64_t step = 0, kept = 0, wanted = 0;
+    uint64_t capacity = p->n_ranks * p->b->batching->tokens_per_rank;
     enum mp_status status = MP_OK;
     p->cursor = 0;
-    open_step(p);
+    for (uint32_t r = 0; r < p->n_ranks; r++)
+        p->unfinished[r].n = 0;
+    MP_TRY(open_step(p, err));
     for (uint32_t m = 0; m < part->n; m++) {
         const struct mp_request *r = mp_member_request(part, m);
-        uint64_t most = unit_rows_max(p, r, true);
-        for (uint64_t first = 0; first < r->n_rows; first += most) {
-            uint64_t left = r->n_rows - first;
-            struct unit u = {
-                .member = m, .n = (uint32_t)(left < most ? left : most), .first_row = r->first_row + first};
-            u.rank = find_rank(p, u.n, r->source);
-            if (u.rank == MP_NONE) { /* the step closes, the unit starts the next one */
-                if (!counting && step == wanted) {
-                    MP_TRY(emit(p, &p->b->steps[kept], err));
-                    if (++kept == p->b->workload->n_steps)
-                        goto out;
-                    wanted = mp_steps_kept_index(b, *n, kept);
-                }
-                step++;
-                open_step(p);
-                u.rank = find_rank(p, u.n, r->source);
-                if (u.rank == MP_NONE) /* rank 0's budget is at least T and a named rank's at least the unit */
-                    return mp_fail(err, MP_EBUG, "a unit of %u tokens fits no empty rank", u.n);
-            }
-            MP_TRY(place(p, u, err));
+        if (r->n_rows == 0)
+            continue;
+        struct piece whole = {.member = m, .n = r->n_rows, .first_row = r->first_row};
+        while ((whole.rank = find_rank(p, whole.n, r->source)) == MP_NONE) { /* ends: unfinished rows get fewer */
+            MP_TRY(close_step(p, pass, err));
+            MP_TRY(open_step(p, err));
         }
+        MP_TRY(deal(p, whole, err));
     }
-    if (p->rows > 0 && 2 * p->rows >= p->n_ranks * b->tokens_per_rank) {
-        if (!counting && step == wanted)
-            MP_TRY(emit(p, &p->b->steps[kept], err));
-        step++;
+    pass->rows_of_first = pass->at == 0 ? p->rows : capacity;
+    while (p->rows > 0 && 2 * p->rows >= capacity) { /* the queue is empty: what is unfinished runs out */
+        MP_TRY(close_step(p, pass, err));
+        MP_TRY(open_step(p, err));
     }
-    if (counting)
-        *n = step;
+    if (pass->is_counting)
+        pass->n = pass->at;
 out:
     return status;
 }
@@ -168,29 +196,31 @@ enum mp_status mp_steps_prefill(struct mp_step_builder *b, struct mp_error *err)
     enum mp_status status = packer_init(&p, b, err);
     if (status != MP_OK)
         return status;
-    uint64_t n = 0;
-    MP_TRY(run(&p, true, &n, err));
-    if (n == 0) {
+    struct pass pass = {.is_counting = true};
+    MP_TRY(run(&p, &pass, err));
+    if (pass.n == 0) {
         uint64_t capacity = p.n_ranks * b->batching->tokens_per_rank;
-        status = mp_fail(err, MP_EINPUT,
-                         "prefill with %s tokens per rank on %u ranks needs %s tokens for half a step, the "
-                         "part has %s in %s requests (use --resample, a smaller --tokens-per-rank, or a "
-                         "larger trace)",
-                         mp_workload_number(b->batching->tokens_per_rank).text, p.n_ranks,
-                         mp_workload_number(mp_ceil_div(capacity, 2)).text, mp_workload_number(p.rows).text,
-                         mp_workload_number(b->part->n).text);
+        status =
+            mp_fail(err, MP_EINPUT,
+                    "prefill with %s tokens per rank on %u ranks needs %s tokens for half a step, the "
+                    "first step of the part's %s requests has %s (use --resample, a smaller --tokens-per-rank, or a "
+                    "larger trace)",
+                    mp_workload_number(b->batching->tokens_per_rank).text, p.n_ranks,
+                    mp_workload_number(mp_ceil_div(capacity, 2)).text, mp_workload_number(b->part->n).text,
+                    mp_workload_number(pass.rows_of_first).text);
         goto out;
     }
-    MP_TRY(mp_steps_start(b, mp_steps_kept(b->batching, n), err));
-    MP_TRY(run(&p, false, &n, err));
+    MP_TRY(mp_steps_start(b, mp_steps_kept(b->batching, pass.n), err));
+    pass = (struct pass){.n = pass.n};
+    MP_TRY(run(&p, &pass, err));
 out:
     packer_free(&p);
     return status;
 }
 
 /* ---- bootstrap ---- */
-/* Units are numbered over all members; begin[m] is the first of member m. */
-static enum mp_status number_units(const struct packer *p, uint64_t **out, struct mp_error *err) {
+/* Requests cut at T into pieces, numbered over all members; begin[m] is the first of member m. */
+static enum mp_status number_pieces(const struct packer *p, uint64_t **out, struct mp_error *err) {
     const struct mp_part *part = p->b->part;
     uint64_t *begin = mp_calloc((size_t)part->n + 1, sizeof *begin);
     if (begin == NULL)
@@ -201,7 +231,7 @@ static enum mp_status number_units(const struct packer *p, uint64_t **out, struc
     return MP_OK;
 }
 
-static struct unit unit_at(const struct packer *p, const uint64_t *begin, uint64_t i) {
+static struct piece piece_at(const struct packer *p, const uint64_t *begin, uint64_t i) {
     uint32_t low = 0, high = p->b->part->n; /* begin[low] <= i < begin[high] */
     while (high - low > 1) {
         uint32_t middle = low + (high - low) / 2;
@@ -212,7 +242,7 @@ static struct unit unit_at(const struct packer *p, const uint64_t *begin, uint64
     }
     const struct mp_request *r = mp_member_request(p->b->part, low);
     uint64_t most = p->b->batching->tokens_per_rank, first = (i - begin[low]) * most, left = r->n_rows - first;
-    return (struct unit){.member = low, .n = (uint32_t)(left < most ? left : most), .first_row = r->first_row + first};
+    return (struct piece){.member = low, .n = left < most ? left : most, .first_row = r->first_row + first};
 }
 
 enum mp_status mp_steps_prefill_bootstrap(struct mp_step_builder *b, struct mp_error *err) {
@@ -221,9 +251,11 @@ enum mp_status mp_steps_prefill_bootstrap(struct mp_step_builder *b, struct mp_e
     if (status != MP_OK)
         return status;
     uint64_t *begin = NULL;
-    MP_TRY(number_units(&p, &begin, err));
-    uint64_t n_units = begin[b->part->n];
-    if (n_units == 0) {
+    MP_TRY(number_pieces(&p, &begin, err));
+    uint64_t n_pieces = begin[b->part->n], sum = 0;
+    for (uint32_t r = 0; r < p.n_ranks; r++)
+        sum += p.budget[r];
+    if (n_pieces == 0) {
         status = mp_fail(err, MP_EINPUT, "none of the %s requests of the part has a row",
                          mp_workload_number(b->part->n).text);
         goto out;
@@ -231,14 +263,14 @@ enum mp_status mp_steps_prefill_bootstrap(struct mp_step_builder *b, struct mp_e
     MP_TRY(mp_steps_start(b, b->batching->n_steps_max == 0 ? 64 : b->batching->n_steps_max, err));
     struct mp_rng rng = mp_rng_seed(b->batching->seed);
     for (uint32_t i = 0; i < b->workload->n_steps; i++) {
-        open_step(&p);
+        for (uint32_t r = 0; r < p.n_ranks; r++)
+            p.unfinished[r].n = 0; /* the rest of a cut piece is dropped */
+        MP_TRY(open_step(&p, err));
         p.cursor = 0;
-        for (;;) {
-            struct unit u = unit_at(&p, begin, mp_rng_below(&rng, n_units));
+        while (p.rows < sum) {
+            struct piece u = piece_at(&p, begin, mp_rng_below(&rng, n_pieces));
             u.rank = find_rank(&p, u.n, MP_NONE);
-            if (u.rank == MP_NONE)
-                break;
-            MP_TRY(place(&p, u, err));
+            MP_TRY(deal(&p, u, err));
         }
         MP_TRY(emit(&p, &b->steps[i], err));
     }

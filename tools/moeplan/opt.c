@@ -88,10 +88,10 @@ const struct opt opt_table[OPT_END] = {
 
     [OPT_BATCH] = WHOLE("batch", 'b', "B", batch, 1, 1 << 20, "16", NULL, "decode: concurrent requests on each rank"),
     [OPT_TOKENS_PER_RANK] = WHOLE("tokens-per-rank", 0, "T", tokens_per_rank, 1, UINT64_C(1) << 32, "1024", NULL,
-                                  "prefill: whole requests are packed up to T tokens on each rank"),
+                                  "prefill: up to T tokens on each rank; longer requests go on in the next step"),
     [OPT_THOROUGH] = FLAG("thorough", 0, thorough, "simulate every sampled step again, however long that takes"),
     [OPT_RESAMPLE] =
-        FLAG("resample", 0, resample, "draw steps from whole requests at random, with replacement (bootstrap)"),
+        FLAG("resample", 0, resample, "draw steps from the requests at random, with replacement (bootstrap)"),
     [OPT_STEPS] = WHOLE("steps", 0, "N", steps, 1, 1000000, NULL, "all that were recorded; 64 with --resample",
                         "steps to use, evenly spaced; with --resample, steps to draw"),
     [OPT_SOURCE_SKEW] = RATIO("source-skew", "S", source_skew_ppm, 10000000, "round-robin",

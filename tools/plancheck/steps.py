@@ -149,50 +149,57 @@ def _prefill(trace, members, b):
     n, T = b["ranks"], b["tokens_per_rank"]
     w = _weights(n, b["source_skew_ppm"])
     budget = [max(1, T * n * x // sum(w)) for x in w]
-    cursor, used, parts = 0, [0] * n, [[] for _ in range(n)]
+    requests = [trace.requests[m] for m in members if trace.requests[m][2] > 0]
 
-    def place(first, length, source):
-        nonlocal cursor
+    def deal(parts, cursor, length, source=None):
+        """The rank of the head and how much of it runs in this step, or None."""
         ranks = [(cursor + i) % n for i in range(n)] if source is None else [source]
-        for r in ranks:
-            if used[r] + length <= budget[r]:
-                used[r] += length
-                parts[r].append((first, length))
-                cursor = (r + 1) % n
-                return True
-        return False
+        room = {r: budget[r] - sum(x for _, x in parts[r]) for r in ranks}
+        with_room = [r for r in ranks if room[r] >= 1]
+        for r in with_room:
+            if room[r] >= length:
+                return r, length
+        return (with_room[0], room[with_room[0]]) if with_room else None
 
-    def close():
+    def step(parts):
         rows = [(first + i, r) for r in range(n) for first, length in parts[r] for i in range(length)]
-        step = Step(rows, _padding(used, b["pad_tokens"]))
-        for r in range(n):
-            used[r], parts[r] = 0, []
-        return step
-
-    def units(m, is_named):
-        (_, first, rows, _, source, _) = trace.requests[m]
-        rank = source % n if is_named and source != NONE else None
-        most = T if rank is None else min(T, budget[rank])
-        for start in range(0, rows, most):
-            yield first + start, min(most, rows - start), rank
+        return Step(rows, _padding([sum(x for _, x in p) for p in parts], b["pad_tokens"]))
 
     if b["resample"]:
-        every = [u for m in members for u in units(m, False)]
+        every = [(q[1] + at, min(T, q[2] - at)) for q in requests for at in range(0, q[2], T)]
         rng = Rng(b["seed"])
         for _ in range(b["steps_max"] or 64):
-            cursor = 0
-            while place(*every[rng.below(len(every))]):
-                pass
-            yield close()
+            cursor, parts, left = 0, [[] for _ in range(n)], sum(budget)
+            while left > 0:
+                first, length = every[rng.below(len(every))]
+                r, length = deal(parts, cursor, length)
+                parts[r].append((first, length))
+                cursor, left = (r + 1) % n, left - length
+            yield step(parts)
         return
-    for m in members:
-        for unit in units(m, True):
-            if not place(*unit):
-                yield close()
-                if not place(*unit):
-                    raise StepError("a unit fits nowhere")
-    if 2 * sum(used) >= n * T and sum(used) > 0:
-        yield close()
+    cursor, head, begun = 0, 0, [(0, 0)] * n  # begun[r]: (next row, rows left) of the request rank r has not finished
+    while True:
+        parts = [[] for _ in range(n)]
+        for r, (first, left) in enumerate(begun):
+            if left > 0:
+                length = min(left, budget[r])
+                parts[r].append((first, length))
+                begun[r] = (first + length, left - length)
+        is_closed = False
+        while head < len(requests) and not is_closed:
+            (_, first, rows, _, source, _) = requests[head]
+            dealt = deal(parts, cursor, rows, None if source == NONE else source % n)
+            if dealt is None:
+                is_closed = True
+                continue
+            r, length = dealt
+            parts[r].append((first, length))
+            begun[r] = (first + length, rows - length)
+            cursor, head = (r + 1) % n, head + 1
+        filled = sum(x for p in parts for _, x in p)
+        if not is_closed and (filled == 0 or 2 * filled < n * T):
+            return
+        yield step(parts)
 
 
 def build(trace, members, b):
@@ -212,7 +219,7 @@ def build(trace, members, b):
     most = b["steps_max"]
     is_recorded = trace.kind == "counts" or not b["resample"]
     if most and is_recorded and len(steps) > most:
-        steps = [steps[i * len(steps) // most] for i in range(most)]
+        steps = [steps[(2 * i + 1) * len(steps) // (2 * most)] for i in range(most)]
     return steps
 
 

@@ -42,16 +42,24 @@ static void test_steps_decode__replaces_a_finished_request(void **state) {
     assert_int_equal(w->steps[0].padding[0], 2);
     mp_workload_free(w);
 
-    /* At most 3 of the 4: floor(i * 4 / 3) = 0, 1, 2. At most 2: 0, 2. */
+    /* At most 3 of the 4: floor((2i + 1) * 4 / 6) = 0, 2, 3. At most 2: 1, 3. One: 2, never the common start. */
     b.n_steps_max = 3;
     w = build(t, &b);
     assert_int_equal(w->n_steps, 3);
-    check_step(&w->steps[2], 2, (const uint64_t[]){6, 4}, (const uint16_t[]){0, 0});
+    check_step(&w->steps[0], 2, (const uint64_t[]){0, 2}, (const uint16_t[]){0, 0});
+    check_step(&w->steps[1], 2, (const uint64_t[]){6, 4}, (const uint16_t[]){0, 0});
+    check_step(&w->steps[2], 2, (const uint64_t[]){7, 5}, (const uint16_t[]){0, 0});
     mp_workload_free(w);
     b.n_steps_max = 2;
     w = build(t, &b);
     assert_int_equal(w->n_steps, 2);
-    check_step(&w->steps[1], 2, (const uint64_t[]){6, 4}, (const uint16_t[]){0, 0});
+    check_step(&w->steps[0], 2, (const uint64_t[]){1, 3}, (const uint16_t[]){0, 0});
+    check_step(&w->steps[1], 2, (const uint64_t[]){7, 5}, (const uint16_t[]){0, 0});
+    mp_workload_free(w);
+    b.n_steps_max = 1;
+    w = build(t, &b);
+    assert_int_equal(w->n_steps, 1);
+    check_step(&w->steps[0], 2, (const uint64_t[]){6, 4}, (const uint16_t[]){0, 0});
     mp_workload_free(w);
     b.n_steps_max = 9; /* more than there are: all */
     w = build(t, &b);
@@ -164,8 +172,8 @@ static void test_steps_decode__refuses_with_the_numbers(void **state) {
          "18,446,744,073,709,551,615 tokens per rank on 4 ranks are more rows per step than 4,294,967,295"},
         {{.phase = MP_PHASE_PREFILL, .n_ranks = 4, .tokens_per_rank = 1000},
          MP_EINPUT,
-         "prefill with 1,000 tokens per rank on 4 ranks needs 2,000 tokens for half a step, the part has 255 in 85 "
-         "requests "
+         "prefill with 1,000 tokens per rank on 4 ranks needs 2,000 tokens for half a step, the first step of the "
+         "part's 85 requests has 255 "
          "(use --resample, a smaller --tokens-per-rank, or a larger trace)"},
         {{.phase = MP_PHASE_MIXED, .n_ranks = 4, .batch_per_rank = 1},
          MP_EUSAGE,
@@ -292,7 +300,7 @@ static void test_steps_decode__agrees_with_the_rule(void **state) {
                 uint32_t of_rank[8] = {0};
                 assert_int_equal(s->n, c.b.n_ranks * c.b.batch_per_rank);
                 for (uint32_t j = 0; j < s->n; j++) {
-                    assert_int_equal(s->row[j], expected[(uint64_t)i * n / kept][j]);
+                    assert_int_equal(s->row[j], expected[(2 * (uint64_t)i + 1) * n / (2 * kept)][j]);
                     assert_true(j == 0 || s->source[j] >= s->source[j - 1]);
                     assert_int_equal(used[s->row[j]]++, 0);
                     of_rank[s->source[j]]++;
