@@ -377,8 +377,8 @@ static void test_steps_decode__a_million_requests(void **state) {
     b.n_steps_max = 8;
     w = build(t, &b);
     assert_int_equal(w->n_steps, 8);
-    /* Step 7 of 8 is step 13,671: the second row of round 6,835. Slot 0 is the first on rank 0. */
-    assert_int_equal(w->steps[7].row[0], 2 * (6835 * 128) + 1);
+    /* Step 7 of 8 is step 14,647: the second row of round 7,323. Slot 0 is the first on rank 0. */
+    assert_int_equal(w->steps[7].row[0], 2 * (7323 * 128) + 1);
     assert_true(mp_alloc_live() - live < 32768);
     mp_workload_free(w);
     mp_trace_free(t);
