@@ -35,11 +35,14 @@ struct mp_scored {
     const struct mp_sim_result *result;
     struct mp_interval step_ns; /* over requests, delete-a-group jackknife */
     double plan_seconds;
-    const char *evaluated_on; /* "held-out" | "planning data" */
-    const char *note;         /* why it was not applicable or infeasible (result NULL), or NULL */
+    const char *evaluated_on; /* "held-out" | "planning data" | "unknown origin" */
+    const char *note;         /* why there is no plan (result NULL), why it cannot be used as it is, or NULL */
+    const char *no_interval;  /* why step_ns is unknown, or NULL */
+    bool is_without_kv_cache; /* the model keeps none: kv_tokens_min means nothing */
     const struct mp_plan *plan;
 };
-/* The object of DESIGN.md part 6 for one result; the caller owns it. NULL when out of memory. */
+/* The object of DESIGN.md part 6 for one result; the caller owns it. NULL when out of memory. Without a result every
+ * figure is null. */
 json_t *mp_scored_json(const struct mp_scored *s, const struct mp_workload *w);
 json_t *mp_interval_json(const struct mp_interval *i); /* {low, high}, or null when unknown */
 json_t *mp_json_finite(double v);                      /* a real, or null when it is not finite */

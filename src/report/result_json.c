@@ -77,7 +77,24 @@ static bool put_result(json_t *o, const struct mp_scored *s) {
            put(o, "port_bound_ns", mp_json_finite(r->port_bound_ns)) &&
            put(o, "lower_bound_ns", has_bound ? whole(r->lower_bound_ns) : json_null()) &&
            put(o, "gap", has_bound ? mp_json_finite(r->gap) : json_null()) &&
-           put(o, "memory_bytes_max", whole(r->memory_bytes_max)) && put(o, "kv_tokens_min", whole(r->kv_tokens_min));
+           put(o, "memory_bytes_max", whole(r->memory_bytes_max)) &&
+           put(o, "kv_tokens_min", s->is_without_kv_cache ? json_null() : whole(r->kv_tokens_min));
+}
+
+/* The same keys for a strategy that gave no plan. */
+static bool put_nothing(json_t *o) {
+    static const char *const keys[] = {"step_time_ns",     "step_time_interval_ns",
+                                       "dispatch_ns",      "compute_ns",
+                                       "combine_ns",       "other_ns",
+                                       "moe_ns",           "bytes",
+                                       "copies",           "imbalance",
+                                       "utilization",      "port_bound_ns",
+                                       "lower_bound_ns",   "gap",
+                                       "memory_bytes_max", "kv_tokens_min"};
+    bool ok = true;
+    for (size_t i = 0; ok && i < sizeof keys / sizeof *keys; i++)
+        ok = put(o, keys[i], json_null());
+    return ok;
 }
 
 json_t *mp_scored_json(const struct mp_scored *s, const struct mp_workload *w) {
@@ -85,7 +102,10 @@ json_t *mp_scored_json(const struct mp_scored *s, const struct mp_workload *w) {
     bool ok = o != NULL && put(o, "strategy", json_string(s->strategy)) &&
               put(o, "note", s->note != NULL ? json_string(s->note) : json_null()) &&
               put(o, "evaluated_on", json_string(s->evaluated_on)) &&
-              put(o, "plan_seconds", mp_json_finite(s->plan_seconds)) && (s->result == NULL || put_result(o, s));
+              put(o, "plan_seconds", mp_json_finite(s->plan_seconds)) &&
+              put(o, "interval_note", s->no_interval != NULL ? json_string(s->no_interval) : json_null()) &&
+              put(o, "route", s->plan != NULL ? json_string(mp_route_rule_name(s->plan->route)) : json_null()) &&
+              (s->result != NULL ? put_result(o, s) : put_nothing(o));
     if (ok && w != NULL)
         ok = put(o, "steps", json_string(w->is_bootstrap ? "bootstrap" : "recorded")) &&
              put(o, "n_steps", whole(s->result != NULL ? s->result->n_steps : w->n_steps)) &&

@@ -395,6 +395,180 @@ class Results(Case):
         self.assertEqual(len(lines[rule]), len(lines[rule - 1]))
         self.assertTrue(lines[-1].startswith("verdict: "))
 
+    def labels(self, *arguments, code=0):
+        return {r["strategy"]: r["evaluated_on"] for r in self.json("compare", *arguments, code=code)["results"]}
+
+    def placement(self, name="s.json"):
+        row = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 5, 6, 1]
+        (self.folder / name).write_text(json.dumps({"physical_to_logical_map": [row, row]}))
+        return name
+
+    def test_scoring_on_the_recording_that_is_planned_on_is_planning_data(self):
+        (self.folder / "copy.mpt").write_bytes(pathlib.Path(DECODE).read_bytes())
+        for other in (DECODE, "copy.mpt"):
+            self.assertEqual(self.labels(DECODE, "4:h100", *STEPS, "--strategy", "lpt", "--score-on", other), {"lpt": "planning data"})
+        done = self.expect(0, "compare", DECODE, "4:h100", *STEPS, "--strategy", "lpt", "--score-on", "copy.mpt", "-q")
+        self.assertIn(b"scored on the planning data: copy.mpt is the recording", done.stdout)
+
+    def test_incumbents_are_held_out_only_with_the_very_split_that_is_scored(self):
+        self.plan("all.yaml")
+        self.plan("half.yaml", "--split", "0.5")
+        self.plan("seed.yaml", "--split", "0.5", "--seed", "2")
+        self.plan("fifth.yaml", "--split", "0.2")
+        self.plan("time.yaml", "--split", "time:0.5")
+        self.expect(0, "generate", "-o", "other.mpt", "--n-requests", "60", "--layers", "2", "--experts", "16", "--seed", "7", "-q")
+        self.expect(0, "plan", "other.mpt", "4:h100", *STEPS, "--strategy", "lpt", "-o", "other.yaml", "-q")
+        stack = self.placement()
+        given = f"all.yaml,half.yaml,seed.yaml,fifth.yaml,time.yaml,other.yaml,{stack}"
+        arguments = (DECODE, "4:h100", *STEPS, "--strategy", "lpt", "--incumbent", given)
+        self.assertEqual(self.labels(*arguments), {
+            "lpt": "held-out", "all.yaml": "planning data", "half.yaml": "held-out", "seed.yaml": "planning data",
+            "fifth.yaml": "planning data", "time.yaml": "planning data", "other.yaml": "held-out", "s.json": "unknown origin"})
+        self.assertEqual(self.labels(*arguments, "--split", "time:0.5")["time.yaml"], "held-out")
+        self.assertEqual(self.labels(*arguments, "--score-on", DECODE)["half.yaml"], "planning data")
+        self.assertEqual(self.labels(*arguments, "--score-on", "other.mpt")["other.yaml"], "planning data")
+        text = self.expect(0, "compare", *arguments, "-q").stdout.decode()
+        self.assertRegex(text, r"(?m)^all\.yaml \* ")
+        self.assertRegex(text, r"(?m)^half\.yaml  ")
+        self.assertRegex(text, r"(?m)^s\.json \(route even\) \? ")
+        self.assertIn("\n* planning data: ", text)
+        self.assertIn("\n? unknown origin: ", text)
+
+    def test_simulate_with_another_split_than_the_plans_is_planning_data(self):
+        self.plan("h.yaml", "--split", "0.5")
+        for split in (["--split", "time:0.5"], ["--split", "0.5", "--seed", "2"], ["--split", "0.2"], ["--split", "category:domain-0"]):
+            with self.subTest(split=split):
+                value = self.json("simulate", "h.yaml", DECODE, "4:h100", *split)
+                self.assertEqual(value["evaluated_on"], "planning data")
+        self.assertEqual(self.json("simulate", "h.yaml", DECODE, "4:h100", "--split", "0.5")["evaluated_on"], "held-out")
+        done = self.expect(0, "simulate", "h.yaml", DECODE, "4:h100", "--split", "0.2")
+        self.assertIn(b"planning data: the plan was made from this recording", done.stdout)
+
+    def test_a_placement_without_provenance_is_of_unknown_origin(self):
+        value = self.json("simulate", self.placement(), DECODE, "4:h100", *STEPS)
+        self.assertEqual(value["evaluated_on"], "unknown origin")
+
+    def test_no_interval_when_a_replicate_cannot_fill_recorded_steps(self):
+        self.expect(0, "generate", "-o", "few.mpt", "--n-requests", "34", "--layers", "2", "--experts", "16", "-q")
+        arguments = ("compare", "few.mpt", "4:h100", "--batch", "8", "--split", "none", "--strategy", "contiguous,lpt")
+        value = self.json(*arguments)
+        self.assertEqual(value["steps"], "recorded")
+        for r in value["results"]:
+            self.assertIsNone(r["step_time_interval_ns"])
+            self.assertIsNone(r["change_interval"])
+            self.assertIn("no recorded step is full", r["interval_note"])
+        text = self.expect(0, *arguments, "-q").stdout.decode()
+        self.assertIn("no interval: without a tenth of the requests no recorded step is full; --resample gives one", text)
+        for r in self.json(*arguments, "--resample")["results"]:
+            self.assertIsNotNone(r["step_time_interval_ns"])
+            self.assertIsNone(r["interval_note"])
+
+    def test_a_placements_route_is_given_and_named(self):
+        stack, plan = self.placement(), self.plan("p.yaml")
+        seen = set()
+        for route in ("even", "nearest"):
+            value = self.json("compare", DECODE, "4:h100", *STEPS, "--strategy", "lpt", "--incumbent", f"{stack},p.yaml", "--incumbent-route", route)
+            self.assertEqual(value["results"][1]["route"], route)
+            self.assertIn(f"route: {value['results'][2]['route']}", plan.read_text())  # its own
+            value = self.json("simulate", stack, DECODE, "4:h100", *STEPS, "--incumbent-route", route)
+            self.assertEqual(value["route"], route)
+            seen.add(value["copies"]["per_gpu"])
+            done = self.expect(0, "simulate", stack, DECODE, "4:h100", *STEPS, "--incumbent-route", route)
+            self.assertIn(f", route {route}\n".encode(), done.stdout)
+            self.assertEqual(done.stderr, b"")
+        done = self.expect(0, "simulate", stack, DECODE, "4:h100", *STEPS)
+        self.assertIn(b"--ep-dispatch-algorithm static add --incumbent-route nearest", done.stderr)
+
+    def test_what_does_not_fit_is_said_and_never_wins(self):
+        self.expect(0, "generate", "-o", "big.mpt", "--layers", "32", "--experts", "8", "--top-k", "2", "--n-requests", "60",
+                    "--tokens-per-request", "8", "-q")
+        (self.folder / "six.json").write_text(json.dumps({"physical_to_logical_map": [[i % 8 for i in range(24)]] * 32}))
+        steps = ("big.mpt", "4:l40s", *STEPS, "-m", "mixtral-8x7b", "--steps", "2", "--incumbent", "six.json", "--interval-groups", "0")
+        value = self.json("compare", *steps, "--strategy", "contiguous,lpt")
+        self.assertEqual(value["baseline"], "contiguous")
+        self.assertRegex(value["results"][2]["note"], r"^does not fit: 70\.85 GB of weights on 48\.31 GB")
+        self.assertNotIn("six.json", value["verdict"])
+        # Nothing else is there: no winner and no baseline, and the infeasible ones have no figures.
+        value = self.json("compare", *steps, "--strategy", "contiguous,lpt", "--redundant", "16", code=1)
+        self.assertIsNone(value["baseline"])
+        self.assertIn("no strategy gives a plan", value["verdict"])
+        for r in value["results"][:2]:
+            self.assertIn("not feasible", r["note"])
+            for key in ("step_time_ns", "dispatch_ns", "bytes", "imbalance", "gap", "memory_bytes_max"):
+                self.assertIsNone(r[key])
+        self.expect(1, "compare", *steps, "--strategy", "lpt", "--redundant", "16", "-q")
+        value = self.json("simulate", "six.json", *steps[:-4])
+        self.assertTrue(value["note"].startswith("does not fit"))
+        self.assertIn(b"does not fit", self.expect(0, "simulate", "six.json", *steps[:-4], "-q").stdout)
+
+    def test_a_model_without_kv_cache_has_no_tokens_of_it(self):
+        self.assertGreater(self.json("simulate", self.plan(), DECODE, "4:h100")["kv_tokens_min"], 0)
+        self.expect(0, "generate", "-o", "image.mpt", "--layers", "2", "--experts", "8", "--top-k", "1", "--n-requests", "60", "-q")
+        plan = ("plan", "image.mpt", "4:h100", *STEPS, "-m", "limoe-b16", "--strategy", "lpt", "-o", "i.yaml")
+        self.assertIsNone(self.json(*plan)["result"]["kv_tokens_min"])
+        self.assertIn(b", - tokens of KV cache", self.expect(0, *plan, "-q").stdout)
+        self.assertIn(b", - tokens of KV cache", self.expect(0, "simulate", "i.yaml", "image.mpt", "4:h100", "-m", "limoe-b16").stdout)
+
+    def test_no_is_an_object_too(self):
+        value = self.json("plan", DECODE, "4:h100", *STEPS, "--slots-per-gpu", "1", "-o", "p.yaml", code=1)
+        self.assertEqual(value["outcome"], "infeasible")
+        self.assertIn("not feasible", value["note"])
+        self.plan("d.yaml", "--redundant", "3")
+        value = self.json("export", "d.yaml", "--to", "vllm-ascend", "-o", "v.json", code=1)
+        self.assertEqual(value["outcome"], "refused")
+        self.assertIn("vllm-ascend cannot load this plan", value["note"])
+        self.assertFalse((self.folder / "v.json").exists())
+
+    def test_a_seed_fits_json(self):
+        value = self.json("compare", DECODE, "4:h100", *STEPS, "--strategy", "lpt", "--seed", str(2**63 - 1))
+        self.assertEqual(value["seed"], 2**63 - 1)
+        self.expect(2, "compare", DECODE, "4:h100", *STEPS, "--seed", str(2**63))
+
+    def test_a_name_given_twice_is_one_row(self):
+        value = self.json("compare", DECODE, "4:h100", *STEPS, "--strategy", "contiguous,lpt,contiguous,lpt")
+        self.assertEqual([r["strategy"] for r in value["results"]], ["contiguous", "lpt"])
+        value = self.json("compare", DECODE, "4:h100", *STEPS, "--strategy", "contiguous,contiguous")
+        self.assertIn("no strategy has shorter steps than contiguous", value["verdict"])
+
+    def test_ties_are_ties(self):
+        self.plan("a.yaml", "--split", "0.5")
+        (self.folder / "b.yaml").write_bytes((self.folder / "a.yaml").read_bytes())
+        value = self.json("compare", DECODE, "4:h100", *STEPS, "--strategy", "lpt", "--incumbent", "a.yaml,b.yaml")
+        self.assertNotIn("0.0 %", value["verdict"])
+        self.expect(0, "compare", DECODE, "1:h100", *STEPS, "--strategy", "contiguous,auto", "-q")
+        value = self.json("compare", DECODE, "1:h100", *STEPS, "--strategy", "contiguous,auto")
+        self.assertEqual(value["results"][0]["step_time_ns"], value["results"][1]["step_time_ns"])
+        self.assertIn("a tie: auto's steps are as long as contiguous's", value["verdict"])
+
+    def test_score_on_and_split_exclude_each_other(self):
+        for verb in (["compare"], ["plan", "-o", "p.yaml"]):
+            done = self.expect(2, verb[0], DECODE, "4:h100", *STEPS, *verb[1:], "--score-on", DECODE, "--split", "0.5")
+            self.assertIn(b"--score-on and --split exclude each other", done.stderr)
+        value = self.json("compare", DECODE, "4:h100", *STEPS, "--strategy", "lpt", "--score-on", DECODE)
+        self.assertEqual(value["split"], {"kind": "score-on"})
+
+    def test_what_the_stack_refuses_does_not_win(self):
+        row = [0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 1, 5, 9]
+        (self.folder / "twice.json").write_text(json.dumps({"physical_to_logical_map": [row, row]}))
+        arguments = (DECODE, "4:h100", *STEPS, "--strategy", "eplb", "--redundant", "4", "--incumbent", "twice.json")
+        self.assertIsNone(self.json("compare", *arguments)["results"][1]["note"])
+        value = self.json("compare", *arguments, "--for", "omni")
+        self.assertIn("omni cannot load this", value["results"][1]["note"])
+        self.assertIsNotNone(value["results"][1]["step_time_ns"])
+        self.assertNotIn("twice.json:", value["verdict"])
+        self.assertEqual(value["baseline"], "eplb")
+
+    def test_a_plan_that_fails_leaves_the_old_file(self):
+        n_failed = 0
+        self.expect(0, "generate", "-o", "large.mpt", "--layers", "4", "--experts", "64", "--top-k", "4", "--n-requests", "1000", "-q")
+        for limit in [f"{1024 + 128 * i}KiB" for i in range(24)]:
+            (self.folder / "p.yaml").write_text("old")
+            done = run("plan", "large.mpt", "4:h100", *STEPS, "--strategy", "lpt", "-o", "p.yaml", "--mem-limit", limit, "-q", cwd=self.folder)
+            self.assertIn(done.returncode, (0, 4))
+            self.assertEqual((self.folder / "p.yaml").read_text() == "old", done.returncode != 0, done.stderr)
+            n_failed += done.returncode != 0
+        self.assertGreater(n_failed, 0)
+
     def test_mean_step_of_the_network_modes_is_never_below_the_bound(self):
         plan = self.plan()
         for mode in ("plan", "concurrent", "rcs", "sjf", "spread-out"):

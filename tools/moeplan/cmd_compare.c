@@ -26,10 +26,18 @@ static enum mp_status for_each_word(const char *list, const char *option, char *
 
 struct contest {
     struct setup setup;
-    struct score *scores; /* [SCORE_PLANS_MAX] */
-    uint32_t n, base;
+    struct score *scores;  /* [SCORE_PLANS_MAX] */
+    uint32_t n, base;      /* base: MP_NONE when there is none */
     uint32_t n_strategies; /* the rest are incumbents */
 };
+
+static bool is_eligible(const struct score *s) { return s->plan != NULL && !s->is_barred; }
+
+/* The baseline's result, or NULL. */
+static const struct mp_sim_result *base_result(const struct contest *c) {
+    return c->base != MP_NONE ? c->scores[c->base].result : NULL;
+}
+static const char *base_name(const struct contest *c) { return c->base != MP_NONE ? c->scores[c->base].name : "-"; }
 
 static struct score *next_score(struct contest *c, struct mp_error *err) {
     if (c->n == SCORE_PLANS_MAX) {
@@ -52,15 +60,34 @@ static enum mp_status check_strategy(void *ctx, const char *name, struct mp_erro
                    opt_nearest(name, name_of_recipe, NULL));
 }
 
+/* --for STACK: a plan that the stack does not load is shown, and cannot win. */
+static enum mp_status check_stack(const struct contest *c, struct score *s, struct mp_error *err) {
+    enum mp_outcome outcome;
+    if (!is_eligible(s))
+        return MP_OK;
+    enum mp_status status = score_check_stack(&c->setup, s->plan, &outcome, err);
+    if (status != MP_OK || outcome == MP_FOUND)
+        return status;
+    snprintf(s->note, sizeof s->note, "%s cannot load this: %s", c->setup.o->for_stack, err->message);
+    mp_error_clear(err);
+    s->is_barred = true;
+    return MP_OK;
+}
+
 static enum mp_status add_strategy(void *ctx, const char *name, struct mp_error *err) {
     struct contest *c = ctx;
+    for (uint32_t i = 0; i < c->n; i++) /* named twice is planned once */
+        if (strcmp(c->scores[i].name, name) == 0)
+            return MP_OK;
     struct score *s = next_score(c, err);
     if (s == NULL)
         return MP_EUSAGE;
     enum mp_status status = score_plan(s, &c->setup, name, err);
     if (status == MP_OK && s->note[0] == '\0')
         tool_note(c->setup.o, "planned with %s in %.2f s", name, s->shown.plan_seconds);
-    if (strcmp(name, "contiguous") == 0 && s->plan != NULL)
+    if (status == MP_OK)
+        status = check_stack(c, s, err);
+    if (strcmp(name, "contiguous") == 0 && is_eligible(s))
         c->base = c->n - 1;
     return status;
 }
@@ -68,7 +95,13 @@ static enum mp_status add_strategy(void *ctx, const char *name, struct mp_error 
 static enum mp_status add_incumbent(void *ctx, const char *path, struct mp_error *err) {
     struct contest *c = ctx;
     struct score *s = next_score(c, err);
-    return s != NULL ? score_load(s, &c->setup, path, err) : MP_EUSAGE;
+    if (s == NULL)
+        return MP_EUSAGE;
+    enum mp_status status = score_load(s, &c->setup, path, err);
+    if (status != MP_OK)
+        return status;
+    s->shown.evaluated_on = score_origin(&c->setup, s->plan);
+    return check_stack(c, s, err);
 }
 
 static void put_percent_range(struct mp_table *t, const struct mp_interval *i, bool is_base) {
@@ -94,17 +127,52 @@ static bool is_shown(int column, bool is_wide) {
     return is_wide || is_narrow[column];
 }
 
+/* A row's label where it is not the head's: "" or the footnote's mark. */
+static const char *mark_of(const struct contest *c, uint32_t i) {
+    const char *label = c->scores[i].shown.evaluated_on;
+    if (label == NULL || strcmp(label, c->setup.evaluated_on) == 0)
+        return "";
+    return strcmp(label, "planning data") == 0 ? "*" : strcmp(label, "held-out") == 0 ? "+" : "?";
+}
+
+static void put_footnotes(const struct contest *c, struct mp_out *o) {
+    static const char *const notes[][2] = {
+        {"*", "planning data: this plan was made from requests that are scored here"},
+        {"+", "held-out: this plan was not made from the requests that are scored here"},
+        {"?", "unknown origin: the file does not say what it was made from"},
+    };
+    const char *no_interval = NULL;
+    for (size_t k = 0; k < sizeof notes / sizeof *notes; k++) {
+        bool is_used = false;
+        for (uint32_t i = 0; i < c->n; i++)
+            is_used |= strcmp(mark_of(c, i), notes[k][0]) == 0;
+        if (is_used)
+            mp_out_printf(o, "%s %s\n", notes[k][0], notes[k][1]);
+    }
+    for (uint32_t i = 0; i < c->n; i++) {
+        if (c->scores[i].shown.no_interval != NULL)
+            no_interval = c->scores[i].shown.no_interval;
+        if (c->scores[i].note[0] != '\0')
+            mp_out_printf(o, "%s: %s\n", c->scores[i].name, c->scores[i].note);
+    }
+    if (no_interval != NULL)
+        mp_out_printf(o, "no interval: %s\n", no_interval);
+}
+
 static void put_row(struct mp_table *t, const struct contest *c, uint32_t i, bool is_wide) {
     char a[32];
-    const struct score *s = &c->scores[i], *base = &c->scores[c->base];
-    const struct mp_sim_result *r = s->result, *rb = base->result;
-    mp_table_cell(t, "%s", s->name);
+    const struct score *s = &c->scores[i];
+    const struct mp_sim_result *r = s->result, *rb = base_result(c);
+    const char *mark = mark_of(c, i);
+    mp_table_cell(t, "%s%s%s%s%s%s", s->name, s->is_imported ? " (route " : "",
+                  s->is_imported ? mp_route_rule_name(s->plan->route) : "", s->is_imported ? ")" : "",
+                  mark[0] != '\0' ? " " : "", mark);
     if (r == NULL) {
         for (int k = 1; k < (is_wide ? COLUMNS : COLUMNS_NARROW); k++)
             mp_table_cell(t, "%s", "");
         return;
     }
-    bool is_base = i == c->base;
+    bool is_base = i == c->base || rb == NULL;
     mp_table_cell(t, "%s", mp_human_ns((double)r->mean.step_ns, a));
     if (s->shown.step_ns.is_known)
         mp_table_cell(t, "%s", mp_human_ns((s->shown.step_ns.high - s->shown.step_ns.low) / 2, a));
@@ -131,7 +199,7 @@ static void put_row(struct mp_table *t, const struct contest *c, uint32_t i, boo
 static uint32_t best_of(const struct contest *c) {
     uint32_t best = MP_NONE;
     for (uint32_t i = 0; i < c->n; i++)
-        if (c->scores[i].result != NULL &&
+        if (is_eligible(&c->scores[i]) && c->scores[i].result != NULL &&
             (best == MP_NONE || c->scores[i].result->mean.step_ns < c->scores[best].result->mean.step_ns))
             best = i;
     return best;
@@ -142,17 +210,20 @@ static uint32_t best_of(const struct contest *c) {
 static uint32_t judged_of(const struct contest *c, bool *is_after_the_fact) {
     *is_after_the_fact = false;
     for (uint32_t i = 0; i < c->n_strategies; i++)
-        if (strcmp(c->scores[i].name, "auto") == 0 && c->scores[i].result != NULL)
+        if (strcmp(c->scores[i].name, "auto") == 0 && is_eligible(&c->scores[i]) && c->scores[i].result != NULL)
             return i;
     *is_after_the_fact = c->n > 2;
     return best_of(c);
 }
 
+/* Percent that the table shows as more than 0.0; less is a tie. */
+#define VISIBLE 0.05
+
 static void verdict_text(const struct contest *c, char *buf, size_t size) {
     bool is_after_the_fact;
     uint32_t best = best_of(c), judged = judged_of(c, &is_after_the_fact);
-    if (best == MP_NONE || c->scores[c->base].result == NULL) {
-        snprintf(buf, size, "no strategy gives a plan here");
+    if (best == MP_NONE || base_result(c) == NULL) {
+        snprintf(buf, size, "no strategy gives a plan that can be used here");
         return;
     }
     const struct score *s = &c->scores[judged], *base = &c->scores[c->base];
@@ -160,19 +231,29 @@ static void verdict_text(const struct contest *c, char *buf, size_t size) {
     double gain = 100 * (1 - (double)s->result->mean.step_ns / (double)base->result->mean.step_ns);
     double moe = base->result->moe_ns > 0 ? 100 * (1 - (double)s->result->moe_ns / (double)base->result->moe_ns) : 0;
     double share = 100 * (double)base->result->moe_ns / (double)base->result->mean.step_ns;
-    const char *where = c->setup.evaluated_on, *sign = gain >= 0 ? "shorter" : "longer";
-    char range[96], other[MP_MAX_NAME + 96] = "";
+    const char *label = s->shown.evaluated_on, *base_label = base->shown.evaluated_on;
+    const char *sign = gain >= 0 ? "shorter" : "longer";
+    char where[MP_MAX_NAME + 64], range[96], other[MP_MAX_NAME + 128] = "";
+    if (strcmp(label, base_label) == 0)
+        snprintf(where, sizeof where, "%s", label);
+    else
+        snprintf(where, sizeof where, "%s (%s: %s)", label, base->name, base_label);
+    double more = 100 * (1 - (double)c->scores[best].result->mean.step_ns / (double)s->result->mean.step_ns);
     if (i->is_known)
         snprintf(range, sizeof range, "95 %% interval %.1f to %.1f %%", -100 * i->high, -100 * i->low);
     else
-        snprintf(range, sizeof range, "no interval: too few requests");
+        snprintf(range, sizeof range, "no interval");
     if (is_after_the_fact)
         snprintf(other, sizeof other, "; picked on these very steps, so expect less");
-    else if (best != judged && best != c->base)
-        snprintf(other, sizeof other, "; %s came out shorter still on these steps, by %.1f %%", c->scores[best].name,
-                 100 * (1 - (double)c->scores[best].result->mean.step_ns / (double)s->result->mean.step_ns));
+    else if (best != judged && best != c->base && more >= VISIBLE)
+        snprintf(other, sizeof other, "; %s came out shorter still on these steps, by %.1f %%%s%s%s",
+                 c->scores[best].name, more, mark_of(c, best)[0] != '\0' ? " (" : "",
+                 mark_of(c, best)[0] != '\0' ? c->scores[best].shown.evaluated_on : "",
+                 mark_of(c, best)[0] != '\0' ? ")" : "");
     if (judged == c->base)
-        snprintf(buf, size, "no strategy has shorter steps than %s on the %s steps", base->name, where);
+        snprintf(buf, size, "no strategy has shorter steps than %s (%s)", base->name, where);
+    else if (fabs(gain) < VISIBLE)
+        snprintf(buf, size, "a tie: %s's steps are as long as %s's (%s)%s", s->name, base->name, where, other);
     else if (i->is_known && i->low <= 0 && i->high >= 0)
         snprintf(buf, size, "do not bother: %s's steps are %.1f %% %s than %s's, within the noise (%s, %s)%s", s->name,
                  fabs(gain), sign, base->name, range, where, other);
@@ -199,8 +280,8 @@ static void write_text(const struct contest *c, struct mp_out *o) {
                   c->setup.trace->n_layers, c->setup.trace->n_experts, c->setup.trace->top_k,
                   c->setup.trace->is_synthetic ? "; SYNTHETIC recording" : "");
     mp_out_printf(o, "%s\n\n", score_describe(&c->setup, text, sizeof text));
-    snprintf(of_step, sizeof of_step, "vs %s", c->scores[c->base].name);
-    snprintf(of_moe, sizeof of_moe, "MoE time vs %s", c->scores[c->base].name);
+    snprintf(of_step, sizeof of_step, "vs %s", base_name(c));
+    snprintf(of_moe, sizeof of_moe, "MoE time vs %s", base_name(c));
     const char *titles[COLUMNS] = {"strategy", "step",     "+- (95 %)", of_step,   "95 % interval", of_moe, "p95",
                                    "max/mean", "dispatch", "compute",   "combine", "inter-node",    "gap",  "plan s"};
     for (int i = 0; i < COLUMNS; i++)
@@ -213,16 +294,13 @@ static void write_text(const struct contest *c, struct mp_out *o) {
     else
         mp_table_write(t, o);
     mp_table_free(t);
-    for (uint32_t i = 0; i < c->n; i++)
-        if (c->scores[i].note[0] != '\0')
-            mp_out_printf(o, "%s: %s\n", c->scores[i].name, c->scores[i].note);
-    uint32_t best = best_of(c);
-    if (best != MP_NONE) {
-        const struct mp_sim_result *r = c->scores[c->base].result;
+    put_footnotes(c, o);
+    const struct mp_sim_result *r = base_result(c);
+    if (r != NULL && best_of(c) != MP_NONE) {
         mp_out_printf(o,
                       "\nMoE time is %.1f %% of %s's step; gap is to a bound that no static plan with these slots can "
                       "go below.\n",
-                      100 * (double)r->moe_ns / (double)r->mean.step_ns, c->scores[c->base].name);
+                      100 * (double)r->moe_ns / (double)r->mean.step_ns, base_name(c));
     }
     if (c->setup.sim.dispatcher->copies == MP_COPY_ALL)
         mp_out_puts(o, "This dispatcher sends every token to every GPU: placement cannot change the bytes.\n");
@@ -236,8 +314,8 @@ static json_t *score_json(const struct contest *c, uint32_t i) {
     if (o == NULL)
         return NULL;
     bool ok = json_object_set_new(o, "kind", json_string(i < c->n_strategies ? "strategy" : "incumbent")) == 0;
-    if (ok && s->result != NULL && c->scores[c->base].result != NULL) {
-        const struct mp_sim_result *b = c->scores[c->base].result;
+    const struct mp_sim_result *b = base_result(c);
+    if (ok && s->result != NULL && b != NULL) {
         ok = json_object_set_new(o, "change",
                                  mp_json_finite((double)s->result->mean.step_ns / (double)b->mean.step_ns - 1)) == 0 &&
              json_object_set_new(o, "change_interval", mp_interval_json(&s->against_base)) == 0 &&
@@ -263,15 +341,20 @@ static void write_json(const struct contest *c, struct mp_out *o) {
             json_decref(results);
             results = NULL;
         }
+    json_t *split = json_pack("{s:s}", "kind", s->score_trace != NULL ? "score-on" : splits[s->split.kind]);
+    if (split != NULL && s->split.planning_ppm > 0 &&
+        json_object_set_new(split, "planning_share", json_real(s->split.planning_ppm / 1e6)) != 0) {
+        json_decref(split);
+        split = NULL;
+    }
     json_t *root = json_pack(
-        "{s:s,s:i,s:s,s:s,s:s,s:{s:s,s:f},s:s,s:I,s:I,s:s,s:s,s:s,s:b,s:I,s:s,s:o}", "schema", "moeplan.compare",
-        "version", 1, "topology", s->topology->name, "model", s->model->name, "baseline", c->scores[c->base].name,
-        "split", "kind", s->score_trace != NULL ? "score-on" : splits[s->split.kind], "planning_share",
-        s->split.planning_ppm / 1e6, "steps", s->workload->is_bootstrap ? "bootstrap" : "recorded", "n_steps",
-        (json_int_t)s->workload->n_steps, "n_requests", (json_int_t)s->workload->n_requests, "phase",
-        mp_phase_name(s->batching.phase), "dispatcher", s->sim.dispatcher->name, "sources",
-        s->sim.sources == MP_SOURCES_COUPLED ? "coupled" : "dp", "synthetic", (int)s->trace->is_synthetic, "seed",
-        (json_int_t)s->o->seed, "verdict", verdict, "results", results);
+        "{s:s,s:i,s:s,s:s,s:s?,s:o,s:s,s:I,s:I,s:s,s:s,s:s,s:b,s:I,s:s,s:o}", "schema", "moeplan.compare", "version", 1,
+        "topology", s->topology->name, "model", s->model->name, "baseline",
+        c->base != MP_NONE ? c->scores[c->base].name : NULL, "split", split, "steps",
+        s->workload->is_bootstrap ? "bootstrap" : "recorded", "n_steps", (json_int_t)s->workload->n_steps, "n_requests",
+        (json_int_t)s->workload->n_requests, "phase", mp_phase_name(s->batching.phase), "dispatcher",
+        s->sim.dispatcher->name, "sources", s->sim.sources == MP_SOURCES_COUPLED ? "coupled" : "dp", "synthetic",
+        (int)s->trace->is_synthetic, "seed", (json_int_t)s->o->seed, "verdict", verdict, "results", results);
     mp_json_write(root, o);
     json_decref(root);
 }
@@ -299,12 +382,10 @@ enum mp_status cmd_compare(const struct opts *o, const struct args *args, int *e
     if (o->incumbent != NULL)
         MP_TRY(for_each_word(o->incumbent, "incumbent", word, sizeof word, add_incumbent, &c, err));
     for (uint32_t i = 0; c.base == MP_NONE && i < c.n; i++)
-        if (c.scores[i].plan != NULL)
+        if (is_eligible(&c.scores[i]))
             c.base = i;
-    if (c.base == MP_NONE) { /* nothing is feasible: the answer is no */
-        c.base = 0;
+    if (c.base == MP_NONE) /* nothing is feasible: the answer is no */
         *exit_code = 1;
-    }
     MP_TRY(score_all(c.scores, c.n, c.base, &c.setup, (uint32_t)o->interval_groups, err));
     MP_TRY(mp_out_open(&out, "-", err));
     if (o->json)

@@ -10,6 +10,7 @@ enum mp_status cmd_export(const struct opts *o, const struct args *args, int *ex
     struct mp_out *file = NULL, *flags = NULL;
     enum mp_status status = MP_OK;
     enum mp_outcome outcome = MP_FOUND;
+    char note[2048];
     if (o->to == NULL)
         return mp_fail(err, MP_EUSAGE, "export: for which stack? (add --to NAME; all: moeplan list stacks)");
     const char *path = o->out != NULL ? o->out : "-";
@@ -29,16 +30,21 @@ enum mp_status cmd_export(const struct opts *o, const struct args *args, int *ex
     }
     MP_TRY(mp_plan_verify(&report, plan, NULL, NULL, NULL, err));
     if (report->n > 0) {
-        fprintf(stderr, "moeplan: %s: %s: %s\n", args->value[0], mp_violation_name(report->violations[0].kind),
-                report->violations[0].message);
+        snprintf(note, sizeof note, "%s: %s: %s", args->value[0], mp_violation_name(report->violations[0].kind),
+                 report->violations[0].message);
+        fprintf(stderr, "moeplan: %s\n", note);
         *exit_code = 1;
+        status = o->json ? tool_write_no("moeplan.export", "refused", note, err) : MP_OK;
         goto out;
     }
     MP_TRY(stack->check(plan, &options, &outcome, err));
     if (outcome != MP_FOUND) {
         char text[1400];
-        fprintf(stderr, "moeplan: %s cannot load this plan: %s\n", stack->name, mp_error_text(err, text, sizeof text));
+        snprintf(note, sizeof note, "%s cannot load this plan: %s", stack->name, mp_error_text(err, text, sizeof text));
+        mp_error_clear(err);
+        fprintf(stderr, "moeplan: %s\n", note);
         *exit_code = 1;
+        status = o->json ? tool_write_no("moeplan.export", "refused", note, err) : MP_OK;
         goto out;
     }
     MP_TRY(mp_out_open(&file, path, err));
@@ -59,8 +65,8 @@ enum mp_status cmd_export(const struct opts *o, const struct args *args, int *ex
         struct mp_out *out;
         MP_TRY(mp_out_open(&out, "-", err));
         if (o->json) {
-            json_t *root = json_pack("{s:s,s:i,s:s,s:s,s:s}", "schema", "moeplan.export", "version", 1, "stack",
-                                     stack->name, "output", path, "flags", text);
+            json_t *root = json_pack("{s:s,s:i,s:s,s:s,s:s,s:s}", "schema", "moeplan.export", "version", 1, "outcome",
+                                     "written", "stack", stack->name, "output", path, "flags", text);
             mp_json_write(root, out);
             json_decref(root);
         } else {

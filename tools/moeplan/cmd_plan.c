@@ -43,8 +43,8 @@ static void write_text(const struct setup *s, const struct score *score, struct 
     mp_out_printf(o, "experts %s, combine %s, ", mp_human_ns((double)r->mean.compute_ns, a),
                   mp_human_ns((double)r->mean.combine_ns, b));
     mp_out_printf(o, "other %s; max/mean %.2f\n", mp_human_ns((double)r->mean.other_ns, a), r->balance.max_over_mean);
-    mp_out_printf(o, "memory of the fullest GPU: %s of weights, %llu tokens of KV cache beside them\n",
-                  mp_human_bytes((double)r->memory_bytes_max, a), (unsigned long long)r->kv_tokens_min);
+    mp_out_printf(o, "memory of the fullest GPU: %s of weights, %s tokens of KV cache beside them\n",
+                  mp_human_bytes((double)r->memory_bytes_max, a), score_kv_tokens(s, r, b));
 }
 
 static void write_json(const struct setup *s, const struct score *score, struct mp_out *o) {
@@ -57,28 +57,18 @@ static void write_json(const struct setup *s, const struct score *score, struct 
                                     proof_name(c->proof), "scope", c->scope, "value_ns", (json_int_t)c->value_ns,
                                     "bound_ns", (json_int_t)c->bound_ns, "gap", mp_json_finite(gap_of(c))));
     }
-    json_t *root = json_pack("{s:s,s:i,s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:i,s:I,s:I,s:o,s:s,s:b,s:o,s:o}", "schema",
-                             "moeplan.plan", "version", 1, "output", s->o->out, "strategy", p->provenance.strategy,
-                             "replicate", p->provenance.replicate, "place", p->provenance.place, "route",
-                             p->provenance.route, "order", p->provenance.order, "n_layers", (int)p->n_layers,
-                             "n_experts", (int)p->n_experts, "n_gpus", (int)p->n_gpus, "n_slots", (int)p->n_slots,
-                             "predicted_step_ns", (json_int_t)p->predicted_step_ns, "n_planning_steps",
-                             (json_int_t)p->n_planning_steps, "plan_seconds", mp_json_finite(score->shown.plan_seconds),
-                             "stopped_by", p->provenance.stopped_by != NULL ? p->provenance.stopped_by : "done",
-                             "reproducible", (int)p->provenance.is_reproducible, "certificates", certificates, "result",
-                             score->result != NULL ? mp_scored_json(&score->shown, s->workload) : json_null());
+    json_t *root = json_pack(
+        "{s:s,s:i,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:i,s:I,s:I,s:o,s:s,s:b,s:o,s:o}", "schema", "moeplan.plan",
+        "version", 1, "outcome", "found", "output", s->o->out, "strategy", p->provenance.strategy, "replicate",
+        p->provenance.replicate, "place", p->provenance.place, "route", p->provenance.route, "order",
+        p->provenance.order, "n_layers", (int)p->n_layers, "n_experts", (int)p->n_experts, "n_gpus", (int)p->n_gpus,
+        "n_slots", (int)p->n_slots, "predicted_step_ns", (json_int_t)p->predicted_step_ns, "n_planning_steps",
+        (json_int_t)p->n_planning_steps, "plan_seconds", mp_json_finite(score->shown.plan_seconds), "stopped_by",
+        p->provenance.stopped_by != NULL ? p->provenance.stopped_by : "done", "reproducible",
+        (int)p->provenance.is_reproducible, "certificates", certificates, "result",
+        score->result != NULL ? mp_scored_json(&score->shown, s->workload) : json_null());
     mp_json_write(root, o);
     json_decref(root);
-}
-
-/* --for STACK: is the plan one that the stack loads? The message of `err` says why not. */
-static enum mp_status check_stack(const struct setup *s, const struct mp_plan *plan, enum mp_outcome *outcome,
-                                  struct mp_error *err) {
-    *outcome = MP_FOUND;
-    if (s->o->for_stack == NULL)
-        return MP_OK;
-    struct mp_stack_options options = tool_stack_options(s->o, s->model, s->topology);
-    return mp_stack_find(s->o->for_stack)->check(plan, &options, outcome, err);
 }
 
 enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
@@ -100,22 +90,29 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
     if (score.plan == NULL) {
         fprintf(stderr, "moeplan: plan: %s\n", score.note);
         *exit_code = 1;
+        status = o->json ? tool_write_no("moeplan.plan", "infeasible", score.note, err) : MP_OK;
         goto out;
     }
     enum mp_outcome outcome;
-    MP_TRY(check_stack(&s, score.plan, &outcome, err));
+    MP_TRY(score_check_stack(&s, score.plan, &outcome, err));
     if (outcome != MP_FOUND) {
-        fprintf(stderr, "moeplan: plan: %s cannot load what %s makes: %s\n", o->for_stack, o->strategy, err->message);
+        snprintf(score.note, sizeof score.note, "%s cannot load what %s makes: %s", o->for_stack, o->strategy,
+                 err->message);
+        mp_error_clear(err);
+        fprintf(stderr, "moeplan: plan: %s\n", score.note);
         *exit_code = 1;
+        status = o->json ? tool_write_no("moeplan.plan", "refused", score.note, err) : MP_OK;
         goto out;
     }
+    /* Scored before the file is replaced, so that trouble in scoring leaves the old plan. */
+    if (!to_stdout)
+        MP_TRY(score_all(&score, 1, MP_NONE, &s, 0, err));
     MP_TRY(mp_out_open(&file, o->out, err));
     mp_plan_write(score.plan, file);
     status = mp_out_commit(file, err);
     file = NULL;
     if (status != MP_OK || to_stdout)
         goto out;
-    MP_TRY(score_all(&score, 1, MP_NONE, &s, 0, err));
     MP_TRY(mp_out_open(&out, "-", err));
     if (o->json)
         write_json(&s, &score, out);

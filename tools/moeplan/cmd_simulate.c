@@ -46,12 +46,11 @@ static enum mp_status part_of(struct setup *s, const struct mp_plan *plan, struc
                   strcmp(p->trace_sha256, s->trace->sha256) == 0;
     if (s->o->split != NULL) {
         enum mp_status status = setup_split(s, s->o->split, err);
-        if (is_own && p->split.kind == MP_SPLIT_NONE)
-            s->evaluated_on = "planning data"; /* it was planned on everything, whatever is split off now */
+        s->evaluated_on = score_origin(s, plan);
         return status;
     }
     s->split = is_own ? p->split : (struct mp_split){.kind = MP_SPLIT_NONE, .seed = s->o->seed};
-    s->evaluated_on = is_own && s->split.kind == MP_SPLIT_NONE ? "planning data" : "held-out";
+    s->evaluated_on = score_origin(s, plan);
     enum mp_status status = mp_part_split(&planning, &s->scored, s->trace, &s->split, err);
     mp_part_free(&planning);
     return status != MP_OK ? status : mp_workload_build(&s->workload, &s->scored, &s->batching, err);
@@ -62,9 +61,15 @@ static void write_text(const struct setup *s, const struct score *score, struct 
     const struct mp_sim_result *r = score->result;
     const struct mp_balance *l = &r->balance;
     double step = (double)r->mean.step_ns;
-    mp_out_printf(o, "%s on %s\n%s\n\n", score->name, s->topology->name, score_describe(s, text, sizeof text));
+    mp_out_printf(o, "%s on %s%s%s\n%s\n\n", score->name, s->topology->name, score->is_imported ? ", route " : "",
+                  score->is_imported ? mp_route_rule_name(score->plan->route) : "",
+                  score_describe(s, text, sizeof text));
+    if (score->note[0] != '\0')
+        mp_out_printf(o, "%s\n\n", score->note);
     mp_out_printf(o, "step        %s mean", mp_human_ns(step, a));
-    if (score->shown.step_ns.is_known)
+    if (score->shown.no_interval != NULL)
+        mp_out_printf(o, " (no interval: %s)", score->shown.no_interval);
+    else if (score->shown.step_ns.is_known)
         mp_out_printf(o, " (95 %% interval %s .. %s)", mp_human_ns(score->shown.step_ns.low, a),
                       mp_human_ns(score->shown.step_ns.high, b));
     mp_out_printf(o, ", p50 %s, p95 %s, max %s\n", mp_human_ns((double)r->p50_ns, a), mp_human_ns((double)r->p95_ns, b),
@@ -90,8 +95,8 @@ static void write_text(const struct setup *s, const struct score *score, struct 
         l->max_over_mean, l->max_over_mean_worst, l->totals_max_over_mean, l->mean_over_max, l->sum_mean_over_sum_max,
         l->excess);
     mp_out_printf(o, "utilization %.1f %% of the MoE time\n", 100 * r->utilization);
-    mp_out_printf(o, "memory      %s of weights on the fullest GPU, %llu tokens of KV cache beside them\n",
-                  mp_human_bytes((double)r->memory_bytes_max, a), (unsigned long long)r->kv_tokens_min);
+    mp_out_printf(o, "memory      %s of weights on the fullest GPU, %s tokens of KV cache beside them\n",
+                  mp_human_bytes((double)r->memory_bytes_max, a), score_kv_tokens(s, r, b));
 }
 
 static void write_json(const struct setup *s, const struct score *score, struct mp_out *o) {

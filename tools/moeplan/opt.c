@@ -40,8 +40,8 @@ const struct opt opt_table[OPT_END] = {
     [OPT_HELP] = FLAG("help", 'h', help, "print this help and exit"),
     [OPT_JSON] = FLAG("json", 0, json, "print one JSON object (with schema and version) instead of text"),
     [OPT_QUIET] = FLAG("quiet", 'q', quiet, "no notes on standard error, errors only"),
-    [OPT_SEED] =
-        WHOLE("seed", 0, "N", seed, 0, UINT64_MAX, "1", NULL, "seed of everything random; same seed, same bytes"),
+    [OPT_SEED] = WHOLE("seed", 0, "N", seed, 0, INT64_MAX, "1", NULL,
+                       "seed of everything random, below 2^63; same seed, same bytes"),
     [OPT_THREADS] = WHOLE("threads", 0, "N", threads, 1, MP_MAX_THREADS, NULL, "one per core",
                           "threads to use; the result does not depend on it"),
     [OPT_WORK_LIMIT] = WHOLE("work-limit", 0, "N", work_limit, 0, UINT64_MAX, "0", NULL,
@@ -142,6 +142,9 @@ const struct opt opt_table[OPT_END] = {
 
     [OPT_INCUMBENT] = TEXT("incumbent", 0, "FILE,...", incumbent, WORDS_FILE, NULL, NULL,
                            "also score these placements (any stack's file, or plans)"),
+    [OPT_INCUMBENT_ROUTE] = ONE_OF("incumbent-route", "RULE", incumbent_route, "even|nearest", "even", NULL,
+                                   "which replica serves a token in a stack's placement; plan files carry their own "
+                                   "(SGLang: --ep-dispatch-algorithm static is nearest)"),
     [OPT_INTERVAL_GROUPS] = WHOLE("interval-groups", 0, "G", interval_groups, 0, 100, "10", NULL,
                                   "groups of requests of the jackknife behind the 95 % intervals; 0 = none"),
     [OPT_WIDE] = FLAG("wide", 0, wide, "all columns: also MoE time, dispatch, compute, combine, planning time"),
@@ -420,6 +423,11 @@ static enum mp_status unknown_option(const struct verb *verb, const char *arg, s
 static enum mp_status check_together(const struct opts *o, const struct verb *verb, struct mp_error *err) {
     if (o->stage_barrier && o->stage_coupled)
         return mp_fail(err, MP_EUSAGE, "%s: --stage-barrier and --stage-coupled exclude each other (give one)",
+                       verb->name);
+    if (o->score_on != NULL && (o->is_set[OPT_SPLIT_PLAN] || o->is_set[OPT_SPLIT_COMPARE]))
+        return mp_fail(err, MP_EUSAGE,
+                       "%s: --score-on and --split exclude each other: another recording is scored whole, and all of "
+                       "TRACE is planned on (give one)",
                        verb->name);
     if (o->map != NULL && (o->ids == NULL || strcmp(o->ids, "physical") != 0))
         return mp_fail(err, MP_EUSAGE, "%s: --map is for physical ids (add --ids physical)", verb->name);

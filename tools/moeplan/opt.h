@@ -55,6 +55,7 @@ enum opt_id {
     OPT_STAGE_BARRIER,
     OPT_STAGE_COUPLED,
     OPT_INCUMBENT,
+    OPT_INCUMBENT_ROUTE,
     OPT_INTERVAL_GROUPS,
     OPT_MARKDOWN_TABLE,
     OPT_WIDE,
@@ -98,7 +99,8 @@ struct opts {
     uint64_t source_skew_ppm, zipf_ppm, coactivation_ppm, cross_layer_ppm, domain_share_ppm, drift_ppm, stickiness_ppm;
     const char *model, *out, *format, *phase, *ids, *map, *requests, *ranked, *axes;
     const char *strategy, *strategies, *replicate, *place, *route, *order, *objective, *for_stack;
-    const char *dispatcher, *sources, *split, *score_on, *network, *incumbent, *to, *preset, *against, *completion;
+    const char *dispatcher, *sources, *split, *score_on, *network, *incumbent, *incumbent_route, *to, *preset, *against,
+        *completion;
 };
 
 enum opt_type { OPT_IS_FLAG, OPT_IS_WHOLE, OPT_IS_TEXT, OPT_IS_CHOICE, OPT_IS_SECONDS, OPT_IS_SIZE, OPT_IS_RATIO };

@@ -41,6 +41,30 @@ static enum mp_status check_same_model(const struct setup *s, struct mp_error *e
                       b->n_layers, b->n_experts, a->n_layers, a->n_experts);
 }
 
+static bool is_same_recording(const char *a, const char *b) {
+    return a != NULL && b != NULL && a[0] != '\0' && strcmp(a, b) == 0;
+}
+
+/* Do two splits put the same requests of one recording into the planning part? */
+static bool is_same_split(const struct mp_split *a, const struct mp_split *b) {
+    if (a->kind != b->kind)
+        return false;
+    if (a->kind == MP_SPLIT_CATEGORY)
+        return a->categories != NULL && b->categories != NULL && strcmp(a->categories, b->categories) == 0;
+    return a->planning_ppm == b->planning_ppm && (a->kind != MP_SPLIT_HASH || a->seed == b->seed);
+}
+
+const char *score_origin(const struct setup *s, const struct mp_plan *plan) {
+    const struct mp_provenance *p = &plan->provenance;
+    const struct mp_trace *scored = s->score_trace != NULL ? s->score_trace : s->trace;
+    if (!p->has_workload || p->trace_sha256 == NULL || p->trace_sha256[0] == '\0')
+        return "unknown origin";
+    if (!is_same_recording(p->trace_sha256, scored->sha256))
+        return "held-out";
+    bool is_own_split = s->score_trace == NULL && s->split.kind != MP_SPLIT_NONE && is_same_split(&s->split, &p->split);
+    return is_own_split ? "held-out" : "planning data";
+}
+
 enum mp_status setup_split(struct setup *s, const char *split, struct mp_error *err) {
     enum mp_status status = MP_OK;
     struct mp_part unused = {0};
@@ -53,7 +77,7 @@ enum mp_status setup_split(struct setup *s, const char *split, struct mp_error *
         MP_TRY(mp_part_split(&s->planning, &unused, s->trace, &none, err));
         mp_part_free(&unused);
         MP_TRY(mp_part_split(&unused, &s->scored, s->score_trace, &none, err));
-        s->evaluated_on = "held-out";
+        s->evaluated_on = is_same_recording(s->trace->sha256, s->score_trace->sha256) ? "planning data" : "held-out";
     } else {
         MP_TRY(mp_split_parse(&s->split, split, o->seed, err));
         MP_TRY(mp_part_split(&s->planning, &s->scored, s->trace, &s->split, err));
@@ -92,6 +116,37 @@ struct mp_plan_request score_request(const struct setup *s, const char *strategy
         .n_threads = tool_threads(o),
         .limits = &o->limits,
     };
+}
+
+/* Says in the note, and bars the plan, when a GPU's weights are more than its memory. */
+static void check_memory(struct score *out, const struct setup *s) {
+    const struct mp_plan *p = out->plan;
+    char need[32], has[32];
+    for (uint32_t g = 0; g < p->n_gpus; g++) {
+        uint64_t n_filled = 0, experts, shared, memory = s->topology->types[s->topology->gpus[g].type].memory_bytes;
+        for (uint32_t l = 0; l < p->n_layers; l++)
+            for (uint32_t k = p->gpu_first_slot[g]; k < p->gpu_first_slot[g + 1]; k++)
+                n_filled += p->layers[l].slot_expert[k] != MP_NO_EXPERT;
+        if (mp_mul_overflow(n_filled, s->model->expert_bytes, &experts) ||
+            mp_mul_overflow(p->n_layers, s->model->shared_bytes, &shared) ||
+            mp_add_overflow(experts, shared, &experts) || mp_add_overflow(experts, s->model->dense_bytes, &experts))
+            experts = UINT64_MAX;
+        if (experts <= memory)
+            continue;
+        out->is_barred = true;
+        snprintf(out->note, sizeof out->note, "does not fit: %s of weights on %s (GPU %u)",
+                 mp_human_bytes((double)experts, need), mp_human_bytes((double)memory, has), g);
+        return;
+    }
+}
+
+enum mp_status score_check_stack(const struct setup *s, const struct mp_plan *plan, enum mp_outcome *outcome,
+                                 struct mp_error *err) {
+    *outcome = MP_FOUND;
+    if (s->o->for_stack == NULL)
+        return MP_OK;
+    struct mp_stack_options options = tool_stack_options(s->o, s->model, s->topology);
+    return mp_stack_find(s->o->for_stack)->check(plan, &options, outcome, err);
 }
 
 enum mp_status score_plan(struct score *out, const struct setup *s, const char *strategy, struct mp_error *err) {
@@ -149,9 +204,28 @@ enum mp_status score_load(struct score *out, const struct setup *s, const char *
     const char *slash = strrchr(path, '/');
     snprintf(out->name, sizeof out->name, "%s", slash != NULL ? slash + 1 : path);
     struct mp_stack_options options = tool_stack_options(s->o, s->model, s->topology);
-    enum mp_status status = mp_stack_load(&out->plan, path, NULL, &options, &s->o->limits, err);
-    if (status == MP_OK)
-        status = score_fit(out->plan, path, s->trace, s->topology, err);
+    enum mp_status status = MP_OK;
+    MP_TRY(mp_stack_load(&out->plan, path, NULL, &options, &s->o->limits, err));
+    if (!out->plan->provenance.has_workload) { /* a placement, or one that was converted to a plan file */
+        struct opts plain = *s->o;             /* --format speaks of the recording */
+        enum tool_kind kind;
+        plain.format = NULL;
+        MP_TRY(tool_kind_of(&kind, path, &plain, err));
+        out->is_imported = kind != TOOL_PLAN;
+    }
+    if (out->is_imported) {
+        bool is_nearest = strcmp(s->o->incumbent_route, "nearest") == 0;
+        out->plan->route = is_nearest ? MP_ROUTE_NEAREST : MP_ROUTE_EVEN;
+        out->plan->provenance.route = mp_route_rule_name(out->plan->route);
+        if (!s->o->is_set[OPT_INCUMBENT_ROUTE] && strcmp(out->plan->provenance.place, "sglang") == 0)
+            tool_note(s->o,
+                      "%s: replicas take turns (route even); for SGLang's --ep-dispatch-algorithm static add "
+                      "--incumbent-route nearest",
+                      out->name);
+    }
+    MP_TRY(score_fit(out->plan, path, s->trace, s->topology, err));
+    check_memory(out, s);
+out:
     return status;
 }
 
@@ -163,32 +237,31 @@ void score_free(struct score *score) {
 }
 
 /* One replicate of the jackknife: mean step of every plan on the part without one group. *is_used is false when the
- * group is empty or too little is left. */
+ * group is empty; *is_short is true when what is left does not fill a step. */
 static enum mp_status score_replicate(struct score *scores, uint32_t n, const struct setup *s, uint32_t n_groups,
-                                      uint32_t group, uint32_t slot, bool *is_used, struct mp_error *err) {
+                                      uint32_t group, uint32_t slot, bool *is_used, bool *is_short,
+                                      struct mp_error *err) {
     enum mp_status status = MP_OK;
     struct mp_part part = {0};
     struct mp_workload *w = NULL;
+    *is_short = false;
     struct mp_error refused = {0};
     struct mp_batching batching = s->batching;
     struct mp_sim_options sim = s->sim;
     *is_used = false;
     status = mp_part_without_group(&part, &s->scored, n_groups, group, &refused);
-    if (status == MP_EINPUT)
+    if (status == MP_EINPUT) { /* all requests are in that group */
+        *is_short = true;
         return MP_OK;
+    }
     if (status == MP_OK && part.n == s->scored.n)
         goto out;
     if (batching.resample && (batching.n_steps_max == 0 || batching.n_steps_max > SCORE_REPLICATE_STEPS))
         batching.n_steps_max = SCORE_REPLICATE_STEPS;
     if (status == MP_OK)
         status = mp_workload_build(&w, &part, &batching, &refused);
-    if (status == MP_EINPUT && !batching.resample) { /* what is left does not fill a recorded step */
-        mp_error_clear(&refused);
-        batching.resample = true;
-        batching.n_steps_max = SCORE_REPLICATE_STEPS;
-        status = mp_workload_build(&w, &part, &batching, &refused);
-    }
-    if (status == MP_EINPUT) {
+    if (status == MP_EINPUT) { /* what is left does not fill a recorded step, and others would not compare with it */
+        *is_short = true;
         status = MP_OK;
         goto out;
     }
@@ -226,10 +299,13 @@ static double mean_step(const struct mp_sim_result *r) {
 enum mp_status score_all(struct score *scores, uint32_t n, uint32_t base, const struct setup *s, uint32_t n_groups,
                          struct mp_error *err) {
     uint32_t n_used = 0;
+    const char *no_interval = NULL;
     for (uint32_t i = 0; i < n; i++) {
         struct score *c = &scores[i];
         c->shown.strategy = c->name;
-        c->shown.evaluated_on = s->evaluated_on;
+        if (c->shown.evaluated_on == NULL)
+            c->shown.evaluated_on = s->evaluated_on;
+        c->shown.is_without_kv_cache = s->model->kv_bytes_per_token == 0;
         c->shown.note = c->note[0] != '\0' ? c->note : NULL;
         if (c->plan == NULL)
             continue;
@@ -239,18 +315,31 @@ enum mp_status score_all(struct score *scores, uint32_t n, uint32_t base, const 
         c->shown.result = c->result;
         c->shown.plan = c->plan;
     }
-    for (uint32_t g = 0; n_groups > 1 && s->scored.n >= 2 * n_groups && g < n_groups; g++) {
-        bool is_used;
-        enum mp_status status = score_replicate(scores, n, s, n_groups, g, n_used, &is_used, err);
+    if (n_groups > 1 && s->scored.n < 2 * n_groups)
+        no_interval = "too few requests";
+    for (uint32_t g = 0; n_groups > 1 && no_interval == NULL && g < n_groups; g++) {
+        bool is_used, is_short;
+        enum mp_status status = score_replicate(scores, n, s, n_groups, g, n_used, &is_used, &is_short, err);
         if (status != MP_OK)
             return status;
         n_used += is_used;
+        if (is_short)
+            no_interval = s->batching.resample ? "too few requests"
+                          : n_groups == 10     ? "without a tenth of the requests no recorded step is full; "
+                                                 "--resample gives one"
+                                               : "without one group of the requests no recorded step is full; "
+                                                 "--resample gives one";
     }
+    if (no_interval != NULL)
+        n_used = 0;
+    else if (n_groups > 1 && n_used < 2)
+        no_interval = "too few requests";
     const struct score *b = base < n ? &scores[base] : NULL;
     for (uint32_t i = 0; i < n; i++) {
         struct score *c = &scores[i];
         if (c->result == NULL)
             continue;
+        c->shown.no_interval = no_interval;
         c->shown.step_ns = mp_interval_jackknife(mean_step(c->result), c->without, n_used);
         if (b == NULL || b->result == NULL)
             continue;
@@ -260,6 +349,11 @@ enum mp_status score_all(struct score *scores, uint32_t n, uint32_t base, const 
         c->against_base = mp_interval_jackknife(mean_step(c->result) / mean_step(b->result) - 1, ratio, n_used);
     }
     return MP_OK;
+}
+
+const char *score_kv_tokens(const struct setup *s, const struct mp_sim_result *r, char *buf) {
+    snprintf(buf, 32, s->model->kv_bytes_per_token > 0 ? "%llu" : "-", (unsigned long long)r->kv_tokens_min);
+    return buf;
 }
 
 const char *score_describe(const struct setup *s, char *buf, size_t size) {
@@ -273,10 +367,18 @@ const char *score_describe(const struct setup *s, char *buf, size_t size) {
     else
         snprintf(rule, sizeof rule, "up to %llu tokens on each of %u ranks", (unsigned long long)b->tokens_per_rank,
                  b->n_ranks);
-    if (s->score_trace != NULL)
+    bool is_held_out = strcmp(s->evaluated_on, "held-out") == 0;
+    if (s->score_trace != NULL && !is_held_out)
+        snprintf(split, sizeof split, "scored on the planning data: %.200s is the recording that is planned on",
+                 s->o->score_on);
+    else if (s->score_trace != NULL)
         snprintf(split, sizeof split, "scored on another recording, %.200s", s->o->score_on);
-    else if (strcmp(s->evaluated_on, "held-out") != 0)
-        snprintf(split, sizeof split, "scored on the planning data");
+    else if (strcmp(s->evaluated_on, "unknown origin") == 0)
+        snprintf(split, sizeof split, "unknown origin: the file does not say what it was made from");
+    else if (!is_held_out)
+        snprintf(split, sizeof split, "scored on the planning data%s",
+                 s->split.kind != MP_SPLIT_NONE ? ": the plan was made from this recording, and not with this split"
+                                                : "");
     else if (s->split.kind == MP_SPLIT_NONE)
         snprintf(split, sizeof split, "held-out: the plan was not made from this recording");
     else if (s->split.kind == MP_SPLIT_CATEGORY)

@@ -18,7 +18,7 @@ struct setup {
     struct mp_batching batching;
     struct mp_sim_options sim;
     struct mp_workload *workload; /* steps of the scored part */
-    const char *evaluated_on;     /* "held-out" | "planning data" */
+    const char *evaluated_on;     /* what the scored steps are to plans made here: "held-out" | "planning data" */
 };
 /* Reads recording, topology and model. */
 enum mp_status setup_load(struct setup *s, const struct opts *o, const char *trace, const char *topology,
@@ -36,6 +36,8 @@ struct score {
     struct mp_interval against_base;  /* of step / baseline's step - 1 */
     double without[SCORE_GROUPS_MAX]; /* mean step without each group */
     char name[MP_MAX_NAME], note[800];
+    bool is_barred;   /* it has a plan that cannot be used as it is (note says why): neither winner nor baseline */
+    bool is_imported; /* a stack's placement, routed as --incumbent-route says */
 };
 /* Plans with one recipe on the planning part. Not applicable or infeasible: score->note says why, and the status is
  * MP_OK. */
@@ -44,10 +46,17 @@ enum mp_status score_plan(struct score *out, const struct setup *s, const char *
 /* Reads a placement or plan file as an incumbent and fits it to the recording's layers and the topology. */
 enum mp_status score_load(struct score *out, const struct setup *s, const char *path,
                           struct mp_error *err) MP_MUST_CHECK;
-/* Simulates all plans on the same steps; intervals when n_groups > 1. base: index of the baseline, or MP_NONE. */
+/* Simulates all plans on the same steps; intervals when n_groups > 1, and only when every replicate has steps of the
+ * same kind as the whole. base: index of the baseline, or MP_NONE. */
 enum mp_status score_all(struct score *scores, uint32_t n, uint32_t base, const struct setup *s, uint32_t n_groups,
                          struct mp_error *err) MP_MUST_CHECK;
 void score_free(struct score *score);
+/* What the scored steps are to a plan that was read: "held-out", "planning data" (made from this recording, and not
+ * with the split that is scored) or "unknown origin" (the file does not say what it was made from). */
+const char *score_origin(const struct setup *s, const struct mp_plan *plan);
+/* --for STACK: is the plan one that the stack loads? NOT_FOUND: the message of `err` says why not. */
+enum mp_status score_check_stack(const struct setup *s, const struct mp_plan *plan, enum mp_outcome *outcome,
+                                 struct mp_error *err) MP_MUST_CHECK;
 /* Rearranges a plan's layers to those of the recording, by layer id. MP_EINPUT with the numbers when it does not fit.
  */
 enum mp_status score_fit(struct mp_plan *plan, const char *path, const struct mp_trace *trace,
@@ -55,6 +64,8 @@ enum mp_status score_fit(struct mp_plan *plan, const char *path, const struct mp
 
 /* The planner's request of the options. */
 struct mp_plan_request score_request(const struct setup *s, const char *strategy);
+/* "123" tokens of KV cache, or "-" for a model that has none; buf of at least 32. */
+const char *score_kv_tokens(const struct setup *s, const struct mp_sim_result *r, char *buf);
 /* "steps: 24 recorded, ..." for the head of a report; buf of at least 512. */
 const char *score_describe(const struct setup *s, char *buf, size_t size);
 

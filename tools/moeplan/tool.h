@@ -34,6 +34,9 @@ enum mp_objective tool_objective(const struct opts *o);
 /* Can `path` be written (its folder is there, it is no folder, device or pipe itself)? Asked before long work. "-"
  * always can. */
 enum mp_status tool_check_output(const char *path, struct mp_error *err) MP_MUST_CHECK;
+/* The object that --json prints when the answer is no: {schema, version, outcome: "infeasible" | "refused", note}. */
+enum mp_status tool_write_no(const char *schema, const char *outcome, const char *note,
+                             struct mp_error *err) MP_MUST_CHECK;
 /* What kind of thing a command-line word is. */
 enum tool_kind { TOOL_TRACE, TOOL_PLAN, TOOL_PLACEMENT, TOOL_TOPOLOGY, TOOL_MODEL };
 enum mp_status tool_kind_of(enum tool_kind *out, const char *spec, const struct opts *o,

@@ -70,12 +70,28 @@ static void test_result_json__what_is_not_finite_or_unknown_is_null(void **state
     json_decref(o);
 }
 
+static void test_result_json__no_kv_cache_is_null_and_not_0_tokens(void **state) {
+    (void)state;
+    struct mp_scored s = {.strategy = "x", .result = &result, .evaluated_on = "unknown origin"};
+    json_t *o = mp_scored_json(&s, NULL);
+    assert_true(json_is_integer(json_object_get(o, "kv_tokens_min")));
+    json_decref(o);
+    s.is_without_kv_cache = true;
+    s.no_interval = "too few requests";
+    o = mp_scored_json(&s, NULL);
+    assert_true(json_is_null(json_object_get(o, "kv_tokens_min")));
+    assert_string_equal(json_string_value(json_object_get(o, "interval_note")), "too few requests");
+    json_decref(o);
+}
+
 static void test_result_json__a_strategy_that_did_not_apply_says_why(void **state) {
     (void)state;
     struct mp_scored s = {.strategy = "x", .evaluated_on = "held-out", .note = "needs tokens"};
     json_t *o = mp_scored_json(&s, &workload);
     assert_string_equal(json_string_value(json_object_get(o, "note")), "needs tokens");
-    assert_null(json_object_get(o, "step_time_ns"));
+    static const char *const keys[] = {"step_time_ns", "bytes", "imbalance", "gap", "kv_tokens_min", "moe_ns"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        assert_true(json_is_null(json_object_get(o, keys[i])));
     json_decref(o);
 }
 
@@ -93,6 +109,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_result_json__has_every_promised_key),
         cmocka_unit_test(test_result_json__what_is_not_finite_or_unknown_is_null),
+        cmocka_unit_test(test_result_json__no_kv_cache_is_null_and_not_0_tokens),
         cmocka_unit_test(test_result_json__a_strategy_that_did_not_apply_says_why),
         cmocka_unit_test(test_result_json__a_missing_document_fails_the_writer),
     };
