@@ -342,3 +342,10 @@ void mp_eplb_make_distinct(struct mp_eplb *w, const uint64_t *load, uint16_t *ph
             deal(w, node, phy2log);
     }
 }
+
+bool mp_eplb_has_room(const struct mp_plan *p, uint32_t n_copies) {
+    for (uint32_t g = 0; g < p->n_gpus; g++)
+        if (p->gpu_first_slot[g + 1] - p->gpu_first_slot[g] < n_copies / p->n_gpus)
+            return false;
+    return true;
+}

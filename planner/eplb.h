@@ -33,4 +33,10 @@ void mp_eplb_pack_copies(struct mp_eplb *w, const uint64_t *load, const uint16_t
  * <= GPUs of a node. */
 void mp_eplb_make_distinct(struct mp_eplb *w, const uint64_t *load, uint16_t *phy2log);
 
+/* EPLB gives every GPU n_copies / n_gpus slots. False where memory gave a GPU fewer. */
+bool mp_eplb_has_room(const struct mp_plan *p, uint32_t n_copies);
+#define MP_EPLB_NO_ROOM                                                                                                \
+    "%s: EPLB as published puts %u slots on each GPU, and the memory of some has room for fewer (use strategy lpt or " \
+    "lpt-replicated)"
+
 #endif

@@ -83,6 +83,24 @@ bool mp_grid_put_from(struct mp_grid *g, uint32_t gpu, uint32_t expert) {
     return make_way(g, expert);
 }
 
+void mp_grid_quota(const struct mp_grid *g, uint32_t n, uint32_t *quota) {
+    uint32_t rest = n, n_open = g->n_gpus;
+    for (uint32_t gpu = 0; gpu < g->n_gpus; gpu++)
+        quota[gpu] = 0;
+    while (rest > 0 && n_open > 0) {
+        uint32_t each = rest / n_open, more = each == 0 ? rest : 0; /* a round; the last gives one to the first */
+        n_open = 0;
+        for (uint32_t gpu = 0; gpu < g->n_gpus; gpu++) {
+            uint32_t room = g->first_slot[gpu + 1] - g->first_slot[gpu] - quota[gpu];
+            uint32_t want = each > 0 ? each : more > 0, take = room < want ? room : want;
+            more -= each == 0 ? take : 0;
+            quota[gpu] += take;
+            rest -= take;
+            n_open += room > take;
+        }
+    }
+}
+
 static int by_expert(const void *a, const void *b) {
     uint16_t x = *(const uint16_t *)a, y = *(const uint16_t *)b;
     return (x > y) - (x < y);

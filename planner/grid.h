@@ -25,6 +25,12 @@ void mp_grid_put(struct mp_grid *g, uint32_t gpu, uint32_t expert);
  * already, another expert is moved out of the way. False only when the expert has more replicas than there are
  * GPUs, or no slot is free. */
 bool mp_grid_put_from(struct mp_grid *g, uint32_t gpu, uint32_t expert);
+/* How many of n copies each GPU gets when all get equally many, as far as its slots go; the remainder to the first that
+ * have a slot left. quota[n_gpus]. */
+void mp_grid_quota(const struct mp_grid *g, uint32_t n, uint32_t *quota);
+/* Why mp_grid_put_from may fail: strategy and layer. */
+#define MP_GRID_STUCK                                                                                                  \
+    "%s: layer %u: no GPU with a free slot is without the expert that is left (write fewer --redundant)"
 /* Ascending experts inside each GPU, empty slots last: same sets, same bytes. */
 void mp_grid_sort(struct mp_grid *g);
 

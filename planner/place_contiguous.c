@@ -4,7 +4,7 @@
  * Minimises nothing; it is the default of vLLM (linear), SGLang and TensorRT-LLM, and the baseline of every
  *           comparison.
  * Method    the list of copies is cut into n_gpus consecutive parts; the first (n_copies mod n_gpus) GPUs get one
- *           more.
+ *           more. GPUs with fewer slots than that get what they have slots for, and the others share the rest.
  * Differs   where a cut would put two replicas of an expert on one GPU, the later one goes to the next GPU that can
  *           take it.
  * Cost      O(L (S + G)). */
@@ -18,15 +18,17 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     enum mp_status status = mp_grid_new(&grid, in, draft, scratch, err);
     if (status != MP_OK)
         return status;
-    uint32_t each = draft->n_copies / p->n_gpus, more = draft->n_copies % p->n_gpus;
+    uint32_t *quota = mp_arena_alloc(scratch, p->n_gpus, sizeof *quota);
+    if (quota == NULL)
+        return mp_nomem(err, "placing experts");
+    mp_grid_quota(grid, draft->n_copies, quota);
     for (uint32_t l = 0; l < p->n_layers; l++) {
         const uint16_t *copy = draft->copies + (size_t)l * p->n_slots;
         mp_grid_begin(grid, p, l);
         for (uint32_t g = 0; g < p->n_gpus; g++)
-            for (uint32_t i = 0; i < each + (g < more); i++)
+            for (uint32_t i = 0; i < quota[g]; i++)
                 if (!mp_grid_put_from(grid, g, *copy++))
-                    return mp_decline(err, outcome, MP_NOT_FOUND,
-                                      "contiguous: layer %u: an expert has more replicas than GPUs", l);
+                    return mp_decline(err, outcome, MP_NOT_FOUND, MP_GRID_STUCK, "contiguous", l);
     }
     *outcome = MP_FOUND;
     return MP_OK;

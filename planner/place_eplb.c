@@ -6,7 +6,7 @@
  *           index.
  * Differs   as published two replicas of an expert may meet on one GPU; where the problem needs them distinct, each
  *           duplicate changes places with the slot of nearest load elsewhere. Declines unless the copies divide by
- *           the GPUs, as the original asserts.
+ *           the GPUs, as the original asserts, and every GPU has memory for its share.
  * Paper     DeepSeek EPLB (balanced_packing), github.com/deepseek-ai/EPLB, 2025.
  * Cost      O(L S log S); the repair O(S) per duplicate. */
 #include "eplb.h"
@@ -22,6 +22,8 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
                           "eplb: %u slots do not divide by %u GPUs, which EPLB as published needs (use --redundant %u, "
                           "or strategy lpt)",
                           n, p->n_gpus, in->n_redundant + p->n_gpus - n % p->n_gpus);
+    if (!mp_eplb_has_room(p, n))
+        return mp_decline(err, outcome, MP_NOT_APPLICABLE, MP_EPLB_NO_ROOM, "eplb", n / p->n_gpus);
     const struct mp_eplb_shape shape = {p->n_experts, n, 1, 1, p->n_gpus, 0};
     struct mp_eplb *w;
     enum mp_status status = mp_eplb_new(&w, &shape, scratch, err);

@@ -45,6 +45,8 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
                           "eplb-hierarchical: %u slots do not divide by %u GPUs, which EPLB as published needs (use "
                           "--redundant %u, or strategy lpt)",
                           n, p->n_gpus, in->n_redundant + p->n_gpus - n % p->n_gpus);
+    if (!mp_eplb_has_room(p, n))
+        return mp_decline(err, outcome, MP_NOT_APPLICABLE, MP_EPLB_NO_ROOM, "eplb-hierarchical", n / p->n_gpus);
     bool is_global = n_groups == 0 || n_groups % p->n_nodes != 0;
     if (!is_global && !is_even)
         return mp_decline(

@@ -92,8 +92,7 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
                 mp_grid_put(grid, g, items[i].expert);
                 done[g] += (unsigned __int128)items[i].weight * ns[g];
             } else if (!mp_grid_put_from(grid, 0, items[i].expert)) {
-                return mp_decline(err, outcome, MP_NOT_FOUND, "lpt: layer %u: an expert has more replicas than GPUs",
-                                  l);
+                return mp_decline(err, outcome, MP_NOT_FOUND, MP_GRID_STUCK, "lpt", l);
             }
         }
         mp_grid_sort(grid);

@@ -19,7 +19,10 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     uint32_t *shuffled = mp_arena_alloc(scratch, draft->n_copies, sizeof *shuffled);
     if (shuffled == NULL)
         return mp_nomem(err, "placing experts at random");
-    uint32_t each = draft->n_copies / p->n_gpus, more = draft->n_copies % p->n_gpus;
+    uint32_t *quota = mp_arena_alloc(scratch, p->n_gpus, sizeof *quota);
+    if (quota == NULL)
+        return mp_nomem(err, "placing experts");
+    mp_grid_quota(grid, draft->n_copies, quota);
     for (uint32_t l = 0; l < p->n_layers; l++) {
         struct mp_rng rng = mp_rng_seed(in->seed ^ mp_mix64(l));
         for (uint32_t i = 0; i < draft->n_copies; i++)
@@ -28,10 +31,9 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
         mp_grid_begin(grid, p, l);
         const uint32_t *copy = shuffled;
         for (uint32_t g = 0; g < p->n_gpus; g++)
-            for (uint32_t i = 0; i < each + (g < more); i++)
+            for (uint32_t i = 0; i < quota[g]; i++)
                 if (!mp_grid_put_from(grid, g, *copy++))
-                    return mp_decline(err, outcome, MP_NOT_FOUND,
-                                      "random: layer %u: an expert has more replicas than GPUs", l);
+                    return mp_decline(err, outcome, MP_NOT_FOUND, MP_GRID_STUCK, "random", l);
         mp_grid_sort(grid);
     }
     *outcome = MP_FOUND;

@@ -20,8 +20,7 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
         mp_grid_begin(grid, p, l);
         for (uint32_t i = 0; i < draft->n_copies; i++)
             if (!mp_grid_put_from(grid, i % p->n_gpus, copies[i]))
-                return mp_decline(err, outcome, MP_NOT_FOUND,
-                                  "round-robin: layer %u: an expert has more replicas than GPUs", l);
+                return mp_decline(err, outcome, MP_NOT_FOUND, MP_GRID_STUCK, "round-robin", l);
     }
     *outcome = MP_FOUND;
     return MP_OK;

@@ -64,7 +64,7 @@ static enum mp_status empty_plan(struct mp_plan **out, const struct mp_problem *
     if (slots == NULL)
         return mp_nomem(err, "making a plan");
     for (uint32_t g = 0; g < n_gpus; g++)
-        slots[g] = p->slots_per_gpu;
+        slots[g] = p->gpu_slots != NULL ? p->gpu_slots[g] : p->slots_per_gpu;
     enum mp_status status = mp_plan_new(out, t->n_layers, t->n_experts, n_gpus, slots, err);
     mp_free(slots);
     if (status != MP_OK)
@@ -294,7 +294,7 @@ enum mp_status mp_plan_make(struct mp_plan **out, const struct mp_plan_request *
     *out = NULL;
     *outcome = MP_NOT_FOUND;
     MP_TRY(prepare(&run, request, err));
-    MP_TRY(mp_problem_check(&run.problem, outcome, err));
+    MP_TRY(mp_problem_check(&run.problem, run.arena, outcome, err));
     if (*outcome != MP_FOUND)
         goto out;
     if (run.recipe->place == NULL)

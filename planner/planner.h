@@ -21,9 +21,10 @@ enum mp_status mp_combination_of(struct mp_combination *out, const struct mp_rec
 enum mp_status mp_strategy_need(const struct mp_strategy **out, enum mp_planner_stage stage, const char *name,
                                 struct mp_error *err) MP_MUST_CHECK;
 
-/* Does any plan of this shape exist? NOT_FOUND says in numbers what to change. Fills in slots_per_gpu and
- * memory_bytes. */
-enum mp_status mp_problem_check(struct mp_problem *p, enum mp_outcome *outcome, struct mp_error *err) MP_MUST_CHECK;
+/* Does any plan of this shape exist? NOT_FOUND says in numbers what to change. Fills in slots_per_gpu, and gpu_slots
+ * (in `arena`) where GPUs get unequally many. */
+enum mp_status mp_problem_check(struct mp_problem *p, struct mp_arena *arena, enum mp_outcome *outcome,
+                                struct mp_error *err) MP_MUST_CHECK;
 
 /* Replicate -> place -> route -> order, no evidence and no provenance. *work gets the simulated (step, layer) pairs
  * added. */

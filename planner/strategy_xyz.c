@@ -56,8 +56,7 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
         for (uint32_t i = 0; i < draft->n_copies; i++) {
             uint32_t at = i % (2 * p->n_gpus), g = at < p->n_gpus ? at : 2 * p->n_gpus - 1 - at;
             if (!mp_grid_put_from(grid, (first + g) % p->n_gpus, items[i].expert))
-                return mp_decline(err, outcome, MP_NOT_FOUND, "xyz: layer %u: an expert has more replicas than GPUs",
-                                  l);
+                return mp_decline(err, outcome, MP_NOT_FOUND, MP_GRID_STUCK, "xyz", l);
         }
         mp_grid_sort(grid);
     }

@@ -19,11 +19,12 @@ struct mp_problem {                     /* all borrowed */
     const struct mp_model *model;
     struct mp_sim_options sim;
     enum mp_objective objective;
-    uint32_t n_redundant;   /* slots beyond one per expert, per layer, over all GPUs */
-    uint32_t slots_per_gpu; /* 0 = ceil((n_experts + n_redundant) / n_gpus) */
-    bool needs_equal_slots; /* the target stack wants every slot filled, equally many on each GPU */
-    bool needs_distinct;    /* at most one replica of an expert on a GPU (default true; EPLB as published breaks it) */
-    uint64_t memory_bytes;  /* per GPU for routed experts; 0 = what the GPU has less the model's other weights */
+    uint32_t n_redundant;      /* slots beyond one per expert, per layer, over all GPUs */
+    uint32_t slots_per_gpu;    /* 0 = ceil((n_experts + n_redundant) / n_gpus) */
+    const uint32_t *gpu_slots; /* [n_gpus], where memory gives some GPUs fewer and others more; NULL = slots_per_gpu */
+    bool needs_equal_slots;    /* the target stack wants every slot filled, equally many on each GPU */
+    bool needs_distinct;   /* at most one replica of an expert on a GPU (default true; EPLB as published breaks it) */
+    uint64_t memory_bytes; /* per GPU for routed experts; 0 = what the GPU has less the model's other weights */
     uint64_t seed;
     unsigned n_threads;
     /* load[n_layers][n_experts]: (token, expert) pairs over the planning steps */

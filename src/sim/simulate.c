@@ -161,17 +161,17 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* Weights per GPU and what they leave for the KV cache. */
+/* Weights per GPU and what they leave for the KV cache: of all MoE layers of the model, recorded or not. */
 static void memory_use(struct mp_sim_result *r, const struct mp_cost_setup *in) {
     const struct mp_plan *p = in->plan;
     const struct mp_model *m = in->model;
+    uint32_t n_layers = m->n_layers > p->n_layers ? m->n_layers : p->n_layers;
     r->kv_tokens_min = UINT64_MAX;
     for (uint32_t g = 0; g < p->n_gpus; g++) {
-        uint64_t n_filled = 0;
-        for (uint32_t l = 0; l < p->n_layers; l++)
-            for (uint32_t s = p->gpu_first_slot[g]; s < p->gpu_first_slot[g + 1]; s++)
-                n_filled += p->layers[l].slot_expert[s] != MP_NO_EXPERT;
-        uint64_t weights = n_filled * m->expert_bytes + p->n_layers * m->shared_bytes + m->dense_bytes;
+        uint32_t n_slots = p->gpu_first_slot[g + 1] - p->gpu_first_slot[g];
+        unsigned __int128 sum = (unsigned __int128)m->expert_bytes * n_slots * n_layers +
+                                (unsigned __int128)m->shared_bytes * n_layers + m->dense_bytes;
+        uint64_t weights = sum > UINT64_MAX ? UINT64_MAX : (uint64_t)sum;
         uint64_t memory = in->topology->types[in->topology->gpus[g].type].memory_bytes;
         uint64_t room = memory > weights && m->kv_bytes_per_token > 0 ? (memory - weights) / m->kv_bytes_per_token : 0;
         r->memory_bytes_max = weights > r->memory_bytes_max ? weights : r->memory_bytes_max;

@@ -80,6 +80,8 @@ static bool check_layer(struct verifier *v, uint32_t l, struct seen *seen) {
     }
     is_good &= vf_expect(v, layer->order == MP_NONE || layer->order < p->n_orders, MP_V_SHAPE,
                          "layer %u: order %u, and there are %u", layer->layer_id, layer->order, p->n_orders);
+    vf_expect(v, !layer->combine_reversed || layer->order != MP_NONE, MP_V_SHAPE,
+              "layer %u: combine_reversed, and there is no order to run backwards", layer->layer_id);
     if (l > 0)
         vf_expect(v, layer->layer_id > p->layers[l - 1].layer_id, MP_V_LAYER_ID,
                   "layer %u follows layer %u (ids must rise)", layer->layer_id, p->layers[l - 1].layer_id);
@@ -122,14 +124,43 @@ static enum mp_status check_training(struct verifier *v, struct mp_error *err) {
     return MP_OK;
 }
 
+/* What a plan says about how it was made must not contradict itself. */
+static void check_provenance(struct verifier *v) {
+    const struct mp_provenance *o = &v->plan->provenance;
+    const struct {
+        const char *key, *value;
+    } names[] = {{"strategy", o->strategy},
+                 {"replicate", o->replicate},
+                 {"place", o->place},
+                 {"route", o->route},
+                 {"order", o->order}};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        vf_expect(v, names[i].value[0] != '\0', MP_V_PROVENANCE, "%s is not named", names[i].key);
+    vf_expect(v, strcmp(o->route, mp_route_rule_name(v->plan->route)) == 0, MP_V_PROVENANCE,
+              "planned with route \"%.40s\", and the rule is %s", o->route, mp_route_rule_name(v->plan->route));
+    vf_expect(v, strcmp(o->selected_on, "planning data") == 0 || strcmp(o->selected_on, "validation part") == 0,
+              MP_V_PROVENANCE, "selected_on is \"%.40s\", neither \"planning data\" nor \"validation part\"",
+              o->selected_on);
+    bool is_listed = o->split.kind == MP_SPLIT_CATEGORY;
+    bool is_share = o->split.kind == MP_SPLIT_HASH || o->split.kind == MP_SPLIT_TIME;
+    vf_expect(v, is_listed == (o->split.categories[0] != '\0'), MP_V_PROVENANCE,
+              "split: categories are \"%.40s\", and this kind of split %s", o->split.categories,
+              is_listed ? "needs some" : "has none");
+    vf_expect(v, is_share ? o->split.planning_ppm > 0 && o->split.planning_ppm < 1000000 : o->split.planning_ppm == 0,
+              MP_V_PROVENANCE, "split: planning_ppm is %u, and this kind of split %s", o->split.planning_ppm,
+              is_share ? "needs a share between 0 and 1000000" : "has no share");
+}
+
 /* What the plan claims, as far as it can be wrong by itself. */
 static void check_claims(struct verifier *v) {
     const struct mp_plan *p = v->plan;
     const struct mp_provenance *o = &p->provenance;
-    vf_expect(v, !(o->is_reproducible && strcmp(o->stopped_by, "wall_clock") == 0), MP_V_PROVENANCE,
-              "stopped by the wall clock and yet marked reproducible");
+    bool is_by_clock = strcmp(o->stopped_by, "wall_clock") == 0;
+    vf_expect(v, o->is_reproducible != is_by_clock, MP_V_PROVENANCE, "stopped_by is %.20s, and yet reproducible is %s",
+              o->stopped_by, o->is_reproducible ? "true" : "false");
     if (!o->has_workload)
         return;
+    check_provenance(v);
     vf_expect(v, o->batching.n_ranks == p->n_gpus, MP_V_PROVENANCE, "steps of %u ranks on %u GPUs", o->batching.n_ranks,
               p->n_gpus);
     for (uint32_t i = 0; i < p->n_samples; i++) {
@@ -188,10 +219,14 @@ static void check_against_topology(struct verifier *v) {
                       "GPU %u is on node %u in the plan and %u in the topology", g, p->gpu_node[g],
                       mp_topology_node(t, g));
     }
-    if (p->provenance.has_workload)
+    if (p->provenance.has_workload) {
         vf_expect(v, strcmp(p->provenance.topology_sha256, t->sha256) == 0, MP_V_PROVENANCE,
                   "planned for the topology with SHA-256 %.16s..., and this one has %.16s...",
                   p->provenance.topology_sha256, t->sha256);
+        vf_expect(v, strcmp(p->provenance.topology, t->name != NULL ? t->name : "") == 0, MP_V_PROVENANCE,
+                  "planned for topology \"%.60s\", and this one is \"%.60s\"", p->provenance.topology,
+                  t->name != NULL ? t->name : "");
+    }
 }
 
 static void check_against_model(struct verifier *v) {
@@ -199,21 +234,31 @@ static void check_against_model(struct verifier *v) {
     const struct mp_model *m = v->model;
     vf_expect(v, p->n_experts == m->n_experts, MP_V_SHAPE, "the plan has %u experts and the model %u", p->n_experts,
               m->n_experts);
-    if (p->provenance.has_workload)
+    if (p->provenance.has_workload) {
         vf_expect(v, strcmp(p->provenance.model_sha256, m->sha256) == 0, MP_V_PROVENANCE,
                   "planned for the model with SHA-256 %.16s..., and this one has %.16s...", p->provenance.model_sha256,
                   m->sha256);
+        vf_expect(v, strcmp(p->provenance.model, m->name != NULL ? m->name : "") == 0, MP_V_PROVENANCE,
+                  "planned for model \"%.60s\", and this one is \"%.60s\"", p->provenance.model,
+                  m->name != NULL ? m->name : "");
+    }
 }
 
+/* Weights of all MoE layers of the model; those that are not recorded are taken to have as many slots. */
 static void check_capacity(struct verifier *v) {
     const struct mp_plan *p = v->plan;
+    const struct mp_model *m = v->model;
+    uint32_t n_layers = m->n_layers > p->n_layers ? m->n_layers : p->n_layers;
     for (uint32_t g = 0; g < p->n_gpus && p->n_gpus == v->topology->n_gpus; g++) {
         uint32_t n_slots = p->gpu_first_slot[g + 1] - p->gpu_first_slot[g];
-        unsigned __int128 need = (unsigned __int128)v->model->expert_bytes * n_slots * p->n_layers;
+        unsigned __int128 need = (unsigned __int128)m->expert_bytes * n_slots * n_layers +
+                                 (unsigned __int128)m->shared_bytes * n_layers + m->dense_bytes;
         uint64_t has = v->topology->types[v->topology->gpus[g].type].memory_bytes;
         vf_expect(v, need <= has, MP_V_CAPACITY,
-                  "GPU %u: %u slots in %u layers of %llu bytes each are %llu bytes, and it has %llu", g, n_slots,
-                  p->n_layers, ULL(v->model->expert_bytes), need > UINT64_MAX ? ULL(UINT64_MAX) : ULL(need), ULL(has));
+                  "GPU %u: %u slots in %u layers of %llu bytes each are %llu bytes with the other weights, and it has "
+                  "%llu",
+                  g, n_slots, n_layers, ULL(m->expert_bytes), need > UINT64_MAX ? ULL(UINT64_MAX) : ULL(need),
+                  ULL(has));
     }
 }
 

@@ -27,10 +27,16 @@ static enum mp_status rebuild_steps(struct vf_data *d, bool *is_usable, struct m
     struct verifier *v = d->v;
     const struct mp_provenance *o = &v->plan->provenance;
     struct mp_error why = {0};
+    /* Recorded steps are no more than the trace has rows; drawn ones are as many as the plan says. */
+    uint32_t n_drawn = o->batching.n_steps_max == 0 ? 64 : o->batching.n_steps_max;
+    if (v->trace->kind == MP_TRACE_TOKENS && o->batching.resample &&
+        !vf_expect(v, n_drawn == v->plan->n_planning_steps, MP_V_PREDICTION,
+                   "the plan says %llu planning steps, and %u are drawn", ULL(v->plan->n_planning_steps), n_drawn))
+        return MP_OK;
     enum mp_status status = mp_part_split(&d->planning, &d->held_out, v->trace, &o->split, &why);
     if (status == MP_OK)
         status = mp_workload_build(&d->workload, &d->planning, &o->batching, &why);
-    if (status == MP_EINPUT || status == MP_EUSAGE) {
+    if (status == MP_EINPUT || status == MP_EUSAGE || status == MP_ELIMIT) {
         vf_expect(v, false, MP_V_PROVENANCE, "the planning steps cannot be built again: %.300s", why.message);
         return MP_OK;
     }

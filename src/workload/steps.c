@@ -102,6 +102,16 @@ static enum mp_status build_counts(struct mp_workload *w, const struct mp_part *
 }
 
 /* ---- TOKENS ---- */
+/* Steps that are drawn have no end of their own: at most 2^27 rows of them, about a gigabyte. */
+#define DRAWN_ROWS_MAX (UINT64_C(1) << 27)
+static enum mp_status check_drawn(const struct mp_batching *b, uint64_t rows, struct mp_error *err) {
+    uint64_t n = b->n_steps_max == 0 ? 64 : b->n_steps_max;
+    if (!b->resample || (rows > 0 && n <= DRAWN_ROWS_MAX / rows))
+        return MP_OK;
+    return mp_fail(err, MP_ELIMIT, "%s drawn steps of up to %s rows are more than %s rows in all (use fewer --steps)",
+                   mp_workload_number(n).text, mp_workload_number(rows).text, mp_workload_number(DRAWN_ROWS_MAX).text);
+}
+
 static enum mp_status check_batching(const struct mp_batching *b, struct mp_error *err) {
     uint64_t rows;
     switch (b->phase) {
@@ -113,7 +123,7 @@ static enum mp_status check_batching(const struct mp_batching *b, struct mp_erro
             return mp_fail(err, MP_ELIMIT,
                            "%u requests per rank on %u ranks are %s rows per step (at most 4,294,967,295)",
                            b->batch_per_rank, b->n_ranks, mp_workload_number(rows).text);
-        return MP_OK;
+        return check_drawn(b, rows, err);
     case MP_PHASE_PREFILL:
     case MP_PHASE_TRAIN:
         if (b->tokens_per_rank == 0)
@@ -121,7 +131,7 @@ static enum mp_status check_batching(const struct mp_batching *b, struct mp_erro
         if (mp_mul_overflow(b->tokens_per_rank, (uint64_t)b->n_ranks, &rows) || rows > UINT32_MAX)
             return mp_fail(err, MP_ELIMIT, "%s tokens per rank on %u ranks are more rows per step than 4,294,967,295",
                            mp_workload_number(b->tokens_per_rank).text, b->n_ranks);
-        return MP_OK;
+        return check_drawn(b, rows, err);
     case MP_PHASE_UNKNOWN:
     case MP_PHASE_MIXED:
         break;

@@ -149,6 +149,22 @@ static uint32_t refill(struct decode *d) {
     return d->n_slots;
 }
 
+static const char advice[] = "(use --resample, a smaller --batch, or a larger trace)";
+
+/* Before anything of n_slots entries is allocated. */
+static enum mp_status refuse_too_few(const struct decode *d, struct mp_error *err) {
+    uint32_t not_empty = 0;
+    for (uint32_t m = 0; m < d->b->part->n; m++)
+        not_empty += mp_member_request(d->b->part, m)->n_rows > 0;
+    if (not_empty >= d->n_slots)
+        return MP_OK;
+    return mp_fail(err, MP_EINPUT,
+                   "decode with %s requests per rank on %u ranks needs %s concurrent requests, the "
+                   "part has %s %s",
+                   mp_workload_number(d->b->batching->batch_per_rank).text, d->n_ranks,
+                   mp_workload_number(d->n_slots).text, mp_workload_number(not_empty).text, advice);
+}
+
 static enum mp_status refuse(struct decode *d, uint32_t empty_slot, struct mp_error *err) {
     const struct mp_part *p = d->b->part;
     const struct mp_batching *b = d->b->batching;
@@ -160,13 +176,6 @@ static enum mp_status refuse(struct decode *d, uint32_t empty_slot, struct mp_er
         not_empty++;
         may_run += r->source == MP_NONE || r->source % d->n_ranks == rank;
     }
-    const char *advice = "(use --resample, a smaller --batch, or a larger trace)";
-    if (not_empty < d->n_slots)
-        return mp_fail(err, MP_EINPUT,
-                       "decode with %s requests per rank on %u ranks needs %s concurrent requests, the "
-                       "part has %s %s",
-                       mp_workload_number(b->batch_per_rank).text, d->n_ranks, mp_workload_number(d->n_slots).text,
-                       mp_workload_number(not_empty).text, advice);
     return mp_fail(err, MP_EINPUT,
                    "decode with %s requests per rank on %u ranks needs %s concurrent requests on rank %u and "
                    "runs out: by their recorded source, %s of the part's %s requests may run there %s",
@@ -197,6 +206,7 @@ enum mp_status mp_steps_decode(struct mp_step_builder *b, struct mp_error *err) 
     struct decode d = {.b = b, .n_ranks = b->batching->n_ranks};
     d.n_slots = b->batching->batch_per_rank * d.n_ranks;
     enum mp_status status;
+    MP_TRY(refuse_too_few(&d, err));
     MP_TRY(lay_out(&d, err));
     d.head = mp_calloc((size_t)d.n_ranks + 1, sizeof *d.head);
     d.tail = mp_calloc((size_t)d.n_ranks + 1, sizeof *d.tail);

@@ -123,6 +123,17 @@ STRUCTURE = [
     ("colocation out of range", "colocation", on("  - {layer: 0", lambda t: t.replace("gpu: 0", "gpu: 99")), "gpu:"),
     ("colocation elsewhere", "colocation", on("  - {layer: 0", lambda t: t.replace("gpu: 0", "gpu: 3")), None),
     ("reproducible wall clock", "provenance", on("  stopped_by: ", lambda t: "wall_clock"), None),
+    ("not reproducible and done", "provenance", on("  reproducible: ", lambda t: "false"), None),
+    ("no order named", "provenance", on("  order: ", lambda t: '""'), None),
+    ("no strategy named", "provenance", on("  strategy: ", lambda t: '""'), None),
+    ("another route named", "provenance", on("  route: ", lambda t: '"nearest"'), None),
+    ("selected elsewhere", "provenance", on("  selected_on: ", lambda t: '"held-out"'), None),
+    ("categories of no split", "provenance", on("    categories: ", lambda t: '"code"'), None),
+    ("share of no split", "provenance", lambda lines: (on("    kind: ", lambda t: "none")(lines),
+                                                       on("    planning_ppm: ", lambda t: 500000)(lines)), None),
+    ("share of everything", "provenance", lambda lines: (on("    kind: ", lambda t: "hash")(lines),
+                                                         on("    planning_ppm: ", lambda t: 1000000)(lines)), None),
+    ("reversed without an order", "shape", on("    combine_reversed: ", lambda t: "true"), None),
     ("other ranks", "provenance", on("    ranks: ", bump()), None),
     ("sample out of range", "sample", on("  - step: ", lambda t: 4000), "step:"),
     ("parts above the step", "sample", on("    step_ns: ", lambda t: 1), None),
@@ -151,6 +162,12 @@ DATA = [
     ("trace hash", "provenance", on("  trace_sha256: ", lambda t: HASH), None),
     ("topology hash", "provenance", on("  topology_sha256: ", lambda t: HASH), None),
     ("model hash", "provenance", on("  model_sha256: ", lambda t: HASH), None),
+    ("topology name", "provenance", on("  topology: ", lambda t: '"8:b200"'), None),
+    ("model name", "provenance", on("  model: ", lambda t: '"deepseek-v3"'), None),
+    ("steps without end", "provenance", lambda lines: (on("    steps_max: ", lambda t: 2**32 - 1)(lines), on("    resample: ", lambda t: "true")(lines),
+                                                       on("  planning_steps: ", lambda t: 2**32 - 1)(lines)), None),
+    ("drawn steps", "prediction", lambda lines: (on("    steps_max: ", lambda t: 2**32 - 1)(lines), on("    resample: ", lambda t: "true")(lines)), None),
+    ("batch without end", "provenance", on("    batch_per_rank: ", lambda t: 2**30), None),
     ("synthetic", "provenance", on("  synthetic: ", lambda t: "false"), None),
     ("dispatcher", "provenance", on("  dispatcher: ", lambda t: '"pigeon"'), None),
     ("split cannot be built", "provenance", lambda lines: (on("    kind: ", lambda t: "category")(lines),
@@ -175,17 +192,18 @@ def try_both(name, lines, kind, reading, data):
         failures.append(f"{name}: moeplan verify: exit {code}, not {kind}: {out[:200]}{err[:300]}")
 
 
-def both_accept(name, path, data):
-    code, out, err = run(PLANCHECK, path, *data)
+def both_accept(name, path, data, model=()):
+    code, out, err = run(PLANCHECK, path, *data, *model)
     if code != 0:
         failures.append(f"{name}: plancheck refuses: {out[:300]}{err[:200]}")
-    code, out, err = moeplan("verify", path, *data)
+    code, out, err = moeplan("verify", path, *data, *(("-m", *model) if model else ()))
     if code != 0:
         failures.append(f"{name}: moeplan verify refuses: {out[:300]}{err[:200]}")
 
 
 def enrich(lines):
     """A plan with every section: weighted routing, a cut order, a pair, training."""
+    edit(lines, "  route: ", lambda t: '"weighted"')
     edit(lines, "  route: ", lambda t: "weighted", -1)
     for i in sorted((i for i, line in enumerate(lines) if line.startswith("    slots: ")), reverse=True):
         n = lines[i].count(",") + 1
@@ -252,6 +270,21 @@ def main():
         change(lines)
         try_both(name, lines, kind, reading, [])
     # Too little memory: the same plan against a model of larger experts.
+    # A recording of 2 of 58 layers on GPUs of unequal memory: all layers count, and the GPUs with room take more.
+    few = at("few.mpt")
+    need(moeplan("generate", "--layers", "2", "--first-layer", "3", "--experts", "256", "--top-k", "8", "--n-requests", "48",
+                 "--tokens-per-request", "4", "--phase", "decode", "-q", "-o", few), "generate")
+    need(moeplan("plan", few, "1x8:h200+1x8:l40s", "-m", "deepseek-v3", "--batch", "1", "--strategy", "lpt", "-q", "-o", at("uneven.yaml")),
+         "plan on unequal GPUs")
+    both_accept("unequal GPUs", at("uneven.yaml"), [few, "1x8:h200+1x8:l40s"], ["deepseek-v3"])
+    with open(at("uneven.yaml")) as f:
+        uneven = f.read().split("\n")[:-1]
+    slots = [int(x) for x in uneven[find(uneven, "  gpu_slots: ")][len("  gpu_slots: ["):-1].split(", ")]
+    if not 0 < max(slots[8:]) < min(slots[:8]):
+        failures.append(f"unequal GPUs: slots {slots}")
+    code, _, err = moeplan("plan", few, "2:h100", "-m", "deepseek-v3", "--batch", "2", "--strategy", "contiguous", "-o", at("small.yaml"))
+    if code != 1 or "memory: " not in err or "2 of 58 MoE layers are recorded" not in err:
+        failures.append(f"58 layers on 2 GPUs: exit {code}: {err[:300]}")
     with open(os.path.join(ROOT, "src", "model", "presets", "deepseek-v3.yaml")) as f:
         text = re.sub(r"experts: \{value: 256", "experts: {value: 8", f.read(), count=1)
         text = text.replace("name: deepseek-v3", "name: large\nexpert_bytes: 900 GB", 1)

@@ -279,6 +279,55 @@ static bool wall_clock_reproducible(struct mp_plan *p, struct mp_rng *rng) {
     return true;
 }
 
+static bool stopped_by_itself(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    p->provenance.stopped_by = "done";
+    p->provenance.is_reproducible = false;
+    return true;
+}
+
+static bool unnamed_stage(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_provenance *v = &p->provenance;
+    const char **names[] = {&v->strategy, &v->replicate, &v->place, &v->route, &v->order};
+    *names[below(rng, 5)] = "";
+    return v->has_workload;
+}
+
+static bool other_route(struct mp_plan *p, struct mp_rng *rng) {
+    static const char *const known[] = {"even", "nearest", "weighted", "tiered", "zz"};
+    const char *route = known[below(rng, 5)];
+    if (strcmp(route, p->provenance.route) == 0)
+        return false;
+    p->provenance.route = route;
+    return p->provenance.has_workload;
+}
+
+static bool selected_elsewhere(struct mp_plan *p, struct mp_rng *rng) {
+    p->provenance.selected_on = below(rng, 2) ? "held-out" : "";
+    return p->provenance.has_workload;
+}
+
+static bool categories_without_split(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    struct mp_split *split = &p->provenance.split;
+    split->categories = split->kind == MP_SPLIT_CATEGORY ? "" : "code,math";
+    return p->provenance.has_workload;
+}
+
+static bool share_of_split(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_split *split = &p->provenance.split;
+    bool has_share = split->kind == MP_SPLIT_HASH || split->kind == MP_SPLIT_TIME;
+    split->planning_ppm = below(rng, 2) ? 1000000 : has_share ? 0 : 500000;
+    return p->provenance.has_workload;
+}
+
+static bool reversed_single_shot(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_plan_layer *layer = any_layer(p, rng);
+    layer->order = MP_NONE;
+    layer->combine_reversed = true;
+    return true;
+}
+
 static bool other_ranks(struct mp_plan *p, struct mp_rng *rng) {
     (void)rng;
     p->provenance.batching.n_ranks++;
@@ -423,6 +472,29 @@ static bool other_model(struct mp_plan *p, struct mp_rng *rng) {
     p->provenance.model_sha256 = OTHER_HASH;
     return p->provenance.has_workload;
 }
+static bool other_topology_name(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    p->provenance.topology = "8:b200";
+    return p->provenance.has_workload;
+}
+static bool other_model_name(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    p->provenance.model = "deepseek-v3";
+    return p->provenance.has_workload;
+}
+/* Consistent with itself and far too many: refused before any of them is drawn. */
+static bool drawn_without_end(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    p->provenance.batching.resample = true;
+    p->provenance.batching.n_steps_max = UINT32_MAX;
+    p->n_planning_steps = UINT32_MAX;
+    return p->provenance.has_workload && p->provenance.batching.phase == MP_PHASE_DECODE;
+}
+static bool batch_without_end(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    p->provenance.batching.batch_per_rank = UINT32_MAX / p->n_gpus;
+    return p->provenance.has_workload && p->provenance.batching.phase == MP_PHASE_DECODE;
+}
 static bool unknown_dispatcher(struct mp_plan *p, struct mp_rng *rng) {
     (void)rng;
     p->provenance.dispatcher = "pigeon";
@@ -466,6 +538,13 @@ const struct mutation mutations[] = {
     {"sample-parts-above-step", BIT(MP_V_SAMPLE), false, sample_parts_above_step},
     {"sample-past-end", BIT(MP_V_SAMPLE), false, sample_past_end},
     {"wall-clock-reproducible", BIT(MP_V_PROVENANCE), false, wall_clock_reproducible},
+    {"stopped-by-itself", BIT(MP_V_PROVENANCE), false, stopped_by_itself},
+    {"unnamed-stage", BIT(MP_V_PROVENANCE), false, unnamed_stage},
+    {"other-route", BIT(MP_V_PROVENANCE), false, other_route},
+    {"selected-elsewhere", BIT(MP_V_PROVENANCE), false, selected_elsewhere},
+    {"categories-without-split", BIT(MP_V_PROVENANCE), false, categories_without_split},
+    {"share-of-split", BIT(MP_V_PROVENANCE), false, share_of_split},
+    {"reversed-single-shot", BIT(MP_V_SHAPE), false, reversed_single_shot},
     {"other-ranks", BIT(MP_V_PROVENANCE), false, other_ranks},
     {"drop-layer", BIT(MP_V_LAYER_MISSING), true, drop_layer},
     {"edit-layer-id", BIT(MP_V_LAYER_ID), true, edit_layer_id},
@@ -489,6 +568,10 @@ const struct mutation mutations[] = {
     {"other-trace", BIT(MP_V_PROVENANCE), true, other_trace},
     {"other-topology", BIT(MP_V_PROVENANCE), true, other_topology},
     {"other-model", BIT(MP_V_PROVENANCE), true, other_model},
+    {"other-topology-name", BIT(MP_V_PROVENANCE), true, other_topology_name},
+    {"other-model-name", BIT(MP_V_PROVENANCE), true, other_model_name},
+    {"drawn-without-end", BIT(MP_V_PROVENANCE), true, drawn_without_end},
+    {"batch-without-end", BIT(MP_V_PROVENANCE), true, batch_without_end},
     {"unknown-dispatcher", BIT(MP_V_PROVENANCE), true, unknown_dispatcher},
     {"other-synthetic", BIT(MP_V_PROVENANCE), true, other_synthetic},
 };

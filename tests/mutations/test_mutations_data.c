@@ -42,7 +42,7 @@ static void test_mutations_data__all_refused_by_name(void **state) {
     static const char *const topologies[] = {"1x4:h100", "2x2:h100", "2x2:a100+1x2:l40s", "3x2:v100"};
     static const char *const recipes[] = {"lpt", "eplb", "round-robin", "random"};
     struct mp_rng rng = mp_rng_seed(21);
-    uint32_t applied[64] = {0}, next = 0, n_declined = 0;
+    uint32_t applied[80] = {0}, next = 0, n_declined = 0;
     for (uint32_t round = 0; round < 1100; round++) {
         struct mp_error err = {0};
         bool is_decode = mp_rng_below(&rng, 2);
@@ -88,7 +88,10 @@ static void test_mutations_data__all_refused_by_name(void **state) {
             struct mp_gpu_type *type = (void *)(uintptr_t)&t.topology->types[0];
             p = reread(text);
             uint32_t n_slots = p->gpu_first_slot[1];
-            type->memory_bytes = t.model->expert_bytes * n_slots * p->n_layers - 1;
+            type->memory_bytes = (t.model->expert_bytes * n_slots + t.model->shared_bytes) * p->n_layers +
+                                 t.model->dense_bytes; /* just enough */
+            check(p, &t, no_mutation, round);
+            type->memory_bytes--;
             check(p, &t, &capacity, round);
             mp_plan_free(p);
         }

@@ -7,7 +7,7 @@
 static void test_mutations_structure__all_refused_by_name(void **state) {
     (void)state;
     struct mp_rng rng = mp_rng_seed(11);
-    uint32_t applied[64] = {0}, next = 0;
+    uint32_t applied[80] = {0}, next = 0;
     for (uint32_t round = 0; round < 1000; round++) {
         struct random_plan_shape shape = random_shape(&rng);
         uint64_t seed = mp_rng_next(&rng);

@@ -11,6 +11,7 @@ enum mp_status setup_load(struct setup *s, const struct opts *o, const char *tra
     MP_TRY(mp_topology_load(&s->topology, topology, &o->limits, err));
     MP_TRY(tool_load_trace(&s->trace, trace, o, err));
     MP_TRY(tool_load_model(&s->model, o, s->trace, err));
+    tool_note_layers(o, s->trace, s->model);
 out:
     if (status != MP_OK)
         setup_free(s);

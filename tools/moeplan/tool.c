@@ -113,6 +113,11 @@ void tool_note_generic(const struct opts *o, const struct mp_model *model) {
                   model->n_layers, model->n_experts);
 }
 
+void tool_note_layers(const struct opts *o, const struct mp_trace *trace, const struct mp_model *model) {
+    if (trace->n_layers < model->n_layers)
+        tool_note(o, "%u of %u MoE layers are recorded: step times cover those only", trace->n_layers, model->n_layers);
+}
+
 enum mp_status tool_batching(struct mp_batching *out, const struct opts *o, const struct mp_trace *trace,
                              const struct mp_topology *topology, struct mp_error *err) {
     enum mp_phase phase = o->phase != NULL ? phase_of_name(o->phase) : trace->phase;

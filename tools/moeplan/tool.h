@@ -22,6 +22,8 @@ enum mp_status tool_load_model(struct mp_model **out, const struct opts *o, cons
                                struct mp_error *err) MP_MUST_CHECK;
 /* Says so when the model is a generic one. */
 void tool_note_generic(const struct opts *o, const struct mp_model *model);
+/* Says so when the recording has fewer MoE layers than the model. */
+void tool_note_layers(const struct opts *o, const struct mp_trace *trace, const struct mp_model *model);
 /* The batching rule of the options on this trace. MP_EUSAGE asks for --phase when neither says it. */
 enum mp_status tool_batching(struct mp_batching *out, const struct opts *o, const struct mp_trace *trace,
                              const struct mp_topology *topology, struct mp_error *err) MP_MUST_CHECK;

@@ -44,6 +44,7 @@ def structure(c):
         before = layer["layer"]
         ok &= c.expect(layer["order"] is None or layer["order"] < len(p["orders"]), "shape",
                        f"{name}: order {layer['order']}, and there are {len(p['orders'])}")
+        c.expect(not layer["combine_reversed"] or layer["order"] is not None, "shape", f"{name}: combine_reversed without an order")
         if not c.expect(len(layer["slots"]) == p["slots"], "slots", f"{name}: {len(layer['slots'])} slots, and the plan has {p['slots']}"):
             ok = False
             continue
@@ -86,10 +87,20 @@ def sections(c):
         order = p["training"]["bucket_order"]
         c.expect(sorted(order) == list(range(len(order))), "training", f"bucket_order {order[:20]} is not a permutation")
     v = p["provenance"]
-    c.expect(not (v["reproducible"] and v["stopped_by"] == "wall_clock"), "provenance",
-             "stopped by the wall clock and yet marked reproducible")
+    c.expect(v["reproducible"] != (v["stopped_by"] == "wall_clock"), "provenance",
+             f"stopped_by is {v['stopped_by']}, and yet reproducible is {v['reproducible']}")
     if not v["planned"]:
         return
+    for key in ("strategy", "replicate", "place", "route", "order"):
+        c.expect(v[key] != "", "provenance", f"{key} is not named")
+    c.expect(v["route"] == p["route"], "provenance", f"planned with route \"{v['route']}\", and the rule is {p['route']}")
+    c.expect(v["selected_on"] in ("planning data", "validation part"), "provenance", f"selected_on is \"{v['selected_on']}\"")
+    split = v["split"]
+    c.expect((split["kind"] == "category") == (split["categories"] != ""), "provenance",
+             f"categories \"{split['categories']}\" of a split by {split['kind']}")
+    has_share = split["kind"] in ("hash", "time")
+    c.expect(0 < split["planning_ppm"] < 10**6 if has_share else split["planning_ppm"] == 0, "provenance",
+             f"planning_ppm {split['planning_ppm']} of a split by {split['kind']}")
     c.expect(v["batching"]["ranks"] == p["gpus"], "provenance", f"steps of {v['batching']['ranks']} ranks on {p['gpus']} GPUs")
     before = -1
     for s in p["samples"]:
@@ -150,13 +161,17 @@ def against(c, trace, topology, model):
         for g in range(p["gpus"]):
             c.expect(p["gpu_nodes"][g] == topology.node[g], "shape",
                      f"GPU {g} is on node {p['gpu_nodes'][g]} in the plan and {topology.node[g]} in the topology")
-            need, has = model.expert_bytes * p["gpu_slots"][g] * p["layers"], topology.gpus[g]["type"]["memory"]
-            c.expect(need <= has, "capacity", f"GPU {g}: {p['gpu_slots'][g]} slots in {p['layers']} layers are {need} bytes, and it has {has}")
+            held = max(p["layers"], len(model.layer_ids))
+            need, has = (model.expert_bytes * p["gpu_slots"][g] + model.shared_bytes) * held + model.dense_bytes, topology.gpus[g]["type"]["memory"]
+            c.expect(need <= has, "capacity",
+                     f"GPU {g}: {p['gpu_slots'][g]} slots in {held} layers are {need} bytes with the other weights, and it has {has}")
     c.expect(p["experts"] == model.experts, "shape", f"the plan has {p['experts']} experts and the model {model.experts}")
     if v["planned"]:
         for what, own in (("trace", trace.sha256), ("topology", topology.sha256), ("model", model.sha256)):
             c.expect(v[f"{what}_sha256"] == own, "provenance",
                      f"planned on the {what} with SHA-256 {v[f'{what}_sha256'][:16]}..., and this one has {own[:16]}...")
+        for what, own in (("topology", topology.name), ("model", model.name)):
+            c.expect(v[what] == own, "provenance", f"planned for {what} \"{v[what]}\", and this one is \"{own}\"")
         c.expect(v["synthetic"] == trace.is_synthetic, "provenance", f"the plan says synthetic: {v['synthetic']}, the trace {trace.is_synthetic}")
 
 
@@ -185,6 +200,11 @@ def evidence(c, setup):
     if not c.expect(trace.kind == "tokens" or (v["sources"] == "dp" and not is_node), "provenance",
                     f"dispatcher {v['dispatcher']} and sources {v['sources']} need tokens, and the trace has counts"):
         return None
+    b = v["batching"]
+    drawn = b["steps_max"] or 64
+    if trace.kind == "tokens" and b["resample"]:
+        if not c.expect(drawn == p["planning_steps"], "prediction", f"the plan says {p['planning_steps']} planning steps, and {drawn} are drawn"):
+            return None
     try:
         steps = build(trace, planning_part(trace, v["split"]), v["batching"])
     except StepError as e:

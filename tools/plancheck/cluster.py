@@ -272,6 +272,11 @@ class Model:
         self.attention_bytes = num("attention_bytes", _ceil(attention * dense_bits, 8))
         self.attention_flops = num("attention_flops", 2 * attention)
         self.other = num("other", 0)
+        # Beside experts, on every GPU: attention of all layers, embeddings, dense FFNs.
+        tables = 1 if bare(d.get("tied_embeddings", "false")) == "true" else 2
+        dense_layers = self.hidden_layers - len(self.layer_ids)
+        weights = tables * num("vocabulary", 0) * h * num("embedding_bits", 16) + dense_layers * mats * h * num("dense_size", 0) * dense_bits
+        self.dense_bytes = num("dense_bytes", self.attention_bytes * self.hidden_layers + _ceil(weights, 8))
 
 
 def load_model(spec):

@@ -39,8 +39,8 @@ static void fill_layer(struct mp_rng *rng, struct mp_plan *p, struct mp_plan_lay
         for (uint32_t s = 0; s < p->n_slots; s++)
             layer->slot_weight[s] = layer->slot_expert[s] == MP_NO_EXPERT ? 0 : 1 + (uint32_t)mp_rng_below(rng, 1000);
     }
-    layer->combine_reversed = mp_rng_below(rng, 2);
     layer->order = p->n_orders > 0 && mp_rng_below(rng, 3) > 0 ? (uint32_t)mp_rng_below(rng, p->n_orders) : MP_NONE;
+    layer->combine_reversed = layer->order != MP_NONE && mp_rng_below(rng, 2);
 }
 
 static int by_pair(const void *a, const void *b) {
@@ -112,17 +112,21 @@ struct mp_plan *random_plan(struct mp_rng *rng, const struct random_plan_shape *
         slots[g] = shape->slots_per_gpu;
     CHECK_OK(mp_plan_new(&p, shape->n_layers, shape->n_experts, shape->n_gpus, slots, &err), err);
     struct mp_provenance *v = &p->provenance;
-    const char **strings[] = {&v->tool,  &v->trace_model, &v->topology,    &v->model,
-                              &v->place, &v->order,       &v->selected_on, &v->split.categories};
+    const char **strings[] = {&v->tool, &v->trace_model, &v->topology, &v->model};
     for (size_t i = 0; i < sizeof strings / sizeof strings[0]; i++)
         *strings[i] = names[mp_rng_below(rng, sizeof names / sizeof names[0])];
     v->sources = mp_rng_below(rng, 2) ? "dp" : "coupled";
     v->dispatcher = "a2av";
     v->seed = mp_rng_next(rng);
     v->has_workload = shape->has_outlook;
+    v->strategy = v->replicate = v->place = v->order = names[1 + mp_rng_below(rng, sizeof names / sizeof names[0] - 1)];
+    v->selected_on = mp_rng_below(rng, 2) ? "planning data" : "validation part";
     if (v->has_workload) {
         v->split.kind = (enum mp_split_kind)mp_rng_below(rng, 4);
-        v->split.planning_ppm = 500000;
+        if (v->split.kind == MP_SPLIT_CATEGORY)
+            v->split.categories = v->place;
+        if (v->split.kind == MP_SPLIT_HASH || v->split.kind == MP_SPLIT_TIME)
+            v->split.planning_ppm = 500000;
         v->batching =
             (struct mp_batching){.phase = MP_PHASE_DECODE, .n_ranks = shape->n_gpus, .batch_per_rank = 4, .seed = 7};
     }
@@ -132,6 +136,7 @@ struct mp_plan *random_plan(struct mp_rng *rng, const struct random_plan_shape *
         node[g] = g * p->n_nodes / p->n_gpus;
     p->gpu_node = node;
     p->route = (enum mp_route_rule)mp_rng_below(rng, MP_N_ROUTE_RULES);
+    v->route = mp_route_rule_name(p->route);
     p->stage_mode = (enum mp_stage_mode)mp_rng_below(rng, 3);
     p->fallback_ppm = (uint32_t)mp_rng_below(rng, 100000);
     if (shape->has_orders) {

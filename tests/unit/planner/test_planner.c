@@ -251,6 +251,149 @@ static void test_planner__infeasible_requests_say_what_to_change(void **state) {
     tiny_free(&t);
 }
 
+/* Own GPU types on which `slots` slots of all layers fit beside the other weights. */
+static void set_memory(struct tiny *t, uint32_t type, uint64_t slots, uint64_t more) {
+    struct mp_gpu_type *types = (void *)(uintptr_t)t->topology->types;
+    types[type].memory_bytes = t->model->dense_bytes + t->model->shared_bytes * t->model->n_layers +
+                               t->model->expert_bytes * t->model->n_layers * slots + more;
+}
+
+static void test_planner__unequal_gpus_get_the_slots_that_fit(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    struct tiny_spec s = small;
+    struct tiny t;
+    s.n_experts = 16;
+    s.topology = "1x2:h100+1x2:l40s";
+    CHECK_OK(tiny_make(&t, &s, &err), err);
+    set_memory(&t, 0, 9, 5);
+    set_memory(&t, 1, 1, 0);
+    static const char *const recipes[] = {"contiguous", "round-robin", "random", "lpt", "lpt-replicated", "auto"};
+    for (size_t i = 0; i < sizeof recipes / sizeof recipes[0]; i++) {
+        t.request.strategy = recipes[i];
+        struct mp_plan *p = make(&t.request); /* 16 = 7 + 7 + 1 + 1 */
+        static const uint32_t first[] = {0, 7, 14, 15, 16};
+        assert_memory_equal(p->gpu_first_slot, first, sizeof first);
+        check_accepted(p, &t);
+        if (i == 0) /* cut in order */
+            for (uint32_t e = 0; e < 16; e++)
+                assert_int_equal(p->layers[1].slot_expert[e], e);
+        mp_plan_free(p);
+    }
+    t.request.n_redundant = 3;
+    t.request.strategy = "lpt-replicated";
+    struct mp_plan *p = make(&t.request); /* 19 in 9 + 9 + 1 + 1 */
+    assert_int_equal(p->n_slots, 20);
+    check_accepted(p, &t);
+    mp_plan_free(p);
+    t.request.n_redundant = 4;
+    t.request.strategy = "eplb";
+    expect_declined(&t.request, MP_NOT_APPLICABLE,
+                    "eplb: EPLB as published puts 5 slots on each GPU, and the memory of some has room for fewer (use "
+                    "strategy lpt or lpt-replicated)");
+    t.request.strategy = "eplb-hierarchical";
+    expect_declined(
+        &t.request, MP_NOT_APPLICABLE,
+        "eplb-hierarchical: EPLB as published puts 5 slots on each GPU, and the memory of some has room for "
+        "fewer (use strategy lpt or lpt-replicated)");
+    t.request.n_redundant = 5;
+    expect_declined(
+        &t.request, MP_NOT_FOUND,
+        "memory: 16 experts and 5 redundant slots of 2 layers, and 20 slots fit beside the other weights of "
+        "all GPUs, 1 on GPU 2 and 9 on GPU 0 (write --redundant 4 or less)");
+    t.request.n_redundant = 0;
+    t.request.slots_per_gpu = 4;
+    char want[512];
+    (void)snprintf(
+        want, sizeof want,
+        "memory: GPU 2: 4 slots of 2 layers need %llu bytes and %llu are free beside the other weights; 1 "
+        "slots fit, and equally many on each GPU do not hold 16 experts (leave --slots-per-gpu out: each GPU "
+        "then gets what fits it)",
+        (unsigned long long)t.model->expert_bytes * 8, (unsigned long long)t.model->expert_bytes * 2);
+    expect_declined(&t.request, MP_NOT_FOUND, want);
+    t.request.slots_per_gpu = 0;
+    set_memory(&t, 0, 6, 5);
+    expect_declined(&t.request, MP_NOT_FOUND,
+                    "memory: 16 experts of 2 layers, and 14 slots fit beside the other weights of all GPUs, 1 on GPU 2 "
+                    "and 6 on GPU 0 (use more GPUs, or a model of fewer bits per weight)");
+    tiny_free(&t);
+}
+
+/* Any memory: a plan that both hold, or a reason. Without replicas a plan exists exactly when there are slots enough.
+ */
+static void test_planner__random_memory_is_used_or_declined(void **state) {
+    (void)state;
+    struct mp_rng rng = mp_rng_seed(9);
+    unsigned n_made = 0, n_stuck = 0;
+    for (uint64_t i = 0; i < 150; i++) {
+        struct mp_error err = {0};
+        struct tiny_spec s = small;
+        struct tiny t;
+        s.n_experts = 4 + (uint32_t)mp_rng_below(&rng, 12);
+        s.topology = "1x2:h100+1x1:a100+1x2:l40s";
+        s.batch = 1;
+        s.seed = i;
+        CHECK_OK(tiny_make(&t, &s, &err), err);
+        uint64_t total = 0;
+        static const uint32_t n_gpus[] = {2, 1, 2};
+        for (uint32_t type = 0; type < 3; type++) {
+            uint64_t slots = mp_rng_below(&rng, s.n_experts / 2 + 2);
+            set_memory(&t, type, slots, 3);
+            total += n_gpus[type] * (slots < s.n_experts ? slots : s.n_experts);
+        }
+        t.request.n_redundant = mp_rng_below(&rng, 2) ? 0 : (uint32_t)mp_rng_below(&rng, s.n_experts);
+        for (uint32_t k = 0; mp_recipe_at(k) != NULL; k++) {
+            struct mp_plan *p = NULL;
+            enum mp_outcome outcome;
+            t.request.strategy = mp_recipe_at(k)->name;
+            CHECK_OK(mp_plan_make(&p, &t.request, &outcome, NULL, &err), err);
+            if (p != NULL) {
+                assert_true(total >= s.n_experts + t.request.n_redundant);
+                check_accepted(p, &t);
+                n_made++;
+            } else {
+                assert_true(err.message[0] != '\0');
+                if (total >= s.n_experts + t.request.n_redundant && outcome == MP_NOT_FOUND) {
+                    assert_true(t.request.n_redundant > 0);
+                    n_stuck++;
+                }
+                mp_error_clear(&err);
+            }
+            mp_plan_free(p);
+        }
+        tiny_free(&t);
+    }
+    print_message("# %u plans on uneven memory, %u times no free slot for a replica\n", n_made, n_stuck);
+    assert_true(n_made > 500 && n_stuck < n_made / 10);
+}
+
+/* Two of seven layers are recorded: memory is that of seven, in the planner and in the verifier. */
+static void test_planner__memory_counts_layers_that_are_not_recorded(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    struct tiny t;
+    CHECK_OK(tiny_make(&t, &small, &err), err);
+    struct mp_model *m = (void *)(uintptr_t)t.model;
+    m->n_layers = 7;
+    m->shared_bytes = 1234567;
+    t.request.strategy = "lpt";
+    set_memory(&t, 0, 2, 0);
+    struct mp_plan *p = make(&t.request);
+    check_accepted(p, &t);
+    set_memory(&t, 0, 2, UINT64_MAX); /* one byte less */
+    struct mp_verify_report *report;
+    CHECK_OK(mp_plan_verify(&report, p, t.trace, t.topology, t.model, &err), err);
+    assert_int_equal(report->violations[0].kind, MP_V_CAPACITY);
+    mp_verify_report_free(report);
+    mp_plan_free(p);
+    enum mp_outcome outcome;
+    CHECK_OK(mp_plan_make(&p, &t.request, &outcome, NULL, &err), err);
+    assert_int_equal(outcome, MP_NOT_FOUND);
+    assert_non_null(strstr(err.message, "memory: GPU 0: 2 slots of 7 layers need "));
+    mp_error_clear(&err);
+    tiny_free(&t);
+}
+
 static void test_planner__equal_slots_are_kept_or_declined(void **state) {
     (void)state;
     struct mp_error err = {0};
@@ -499,6 +642,9 @@ int main(void) {
         cmocka_unit_test(test_planner__stages_can_be_chosen_one_by_one),
         cmocka_unit_test(test_planner__unknown_names_are_refused_with_the_known_ones),
         cmocka_unit_test(test_planner__infeasible_requests_say_what_to_change),
+        cmocka_unit_test(test_planner__unequal_gpus_get_the_slots_that_fit),
+        cmocka_unit_test(test_planner__random_memory_is_used_or_declined),
+        cmocka_unit_test(test_planner__memory_counts_layers_that_are_not_recorded),
         cmocka_unit_test(test_planner__equal_slots_are_kept_or_declined),
         cmocka_unit_test(test_planner__eplb_repeats_are_said_or_repaired),
         cmocka_unit_test(test_planner__counts_need_a_dispatcher_that_counts_can_feed),

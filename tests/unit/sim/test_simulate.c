@@ -218,7 +218,14 @@ static void test_simulate__balance_and_memory_by_hand(void **state) {
     assert_true(x->copies_expert == 8 + 2);
     assert_int_equal(x->memory_bytes_max, 2 * w.model.expert_bytes + w.model.shared_bytes + w.model.dense_bytes);
     assert_int_equal(x->kv_tokens_min, (w.net.types[0].memory_bytes - x->memory_bytes_max) / 1000);
+    uint64_t of_recorded = x->memory_bytes_max;
     mp_sim_result_free(x);
+    uint32_t n_layers = w.model.n_layers; /* layers that are not recorded take memory too */
+    w.model.n_layers = 7;
+    x = simulate(&w, &o);
+    assert_int_equal(x->memory_bytes_max, 7 * (of_recorded - w.model.dense_bytes) + w.model.dense_bytes);
+    mp_sim_result_free(x);
+    w.model.n_layers = n_layers;
     w.net.types[0].memory_bytes = w.net.types[1].memory_bytes = 5;
     x = simulate(&w, &o);
     assert_int_equal(x->kv_tokens_min, 0);

@@ -9,6 +9,7 @@
 /* Another routing rule, other weights, random orders, another stage mode; then what the planner proves about that. */
 static inline void twist(struct mp_rng *rng, struct mp_plan *p) {
     p->route = (enum mp_route_rule)mp_rng_below(rng, MP_N_ROUTE_RULES);
+    p->provenance.route = mp_route_rule_name(p->route);
     p->stage_mode = (enum mp_stage_mode)mp_rng_below(rng, 3);
     struct mp_order *orders = NULL;
     p->n_orders = 0;
@@ -27,7 +28,7 @@ static inline void twist(struct mp_rng *rng, struct mp_plan *p) {
     for (uint32_t l = 0; l < p->n_layers; l++) {
         struct mp_plan_layer *layer = &p->layers[l];
         layer->order = p->n_orders > 0 && mp_rng_below(rng, 4) > 0 ? (uint32_t)mp_rng_below(rng, 2) : MP_NONE;
-        layer->combine_reversed = mp_rng_below(rng, 2);
+        layer->combine_reversed = layer->order != MP_NONE && mp_rng_below(rng, 2);
         layer->slot_weight = NULL;
         if (p->route != MP_ROUTE_WEIGHTED && p->route != MP_ROUTE_TIERED)
             continue;
