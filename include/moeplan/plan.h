@@ -10,14 +10,17 @@
 /* Which replica of an expert serves a token. All rules are deterministic and shared by simulator and executor
  * (mp_router_slot); both verifiers re-implement them from these comments.
  * Candidates: the slots of the expert in ascending slot order. hash = mp_mix64(mp_token_hash(row) ^ (layer << 32 |
- * expert)), layer = MoE layer index. EVEN     candidate hash % n. NEAREST  fixed per (layer, expert, source): a
- * candidate on the source's GPU, else on its node, else all; several candidates left: number the sources that are left
- * with this same candidate set in ascending order 0, 1, ...; source number i takes candidate (i + expert) % n.
- * (SGLang's static rule with a defined choice in place of its seeded one.) WEIGHTED drawn by the slots' integer
- * weights: w = hash % sum; the first candidate whose cumulative weight exceeds w. TIERED   as WEIGHTED, among the
- * candidates on the source's GPU if there are any, else on its node, else all. "This same candidate set" compares sets:
- * a node that holds every replica shares its numbering with the sources outside it. Under WEIGHTED and TIERED a slot of
- * weight 0 is no candidate. */
+ * expert)), layer = MoE layer index.
+ *   EVEN     candidate hash % n.
+ *   NEAREST  fixed per (layer, expert, source): a candidate on the source's GPU, else on its node, else all; several
+ *            candidates left: number the sources that are left with this same candidate set in ascending order 0, 1,
+ *            ...; source number i takes candidate (i + expert) % n. (SGLang's static rule with a defined choice in
+ *            place of its seeded one.)
+ *   WEIGHTED drawn by the slots' integer weights: w = hash % sum; the first candidate whose cumulative weight exceeds
+ *            w.
+ *   TIERED   as WEIGHTED, among the candidates on the source's GPU if there are any, else on its node, else all.
+ * "This same candidate set" compares sets: a node that holds every replica shares its numbering with the sources
+ * outside it. Under WEIGHTED and TIERED a slot of weight 0 is no candidate. */
 enum mp_route_rule { MP_ROUTE_EVEN, MP_ROUTE_NEAREST, MP_ROUTE_WEIGHTED, MP_ROUTE_TIERED };
 #define MP_N_ROUTE_RULES 4
 

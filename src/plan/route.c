@@ -3,9 +3,11 @@
  *
  * Decides   (layer, expert, source, token) -> slot.
  * Method    replicas of all experts of a layer in one list by counting; for NEAREST a table [source] per replicated
- * expert. Differs   NEAREST is SGLang's static rule (expert_location.py, compute_logical_to_rank_dispatch_physical_map)
- * with its seeded shuffle replaced by (number of the source + expert) mod n. Cost      O(layers * (slots + experts)) to
- * build, plus O(GPUs) per replicated expert for NEAREST; O(1) per choice, O(replicas) for the weighted rules. */
+ *           expert.
+ * Differs   NEAREST is SGLang's static rule (expert_location.py, compute_logical_to_rank_dispatch_physical_map) with
+ *           its seeded shuffle replaced by (number of the source + expert) mod n.
+ * Cost      O(layers * (slots + experts)) to build, plus O(GPUs) per replicated expert for NEAREST; O(1) per choice,
+ *           O(replicas) for the weighted rules. */
 #include <moeplan/plan.h>
 #include <string.h>
 

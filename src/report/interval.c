@@ -4,8 +4,9 @@
  * Method    delete-a-group jackknife: with theta the figure on everything and theta_g the figure without group g,
  *           variance = (G - 1) / G * sum (theta_g - mean)^2, interval = theta -+ t(0.975, G - 1) * sqrt(variance).
  * Paper     M. H. Quenouille, Biometrika 43, 1956; J. W. Tukey, Ann. Math. Statist. 29, 1958; P. S. Kott, J. Official
- * Statistics 17(4), 2001 (groups). Differs   groups come from a hash of the request id, so their sizes differ a little;
- * they are not reweighted. Cost      O(G). */
+ *           Statistics 17(4), 2001 (groups).
+ * Differs   groups come from a hash of the request id, so their sizes differ a little; they are not reweighted.
+ * Cost      O(G). */
 #include <math.h>
 #include <moeplan/report.h>
 

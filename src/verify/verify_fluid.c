@@ -2,11 +2,11 @@
  *
  * Decides   nothing; says how long the transfers of a matrix take, all at once or in stages.
  * Method    progressive filling from scratch at every event: all rates rise together; the port with the least room per
- * unfinished flow stops its flows; again with the others. Between events rates are constant. Bound     exact up to
- * rounding: each event may be off by a relative 10^-12, so the result differs from another exact simulation by less
- * than 1 ns before rounding. Differs   from src/sim in everything but the text: no incremental rates, no shared
- * structure. Cost      O(events * (flows * path + rounds * ports)). Counted in d->n_operations, so that the caller can
- * stop. */
+ *           unfinished flow stops its flows; again with the others. Between events rates are constant.
+ * Bound     exact up to rounding: each event may be off by a relative 10^-12, so the result differs from another exact
+ *           simulation by less than 1 ns before rounding.
+ * Differs   from src/sim in everything but the text: no incremental rates, no shared structure.
+ * Cost      O(events * (flows * path + rounds * ports)). Counted in d->n_operations, so that the caller can stop. */
 #include "internal.h"
 #include <math.h>
 #include <string.h>

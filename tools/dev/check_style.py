@@ -25,6 +25,7 @@ ALLOCATORS = ("malloc", "calloc", "realloc", "free", "strdup", "strndup", "aspri
 OPENERS = ("fopen", "open", "creat", "rename", "unlink", "mmap")
 LIBRARY_SILENT = ("printf", "puts", "exit", "_exit", "abort", "getenv", "fprintf", "perror")
 CALL = re.compile(r"(?<![\w.>])([a-z_]\w*)\s*\(")
+JOINED = re.compile(r"^ \* .*\S +(Decides|Minimises|Method|Paper|Bound|Differs|Cost|EVEN|NEAREST|TIERED) {3,}\S")
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
 TEST = re.compile(r"static void (test_\w+)\(void \*\*\w+\)")
 
@@ -53,6 +54,9 @@ def check_c(relative, text):
                 yield number, f"{name}() goes around the file table (use mp_in_open, mp_out_open)"
             elif name in LIBRARY_SILENT and is_library and parts[:2] != ("src", "base"):
                 yield number, f"{name}(): libraries never print, exit or read the environment"
+    for number, line in enumerate(text.splitlines(), 1):
+        if JOINED.match(line):
+            yield number, "an item of a header that was joined to the line above (one item a line)"
     if len(lines) > FILE_MAX:
         yield FILE_MAX, f"{len(lines)} lines (split the file at {FILE_MAX})"
     if parts[:2] == ("tests", "unit"):
