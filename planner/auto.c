@@ -12,7 +12,6 @@
 #include "planner.h"
 #include <moeplan/base.h>
 #include <string.h>
-#include <time.h>
 
 #define N_CANDIDATES_MAX 256u
 #define MIN_REQUESTS 40u
@@ -32,12 +31,6 @@ struct search {
     const char *stopped_by;
     struct mp_error declined; /* of the first candidate that did not apply */
 };
-
-static double now_seconds(void) {
-    struct timespec t;
-    (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 /* Without redundancy all replicate and route strategies come to the same plan. */
 static void normalise(struct search *s, struct mp_combination *c) {
@@ -71,7 +64,7 @@ static bool must_stop(struct search *s) {
     if (s->budget->work_limit > 0 && s->work + next > s->budget->work_limit) {
         s->stopped_by = "work_limit";
         s->is_stopped = true;
-    } else if (s->budget->wall_seconds > 0 && now_seconds() - s->started > s->budget->wall_seconds) {
+    } else if (s->budget->wall_seconds > 0 && mp_now_seconds() - s->started > s->budget->wall_seconds) {
         s->stopped_by = "wall_clock";
         s->is_stopped = true;
         if (s->budget->wall_struck != NULL)
@@ -288,7 +281,7 @@ enum mp_status mp_auto_choose(struct mp_combination *out, const struct mp_plan_r
     s->budget = budget;
     s->fit = s->score_on = *problem;
     s->stopped_by = "done";
-    s->started = now_seconds();
+    s->started = mp_now_seconds();
     MP_TRY(split_parts(&parts, request, &has_parts, err));
     *selected_on = "planning data";
     if (has_parts) {

@@ -7,6 +7,12 @@
 #include <time.h>
 
 /* ---- shared by the search and the strategies ---- */
+double mp_now_seconds(void) {
+    struct timespec t;
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
 struct load_ctx {
     const struct mp_workload *workload;
     uint64_t *load;
@@ -144,6 +150,11 @@ enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem 
                                 "replicates, such as eplb)",
                                 c->stage[s]->name, draft.n_copies, draft.plan->n_slots,
                                 draft.plan->n_slots - draft.plan->n_experts);
+        if (s == MP_PLAN_ROUTE && *outcome == MP_FOUND && p.allowed_routes != 0 &&
+            (p.allowed_routes >> draft.plan->route & 1) == 0)
+            status = mp_decline(err, outcome, MP_NOT_APPLICABLE,
+                                "%s: the target does not choose replicas by the rule %s (write --route even)",
+                                c->stage[s]->name, mp_route_rule_name(draft.plan->route));
     }
     *work += draft.work_used;
     if (*outcome == MP_FOUND || *outcome == MP_STOPPED) {
@@ -170,12 +181,6 @@ struct run {
     bool wall_struck;
 };
 
-static double now_seconds(void) {
-    struct timespec t;
-    (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
 static enum mp_status find_recipe(struct run *run, const struct mp_plan_request *r, struct mp_error *err) {
     const char *name = r->strategy != NULL ? r->strategy : "auto";
     run->recipe = mp_recipe_find(name);
@@ -187,12 +192,6 @@ static enum mp_status find_recipe(struct run *run, const struct mp_plan_request 
         strncat(known, mp_recipe_at(i)->name, sizeof known - strlen(known) - 1);
     }
     return mp_fail(err, MP_EUSAGE, "strategy: \"%.60s\" is not a strategy (write one of %s)", name, known);
-}
-
-static const struct mp_dispatcher *default_dispatcher(const struct mp_trace *t, enum mp_phase phase) {
-    return mp_dispatcher_find(t->kind == MP_TRACE_COUNTS ? "a2av"
-                              : phase == MP_PHASE_DECODE ? "deepep-ll"
-                                                         : "deepep-normal");
 }
 
 static enum mp_status prepare(struct run *run, const struct mp_plan_request *r, struct mp_error *err) {
@@ -221,13 +220,14 @@ static enum mp_status prepare(struct run *run, const struct mp_plan_request *r, 
                                        .objective = r->objective,
                                        .n_redundant = r->n_redundant,
                                        .slots_per_gpu = r->slots_per_gpu,
+                                       .allowed_routes = r->allowed_routes,
                                        .needs_equal_slots = r->needs_equal_slots,
                                        .needs_distinct = r->needs_distinct,
                                        .memory_bytes = r->memory_bytes,
                                        .seed = r->seed,
                                        .n_threads = r->n_threads};
     if (run->problem.sim.dispatcher == NULL)
-        run->problem.sim.dispatcher = default_dispatcher(t, r->batching.phase);
+        run->problem.sim.dispatcher = mp_dispatcher_default(r->batching.phase, t->kind);
     return mp_load_table(&run->problem.load, run->workload, r->n_threads, run->arena, err);
 }
 
@@ -290,7 +290,7 @@ enum mp_status mp_plan_make(struct mp_plan **out, const struct mp_plan_request *
     const struct mp_budget budget = {request->work_limit, request->wall_seconds, &run.wall_struck};
     struct mp_plan *plan = NULL;
     enum mp_status status;
-    double started = now_seconds();
+    double started = mp_now_seconds();
     *out = NULL;
     *outcome = MP_NOT_FOUND;
     MP_TRY(prepare(&run, request, err));
@@ -316,7 +316,7 @@ enum mp_status mp_plan_make(struct mp_plan **out, const struct mp_plan_request *
         mp_error_clear(err);
 out:
     if (seconds != NULL)
-        *seconds = now_seconds() - started;
+        *seconds = mp_now_seconds() - started;
     mp_plan_free(plan);
     mp_workload_free(run.workload);
     mp_arena_free(run.arena);

@@ -32,6 +32,9 @@ enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem 
                                   const struct mp_combination *c, const struct mp_budget *budget, uint64_t *work,
                                   enum mp_outcome *outcome, struct mp_error *err) MP_MUST_CHECK;
 
+/* Seconds on a clock that only goes forward: how long something took. */
+double mp_now_seconds(void);
+
 /* load[n_layers][n_experts] over all steps of a workload, in `arena`. */
 enum mp_status mp_load_table(const uint64_t **out, const struct mp_workload *w, unsigned n_threads,
                              struct mp_arena *arena, struct mp_error *err) MP_MUST_CHECK;

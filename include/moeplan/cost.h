@@ -22,6 +22,8 @@ struct mp_dispatcher {
 const struct mp_dispatcher *
 mp_dispatcher_at(uint32_t i); /* a2av, deepep-normal, deepep-ll, hierarchical, agrs; NULL past the last */
 const struct mp_dispatcher *mp_dispatcher_find(const char *name); /* NULL = unknown */
+/* What stacks use: counts a2av (nothing else can be told from them), decode deepep-ll, else deepep-normal. */
+const struct mp_dispatcher *mp_dispatcher_default(enum mp_phase phase, enum mp_trace_kind kind);
 
 /* Where tokens start. DP: on the rank that owns the request. COUPLED: Aurora's, a source moves with its expert: the
  * token starts on the GPU that holds the slot of expert (row mod n_experts) under the plan's routing. */

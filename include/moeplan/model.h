@@ -27,6 +27,7 @@ struct mp_model {
     uint64_t kv_bytes_per_token;            /* KV cache, all layers */
     uint64_t dense_bytes;       /* non-expert weights in all (embeddings, attention, dense FFNs), on each GPU */
     uint64_t other_ns_per_step; /* sampling, head, host gaps */
+    bool is_stand_in; /* made by mp_model_generic: its layers are those of the trace, maybe not all there are */
     char sha256[65];
     struct mp_arena *arena;
 };

@@ -16,7 +16,9 @@ struct mp_stack_options {
 };
 struct mp_stack {
     const char *name, *summary, *extension, *reference;
-    bool needs_equal_slots, needs_distinct;                 /* what the planner must keep for --for NAME */
+    bool needs_equal_slots, needs_distinct; /* what the planner must keep for --for NAME */
+    uint32_t routes;                        /* 1 << enum mp_route_rule of each rule its servers follow */
+    bool needs_extension;                   /* its servers know the file by the end of its name only */
     int (*probe)(const char *path, const struct mp_in *in); /* 0 = no, larger = surer */
     enum mp_status (*read)(struct mp_plan **out, const struct mp_in *in, const struct mp_stack_options *o,
                            const struct mp_limits *limits, struct mp_error *err);

@@ -23,6 +23,7 @@ struct mp_problem {                     /* all borrowed */
     uint32_t slots_per_gpu;    /* 0 = ceil((n_experts + n_redundant) / n_gpus) */
     const uint32_t *gpu_slots; /* [n_gpus], where memory gives some GPUs fewer and others more; NULL = slots_per_gpu */
     bool needs_equal_slots;    /* the target stack wants every slot filled, equally many on each GPU */
+    uint32_t allowed_routes;   /* 1 << enum mp_route_rule of each rule the target follows; 0 = all */
     bool needs_distinct;   /* at most one replica of an expert on a GPU (default true; EPLB as published breaks it) */
     uint64_t memory_bytes; /* per GPU for routed experts; 0 = what the GPU has less the model's other weights */
     uint64_t seed;
@@ -80,6 +81,7 @@ struct mp_plan_request {
     const char *strategy;                          /* a recipe's name */
     const char *replicate, *place, *route, *order; /* NULL = the recipe's */
     uint32_t n_redundant, slots_per_gpu;
+    uint32_t allowed_routes; /* 1 << enum mp_route_rule of each rule the target follows; 0 = all */
     bool needs_equal_slots;
     bool needs_distinct;   /* the target breaks on two replicas of an expert on one GPU: recipes that make them are
                             * repaired (otherwise the plan says allow_same_gpu_replicas) */

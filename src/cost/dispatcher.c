@@ -27,3 +27,9 @@ const struct mp_dispatcher *mp_dispatcher_find(const char *name) {
             return &dispatchers[i];
     return NULL;
 }
+
+const struct mp_dispatcher *mp_dispatcher_default(enum mp_phase phase, enum mp_trace_kind kind) {
+    return mp_dispatcher_find(kind == MP_TRACE_COUNTS    ? "a2av"
+                              : phase == MP_PHASE_DECODE ? "deepep-ll"
+                                                         : "deepep-normal");
+}

@@ -100,6 +100,7 @@ enum mp_status mp_model_generic(struct mp_model **out, const uint32_t *layer_ids
         .attention_flops_per_token = attention_weights * 2,
         .kv_bytes_per_token = UINT64_C(2) * 8 * 128 * 2 * n_hidden,
         .dense_bytes = attention_weights * 2 * n_hidden,
+        .is_stand_in = true,
         .arena = arena,
     };
     mp_sha256_hex(name, strlen(name), m->sha256);

@@ -66,15 +66,27 @@ enum mp_status mp_placement_row(struct mp_placement *p, uint32_t layer, const js
 
 enum mp_status mp_placement_moe_layers(struct mp_placement *p, const struct mp_stack_options *o, struct mp_error *err) {
     uint32_t base = o->layer_base > 0 ? (uint32_t)o->layer_base : 0;
-    if (o->model != NULL && o->model->n_layers != p->n_layers)
+    const struct mp_model *m = o->model;
+    bool fits = m != NULL && m->n_layers == p->n_layers;
+    if (m != NULL && m->is_stand_in) { /* the recording's layers: the file's only when they can be all there are */
+        fits = fits && m->layer_ids[m->n_layers - 1] - m->layer_ids[0] == m->n_layers - 1;
+        if (!fits && o->layer_base < 0)
+            return mp_fail_at(
+                err, MP_EINPUT, p->path, 0, 0,
+                "has %u MoE layers by position, the recording %u from layer %u to %u (give -m MODEL, which "
+                "says which layers those are)",
+                p->n_layers, m->n_layers, m->layer_ids[0], m->layer_ids[m->n_layers - 1]);
+        m = fits ? m : NULL;
+    } else if (m != NULL && !fits) {
         return mp_fail_at(err, MP_EINPUT, p->path, 0, 0,
-                          "has %u MoE layers, %s has %u (use the placement of this model)", p->n_layers, o->model->name,
-                          o->model->n_layers);
-    if (o->model == NULL && base >= MP_MAX_LAYERS)
+                          "has %u MoE layers, %s has %u (use the placement of this model)", p->n_layers, m->name,
+                          m->n_layers);
+    }
+    if (m == NULL && base >= MP_MAX_LAYERS)
         return mp_fail(err, MP_EUSAGE, "layer base %u is not a layer (give --layer-base below %u)", base,
                        MP_MAX_LAYERS);
     for (uint32_t l = 0; l < p->n_layers; l++)
-        p->layer_ids[l] = o->model != NULL ? o->model->layer_ids[l] : base + l;
+        p->layer_ids[l] = m != NULL ? m->layer_ids[l] : base + l;
     return MP_OK;
 }
 

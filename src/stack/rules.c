@@ -109,6 +109,22 @@ static enum mp_status check_model(const struct mp_plan *p, const struct mp_model
     return MP_OK;
 }
 
+/* Formats leave out what they do not list: by position a missing layer moves all later ones, by key the server stops
+ * at it. Without the model only a gap between the layers shows that some are missing. */
+static enum mp_status check_gaps(const struct mp_plan *p, const char *stack, enum mp_outcome *outcome,
+                                 struct mp_error *err) {
+    char list[96] = "";
+    size_t used = 0;
+    for (uint32_t l = 0; l < p->n_layers && l < 8; l++)
+        used += (size_t)snprintf(list + used, sizeof list - used, "%s%u", l == 0 ? "" : ", ", p->layers[l].layer_id);
+    if (p->layers[p->n_layers - 1].layer_id - p->layers[0].layer_id == p->n_layers - 1)
+        return MP_OK;
+    return mp_stack_refuse(outcome, err,
+                           "layers %s%s are not consecutive, and %s needs every MoE layer (give -m MODEL, which says "
+                           "which layers those are)",
+                           list, p->n_layers > 8 ? ", ..." : "", stack);
+}
+
 enum mp_status mp_stack_check_rules(const struct mp_plan *p, const struct mp_stack_options *o,
                                     const struct mp_stack_rules *rules, enum mp_outcome *outcome,
                                     struct mp_error *err) {
@@ -127,11 +143,12 @@ enum mp_status mp_stack_check_rules(const struct mp_plan *p, const struct mp_sta
     if (o->n_mtp_layers > 0 && !rules->has_mtp_rows)
         return mp_stack_refuse(outcome, err, "%s has no place for MTP layers in its file (leave out --mtp-layers)",
                                rules->stack);
-    if (o->model != NULL) {
+    if (o->model != NULL)
         status = check_model(p, o->model, rules->stack, outcome, err);
-        if (status != MP_OK || *outcome != MP_FOUND)
-            return status;
-    }
+    if (status == MP_OK && *outcome == MP_FOUND && (o->model == NULL || o->model->is_stand_in))
+        status = check_gaps(p, rules->stack, outcome, err);
+    if (status != MP_OK || *outcome != MP_FOUND)
+        return status;
     bool *seen = mp_calloc(p->n_experts, sizeof *seen);
     if (seen == NULL)
         return mp_nomem(err, "rule check");
@@ -191,6 +208,16 @@ void mp_stack_write_json_option(struct mp_out *out, const char *before, const ch
         else
             mp_out_write(out, s, 1);
     mp_out_printf(out, "\"%s'", after);
+}
+
+uint32_t mp_stack_hidden_layers(const struct mp_stack_options *o) {
+    return o->n_hidden_layers != 0 ? o->n_hidden_layers : o->model != NULL ? o->model->n_hidden_layers : 0;
+}
+
+void mp_stack_write_route(struct mp_out *out, const struct mp_plan *p, const struct mp_stack *stack,
+                          const char *instead) {
+    if ((stack->routes >> p->route & 1) == 0)
+        mp_out_printf(out, "# warning: %s, the plan's %s routing is lost\n", instead, mp_route_rule_name(p->route));
 }
 
 void mp_stack_write_warnings(struct mp_out *out, const struct mp_plan *p, const char *duplicates) {

@@ -234,6 +234,7 @@ static uint32_t max_copies(const struct mp_plan *p) {
     return most;
 }
 
+extern const struct mp_stack mp_stack_omni;
 static void flags(const struct mp_plan *p, const struct mp_stack_options *o, const char *path, struct mp_out *out) {
     uint32_t per_gpu = p->n_slots / p->n_gpus, base = p->n_experts / p->n_gpus;
     mp_out_printf(out,
@@ -246,9 +247,7 @@ static void flags(const struct mp_plan *p, const struct mp_stack_options *o, con
     mp_out_puts(out, "# the order of slots inside a GPU is lost: the server sorts them by expert id\n");
     if (mp_stack_has_mtp(o->model))
         mp_out_printf(out, "# the MTP layers of %s are not in the pattern\n", o->model->name);
-    if (p->route != MP_ROUTE_EVEN)
-        mp_out_printf(out, "# warning: omni-infer has its own replica choice, the plan's %s routing is lost\n",
-                      mp_route_rule_name(p->route));
+    mp_stack_write_route(out, p, &mp_stack_omni, "omni-infer has its own replica choice");
     mp_stack_write_warnings(out, p, NULL);
 }
 
@@ -259,6 +258,7 @@ const struct mp_stack mp_stack_omni = {
     .reference = "omni-infer omni_planner/expert_mapping.py",
     .needs_equal_slots = true,
     .needs_distinct = true,
+    .routes = 1u << MP_ROUTE_EVEN,
     .probe = probe,
     .read = read,
     .check = check,

@@ -14,10 +14,6 @@ static int probe(const char *path, const struct mp_in *in) {
                                                                                                      : 0;
 }
 
-static uint32_t hidden_layers(const struct mp_stack_options *o) {
-    return o->n_hidden_layers != 0 ? o->n_hidden_layers : o->model != NULL ? o->model->n_hidden_layers : 0;
-}
-
 /* Which rows are MoE layers: the model's, else those from --layer-base on. ids has room for n_rows. */
 static enum mp_status choose_rows(const struct mp_in *in, const struct mp_stack_options *o, uint32_t n_rows,
                                   uint32_t *ids, uint32_t *n, struct mp_error *err) {
@@ -94,7 +90,7 @@ out:
 static enum mp_status check(const struct mp_plan *p, const struct mp_stack_options *o, enum mp_outcome *outcome,
                             struct mp_error *err) {
     static const struct mp_stack_rules rules = {.stack = "sglang", .has_mtp_rows = true};
-    uint32_t n_hidden = hidden_layers(o);
+    uint32_t n_hidden = mp_stack_hidden_layers(o);
     *outcome = MP_NOT_FOUND;
     if (n_hidden == 0)
         return mp_fail(
@@ -110,7 +106,7 @@ static enum mp_status check(const struct mp_plan *p, const struct mp_stack_optio
 }
 
 static void write(const struct mp_plan *p, const struct mp_stack_options *o, struct mp_out *out) {
-    uint32_t n_hidden = hidden_layers(o), n_rows = n_hidden + o->n_mtp_layers;
+    uint32_t n_hidden = mp_stack_hidden_layers(o), n_rows = n_hidden + o->n_mtp_layers;
     mp_out_puts(out, "{\"" KEY "\": [");
     for (uint32_t r = 0, l = 0; r < n_rows; r++) {
         mp_out_puts(out, r == 0 ? "[" : ", [");
@@ -126,6 +122,7 @@ static void write(const struct mp_plan *p, const struct mp_stack_options *o, str
     mp_out_puts(out, "]}");
 }
 
+extern const struct mp_stack mp_stack_sglang;
 static void flags(const struct mp_plan *p, const struct mp_stack_options *o, const char *path, struct mp_out *out) {
     size_t n = strlen(path);
     mp_out_puts(out, "--init-expert-location ");
@@ -135,10 +132,7 @@ static void flags(const struct mp_plan *p, const struct mp_stack_options *o, con
     if (n < 5 || strcmp(path + n - 5, ".json") != 0)
         mp_out_puts(out,
                     "# warning: SGLang takes a value that does not end in .json as inline JSON: rename the file\n");
-    if (p->route == MP_ROUTE_WEIGHTED || p->route == MP_ROUTE_TIERED)
-        mp_out_printf(
-            out, "# warning: SGLang cannot follow the plan's %s routing: dynamic picks replicas evenly at random\n",
-            mp_route_rule_name(p->route));
+    mp_stack_write_route(out, p, &mp_stack_sglang, "SGLang's dynamic picks replicas evenly at random");
     if (p->route == MP_ROUTE_NEAREST)
         mp_out_puts(out, "# note: static picks among equally near replicas with a fixed seed; moeplan's choice is "
                          "another, equally even one\n");
@@ -159,6 +153,8 @@ const struct mp_stack mp_stack_sglang = {
     .reference = "sgl-project/sglang python/sglang/srt/eplb/expert_location.py",
     .needs_equal_slots = true,
     .needs_distinct = false,
+    .routes = 1u << MP_ROUTE_EVEN | 1u << MP_ROUTE_NEAREST,
+    .needs_extension = true,
     .probe = probe,
     .read = read,
     .check = check,

@@ -67,7 +67,12 @@ void mp_stack_write_list(struct mp_out *out, const uint16_t *experts, uint32_t n
 void mp_stack_write_shell(struct mp_out *out, const char *s);
 /* Prints 'before"path"after' for a shell: before and after are JSON without single quotes, path is escaped for both. */
 void mp_stack_write_json_option(struct mp_out *out, const char *before, const char *path, const char *after);
-/* Warnings every stack shares: routing rule, duplicates (`duplicates` NULL = not a matter here). */
+/* Hidden layers of the model that is going to be served; 0 = nobody says. */
+uint32_t mp_stack_hidden_layers(const struct mp_stack_options *o);
+/* The warning for a routing rule that is none of the stack's; `instead` says what its servers do. */
+void mp_stack_write_route(struct mp_out *out, const struct mp_plan *p, const struct mp_stack *stack,
+                          const char *instead);
+/* Warnings every stack shares: duplicates (`duplicates` NULL = not a matter here), transfer orders. */
 void mp_stack_write_warnings(struct mp_out *out, const struct mp_plan *p, const char *duplicates);
 
 /* MP_EINPUT at a place of the input, steps as for mp_json_position. */

@@ -11,10 +11,6 @@ static int probe(const char *path, const struct mp_in *in) {
     return mp_stack_head_has(in, '\0', "initial_global_assignments") && !mp_stack_head_has(in, '{', "\"") ? 80 : 0;
 }
 
-static uint32_t hidden_layers(const struct mp_stack_options *o) {
-    return o->n_hidden_layers != 0 ? o->n_hidden_layers : o->model != NULL ? o->model->n_hidden_layers : 0;
-}
-
 static bool is_model_layer(const struct mp_model *m, uint64_t id) {
     for (uint32_t l = 0; m != NULL && l < m->n_layers; l++)
         if (m->layer_ids[l] == id)
@@ -89,6 +85,8 @@ static enum mp_status read(struct mp_plan **out, const struct mp_in *in, const s
         last = (int64_t)next_id;
         if (o->model != NULL && next_id >= o->model->n_hidden_layers)
             continue; /* MTP layers: not part of a plan */
+        if (!is_model_layer(o->model, next_id) && o->model->is_stand_in)
+            continue; /* not recorded */
         if (!is_model_layer(o->model, next_id)) {
             status = mp_yaml_fail(doc, next, err, "is not a MoE layer of %s (leave it out)", o->model->name);
             goto out;
@@ -116,7 +114,7 @@ static enum mp_status check(const struct mp_plan *p, const struct mp_stack_optio
         return mp_fail(err, MP_EUSAGE,
                        "MTP layers come after the last hidden layer (give -m MODEL, or --hidden-layers N)");
     }
-    uint32_t n_hidden = hidden_layers(o), last = p->layers[p->n_layers - 1].layer_id;
+    uint32_t n_hidden = mp_stack_hidden_layers(o), last = p->layers[p->n_layers - 1].layer_id;
     enum mp_status status = mp_stack_check_rules(p, o, &rules, outcome, err);
     if (status == MP_OK && *outcome == MP_FOUND && n_hidden != 0 && last >= n_hidden)
         return mp_stack_refuse(
@@ -127,7 +125,7 @@ static enum mp_status check(const struct mp_plan *p, const struct mp_stack_optio
 }
 
 static void write(const struct mp_plan *p, const struct mp_stack_options *o, struct mp_out *out) {
-    uint32_t n_hidden = hidden_layers(o);
+    uint32_t n_hidden = mp_stack_hidden_layers(o);
     mp_out_puts(out, "initial_global_assignments:\n");
     for (uint32_t l = 0; l < p->n_layers; l++) {
         mp_out_printf(out, "  %u: [", p->layers[l].layer_id);
@@ -142,6 +140,7 @@ static void write(const struct mp_plan *p, const struct mp_stack_options *o, str
     mp_out_printf(out, "layer_updates_per_iter: 0\nnum_slots: %u\n", p->n_slots);
 }
 
+extern const struct mp_stack mp_stack_trtllm;
 static void flags(const struct mp_plan *p, const struct mp_stack_options *o, const char *path, struct mp_out *out) {
     mp_out_puts(out, "--extra_llm_api_options config.yaml\n");
     mp_out_printf(out, "--ep_size %u\n", p->n_gpus);
@@ -157,10 +156,7 @@ static void flags(const struct mp_plan *p, const struct mp_stack_options *o, con
                       "# warning: %s has MTP layers; serving them needs their rows too, from layer %u on (--mtp-layers "
                       "N adds them)\n",
                       o->model->name, o->model->n_hidden_layers);
-    if (p->route != MP_ROUTE_EVEN)
-        mp_out_printf(out,
-                      "# warning: TensorRT-LLM spreads tokens evenly over replicas, the plan's %s routing is lost\n",
-                      mp_route_rule_name(p->route));
+    mp_stack_write_route(out, p, &mp_stack_trtllm, "TensorRT-LLM spreads tokens evenly over replicas");
     mp_stack_write_warnings(out, p, "legal for TensorRT-LLM, but memory without use");
 }
 
@@ -171,6 +167,7 @@ const struct mp_stack mp_stack_trtllm = {
     .reference = "NVIDIA/TensorRT-LLM examples/wide_ep/ep_load_balancer",
     .needs_equal_slots = true,
     .needs_distinct = false,
+    .routes = 1u << MP_ROUTE_EVEN,
     .probe = probe,
     .read = read,
     .check = check,

@@ -98,6 +98,7 @@ static void write(const struct mp_plan *p, const struct mp_stack_options *o, str
     mp_out_puts(out, "}}\n");
 }
 
+extern const struct mp_stack mp_stack_vllm;
 static void flags(const struct mp_plan *p, const struct mp_stack_options *o, const char *path, struct mp_out *out) {
     char after[160];
     (void)snprintf(after, sizeof after, ", \"num_redundant_experts\": %u, \"disable_online_rebalancing\": true}",
@@ -111,9 +112,7 @@ static void flags(const struct mp_plan *p, const struct mp_stack_options *o, con
                      "\"disable_online_rebalancing\": true\n");
     if (mp_stack_has_mtp(o->model))
         mp_out_printf(out, "# warning: the MTP layers of %s are not in the file\n", o->model->name);
-    if (p->route != MP_ROUTE_EVEN)
-        mp_out_printf(out, "# warning: vLLM spreads tokens evenly over replicas, the plan's %s routing is lost\n",
-                      mp_route_rule_name(p->route));
+    mp_stack_write_route(out, p, &mp_stack_vllm, "vLLM spreads tokens evenly over replicas");
     mp_stack_write_warnings(out, p, "two copies on a rank gave wrong answers on vLLM (vllm#18343)");
 }
 
@@ -124,6 +123,7 @@ const struct mp_stack mp_stack_vllm = {
     .reference = "vllm-project/vllm pull request 41141",
     .needs_equal_slots = true,
     .needs_distinct = false,
+    .routes = 1u << MP_ROUTE_EVEN,
     .probe = probe,
     .read = read,
     .check = check,

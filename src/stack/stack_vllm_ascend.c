@@ -138,6 +138,7 @@ static void write(const struct mp_plan *p, const struct mp_stack_options *o, str
     mp_out_puts(out, "\n ]\n}");
 }
 
+extern const struct mp_stack mp_stack_vllm_ascend;
 static void flags(const struct mp_plan *p, const struct mp_stack_options *o, const char *path, struct mp_out *out) {
     size_t n = strlen(path);
     mp_out_puts(out, "--enable-expert-parallel\n--additional-config ");
@@ -154,9 +155,7 @@ static void flags(const struct mp_plan *p, const struct mp_stack_options *o, con
         out, "# warning: expert_map_path belongs to the first model runner and is scheduled for removal in v0.25.1\n");
     if (mp_stack_has_mtp(o->model))
         mp_out_printf(out, "# the MTP layers of %s fall back to the default map\n", o->model->name);
-    if (p->route != MP_ROUTE_EVEN)
-        mp_out_printf(out, "# warning: vllm-ascend has its own replica choice, the plan's %s routing is lost\n",
-                      mp_route_rule_name(p->route));
+    mp_stack_write_route(out, p, &mp_stack_vllm_ascend, "vllm-ascend has its own replica choice");
     mp_stack_write_warnings(out, p, NULL);
 }
 
@@ -167,6 +166,8 @@ const struct mp_stack mp_stack_vllm_ascend = {
     .reference = "vllm-project/vllm-ascend vllm_ascend/eplb/core/eplb_utils.py",
     .needs_equal_slots = true,
     .needs_distinct = true,
+    .routes = 1u << MP_ROUTE_EVEN,
+    .needs_extension = true,
     .probe = probe,
     .read = read,
     .check = check,

@@ -62,6 +62,65 @@ class LayerIds(Case):
         self.run_it(0, "export", "p.plan", "--to", "vllm", "-o", "v.json")
         self.run_it(0, "simulate", "v.json", recording, "4:h100", "--phase", "decode")
 
+    def test_trtllm_file_of_more_layers_than_were_recorded(self):
+        self.plan(self.record([3, 4, 5]))
+        self.run_it(0, "export", "p.plan", "--to", "trtllm", "-o", "tp4.yaml")
+        self.run_it(0, "simulate", "tp4.yaml", self.record([3, 5], "part.mpt"), "4:h100", "--phase", "decode")
+
+    def test_partial_recording_is_refused(self):
+        """Layers 0, 7, 15 of a model must not become its first, second and third MoE layer."""
+        recording = self.record([0, 7, 15])
+        self.plan(recording)
+        for stack, name in (("vllm", "v.json"), ("vllm-ascend", "a.json"), ("omni", "o.npy"), ("trtllm", "t.yaml")):
+            _, error = self.run_it(1, "export", "p.plan", "--to", stack, "-o", name)
+            self.assertIn("layers 0, 7, 15 are not consecutive", error)
+            self.assertIn("give -m MODEL", error)
+            self.assertFalse((self.folder / name).exists())
+            self.run_it(1, "plan", recording, "4:h100", "--phase", "decode", "-o", "q.plan", "--for", stack)
+        _, error = self.run_it(1, "export", "p.plan", "--to", "sglang", "--hidden-layers", "16", "-o", "s.json")
+        self.assertIn("layers 0, 7, 15 are not consecutive", error)
+
+
+class Routing(Case):
+    """--for keeps to the replica choice that the stack's servers make."""
+
+    def test_auto_keeps_to_the_routing_of_the_stack(self):
+        recording = self.record([0, 1])
+        for stack in ("trtllm", "vllm", "vllm-ascend", "omni"):
+            self.plan(recording, "-r", "4", "--for", stack)
+            self.assertIn("route: even", (self.folder / "p.plan").read_text())
+
+    def test_explicit_routing_that_the_stack_lacks(self):
+        recording = self.record([0, 1])
+        for verb, *more in (("plan", "-o", "q.plan"), ("compare", "--split", "none")):
+            _, error = self.run_it(2, verb, recording, "4:h100", "--phase", "decode", "--route", "nearest", "--for", "trtllm", *more)
+            self.assertIn("--route nearest: the servers of trtllm do not choose replicas so", error)
+        self.plan(recording, "-r", "4", "--route", "nearest", "--for", "sglang", "--strategy", "eplb")
+
+    def test_recipe_with_a_routing_that_the_stack_lacks(self):
+        recording = self.record([0, 1])
+        _, error = self.run_it(1, "plan", recording, "4:h100", "--phase", "decode", "-r", "4", "--strategy", "eplb-nearest", "--for", "vllm",
+                               "-o", "q.plan")
+        self.assertIn("not applicable: nearest: the target does not choose replicas by the rule nearest", error)
+
+    def test_export_of_another_routing_warns(self):
+        self.plan(self.record([0, 1]), "-r", "4", "--strategy", "eplb-nearest")
+        out, _ = self.run_it(0, "export", "p.plan", "--to", "vllm", "-o", "v.json")
+        self.assertIn("# warning: vLLM spreads tokens evenly over replicas, the plan's nearest routing is lost", out)
+
+
+class FileNames(Case):
+    """Servers that know the file by the end of its name."""
+
+    def test_json_is_asked_for_before_anything_is_written(self):
+        self.plan(self.record([0, 1]))
+        for stack, more in (("vllm-ascend", []), ("sglang", ["--hidden-layers", "2"])):
+            _, error = self.run_it(2, "export", "p.plan", "--to", stack, "-o", "map", *more)
+            self.assertIn(f"{stack} takes only a file whose name ends in .json (write -o map.json)", error)
+            self.assertFalse((self.folder / "map").exists())
+            self.run_it(0, "export", "p.plan", "--to", stack, "-o", "map.json", *more)
+            self.run_it(0, "export", "p.plan", "--to", stack, *more)
+
 
 if __name__ == "__main__":
     unittest.main(argv=sys.argv[:1])

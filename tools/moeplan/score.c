@@ -3,10 +3,21 @@
 #include <stdio.h>
 #include <string.h>
 
+/* --route that the stack of --for does not do. */
+static enum mp_status check_route(const struct opts *o, struct mp_error *err) {
+    const struct mp_stack *stack = mp_stack_find(o->for_stack);
+    for (int r = 0; stack != NULL && o->route != NULL && r < MP_N_ROUTE_RULES; r++)
+        if (strcmp(o->route, mp_route_rule_name((enum mp_route_rule)r)) == 0 && (stack->routes >> r & 1) == 0)
+            return mp_fail(err, MP_EUSAGE, "--route %s: the servers of %s do not choose replicas so (use --route even)",
+                           o->route, stack->name);
+    return MP_OK;
+}
+
 enum mp_status setup_load(struct setup *s, const struct opts *o, const char *trace, const char *topology,
                           struct mp_error *err) {
     *s = (struct setup){.o = o};
     enum mp_status status = MP_OK;
+    MP_TRY(check_route(o, err));
     /* The small inputs first, so that their mistakes show at once. */
     MP_TRY(mp_topology_load(&s->topology, topology, &o->limits, err));
     MP_TRY(tool_load_trace(&s->trace, trace, o, err));
@@ -109,6 +120,7 @@ struct mp_plan_request score_request(const struct setup *s, const char *strategy
         .order = o->order,
         .n_redundant = (uint32_t)o->redundant,
         .slots_per_gpu = (uint32_t)o->slots_per_gpu,
+        .allowed_routes = stack != NULL ? stack->routes : 0,
         .needs_equal_slots = stack != NULL && stack->needs_equal_slots,
         .needs_distinct = stack != NULL && stack->needs_distinct,
         .seed = o->seed,

@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 void tool_note(const struct opts *o, const char *fmt, ...) {
@@ -22,12 +21,6 @@ unsigned tool_threads(const struct opts *o) {
         return (unsigned)o->threads;
     long n = sysconf(_SC_NPROCESSORS_ONLN);
     return n < 1 ? 1 : n > MP_MAX_THREADS ? MP_MAX_THREADS : (unsigned)n;
-}
-
-double tool_now(void) {
-    struct timespec t;
-    (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
 static bool says(const char *value, const char *word) { return value != NULL && strcmp(value, word) == 0; }
@@ -108,7 +101,7 @@ enum mp_status tool_load_model(struct mp_model **out, const struct opts *o, cons
 }
 
 void tool_note_generic(const struct opts *o, const struct mp_model *model) {
-    if (strncmp(model->name, "generic", 7) == 0)
+    if (model->is_stand_in)
         tool_note(o, "no model given: a generic one with %u layers of %u experts stands in (-m MODEL gives real sizes)",
                   model->n_layers, model->n_experts);
 }
@@ -146,13 +139,10 @@ enum mp_status tool_batching(struct mp_batching *out, const struct opts *o, cons
 }
 
 struct mp_sim_options tool_sim_options(const struct opts *o, const struct mp_trace *trace, enum mp_phase phase) {
-    const char *dispatcher = o->dispatcher != NULL            ? o->dispatcher
-                             : trace->kind == MP_TRACE_COUNTS ? "a2av"
-                             : phase == MP_PHASE_DECODE       ? "deepep-ll"
-                                                              : "deepep-normal";
     const char *n = o->network;
     return (struct mp_sim_options){
-        .dispatcher = mp_dispatcher_find(dispatcher),
+        .dispatcher =
+            o->dispatcher != NULL ? mp_dispatcher_find(o->dispatcher) : mp_dispatcher_default(phase, trace->kind),
         .sources = says(o->sources, "coupled") ? MP_SOURCES_COUPLED : MP_SOURCES_DP,
         .network = says(n, "concurrent")   ? MP_NETWORK_CONCURRENT
                    : says(n, "rcs")        ? MP_NETWORK_RCS

@@ -11,7 +11,6 @@ enum mp_status tool_unknown_verb(const char *name, struct mp_error *err) MP_MUST
 /* A line on standard error, unless --quiet. */
 void tool_note(const struct opts *o, const char *fmt, ...) MP_PRINTF(2, 3);
 unsigned tool_threads(const struct opts *o);
-double tool_now(void); /* seconds, monotonic */
 
 /* The recording, read with the hints of the options. */
 enum mp_status tool_load_trace(struct mp_trace **out, const char *path, const struct opts *o,

@@ -71,6 +71,10 @@ static void test_compute__dispatchers_are_listed(void **state) {
     assert_null(mp_dispatcher_at(5));
     assert_null(mp_dispatcher_find("nvshmem"));
     assert_null(mp_dispatcher_find(NULL));
+    assert_string_equal(mp_dispatcher_default(MP_PHASE_DECODE, MP_TRACE_TOKENS)->name, "deepep-ll");
+    assert_string_equal(mp_dispatcher_default(MP_PHASE_PREFILL, MP_TRACE_TOKENS)->name, "deepep-normal");
+    assert_string_equal(mp_dispatcher_default(MP_PHASE_TRAIN, MP_TRACE_TOKENS)->name, "deepep-normal");
+    assert_string_equal(mp_dispatcher_default(MP_PHASE_DECODE, MP_TRACE_COUNTS)->name, "a2av");
 }
 
 int main(void) {

@@ -416,6 +416,31 @@ static void test_planner__equal_slots_are_kept_or_declined(void **state) {
     tiny_free(&t);
 }
 
+/* A target that follows one rule only: auto keeps to it, whichever it is, and a recipe with the other declines. */
+static void test_planner__routes_of_the_target_are_kept(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    for (uint64_t seed = 0; seed < 10; seed++) {
+        struct tiny_spec s = small;
+        struct tiny t;
+        s.seed = seed;
+        CHECK_OK(tiny_make(&t, &s, &err), err);
+        t.request.n_redundant = 8;
+        for (enum mp_route_rule only = MP_ROUTE_EVEN; only <= MP_ROUTE_NEAREST; only++) {
+            t.request.strategy = "auto";
+            t.request.allowed_routes = 1u << only;
+            struct mp_plan *p = make(&t.request);
+            assert_int_equal(p->route, only);
+            mp_plan_free(p);
+        }
+        t.request.allowed_routes = 1u << MP_ROUTE_EVEN;
+        t.request.strategy = "eplb-nearest";
+        expect_declined(&t.request, MP_NOT_APPLICABLE,
+                        "nearest: the target does not choose replicas by the rule nearest (write --route even)");
+        tiny_free(&t);
+    }
+}
+
 static bool has_repeat(const struct mp_plan *p) {
     for (uint32_t l = 0; l < p->n_layers; l++)
         for (uint32_t g = 0; g < p->n_gpus; g++)
@@ -646,6 +671,7 @@ int main(void) {
         cmocka_unit_test(test_planner__random_memory_is_used_or_declined),
         cmocka_unit_test(test_planner__memory_counts_layers_that_are_not_recorded),
         cmocka_unit_test(test_planner__equal_slots_are_kept_or_declined),
+        cmocka_unit_test(test_planner__routes_of_the_target_are_kept),
         cmocka_unit_test(test_planner__eplb_repeats_are_said_or_repaired),
         cmocka_unit_test(test_planner__counts_need_a_dispatcher_that_counts_can_feed),
         cmocka_unit_test(test_planner__auto_is_never_worse_than_any_named_recipe),

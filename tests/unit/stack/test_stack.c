@@ -384,6 +384,75 @@ static void test_stack__rule_layers_of_the_model(void **state) {
     }
 }
 
+/* A partial recording: by position its layers would become 0, 1, 2; by key the others would be missing. */
+static void test_stack__rule_layers_have_no_gap(void **state) {
+    (void)state;
+    static const uint32_t recorded[] = {0, 7}, whole[] = {0, 7};
+    struct mp_model stand_in = model_of("stand-in", 8, 2, recorded, 12), sparse = model_of("toy", 8, 2, whole, 12);
+    stand_in.is_stand_in = true;
+    for (size_t i = 0; i < N_SAMPLES; i++) {
+        struct mp_plan *p = readme_plan(0);
+        p->layers[1].layer_id = 7;
+        struct mp_stack_options o = {.n_hidden_layers = 8};
+        assert_non_null(strstr(refusal(samples[i].stack, p, &o), "layers 0, 7 are not consecutive"));
+        o.model = &stand_in;
+        assert_non_null(strstr(refusal(samples[i].stack, p, &o), "give -m MODEL"));
+        o.model = &sparse; /* a model whose other layers are dense */
+        assert_null(refusal(samples[i].stack, p, &o));
+        mp_plan_free(p);
+    }
+}
+
+/* Rows by position and a recording of layers 0 and 7: nothing says which rows are those. */
+static void test_stack__reads_by_position_only_what_it_can_place(void **state) {
+    (void)state;
+    static const uint32_t gap[] = {0, 7}, dense[] = {3, 4};
+    struct mp_model m = model_of("stand-in", 8, 2, gap, 12);
+    m.is_stand_in = true;
+    struct mp_stack_options o = {.n_gpus = 8, .layer_base = -1};
+    struct mp_plan *p = readme_plan(0), *back;
+    struct mp_error err = {0};
+    char path[512];
+    size_t n;
+    char *text = written(mp_stack_find("vllm"), p, &o, &n);
+    snprintf(path, sizeof path, "%s", temp_path("gap.json"));
+    save(path, text, n);
+    free(text);
+    o.model = &m;
+    assert_int_equal(mp_stack_load(&back, path, NULL, &o, &mp_limits_default, &err), MP_EINPUT);
+    assert_null(back);
+    assert_non_null(strstr(err.message, "the recording 2 from layer 0 to 7"));
+    mp_error_clear(&err);
+    o.layer_base = 6; /* layers 6 and 7 */
+    CHECK_OK(mp_stack_load(&back, path, NULL, &o, &mp_limits_default, &err), err);
+    assert_int_equal(back->layers[1].layer_id, 7);
+    mp_plan_free(back);
+    o.layer_base = -1;
+    m.layer_ids = dense;
+    CHECK_OK(mp_stack_load(&back, path, NULL, &o, &mp_limits_default, &err), err);
+    assert_int_equal(back->layers[0].layer_id, 3);
+    mp_plan_free(back);
+    mp_plan_free(p);
+}
+
+/* Only SGLang's servers have a second rule, and the flags say when a plan's is lost. */
+static void test_stack__routes(void **state) {
+    (void)state;
+    struct mp_plan *p = readme_plan(0);
+    for (uint32_t i = 0; mp_stack_at(i) != NULL; i++) {
+        const struct mp_stack *s = mp_stack_at(i);
+        bool is_sglang = strcmp(s->name, "sglang") == 0;
+        assert_int_equal(s->routes, 1u << MP_ROUTE_EVEN | (is_sglang ? 1u << MP_ROUTE_NEAREST : 0));
+        for (int r = 0; r < MP_N_ROUTE_RULES; r++) {
+            p->route = (enum mp_route_rule)r;
+            char *text = flags_of(s, p, &sample_options, "x.json");
+            assert_int_equal(strstr(text, "routing is lost") == NULL, s->routes >> r & 1);
+            free(text);
+        }
+    }
+    mp_plan_free(p);
+}
+
 static void test_stack__rule_layer_keys(void **state) {
     (void)state;
     struct mp_plan *p = readme_plan(3);
@@ -613,6 +682,9 @@ int main(void) {
         cmocka_unit_test(test_stack__rule_empty_slots),
         cmocka_unit_test(test_stack__rule_distinct_replicas),
         cmocka_unit_test(test_stack__rule_layers_of_the_model),
+        cmocka_unit_test(test_stack__rule_layers_have_no_gap),
+        cmocka_unit_test(test_stack__reads_by_position_only_what_it_can_place),
+        cmocka_unit_test(test_stack__routes),
         cmocka_unit_test(test_stack__rule_layer_keys),
         cmocka_unit_test(test_stack__flags_hold_the_numbers),
         cmocka_unit_test(test_stack__asks_for_the_number_of_gpus),
