@@ -409,6 +409,14 @@ class Results(Case):
             self.assertEqual(self.labels(DECODE, "4:h100", *STEPS, "--strategy", "lpt", "--score-on", other), {"lpt": "planning data"})
         done = self.expect(0, "compare", DECODE, "4:h100", *STEPS, "--strategy", "lpt", "--score-on", "copy.mpt", "-q")
         self.assertIn(b"scored on the planning data: copy.mpt is the recording", done.stdout)
+        # Under another model's name the digest is another, and the requests are the same.
+        for name in ("one", "two"):
+            lines = [{"moeplan_trace": 1, "model": name, "phase": "decode", "ids": "logical", "layer_base": 0, "n_experts": 8, "ranked": True}]
+            lines += [{"request": i, "position": 0, "layer": 0, "experts": [i * i % 8]} for i in range(60)]
+            (self.folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        digests = {self.json("inspect", f"{name}.jsonl")["sha256"] for name in ("one", "two")}
+        self.assertEqual(len(digests), 2)
+        self.assertEqual(self.labels("one.jsonl", "4:h100", *STEPS, "--strategy", "lpt", "--score-on", "two.jsonl"), {"lpt": "planning data"})
 
     def test_incumbents_are_held_out_only_with_the_very_split_that_is_scored(self):
         self.plan("all.yaml")

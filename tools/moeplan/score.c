@@ -57,6 +57,25 @@ static bool is_same_recording(const char *a, const char *b) {
     return a != NULL && b != NULL && a[0] != '\0' && strcmp(a, b) == 0;
 }
 
+/* The same experts for the same tokens in the same order, whatever names the two give to the model or to requests (the
+ * digest covers those too). Both have passed check_same_model. */
+static bool has_same_experts(const struct mp_trace *a, const struct mp_trace *b) {
+    if (a->kind == MP_TRACE_COUNTS) {
+        size_t n = (size_t)a->n_iterations * a->n_sources * a->n_layers * a->n_experts;
+        return a->n_iterations == b->n_iterations && a->n_sources == b->n_sources &&
+               memcmp(a->counts, b->counts, n * sizeof *a->counts) == 0;
+    }
+    if (a->n_rows != b->n_rows || a->top_k != b->top_k || a->id_bytes != b->id_bytes)
+        return false;
+    size_t row_bytes = (size_t)a->n_layers * a->top_k * a->id_bytes;
+    for (uint64_t row = 0; row < a->n_rows; row += MP_CHUNK_TOKENS) {
+        uint64_t n = a->n_rows - row < MP_CHUNK_TOKENS ? a->n_rows - row : MP_CHUNK_TOKENS;
+        if (memcmp(a->chunks[row / MP_CHUNK_TOKENS], b->chunks[row / MP_CHUNK_TOKENS], n * row_bytes) != 0)
+            return false;
+    }
+    return true;
+}
+
 /* Do two splits put the same requests of one recording into the planning part? */
 static bool is_same_split(const struct mp_split *a, const struct mp_split *b) {
     if (a->kind != b->kind)
@@ -89,7 +108,9 @@ enum mp_status setup_split(struct setup *s, const char *split, struct mp_error *
         MP_TRY(mp_part_split(&s->planning, &unused, s->trace, &none, err));
         mp_part_free(&unused);
         MP_TRY(mp_part_split(&unused, &s->scored, s->score_trace, &none, err));
-        s->evaluated_on = is_same_recording(s->trace->sha256, s->score_trace->sha256) ? "planning data" : "held-out";
+        bool is_same =
+            is_same_recording(s->trace->sha256, s->score_trace->sha256) || has_same_experts(s->trace, s->score_trace);
+        s->evaluated_on = is_same ? "planning data" : "held-out";
     } else {
         MP_TRY(mp_split_parse(&s->split, split, o->seed, err));
         MP_TRY(mp_part_split(&s->planning, &s->scored, s->trace, &s->split, err));
