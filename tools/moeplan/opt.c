@@ -112,8 +112,9 @@ const struct opt opt_table[OPT_END] = {
     [OPT_ORDER] = NAMED("order", "NAME", order, WORDS_ORDER, NULL, "the strategy's", "stage: order of the transfers"),
     [OPT_REDUNDANT] = WHOLE("redundant", 'r', "R", redundant, 0, MP_MAX_EXPERTS, "0", NULL,
                             "slots beyond one per expert, in all, per layer"),
-    [OPT_SLOTS_PER_GPU] = WHOLE("slots-per-gpu", 0, "N", slots_per_gpu, 1, MP_MAX_EXPERTS, NULL,
-                                "(experts + R) / GPUs, rounded up", "expert slots of each GPU"),
+    [OPT_SLOTS_PER_GPU] =
+        WHOLE("slots-per-gpu", 0, "N", slots_per_gpu, 1, MP_MAX_EXPERTS, NULL, "(experts + R) / GPUs, rounded up",
+              "expert slots of each GPU; left out, GPUs with room make up for those without"),
     [OPT_OBJECTIVE] =
         ONE_OF("objective", "WHAT", objective, "step|p95|peak|inter-node-bytes", "step", NULL, "what to minimise"),
     [OPT_FOR] = NAMED("for", "STACK", for_stack, WORDS_STACKS, NULL, NULL,

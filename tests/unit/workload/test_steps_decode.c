@@ -164,6 +164,16 @@ static void test_steps_decode__refuses_with_the_numbers(void **state) {
         {{.phase = MP_PHASE_DECODE, .n_ranks = 4096, .batch_per_rank = UINT32_MAX},
          MP_ELIMIT,
          "4294967295 requests per rank on 4096 ranks are 17,592,186,040,320 rows per step (at most 4,294,967,295)"},
+        {{.phase = MP_PHASE_DECODE, .n_ranks = 4, .batch_per_rank = 1 << 29},
+         MP_EINPUT, /* before anything of that size is allocated */
+         "decode with 536,870,912 requests per rank on 4 ranks needs 2,147,483,648 concurrent requests, the part has "
+         "85 (use --resample, a smaller --batch, or a larger trace)"},
+        {{.phase = MP_PHASE_DECODE, .n_ranks = 4, .batch_per_rank = 8, .n_steps_max = UINT32_MAX, .resample = true},
+         MP_ELIMIT,
+         "4,294,967,295 drawn steps of up to 32 rows are more than 134,217,728 rows in all (use fewer --steps)"},
+        {{.phase = MP_PHASE_PREFILL, .n_ranks = 4, .tokens_per_rank = 1 << 20, .resample = true},
+         MP_ELIMIT,
+         "64 drawn steps of up to 4,194,304 rows are more than 134,217,728 rows in all (use fewer --steps)"},
         {{.phase = MP_PHASE_PREFILL, .n_ranks = 4},
          MP_EUSAGE,
          "prefill steps need the tokens per rank (use --tokens-per-rank)"},
