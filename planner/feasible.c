@@ -1,8 +1,9 @@
 /* Does any plan of this shape exist, and how many slots does each GPU get? Says in numbers what to change when not.
  *
  * Decides   slots of every GPU: min(level, what fits its memory), with the least level that gives n_experts +
- * n_redundant slots in all. On equal GPUs that is ceil(copies / GPUs) on each. Method    the level by bisection. Equal
- * slots where they are asked for (--slots-per-gpu, a stack that needs them). Cost      O(G log E). */
+ *           n_redundant slots in all. On equal GPUs that is ceil(copies / GPUs) on each.
+ * Method    the level by bisection. Equal slots where they are asked for (--slots-per-gpu, a stack that needs them).
+ * Cost      O(G log E). */
 #include "planner.h"
 #include <moeplan/base.h>
 
