@@ -32,6 +32,8 @@ struct mp_stack {
 };
 const struct mp_stack *mp_stack_at(uint32_t i);
 const struct mp_stack *mp_stack_find(const char *name);
+/* Do its servers know a file of this name for what it is? */
+bool mp_stack_name_fits(const struct mp_stack *s, const char *path);
 /* Reads a placement of any stack (or our own plan file): has_workload is false, route even. */
 enum mp_status mp_stack_load(struct mp_plan **out, const char *path, const char *format,
                              const struct mp_stack_options *o, const struct mp_limits *limits,

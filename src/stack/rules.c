@@ -111,13 +111,19 @@ static enum mp_status check_model(const struct mp_plan *p, const struct mp_model
 
 /* Formats leave out what they do not list: by position a missing layer moves all later ones, by key the server stops
  * at it. Without the model only a gap between the layers shows that some are missing. */
-static enum mp_status check_gaps(const struct mp_plan *p, const char *stack, enum mp_outcome *outcome,
-                                 struct mp_error *err) {
+static enum mp_status check_gaps(const struct mp_plan *p, const char *stack, uint32_t n_hidden,
+                                 enum mp_outcome *outcome, struct mp_error *err) {
     char list[96] = "";
     size_t used = 0;
+    uint32_t last = p->layers[p->n_layers - 1].layer_id;
     for (uint32_t l = 0; l < p->n_layers && l < 8; l++)
         used += (size_t)snprintf(list + used, sizeof list - used, "%s%u", l == 0 ? "" : ", ", p->layers[l].layer_id);
-    if (p->layers[p->n_layers - 1].layer_id - p->layers[0].layer_id == p->n_layers - 1)
+    if (last - p->layers[0].layer_id == p->n_layers - 1 && last + 1 < n_hidden)
+        return mp_stack_refuse(outcome, err,
+                               "the plan ends with layer %u and the model with layer %u, and %s needs every MoE layer "
+                               "(give -m MODEL, which says which layers those are)",
+                               last, n_hidden - 1, stack);
+    if (last - p->layers[0].layer_id == p->n_layers - 1)
         return MP_OK;
     return mp_stack_refuse(outcome, err,
                            "layers %s%s are not consecutive, and %s needs every MoE layer (give -m MODEL, which says "
@@ -146,7 +152,7 @@ enum mp_status mp_stack_check_rules(const struct mp_plan *p, const struct mp_sta
     if (o->model != NULL)
         status = check_model(p, o->model, rules->stack, outcome, err);
     if (status == MP_OK && *outcome == MP_FOUND && (o->model == NULL || o->model->is_stand_in))
-        status = check_gaps(p, rules->stack, outcome, err);
+        status = check_gaps(p, rules->stack, o->n_hidden_layers, outcome, err);
     if (status != MP_OK || *outcome != MP_FOUND)
         return status;
     bool *seen = mp_calloc(p->n_experts, sizeof *seen);

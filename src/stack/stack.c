@@ -28,6 +28,11 @@ const struct mp_stack *mp_stack_find(const char *name) {
     return NULL;
 }
 
+bool mp_stack_name_fits(const struct mp_stack *s, const char *path) {
+    size_t n = strlen(path), k = strlen(s->extension);
+    return !s->needs_extension || (n > k && strcmp(path + n - k, s->extension) == 0);
+}
+
 /* Our own plan file says so in its first line's key. */
 static bool is_own_plan(const struct mp_in *in) {
     static const char word[] = "moeplan";

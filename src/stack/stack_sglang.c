@@ -124,12 +124,11 @@ static void write(const struct mp_plan *p, const struct mp_stack_options *o, str
 
 extern const struct mp_stack mp_stack_sglang;
 static void flags(const struct mp_plan *p, const struct mp_stack_options *o, const char *path, struct mp_out *out) {
-    size_t n = strlen(path);
     mp_out_puts(out, "--init-expert-location ");
     mp_stack_write_shell(out, path);
     mp_out_printf(out, "\n--ep-size %u\n--ep-num-redundant-experts %u\n--ep-dispatch-algorithm %s\n", p->n_gpus,
                   p->n_slots - p->n_experts, p->route == MP_ROUTE_NEAREST ? "static" : "dynamic");
-    if (n < 5 || strcmp(path + n - 5, ".json") != 0)
+    if (!mp_stack_name_fits(&mp_stack_sglang, path))
         mp_out_puts(out,
                     "# warning: SGLang takes a value that does not end in .json as inline JSON: rename the file\n");
     mp_stack_write_route(out, p, &mp_stack_sglang, "SGLang's dynamic picks replicas evenly at random");
@@ -155,9 +154,5 @@ const struct mp_stack mp_stack_sglang = {
     .needs_distinct = false,
     .routes = 1u << MP_ROUTE_EVEN | 1u << MP_ROUTE_NEAREST,
     .needs_extension = true,
-    .probe = probe,
-    .read = read,
-    .check = check,
-    .write = write,
-    .flags = flags,
+    STACK_FUNCTIONS,
 };

@@ -44,6 +44,9 @@ enum mp_status mp_placement_moe_layers(struct mp_placement *p, const struct mp_s
 enum mp_status mp_placement_row(struct mp_placement *p, uint32_t layer, const json_t *list, const struct mp_in *in,
                                 const char *where, const char *steps, struct mp_error *err) MP_MUST_CHECK;
 
+/* Every stack_<name>.c names its five functions so. */
+#define STACK_FUNCTIONS .probe = probe, .read = read, .check = check, .write = write, .flags = flags
+
 /* What a stack cannot do without. */
 struct mp_stack_rules {
     const char *stack;         /* name, for messages */

@@ -168,9 +168,5 @@ const struct mp_stack mp_stack_trtllm = {
     .needs_equal_slots = true,
     .needs_distinct = false,
     .routes = 1u << MP_ROUTE_EVEN,
-    .probe = probe,
-    .read = read,
-    .check = check,
-    .write = write,
-    .flags = flags,
+    STACK_FUNCTIONS,
 };

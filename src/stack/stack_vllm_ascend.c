@@ -140,12 +140,11 @@ static void write(const struct mp_plan *p, const struct mp_stack_options *o, str
 
 extern const struct mp_stack mp_stack_vllm_ascend;
 static void flags(const struct mp_plan *p, const struct mp_stack_options *o, const char *path, struct mp_out *out) {
-    size_t n = strlen(path);
     mp_out_puts(out, "--enable-expert-parallel\n--additional-config ");
     mp_stack_write_json_option(out, "{\"eplb_config\": {\"expert_map_path\": ", path, "}}");
     mp_out_printf(out, "\n# %u devices with %u experts each; the redundancy of %u is read from the file\n", p->n_gpus,
                   p->n_slots / p->n_gpus, p->n_slots - p->n_experts);
-    if (n < 5 || strcmp(path + n - 5, ".json") != 0)
+    if (!mp_stack_name_fits(&mp_stack_vllm_ascend, path))
         mp_out_puts(out, "# warning: vllm-ascend accepts only a path that ends in .json: rename the file\n");
     if (p->n_slots / p->n_gpus <= 8)
         mp_out_printf(out,
@@ -168,9 +167,5 @@ const struct mp_stack mp_stack_vllm_ascend = {
     .needs_distinct = true,
     .routes = 1u << MP_ROUTE_EVEN,
     .needs_extension = true,
-    .probe = probe,
-    .read = read,
-    .check = check,
-    .write = write,
-    .flags = flags,
+    STACK_FUNCTIONS,
 };

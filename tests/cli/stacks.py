@@ -80,6 +80,14 @@ class LayerIds(Case):
         _, error = self.run_it(1, "export", "p.plan", "--to", "sglang", "--hidden-layers", "16", "-o", "s.json")
         self.assertIn("layers 0, 7, 15 are not consecutive", error)
 
+    def test_layers_after_the_last_recorded_one(self):
+        """Rows that nobody recorded would be placed as dense layers are: by rote."""
+        self.plan(self.record([0, 1]))
+        for stack, name in (("sglang", "s.json"), ("trtllm", "t.yaml")):
+            _, error = self.run_it(1, "export", "p.plan", "--to", stack, "--hidden-layers", "16", "-o", name)
+            self.assertIn("the plan ends with layer 1 and the model with layer 15", error)
+            self.run_it(0, "export", "p.plan", "--to", stack, "--hidden-layers", "2", "-o", name)
+
 
 class Routing(Case):
     """--for keeps to the replica choice that the stack's servers make."""

@@ -3,11 +3,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static bool ends_with(const char *s, const char *end) {
-    size_t n = strlen(s), k = strlen(end);
-    return n > k && strcmp(s + n - k, end) == 0;
-}
-
 enum mp_status cmd_export(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
     struct mp_plan *plan = NULL;
     struct mp_model *model = NULL;
@@ -22,7 +17,7 @@ enum mp_status cmd_export(const struct opts *o, const struct args *args, int *ex
     if (strcmp(path, "-") == 0 && o->json)
         return mp_fail(err, MP_EUSAGE, "export: --json and the file both want standard output (add -o FILE)");
     const struct mp_stack *stack = mp_stack_find(o->to);
-    if (stack->needs_extension && strcmp(path, "-") != 0 && !ends_with(path, stack->extension))
+    if (strcmp(path, "-") != 0 && !mp_stack_name_fits(stack, path))
         return mp_fail(err, MP_EUSAGE, "export: %s: %s takes only a file whose name ends in %s (write -o %s%s)", path,
                        stack->name, stack->extension, path, stack->extension);
     MP_TRY(tool_check_output(path, err));

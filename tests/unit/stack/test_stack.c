@@ -453,6 +453,18 @@ static void test_stack__routes(void **state) {
     mp_plan_free(p);
 }
 
+static void test_stack__names_of_files(void **state) {
+    (void)state;
+    for (uint32_t i = 0; mp_stack_at(i) != NULL; i++) {
+        const struct mp_stack *s = mp_stack_at(i);
+        bool wants = strcmp(s->name, "sglang") == 0 || strcmp(s->name, "vllm-ascend") == 0;
+        assert_int_equal(mp_stack_name_fits(s, "map.txt"), !wants);
+        assert_int_equal(mp_stack_name_fits(s, ".json"), !wants);
+        assert_int_equal(mp_stack_name_fits(s, ""), !wants);
+        assert_true(!wants || mp_stack_name_fits(s, "x.json"));
+    }
+}
+
 static void test_stack__rule_layer_keys(void **state) {
     (void)state;
     struct mp_plan *p = readme_plan(3);
@@ -684,6 +696,7 @@ int main(void) {
         cmocka_unit_test(test_stack__rule_layers_of_the_model),
         cmocka_unit_test(test_stack__rule_layers_have_no_gap),
         cmocka_unit_test(test_stack__reads_by_position_only_what_it_can_place),
+        cmocka_unit_test(test_stack__names_of_files),
         cmocka_unit_test(test_stack__routes),
         cmocka_unit_test(test_stack__rule_layer_keys),
         cmocka_unit_test(test_stack__flags_hold_the_numbers),
