@@ -414,7 +414,7 @@ class Results(Case):
             lines = [{"moeplan_trace": 1, "model": name, "phase": "decode", "ids": "logical", "layer_base": 0, "n_experts": 8, "ranked": True}]
             lines += [{"request": i, "position": 0, "layer": 0, "experts": [i * i % 8]} for i in range(60)]
             (self.folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        digests = {self.json("inspect", f"{name}.jsonl")["sha256"] for name in ("one", "two")}
+        digests = {self.json("inspect", f"{name}.jsonl")["facts"]["sha256"] for name in ("one", "two")}
         self.assertEqual(len(digests), 2)
         self.assertEqual(self.labels("one.jsonl", "4:h100", *STEPS, "--strategy", "lpt", "--score-on", "two.jsonl"), {"lpt": "planning data"})
 
