@@ -89,6 +89,7 @@ struct mp_trace_hints {
     const char *format;        /* NULL = detect */
     const char *axes;          /* of a bare array: "tokens,layers,k", "layers,experts", "iterations,layers,experts" or
                                 * "sources,layers,experts"; NULL = ask where the array's name does not say */
+    bool overrides;            /* phase and layer_base replace what a native recording says, instead of being refused */
     unsigned n_threads;        /* for checking chunks; 0 or 1 = the caller's thread */
 };
 extern const struct mp_trace_hints mp_trace_hints_none;

@@ -31,7 +31,6 @@ bool mp_parse_i64(const char *s, size_t n, int64_t *out) {
 }
 
 bool mp_parse_double(const char *s, size_t n, double *out) {
-    static locale_t c_locale;
     char buf[64];
     if (n == 0 || n >= sizeof buf)
         return false;
@@ -40,12 +39,13 @@ bool mp_parse_double(const char *s, size_t n, double *out) {
             return false;
     memcpy(buf, s, n);
     buf[n] = '\0';
-    if (c_locale == (locale_t)0)
-        c_locale = newlocale(LC_ALL_MASK, "C", (locale_t)0);
+    /* One locale object per call: nothing to share between threads, and with glibc "C" costs no allocation. */
+    locale_t c_locale = newlocale(LC_ALL_MASK, "C", (locale_t)0);
     if (c_locale == (locale_t)0)
         return false;
     char *end;
     double v = strtod_l(buf, &end, c_locale);
+    freelocale(c_locale);
     if (end != buf + n || !isfinite(v))
         return false;
     *out = v;

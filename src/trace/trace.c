@@ -114,7 +114,7 @@ enum mp_status mp_trace_load(struct mp_trace **out, const char *path, const stru
         MP_TRY(detect(&format, path, in, err));
     struct mp_error inner = {0};
     status = format->read(out, path, in, &keep_in, hints, limits, &inner);
-    if (status == MP_OK && (*out)->sha256[0] == '\0') /* the native reader has it from its file */
+    if (status == MP_OK && (*out)->sha256[0] == '\0') /* the native reader mostly has it from its file */
         status = trace_identity(*out, (*out)->sha256, &inner);
     if (status != MP_OK && *out != NULL) {
         mp_trace_free(*out); /* closes the file too where keep_in is set */

@@ -293,6 +293,58 @@ static enum mp_status verify_chunk(void *ctx, size_t i, unsigned worker, struct 
     return MP_OK;
 }
 
+/* A native recording says everything itself: a hint that says something else is a mistake, not a wish. */
+static enum mp_status check_hints(struct mp_trace *t, const char *path, const struct mp_trace_hints *hints,
+                                  struct mp_error *err) {
+#define REFUSE(option, ...) return mp_fail_at(err, MP_EUSAGE, path, 0, 0, "the recording " __VA_ARGS__, option)
+    bool has_phase = t->phase != MP_PHASE_UNKNOWN && t->phase != MP_PHASE_MIXED;
+    if (hints->phase != MP_PHASE_UNKNOWN && hints->phase != t->phase && has_phase && !hints->overrides)
+        return mp_fail_at(err, MP_EUSAGE, path, 0, 0, "the recording says phase %s (leave out --phase)",
+                          mp_phase_name(t->phase));
+    if (hints->layer_base >= 0 && (uint32_t)hints->layer_base != t->layer_ids[0] && !hints->overrides)
+        return mp_fail_at(err, MP_EUSAGE, path, 0, 0, "the recording says layer base %u (leave out --layer-base)",
+                          t->layer_ids[0]);
+    /* With a model's name the number of experts may be the model's, which is compared with more to say about it. */
+    if (hints->n_experts != 0 && hints->n_experts != t->n_experts && hints->model_name == NULL)
+        return mp_fail_at(err, MP_EUSAGE, path, 0, 0, "the recording says %u experts (leave out --experts)",
+                          t->n_experts);
+    if (hints->top_k != 0 && t->top_k != 0 && hints->top_k != t->top_k)
+        return mp_fail_at(err, MP_EUSAGE, path, 0, 0, "the recording says top-%u (leave out --top-k)", t->top_k);
+    if (hints->is_ranked >= 0 && (hints->is_ranked == 1) != t->is_ranked)
+        return mp_fail_at(err, MP_EUSAGE, path, 0, 0, "the recording says that its ids are %s (leave out --ranked)",
+                          t->is_ranked ? "ranked" : "not ranked");
+    if (hints->ids_are_physical == 1 || hints->map_path != NULL)
+        REFUSE(hints->map_path != NULL ? "--map" : "--ids", "holds logical ids (leave out %s)");
+    if (hints->axes != NULL)
+        REFUSE("--axes", "is no bare array (leave out %s)");
+    if (hints->requests_path != NULL)
+        REFUSE("--requests", "holds its requests itself (leave out %s)");
+#undef REFUSE
+    return MP_OK;
+}
+
+/* hints->overrides: another phase, other layers. True when something changed. */
+static enum mp_status override_facts(struct mp_trace *t, const char *path, const struct mp_trace_hints *hints,
+                                     bool *is_changed, struct mp_error *err) {
+    *is_changed = false;
+    if (hints->phase != MP_PHASE_UNKNOWN && hints->phase != t->phase) {
+        t->phase = hints->phase;
+        *is_changed = true;
+    }
+    if (hints->layer_base >= 0 && (uint32_t)hints->layer_base != t->layer_ids[0]) {
+        uint32_t span = t->layer_ids[t->n_layers - 1] - t->layer_ids[0] + 1;
+        enum mp_status status = trace_check_base(path, hints->layer_base, span, err);
+        uint32_t *ids = status == MP_OK ? mp_arena_alloc(t->arena, t->n_layers, sizeof *ids) : NULL;
+        if (status != MP_OK || ids == NULL)
+            return status != MP_OK ? status : mp_nomem(err, path);
+        for (uint32_t l = 0; l < t->n_layers; l++)
+            ids[l] = t->layer_ids[l] - t->layer_ids[0] + (uint32_t)hints->layer_base;
+        t->layer_ids = ids;
+        *is_changed = true;
+    }
+    return MP_OK;
+}
+
 static enum mp_status read_native(struct mp_trace **out, const char *path, struct mp_in *in, bool *keep_in,
                                   const struct mp_trace_hints *hints, const struct mp_limits *limits,
                                   struct mp_error *err) {
@@ -310,6 +362,7 @@ static enum mp_status read_native(struct mp_trace **out, const char *path, struc
     MP_TRY(read_figures(t, &pl, in, path, err));
     MP_TRY(read_names(t, &pl, in, path, err));
     MP_TRY(check_entries(t, &pl, in, path, err));
+    MP_TRY(check_hints(t, path, hints, err));
     if (t->kind == MP_TRACE_TOKENS) {
         t->requests = (const struct mp_request *)(const void *)(in->data + pl.requests);
         MP_TRY(check_requests(t, &pl, path, err));
@@ -342,7 +395,11 @@ static enum mp_status read_native(struct mp_trace **out, const char *path, struc
     MP_TRY(mp_parallel_for(hints->n_threads, pl.n_chunks, verify_chunk, &v, err));
     if (t->kind == MP_TRACE_COUNTS)
         MP_TRY(mp_trace_check(t, err));
-    mp_sha256_hex(in->data, get_u64(in->data + 24), t->sha256);
+    bool is_changed = false;
+    if (hints->overrides)
+        MP_TRY(override_facts(t, path, hints, &is_changed, err));
+    if (!is_changed) /* else mp_trace_load makes the digest of what it is now */
+        mp_sha256_hex(in->data, get_u64(in->data + 24), t->sha256);
     t->mapped = in;
     *keep_in = true;
     *out = t;

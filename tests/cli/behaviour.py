@@ -79,6 +79,75 @@ class Identity(Case):
         self.expect(0, "verify", "p.yaml", lines, "2:h100")
 
 
+class Hints(Case):
+    """Options that say what a recording is: what the recording already says is not ignored, it wins or it is refused."""
+    CSV = ["--phase", "decode", "--layer-base", "0", "--ids", "logical"]
+
+    def refused(self, code, text, *arguments):
+        self.assertIn(text, self.expect(code, *arguments).stderr.decode())
+
+    def counts(self, n_ranks=0, scale=1):
+        lines = ["layer,rank,e0,e1,e2,e3"] + [f"{layer},{r},{4 * scale},{3 * scale},{2 * scale},{scale}" for layer in (0, 1) for r in range(n_ranks)]
+        if n_ranks == 0:
+            lines = ["layer,e0,e1,e2,e3"] + [f"{layer},{4 * scale},{3 * scale},{2 * scale},{scale}" for layer in (0, 1)]
+        (self.folder / "c.csv").write_text("\n".join(lines) + "\n")
+        self.expect(0, "convert", "c.csv", "c.mpt", *self.CSV)
+
+    def test_hints_that_contradict_a_native_recording_are_refused(self):
+        plan = ["plan", DECODE, "4:h100", *STEPS, "-o", "p.yaml", "--strategy", "lpt"]
+        for option, value, text in (("--layer-base", "5", "layer base 0"), ("--experts", "40", "16 experts"), ("--top-k", "3", "top-"),
+                                    ("--axes", "layers,experts", "no bare array"), ("--requests", "other.csv", "its requests"),
+                                    ("--ids", "physical", "logical ids"), ("--phase", "prefill", "phase decode"), ("--ranked", "no", "ranked")):
+            self.refused(2, text, *plan, option, value)
+            self.refused(2, f"(leave out {option})", *plan, option, value)
+        self.refused(2, "phase decode", "inspect", DECODE, "--phase", "train")
+        self.expect(0, *plan, "--layer-base", "0", "--experts", "16", "--top-k", "4", "--ids", "logical", "--phase", "decode", "--ranked", "yes")
+
+    def test_convert_changes_phase_and_layer_base_on_purpose(self):
+        done = self.expect(0, "convert", DECODE, "k.mpt", "--phase", "prefill", "--layer-base", "5")
+        self.assertIn(b"written as prefill from layer 5 on", done.stderr)
+        facts = json.loads(self.expect(0, "inspect", "k.mpt", "--json").stdout)["facts"]
+        self.assertEqual((facts["phase"], facts["layer ids"]), ("prefill", "5-6"))
+        self.assertNotEqual(facts["sha256"], json.loads(self.expect(0, "inspect", DECODE, "--json").stdout)["facts"]["sha256"])
+
+    def test_step_options_on_counts_are_refused(self):
+        self.counts()
+        for option in (["--batch", "999"], ["--resample"], ["--pad", "64"], ["--source-skew", "3"], ["--tokens-per-rank", "8"]):
+            for verb in (["plan", "c.mpt", "2:h100", "-o", "p.yaml"], ["compare", "c.mpt", "2:h100", "--split", "none"]):
+                self.refused(2, f"one step is one recorded iteration here (leave out {option[0]})", *verb, *option)
+
+    def test_a_total_is_not_called_a_step(self):
+        self.counts(scale=1000)
+        done = self.expect(0, "plan", "c.mpt", "2:h100", "--strategy", "lpt", "-o", "p.yaml")
+        self.assertIn(b"1 recorded iteration holding about 5000 tokens per rank: a total, not a step", done.stderr)
+        self.assertIn(b"1 recorded decode iteration;", done.stdout)
+        self.assertIn(b"a total, not a step", self.expect(0, "simulate", "p.yaml", "c.mpt", "2:h100").stderr)
+        done = self.expect(0, "compare", "c.mpt", "2:h100", "--split", "none", "--strategy", "lpt")
+        self.assertNotIn(b"top-0", done.stdout)
+        self.assertIn(b"a total, not a step", done.stderr)
+        self.counts()
+        self.assertNotIn(b"a total", self.expect(0, "plan", "c.mpt", "2:h100", "--strategy", "lpt", "-o", "p.yaml").stderr)
+
+    def test_source_ranks_that_are_not_the_gpus_are_noted(self):
+        self.counts(n_ranks=3)
+        for topology, text in (("4:h100", b"the last 1 send no tokens"), ("2:h100", b"folded onto GPU r mod 2")):
+            self.assertIn(text, self.expect(0, "plan", "c.mpt", topology, "--strategy", "contiguous", "-o", "p.yaml").stderr)
+
+    def test_a_model_of_other_layers_or_top_k_is_refused(self):
+        lite = SOURCE / "traces/samples/prefill.mpt"
+        self.expect(0, "convert", lite, "zero.mpt", "--layer-base", "0")
+        self.refused(3, "layer 0, which is no MoE layer of model deepseek-v2-lite: its MoE layers are 1 to 26 (write --layer-base 1",
+                     "plan", "zero.mpt", "8:h100", "-m", "deepseek-v2-lite", "-o", "p.yaml")
+        self.refused(3, "name the model that was recorded", "plan", DECODE, "4:h100", *STEPS, "-m", "deepseek-v2-lite", "-o", "p.yaml")
+
+    def test_a_model_that_is_named_generic_was_given_all_the_same(self):
+        text = (SOURCE / "src/model/presets/gpt-oss-20b.yaml").read_text()
+        lines = ["name: generic-mine" if line.startswith("name:") else line for line in text.splitlines()]
+        (self.folder / "m.yaml").write_text("\n".join(lines) + "\n")
+        done = self.expect(0, "plan", SOURCE / "traces/samples/decode.mpt", "4:h100", *STEPS, "-m", "m.yaml", "--strategy", "lpt", "-o", "p.yaml")
+        self.assertNotIn(b"no model given", done.stderr)
+
+
 class Streams(Case):
     def test_results_go_to_stdout_and_talk_to_stderr(self):
         done = self.expect(0, "list", "dispatchers")

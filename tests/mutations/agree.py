@@ -287,6 +287,7 @@ def main():
         failures.append(f"58 layers on 2 GPUs: exit {code}: {err[:300]}")
     with open(os.path.join(ROOT, "src", "model", "presets", "deepseek-v3.yaml")) as f:
         text = re.sub(r"experts: \{value: 256", "experts: {value: 8", f.read(), count=1)
+        text = text.replace("moe_layers: {first: 3", "moe_layers: {first: 0").replace("top_k: {value: 8", "top_k: {value: 2")
         text = text.replace("name: deepseek-v3", "name: large\nexpert_bytes: 900 GB", 1)
     with open(at("large.yaml"), "w") as f:
         f.write(text)

@@ -274,10 +274,11 @@ static void write_text(const struct contest *c, struct mp_out *o) {
         mp_out_fail(o, MP_ENOMEM, "out of memory: table");
         return;
     }
-    mp_out_printf(o, "%s: %u GPUs, %u node%s; model %s, %u layers of %u experts, top-%u%s\n", c->setup.topology->name,
-                  c->setup.topology->n_gpus, mp_topology_n_nodes(c->setup.topology),
+    mp_out_printf(o, "%s: %u GPU%s, %u node%s; model %s, %u layer%s of %u experts, top-%u%s\n", c->setup.topology->name,
+                  c->setup.topology->n_gpus, tool_s(c->setup.topology->n_gpus), mp_topology_n_nodes(c->setup.topology),
                   mp_topology_n_nodes(c->setup.topology) == 1 ? "" : "s", c->setup.model->name,
-                  c->setup.trace->n_layers, c->setup.trace->n_experts, c->setup.trace->top_k,
+                  c->setup.trace->n_layers, tool_s(c->setup.trace->n_layers), c->setup.trace->n_experts,
+                  c->setup.trace->top_k > 0 ? c->setup.trace->top_k : c->setup.model->top_k,
                   c->setup.trace->is_synthetic ? "; SYNTHETIC recording" : "");
     mp_out_printf(o, "%s\n\n", score_describe(&c->setup, text, sizeof text));
     snprintf(of_step, sizeof of_step, "vs %s", base_name(c));

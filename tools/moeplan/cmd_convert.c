@@ -6,17 +6,20 @@
 static enum mp_status convert_trace(const char *in, const struct opts *o, struct mp_out *file, char *text, size_t size,
                                     struct mp_error *err) {
     struct mp_trace *t;
-    enum mp_status status = tool_load_trace(&t, in, o, err);
+    enum mp_status status = tool_load_trace_changed(&t, in, o, err);
     if (status != MP_OK)
         return status;
+    if (strcmp(t->format, "native") == 0 && (o->phase != NULL || o->is_set[OPT_LAYER_BASE]))
+        tool_note(o, "%s: written as %s from layer %u on, as the options say", in, mp_phase_name(t->phase),
+                  t->layer_ids[0]);
     mp_trace_write(t, file);
     if (t->kind == MP_TRACE_TOKENS)
-        snprintf(text, size, "%s: %llu requests, %llu tokens, %u layers of %u experts, top-%u, %s", t->format,
-                 (unsigned long long)t->n_requests, (unsigned long long)t->n_rows, t->n_layers, t->n_experts, t->top_k,
-                 mp_phase_name(t->phase));
+        snprintf(text, size, "%s: %llu request%s, %llu token%s, %u layer%s of %u experts, top-%u, %s", t->format,
+                 (unsigned long long)t->n_requests, tool_s(t->n_requests), (unsigned long long)t->n_rows,
+                 tool_s(t->n_rows), t->n_layers, tool_s(t->n_layers), t->n_experts, t->top_k, mp_phase_name(t->phase));
     else
-        snprintf(text, size, "%s: counts of %u iterations, %u layers of %u experts, %s", t->format, t->n_iterations,
-                 t->n_layers, t->n_experts, mp_phase_name(t->phase));
+        snprintf(text, size, "%s: counts of %u iteration%s, %u layer%s of %u experts, %s", t->format, t->n_iterations,
+                 tool_s(t->n_iterations), t->n_layers, tool_s(t->n_layers), t->n_experts, mp_phase_name(t->phase));
     mp_trace_free(t);
     return MP_OK;
 }
@@ -38,8 +41,8 @@ static enum mp_status convert_placement(const char *in, const struct opts *o, st
         goto out;
     }
     mp_plan_write(plan, file);
-    snprintf(text, size, "placement: %u layers, %u experts in %u slots on %u GPUs", plan->n_layers, plan->n_experts,
-             plan->n_slots, plan->n_gpus);
+    snprintf(text, size, "placement: %u layer%s, %u experts in %u slots on %u GPU%s", plan->n_layers,
+             tool_s(plan->n_layers), plan->n_experts, plan->n_slots, plan->n_gpus, tool_s(plan->n_gpus));
 out:
     mp_verify_report_free(report);
     mp_plan_free(plan);
@@ -54,7 +57,8 @@ static enum mp_status convert_topology(const char *in, const struct opts *o, str
     if (status != MP_OK)
         return status;
     mp_topology_write(t, file);
-    snprintf(text, size, "topology: %u GPUs in %u nodes", t->n_gpus, mp_topology_n_nodes(t));
+    snprintf(text, size, "topology: %u GPU%s in %u node%s", t->n_gpus, tool_s(t->n_gpus), mp_topology_n_nodes(t),
+             tool_s(mp_topology_n_nodes(t)));
     mp_topology_free(t);
     return MP_OK;
 }

@@ -18,14 +18,15 @@ static void write_text(const struct setup *s, const struct score *score, struct 
     const struct mp_plan *p = score->plan;
     const struct mp_sim_result *r = score->result;
     mp_out_printf(
-        o, "%s: %u layers of %u experts in %u slots on %u GPUs (%s): replicate %s, place %s, route %s, order %s\n",
-        s->o->out, p->n_layers, p->n_experts, p->n_slots, p->n_gpus, s->topology->name, p->provenance.replicate,
-        p->provenance.place, p->provenance.route, p->provenance.order);
+        o, "%s: %u layer%s of %u experts in %u slots on %u GPU%s (%s): replicate %s, place %s, route %s, order %s\n",
+        s->o->out, p->n_layers, tool_s(p->n_layers), p->n_experts, p->n_slots, p->n_gpus, tool_s(p->n_gpus),
+        s->topology->name, p->provenance.replicate, p->provenance.place, p->provenance.route, p->provenance.order);
     mp_out_printf(o, "strategy %s%s, selected on %s, %.2f s, verified\n", p->provenance.strategy,
                   p->provenance.is_synthetic ? " (SYNTHETIC recording)" : "", p->provenance.selected_on,
                   score->shown.plan_seconds);
-    mp_out_printf(o, "predicted step on the planning data: %s (mean of %llu steps)\n",
-                  mp_human_ns((double)p->predicted_step_ns, a), (unsigned long long)p->n_planning_steps);
+    mp_out_printf(o, "predicted step on the planning data: %s (mean of %llu step%s)\n",
+                  mp_human_ns((double)p->predicted_step_ns, a), (unsigned long long)p->n_planning_steps,
+                  tool_s(p->n_planning_steps));
     for (uint32_t i = 0; i < p->n_certificates; i++) {
         const struct mp_certificate *c = &p->certificates[i];
         mp_out_printf(o, "%s: %s, bound %s, gap %.1f %% (%s; %s)\n", certificate_name(c->kind),

@@ -53,7 +53,11 @@ static enum mp_status part_of(struct setup *s, const struct mp_plan *plan, struc
     s->evaluated_on = score_origin(s, plan);
     enum mp_status status = mp_part_split(&planning, &s->scored, s->trace, &s->split, err);
     mp_part_free(&planning);
-    return status != MP_OK ? status : mp_workload_build(&s->workload, &s->scored, &s->batching, err);
+    if (status == MP_OK)
+        status = mp_workload_build(&s->workload, &s->scored, &s->batching, err);
+    if (status == MP_OK)
+        setup_note_inputs(s);
+    return status;
 }
 
 static void write_text(const struct setup *s, const struct score *score, struct mp_out *o) {

@@ -40,6 +40,38 @@ void setup_free(struct setup *s) {
     *s = (struct setup){.o = s->o};
 }
 
+void setup_note_inputs(const struct setup *s) {
+    const struct mp_trace *t = s->workload->trace;
+    uint32_t n_ranks = s->workload->n_ranks, n_named = t->source_known ? t->n_sources : 0;
+    for (uint64_t r = 0; t->kind == MP_TRACE_TOKENS && r < t->n_requests; r++)
+        if (t->requests[r].source != MP_NONE && t->requests[r].source >= n_named)
+            n_named = t->requests[r].source + 1;
+    if (n_named > n_ranks)
+        tool_note(s->o, "the recording names %u source ranks and there are %u GPUs: rank r is folded onto GPU r mod %u",
+                  n_named, n_ranks, n_ranks);
+    else if (n_named > 0 && n_named < n_ranks)
+        tool_note(s->o, "the recording names %u source rank%s and there are %u GPUs: the last %u send no tokens",
+                  n_named, tool_s(n_named), n_ranks, n_ranks - n_named);
+    if (t->kind != MP_TRACE_COUNTS)
+        return;
+    uint64_t pairs = 0, per_iteration = (uint64_t)t->n_sources * t->n_layers;
+    for (uint32_t i = 0; i < s->workload->n_steps; i++)
+        for (uint64_t part = 0; part < t->n_sources; part++) { /* layer 0: every layer sees the same tokens */
+            const uint64_t *from =
+                t->counts + (s->workload->iterations[i] * per_iteration + part * t->n_layers) * t->n_experts;
+            for (uint32_t e = 0; e < t->n_experts; e++)
+                pairs += from[e];
+        }
+    uint32_t top_k = t->top_k > 0 ? t->top_k : s->model->top_k;
+    uint64_t tokens = pairs / top_k / n_ranks / s->workload->n_steps;
+    if (tokens > (s->batching.phase == MP_PHASE_DECODE ? SCORE_DECODE_STEP_TOKENS_MAX : SCORE_STEP_TOKENS_MAX))
+        tool_note(s->o,
+                  "%u recorded iteration%s holding about %llu tokens per rank%s: a total, not a step; times are those "
+                  "of one giant step",
+                  s->workload->n_steps, tool_s(s->workload->n_steps), (unsigned long long)tokens,
+                  s->workload->n_steps == 1 ? "" : " each");
+}
+
 static enum mp_status check_same_model(const struct setup *s, struct mp_error *err) {
     const struct mp_trace *a = s->trace, *b = s->score_trace;
     bool same = a->n_layers == b->n_layers && a->n_experts == b->n_experts && a->kind == b->kind;
@@ -118,6 +150,7 @@ enum mp_status setup_split(struct setup *s, const char *split, struct mp_error *
     }
     MP_TRY(mp_workload_build(&s->workload, &s->scored, &s->batching, err));
     tool_note_generic(o, s->model);
+    setup_note_inputs(s);
 out:
     mp_part_free(&unused);
     return status;
@@ -394,10 +427,9 @@ const char *score_describe(const struct setup *s, char *buf, size_t size) {
     const struct mp_workload *w = s->workload;
     const struct mp_batching *b = &w->batching;
     char rule[128], split[300];
-    if (s->trace->kind == MP_TRACE_COUNTS)
-        snprintf(rule, sizeof rule, "one recorded iteration each");
-    else if (b->phase == MP_PHASE_DECODE)
-        snprintf(rule, sizeof rule, "%u requests on each of %u ranks", b->batch_per_rank, b->n_ranks);
+    if (b->phase == MP_PHASE_DECODE)
+        snprintf(rule, sizeof rule, "%u request%s on each of %u ranks", b->batch_per_rank, tool_s(b->batch_per_rank),
+                 b->n_ranks);
     else
         snprintf(rule, sizeof rule, "up to %llu tokens on each of %u ranks", (unsigned long long)b->tokens_per_rank,
                  b->n_ranks);
@@ -418,11 +450,17 @@ const char *score_describe(const struct setup *s, char *buf, size_t size) {
     else if (s->split.kind == MP_SPLIT_CATEGORY)
         snprintf(split, sizeof split, "held-out: categories other than %.200s", s->split.categories);
     else
-        snprintf(split, sizeof split, "held-out: %.3g %% of the requests, %s", 100 - s->split.planning_ppm / 1e4,
+        snprintf(split, sizeof split, "held-out: %.3g %% of the %s, %s", 100 - s->split.planning_ppm / 1e4,
+                 s->trace->kind == MP_TRACE_COUNTS ? "iterations" : "requests",
                  s->split.kind == MP_SPLIT_TIME ? "the last in file order" : "by hash of the request id");
-    snprintf(buf, size, "%u %s %s steps of %s; %u distinct requests, %llu tokens; dispatcher %s, sources %s\n%s",
-             w->n_steps, w->is_bootstrap ? "bootstrap" : "recorded", mp_phase_name(b->phase), rule, w->n_requests,
-             (unsigned long long)w->n_rows, s->sim.dispatcher->name,
-             s->sim.sources == MP_SOURCES_COUPLED ? "coupled" : "dp", split);
+    const char *sources = s->sim.sources == MP_SOURCES_COUPLED ? "coupled" : "dp";
+    if (s->trace->kind == MP_TRACE_COUNTS)
+        snprintf(buf, size, "%u recorded %s iteration%s; dispatcher %s, sources %s\n%s", w->n_steps,
+                 mp_phase_name(b->phase), tool_s(w->n_steps), s->sim.dispatcher->name, sources, split);
+    else
+        snprintf(buf, size, "%u %s %s step%s of %s; %u distinct request%s, %llu tokens; dispatcher %s, sources %s\n%s",
+                 w->n_steps, w->is_bootstrap ? "bootstrap" : "recorded", mp_phase_name(b->phase), tool_s(w->n_steps),
+                 rule, w->n_requests, tool_s(w->n_requests), (unsigned long long)w->n_rows, s->sim.dispatcher->name,
+                 sources, split);
     return buf;
 }

@@ -5,6 +5,8 @@
 
 #include "tool.h"
 
+/* An iteration with more tokens per rank than this is taken for a total over many steps. */
+enum { SCORE_STEP_TOKENS_MAX = 16384, SCORE_DECODE_STEP_TOKENS_MAX = 1024 };
 enum { SCORE_GROUPS_MAX = 100, SCORE_REPLICATE_STEPS = 32, SCORE_PLANS_MAX = 64 };
 
 /* Everything that is the same for all plans that are scored side by side. Owned; freed with setup_free. */
@@ -26,6 +28,8 @@ enum mp_status setup_load(struct setup *s, const struct opts *o, const char *tra
 /* Splits (text as --split takes it), reads --score-on, builds the steps that are scored. s->batching and s->sim must be
  * set. */
 enum mp_status setup_split(struct setup *s, const char *split, struct mp_error *err) MP_MUST_CHECK;
+/* Notes on what the steps are not: totals instead of steps, ranks that idle or are folded. */
+void setup_note_inputs(const struct setup *s);
 void setup_free(struct setup *s);
 
 /* One plan and how it scored. */

@@ -33,7 +33,8 @@ static enum mp_phase phase_of_name(const char *name) {
                                   : MP_PHASE_UNKNOWN;
 }
 
-enum mp_status tool_load_trace(struct mp_trace **out, const char *path, const struct opts *o, struct mp_error *err) {
+static enum mp_status load_trace(struct mp_trace **out, const char *path, const struct opts *o, bool overrides,
+                                 struct mp_error *err) {
     struct mp_trace_hints hints = mp_trace_hints_none;
     hints.layer_base = o->is_set[OPT_LAYER_BASE] ? (int)o->layer_base : -1;
     hints.phase = phase_of_name(o->phase);
@@ -45,6 +46,7 @@ enum mp_status tool_load_trace(struct mp_trace **out, const char *path, const st
     hints.top_k = (uint32_t)o->top_k;
     hints.format = o->format;
     hints.axes = o->axes;
+    hints.overrides = overrides;
     hints.n_threads = tool_threads(o);
     *out = NULL;
     struct mp_model *model = NULL;
@@ -58,8 +60,25 @@ enum mp_status tool_load_trace(struct mp_trace **out, const char *path, const st
     }
     enum mp_status status = mp_trace_load(out, path, &hints, &o->limits, err);
     mp_model_free(model);
+    if (status == MP_OK && o->is_set[OPT_EXPERTS] && (*out)->n_experts != o->experts) {
+        status = mp_fail_at(err, MP_EUSAGE, path, 0, 0, "the recording says %u experts (leave out --experts)",
+                            (*out)->n_experts);
+        mp_trace_free(*out);
+        *out = NULL;
+    }
     return status;
 }
+
+enum mp_status tool_load_trace(struct mp_trace **out, const char *path, const struct opts *o, struct mp_error *err) {
+    return load_trace(out, path, o, false, err);
+}
+
+enum mp_status tool_load_trace_changed(struct mp_trace **out, const char *path, const struct opts *o,
+                                       struct mp_error *err) {
+    return load_trace(out, path, o, true, err);
+}
+
+const char *tool_s(uint64_t n) { return n == 1 ? "" : "s"; }
 
 static bool is_model_preset(const char *name) {
     const char *preset, *summary;
@@ -67,6 +86,31 @@ static bool is_model_preset(const char *name) {
         if (strcmp(preset, name) == 0)
             return true;
     return false;
+}
+
+/* Every layer, the experts and the top-k of the recording must be the model's. */
+static enum mp_status check_model(const struct mp_model *m, const char *spec, const struct mp_trace *t,
+                                  struct mp_error *err) {
+    if (m->n_experts != t->n_experts || t->n_layers > m->n_layers)
+        return mp_fail(err, MP_EINPUT,
+                       "model %s has %u experts in %u MoE layers of %u, the recording has %u experts in %u layers "
+                       "(name the model that was recorded)",
+                       spec, m->n_experts, m->n_layers, m->n_hidden_layers, t->n_experts, t->n_layers);
+    if (t->top_k != 0 && t->top_k != m->top_k)
+        return mp_fail(err, MP_EINPUT,
+                       "model %s is top-%u, the recording has %u experts per token (name the model that was recorded)",
+                       spec, m->top_k, t->top_k);
+    for (uint32_t l = 0, k = 0; l < t->n_layers; l++) {
+        while (k < m->n_layers && m->layer_ids[k] < t->layer_ids[l])
+            k++;
+        if (k == m->n_layers || m->layer_ids[k] != t->layer_ids[l])
+            return mp_fail(err, MP_EINPUT,
+                           "the recording has layer %u, which is no MoE layer of model %s: its MoE layers are %u to %u "
+                           "(write --layer-base %u when it begins with the first of them; a native recording is "
+                           "changed by moeplan convert)",
+                           t->layer_ids[l], spec, m->layer_ids[0], m->layer_ids[m->n_layers - 1], m->layer_ids[0]);
+    }
+    return MP_OK;
 }
 
 enum mp_status tool_load_model(struct mp_model **out, const struct opts *o, const struct mp_trace *trace,
@@ -79,22 +123,14 @@ enum mp_status tool_load_model(struct mp_model **out, const struct opts *o, cons
         status = mp_model_load(out, spec, &o->limits, err);
         if (status != MP_OK)
             return status;
-        struct mp_model *m = *out;
-        uint32_t n_experts = m->n_experts, n_layers = m->n_layers, n_hidden_layers = m->n_hidden_layers;
-        bool fits = n_experts == trace->n_experts && trace->n_layers <= n_layers;
-        if (!fits && o->model == NULL) { /* a recording of some layers of a model it only names: not an error */
-            mp_model_free(m);
-            *out = NULL;
-        } else if (!fits) {
-            mp_model_free(m);
-            *out = NULL;
-            return mp_fail(err, MP_EINPUT,
-                           "model %s has %u experts in %u MoE layers of %u, the recording has %u experts in %u layers "
-                           "(name the model that was recorded)",
-                           spec, n_experts, n_layers, n_hidden_layers, trace->n_experts, trace->n_layers);
-        } else {
+        status = check_model(*out, spec, trace, err);
+        if (status == MP_OK)
             return MP_OK;
-        }
+        mp_model_free(*out);
+        *out = NULL;
+        if (o->model != NULL)
+            return status;
+        mp_error_clear(err); /* a recording of other layers or experts of a model it only names: not an error */
     }
     return mp_model_generic(out, trace->layer_ids, trace->n_layers, trace->n_experts,
                             trace->top_k > 0 ? trace->top_k : 1, err);
@@ -102,8 +138,9 @@ enum mp_status tool_load_model(struct mp_model **out, const struct opts *o, cons
 
 void tool_note_generic(const struct opts *o, const struct mp_model *model) {
     if (model->is_stand_in)
-        tool_note(o, "no model given: a generic one with %u layers of %u experts stands in (-m MODEL gives real sizes)",
-                  model->n_layers, model->n_experts);
+        tool_note(o,
+                  "no model given: a generic one with %u layer%s of %u experts stands in (-m MODEL gives real sizes)",
+                  model->n_layers, tool_s(model->n_layers), model->n_experts);
 }
 
 void tool_note_layers(const struct opts *o, const struct mp_trace *trace, const struct mp_model *model) {
@@ -124,6 +161,15 @@ enum mp_status tool_batching(struct mp_batching *out, const struct opts *o, cons
     if (trace->kind == MP_TRACE_TOKENS && !is_decode && o->is_set[OPT_BATCH])
         return mp_fail(err, MP_EUSAGE, "--batch is for decode, the recording is %s (use --tokens-per-rank T)",
                        mp_phase_name(phase));
+    if (trace->kind == MP_TRACE_COUNTS) {
+        static const enum opt_id ignored[] = {OPT_BATCH, OPT_TOKENS_PER_RANK, OPT_RESAMPLE, OPT_SOURCE_SKEW, OPT_PAD};
+        for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++)
+            if (o->is_set[ignored[i]])
+                return mp_fail(err, MP_EUSAGE,
+                               "the recording has counts only: one step is one recorded iteration here (leave out "
+                               "--%s)",
+                               opt_table[ignored[i]].name);
+    }
     *out = (struct mp_batching){
         .phase = phase,
         .n_ranks = topology->n_gpus,

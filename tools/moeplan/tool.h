@@ -15,6 +15,10 @@ unsigned tool_threads(const struct opts *o);
 /* The recording, read with the hints of the options. */
 enum mp_status tool_load_trace(struct mp_trace **out, const char *path, const struct opts *o,
                                struct mp_error *err) MP_MUST_CHECK;
+/* The same, but --phase and --layer-base replace what a native recording says. */
+enum mp_status tool_load_trace_changed(struct mp_trace **out, const char *path, const struct opts *o,
+                                       struct mp_error *err) MP_MUST_CHECK;
+const char *tool_s(uint64_t n); /* plural ending: "" for one, else "s" */
 /* --model, else the preset that the trace names, else a generic one. Checks experts and layers against
  * the trace. */
 enum mp_status tool_load_model(struct mp_model **out, const struct opts *o, const struct mp_trace *trace,

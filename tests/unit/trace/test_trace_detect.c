@@ -51,16 +51,19 @@ static void test_trace_detect__load_finds_the_format(void **state) {
     (void)state;
     struct sample s[16];
     size_t n = all_samples(s);
-    struct mp_trace_hints h = full_hints();
+    struct mp_trace_hints h;
     char requests[256];
     snprintf(requests, sizeof requests, "%s", save_bytes("r.csv", requests_sample, strlen(requests_sample)));
-    h.requests_path = requests;
-    h.axes = "tokens,layers,k";
     for (size_t i = 0; i < n; i++) {
         struct mp_trace *t;
         struct mp_error err = {0};
+        h = full_hints();
+        h.requests_path = requests;
+        h.axes = "tokens,layers,k";
         h.n_experts = strcmp(s[i].format, "json") == 0 || i == 8 ? 0 : 4; /* these say it themselves */
         h.layer_base = i == 5 ? 3 : 0;
+        if (strcmp(s[i].format, "native") == 0) /* says everything itself */
+            h = mp_trace_hints_none;
         const char *path = save_bytes("anything", s[i].b.p, s[i].b.n);
         enum mp_status status = mp_trace_load(&t, path, &h, &mp_limits_default, &err);
         CHECK_OK(status, err);
