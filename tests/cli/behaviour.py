@@ -136,7 +136,7 @@ class Hints(Case):
     def test_a_model_of_other_layers_or_top_k_is_refused(self):
         lite = SOURCE / "traces/samples/prefill.mpt"
         self.expect(0, "convert", lite, "zero.mpt", "--layer-base", "0")
-        self.refused(3, "layer 0, which is no MoE layer of model deepseek-v2-lite: its MoE layers are 1 to 26 (write --layer-base 1",
+        self.refused(3, "layer 0, which is no MoE layer of model deepseek-v2-lite: its 26 MoE layers are from 1 to 26 (write --layer-base 1",
                      "plan", "zero.mpt", "8:h100", "-m", "deepseek-v2-lite", "-o", "p.yaml")
         self.refused(3, "name the model that was recorded", "plan", DECODE, "4:h100", *STEPS, "-m", "deepseek-v2-lite", "-o", "p.yaml")
 
@@ -580,7 +580,7 @@ class Results(Case):
 
     def test_a_model_without_kv_cache_has_no_tokens_of_it(self):
         self.assertGreater(self.json("simulate", self.plan(), DECODE, "4:h100")["kv_tokens_min"], 0)
-        self.expect(0, "generate", "-o", "image.mpt", "--layers", "2", "--experts", "8", "--top-k", "1", "--n-requests", "60", "-q")
+        self.expect(0, "generate", "-o", "image.mpt", "--layers", "1", "--first-layer", "5", "--experts", "8", "--top-k", "1", "--n-requests", "60", "-q")
         plan = ("plan", "image.mpt", "4:h100", *STEPS, "-m", "limoe-b16", "--strategy", "lpt", "-o", "i.yaml")
         self.assertIsNone(self.json(*plan)["result"]["kv_tokens_min"])
         self.assertIn(b", - tokens of KV cache", self.expect(0, *plan, "-q").stdout)

@@ -105,10 +105,11 @@ static enum mp_status check_model(const struct mp_model *m, const char *spec, co
             k++;
         if (k == m->n_layers || m->layer_ids[k] != t->layer_ids[l])
             return mp_fail(err, MP_EINPUT,
-                           "the recording has layer %u, which is no MoE layer of model %s: its MoE layers are %u to %u "
-                           "(write --layer-base %u when it begins with the first of them; a native recording is "
-                           "changed by moeplan convert)",
-                           t->layer_ids[l], spec, m->layer_ids[0], m->layer_ids[m->n_layers - 1], m->layer_ids[0]);
+                           "the recording has layer %u, which is no MoE layer of model %s: its %u MoE layers are from "
+                           "%u to %u (write --layer-base %u when it begins with the first of them; a native recording "
+                           "is changed by moeplan convert)",
+                           t->layer_ids[l], spec, m->n_layers, m->layer_ids[0], m->layer_ids[m->n_layers - 1],
+                           m->layer_ids[0]);
     }
     return MP_OK;
 }
