@@ -148,6 +148,31 @@ class Hints(Case):
         self.assertNotIn(b"no model given", done.stderr)
 
 
+class Pipes(Case):
+    def test_what_a_pipe_holds_is_read_once(self):
+        plan = self.plan()
+        for path in (DECODE, plan, SOURCE / "src/model/presets/gpt-oss-20b.yaml"):
+            want = json.loads(self.expect(0, "inspect", path, "--json").stdout)["facts"]
+            for command in (f"inspect --json <(cat '{path}')", f"inspect --json - < '{path}'", f"inspect --json - < <(cat '{path}')",
+                            f"inspect --json /dev/stdin < <(cat '{path}')"):
+                done = subprocess.run(["bash", "-c", f"'{MOEPLAN}' {command}"], capture_output=True, check=False)
+                self.assertEqual(done.returncode, 0, f"{command}: {done.stderr.decode()}")
+                self.assertEqual(json.loads(done.stdout)["facts"], want)
+        done = subprocess.run(["bash", "-c", f"'{MOEPLAN}' convert <(cat '{DECODE}') '{self.folder}/o.mpt'"], capture_output=True, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr.decode())
+        self.assertEqual((self.folder / "o.mpt").read_bytes(), pathlib.Path(DECODE).read_bytes())
+
+    def test_topologies_of_other_programs_are_named(self):
+        for name, text, what in (("t.xml", '<system version="1">\n  <cpu numaid="0">\n', "an NCCL topology file"),
+                                 ("t.yml", "topology: [ Ring ]\nnpus_count: [ 8 ]\nbandwidth: [ 50.0 ]\n", "an ASTRA-sim network file"),
+                                 ("t.json", '{"gpus_per_node": 8, "alpha": 0.3, "node_betas_list": [23]}\n', "a TACCL topology file"),
+                                 ("r.json", '{"rank_cost_matrix": [[0.0, 1.0], [1.0, 0.0]]}\n', "SGLang's matrix of rank costs"),
+                                 ("s.txt", "        GPU0    GPU1    CPU Affinity\nGPU0     X      NV8     0-63\n", "the output of nvidia-smi topo -m")):
+            (self.folder / name).write_text(text)
+            for arguments in (["inspect", name], ["plan", DECODE, name, *STEPS, "-o", "p.yaml"]):
+                self.assertIn(f"looks like {what}, which this version does not read", self.expect(3, *arguments).stderr.decode())
+
+
 class Streams(Case):
     def test_results_go_to_stdout_and_talk_to_stderr(self):
         done = self.expect(0, "list", "dispatchers")

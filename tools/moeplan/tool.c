@@ -1,7 +1,10 @@
 #include "tool.h"
+#include <errno.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -331,9 +334,88 @@ static bool is_trace_format(const char *name) {
     return false;
 }
 
+/* A pipe can be read once, and finding out what it holds would eat it: its bytes move to memory that takes the place of
+ * its descriptor, so that every later open of the same name starts at the first byte. */
+static enum mp_status keep_pipe(const char *spec, struct mp_error *err) {
+    uint64_t fd = 0;
+    struct stat st;
+    struct mp_in *in;
+    const char *digits = strncmp(spec, "/dev/fd/", 8) == 0          ? spec + 8
+                         : strncmp(spec, "/proc/self/fd/", 14) == 0 ? spec + 14
+                                                                    : NULL;
+    if (digits != NULL ? !mp_parse_u64(digits, strlen(digits), &fd) || fd > INT_MAX
+                       : strcmp(spec, "-") != 0 && strcmp(spec, "/dev/stdin") != 0)
+        return MP_OK;
+    if (fstat((int)fd, &st) != 0 || S_ISREG(st.st_mode) || S_ISDIR(st.st_mode))
+        return MP_OK;
+    enum mp_status status = mp_in_open(&in, spec, 0, err);
+    if (status != MP_OK)
+        return status;
+    int memory = memfd_create("moeplan", MFD_CLOEXEC);
+    size_t done = 0;
+    while (memory >= 0 && done < in->size) {
+        ssize_t n = write(memory, in->data + done, in->size - done);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            break;
+        done += (size_t)n;
+    }
+    if (memory < 0 || done < in->size || lseek(memory, 0, SEEK_SET) < 0 || dup2(memory, (int)fd) < 0)
+        status = mp_fail_at(err, MP_EIO, spec, 0, 0, "cannot keep what was read: %s", strerror(errno));
+    if (memory >= 0)
+        (void)close(memory);
+    mp_in_close(in);
+    return status;
+}
+
+/* Topologies of other programs, which are named and not read. NULL = none of them. */
+static const char *foreign_topology(const struct mp_in *in) {
+    static const struct {
+        const char *first, *second, *name;
+    } known[] = {
+        {"<system version", "<cpu ", "an NCCL topology file"},
+        {"<topology", "<object type=", "an hwloc topology file"},
+        {"npus_count:", "bandwidth:", "an ASTRA-sim network file"},
+        {"\"gpus_per_node\"", "\"alpha\"", "a TACCL topology file"},
+        {"\"rank_cost_matrix\"", "[", "SGLang's matrix of rank costs"},
+        {"GPU0", "CPU Affinity", "the output of nvidia-smi topo -m"},
+    };
+    size_t n = in->size < 65536 ? in->size : 65536;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (memmem(in->data, n, known[i].first, strlen(known[i].first)) != NULL &&
+            memmem(in->data, n, known[i].second, strlen(known[i].second)) != NULL)
+            return known[i].name;
+    return NULL;
+}
+
+static enum mp_status refuse_foreign(const char *spec, const struct mp_in *in, struct mp_error *err) {
+    const char *name = foreign_topology(in);
+    if (name == NULL)
+        return MP_OK;
+    return mp_fail_at(err, MP_EINPUT, spec, 0, 0,
+                      "looks like %s, which this version does not read (write a YAML, topologies/FORMAT.md)", name);
+}
+
+enum mp_status tool_check_topology(const char *spec, struct mp_error *err) {
+    struct stat st;
+    struct mp_in *in;
+    if (stat(spec, &st) != 0 || !S_ISREG(st.st_mode))
+        return MP_OK;
+    enum mp_status status = mp_in_open(&in, spec, 0, err);
+    if (status != MP_OK)
+        return status;
+    status = refuse_foreign(spec, in, err);
+    mp_in_close(in);
+    return status;
+}
+
 enum mp_status tool_kind_of(enum tool_kind *out, const char *spec, const struct opts *o, struct mp_error *err) {
     struct stat st;
     bool exists = strcmp(spec, "-") == 0 || stat(spec, &st) == 0;
+    enum mp_status status = keep_pipe(spec, err);
+    if (status != MP_OK)
+        return status;
     if (o->format != NULL) {
         *out = is_trace_format(o->format) ? TOOL_TRACE : TOOL_PLACEMENT;
         return MP_OK;
@@ -345,13 +427,14 @@ enum mp_status tool_kind_of(enum tool_kind *out, const char *spec, const struct 
             return mp_fail_at(err, MP_EIO, spec, 0, 0, "cannot open: No such file or directory");
         return MP_OK;
     }
-    /* Standard input can be read once only: it is taken for a recording. */
-    if (strcmp(spec, "-") == 0 || mp_is_folder(spec)) {
+    if (mp_is_folder(spec)) {
         *out = TOOL_TRACE;
         return MP_OK;
     }
+    bool is_stdin = strcmp(spec, "-") == 0; /* is read from where it stands: it goes back there */
+    off_t start = is_stdin ? lseek(STDIN_FILENO, 0, SEEK_CUR) : 0;
     struct mp_in *in;
-    enum mp_status status = mp_in_open(&in, spec, 0, err);
+    status = mp_in_open(&in, spec, 0, err);
     if (status != MP_OK)
         return status;
     char schema[32];
@@ -365,10 +448,16 @@ enum mp_status tool_kind_of(enum tool_kind *out, const char *spec, const struct 
         *out = TOOL_TOPOLOGY;
     else if (placement > recording || (placement > 0 && o->axes == NULL && is_mask(in)))
         *out = TOOL_PLACEMENT;
-    else if (recording > 0)
+    else if (recording > 2)
+        *out = TOOL_TRACE;
+    else if (foreign_topology(in) != NULL)
+        status = refuse_foreign(spec, in, err);
+    else if (recording > 0) /* by the ending of its name only */
         *out = TOOL_TRACE;
     else /* nobody knows it: the reader of its extension says what is wrong */
         *out = ends_with(spec, ".yaml") || ends_with(spec, ".yml") ? TOOL_TOPOLOGY : TOOL_TRACE;
     mp_in_close(in);
-    return MP_OK;
+    if (is_stdin && start >= 0)
+        (void)lseek(STDIN_FILENO, start, SEEK_SET);
+    return status;
 }
