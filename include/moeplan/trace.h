@@ -75,6 +75,10 @@ struct mp_trace {
     struct mp_in *mapped; /* kept open while chunks point into it, or NULL */
 };
 
+/* Facts that a recording does not say and no hint gave. */
+struct mp_trace_missing {
+    bool phase, layer_base, ids, experts, top_k, requests;
+};
 /* What cannot be detected and is asked for. Unset fields: -1, NULL, UNKNOWN. */
 struct mp_trace_hints {
     int layer_base; /* absolute index of the recording's layer 0 */
@@ -90,7 +94,9 @@ struct mp_trace_hints {
     const char *axes;          /* of a bare array: "tokens,layers,k", "layers,experts", "iterations,layers,experts" or
                                 * "sources,layers,experts"; NULL = ask where the array's name does not say */
     bool overrides;            /* phase and layer_base replace what a native recording says, instead of being refused */
-    unsigned n_threads;        /* for checking chunks; 0 or 1 = the caller's thread */
+    struct mp_trace_missing *missing; /* NULL, or receives what MP_EUSAGE asks for; an array without a requests table is
+                                       * then read as one request, which it says too */
+    unsigned n_threads;               /* for checking chunks; 0 or 1 = the caller's thread */
 };
 extern const struct mp_trace_hints mp_trace_hints_none;
 

@@ -19,6 +19,14 @@ enum mp_status trace_ask(const char *path, const char *format, struct trace_need
     ASK(needs.experts && hints->n_experts == 0, "how many experts a layer has (give --experts N)");
     ASK(needs.top_k && hints->top_k == 0, "how many experts a token uses (give --top-k K)");
 #undef ASK
+    if (used > 0 && hints->missing != NULL) {
+        struct mp_trace_missing *m = hints->missing;
+        m->phase |= needs.phase && hints->phase == MP_PHASE_UNKNOWN;
+        m->layer_base |= needs.layer_base && hints->layer_base < 0;
+        m->ids |= needs.ids && hints->ids_are_physical < 0;
+        m->experts |= needs.experts && hints->n_experts == 0;
+        m->top_k |= needs.top_k && hints->top_k == 0;
+    }
     if (used > 0)
         return mp_fail_at(err, MP_EUSAGE, path, 0, 0, "a recording of the format %s does not say %s", format, text);
     if (needs.ids && hints->ids_are_physical == 1 && hints->map_path == NULL)

@@ -154,6 +154,7 @@ static enum mp_status read_tokens(struct mp_trace **out, struct source *s, const
     struct request_table table = {0};
     struct trace_map map = {0};
     struct mp_in *requests = NULL;
+    char one_request[64];
     uint8_t *buf = NULL;
     uint16_t *mapped = NULL;
     uint32_t layer_ids[MP_MAX_LAYERS];
@@ -181,7 +182,18 @@ static enum mp_status read_tokens(struct mp_trace **out, struct source *s, const
     MP_TRY(trace_check_base(path, hints->layer_base, n_layers, err));
     for (uint32_t l = 0; l < n_layers; l++)
         layer_ids[l] = (uint32_t)hints->layer_base + l;
-    MP_TRY(open_requests(&requests, path, hints, err));
+    struct mp_error refused = {0};
+    status = open_requests(&requests, path, hints, &refused);
+    if (status == MP_EUSAGE && hints->missing != NULL) {
+        hints->missing->requests = true;
+        (void)snprintf(one_request, sizeof one_request, "request,first_row,tokens\n0,0,%llu\n",
+                       (unsigned long long)n_rows);
+        status = mp_in_from_memory(&requests, path, one_request, strlen(one_request), &refused);
+    }
+    if (status != MP_OK) {
+        (void)trace_fail_at(err, &refused, path, 0, 0);
+        goto out;
+    }
     MP_TRY(request_table_read(&table, requests, n_rows, limits, err));
     if (hints->ids_are_physical == 1) {
         MP_TRY(trace_map_load(&map, hints->map_path, limits, err));

@@ -148,6 +148,21 @@ class Hints(Case):
         self.assertNotIn(b"no model given", done.stderr)
 
 
+class Gaps(Case):
+    def test_inspect_names_the_facts_that_a_recording_lacks(self):
+        (self.folder / "c.csv").write_text("layer,expert,count\n0,3,4\n1,5,6\n")
+        (self.folder / "c.json").write_text('{"model": "m", "n_layers": 1, "n_expert_per_layer": 2, "k": 1, "layers": [{"layer": 0, "heat": [1, 2]}]}\n')
+        header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (3, 2, 2), }"
+        header += b" " * (53 + 64 - len(header)) + b"\n"
+        (self.folder / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes([0, 1, 2, 3] * 3))
+        for name, more, options in (("c.csv", [], ["--phase", "--layer-base", "--ids", "--experts"]), ("c.json", [], ["--phase", "--layer-base", "--ids"]),
+                                    ("a.npy", ["--axes", "tokens,layers,k"], ["--phase", "--layer-base", "--ids", "--experts", "--requests"])):
+            out = self.expect(0, "inspect", name, *more).stdout.decode()
+            for option in options:
+                self.assertIn(f"not recorded (give {option}", out)
+            self.expect(2, "convert", name, "o.mpt", *more)
+
+
 class Pipes(Case):
     def test_what_a_pipe_holds_is_read_once(self):
         plan = self.plan()

@@ -52,28 +52,58 @@ static const char *layers_text(const uint32_t *ids, uint32_t n, char *buf, size_
     return buf;
 }
 
+/* The largest id that occurs, + 1. */
+static uint32_t experts_seen(const struct mp_trace *t) {
+    uint32_t n = 1;
+    uint64_t *load = mp_calloc(t->n_experts, sizeof *load);
+    for (uint32_t l = 0; load != NULL && l < t->n_layers; l++) {
+        mp_trace_load_of_layer(t, l, load);
+        for (uint32_t e = n; e < t->n_experts; e++)
+            n = load[e] > 0 ? e + 1 : n;
+    }
+    mp_free(load);
+    return n;
+}
+
 static enum mp_status trace_facts(struct facts *f, const char *path, const struct opts *o, struct mp_error *err) {
     struct mp_trace *t = NULL;
     char text[256];
-    enum mp_status status = tool_load_trace(&t, path, o, err);
+    struct mp_trace_missing missing;
+    enum mp_status status = tool_load_trace_with_gaps(&t, path, o, &missing, err);
     if (status != MP_OK)
         return status;
     bool is_counts = t->kind == MP_TRACE_COUNTS;
     fact_text(f, "what", is_counts ? "recording, counts only" : "recording, per token");
     fact_text(f, "format", t->format);
-    fact_text(f, "phase", t->phase == MP_PHASE_UNKNOWN ? "not recorded (--phase)" : mp_phase_name(t->phase));
+    fact_text(f, "phase",
+              missing.phase                  ? "not recorded (give --phase prefill|decode|train|mixed)"
+              : t->phase == MP_PHASE_UNKNOWN ? "not recorded (--phase)"
+                                             : mp_phase_name(t->phase));
     fact_text(f, "model", t->model);
     fact_text(f, "synthetic", t->is_synthetic ? "yes" : "no");
     fact_whole(f, "layers", t->n_layers);
-    fact_text(f, "layer ids", layers_text(t->layer_ids, t->n_layers, text, sizeof text));
-    fact_whole(f, "experts", t->n_experts);
+    fact_text(f, "layer ids",
+              missing.layer_base ? "not recorded (give --layer-base N)"
+                                 : layers_text(t->layer_ids, t->n_layers, text, sizeof text));
+    uint32_t n_experts = t->n_experts;
+    if (missing.experts) {
+        n_experts = experts_seen(t);
+        snprintf(text, sizeof text, "not recorded (give --experts N; the largest id is %u)", n_experts - 1);
+        fact_text(f, "experts", text);
+    } else
+        fact_whole(f, "experts", t->n_experts);
+    if (missing.ids)
+        fact_text(f, "ids", "not recorded (give --ids logical|physical)");
     fact_whole(f, "top_k", t->top_k);
     if (is_counts) {
         fact_whole(f, "iterations", t->n_iterations);
         fact_whole(f, "sources", t->source_known ? t->n_sources : 0);
         fact_whole(f, "pairs", t->n_pairs);
     } else {
-        fact_whole(f, "requests", t->n_requests);
+        if (missing.requests)
+            fact_text(f, "requests", "not recorded (give --requests FILE)");
+        else
+            fact_whole(f, "requests", t->n_requests);
         fact_whole(f, "tokens", t->n_rows);
         fact_text(f, "weights", t->weight_chunks != NULL ? "yes" : "no");
         fact_text(f, "ranked", t->is_ranked ? "yes" : "no");
@@ -85,7 +115,8 @@ static enum mp_status trace_facts(struct facts *f, const char *path, const struc
     }
     fact_whole(f, "categories", t->n_categories);
     fact_text(f, "time order", t->is_time_ordered ? "yes" : "no");
-    fact_text(f, "sha256", t->sha256);
+    bool is_whole = !missing.phase && !missing.layer_base && !missing.experts && !missing.ids && !missing.requests;
+    fact_text(f, "sha256", is_whole ? t->sha256 : "");
     uint64_t *load = mp_calloc(t->n_experts, sizeof *load);
     if (load == NULL) {
         status = mp_nomem(err, "loads");
@@ -96,12 +127,12 @@ static enum mp_status trace_facts(struct facts *f, const char *path, const struc
             uint64_t most = 0, sum = 0;
             memset(load, 0, t->n_experts * sizeof *load);
             mp_trace_load_of_layer(t, l, load);
-            for (uint32_t e = 0; e < t->n_experts; e++) {
+            for (uint32_t e = 0; e < n_experts; e++) {
                 most = load[e] > most ? load[e] : most;
                 sum += load[e];
                 n_unused += load[e] == 0;
             }
-            sum_ratio += sum > 0 ? (double)most * t->n_experts / (double)sum : 0;
+            sum_ratio += sum > 0 ? (double)most * n_experts / (double)sum : 0;
         }
         fact_real(f, "expert max/mean of totals", sum_ratio / t->n_layers);
         fact_whole(f, "experts never used", n_unused);

@@ -37,7 +37,7 @@ static enum mp_phase phase_of_name(const char *name) {
 }
 
 static enum mp_status load_trace(struct mp_trace **out, const char *path, const struct opts *o, bool overrides,
-                                 struct mp_error *err) {
+                                 struct mp_trace_missing *missing, struct mp_error *err) {
     struct mp_trace_hints hints = mp_trace_hints_none;
     hints.layer_base = o->is_set[OPT_LAYER_BASE] ? (int)o->layer_base : -1;
     hints.phase = phase_of_name(o->phase);
@@ -50,6 +50,7 @@ static enum mp_status load_trace(struct mp_trace **out, const char *path, const 
     hints.format = o->format;
     hints.axes = o->axes;
     hints.overrides = overrides;
+    hints.missing = missing;
     hints.n_threads = tool_threads(o);
     *out = NULL;
     struct mp_model *model = NULL;
@@ -62,6 +63,15 @@ static enum mp_status load_trace(struct mp_trace **out, const char *path, const 
             hints.n_experts = model->n_experts;
     }
     enum mp_status status = mp_trace_load(out, path, &hints, &o->limits, err);
+    if (status == MP_EUSAGE && missing != NULL && !missing->top_k &&
+        (missing->phase || missing->layer_base || missing->ids || missing->experts)) {
+        mp_error_clear(err); /* read with stand-ins, which the caller names as such */
+        hints.phase = missing->phase ? MP_PHASE_MIXED : hints.phase;
+        hints.layer_base = missing->layer_base ? 0 : hints.layer_base;
+        hints.ids_are_physical = missing->ids ? 0 : hints.ids_are_physical;
+        hints.n_experts = missing->experts ? MP_MAX_EXPERTS : hints.n_experts;
+        status = mp_trace_load(out, path, &hints, &o->limits, err);
+    }
     mp_model_free(model);
     if (status == MP_OK && o->is_set[OPT_EXPERTS] && (*out)->n_experts != o->experts) {
         status = mp_fail_at(err, MP_EUSAGE, path, 0, 0, "the recording says %u experts (leave out --experts)",
@@ -73,12 +83,18 @@ static enum mp_status load_trace(struct mp_trace **out, const char *path, const 
 }
 
 enum mp_status tool_load_trace(struct mp_trace **out, const char *path, const struct opts *o, struct mp_error *err) {
-    return load_trace(out, path, o, false, err);
+    return load_trace(out, path, o, false, NULL, err);
+}
+
+enum mp_status tool_load_trace_with_gaps(struct mp_trace **out, const char *path, const struct opts *o,
+                                         struct mp_trace_missing *missing, struct mp_error *err) {
+    *missing = (struct mp_trace_missing){0};
+    return load_trace(out, path, o, false, missing, err);
 }
 
 enum mp_status tool_load_trace_changed(struct mp_trace **out, const char *path, const struct opts *o,
                                        struct mp_error *err) {
-    return load_trace(out, path, o, true, err);
+    return load_trace(out, path, o, true, NULL, err);
 }
 
 const char *tool_s(uint64_t n) { return n == 1 ? "" : "s"; }
