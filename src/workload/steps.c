@@ -102,8 +102,8 @@ static enum mp_status build_counts(struct mp_workload *w, const struct mp_part *
 }
 
 /* ---- TOKENS ---- */
-/* Steps that are drawn have no end of their own: at most 2^27 rows of them, about a gigabyte. */
-#define DRAWN_ROWS_MAX (UINT64_C(1) << 27)
+/* Steps that are drawn have no end of their own: at most 2^24 rows of them. */
+#define DRAWN_ROWS_MAX (UINT64_C(1) << 24)
 static enum mp_status check_drawn(const struct mp_batching *b, uint64_t rows, struct mp_error *err) {
     uint64_t n = b->n_steps_max == 0 ? 64 : b->n_steps_max;
     if (!b->resample || (rows > 0 && n <= DRAWN_ROWS_MAX / rows))

@@ -206,8 +206,8 @@ def build(trace, members, b):
     """The planning steps, as a list."""
     if trace.kind != "counts":
         rows = b["ranks"] * (b["batch_per_rank"] if b["phase"] == "decode" else b["tokens_per_rank"])
-        if b["resample"] and (b["steps_max"] or 64) * rows > 2**27:
-            raise StepError("more than 2^27 rows are drawn")
+        if b["resample"] and (b["steps_max"] or 64) * rows > 2**24:
+            raise StepError("more than 2^24 rows are drawn")
         if b["phase"] == "decode" and not b["resample"] and rows > len(members):
             raise StepError(f"{len(members)} requests do not fill {rows} slots")
     try:
