@@ -30,13 +30,16 @@ static const char *skip_value(const char *p, const char *end) {
             depth++;
             p++;
         } else if (*p == '}' || *p == ']') {
+            if (depth == 0)
+                return p;
             depth--;
             p++;
         } else if (*p == ',' || *p == ':') {
             p++;
         } else {
-            while (p < end && strchr(",]} \t\r\n", *p) == NULL)
+            do /* a byte that no JSON value starts with is passed too, so that every text ends */
                 p++;
+            while (p < end && memchr(",]} \t\r\n", *p, 7) == NULL);
         }
     } while (depth > 0 && p < end);
     return p;

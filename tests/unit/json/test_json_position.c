@@ -50,10 +50,23 @@ static void test_json_position__stays_inside_broken_text(void **state) {
     }
 }
 
+/* A NUL byte inside a text that the parser took line by line once made the search go round for ever. */
+static void test_json_position__ends_at_bytes_that_start_no_value(void **state) {
+    (void)state;
+    static const char text[] = "{\"a\": {\"0\": [0, 1, 2, \"b\", 1, 0\0\n, 1]}, ]]}";
+    uint64_t line, column;
+    for (size_t n = 0; n < sizeof text; n++) {
+        (void)mp_json_position(text, n, "a/0/9", &line, &column);
+        (void)mp_json_position(text, n, "c", &line, &column);
+        (void)mp_json_position(text + n, sizeof text - n, "c/d", &line, &column);
+    }
+}
+
 int main(void) {
     cmocka_set_message_output(CM_OUTPUT_TAP);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_json_position__finds_values),
+        cmocka_unit_test(test_json_position__ends_at_bytes_that_start_no_value),
         cmocka_unit_test(test_json_position__stays_inside_broken_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
