@@ -32,7 +32,7 @@ const char *shared_path(const char *relative) {
     snprintf(buf, 4096, "%s/%s", root != NULL ? root : "../shared/data", relative);
     if (access(buf, R_OK) == 0)
         return buf;
-    print_message("real data is not at %s: skipped\n", buf);
+    print_message("# real data is not at %s: skipped\n", buf); /* TAP wants the mark */
     return NULL;
 }
 
