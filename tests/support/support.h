@@ -12,8 +12,8 @@
 #include <moeplan/io.h>
 #include <stdbool.h>
 
-/* cmocka reports a skipped test as "not ok # SKIP", which meson counts as a failure: here it ends early, and shared_path()
- * has said why. */
+/* cmocka reports a skipped test as "not ok # SKIP", which meson counts as a failure: here it ends early, and
+ * shared_path() has said why. */
 #undef skip
 #define skip() return
 
