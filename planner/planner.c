@@ -140,7 +140,8 @@ enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem 
             status = mp_nomem(err, "planning");
             goto out;
         }
-        MP_TRY(c->stage[s]->solve(&p, budget, scratch, &draft, outcome, err));
+        MP_TRY(s == MP_PLAN_ORDER ? mp_plan_order(c->stage[s], &p, &draft, outcome, err)
+                                  : c->stage[s]->solve(&p, budget, scratch, &draft, outcome, err));
         mp_arena_reset(scratch);
         if (s == MP_PLAN_REPLICATE && *outcome == MP_FOUND && p.needs_equal_slots &&
             draft.n_copies != draft.plan->n_slots)
@@ -223,6 +224,8 @@ static enum mp_status prepare(struct run *run, const struct mp_plan_request *r, 
                                        .allowed_routes = r->allowed_routes,
                                        .needs_equal_slots = r->needs_equal_slots,
                                        .needs_distinct = r->needs_distinct,
+                                       .stage_mode = r->stage_mode,
+                                       .can_pace = r->can_pace,
                                        .memory_bytes = r->memory_bytes,
                                        .seed = r->seed,
                                        .n_threads = r->n_threads};

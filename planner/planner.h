@@ -32,6 +32,11 @@ enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem 
                                   const struct mp_combination *c, const struct mp_budget *budget, uint64_t *work,
                                   enum mp_outcome *outcome, struct mp_error *err) MP_MUST_CHECK;
 
+/* Stage ORDER: makes orders for the layers of draft->plan with the strategy, and uses them where they pay on the
+ * planning steps; *outcome as the strategy's. */
+enum mp_status mp_plan_order(const struct mp_strategy *s, const struct mp_problem *problem, struct mp_draft *draft,
+                             enum mp_outcome *outcome, struct mp_error *err) MP_MUST_CHECK;
+
 /* Seconds on a clock that only goes forward: how long something took. */
 double mp_now_seconds(void);
 

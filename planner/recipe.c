@@ -24,8 +24,8 @@ static const struct mp_recipe recipes[] = {
      "eplb", "eplb", "nearest", "single", true},
     {"eplb-hierarchical", "DeepSeek's load balancer, groups to nodes first", EPLB_URL, "eplb", "eplb-hierarchical",
      "even", "single", true},
-    {"shifted", "contiguous, with the all-to-all in shifted rounds where that pays",
-     "spread-out all-to-all, MPI practice", "none", "contiguous", "even", "shifted", false},
+    {"spread-out", "contiguous, with the all-to-all in rounds of one peer each where that pays",
+     "spread-out all-to-all, MPI practice", "none", "contiguous", "even", "spread-out", false},
 };
 #define N_RECIPES (sizeof recipes / sizeof recipes[0])
 

@@ -27,21 +27,26 @@ enum mp_route_rule { MP_ROUTE_EVEN, MP_ROUTE_NEAREST, MP_ROUTE_WEIGHTED, MP_ROUT
 /* How stages follow each other (DESIGN.md part 3). */
 enum mp_stage_mode { MP_STAGE_FREE, MP_STAGE_BARRIER, MP_STAGE_COUPLED };
 
-/* One transfer of a stage: the flow (src, dst) moves share / order.unit of its bytes. */
+/* One transfer of a stage: the flow (src, dst) moves share / order.unit of its bytes, over `width` sub-ports of both
+ * ends (>= 1; 1 where sub-ports are not used). */
 struct mp_transfer {
     uint16_t src, dst;
     uint32_t share;
+    uint16_t width;
 };
 struct mp_stage {
     uint32_t n;
     const struct mp_transfer *transfers; /* [n], by ascending (src, dst) */
 };
 /* An order: stages in sequence. Shares of every ordered pair of distinct GPUs sum to `unit` exactly. A flow of n bytes
- * is cut at floor(cumulative share * n / unit). At most `ports` sends and receives per GPU and stage. */
+ * is cut at floor(cumulative share * n / unit). At most `ports` sends and receives per GPU and stage, widths counted,
+ * but in a flush. docs/ORDERS.md is normative. */
 struct mp_order {
     const char *name;          /* strategy that made it */
+    bool between_nodes;        /* src and dst are nodes; bytes take rails between nodes and are passed on inside them */
+    bool has_flush;            /* the last stage is everything that is left, at once */
     uint32_t unit, ports;      /* ports 1 = one-to-one stages */
-    uint64_t port_bytes_per_s; /* rate cap of one sub-port; 0 = none (needed when ports > 1) */
+    uint64_t port_bytes_per_s; /* rate cap of one sub-port: a transfer's is width times this; 0 = none */
     uint32_t n_stages;
     const struct mp_stage *stages;
 };
@@ -114,7 +119,8 @@ struct mp_plan {
                                        file */
     enum mp_route_rule route;
     enum mp_stage_mode stage_mode;
-    uint32_t fallback_ppm; /* executor falls back to one shot when a step's order loses more than this; 0 = never */
+    uint32_t fallback_ppm; /* a direction of a step whose order is estimated to lose more than this over one shot goes
+                              in one shot (docs/ORDERS.md part 5); 0 = never */
     struct mp_plan_layer *layers; /* [n_layers] */
     uint32_t n_orders, n_colocations, n_certificates, n_samples;
     const struct mp_order *orders;
@@ -141,9 +147,10 @@ uint32_t mp_plan_slot_gpu(const struct mp_plan *p, uint32_t slot);
 /* Shape and range only (indexes in range, lists consistent), so that other code may index without care. MP_EINPUT. */
 enum mp_status mp_plan_check(const struct mp_plan *p, struct mp_error *err) MP_MUST_CHECK;
 
-/* An order as text, one stage a scalar: "+3" = every GPU i sends its whole flow to (i + 3) mod n; otherwise transfers
- * "src>dst" (whole unit) or "src>dst*share", separated by blanks. */
-void mp_stage_write(const struct mp_order *order, uint32_t stage, uint32_t n_gpus, struct mp_out *o);
+/* An order as text, one stage a scalar: "+3" = every GPU i sends its whole flow to (i + 3) mod n; "*" = a flush;
+ * otherwise transfers "src>dst" (whole unit) or "src>dst*share", each with "xWIDTH" behind it when wider than 1,
+ * separated by blanks. n: GPUs, or nodes when between_nodes. */
+void mp_stage_write(const struct mp_order *order, uint32_t stage, uint32_t n, struct mp_out *o);
 
 /* Replica choice, prepared once per plan. */
 struct mp_router;

@@ -2,7 +2,7 @@
 #ifndef MOEPLAN_STRATEGY_H
 #define MOEPLAN_STRATEGY_H
 
-#include <moeplan/sim.h>
+#include <moeplan/schedule.h>
 
 /* Type, range and default of one tuning constant: drives parsing, --help, man page, completion and `moeplan list`. */
 struct mp_option {
@@ -24,8 +24,10 @@ struct mp_problem {                     /* all borrowed */
     const uint32_t *gpu_slots; /* [n_gpus], where memory gives some GPUs fewer and others more; NULL = slots_per_gpu */
     bool needs_equal_slots;    /* the target stack wants every slot filled, equally many on each GPU */
     uint32_t allowed_routes;   /* 1 << enum mp_route_rule of each rule the target follows; 0 = all */
-    bool needs_distinct;   /* at most one replica of an expert on a GPU (default true; EPLB as published breaks it) */
-    uint64_t memory_bytes; /* per GPU for routed experts; 0 = what the GPU has less the model's other weights */
+    bool needs_distinct; /* at most one replica of an expert on a GPU (default true; EPLB as published breaks it) */
+    enum mp_stage_mode stage_mode; /* how the target runs stages */
+    bool can_pace;                 /* and whether it honours rate caps */
+    uint64_t memory_bytes;         /* per GPU for routed experts; 0 = what the GPU has less the model's other weights */
     uint64_t seed;
     unsigned n_threads;
     /* load[n_layers][n_experts]: (token, expert) pairs over the planning steps */
@@ -41,6 +43,17 @@ struct mp_draft {
     uint16_t *copies;     /* [n_layers][n_slots], first n_copies of each row used */
     uint64_t work_used;
 };
+/* One traffic matrix to put in order. All borrowed. */
+struct mp_order_problem {
+    const struct mp_topology *topology;
+    const uint64_t *matrix;  /* [n_gpus][n_gpus] bytes, diagonal ignored */
+    struct mp_net *net;      /* this thread's simulator */
+    enum mp_stage_mode mode; /* how stages will follow each other; matters to list schedules */
+    bool can_pace;           /* the transport honours rate caps (sub-ports): sockets do, NCCL does not */
+    uint64_t seed;
+    const int64_t *option_values; /* of the strategy being called, in its options' order; NULL = defaults */
+};
+
 struct mp_budget {
     uint64_t work_limit; /* work units; 0 = none */
     double wall_seconds; /* safety net; 0 = none */
@@ -55,10 +68,22 @@ struct mp_strategy {
     const struct mp_option *options; /* ends with name NULL; NULL = none */
     enum mp_status (*solve)(const struct mp_problem *in, const struct mp_budget *budget, struct mp_arena *scratch,
                             struct mp_draft *draft, enum mp_outcome *outcome, struct mp_error *err);
+    /* Stage ORDER in place of solve: stages for one matrix. *out is initialised for n_gpus ends. FOUND with no stages =
+     * single shot. NOT_APPLICABLE: err->message says why. The driver (planner/order.c) decides which layers use it. */
+    enum mp_status (*order)(const struct mp_order_problem *in, struct mp_arena *scratch, struct mp_schedule *out,
+                            enum mp_outcome *outcome, struct mp_error *err);
 };
 const struct mp_strategy *mp_strategy_at(uint32_t i); /* NULL past the last */
 const struct mp_strategy *mp_strategy_find(enum mp_planner_stage stage, const char *name);
 const char *mp_planner_stage_name(enum mp_planner_stage stage); /* "replicate", "place", "route", "order" */
+/* Runs an order strategy on one matrix and checks what it made with mp_schedule_check (and the port rule of
+ * docs/ORDERS.md). The caller frees *out in every case. Thread-safe given a net of its own. */
+enum mp_status mp_order_run(const struct mp_strategy *s, const struct mp_order_problem *in, struct mp_schedule *out,
+                            enum mp_outcome *outcome, struct mp_error *err) MP_MUST_CHECK;
+/* Time of a schedule on its own matrix, as the plan would be simulated (launches of its stages included); with no
+ * stages the single shot and its one launch_ns. */
+enum mp_status mp_schedule_time(const struct mp_schedule *s, const struct mp_order_problem *in, uint64_t *time_ns,
+                                struct mp_error *err) MP_MUST_CHECK;
 
 /* A named combination, what --strategy takes: contiguous, round-robin, random, lpt, eplb, eplb-hierarchical, auto, ...
  */
@@ -86,6 +111,8 @@ struct mp_plan_request {
     bool needs_distinct;   /* the target breaks on two replicas of an expert on one GPU: recipes that make them are
                             * repaired (otherwise the plan says allow_same_gpu_replicas) */
     uint64_t memory_bytes; /* per GPU for routed experts; 0 = what the GPU has less the model's other weights */
+    enum mp_stage_mode stage_mode; /* how the target runs stages: NCCL COUPLED */
+    bool can_pace;                 /* the target honours rate caps of sub-ports: NCCL does not */
     uint64_t seed;
     uint64_t work_limit; /* `auto`: simulated (step, layer) pairs; 0 = none */
     double wall_seconds;

@@ -381,7 +381,7 @@ static enum mp_status read_rotation(struct reader *r, const struct mp_yaml *n, c
     if (!take_number(n->text, n->length, &at, &by) || at != n->length || by == 0 || by >= n_gpus)
         return stage_error(r, n, 1, "a rotation is not in [+1, + GPUs - 1] (write +3, or the transfers as 0>1 1>2)");
     for (uint32_t i = 0; i < n_gpus; i++)
-        t[i] = (struct mp_transfer){(uint16_t)i, (uint16_t)((i + by) % n_gpus), order->unit};
+        t[i] = (struct mp_transfer){(uint16_t)i, (uint16_t)((i + by) % n_gpus), order->unit, 1};
     return MP_OK;
 }
 
@@ -407,7 +407,7 @@ static enum mp_status read_transfers(struct reader *r, const struct mp_yaml *n, 
             return stage_error(r, n, at, "transfers are separated by one blank (write 0>1 1>2)");
         if (at < n->length)
             at++;
-        t[i] = (struct mp_transfer){(uint16_t)src, (uint16_t)dst, (uint32_t)share};
+        t[i] = (struct mp_transfer){(uint16_t)src, (uint16_t)dst, (uint32_t)share, 1};
     }
     return at == n->length ? MP_OK : stage_error(r, n, at, "something follows the last transfer (write 0>1 1>2)");
 }

@@ -90,7 +90,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             if (p / n == p % n || share == 0)
                 continue;
             done[p] += share;
-            transfers[s][stages[s].n++] = (struct mp_transfer){(uint16_t)(p / n), (uint16_t)(p % n), share};
+            transfers[s][stages[s].n++] = (struct mp_transfer){(uint16_t)(p / n), (uint16_t)(p % n), share, 1};
         }
     }
     struct mp_order order = {.name = "fuzz",

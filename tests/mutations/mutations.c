@@ -174,7 +174,7 @@ static bool self_transfer(struct mp_plan *p, struct mp_rng *rng) {
     struct mp_stage *stage;
     struct mp_order *o = any_order(p, rng, &stage);
     uint16_t g = (uint16_t)below(rng, p->n_gpus);
-    return o != NULL && add_transfer(p, stage, (struct mp_transfer){g, g, o->unit});
+    return o != NULL && add_transfer(p, stage, (struct mp_transfer){g, g, o->unit, 1});
 }
 
 /* Moves a transfer into another stage in which its sender (or receiver) is busy already. */

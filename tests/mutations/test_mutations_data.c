@@ -59,7 +59,7 @@ static void test_mutations_data__all_refused_by_name(void **state) {
         struct tiny t;
         CHECK_OK(tiny_make(&t, &spec, &err), err);
         t.request.strategy = recipes[mp_rng_below(&rng, 4)];
-        t.request.order = mp_rng_below(&rng, 2) ? "shifted" : NULL;
+        t.request.order = mp_rng_below(&rng, 2) ? "spread-out" : NULL;
         t.request.n_redundant = t.topology->n_gpus * (uint32_t)mp_rng_below(&rng, 2);
         struct mp_plan *p;
         enum mp_outcome outcome;

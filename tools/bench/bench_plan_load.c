@@ -44,11 +44,11 @@ static void fill_order(struct mp_plan *p, struct mp_rng *rng, struct mp_order *o
     for (uint32_t r = 1; r < GPUS; r++) {
         struct mp_transfer *t = need(mp_arena_alloc(p->arena, GPUS, sizeof *t));
         for (uint32_t g = 0; g < GPUS; g++)
-            t[g] = (struct mp_transfer){(uint16_t)g, (uint16_t)name[(place[g] + r) % GPUS], 1};
+            t[g] = (struct mp_transfer){(uint16_t)g, (uint16_t)name[(place[g] + r) % GPUS], 1, 1};
         stages[r - 1] = (struct mp_stage){GPUS, t};
     }
     *order = (struct mp_order){
-        .name = is_shifted ? "shifted" : "explicit", .unit = 1, .ports = 1, .n_stages = GPUS - 1, .stages = stages};
+        .name = is_shifted ? "spread-out" : "explicit", .unit = 1, .ports = 1, .n_stages = GPUS - 1, .stages = stages};
 }
 
 static struct mp_plan *make(void) {

@@ -10,7 +10,7 @@ static struct mp_order rounds(struct mp_arena *a, uint32_t n, uint32_t n_parts) 
         if (t == NULL)
             exit(4);
         for (uint32_t i = 0; i < n; i++)
-            t[i] = (struct mp_transfer){(uint16_t)i, (uint16_t)((i + 1 + s % (n - 1)) % n), 3};
+            t[i] = (struct mp_transfer){(uint16_t)i, (uint16_t)((i + 1 + s % (n - 1)) % n), 3, 1};
         stages[s] = (struct mp_stage){n, t};
     }
     o.stages = stages;

@@ -13,7 +13,7 @@ import sys
 OWNER = {
     "status": "base", "alloc": "base", "io": "base", "base": "base", "limits": "base", "embedded": "base",
     "yaml": "yaml", "json": "json", "topology": "topo", "model": "model", "trace": "trace", "workload": "workload", "plan": "plan",
-    "cost": "cost", "sim": "sim", "verify": "verify", "stack": "stack", "synth": "synth", "strategy": "planner", "report": "report",
+    "cost": "cost", "sim": "sim", "verify": "verify", "stack": "stack", "synth": "synth", "strategy": "planner", "schedule": "planner", "report": "report",
     "moeplan": "umbrella",
 }
 INPUTS = {"base", "topo", "model", "trace"}

@@ -175,12 +175,12 @@ static void test_planner__stages_can_be_chosen_one_by_one(void **state) {
     t.request.replicate = "eplb";
     t.request.place = "lpt";
     t.request.route = "nearest";
-    t.request.order = "shifted";
+    t.request.order = "spread-out";
     t.request.n_redundant = 4;
     struct mp_plan *p = make(&t.request);
     assert_string_equal(p->provenance.replicate, "eplb");
     assert_string_equal(p->provenance.place, "lpt");
-    assert_string_equal(p->provenance.order, "shifted");
+    assert_string_equal(p->provenance.order, "spread-out");
     assert_int_equal(p->route, MP_ROUTE_NEAREST);
     assert_int_equal(p->n_slots, 12);
     mp_plan_free(p);
@@ -606,7 +606,7 @@ static void test_planner__layers_are_staged_only_where_that_pays(void **state) {
         s.seed = seed;
         s.topology = seed % 2 == 0 ? "4:h100" : "4x1:h100";
         CHECK_OK(tiny_make(&t, &s, &err), err);
-        t.request.strategy = "shifted";
+        t.request.strategy = "spread-out";
         struct mp_plan *p = make(&t.request);
         struct mp_workload *w;
         CHECK_OK(mp_workload_build(&w, &t.part, &t.request.batching, &err), err);
@@ -652,7 +652,7 @@ static void test_planner__every_fault_is_survived(void **state) {
     t.request.n_redundant = 2;
     t.request.strategy = "eplb";
     sweep_faults(make_and_free, &t.request, 1);
-    t.request.strategy = "shifted";
+    t.request.strategy = "spread-out";
     sweep_faults(make_and_free, &t.request, 3);
     t.request.strategy = "auto";
     sweep_faults(make_and_free, &t.request, 41);

@@ -29,7 +29,7 @@ static void random_order(struct test_order *x, struct mp_rng *r, uint32_t n, uin
                 sends[s][i]++;
                 receives[s][j]++;
                 assert_true(x->stages[s].n < MAX_PER_STAGE);
-                x->transfers[s][x->stages[s].n++] = (struct mp_transfer){(uint16_t)i, (uint16_t)j, share};
+                x->transfers[s][x->stages[s].n++] = (struct mp_transfer){(uint16_t)i, (uint16_t)j, share, 1};
                 left -= share;
                 x->o.n_stages = s + 1 > x->o.n_stages ? s + 1 : x->o.n_stages;
             }
@@ -105,7 +105,7 @@ static struct test_order rotation(uint32_t n) {
     x.o = (struct mp_order){.name = "rotation", .unit = 1, .ports = 1, .n_stages = n - 1};
     for (uint32_t s = 0; s + 1 < n; s++) {
         for (uint32_t i = 0; i < n; i++)
-            x.transfers[s][i] = (struct mp_transfer){(uint16_t)i, (uint16_t)((i + s + 1) % n), 1};
+            x.transfers[s][i] = (struct mp_transfer){(uint16_t)i, (uint16_t)((i + s + 1) % n), 1, 1};
         x.stages[s] = (struct mp_stage){n, x.transfers[s]};
     }
     return x;
@@ -150,8 +150,8 @@ static void test_net_staged__sub_ports_reach_the_bound_of_unequal_ports(void **s
     memset(&x, 0, sizeof x);
     x.o = (struct mp_order){
         .unit = 1, .ports = 2, .port_bytes_per_s = UINT64_C(50000000000), .n_stages = 1, .stages = x.stages};
-    x.transfers[0][0] = (struct mp_transfer){0, 1, 1};
-    x.transfers[0][1] = (struct mp_transfer){0, 2, 1};
+    x.transfers[0][0] = (struct mp_transfer){0, 1, 1, 1};
+    x.transfers[0][1] = (struct mp_transfer){0, 2, 1, 1};
     x.stages[0] = (struct mp_stage){2, x.transfers[0]};
     assert_int_equal(staged(&c, &x, false, MP_STAGE_FREE), 1000);
     assert_int_equal(mp_port_bound_ns(&c.t, c.matrix), 1000);
@@ -182,7 +182,7 @@ static void test_net_staged__refuses_orders_that_lose_bytes(void **state) {
     x.transfers[0][0].share = 2;
     assert_int_equal(mp_net_staged(net, &x.o, false, MP_STAGE_FREE, c.matrix, &time_ns, &err), MP_EBUG);
     mp_error_clear(&err);
-    x.transfers[0][0] = (struct mp_transfer){0, 9, 1};
+    x.transfers[0][0] = (struct mp_transfer){0, 9, 1, 1};
     assert_int_equal(mp_net_staged(net, &x.o, false, MP_STAGE_FREE, c.matrix, &time_ns, &err), MP_EBUG);
     mp_net_free(net);
 }

@@ -25,7 +25,7 @@ static void add_rotation(struct world *w) {
     for (uint32_t s = 0; s + 1 < n; s++) {
         struct mp_transfer *t = mp_arena_alloc(p->arena, n, sizeof *t);
         for (uint32_t i = 0; i < n; i++)
-            t[i] = (struct mp_transfer){(uint16_t)i, (uint16_t)((i + s + 1) % n), 1};
+            t[i] = (struct mp_transfer){(uint16_t)i, (uint16_t)((i + s + 1) % n), 1, 1};
         stages[s] = (struct mp_stage){n, t};
     }
     *o = (struct mp_order){.name = "rotation", .unit = 1, .ports = 1, .n_stages = n - 1, .stages = stages};
