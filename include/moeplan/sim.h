@@ -20,9 +20,18 @@ uint64_t mp_net_port_bound(struct mp_net *n, const uint64_t *matrix);
 /* The order's stages. FREE: a sender starts its next stage's transfers as soon as its own previous ones ended and the
  * receiver's port took all of its own earlier stages; BARRIER: all wait for all; COUPLED: a rank's send and receive
  * of a stage end together. Each stage in which a rank takes part costs it stage_launch_ns. is_reversed: the combine
- * (stages backwards, src and dst swapped). */
+ * (stages backwards, src and dst swapped). Orders between nodes always run as barriers (docs/ORDERS.md part 4). */
 enum mp_status mp_net_staged(struct mp_net *n, const struct mp_order *order, bool is_reversed, enum mp_stage_mode mode,
                              const uint64_t *matrix, uint64_t *time_ns, struct mp_error *err) MP_MUST_CHECK;
+/* The two sides of the rule that lets a direction fall back to one shot (docs/ORDERS.md part 5): what this order is
+ * estimated to take on this matrix, and one shot. From counts alone, whole numbers, nothing simulated. */
+enum mp_status mp_net_order_estimate(struct mp_net *n, const struct mp_order *order, bool is_reversed,
+                                     const uint64_t *matrix, uint64_t *staged_ns, uint64_t *single_ns,
+                                     struct mp_error *err) MP_MUST_CHECK;
+/* The rule: does a plan with this fallback_ppm (0 = never) send the matrix in one shot? Not when it is all zero. */
+enum mp_status mp_net_falls_back(struct mp_net *n, const struct mp_order *order, bool is_reversed,
+                                 uint32_t fallback_ppm, const uint64_t *matrix, bool *falls_back,
+                                 struct mp_error *err) MP_MUST_CHECK;
 /* The papers' baselines: each sender sends one flow at a time (in random order seeded / shortest first / rotation),
  * receivers shared fairly. */
 enum mp_baseline { MP_BASELINE_RCS, MP_BASELINE_SJF, MP_BASELINE_SPREAD_OUT };

@@ -101,7 +101,7 @@ uint64_t mp_net_port_bound(struct mp_net *n, const uint64_t *matrix) {
     memset(n->through, 0, n->n_resources * sizeof *n->through);
     for (size_t p = 0; p < pairs; p++) {
         uint64_t bytes = matrix[p];
-        if (bytes == 0)
+        if (bytes == 0 || n->pair_first[p] == n->pair_first[p + 1]) /* nothing, or to itself */
             continue;
         for (uint32_t k = n->pair_first[p]; k < n->pair_first[p + 1]; k++)
             if (mp_add_overflow(n->through[n->pair_resource[k]], bytes, &n->through[n->pair_resource[k]]))

@@ -21,12 +21,16 @@ static enum mp_status reserve(struct mp_net *n, size_t n_transfers, struct mp_er
     return MP_OK;
 }
 
-/* Bytes of every transfer, cut where the cumulative share says, in forward order whichever way the stages run. */
-static enum mp_status cut(struct mp_net *n, const struct mp_order *order, bool is_reversed, const uint64_t *matrix,
-                          struct mp_error *err) {
+enum mp_status net_cut(struct mp_net *n, const struct mp_order *order, bool is_reversed, const uint64_t *matrix,
+                       struct mp_error *err) {
     const size_t gpus = n->n;
     const uint64_t unit = order->unit;
-    size_t at = 0;
+    size_t at = 0, n_transfers = 0;
+    for (uint32_t s = 0; s < order->n_stages; s++)
+        n_transfers += order->stages[s].n;
+    enum mp_status status = reserve(n, n_transfers, err);
+    if (status != MP_OK)
+        return status;
     if (unit == 0)
         return mp_fail(err, MP_EBUG, "an order with unit 0");
     memset(n->cumulative, 0, gpus * gpus * sizeof *n->cumulative);
@@ -200,14 +204,10 @@ static enum mp_status event_run(struct mp_net *n, const struct mp_order *order, 
 
 enum mp_status mp_net_staged(struct mp_net *n, const struct mp_order *order, bool is_reversed, enum mp_stage_mode mode,
                              const uint64_t *matrix, uint64_t *time_ns, struct mp_error *err) {
-    size_t n_transfers = 0;
     *time_ns = 0;
-    for (uint32_t s = 0; s < order->n_stages; s++)
-        n_transfers += order->stages[s].n;
-    enum mp_status status = reserve(n, n_transfers, err);
-    if (status != MP_OK)
-        return status;
-    status = cut(n, order, is_reversed, matrix, err);
+    if (order->between_nodes)
+        return net_nodes_staged(n, order, is_reversed, matrix, time_ns, NULL, err);
+    enum mp_status status = net_cut(n, order, is_reversed, matrix, err);
     if (status != MP_OK)
         return status;
     double cap = order->port_bytes_per_s > 0 ? (double)order->port_bytes_per_s * 1e-9 : INFINITY, time;

@@ -48,8 +48,15 @@ static enum mp_status transfer_ns(const struct run *run, struct worker *w, uint3
             return mp_fail(err, MP_EBUG, "layer %u uses order %u of %u", l->layer_id, l->order, plan->n_orders);
         enum mp_stage_mode mode =
             run->options->stage_mode < 0 ? plan->stage_mode : (enum mp_stage_mode)run->options->stage_mode;
-        MP_TRY(mp_net_staged(w->net, &plan->orders[l->order], is_combine && l->combine_reversed, mode, first, &first_ns,
-                             err));
+        const struct mp_order *order = &plan->orders[l->order];
+        const bool is_reversed = is_combine && l->combine_reversed;
+        bool falls_back = false;
+        MP_TRY(mp_net_falls_back(w->net, order, is_reversed, plan->fallback_ppm, first, &falls_back, err));
+        is_staged = !falls_back;
+        if (falls_back)
+            MP_TRY(mp_net_concurrent(w->net, first, &first_ns, NULL, err));
+        else
+            MP_TRY(mp_net_staged(w->net, order, is_reversed, mode, first, &first_ns, err));
     } else if (run->options->network == MP_NETWORK_PLAN || run->options->network == MP_NETWORK_CONCURRENT) {
         MP_TRY(mp_net_concurrent(w->net, first, &first_ns, NULL, err));
     } else if (run->options->network == MP_NETWORK_PORT_BOUND) {
