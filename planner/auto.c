@@ -5,8 +5,8 @@
  *           the planning requests by hash, when there are at least 40 and both parts can be batched), else all
  *           planning data. At most 64 evenly spaced steps.
  * Method    every named recipe, then every replicate x place x route combination with a single shot, then the best
- *           of those with each other order. Ties: the earlier one. The winner is run again on all planning data by
- *           the driver.
+ *           of those with order `auto`. Ties: the earlier one. The winner is run again on all planning data by the
+ *           driver.
  * Bound     never worse than any named recipe on its selection score, unless a budget stopped it.
  * Cost      one plan and one simulation per candidate; work is counted in simulated (step, layer) pairs. */
 #include "planner.h"
@@ -192,19 +192,14 @@ static enum mp_status try_stage(struct search *s, struct mp_combination c, enum 
     return MP_OK;
 }
 
+/* The winner with the best of all orders: `auto` is never worse than another on the matrices it is given. */
 static enum mp_status try_orders(struct search *s, struct mp_error *err) {
-    if (!s->is_found || s->request->order != NULL)
+    const struct mp_strategy *all = mp_strategy_find(MP_PLAN_ORDER, "auto");
+    if (!s->is_found || s->request->order != NULL || all == NULL)
         return MP_OK;
-    for (uint32_t i = 0; mp_strategy_at(i) != NULL; i++) {
-        struct mp_combination c = s->best;
-        c.stage[MP_PLAN_ORDER] = mp_strategy_at(i);
-        if (mp_strategy_at(i)->stage != MP_PLAN_ORDER)
-            continue;
-        enum mp_status status = try_one(s, c, err);
-        if (status != MP_OK)
-            return status;
-    }
-    return MP_OK;
+    struct mp_combination c = s->best;
+    c.stage[MP_PLAN_ORDER] = all;
+    return try_one(s, c, err);
 }
 
 /* ---- fit and validation parts ---- */

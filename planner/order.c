@@ -6,6 +6,7 @@
  * is simulated both ways and staged where the mean time is below. The combine runs the stages backwards.
  * Cost      one order, two simulations of the scoring steps. */
 #include "planner.h"
+#include <moeplan/base.h>
 #include <string.h>
 
 #define SHARE_UNIT 65536u /* shares of a plan's flows */
@@ -91,6 +92,59 @@ out:
     mp_arena_free(arena);
     mp_free(nodes);
     return status;
+}
+
+/* Bytes per second of the distinct ports of one side of GPU g from level `from` on; those in `seen` (n_seen of them)
+ * do not count again. */
+static uint64_t ports_of(const struct mp_topology *t, uint32_t g, bool is_in, uint32_t from, uint32_t *seen,
+                         uint32_t *n_seen) {
+    const uint32_t *port = is_in ? t->gpus[g].in_port : t->gpus[g].out_port;
+    uint64_t rate = 0;
+    for (uint32_t l = from; l < t->n_levels; l++) {
+        bool is_known = port[l] >= t->n_resources;
+        for (uint32_t k = 0; k < *n_seen && !is_known; k++)
+            is_known = seen[k] == port[l];
+        if (is_known || *n_seen == MP_MAX_LEVELS)
+            continue;
+        seen[(*n_seen)++] = port[l];
+        if (mp_add_overflow(rate, t->resources[port[l]].bytes_per_s, &rate))
+            return UINT64_MAX;
+    }
+    return rate;
+}
+
+/* What passes each GPU's ports, whoever relays it. */
+static uint64_t relay_floor(const struct mp_topology *t, const uint64_t *matrix) {
+    const size_t n = t->n_gpus;
+    uint64_t most = 0;
+    for (uint32_t g = 0; g < n; g++)
+        for (int is_in = 0; is_in < 2; is_in++) {
+            uint64_t bytes = 0;
+            uint32_t seen[MP_MAX_LEVELS], n_seen = 0;
+            for (size_t j = 0; j < n; j++) {
+                uint64_t b = j == g ? 0 : matrix[is_in ? j * n + g : g * n + j];
+                if (mp_add_overflow(bytes, b, &bytes))
+                    bytes = UINT64_MAX;
+            }
+            uint64_t rate = ports_of(t, g, is_in == 1, 0, seen, &n_seen);
+            uint64_t ns = rate > 0 ? mp_mul_div(bytes, UINT64_C(1000000000), rate) : 0;
+            most = ns > most ? ns : most;
+        }
+    return most;
+}
+
+uint64_t mp_order_floor(const struct mp_order_problem *in) {
+    const struct mp_topology *t = in->topology;
+    uint64_t ports = mp_net_port_bound(in->net, in->matrix), latency = t->levels[0].latency_ns;
+    if (ports == 0)
+        return 0;
+    if (mp_topology_n_nodes(t) > 1) {
+        uint64_t relay = relay_floor(t, in->matrix);
+        ports = relay < ports ? relay : ports;
+    }
+    for (uint32_t l = 1; l < t->n_levels; l++)
+        latency = t->levels[l].latency_ns < latency ? t->levels[l].latency_ns : latency;
+    return ports - 1 + latency + t->stage_launch_ns; /* times are rounded, by less than 1 ns */
 }
 
 /* Bytes of the dispatch, summed over layers and planning steps. */

@@ -37,6 +37,10 @@ enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem 
 enum mp_status mp_plan_order(const struct mp_strategy *s, const struct mp_problem *problem, struct mp_draft *draft,
                              enum mp_outcome *outcome, struct mp_error *err) MP_MUST_CHECK;
 
+/* No order of this matrix, whatever its strategy and mode, takes less: the bytes through its busiest port (or node,
+ * where bytes may take other rails), one latency and one launch. 0 without bytes. */
+uint64_t mp_order_floor(const struct mp_order_problem *in);
+
 /* Seconds on a clock that only goes forward: how long something took. */
 double mp_now_seconds(void);
 

@@ -6,7 +6,9 @@
 #define HINTS                                                                                                          \
     OPT_FORMAT, OPT_PHASE, OPT_LAYER_BASE, OPT_IDS, OPT_MAP, OPT_REQUESTS, OPT_RANKED, OPT_EXPERTS, OPT_TOP_K, OPT_AXES
 #define STEPS OPT_BATCH, OPT_TOKENS_PER_RANK, OPT_RESAMPLE, OPT_STEPS, OPT_SOURCE_SKEW, OPT_PAD
-#define STAGES OPT_REPLICATE, OPT_PLACE, OPT_ROUTE, OPT_ORDER, OPT_REDUNDANT, OPT_SLOTS_PER_GPU, OPT_OBJECTIVE, OPT_FOR
+#define STAGES                                                                                                         \
+    OPT_REPLICATE, OPT_PLACE, OPT_ROUTE, OPT_ORDER, OPT_STAGES, OPT_PACING, OPT_REDUNDANT, OPT_SLOTS_PER_GPU,          \
+        OPT_OBJECTIVE, OPT_FOR
 #define COSTS OPT_DISPATCHER, OPT_SOURCES
 #define PLACEMENT OPT_GPUS, OPT_NODES
 

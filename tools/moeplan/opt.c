@@ -109,7 +109,12 @@ const struct opt opt_table[OPT_END] = {
         NAMED("place", "NAME", place, WORDS_PLACE, NULL, "the strategy's", "stage: which GPU holds which expert"),
     [OPT_ROUTE] =
         NAMED("route", "NAME", route, WORDS_ROUTE, NULL, "the strategy's", "stage: which replica serves which source"),
-    [OPT_ORDER] = NAMED("order", "NAME", order, WORDS_ORDER, NULL, "the strategy's", "stage: order of the transfers"),
+    [OPT_ORDER] = NAMED("order", "NAME", order, WORDS_ORDER, NULL, "the strategy's",
+                        "stage: order of the transfers (moeplan list strategies)"),
+    [OPT_STAGES] = ONE_OF("stages", "MODE", stages, "coupled|free|barrier", "coupled", NULL,
+                          "how the target runs the stages of an order: a rank's send and receive end together (NCCL "
+                          "groups), two queues a rank, or a barrier after each"),
+    [OPT_PACING] = FLAG("pacing", 0, pacing, "the target can cap the rate of a transfer (sockets; NCCL cannot)"),
     [OPT_REDUNDANT] = WHOLE("redundant", 'r', "R", redundant, 0, MP_MAX_EXPERTS, "0", NULL,
                             "slots beyond one per expert, in all, per layer"),
     [OPT_SLOTS_PER_GPU] =

@@ -41,6 +41,8 @@ enum opt_id {
     OPT_PLACE,
     OPT_ROUTE,
     OPT_ORDER,
+    OPT_STAGES,
+    OPT_PACING,
     OPT_REDUNDANT,
     OPT_SLOTS_PER_GPU,
     OPT_OBJECTIVE,
@@ -90,7 +92,7 @@ enum opt_id {
 struct opts {
     struct mp_limits limits; /* the defaults, with --mem-limit */
     bool is_set[OPT_END];
-    bool help, json, quiet, thorough, resample, stage_barrier, stage_coupled, markdown_table, wide, man, markdown;
+    bool help, json, quiet, thorough, resample, stage_barrier, stage_coupled, pacing, markdown_table, wide, man, markdown;
     uint64_t seed, threads, work_limit, mem_limit, layer_base, experts, top_k;
     double time_limit;
     uint64_t batch, tokens_per_rank, steps, pad, redundant, slots_per_gpu, interval_groups, gpus, nodes, hidden_layers,
@@ -98,7 +100,7 @@ struct opts {
     uint64_t gen_layers, gen_experts, gen_top_k, first_layer, n_requests, tokens_per_request, cluster, domains;
     uint64_t source_skew_ppm, zipf_ppm, coactivation_ppm, cross_layer_ppm, domain_share_ppm, drift_ppm, stickiness_ppm;
     const char *model, *out, *format, *phase, *ids, *map, *requests, *ranked, *axes;
-    const char *strategy, *strategies, *replicate, *place, *route, *order, *objective, *for_stack;
+    const char *strategy, *strategies, *replicate, *place, *route, *order, *stages, *objective, *for_stack;
     const char *dispatcher, *sources, *split, *score_on, *network, *incumbent, *incumbent_route, *to, *preset, *against,
         *completion;
 };

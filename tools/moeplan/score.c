@@ -161,7 +161,8 @@ struct mp_plan_request score_request(const struct setup *s, const char *strategy
     const struct opts *o = s->o;
     const struct mp_stack *stack = o->for_stack != NULL ? mp_stack_find(o->for_stack) : NULL;
     return (struct mp_plan_request){
-        .stage_mode = MP_STAGE_COUPLED,
+        .stage_mode = tool_stages(o),
+        .can_pace = o->pacing,
         .planning = &s->planning,
         .batching = s->batching,
         .split = s->split,

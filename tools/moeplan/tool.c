@@ -224,6 +224,13 @@ struct mp_sim_options tool_sim_options(const struct opts *o, const struct mp_tra
     };
 }
 
+enum mp_stage_mode tool_stages(const struct opts *o) {
+    for (int m = MP_STAGE_FREE; m <= MP_STAGE_COUPLED; m++)
+        if (says(o->stages, mp_stage_mode_name((enum mp_stage_mode)m)))
+            return (enum mp_stage_mode)m;
+    return MP_STAGE_COUPLED;
+}
+
 struct mp_stack_options tool_stack_options(const struct opts *o, const struct mp_model *model,
                                            const struct mp_topology *topology) {
     return (struct mp_stack_options){

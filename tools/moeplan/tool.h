@@ -40,6 +40,7 @@ enum mp_status tool_batching(struct mp_batching *out, const struct opts *o, cons
 struct mp_sim_options tool_sim_options(const struct opts *o, const struct mp_trace *trace, enum mp_phase phase);
 struct mp_stack_options tool_stack_options(const struct opts *o, const struct mp_model *model,
                                            const struct mp_topology *topology);
+enum mp_stage_mode tool_stages(const struct opts *o); /* --stages */
 enum mp_objective tool_objective(const struct opts *o);
 
 /* Can `path` be written (its folder is there, it is no folder, device or pipe itself)? Asked before long work. "-"
