@@ -38,6 +38,21 @@ enum mp_baseline { MP_BASELINE_RCS, MP_BASELINE_SJF, MP_BASELINE_SPREAD_OUT };
 enum mp_status mp_net_baseline(struct mp_net *n, enum mp_baseline which, uint64_t seed, const uint64_t *matrix,
                                uint64_t *time_ns, struct mp_error *err) MP_MUST_CHECK;
 
+/* What a simulated transfer did: from when its bytes flow to when its latency has passed, from the start of the call.
+ */
+struct mp_net_transfer {
+    uint32_t src, dst, stage; /* stage: as run, 0-based; 0 in a single shot */
+    uint64_t bytes, start_ns, end_ns;
+};
+struct mp_net_log {
+    size_t n, n_allocated;
+    struct mp_net_transfer *transfers;
+};
+/* While a log is set, the calls above append every transfer of theirs to it (NULL = off, the default; borrowed). They
+ * take the general way then, which is slower and gives the same times. */
+void mp_net_log_to(struct mp_net *n, struct mp_net_log *log);
+void mp_net_log_free(struct mp_net_log *log); /* its memory, not *log */
+
 /* ---- plan on workload ---- */
 enum mp_network_mode {
     MP_NETWORK_PLAN,
@@ -103,6 +118,40 @@ enum mp_status mp_simulate(struct mp_sim_result **out, const struct mp_plan *pla
                            const struct mp_topology *topology, const struct mp_model *model,
                            const struct mp_sim_options *options, struct mp_error *err) MP_MUST_CHECK;
 void mp_sim_result_free(struct mp_sim_result *r);
+
+/* One step of a simulation, event by event. */
+enum mp_timeline_kind {
+    MP_TIME_ATTENTION, /* gate included; bytes: tokens that start there */
+    MP_TIME_DENSE,     /* attention of the layers without experts */
+    MP_TIME_DISPATCH,
+    MP_TIME_SHARED, /* shared experts beside the dispatch; in the step's own events what is past it */
+    MP_TIME_EXPERTS,
+    MP_TIME_COMBINE,
+    MP_TIME_OTHER /* the rest of the model */
+};
+struct mp_timeline_event {
+    enum mp_timeline_kind kind;
+    uint32_t layer; /* index into the plan's layers, MP_NONE for OTHER */
+    uint32_t gpu;   /* that computes or sends; MP_NONE = the step itself: these follow each other without a gap from 0
+                     * to step_ns and are what mp_simulate adds up */
+    uint32_t peer;  /* that receives; MP_NONE = no transfer */
+    uint32_t stage; /* of the order as run; MP_NONE = all at once */
+    bool is_second; /* the phase inside nodes of dispatchers that send per node */
+    uint64_t bytes, start_ns, end_ns; /* bytes of a transfer; (token, expert) pairs or tokens of a computation */
+};
+struct mp_timeline {
+    uint32_t n_layers, n_gpus;
+    struct mp_step_times times;
+    size_t n, n_allocated;
+    struct mp_timeline_event *events; /* in order of layers; the step's events of a layer before those of its GPUs */
+};
+/* What mp_simulate does in step `step` of the workload. Transfers lie inside the step's event of their direction. */
+enum mp_status mp_simulate_timeline(struct mp_timeline **out, const struct mp_plan *plan,
+                                    const struct mp_workload *workload, const struct mp_topology *topology,
+                                    const struct mp_model *model, const struct mp_sim_options *options, uint32_t step,
+                                    struct mp_error *err) MP_MUST_CHECK;
+void mp_timeline_free(struct mp_timeline *t);
+
 /* Objective value of a result: mean step, p95 step, peak load (mean of max rows) or inter-node bytes. */
 enum mp_objective { MP_OBJECTIVE_STEP, MP_OBJECTIVE_P95, MP_OBJECTIVE_PEAK, MP_OBJECTIVE_INTER };
 double mp_sim_objective(const struct mp_sim_result *r, enum mp_objective objective);

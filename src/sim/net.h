@@ -75,15 +75,19 @@ struct mp_net {
     uint32_t *active, *pending, *ending, *unfrozen;
     double *job_rate;
     uint32_t *sender_list; /* [n] */
+
+    struct mp_net_log *log; /* NULL = nobody listens */
 };
 
 struct net_job {
     uint32_t src, dst, stage;
     uint32_t queue[2]; /* MP_NONE = none */
     uint32_t n_waiting;
+    uint64_t bytes;          /* in all, for the log */
     double left;             /* bytes */
     double cap;              /* bytes per ns, the pair's included */
     double latency_ns, time; /* time: when it starts, then when it ends */
+    double start;
     uint32_t n_path;
     uint32_t path[NET_MAX_PATH];
 };
@@ -109,13 +113,19 @@ static inline double net_tolerance(double t) { return t * 1e-13 + 1e-9; }
 
 /* What the ends of flows add up to. */
 struct net_end {
-    uint64_t *finish_ns; /* [n * n] or NULL */
+    uint64_t *finish_ns;    /* [n * n] or NULL */
+    const uint64_t *matrix; /* for the log */
     uint64_t longest_ns, least_latency_ns;
 };
 void net_end(const struct mp_net *n, struct net_end *e, uint32_t pair, double now);
 #define NET_PORTS_SIDE 64u
 size_t net_ports_size(void);
 bool net_ports_run(struct mp_net *n, const uint32_t *pairs, size_t n_pairs, const uint64_t *matrix, struct net_end *e);
+
+/* Makes room for n more entries of the log, when there is one; then each is added. */
+enum mp_status net_log_reserve(struct mp_net *n, size_t n_more, struct mp_error *err);
+void net_log_add(const struct mp_net *n, uint32_t src, uint32_t dst, uint32_t stage, uint64_t bytes, double start,
+                 uint64_t end_ns);
 
 /* Runs net->jobs (n_jobs of them, by ascending stage) through n_queues queues; each start waits launch_ns after its
  * queues are ready. */

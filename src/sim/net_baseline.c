@@ -46,6 +46,7 @@ enum mp_status mp_net_baseline(struct mp_net *n, enum mp_baseline which, uint64_
                                   .dst = list[k],
                                   .stage = k,
                                   .queue = {src, MP_NONE},
+                                  .bytes = row[list[k]],
                                   .left = (double)row[list[k]],
                                   .cap = path.cap,
                                   .latency_ns = path.latency_ns,

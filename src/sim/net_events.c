@@ -12,6 +12,9 @@
 #include <string.h>
 
 enum mp_status net_events_reserve(struct mp_net *n, size_t n_jobs, struct mp_error *err) {
+    enum mp_status status = net_log_reserve(n, n_jobs, err);
+    if (status != MP_OK)
+        return status;
     if (n_jobs <= n->n_jobs_allocated)
         return MP_OK;
     n_jobs += n_jobs / 4 + 16;
@@ -198,9 +201,14 @@ double net_events_run(struct mp_net *n, size_t n_jobs, uint32_t n_queues, double
                 n->pending[kept++] = id;
                 continue;
             }
+            n->jobs[id].start = now;
             n->active[n_active++] = id;
         }
         n_pending = kept;
+    }
+    for (size_t i = 0; n->log != NULL && i < n_jobs; i++) {
+        const struct net_job *j = &n->jobs[i];
+        net_log_add(n, j->src, j->dst, j->stage, j->bytes, j->start, net_round_up(j->time));
     }
     return last;
 }

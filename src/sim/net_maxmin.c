@@ -220,6 +220,8 @@ void net_end(const struct mp_net *n, struct net_end *e, uint32_t pair, double no
     e->least_latency_ns = latency < e->least_latency_ns ? latency : e->least_latency_ns;
     if (e->finish_ns != NULL)
         e->finish_ns[pair] = end;
+    if (n->log != NULL)
+        net_log_add(n, pair / n->n, pair % n->n, 0, e->matrix[pair], 0, end);
 }
 
 static int by_cap(const void *a, const void *b, void *ctx) {
@@ -401,6 +403,10 @@ enum mp_status mp_net_concurrent(struct mp_net *n, const uint64_t *matrix, uint6
     enum mp_status status = list_flows(n, matrix, &n_flows, &n_components, err);
     if (status != MP_OK || n_flows == 0)
         return status;
+    status = net_log_reserve(n, n_flows, err);
+    if (status != MP_OK)
+        return status;
+    end.matrix = matrix;
     /* Flows that stay for the general way are gathered behind those that are done: at the end of the list. */
     size_t rest = n->list_first[n_components];
     if (n_components == 0)

@@ -188,6 +188,7 @@ static enum mp_status event_run(struct mp_net *n, const struct mp_order *order, 
             *j = (struct net_job){.src = src,
                                   .dst = dst,
                                   .stage = i,
+                                  .bytes = bytes,
                                   .left = (double)bytes,
                                   .cap = fmin(path.cap, cap),
                                   .latency_ns = path.latency_ns,
@@ -211,7 +212,7 @@ enum mp_status mp_net_staged(struct mp_net *n, const struct mp_order *order, boo
     if (status != MP_OK)
         return status;
     double cap = order->port_bytes_per_s > 0 ? (double)order->port_bytes_per_s * 1e-9 : INFINITY, time;
-    if (is_uncontended(n, widest(n, order), cap))
+    if (n->log == NULL && is_uncontended(n, widest(n, order), cap))
         time = quick_run(n, order, is_reversed, mode, cap);
     else {
         status = event_run(n, order, is_reversed, mode, cap, &time, err);

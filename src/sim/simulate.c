@@ -1,31 +1,8 @@
 /* A plan on the steps of a workload: each layer is attention and gate, dispatch, experts, combine; docs/COST.md part
  * 6. Steps run in parallel and are reduced in order; sums are integers, or doubles added in step order. */
-#include "balance.h"
+#include "simulate.h"
 #include <stdlib.h>
 #include <string.h>
-
-/* Times of one layer stop at 52 days, so that no sum over layers can overflow. */
-static uint64_t sane(uint64_t ns) { return ns < UINT64_C(1) << 52 ? ns : UINT64_C(1) << 52; }
-
-struct step_out { /* of one step */
-    struct balance_sum balance;
-    uint64_t intra, inter, copies_expert, copies_gpu, copies_node, port_bound_ns, lower_bound_ns, compute_sum_ns;
-};
-struct worker {
-    struct mp_net *net;
-    struct mp_traffic *traffic;
-    uint64_t *rows;     /* [n_layers][n_gpus] summed over this worker's steps */
-    uint64_t *layer_ns; /* [n_layers] */
-};
-struct run {
-    struct mp_cost_setup setup;
-    const struct mp_sim_options *options;
-    struct mp_sim_result *r;
-    struct step_out *steps;
-    double *imbalance; /* [n_steps][n_layers] */
-    struct worker *workers;
-    bool has_bound;
-};
 
 /* One direction of one layer, launches included. */
 static enum mp_status transfer_ns(const struct run *run, struct worker *w, uint32_t step, uint32_t layer,
@@ -69,6 +46,7 @@ static enum mp_status transfer_ns(const struct run *run, struct worker *w, uint3
             mp_mix64(run->options->seed ^ mp_mix64((uint64_t)step << 32 | (uint64_t)layer << 1 | is_combine));
         MP_TRY(mp_net_baseline(w->net, which, seed, first, &first_ns, err));
     }
+    w->seen[is_combine].n_first = w->log.n;
     *bound_ns = mp_net_port_bound(w->net, first);
     if (traffic->has_second) {
         uint64_t second_bound = mp_net_port_bound(w->net, second);
@@ -82,9 +60,14 @@ static enum mp_status transfer_ns(const struct run *run, struct worker *w, uint3
     first_ns = sane(first_ns);
     second_ns = sane(second_ns);
     *bound_ns = sane(*bound_ns);
+    w->seen[is_combine].first_ns = first_ns;
+    w->seen[is_combine].second_ns = second_ns;
     launch_ns = (d->n_launches - (is_staged && d->n_launches > 0)) * sane(t->launch_ns);
     *out_ns = (!d->is_overlapped ? first_ns + second_ns : first_ns > second_ns ? first_ns : second_ns) + launch_ns;
+    w->seen[is_combine].launch_ns = launch_ns;
+    w->seen[is_combine].is_staged = is_staged;
 out:
+    w->seen[is_combine].n_all = w->log.n;
     return status;
 }
 
@@ -105,7 +88,7 @@ static void anywhere(const struct run *run, const struct mp_traffic *traffic, ui
     }
 }
 
-static enum mp_status one_step(void *ctx, size_t i, unsigned worker, struct mp_error *err) {
+enum mp_status sim_one_step(void *ctx, size_t i, unsigned worker, struct mp_error *err) {
     struct run *run = ctx;
     struct worker *w = &run->workers[worker];
     struct step_out *o = &run->steps[i];
@@ -135,6 +118,9 @@ static enum mp_status one_step(void *ctx, size_t i, unsigned worker, struct mp_e
         }
         uint64_t times = layer == 0 ? 1 + n_dense : 1; /* dense layers attend like the first one */
         sum.other_ns += attention * times + (shared > dispatch ? shared - dispatch : 0);
+        if (run->timeline != NULL)
+            MP_TRY(sim_timeline_layer(run, w, layer,
+                                      &(struct sim_layer){attention, times, dispatch, shared, compute, combine}, err));
         sum.dispatch_ns += dispatch;
         sum.compute_ns += compute;
         sum.combine_ns += combine;
@@ -318,7 +304,7 @@ enum mp_status mp_simulate(struct mp_sim_result **out, const struct mp_plan *pla
             goto out;
         }
     }
-    MP_TRY(mp_parallel_for(n_workers, n_steps, one_step, &run, err));
+    MP_TRY(mp_parallel_for(n_workers, n_steps, sim_one_step, &run, err));
     reduce(&run, n_workers, sorted, balance, totals);
     memory_use(r, &run.setup);
 out:

@@ -1,0 +1,47 @@
+/* Private to src/sim: one step of a plan on a workload, for means and for timelines. */
+#ifndef SIM_SIMULATE_H
+#define SIM_SIMULATE_H
+
+#include "balance.h"
+
+/* Times of one layer stop at 52 days, so that no sum over layers can overflow. */
+static inline uint64_t sane(uint64_t ns) { return ns < UINT64_C(1) << 52 ? ns : UINT64_C(1) << 52; }
+
+struct step_out { /* of one step */
+    struct balance_sum balance;
+    uint64_t intra, inter, copies_expert, copies_gpu, copies_node, port_bound_ns, lower_bound_ns, compute_sum_ns;
+};
+struct sim_seen { /* what the last dispatch [0] and combine [1] took, and where their transfers are in the log */
+    uint64_t first_ns, second_ns, launch_ns;
+    size_t n_first, n_all;
+    bool is_staged;
+};
+struct worker {
+    struct mp_net *net;
+    struct mp_traffic *traffic;
+    uint64_t *rows;        /* [n_layers][n_gpus] summed over this worker's steps */
+    uint64_t *layer_ns;    /* [n_layers] */
+    struct mp_net_log log; /* filled for a timeline only */
+    struct sim_seen seen[2];
+};
+struct run {
+    struct mp_cost_setup setup;
+    const struct mp_sim_options *options;
+    struct mp_sim_result *r;
+    struct step_out *steps;
+    double *imbalance; /* [n_steps][n_layers] */
+    struct worker *workers;
+    bool has_bound;
+    struct mp_timeline *timeline; /* NULL = nobody looks */
+};
+
+/* Step i of the run on this worker's scratch. */
+enum mp_status sim_one_step(void *ctx, size_t i, unsigned worker, struct mp_error *err);
+
+struct sim_layer { /* times of a layer: attention and shared of the slowest GPU; attention counts n_attention times */
+    uint64_t attention_ns, n_attention, dispatch_ns, shared_ns, compute_ns, combine_ns;
+};
+enum mp_status sim_timeline_layer(const struct run *run, struct worker *w, uint32_t layer, const struct sim_layer *l,
+                                  struct mp_error *err);
+
+#endif
