@@ -123,14 +123,20 @@ static enum mp_status check_layer(const struct mp_plan *p, uint32_t l, struct mp
 
 static enum mp_status check_order(const struct mp_plan *p, uint32_t o, struct mp_error *err) {
     const struct mp_order *order = &p->orders[o];
+    uint32_t n_ends = order->between_nodes ? p->n_nodes : p->n_gpus;
     if (order->unit == 0 || order->ports == 0)
         return mp_fail(err, MP_EINPUT, "plan: order-share: order %u: unit %u, ports %u", o, order->unit, order->ports);
+    if (order->has_flush && order->n_stages == 0)
+        return mp_fail(err, MP_EINPUT, "plan: order-flush: order %u: a flush among no stages", o);
     for (uint32_t s = 0; s < order->n_stages; s++)
         for (uint32_t i = 0; i < order->stages[s].n; i++) {
             const struct mp_transfer *t = &order->stages[s].transfers[i];
-            if (t->src >= p->n_gpus || t->dst >= p->n_gpus)
-                return mp_fail(err, MP_EINPUT, "plan: shape: order %u stage %u: transfer %u>%u among %u GPUs", o, s,
-                               t->src, t->dst, p->n_gpus);
+            if (t->src >= n_ends || t->dst >= n_ends)
+                return mp_fail(err, MP_EINPUT, "plan: shape: order %u stage %u: transfer %u>%u among %u %s", o, s,
+                               t->src, t->dst, n_ends, order->between_nodes ? "nodes" : "GPUs");
+            if (t->width == 0)
+                return mp_fail(err, MP_EINPUT, "plan: order-port: order %u stage %u: transfer %u>%u of width 0", o, s,
+                               t->src, t->dst);
         }
     return MP_OK;
 }

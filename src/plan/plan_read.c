@@ -7,7 +7,7 @@
 #include <string.h>
 
 #define MAX_STAGE_BYTES (1u << 20)
-#define MAX_TRANSFERS (UINT64_C(1) << 25) /* over all orders, rotations written out: 256 MiB */
+#define MAX_TRANSFERS (UINT64_C(1) << 25) /* over all orders, rotations and flushes written out: 384 MiB */
 
 struct reader {
     const struct mp_yaml_doc *doc;
@@ -374,74 +374,150 @@ static enum mp_status stage_error(struct reader *r, const struct mp_yaml *n, uin
                       "stages: %s", what);
 }
 
-static enum mp_status read_rotation(struct reader *r, const struct mp_yaml *n, const struct mp_order *order,
-                                    struct mp_transfer *t) {
-    uint32_t at = 1, n_gpus = r->plan->n_gpus;
-    uint64_t by;
-    if (!take_number(n->text, n->length, &at, &by) || at != n->length || by == 0 || by >= n_gpus)
-        return stage_error(r, n, 1, "a rotation is not in [+1, + GPUs - 1] (write +3, or the transfers as 0>1 1>2)");
-    for (uint32_t i = 0; i < n_gpus; i++)
-        t[i] = (struct mp_transfer){(uint16_t)i, (uint16_t)((i + by) % n_gpus), order->unit, 1};
-    return MP_OK;
-}
-
-static enum mp_status read_transfers(struct reader *r, const struct mp_yaml *n, const struct mp_order *order,
-                                     struct mp_transfer *t, uint32_t n_transfers) {
-    uint32_t at = 0, n_gpus = r->plan->n_gpus;
-    for (uint32_t i = 0; i < n_transfers; i++) {
-        uint32_t start = at;
-        uint64_t src, dst, share = order->unit;
-        if (!take_number(n->text, n->length, &at, &src) || at >= n->length || n->text[at++] != '>' ||
-            !take_number(n->text, n->length, &at, &dst))
-            return stage_error(r, n, start,
-                               "a transfer is not of the form src>dst or src>dst*share (write for instance 0>1)");
-        if (src >= n_gpus || dst >= n_gpus)
-            return stage_error(r, n, start,
-                               "a transfer names a GPU that shape.gpus does not have (write a smaller number)");
-        if (at < n->length && n->text[at] == '*') {
-            at++;
-            if (!take_number(n->text, n->length, &at, &share) || share > UINT32_MAX)
-                return stage_error(r, n, start, "a share is not a whole number (write src>dst*share)");
-        }
-        if (at < n->length && n->text[at] != ' ')
-            return stage_error(r, n, at, "transfers are separated by one blank (write 0>1 1>2)");
-        if (at < n->length)
-            at++;
-        t[i] = (struct mp_transfer){(uint16_t)src, (uint16_t)dst, (uint32_t)share, 1};
-    }
-    return at == n->length ? MP_OK : stage_error(r, n, at, "something follows the last transfer (write 0>1 1>2)");
-}
-
-static enum mp_status read_stage(struct reader *r, const struct mp_yaml *n, const struct mp_order *order,
-                                 struct mp_stage *stage) {
-    enum mp_status status = mp_yaml_expect(r->doc, n, MP_YAML_SCALAR, r->err);
-    if (status != MP_OK)
-        return status;
-    bool is_rotation = n->length > 0 && n->text[0] == '+';
-    uint32_t count = is_rotation ? r->plan->n_gpus : n->length > 0;
-    for (uint32_t i = 0; !is_rotation && i < n->length; i++)
-        count += n->text[i] == ' ';
+/* Transfers are counted before any memory for them is asked for. */
+static enum mp_status new_transfers(struct reader *r, const struct mp_yaml *n, uint64_t count,
+                                    struct mp_transfer **out) {
     r->n_transfers += count;
     if (r->n_transfers > MAX_TRANSFERS)
         return mp_fail_at(r->err, MP_ELIMIT, r->doc->path, n->line, n->column,
                           "stages: more than %llu transfers in all (share orders "
                           "between layers)",
                           (unsigned long long)MAX_TRANSFERS);
-    struct mp_transfer *t = mp_arena_alloc(r->plan->arena, count, sizeof *t);
-    if (t == NULL)
-        return mp_nomem(r->err, "reading a plan");
+    *out = mp_arena_alloc(r->plan->arena, (size_t)count, sizeof **out);
+    return *out != NULL ? MP_OK : mp_nomem(r->err, "reading a plan");
+}
+
+static enum mp_status read_rotation(struct reader *r, const struct mp_yaml *n, const struct mp_order *order,
+                                    uint32_t n_ends, struct mp_stage *stage) {
+    uint32_t at = 1;
+    uint64_t by;
+    struct mp_transfer *t = NULL;
+    if (!take_number(n->text, n->length, &at, &by) || at != n->length || by == 0 || by >= n_ends)
+        return stage_error(r, n, 1,
+                           order->between_nodes
+                               ? "a rotation is not in [+1, + nodes - 1] (write +1, or the transfers as 0>1 1>2)"
+                               : "a rotation is not in [+1, + GPUs - 1] (write +3, or the transfers as 0>1 1>2)");
+    enum mp_status status = new_transfers(r, n, n_ends, &t);
+    if (status != MP_OK)
+        return status;
+    for (uint32_t i = 0; i < n_ends; i++)
+        t[i] = (struct mp_transfer){(uint16_t)i, (uint16_t)((i + by) % n_ends), order->unit, 1};
+    *stage = (struct mp_stage){n_ends, t};
+    return MP_OK;
+}
+
+/* One transfer and the blank behind it. */
+static enum mp_status read_transfer(struct reader *r, const struct mp_yaml *n, const struct mp_order *order,
+                                    uint32_t n_ends, uint32_t *at, struct mp_transfer *t) {
+    uint32_t start = *at;
+    uint64_t src, dst, share = order->unit, width = 1;
+    if (!take_number(n->text, n->length, at, &src) || *at >= n->length || n->text[(*at)++] != '>' ||
+        !take_number(n->text, n->length, at, &dst))
+        return stage_error(r, n, start,
+                           "a transfer is not of the form src>dst or src>dst*share (write for instance 0>1)");
+    if (src >= n_ends || dst >= n_ends)
+        return stage_error(r, n, start,
+                           order->between_nodes
+                               ? "a transfer names a node that shape.nodes does not have (write a smaller number)"
+                               : "a transfer names a GPU that shape.gpus does not have (write a smaller number)");
+    if (*at < n->length && n->text[*at] == '*') {
+        ++*at;
+        if (!take_number(n->text, n->length, at, &share) || share > UINT32_MAX)
+            return stage_error(r, n, start, "a share is not a whole number (write src>dst*share)");
+    }
+    if (*at < n->length && n->text[*at] == 'x') {
+        uint32_t digits = ++*at;
+        if (!take_number(n->text, n->length, at, &width) || width < 2 || width > UINT16_MAX)
+            return stage_error(r, n, digits,
+                               "a width is not in [2, 65535] (write for instance 0>1x2, or leave x1 out)");
+    }
+    if (*at < n->length && n->text[*at] != ' ')
+        return stage_error(r, n, *at, "transfers are separated by one blank (write 0>1 1>2)");
+    if (*at < n->length)
+        ++*at;
+    *t = (struct mp_transfer){(uint16_t)src, (uint16_t)dst, (uint32_t)share, (uint16_t)width};
+    return MP_OK;
+}
+
+static enum mp_status read_transfers(struct reader *r, const struct mp_yaml *n, const struct mp_order *order,
+                                     uint32_t n_ends, struct mp_stage *stage) {
+    uint32_t at = 0, count = n->length > 0;
+    struct mp_transfer *t = NULL;
+    for (uint32_t i = 0; i < n->length; i++)
+        count += n->text[i] == ' ';
+    enum mp_status status = new_transfers(r, n, count, &t);
+    for (uint32_t i = 0; status == MP_OK && i < count; i++)
+        status = read_transfer(r, n, order, n_ends, &at, &t[i]);
+    if (status == MP_OK && at != n->length)
+        status = stage_error(r, n, at, "something follows the last transfer (write 0>1 1>2)");
     *stage = (struct mp_stage){count, t};
-    return is_rotation ? read_rotation(r, n, order, t) : read_transfers(r, n, order, t, count);
+    return status;
+}
+
+/* What the stages so far leave of every pair. Shares that exceed the unit are the verifier's business. */
+static enum mp_status read_flush(struct reader *r, const struct mp_yaml *n, const struct mp_order *order,
+                                 uint32_t n_ends, uint32_t n_before, struct mp_stage *stage) {
+    enum mp_status status = MP_OK;
+    struct mp_transfer *t = NULL;
+    uint64_t count = 0;
+    uint32_t *left = NULL;
+    if (n->length > 1)
+        return stage_error(r, n, 1, "something follows the flush (write * alone)");
+    left = mp_calloc((size_t)n_ends * n_ends, sizeof *left);
+    if (left == NULL)
+        return mp_nomem(r->err, "reading a plan");
+    for (size_t i = 0; i < (size_t)n_ends * n_ends; i++)
+        left[i] = i / n_ends != i % n_ends ? order->unit : 0;
+    for (uint32_t s = 0; s < n_before; s++)
+        for (uint32_t i = 0; i < order->stages[s].n; i++) {
+            const struct mp_transfer *x = &order->stages[s].transfers[i];
+            uint32_t *pair = &left[(size_t)x->src * n_ends + x->dst];
+            *pair -= x->share < *pair ? x->share : *pair;
+        }
+    for (size_t i = 0; i < (size_t)n_ends * n_ends; i++)
+        count += left[i] > 0;
+    if (count == 0) {
+        status = stage_error(r, n, 0, "a flush has nothing left to send (leave it out)");
+        goto out;
+    }
+    MP_TRY(new_transfers(r, n, count, &t));
+    *stage = (struct mp_stage){(uint32_t)count, t};
+    for (size_t i = 0; i < (size_t)n_ends * n_ends; i++)
+        if (left[i] > 0)
+            *t++ = (struct mp_transfer){(uint16_t)(i / n_ends), (uint16_t)(i % n_ends), left[i], 1};
+out:
+    mp_free(left);
+    return status;
+}
+
+static enum mp_status read_stage(struct reader *r, const struct mp_yaml *n, struct mp_order *order, uint32_t s,
+                                 struct mp_stage *stage) {
+    uint32_t n_ends = order->between_nodes ? r->plan->n_nodes : r->plan->n_gpus;
+    enum mp_status status = mp_yaml_expect(r->doc, n, MP_YAML_SCALAR, r->err);
+    if (status != MP_OK)
+        return status;
+    if (n->length > 0 && n->text[0] == '+')
+        return read_rotation(r, n, order, n_ends, stage);
+    if (n->length == 0 || n->text[0] != '*')
+        return read_transfers(r, n, order, n_ends, stage);
+    if (s + 1 != order->n_stages)
+        return stage_error(r, n, 0, "a flush is not the last stage (write * last, or its transfers one by one)");
+    order->has_flush = true;
+    return read_flush(r, n, order, n_ends, s, stage);
 }
 
 static enum mp_status read_order(struct reader *r, const struct mp_yaml *map, struct mp_order *order) {
-    static const char *const keys[] = {"name", "unit", "ports", "port_bytes_per_s", "stages", NULL};
+    static const char *const keys[] = {"name", "between", "unit", "ports", "port_bytes_per_s", "stages", NULL};
+    static const char *const ends[] = {"gpus", "nodes", NULL};
     const struct mp_yaml *stages = NULL;
     enum mp_status status;
+    unsigned word = 0;
     MP_TRY(mp_yaml_keys(r->doc, map, keys, r->err));
     MP_TRY(get_string(r, map, "name", &order->name));
+    MP_TRY(get_word(r, map, "between", ends, &word));
+    order->between_nodes = word == 1;
     MP_TRY(get_u32(r, map, "unit", 1, UINT32_MAX, &order->unit));
-    MP_TRY(get_u32(r, map, "ports", 1, MP_MAX_GPUS, &order->ports));
+    MP_TRY(get_u32(r, map, "ports", 1, UINT16_MAX, &order->ports));
     MP_TRY(get_u64(r, map, "port_bytes_per_s", UINT64_MAX, &order->port_bytes_per_s));
     MP_TRY(get_kind(r, map, "stages", MP_YAML_SEQUENCE, &stages));
     struct mp_stage *list = mp_arena_alloc(r->plan->arena, stages->n, sizeof *list);
@@ -452,7 +528,7 @@ static enum mp_status read_order(struct reader *r, const struct mp_yaml *map, st
     order->n_stages = stages->n;
     order->stages = list;
     for (uint32_t s = 0; s < stages->n; s++)
-        MP_TRY(read_stage(r, &stages->items[s], order, &list[s]));
+        MP_TRY(read_stage(r, &stages->items[s], order, s, &list[s]));
 out:
     return status;
 }

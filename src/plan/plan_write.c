@@ -170,22 +170,26 @@ static void write_layer(struct mp_out *o, const struct mp_plan *p, const struct 
     put_key_u64(o, "    port_bound_ns: ", layer->port_bound_ns);
 }
 
-/* The r of a stage in which every GPU i sends its whole flow to (i + r) mod n, else 0. */
-static uint32_t rotation_of(const struct mp_order *order, const struct mp_stage *stage, uint32_t n_gpus) {
-    if (stage->n != n_gpus || n_gpus < 2)
+/* The r of a stage in which every end i sends its whole flow to (i + r) mod n over one port, else 0. */
+static uint32_t rotation_of(const struct mp_order *order, const struct mp_stage *stage, uint32_t n) {
+    if (stage->n != n || n < 2)
         return 0;
     uint32_t r = stage->transfers[0].dst;
-    for (uint32_t i = 0; i < n_gpus; i++) {
+    for (uint32_t i = 0; i < n; i++) {
         const struct mp_transfer *t = &stage->transfers[i];
-        if (t->src != i || t->dst != (i + r) % n_gpus || t->share != order->unit)
+        if (t->src != i || t->dst != (i + r) % n || t->share != order->unit || t->width != 1)
             return 0;
     }
     return r;
 }
 
-void mp_stage_write(const struct mp_order *order, uint32_t stage, uint32_t n_gpus, struct mp_out *o) {
+void mp_stage_write(const struct mp_order *order, uint32_t stage, uint32_t n, struct mp_out *o) {
     const struct mp_stage *st = &order->stages[stage];
-    uint32_t r = rotation_of(order, st, n_gpus);
+    if (order->has_flush && stage + 1 == order->n_stages) {
+        mp_out_puts(o, "*");
+        return;
+    }
+    uint32_t r = rotation_of(order, st, n);
     if (r > 0) {
         mp_out_puts(o, "+");
         put_u64(o, r);
@@ -201,18 +205,23 @@ void mp_stage_write(const struct mp_order *order, uint32_t stage, uint32_t n_gpu
             mp_out_puts(o, "*");
             put_u64(o, st->transfers[i].share);
         }
+        if (st->transfers[i].width != 1) {
+            mp_out_puts(o, "x");
+            put_u64(o, st->transfers[i].width);
+        }
     }
 }
 
 static void write_order(struct mp_out *o, const struct mp_plan *p, const struct mp_order *order) {
     put_string(o, "  - name: ", order->name != NULL ? order->name : "");
+    mp_out_puts(o, order->between_nodes ? "    between: nodes\n" : "    between: gpus\n");
     put_key_u64(o, "    unit: ", order->unit);
     put_key_u64(o, "    ports: ", order->ports);
     put_key_u64(o, "    port_bytes_per_s: ", order->port_bytes_per_s);
     mp_out_puts(o, order->n_stages == 0 ? "    stages: []\n" : "    stages:\n");
     for (uint32_t s = 0; s < order->n_stages; s++) {
         mp_out_puts(o, "      - \"");
-        mp_stage_write(order, s, p->n_gpus, o);
+        mp_stage_write(order, s, order->between_nodes ? p->n_nodes : p->n_gpus, o);
         mp_out_puts(o, "\"\n");
     }
 }

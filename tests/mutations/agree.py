@@ -210,7 +210,7 @@ def enrich(lines):
         lines.insert(i + 1, "    weights: [" + ", ".join(["1"] * n) + "]")
     first = lines[find(lines, "    slots: ")][len("    slots: ["):].split(", ")[0]
     n = int(lines[find(lines, "  gpus: ")][8:])
-    order = ["orders:", '  - name: "cut"', "    unit: 4", "    ports: 1", "    port_bytes_per_s: 0", "    stages:"]
+    order = ["orders:", '  - name: "cut"', "    between: gpus", "    unit: 4", "    ports: 1", "    port_bytes_per_s: 0", "    stages:"]
     order += [f'      - "{" ".join(f"{i}>{(i + 1) % n}*2" for i in range(n))}"'] * 2
     order += [f'      - "+{r}"' for r in range(2, n)]
     i = find(lines, "orders:")

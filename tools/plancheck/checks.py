@@ -124,7 +124,7 @@ def orders(c, topology):
         for s, stage in enumerate(order["stages"]):
             where = f"order {o} stage {s}"
             sends, takes, through, before = {}, {}, {}, (-1, -1)
-            for src, dst, share in stage:
+            for src, dst, share, _ in stage:
                 if not c.expect(src < p["gpus"] and dst < p["gpus"], "shape", f"{where}: transfer {src}>{dst}, and there are {p['gpus']} GPUs"):
                     continue
                 c.expect(src != dst, "order-self", f"{where}: GPU {src} sends to itself")

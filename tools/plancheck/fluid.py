@@ -68,7 +68,7 @@ def pieces(topology, order, copies, size, is_combine, is_backwards):
     """The flows of an order on a dispatch matrix of copies."""
     sent, out, n = {}, [], len(order["stages"])
     for s, stage in enumerate(order["stages"]):
-        for src, dst, share in stage:
+        for src, dst, share, _ in stage:
             x = copies.get((dst, src) if is_combine and not is_backwards else (src, dst), 0) * size
             before = sent.get((src, dst), 0)
             sent[src, dst] = before + share

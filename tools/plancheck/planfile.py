@@ -131,26 +131,43 @@ def _provenance(r):
     return p
 
 
+TRANSFER = re.compile(r"(0|[1-9][0-9]*)>(0|[1-9][0-9]*)(?:\*(0|[1-9][0-9]*))?(?:x([2-9]|[1-9][0-9]+))?")
+
+
 def _stage(r, text, n, unit):
-    """[(src, dst, share)], None where the scalar is not a stage."""
+    """[(src, dst, share, width)] of a stage that is no flush."""
     if text.startswith("+"):
         if not NUMBER.match(text[1:]) or not 1 <= int(text[1:]) < n:
-            r.back("      - ", "a rotation is not in [+1, + GPUs - 1]")
-        return [(i, (i + int(text[1:])) % n, unit) for i in range(n)]
+            r.back("      - ", "a rotation is not in [+1, + ends - 1]")
+        by = int(text[1:])
+        return [(i, (i + by) % n, unit, 1) for i in range(n)]
     out = []
     for item in text.split(" ") if text else []:
-        m = re.fullmatch(r"(0|[1-9][0-9]*)>(0|[1-9][0-9]*)(?:\*(0|[1-9][0-9]*))?", item)
+        m = TRANSFER.fullmatch(item)
         if not m:
-            r.back("      - ", f'"{item[:40]}" is not of the form src>dst or src>dst*share')
+            r.back("      - ", f'"{item[:40]}" is not of the form src>dst, src>dst*share or one of them with a width')
         share = unit if m.group(3) is None else int(m.group(3))
+        width = 1 if m.group(4) is None else int(m.group(4))
         if m.group(3) is not None and share == unit:
             r.back("      - ", f'"{item[:40]}": a whole share is written without *')
-        out.append((int(m.group(1)), int(m.group(2)), share))
+        if share >= 2**32 or width >= 2**16:
+            r.back("      - ", f'"{item[:40]}": share or width is too large')
+        out.append((int(m.group(1)), int(m.group(2)), share, width))
     if n > 1 and len(out) == n:
         by = out[0][1]
-        if 0 < by < n and out == [(i, (i + by) % n, unit) for i in range(n)]:
+        if 0 < by < n and out == [(i, (i + by) % n, unit, 1) for i in range(n)]:
             r.back("      - ", f"a rotation is written +{by}")
     return out
+
+
+def _flush(stages, n, unit):
+    """What the stages so far leave of every pair."""
+    left = [unit] * (n * n)
+    for stage in stages:
+        for src, dst, share, _ in stage:
+            if src < n and dst < n:
+                left[src * n + dst] -= min(share, left[src * n + dst])
+    return [(i // n, i % n, x, 1) for i, x in enumerate(left) if x and i // n != i % n]
 
 
 def _layer(r, plan):
@@ -180,17 +197,22 @@ def _list(r, key, first, read):
     return out
 
 
-def _order(r, n):
-    o = {"name": r.string("  - name: "), "unit": r.number("    unit: ", 2**32 - 1), "ports": r.number("    ports: ", 4096),
-         "port_bytes_per_s": r.number("    port_bytes_per_s: ")}
+def _order(r, plan):
+    """`flushes`: the stages written `*`; `ends`: what transfers run between, so many GPUs or nodes."""
+    o = {"name": r.string("  - name: "), "between": r.word("    between: ", ("gpus", "nodes")), "unit": r.number("    unit: ", 2**32 - 1),
+         "ports": r.number("    ports: ", 65535), "port_bytes_per_s": r.number("    port_bytes_per_s: "), "flushes": [], "stages": []}
+    o["ends"] = plan["nodes"] if o["between"] == "nodes" else plan["gpus"]
     if r.peek() == "    stages: []":
         r.at += 1
-        o["stages"] = []
         return o
     r.take("    stages:")
-    o["stages"] = []
     while r.peek().startswith("      - "):
-        o["stages"].append(_stage(r, r.string("      - "), n, o["unit"]))
+        text = r.string("      - ")
+        if text == "*":
+            o["flushes"].append(len(o["stages"]))
+            o["stages"].append(_flush(o["stages"], o["ends"], o["unit"]))
+        else:
+            o["stages"].append(_stage(r, text, o["ends"], o["unit"]))
     return o
 
 
@@ -254,7 +276,7 @@ def read(path):
     plan["fallback_ppm"] = r.number("  fallback_ppm: ", 2**32 - 1)
     plan["allow_same_gpu_replicas"] = r.truth("  allow_same_gpu_replicas: ")
     plan["layer_list"] = _list(r, "layers", "  - ", lambda: _layer(r, plan))
-    plan["orders"] = _list(r, "orders", "  - ", lambda: _order(r, plan["gpus"]))
+    plan["orders"] = _list(r, "orders", "  - ", lambda: _order(r, plan))
     plan["colocation"] = _list(r, "colocation", "  - ", lambda: _colocation(r))
     plan["training"] = None
     if r.peek() == "training:":

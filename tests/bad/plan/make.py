@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Makes the bad plan files of this folder out of the good one in tests/fuzz/corpus/plan: one real mistake each. Where the mistake is not
+"""Makes the bad plan files of this folder out of the good ones in tests/fuzz/corpus/plan: one real mistake each. Where the mistake is not
 about the checksum, the checksum is put right again, as a careful editor would."""
 import hashlib
 import os
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-BASE = os.path.join(HERE, "..", "..", "fuzz", "corpus", "plan", "base.yaml")
+CORPUS = os.path.join(HERE, "..", "..", "fuzz", "corpus", "plan")
 
 
 def replace(old, new, count=1):
@@ -55,6 +55,33 @@ STAMPED = {
     "not-canonical-order": lambda text: text.replace("  seed: 1\n  work_used: 0\n", "  work_used: 0\n  seed: 1\n", 1),
     "not-canonical-rotation": replace('"+2"', '"0>2 1>3 2>0 3>1"'),
 }
+# Of the plan with sub-ports, an order between nodes and flushes.
+ORDERS = {
+    "between-missing": replace("    between: nodes\n", ""),
+    "between-unknown": replace("between: nodes", "between: racks"),
+    "between-gpus": replace("  - name: \"hybrid\"\n    between: gpus", "  - name: \"hybrid\"\n    between: nodes"),
+    "node-range": replace('"0>1*1"', '"0>2*1"'),
+    "node-rotation": replace('"0>1*1 1>0"', '"+2"'),
+    "flush-early": replace('"0>1*2x2 1>2*2"', '"*"'),
+    "flush-twice": replace('      - "*"\n', '      - "*"\n      - "*"\n'),
+    "flush-and-more": replace('"*"', '"* 0>1"'),
+    "flush-of-a-share": replace('"*"', '"*2"'),
+    "flush-inside-stage": replace('"0>1 2>3"', '"0>1 *"'),
+    "flush-of-nothing": replace('"0>1 2>3"\n', '"+1"\n      - "+3"\n'),
+    "ports-zero": replace("ports: 3", "ports: 0"),
+    "ports-huge": replace("ports: 3", "ports: 65536"),
+    "unit-zero": replace("unit: 2", "unit: 0"),
+    "width-one": replace("1>2*2x2", "1>2*2x1"),
+    "width-zero": replace("1>2*2x2", "1>2*2x0"),
+    "width-huge": replace("1>2*2x2", "1>2*2x65536"),
+    "width-word": replace("1>2*2x2", "1>2*2xtwo"),
+    "width-missing": replace("2>3 3>0x3", "2>3x 3>0x3"),
+    "width-twice": replace("3>0x3", "3>0x3x2"),
+    "width-before-share": replace("1>2*2x2", "1>2x2*2"),
+    "width-of-a-rotation": replace('"+2"', '"+2x2"'),
+    "not-canonical-share": replace("2>3 3>0x3", "2>3*4 3>0x3"),
+    "order-past-last": replace("    order: 2", "    order: 3"),
+}
 RAW = {
     "edited": replace("rows_max_sum: 168", "rows_max_sum: 167"),
     "torn": lambda text: text[:len(text) // 2],
@@ -73,12 +100,12 @@ def stamp(text):
 
 
 def main():
-    with open(BASE, newline="") as f:
-        base = f.read()
-    for table, finish in ((STAMPED, stamp), (RAW, lambda text: text)):
+    for table, base, finish in ((STAMPED, "base", stamp), (ORDERS, "orders", stamp), (RAW, "base", lambda text: text)):
+        with open(os.path.join(CORPUS, base + ".yaml"), newline="") as f:
+            good = f.read()
         for name, change in table.items():
-            text = change(base)
-            assert text != base, name
+            text = change(good)
+            assert text != good, name
             with open(os.path.join(HERE, name + ".yaml"), "w", newline="") as f:
                 f.write(finish(text))
 

@@ -58,7 +58,7 @@ void random_order(struct mp_rng *rng, struct mp_plan *p, struct mp_order *order)
         struct mp_transfer *first = arena_alloc(p, n, sizeof *first), *second = arena_alloc(p, n, sizeof *second);
         uint32_t n_first = 0, n_second = 0;
         for (uint32_t i = 0; i < n; i++) {
-            struct mp_transfer t = {(uint16_t)i, (uint16_t)((i + r) % n), 0};
+            struct mp_transfer t = {(uint16_t)i, (uint16_t)((i + r) % n), 0, 1};
             uint32_t share = cut == 0 ? order->unit : mp_rng_below(rng, 2) ? cut : order->unit;
             if (share > 0) {
                 t.share = share;
@@ -81,6 +81,78 @@ void random_order(struct mp_rng *rng, struct mp_plan *p, struct mp_order *order)
         stages[i - 1] = stages[j];
         stages[j] = t;
     }
+    order->stages = stages;
+}
+
+/* Where a piece may still go: the stages so far, as tables. */
+struct packing {
+    uint32_t n, n_stages;
+    uint32_t *used; /* [n_stages][2][n] widths */
+    struct mp_transfer **list;
+    uint32_t *length;
+};
+
+static bool fits(const struct packing *k, uint32_t s, const struct mp_transfer *t, uint32_t ports) {
+    const uint32_t *used = k->used + (size_t)s * 2 * k->n;
+    for (uint32_t i = 0; i < k->length[s]; i++)
+        if (k->list[s][i].src == t->src && k->list[s][i].dst == t->dst)
+            return false;
+    return used[t->src] + t->width <= ports && used[k->n + t->dst] + t->width <= ports;
+}
+
+void random_any_order(struct mp_rng *rng, struct mp_plan *p, struct mp_order *order, enum random_order_kind kind) {
+    bool has_widths = (kind & RANDOM_WIDTHS) != 0;
+    uint32_t n = (kind & RANDOM_NODES) != 0 ? p->n_nodes : p->n_gpus;
+    *order = (struct mp_order){.name = "random",
+                               .between_nodes = (kind & RANDOM_NODES) != 0,
+                               .unit = 1 + (uint32_t)mp_rng_below(rng, 9),
+                               .ports = has_widths ? 2 + (uint32_t)mp_rng_below(rng, 4) : 1,
+                               .port_bytes_per_s = has_widths ? 1000000 + mp_rng_below(rng, 1000000) : 0};
+    uint32_t most = 3 * n * n + 1; /* a piece of a third of a flow each: one stage for each at worst */
+    struct packing k = {.n = n,
+                        .used = arena_alloc(p, (size_t)most * 2 * n, sizeof *k.used),
+                        .list = arena_alloc(p, most, sizeof *k.list),
+                        .length = arena_alloc(p, most, sizeof *k.length)};
+    uint32_t *left = arena_alloc(p, (size_t)n * n, sizeof *left), *pair = arena_alloc(p, (size_t)n * n, sizeof *pair);
+    uint32_t n_pairs = 0;
+    for (uint32_t i = 0; i < n * n; i++)
+        if (i / n != i % n) {
+            left[i] = order->unit;
+            pair[n_pairs++] = i;
+        }
+    mp_rng_shuffle(rng, pair, n_pairs);
+    for (int part = 0; part < 3; part++)
+        for (uint32_t i = 0; i < n_pairs; i++) {
+            uint32_t at = pair[i], share = part < 2 ? (uint32_t)mp_rng_below(rng, left[at] + 1) : left[at];
+            if (share == 0 || ((kind & RANDOM_FLUSH) != 0 && mp_rng_below(rng, 2)))
+                continue;
+            struct mp_transfer t = {(uint16_t)(at / n), (uint16_t)(at % n), share,
+                                    has_widths ? (uint16_t)(1 + mp_rng_below(rng, order->ports)) : 1};
+            uint32_t s = k.n_stages > 0 ? (uint32_t)mp_rng_below(rng, k.n_stages) : 0;
+            while (s < k.n_stages && !fits(&k, s, &t, order->ports))
+                s++;
+            if (s == k.n_stages)
+                k.list[k.n_stages++] = arena_alloc(p, (size_t)n * n, sizeof **k.list);
+            k.list[s][k.length[s]++] = t;
+            k.used[(size_t)s * 2 * n + t.src] += t.width;
+            k.used[(size_t)s * 2 * n + n + t.dst] += t.width;
+            left[at] -= share;
+        }
+    if ((kind & RANDOM_FLUSH) != 0)
+        for (uint32_t i = 0; i < n * n; i++)
+            if (left[i] > 0) {
+                if (!order->has_flush)
+                    k.list[k.n_stages++] = arena_alloc(p, (size_t)n * n, sizeof **k.list);
+                order->has_flush = true;
+                k.list[k.n_stages - 1][k.length[k.n_stages - 1]++] =
+                    (struct mp_transfer){(uint16_t)(i / n), (uint16_t)(i % n), left[i], 1};
+            }
+    struct mp_stage *stages = arena_alloc(p, k.n_stages, sizeof *stages);
+    for (uint32_t s = 0; s < k.n_stages; s++) {
+        qsort(k.list[s], k.length[s], sizeof **k.list, by_pair);
+        stages[s] = (struct mp_stage){k.length[s], k.list[s]};
+    }
+    order->n_stages = k.n_stages;
     order->stages = stages;
 }
 

@@ -46,7 +46,7 @@ static void test_plan__new_refuses_impossible_shapes(void **state) {
 /* Every index that other code follows: one past its end must be found. */
 static void test_plan__check_finds_every_wild_index(void **state) {
     (void)state;
-    enum { CASES = 12 };
+    enum { CASES = 15 };
     for (int i = 0; i < CASES; i++) {
         struct mp_rng rng = mp_rng_seed(7);
         struct random_plan_shape shape = {2, 5, 4, 2, 2, true, true};
@@ -93,6 +93,17 @@ static void test_plan__check_finds_every_wild_index(void **state) {
         case 10:
             p->samples = &sample;
             p->n_samples = 1;
+            break;
+        case 11:
+            t->width = 0;
+            break;
+        case 12:
+            t->dst = (uint16_t)p->n_nodes; /* a GPU, and no node */
+            order->between_nodes = true;
+            break;
+        case 13:
+            order->has_flush = true;
+            order->n_stages = 0;
             break;
         default:
             p->route = MP_N_ROUTE_RULES;

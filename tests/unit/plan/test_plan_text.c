@@ -41,7 +41,7 @@ static void test_plan_text__round_trip_keeps_every_byte(void **state) {
                 for (uint32_t i = 0; i < p->orders[o].stages[s].n; i++) {
                     const struct mp_transfer *a = &p->orders[o].stages[s].transfers[i],
                                              *b = &q->orders[o].stages[s].transfers[i];
-                    assert_true(a->src == b->src && a->dst == b->dst && a->share == b->share);
+                    assert_true(a->src == b->src && a->dst == b->dst && a->share == b->share && a->width == b->width);
                 }
             }
         free(text);
@@ -49,6 +49,79 @@ static void test_plan_text__round_trip_keeps_every_byte(void **state) {
         mp_plan_free(p);
         mp_plan_free(q);
     }
+}
+
+/* Every kind of order, written, read and written again; what is read is what was written, flushes included. */
+static void test_plan_text__orders_of_every_kind(void **state) {
+    (void)state;
+    static const enum random_order_kind kinds[] = {RANDOM_PLAIN, RANDOM_WIDTHS, RANDOM_FLUSH,
+                                                   RANDOM_WIDTHS | RANDOM_FLUSH, RANDOM_NODES};
+    struct mp_rng rng = mp_rng_seed(3);
+    uint32_t n_flushes = 0, n_wide = 0, n_between = 0;
+    for (int round = 0; round < 400; round++) {
+        struct random_plan_shape shape = random_shape(&rng);
+        struct mp_plan *p = random_plan(&rng, &shape), *q;
+        struct mp_error err = {0};
+        struct mp_order *orders = mp_arena_alloc(p->arena, 5, sizeof *orders);
+        assert_non_null(orders);
+        for (int i = 0; i < 5; i++)
+            random_any_order(&rng, p, &orders[i], kinds[i]);
+        p->orders = orders;
+        p->n_orders = 5;
+        CHECK_OK(mp_plan_check(p, &err), err);
+        size_t n, m;
+        char *text = plan_text(p, &n);
+        CHECK_OK(parse(&q, text, n, &err), err);
+        char *again = plan_text(q, &m);
+        assert_int_equal(n, m);
+        assert_memory_equal(text, again, n);
+        for (int i = 0; i < 5; i++) {
+            const struct mp_order *a = &p->orders[i], *b = &q->orders[i];
+            assert_true(a->has_flush == b->has_flush && a->between_nodes == b->between_nodes && a->ports == b->ports);
+            assert_true(a->n_stages == b->n_stages && a->port_bytes_per_s == b->port_bytes_per_s);
+            n_flushes += a->has_flush;
+            n_between += a->between_nodes && a->n_stages > 0;
+            for (uint32_t s = 0; s < a->n_stages; s++) {
+                assert_int_equal(a->stages[s].n, b->stages[s].n);
+                for (uint32_t k = 0; k < a->stages[s].n; k++) {
+                    const struct mp_transfer *x = &a->stages[s].transfers[k], *y = &b->stages[s].transfers[k];
+                    assert_true(x->src == y->src && x->dst == y->dst && x->share == y->share && x->width == y->width);
+                    n_wide += x->width > 1;
+                }
+            }
+        }
+        free(text);
+        free(again);
+        mp_plan_free(p);
+        mp_plan_free(q);
+    }
+    assert_true(n_flushes > 500 && n_wide > 5000 && n_between > 100);
+}
+
+/* A short text must not stand for memory without end: flushes count as the transfers they stand for. */
+static void test_plan_text__flushes_count_as_transfers(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    uint32_t slots[2048], n_orders = 9; /* 2048 * 2047 transfers each: 8 fit into 2^25 */
+    for (uint32_t g = 0; g < 2048; g++)
+        slots[g] = 1;
+    struct mp_plan *p, *q;
+    CHECK_OK(mp_plan_new(&p, 1, 1, 2048, slots, &err), err);
+    const struct mp_stage flush = {0, NULL};
+    struct mp_order *orders = mp_arena_alloc(p->arena, n_orders, sizeof *orders);
+    assert_non_null(orders);
+    for (uint32_t i = 0; i < n_orders; i++)
+        orders[i] =
+            (struct mp_order){.name = "all", .has_flush = true, .unit = 1, .ports = 1, .n_stages = 1, .stages = &flush};
+    p->orders = orders;
+    p->n_orders = n_orders;
+    size_t n;
+    char *text = plan_text(p, &n);
+    assert_int_equal(parse(&q, text, n, &err), MP_ELIMIT);
+    assert_non_null(strstr(err.message, "transfers in all"));
+    assert_true(err.line > 0);
+    free(text);
+    mp_plan_free(p);
 }
 
 static char *small_text(size_t *n) {
@@ -151,16 +224,20 @@ static void test_plan_text__survives_faults(void **state) {
 
 static void test_plan_text__stage_code(void **state) {
     (void)state;
-    const struct mp_transfer rotation[] = {{0, 2, 4}, {1, 0, 4}, {2, 1, 4}}, part[] = {{0, 1, 4}, {2, 0, 1}};
-    const struct mp_stage stages[] = {{3, rotation}, {2, part}, {0, NULL}};
-    const struct mp_order order = {.unit = 4, .ports = 1, .n_stages = 3, .stages = stages};
-    const char *const expected[] = {"+2", "0>1 2>0*1", ""};
-    for (uint32_t s = 0; s < 3; s++) {
+    const struct mp_transfer rotation[] = {{0, 2, 4, 1}, {1, 0, 4, 1}, {2, 1, 4, 1}},
+                             wide[] = {{0, 2, 4, 2}, {1, 0, 4, 2}, {2, 1, 4, 2}},
+                             part[] = {{0, 1, 4, 1}, {1, 2, 3, 12}, {2, 0, 1, 1}},
+                             rest[] = {{1, 2, 1, 1}, {2, 0, 3, 1}};
+    const struct mp_stage stages[] = {{3, rotation}, {3, wide}, {3, part}, {0, NULL}, {2, rest}};
+    struct mp_order order = {.unit = 4, .ports = 16, .n_stages = 5, .stages = stages};
+    static const char *const expected[] = {"+2", "0>2x2 1>0x2 2>1x2", "0>1 1>2*3x12 2>0*1", "", "1>2*1 2>0*3", "*"};
+    for (uint32_t s = 0; s < 6; s++) {
         struct mp_error err = {0};
         struct mp_out *o;
         size_t n;
+        order.has_flush = s == 5; /* the last stage again, as a flush */
         CHECK_OK(mp_out_open_memory(&o, &err), err);
-        mp_stage_write(&order, s, 3, o);
+        mp_stage_write(&order, s < 5 ? s : 4, 3, o);
         const uint8_t *text = mp_out_memory_bytes(o, &n);
         assert_int_equal(n, strlen(expected[s]));
         if (n > 0)
@@ -173,6 +250,8 @@ int main(void) {
     cmocka_set_message_output(CM_OUTPUT_TAP);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plan_text__round_trip_keeps_every_byte),
+        cmocka_unit_test(test_plan_text__orders_of_every_kind),
+        cmocka_unit_test(test_plan_text__flushes_count_as_transfers),
         cmocka_unit_test(test_plan_text__every_truncation_and_bit_flip_is_refused),
         cmocka_unit_test(test_plan_text__restamped_flips_never_crash_and_stay_canonical),
         cmocka_unit_test(test_plan_text__survives_faults),
