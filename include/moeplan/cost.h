@@ -78,6 +78,10 @@ uint64_t mp_shared_ns(const struct mp_topology *t, uint32_t gpu, const struct mp
 /* max over resources of ceil(bytes through it * 10^9 / bytes_per_s), pairs under their caps: no schedule of this
  * matrix is faster. */
 uint64_t mp_port_bound_ns(const struct mp_topology *t, const uint64_t *matrix);
+/* The same for orders between nodes, where GPUs pass bytes on for others: bytes that leave or enter a node over all
+ * its ports to other nodes, an uplink over its rate, a GPU over all its ports (docs/ORDERS.md part 4). Never above the
+ * port bound. */
+uint64_t mp_relay_bound_ns(const struct mp_topology *t, const uint64_t *matrix);
 /* What no order can avoid on top of the ports once anything travels: the least latency of a level, and the dispatcher's
  * launches or one stage's, whichever is less. */
 uint64_t mp_launch_floor_ns(const struct mp_topology *t, const struct mp_dispatcher *d);

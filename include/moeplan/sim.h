@@ -53,6 +53,35 @@ struct mp_net_log {
 void mp_net_log_to(struct mp_net *n, struct mp_net_log *log);
 void mp_net_log_free(struct mp_net_log *log); /* its memory, not *log */
 
+/* ---- orders between nodes (docs/ORDERS.md part 4) ---- */
+/* `bytes` bytes of the flow src -> dst, from byte `offset` of it, travel src -> out -> in -> dst: inside the node, on the
+ * rail, inside the node. A hop whose two ends are the same GPU does not exist. */
+struct mp_relay {
+    uint32_t src, dst, out, in;
+    uint64_t offset, bytes;
+};
+/* The relays of one transfer of a stage, as the sequences of part 4 have them: by `out`, then by `in`. */
+typedef enum mp_status (*mp_relay_fn)(void *ctx, uint32_t stage, const struct mp_relay *relays, size_t n,
+                                      struct mp_error *err);
+/* Calls fn for every transfer with bytes, stages forwards. For a combine that is reversed give the transposed matrix
+ * and read the relays from dst to src. Flows inside a node are in no relay. */
+enum mp_status mp_nodes_relays(const struct mp_order *order, const struct mp_topology *t, const uint64_t *matrix,
+                               mp_relay_fn fn, void *ctx, struct mp_error *err) MP_MUST_CHECK;
+enum mp_hop_part { MP_HOP_BALANCE, MP_HOP_RAIL, MP_HOP_INSIDE, MP_HOP_FORWARD };
+struct mp_hop {
+    uint32_t src, dst;
+    enum mp_hop_part part;
+    uint64_t bytes;
+};
+/* One single shot: all its hops, bytes > 0. A pair of GPUs occurs once per part. stage: of its rail and inside parts,
+ * counted as the shots run; the balance is that of the stage after, the forward that of the stage before. */
+typedef enum mp_status (*mp_shot_fn)(void *ctx, uint32_t shot, const struct mp_hop *hops, size_t n,
+                                     struct mp_error *err);
+/* Calls fn for every single shot with bytes, in the order they run; shot is k of part 4 (backwards when is_reversed;
+ * then a hop of the part BALANCE takes bytes to their destination and FORWARD is what comes first). */
+enum mp_status mp_nodes_shots(const struct mp_order *order, const struct mp_topology *t, bool is_reversed,
+                              const uint64_t *matrix, mp_shot_fn fn, void *ctx, struct mp_error *err) MP_MUST_CHECK;
+
 /* ---- plan on workload ---- */
 enum mp_network_mode {
     MP_NETWORK_PLAN,

@@ -93,26 +93,22 @@ static enum mp_status find_users(struct mp_net *n, struct mp_error *err) {
     return status;
 }
 
-uint64_t mp_net_port_bound(struct mp_net *n, const uint64_t *matrix) {
-    if (n->pair_first == NULL)
-        return mp_port_bound_ns(n->t, matrix);
-    size_t pairs = (size_t)n->n * n->n;
-    uint64_t bound = 0;
-    memset(n->through, 0, n->n_resources * sizeof *n->through);
-    for (size_t p = 0; p < pairs; p++) {
-        uint64_t bytes = matrix[p];
-        if (bytes == 0 || n->pair_first[p] == n->pair_first[p + 1]) /* nothing, or to itself */
-            continue;
-        for (uint32_t k = n->pair_first[p]; k < n->pair_first[p + 1]; k++)
-            if (mp_add_overflow(n->through[n->pair_resource[k]], bytes, &n->through[n->pair_resource[k]]))
-                n->through[n->pair_resource[k]] = UINT64_MAX;
-        if (isfinite(n->pair_cap[p])) {
-            struct mp_path path;
-            mp_topology_path(n->t, (uint32_t)(p / n->n), (uint32_t)(p % n->n), &path);
-            uint64_t ns = mp_mul_div_ceil(bytes, UINT64_C(1000000000), path.cap_bytes_per_s);
-            bound = ns > bound ? ns : bound;
-        }
+static uint64_t add_to_bound(struct mp_net *n, size_t p, uint64_t bytes) {
+    struct mp_path path;
+    if (n->pair_first == NULL) {
+        mp_topology_path(n->t, (uint32_t)(p / n->n), (uint32_t)(p % n->n), &path);
+        for (uint32_t k = 0; k < path.n; k++)
+            n->through[path.resource[k]] = net_add(n->through[path.resource[k]], bytes);
+        return path.cap_bytes_per_s == 0 ? 0 : mp_mul_div_ceil(bytes, UINT64_C(1000000000), path.cap_bytes_per_s);
     }
+    for (uint32_t k = n->pair_first[p]; k < n->pair_first[p + 1]; k++)
+        n->through[n->pair_resource[k]] = net_add(n->through[n->pair_resource[k]], bytes);
+    if (!isfinite(n->pair_cap[p]))
+        return 0;
+    mp_topology_path(n->t, (uint32_t)(p / n->n), (uint32_t)(p % n->n), &path);
+    return mp_mul_div_ceil(bytes, UINT64_C(1000000000), path.cap_bytes_per_s);
+}
+static uint64_t end_bound(const struct mp_net *n, uint64_t bound) {
     for (uint32_t r = 0; r < n->n_resources; r++) {
         uint64_t ns = n->through[r] == 0
                           ? 0
@@ -120,6 +116,28 @@ uint64_t mp_net_port_bound(struct mp_net *n, const uint64_t *matrix) {
         bound = ns > bound ? ns : bound;
     }
     return bound;
+}
+
+uint64_t mp_net_port_bound(struct mp_net *n, const uint64_t *matrix) {
+    uint64_t bound = 0;
+    memset(n->through, 0, n->n_resources * sizeof *n->through);
+    for (size_t p = 0; p < (size_t)n->n * n->n; p++) {
+        if (matrix[p] == 0 || p / n->n == p % n->n)
+            continue;
+        uint64_t ns = add_to_bound(n, p, matrix[p]);
+        bound = ns > bound ? ns : bound;
+    }
+    return end_bound(n, bound);
+}
+
+uint64_t net_bound_pairs(struct mp_net *n, const uint32_t *pairs, size_t n_pairs, const uint64_t *matrix) {
+    uint64_t bound = 0;
+    memset(n->through, 0, n->n_resources * sizeof *n->through);
+    for (size_t i = 0; i < n_pairs; i++) {
+        uint64_t ns = add_to_bound(n, pairs[i], matrix[pairs[i]]);
+        bound = ns > bound ? ns : bound;
+    }
+    return end_bound(n, bound);
 }
 
 static enum mp_status cache_paths(struct mp_net *n, struct mp_error *err) {

@@ -5,7 +5,7 @@
 #include <math.h>
 #include <moeplan/sim.h>
 
-#define NET_CACHED_GPUS 512u /* up to here the paths of all pairs are kept; above they are asked for one by one */
+#define NET_CACHED_GPUS 1024u /* up to here the paths of all pairs are kept; above they are asked for one by one */
 #define NET_MAX_PATH (2u + 2u * MP_MAX_LEVELS)
 
 /* What one transfer uses, without the resources that can never limit it. */
@@ -55,6 +55,9 @@ struct mp_net {
     uint32_t *listed, *flows; /* pairs with bytes; the same by component */
     size_t n_listed_allocated;
     struct net_ports *ports;
+    uint64_t *shot;                         /* [n * n] bytes of a single shot, or NULL; all zero between calls */
+    uint32_t *shot_pairs;                   /* its pairs */
+    size_t n_shot_allocated;
     uint32_t *port_stamp, *port_number; /* [n_resources] */
     uint64_t *through;                  /* [n_resources] bytes */
     double *inverse;                    /* [n_entries_allocated + 1] 1 / i */
@@ -126,6 +129,12 @@ bool net_ports_run(struct mp_net *n, const uint32_t *pairs, size_t n_pairs, cons
 enum mp_status net_log_reserve(struct mp_net *n, size_t n_more, struct mp_error *err);
 void net_log_add(const struct mp_net *n, uint32_t src, uint32_t dst, uint32_t stage, uint64_t bytes, double start,
                  uint64_t end_ns);
+/* mp_net_port_bound of these pairs of the matrix. */
+uint64_t net_bound_pairs(struct mp_net *n, const uint32_t *pairs, size_t n_pairs, const uint64_t *matrix);
+/* The flows pairs[0 .. n_pairs), all different and with bytes > 0 in matrix, at once; what else is in matrix does not
+ * count. Sets end->longest_ns, never below *bound_ns, their port bound, plus the least latency. */
+enum mp_status net_concurrent_pairs(struct mp_net *n, const uint32_t *pairs, size_t n_pairs, const uint64_t *matrix,
+                                    uint64_t *bound_ns, struct net_end *end, struct mp_error *err) MP_MUST_CHECK;
 
 /* Runs net->jobs (n_jobs of them, by ascending stage) through n_queues queues; each start waits launch_ns after its
  * queues are ready. */

@@ -318,43 +318,36 @@ static uint32_t root_of(uint32_t *parent, uint32_t r) {
     return r;
 }
 
+static enum mp_status reserve_lists(struct mp_net *n, size_t count, struct mp_error *err) {
+    if (count <= n->n_listed_allocated)
+        return MP_OK;
+    n->n_listed_allocated = 0;
+    uint32_t *grown = mp_realloc(n->listed, count, sizeof *grown);
+    if (grown == NULL)
+        return mp_nomem(err, "flows");
+    n->listed = grown;
+    grown = mp_realloc(n->flows, count, sizeof *grown);
+    if (grown == NULL)
+        return mp_nomem(err, "flows");
+    n->flows = grown;
+    n->n_listed_allocated = count;
+    return MP_OK;
+}
+
 /* Lists the flows by component: flows that share no resource, directly or through others, do not touch each other's
  * rates. The flows of components that net_ports.c can run come first: n->flows[0 .. first[n_components]); first has
  * n_components + 1 entries. All others follow. */
-static enum mp_status list_flows(struct mp_net *n, const uint64_t *matrix, size_t *n_flows, uint32_t *n_components,
-                                 struct mp_error *err) {
-    const size_t pairs = (size_t)n->n * n->n;
-    size_t count = 0;
-    for (size_t i = 0; i < n->n; i++)
-        for (size_t j = 0; j < n->n; j++)
-            count += matrix[i * n->n + j] > 0 && i != j;
-    *n_flows = count;
+static void list_flows(struct mp_net *n, const uint32_t *pairs, size_t count, uint32_t *n_components) {
     *n_components = 0;
-    if (count > n->n_listed_allocated) {
-        n->n_listed_allocated = 0;
-        uint32_t *grown = mp_realloc(n->listed, count, sizeof *grown);
-        if (grown == NULL)
-            return mp_nomem(err, "flows");
-        n->listed = grown;
-        grown = mp_realloc(n->flows, count, sizeof *grown);
-        if (grown == NULL)
-            return mp_nomem(err, "flows");
-        n->flows = grown;
-        n->n_listed_allocated = count;
-    }
-    count = 0;
-    for (size_t p = 0; p < pairs; p++)
-        if (matrix[p] > 0 && p / n->n != p % n->n)
-            n->listed[count++] = (uint32_t)p;
     if (n->pair_first == NULL) {
-        memcpy(n->flows, n->listed, count * sizeof *n->flows);
-        return MP_OK;
+        memcpy(n->flows, pairs, count * sizeof *n->flows);
+        return;
     }
     next_stamp(n);
     uint32_t *parent = n->local, n_touched = 0;
     for (size_t f = 0; f < count; f++) {
-        const uint32_t *path = n->pair_resource + n->pair_first[n->listed[f]],
-                       length = n->pair_first[n->listed[f] + 1] - n->pair_first[n->listed[f]];
+        const uint32_t *path = n->pair_resource + n->pair_first[pairs[f]],
+                       length = n->pair_first[pairs[f] + 1] - n->pair_first[pairs[f]];
         for (uint32_t k = 0; k < length; k++) {
             if (n->local_stamp[path[k]] != n->stamp) {
                 n->local_stamp[path[k]] = n->stamp;
@@ -368,7 +361,7 @@ static enum mp_status list_flows(struct mp_net *n, const uint64_t *matrix, size_
     }
     size_t n_simple = 0;
     for (size_t f = 0; f < count; f++) {
-        uint32_t pair = n->listed[f], root = root_of(parent, n->pair_resource[n->pair_first[pair]]);
+        uint32_t pair = pairs[f], root = root_of(parent, n->pair_resource[n->pair_first[pair]]);
         n->n_alive[root]++;
         n->n_free[root] |= n->pair_first[pair + 1] - n->pair_first[pair] != 2 || isfinite(n->pair_cap[pair]);
     }
@@ -383,44 +376,38 @@ static enum mp_status list_flows(struct mp_net *n, const uint64_t *matrix, size_
     n->list_first[*n_components] = (uint32_t)n_simple;
     size_t rest = n_simple;
     for (size_t f = 0; f < count; f++) {
-        uint32_t root = root_of(parent, n->pair_resource[n->pair_first[n->listed[f]]]);
+        uint32_t root = root_of(parent, n->pair_resource[n->pair_first[pairs[f]]]);
         if (n->n_free[root] == 0)
-            n->flows[n->n_alive[root]++] = n->listed[f];
+            n->flows[n->n_alive[root]++] = pairs[f];
         else
-            n->flows[rest++] = n->listed[f];
+            n->flows[rest++] = pairs[f];
     }
-    return MP_OK;
 }
 
-enum mp_status mp_net_concurrent(struct mp_net *n, const uint64_t *matrix, uint64_t *time_ns, uint64_t *finish_ns,
-                                 struct mp_error *err) {
-    struct net_end end = {.finish_ns = finish_ns, .least_latency_ns = UINT64_MAX};
-    size_t n_flows;
+enum mp_status net_concurrent_pairs(struct mp_net *n, const uint32_t *pairs, size_t n_flows, const uint64_t *matrix,
+                                    uint64_t *bound_ns, struct net_end *end, struct mp_error *err) {
     uint32_t n_components;
-    if (finish_ns != NULL)
-        memset(finish_ns, 0, (size_t)n->n * n->n * sizeof *finish_ns);
-    *time_ns = 0;
-    enum mp_status status = list_flows(n, matrix, &n_flows, &n_components, err);
+    enum mp_status status = reserve_lists(n, n_flows, err);
+    *bound_ns = 0;
     if (status != MP_OK || n_flows == 0)
         return status;
     status = net_log_reserve(n, n_flows, err);
     if (status != MP_OK)
         return status;
-    end.matrix = matrix;
+    end->matrix = matrix;
+    list_flows(n, pairs, n_flows, &n_components);
     /* Flows that stay for the general way are gathered behind those that are done: at the end of the list. */
-    size_t rest = n->list_first[n_components];
-    if (n_components == 0)
-        rest = 0;
+    size_t rest = n_components == 0 ? 0 : n->list_first[n_components];
     for (uint32_t c = n_components; c-- > 0;) {
         uint32_t first = n->list_first[c], stop = n->list_first[c + 1];
         next_stamp(n);
-        if (net_ports_run(n, n->flows + first, stop - first, matrix, &end))
+        if (net_ports_run(n, n->flows + first, stop - first, matrix, end))
             continue;
         rest -= stop - first;
         memmove(n->flows + rest, n->flows + first, (stop - first) * sizeof *n->flows);
     }
     if (rest < n_flows) {
-        struct fluid x = {.n = n, .end = &end};
+        struct fluid x = {.n = n, .end = end};
         status = flatten(&x, n->flows + rest, n_flows - rest, matrix, err);
         if (status != MP_OK)
             return status;
@@ -430,7 +417,33 @@ enum mp_status mp_net_concurrent(struct mp_net *n, const uint64_t *matrix, uint6
             run_paths(&x);
     }
     /* Exact arithmetic would never be below the bound; rounding must not be either. */
-    uint64_t bound = net_add(mp_net_port_bound(n, matrix), end.least_latency_ns);
-    *time_ns = end.longest_ns > bound ? end.longest_ns : bound;
+    *bound_ns = net_bound_pairs(n, pairs, n_flows, matrix);
+    uint64_t least = net_add(*bound_ns, end->least_latency_ns);
+    end->longest_ns = end->longest_ns > least ? end->longest_ns : least;
     return MP_OK;
+}
+
+enum mp_status mp_net_concurrent(struct mp_net *n, const uint64_t *matrix, uint64_t *time_ns, uint64_t *finish_ns,
+                                 struct mp_error *err) {
+    struct net_end end = {.finish_ns = finish_ns, .least_latency_ns = UINT64_MAX};
+    const size_t gpus = n->n;
+    size_t count = 0;
+    uint64_t bound;
+    if (finish_ns != NULL)
+        memset(finish_ns, 0, gpus * gpus * sizeof *finish_ns);
+    *time_ns = 0;
+    for (size_t i = 0; i < gpus; i++)
+        for (size_t j = 0; j < gpus; j++)
+            count += matrix[i * gpus + j] > 0 && i != j;
+    enum mp_status status = reserve_lists(n, count, err);
+    if (status != MP_OK)
+        return status;
+    count = 0;
+    for (size_t p = 0; p < gpus * gpus; p++)
+        if (matrix[p] > 0 && p / gpus != p % gpus)
+            n->listed[count++] = (uint32_t)p;
+    status = net_concurrent_pairs(n, n->listed, count, matrix, &bound, &end, err);
+    if (status == MP_OK)
+        *time_ns = end.longest_ns;
+    return status;
 }

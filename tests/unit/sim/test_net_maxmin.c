@@ -60,13 +60,13 @@ static void test_net_maxmin__agrees_on_large_matrices(void **state) {
     }
 }
 
-/* Past NET_CACHED_GPUS paths are not kept: the same flows among 600 GPUs and among 30. */
+/* Past NET_CACHED_GPUS paths are not kept: the same flows among 1100 GPUs and among 22. */
 static void test_net_maxmin__more_gpus_than_paths_are_kept_for(void **state) {
     (void)state;
     static struct net_case c;
     struct mp_error err = {0};
     struct mp_net *net;
-    enum { N = 600, STEP = 20 };
+    enum { N = 1100, STEP = 50 };
     struct mp_rng r = mp_rng_seed(3);
     case_plain(&c, 1, N / STEP, UINT64_C(50000000000), 0);
     case_matrix(&c, &r);
