@@ -4,6 +4,7 @@
 
 #include <moeplan/base.h>
 #include <moeplan/cost.h>
+#include <moeplan/matrix.h>
 #include <moeplan/model.h>
 #include <moeplan/plan.h>
 #include <moeplan/sim.h>

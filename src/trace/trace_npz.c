@@ -1,7 +1,7 @@
 /* NumPy arrays (.npz members or a bare .npy): topk_ids [tokens, layers, k] with a requests table beside it, or counts
  * whose axes are asked for. A member is inflated straight into the trace; the array is never held as a whole. */
 #include "csv_text.h"
-#include "npy_header.h"
+#include <moeplan/npy.h>
 #include "zip_container.h"
 #include <stdio.h>
 #include <string.h>
@@ -18,7 +18,7 @@ struct source {
 static int probe(const char *path, const struct mp_in *in) {
     if (in == NULL)
         return 0;
-    if (in->size >= 6 && memcmp(in->data, NPY_MAGIC, 6) == 0)
+    if (in->size >= 6 && memcmp(in->data, MP_NPY_MAGIC, 6) == 0)
         return 90;
     const char *name;
     size_t n;
@@ -66,7 +66,7 @@ static enum mp_status choose_member(const struct zip_archive *z, uint32_t *out, 
 
 enum axes { AXES_NONE, AXES_TOKENS, AXES_LAYERS, AXES_ITERATIONS, AXES_SOURCES };
 
-static enum mp_status find_axes(enum axes *out, const struct source *s, const struct npy_header *h,
+static enum mp_status find_axes(enum axes *out, const struct source *s, const struct mp_npy_header *h,
                                 const struct mp_trace_hints *hints, struct mp_error *err) {
     static const char *const names[] = {"", "tokens,layers,k", "layers,experts", "iterations,layers,experts",
                                         "sources,layers,experts"};
@@ -146,7 +146,7 @@ static enum mp_status map_ids(const struct trace_map *map, const uint8_t *ids, u
     return MP_OK;
 }
 
-static enum mp_status read_tokens(struct mp_trace **out, struct source *s, const struct npy_header *h,
+static enum mp_status read_tokens(struct mp_trace **out, struct source *s, const struct mp_npy_header *h,
                                   const struct mp_trace_hints *hints, const struct mp_limits *limits,
                                   struct mp_error *err) {
     const char *path = s->in->path;
@@ -253,8 +253,8 @@ out:
     return status;
 }
 
-static enum mp_status read_counts(struct mp_trace **out, struct source *s, const struct npy_header *h, enum axes axes,
-                                  const struct mp_trace_hints *hints, const struct mp_limits *limits,
+static enum mp_status read_counts(struct mp_trace **out, struct source *s, const struct mp_npy_header *h,
+                                  enum axes axes, const struct mp_trace_hints *hints, const struct mp_limits *limits,
                                   struct mp_error *err) {
     const char *path = s->in->path;
     struct mp_trace_builder *b = NULL;
@@ -362,12 +362,12 @@ static enum mp_status read_npz(struct mp_trace **out, const char *path, struct m
         s.bytes = m->bytes;
         s.start = m->data_offset;
     }
-    uint8_t prefix[NPY_PREFIX] = {0};
+    uint8_t prefix[MP_NPY_PREFIX] = {0};
     uint64_t header_bytes;
-    struct npy_header h;
-    size_t n_prefix = s.bytes < NPY_PREFIX ? (size_t)s.bytes : NPY_PREFIX;
+    struct mp_npy_header h;
+    size_t n_prefix = s.bytes < MP_NPY_PREFIX ? (size_t)s.bytes : MP_NPY_PREFIX;
     MP_TRY(take(&s, prefix, n_prefix, err));
-    MP_TRY(npy_header_bytes(prefix, n_prefix, in->path, s.start, limits, &header_bytes, err));
+    MP_TRY(mp_npy_header_bytes(prefix, n_prefix, in->path, s.start, limits, &header_bytes, err));
     if (header_bytes > s.bytes || header_bytes < n_prefix) {
         status = mp_fail_at(err, MP_EINPUT, in->path, 0, s.start + 9,
                             "the array's header of %llu bytes does not fit its %llu bytes",
@@ -381,7 +381,7 @@ static enum mp_status read_npz(struct mp_trace **out, const char *path, struct m
     }
     memcpy(header, prefix, n_prefix);
     MP_TRY(take(&s, header + n_prefix, header_bytes - n_prefix, err));
-    MP_TRY(npy_header_parse(&h, header, header_bytes, in->path, s.start, err));
+    MP_TRY(mp_npy_header_parse(&h, header, header_bytes, false, in->path, s.start, err));
     if (h.data_bytes != s.bytes - header_bytes) {
         status = mp_fail_at(err, MP_EINPUT, in->path, 0, s.start + header_bytes + 1,
                             "the array's header promises %llu bytes of data but %llu follow (is the file cut short?)",

@@ -11,9 +11,9 @@ import sys
 
 # header of include/moeplan -> the folder that implements it
 OWNER = {
-    "status": "base", "alloc": "base", "io": "base", "base": "base", "limits": "base", "embedded": "base",
+    "status": "base", "alloc": "base", "io": "base", "base": "base", "limits": "base", "embedded": "base", "npy": "base",
     "yaml": "yaml", "json": "json", "topology": "topo", "model": "model", "trace": "trace", "workload": "workload", "plan": "plan",
-    "cost": "cost", "sim": "sim", "verify": "verify", "stack": "stack", "synth": "synth", "strategy": "planner", "schedule": "planner", "report": "report",
+    "cost": "cost", "sim": "sim", "verify": "verify", "stack": "stack", "synth": "synth", "matrix": "matrix", "export": "export", "strategy": "planner", "schedule": "planner", "report": "report",
     "moeplan": "umbrella",
 }
 INPUTS = {"base", "topo", "model", "trace"}
@@ -33,6 +33,8 @@ ARROWS = {
     "verify": INPUTS | {"workload", "plan"},
     "stack": INPUTS | {"yaml", "json", "workload", "plan"},
     "synth": {"base", "trace"},
+    "matrix": {"base"},
+    "export": INPUTS | {"json", "workload", "plan", "cost", "sim", "matrix"},
     "planner": CORE,
     "report": CORE | {"stack", "synth"},
     "tools": set(OWNER.values()),

@@ -1,12 +1,12 @@
-#include "npy_header.h"
+#include <moeplan/npy.h>
 #include <moeplan/base.h>
 #include <string.h>
 
 #define BAD(where, ...) mp_fail_at(err, MP_EINPUT, path, 0, (where) + 1, __VA_ARGS__)
 
-enum mp_status npy_header_bytes(const uint8_t *p, size_t n, const char *path, uint64_t at,
-                                const struct mp_limits *limits, uint64_t *bytes, struct mp_error *err) {
-    if (n < 10 || memcmp(p, NPY_MAGIC, 6) != 0)
+enum mp_status mp_npy_header_bytes(const uint8_t *p, size_t n, const char *path, uint64_t at,
+                                   const struct mp_limits *limits, uint64_t *bytes, struct mp_error *err) {
+    if (n < 10 || memcmp(p, MP_NPY_MAGIC, 6) != 0)
         return BAD(at, "is not a NumPy array (write it with numpy.save or numpy.savez)");
     if (p[6] < 1 || p[6] > 3 || p[7] != 0)
         return BAD(at + 6, "version %u.%u of the .npy format is not known", p[6], p[7]);
@@ -58,9 +58,9 @@ static bool take_number(struct text *t, uint64_t *v) {
     return mp_parse_u64(start, (size_t)(t->p - start), v);
 }
 
-enum mp_status npy_header_parse(struct npy_header *out, const uint8_t *header, size_t n, const char *path, uint64_t at,
-                                struct mp_error *err) {
-    *out = (struct npy_header){0};
+enum mp_status mp_npy_header_parse(struct mp_npy_header *out, const uint8_t *header, size_t n, bool is_matrix,
+                                   const char *path, uint64_t at, struct mp_error *err) {
+    *out = (struct mp_npy_header){0};
     const char *start = (const char *)header;
     struct text t = {start + (header[6] == 1 ? 10 : 12), start + n};
     bool has_descr = false, has_order = false, has_shape = false;
@@ -82,7 +82,14 @@ enum mp_status npy_header_parse(struct npy_header *out, const uint8_t *header, s
             if (is_size && value[0] == '>' && value[2] != '1')
                 return BAD(value_at, "descr: \"%s\" is big-endian (save it with .astype('<%.2s'))",
                            mp_quote(value, n_value, quoted, sizeof quoted), value + 1);
-            if (!is_size || (value[1] != 'i' && value[1] != 'u') || strchr("<|=>", value[0]) == NULL)
+            bool is_order = n_value == 3 && strchr("<|=>", value[0]) != NULL;
+            out->is_float = is_size && value[1] == 'f';
+            if (is_matrix && (!is_size || !is_order || (value[1] != 'i' && value[1] != 'u' && value[1] != 'f') ||
+                              (out->is_float && value[2] != '4' && value[2] != '8')))
+                return BAD(value_at,
+                           "descr: \"%s\" is no type of numbers that is read (save the matrix as i8, u8 or f8)",
+                           mp_quote(value, n_value, quoted, sizeof quoted));
+            if (!is_matrix && (!is_size || !is_order || (value[1] != 'i' && value[1] != 'u')))
                 return BAD(value_at, "descr: \"%s\" is not an integer type (save the ids as u1, u2, i1, i2, i4 or i8)",
                            mp_quote(value, n_value, quoted, sizeof quoted));
             out->item_bytes = (uint32_t)(value[2] - '0');
@@ -90,16 +97,18 @@ enum mp_status npy_header_parse(struct npy_header *out, const uint8_t *header, s
         } else if (n_key == 13 && memcmp(key, "fortran_order", 13) == 0 && !has_order) {
             has_order = true;
             if (take(&t, "True"))
+                out->is_fortran = true;
+            if (out->is_fortran && !is_matrix)
                 return BAD(value_at, "the array is in Fortran order (save it with numpy.ascontiguousarray)");
-            if (!take(&t, "False"))
+            if (!out->is_fortran && !take(&t, "False"))
                 return BAD(value_at, "fortran_order is neither True nor False");
         } else if (n_key == 5 && memcmp(key, "shape", 5) == 0 && !has_shape) {
             has_shape = true;
             if (!take(&t, "("))
                 return BAD(value_at, "shape is not a tuple");
             while (!take(&t, ")")) {
-                if (out->n_dims == NPY_MAX_DIMS)
-                    return BAD(HERE, "the array has more than %d dimensions", (int)NPY_MAX_DIMS);
+                if (out->n_dims == MP_NPY_MAX_DIMS)
+                    return BAD(HERE, "the array has more than %d dimensions", (int)MP_NPY_MAX_DIMS);
                 if (!take_number(&t, &out->shape[out->n_dims]))
                     return BAD(HERE, "shape holds something that is not a whole number");
                 out->n_dims++;
