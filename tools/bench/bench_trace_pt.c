@@ -1,6 +1,6 @@
-/* How fast recordings of serving stacks are read: a stat dump of SGLang (.pt) and an expert statistic of TensorRT-LLM
- * (safetensors), written here, of 200 MB and more each. Reference: issue 2 asks for 500 MB/s per core, in bounded
- * memory. Each is read in a process of its own, so that the peaks do not mix. */
+/* How fast recordings of serving stacks are read: SGLang's (.pt; a stat dump, and per_token of prefill and of decode)
+ * and an expert statistic of TensorRT-LLM (safetensors), written here, of 200 MB and more each. Reference: issue 2 asks
+ * for 500 MB/s per core, in bounded memory. Each is read in a process of its own, so that the peaks do not mix. */
 #include <moeplan/trace.h>
 
 #include "pt_writer.h"
@@ -11,6 +11,9 @@
 #include <unistd.h>
 
 enum { LAYERS = 61, DENSE = 3, EXPERTS = 256, PT_ROWS = 3300, RANKS = 4, ITERS = 440, RUNS = 5 };
+/* per_token: rows in all, and of one pass; 32 experts have a second slot. */
+enum { TOP_K = 8, SLOTS = 288, TOKEN_ROWS = 110592, PREFILL_ROWS = 2048, DECODE_ROWS = 256, PROMPT = 512 };
+enum { MODE_EXTEND = 1, MODE_DECODE = 2 };
 
 static double cpu_seconds(void) {
     struct timespec t;
@@ -33,6 +36,14 @@ static void must(bool is_good, const char *what) {
 }
 
 /* Returns the file's size. */
+static uint64_t save(struct zip_writer *z, const char *path) {
+    struct bytes file = zip_finish(z);
+    FILE *f = fopen(path, "wb");
+    must(f != NULL && fwrite(file.at, 1, file.n, f) == file.n && fclose(f) == 0, path);
+    free(file.at);
+    return file.n;
+}
+
 static uint64_t write_pt(const char *path) {
     size_t cells = (size_t)PT_ROWS * LAYERS * EXPERTS, n = cells * 4;
     int32_t *data = calloc(cells, sizeof *data);
@@ -52,11 +63,85 @@ static uint64_t write_pt(const char *path) {
     zip_member(&z, "dump/data/0", data, n);
     free(data);
     free(pickle.at);
-    struct bytes file = zip_finish(&z);
-    FILE *f = fopen(path, "wb");
-    must(f != NULL && fwrite(file.at, 1, file.n, f) == file.n && fclose(f) == 0, path);
-    free(file.at);
-    return file.n;
+    return save(&z, path);
+}
+
+/* The slots of one token in one layer: distinct experts, some of them on their second slot. */
+static void choose(int32_t *to, bool is_dense, uint32_t *random) {
+    *random = *random * 1664525 + 1013904223;
+    uint32_t first = *random >> 16, step = *random >> 9 | 1;
+    for (uint32_t k = 0; k < TOP_K; k++) {
+        uint32_t expert = (first + k * step) % EXPERTS;
+        to[k] = is_dense ? -1 : (int32_t)(expert < SLOTS - EXPERTS && first % 2 != 0 ? expert + EXPERTS : expert);
+    }
+}
+
+/* One record: pass `pass` of `rows` rows. Prompts of PROMPT tokens, or rows of a batch that go on from pass to pass,
+ * each giving way to a new request now and then. */
+static void put_record(struct bytes *b, uint32_t pass, uint32_t rows, int mode, int64_t *positions) {
+    int64_t lengths[PREFILL_ROWS / PROMPT];
+    char key[16];
+    for (uint32_t j = 0; j < rows; j++)
+        positions[j] = mode == MODE_EXTEND ? j % PROMPT : (pass + j * 37) % 193 == 0 ? 5 : positions[j] + 1;
+    for (uint32_t i = 0; i < PREFILL_ROWS / PROMPT; i++)
+        lengths[i] = PROMPT;
+    put_text(b, "}(");
+    pickle_string(b, "forward_pass_id");
+    pickle_int(b, pass);
+    pickle_string(b, "rank");
+    pickle_int(b, 0);
+    pickle_string(b, "input_ids");
+    pickle_ints(b, positions, rows);
+    pickle_string(b, "positions");
+    pickle_ints(b, positions, rows);
+    pickle_string(b, "extend_seq_lens");
+    if (mode == MODE_EXTEND)
+        pickle_ints(b, lengths, rows / PROMPT);
+    else
+        put_text(b, "N");
+    pickle_string(b, "forward_mode");
+    pickle_int(b, mode);
+    pickle_string(b, "topk_ids_of_layer");
+    snprintf(key, sizeof key, "%u", pass);
+    pickle_tensor(b, "IntStorage", key, 3, (const uint64_t[]){LAYERS, rows, TOP_K});
+    put_text(b, "u");
+}
+
+static uint64_t write_per_token(const char *path, int mode) {
+    static int64_t map[LAYERS][SLOTS], positions[PREFILL_ROWS];
+    uint32_t rows = mode == MODE_EXTEND ? PREFILL_ROWS : DECODE_ROWS, n_passes = TOKEN_ROWS / rows, random = 1;
+    size_t n = (size_t)LAYERS * rows;
+    int32_t *slots = calloc(n * TOP_K, sizeof *slots);
+    struct bytes pickle = {0};
+    struct zip_writer z = {0};
+    char name[32];
+    must(slots != NULL, "memory");
+    pickle_start(&pickle);
+    put_text(&pickle, "}(");
+    pickle_string(&pickle, "records");
+    put_text(&pickle, "](");
+    for (uint32_t i = 0; i < n_passes; i++)
+        put_record(&pickle, i, rows, mode, positions);
+    put_text(&pickle, "e");
+    pickle_string(&pickle, "last_physical_to_logical_map");
+    snprintf(name, sizeof name, "%u", n_passes);
+    pickle_tensor(&pickle, "LongStorage", name, 2, (const uint64_t[]){LAYERS, SLOTS});
+    put_text(&pickle, "u.");
+    zip_member(&z, "dump/data.pkl", pickle.at, pickle.n);
+    free(pickle.at);
+    for (uint32_t i = 0; i < n_passes; i++) {
+        for (size_t k = 0; k < n; k++)
+            choose(slots + k * TOP_K, k / rows < DENSE, &random);
+        snprintf(name, sizeof name, "dump/data/%u", i);
+        zip_member(&z, name, slots, n * TOP_K * sizeof *slots);
+    }
+    free(slots);
+    for (uint32_t l = 0; l < LAYERS; l++)
+        for (uint32_t s = 0; s < SLOTS; s++)
+            map[l][s] = s % EXPERTS;
+    snprintf(name, sizeof name, "dump/data/%u", n_passes);
+    zip_member(&z, name, map, sizeof map);
+    return save(&z, path);
 }
 
 static uint64_t write_safetensors(const char *folder) {
@@ -111,10 +196,12 @@ static int read_it(const char *what, const char *path, uint64_t size) {
         }
         double took = cpu_seconds() - start;
         best = took < best ? took : best;
-        trace_bytes = (uint64_t)t->n_iterations * t->n_layers * t->n_experts * sizeof *t->counts;
+        trace_bytes = t->kind == MP_TRACE_TOKENS
+                          ? t->n_rows * t->n_layers * t->top_k * t->id_bytes
+                          : (uint64_t)t->n_iterations * t->n_layers * t->n_experts * sizeof *t->counts;
         mp_trace_free(t);
     }
-    printf("%-12s %6.0f MB file  %6.0f MB/s per core (reference: 500)  peak allocation %5.0f MB, of which the trace "
+    printf("%-14s %6.0f MB file  %6.0f MB/s per core (reference: 500)  peak allocation %5.0f MB, of which the trace "
            "%5.0f MB\n",
            what, (double)size / 1e6, (double)size / 1e6 / best, (double)mp_alloc_peak() / 1e6,
            (double)trace_bytes / 1e6);
@@ -138,6 +225,8 @@ int main(void) {
     must(mkdtemp(folder) != NULL, folder);
     snprintf(path, sizeof path, "%s/dump.pt", folder);
     int failed = in_child(".pt stat", path, write_pt(path));
+    failed |= in_child(".pt prefill", path, write_per_token(path, MODE_EXTEND));
+    failed |= in_child(".pt decode", path, write_per_token(path, MODE_DECODE));
     unlink(path);
     snprintf(path, sizeof path, "%s/statistic", folder);
     failed |= in_child("safetensors", path, write_safetensors(path));
