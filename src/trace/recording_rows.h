@@ -24,6 +24,12 @@ static inline bool all_zero(const uint8_t *p, size_t n) {
  * when it is used. */
 enum mp_status trace_builder_reserve(struct mp_trace_builder *b, uint64_t n_iterations,
                                      struct mp_error *err) MP_MUST_CHECK;
+/* How many rows will come, so that chunks are made as large as they get. A hint. */
+void trace_builder_expect(struct mp_trace_builder *b, uint64_t n_rows);
+/* Appends a token to the current request whose lists are filled in later, in any order: list of `layer` of `row` is
+ * top_k ids of trace_id_bytes(). Pointers hold until the next row. The lists are checked when the build is finished. */
+enum mp_status trace_builder_blank_row(struct mp_trace_builder *b, struct mp_error *err) MP_MUST_CHECK;
+uint8_t *trace_builder_list(const struct mp_trace_builder *b, uint32_t layer, uint64_t row);
 /* Adds n counts to a layer of the current iteration (not split by rank): count i to expert logical[i], or to expert i
  * when logical is NULL. MP_EINPUT without a message when count *bad is negative or past MP_MAX_TOKENS; the builder's
  * errors with theirs. */

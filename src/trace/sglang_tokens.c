@@ -8,6 +8,10 @@
 #include <string.h>
 
 enum { MODE_EXTEND = 1, MODE_DECODE = 2, MODE_MIXED = 3, MODE_IDLE = 4 };
+/* Rows whose lists are taken over together, layer by layer: few enough for the caches, enough passes of a decoding
+ * batch to fill a request's lines of memory. */
+enum { TILE_ROWS = 4096 };
+#define NOT_A_SLOT UINT32_MAX
 
 /* One record with what is needed of it at hand. */
 struct pass {
@@ -17,6 +21,8 @@ struct pass {
     uint64_t at; /* byte offset of ids */
     int64_t mode;
     const struct mp_pickle_items *positions;
+    bool *is_routed; /* [n_tokens]; false: padding, no layer routed it */
+    uint64_t *row;   /* [n_tokens]; its row of the trace + 1; 0 = left out */
 };
 /* A row of a decode pass and the one that continues it. */
 struct link {
@@ -28,13 +34,17 @@ struct reader {
     struct sglang_recording *r;
     const struct mp_trace_hints *hints;
     struct pass *passes;
-    uint64_t n_passes; /* of the phase that is read */
+    uint64_t n_passes, n_tokens, n_routed; /* of the phase that is read */
+    bool *is_routed;                       /* of all passes */
+    uint64_t *row;
     uint32_t n_layers, ids[MP_MAX_LAYERS], top_k;
     bool has_unused;
     enum mp_phase phase;
     struct mp_trace_builder *b;
-    uint16_t *row; /* [n_layers][top_k] */
-    uint64_t n_requests;
+    uint64_t n_requests, n_rows;
+    uint32_t id_bytes;
+    uint64_t n_lists;                 /* looked at so far */
+    uint64_t seen_in[MP_MAX_EXPERTS]; /* the last list that named the expert; 0 = none */
 };
 
 static enum mp_status bad_record(const struct sglang_record *record, struct mp_error *err, const char *what) {
@@ -119,57 +129,93 @@ static enum mp_status open_passes(struct reader *d, struct mp_error *err) {
             d->n_passes++;
         }
     mp_free(first_of_rank);
+    for (uint64_t k = 0; status == MP_OK && k < d->n_passes; k++)
+        d->n_tokens += d->passes[k].n_tokens;
+    if (status != MP_OK)
+        return status;
+    d->is_routed = mp_calloc(d->n_tokens, sizeof *d->is_routed);
+    d->row = mp_calloc(d->n_tokens, sizeof *d->row);
+    if (d->is_routed == NULL || d->row == NULL)
+        return mp_nomem(err, "recording");
+    for (uint64_t k = 0, at = 0; k < d->n_passes; at += d->passes[k++].n_tokens) {
+        d->passes[k].is_routed = d->is_routed + at;
+        d->passes[k].row = d->row + at;
+    }
     return status;
 }
 
-/* The distinct experts of one token in one hidden layer, in recorded order, into to[width]. A slot named twice, or two
- * replicas of one expert, count once: a token visits an expert once. */
-static enum mp_status experts_of(const struct reader *d, const struct pass *p, uint32_t layer, uint32_t token,
-                                 uint16_t *to, uint32_t *n, struct mp_error *err) {
-    uint64_t cell = ((uint64_t)layer * p->n_tokens + token) * p->width;
-    const uint8_t *from = p->ids + cell * p->item;
-    const uint16_t *logical = d->r->logical + (size_t)layer * d->r->n_physical;
-    uint64_t seen[4] = {0}; /* expert modulo 256: a hit is looked at more closely */
-    uint32_t used = 0;
-    for (uint32_t i = 0; i < p->width; i++) {
-        int64_t slot = number_at(from, p->item, i);
+/* The distinct experts of one list of slots, in recorded order, into to[width]; how many, or NOT_A_SLOT. A slot named
+ * twice, or two replicas of one expert, count once: a token visits an expert once. Reading a recording is bound by this
+ * loop: it is inlined where `item` is known, and has no branch that data could surprise. */
+static inline __attribute__((always_inline)) uint32_t experts_of(struct reader *d, const uint8_t *from, uint32_t item,
+                                                                 uint32_t width, const uint16_t *logical,
+                                                                 uint16_t *to) {
+    int64_t n_physical = d->r->n_physical;
+    uint64_t list = ++d->n_lists;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < width; i++) {
+        int64_t slot = number_at(from, item, i);
         if (slot < 0)
             continue;
-        if (slot >= (int64_t)d->r->n_physical)
-            return mp_fail_at(err, MP_EINPUT, p->record->file->in->path, 0, p->at + (cell + i) * p->item + 1,
-                              "\"%lld\" is not a slot of the map (0 to %u)", (long long)slot, d->r->n_physical - 1);
+        if (slot >= n_physical)
+            return NOT_A_SLOT;
         uint16_t expert = logical[slot];
-        uint64_t *word = &seen[expert >> 6 & 3], bit = UINT64_C(1) << (expert & 63);
-        if ((*word & bit) != 0) {
-            uint32_t k = 0;
-            while (k < used && to[k] != expert)
-                k++;
-            if (k < used)
-                continue;
-        }
-        *word |= bit;
-        to[used++] = expert;
+        to[n] = expert;
+        n += d->seen_in[expert] != list;
+        d->seen_in[expert] = list;
     }
-    *n = used;
-    return MP_OK;
+    return n;
 }
 
-/* Layers that route anything, the widest top-k, and whether some token has fewer. */
-static enum mp_status measure(struct reader *d, struct mp_error *err) {
+/* Where the lists of a pass start in a hidden layer. */
+static const uint8_t *lists_of(const struct pass *p, uint32_t layer) {
+    return p->ids + (uint64_t)layer * p->n_tokens * p->width * p->item;
+}
+
+static enum mp_status bad_slot(const struct reader *d, const struct pass *p, const uint8_t *list,
+                               struct mp_error *err) {
+    uint32_t i = 0;
+    while (i + 1 < p->width && number_at(list, p->item, i) < (int64_t)d->r->n_physical)
+        i++;
+    return mp_fail_at(
+        err, MP_EINPUT, p->record->file->in->path, 0, p->at + (uint64_t)(list - p->ids) + (uint64_t)i * p->item + 1,
+        "\"%lld\" is not a slot of the map (0 to %u)", (long long)number_at(list, p->item, i), d->r->n_physical - 1);
+}
+
+/* The most and the fewest experts of a token in one layer of a pass, and which tokens are routed there. False:
+ * *bad is a list with a number that is no slot. */
+static inline __attribute__((always_inline)) bool measure_layer(struct reader *d, const struct pass *p, uint32_t item,
+                                                                uint32_t layer, uint32_t *most, uint32_t *least,
+                                                                const uint8_t **bad) {
     uint16_t experts[MP_MAX_TOP_K];
+    const uint16_t *logical = d->r->logical + (size_t)layer * d->r->n_physical;
+    const uint8_t *from = lists_of(p, layer);
+    for (uint32_t j = 0; j < p->n_tokens; j++, from += (size_t)p->width * item) {
+        uint32_t n = experts_of(d, from, item, p->width, logical, experts);
+        if (n == NOT_A_SLOT) {
+            *bad = from;
+            return false;
+        }
+        p->is_routed[j] |= n > 0;
+        *most = n > *most ? n : *most;
+        *least = n < *least ? n : *least;
+    }
+    return true;
+}
+
+/* Layers that route anything, the widest top-k, and whether some token has fewer. Every number is checked here. */
+static enum mp_status measure(struct reader *d, struct mp_error *err) {
     uint32_t least_of[MP_MAX_LAYERS], most_of[MP_MAX_LAYERS] = {0}, least = MP_MAX_TOP_K;
     for (uint32_t l = 0; l < d->r->n_layers; l++)
         least_of[l] = MP_MAX_TOP_K;
     for (uint64_t k = 0; k < d->n_passes; k++)
-        for (uint32_t l = 0; l < d->r->n_layers; l++)
-            for (uint32_t j = 0; j < d->passes[k].n_tokens; j++) {
-                uint32_t n = 0;
-                enum mp_status status = experts_of(d, &d->passes[k], l, j, experts, &n, err);
-                if (status != MP_OK)
-                    return status;
-                most_of[l] = n > most_of[l] ? n : most_of[l];
-                least_of[l] = n < least_of[l] ? n : least_of[l];
-            }
+        for (uint32_t l = 0; l < d->r->n_layers; l++) {
+            const struct pass *p = &d->passes[k];
+            const uint8_t *bad;
+            if (p->item == 4 ? !measure_layer(d, p, 4, l, &most_of[l], &least_of[l], &bad)
+                             : !measure_layer(d, p, 8, l, &most_of[l], &least_of[l], &bad))
+                return bad_slot(d, p, bad, err);
+        }
     for (uint32_t l = 0; l < d->r->n_layers; l++) {
         if (most_of[l] == 0)
             continue;
@@ -178,46 +224,79 @@ static enum mp_status measure(struct reader *d, struct mp_error *err) {
         least = least_of[l] < least ? least_of[l] : least;
     }
     d->has_unused = least < d->top_k;
+    for (uint64_t i = 0; i < d->n_tokens; i++)
+        d->n_routed += d->is_routed[i];
     return MP_OK;
 }
 
-/* The row of one token into d->row; *is_padding when no layer routed it. */
-static enum mp_status gather(struct reader *d, const struct pass *p, uint32_t token, bool *is_padding,
-                             struct mp_error *err) {
-    uint16_t experts[MP_MAX_TOP_K];
-    *is_padding = true;
-    for (uint32_t l = 0; l < d->n_layers; l++) {
-        uint16_t *to = d->row + (size_t)l * d->top_k;
-        uint32_t n = 0;
-        enum mp_status status = experts_of(d, p, d->ids[l], token, experts, &n, err);
-        if (status != MP_OK)
-            return status;
-        *is_padding &= n == 0;
-        for (uint32_t i = 0; i < d->top_k; i++)
-            to[i] = i < n ? experts[i] : MP_NO_EXPERT;
+/* The lists of one layer of a pass to their places in the trace. When every list is known to hold top_k different
+ * experts, there is nothing to sort out. Slots have been checked, but the file may have changed since: what is wrong
+ * now must still stay inside the tables, and the builder's own check finds it. */
+static inline __attribute__((always_inline)) void take_layer(struct reader *d, const struct pass *p, uint32_t item,
+                                                             uint32_t l, uint32_t id_bytes) {
+    uint16_t experts[MP_MAX_TOP_K] = {0};
+    uint32_t top_k = d->top_k;
+    int64_t n_physical = d->r->n_physical;
+    bool is_plain = !d->has_unused && p->width == top_k;
+    const uint16_t *logical = d->r->logical + (size_t)d->ids[l] * d->r->n_physical;
+    const uint8_t *from = lists_of(p, d->ids[l]);
+    for (uint32_t j = 0; j < p->n_tokens; j++, from += (size_t)p->width * item) {
+        if (p->row[j] == 0)
+            continue;
+        uint8_t *to = trace_builder_list(d->b, l, p->row[j] - 1);
+        if (is_plain) {
+            for (uint32_t k = 0; k < top_k; k++) {
+                int64_t slot = number_at(from, item, k);
+                uint16_t expert = logical[slot >= 0 && slot < n_physical ? slot : 0];
+                memcpy(to + (size_t)k * id_bytes, &expert, id_bytes);
+            }
+            continue;
+        }
+        for (uint32_t n = experts_of(d, from, item, p->width, logical, experts); n < top_k; n++)
+            experts[n] = MP_NO_EXPERT;
+        for (uint32_t k = 0; k < top_k; k++)
+            memcpy(to + (size_t)k * id_bytes, &experts[k], id_bytes);
     }
-    return MP_OK;
 }
 
-/* Appends one token, starting a request first when there is none. */
-static enum mp_status emit(struct reader *d, const struct pass *p, uint32_t token, bool *is_open,
-                           struct mp_error *err) {
-    bool is_padding;
-    enum mp_status status = gather(d, p, token, &is_padding, err);
-    if (status != MP_OK || is_padding)
-        return status;
+/* All lists, in the order of the recording: a decode pass has a row of many requests each, and following one request
+ * through the passes would fetch every line of the file several times. */
+static void take_lists(struct reader *d) {
+    for (uint64_t first = 0, end; first < d->n_passes; first = end) {
+        uint64_t n = 0;
+        for (end = first; end < d->n_passes && n < TILE_ROWS; end++)
+            n += d->passes[end].n_tokens;
+        for (uint32_t l = 0; l < d->n_layers; l++)
+            for (uint64_t k = first; k < end; k++) {
+                const struct pass *p = &d->passes[k];
+                if (d->id_bytes == 1)
+                    p->item == 4 ? take_layer(d, p, 4, l, 1) : take_layer(d, p, 8, l, 1);
+                else
+                    p->item == 4 ? take_layer(d, p, 4, l, 2) : take_layer(d, p, 8, l, 2);
+            }
+    }
+}
+
+/* Gives one token the next row unless it is padding, starting a request first when there is none. */
+static enum mp_status place(struct reader *d, const struct pass *p, uint32_t token, bool *is_open,
+                            struct mp_error *err) {
+    if (!p->is_routed[token])
+        return MP_OK;
     if (!*is_open) {
         struct mp_request q = {.id = d->n_requests++,
                                .first_position = (uint64_t)p->positions->at[token].as.number,
                                .source = p->record->rank,
                                .category = MP_NONE};
-        status = mp_trace_builder_request(d->b, &q, err);
-        *is_open = status == MP_OK;
+        enum mp_status status = mp_trace_builder_request(d->b, &q, err);
+        if (status != MP_OK)
+            return status;
+        *is_open = true;
     }
-    return status == MP_OK ? mp_trace_builder_row(d->b, d->row, NULL, err) : status;
+    p->row[token] = ++d->n_rows;
+    return trace_builder_blank_row(d->b, err);
 }
 
-static enum mp_status emit_prefill(struct reader *d, struct mp_error *err) {
+static enum mp_status place_prefill(struct reader *d, struct mp_error *err) {
     for (uint64_t k = 0; k < d->n_passes; k++) {
         const struct pass *p = &d->passes[k];
         const struct mp_pickle_items *lengths =
@@ -234,7 +313,7 @@ static enum mp_status emit_prefill(struct reader *d, struct mp_error *err) {
             for (uint32_t end = token + (uint32_t)n; token < end; token++) {
                 if (is_open && p->positions->at[token].as.number != p->positions->at[token - 1].as.number + 1)
                     return bad_record(p->record, err, "positions inside one request are not consecutive");
-                enum mp_status status = emit(d, p, token, &is_open, err);
+                enum mp_status status = place(d, p, token, &is_open, err);
                 if (status != MP_OK)
                     return status;
             }
@@ -243,10 +322,8 @@ static enum mp_status emit_prefill(struct reader *d, struct mp_error *err) {
     return MP_OK;
 }
 
-static enum mp_status emit_decode(struct reader *d, struct mp_error *err) {
-    uint64_t n = 0, before = 0, at = 0;
-    for (uint64_t k = 0; k < d->n_passes; k++)
-        n += d->passes[k].n_tokens;
+static enum mp_status place_decode(struct reader *d, struct mp_error *err) {
+    uint64_t n = d->n_tokens, before = 0, at = 0;
     struct link *links = mp_calloc(n, sizeof *links);
     if (links == NULL)
         return mp_nomem(err, "requests");
@@ -268,7 +345,7 @@ static enum mp_status emit_decode(struct reader *d, struct mp_error *err) {
     for (uint64_t i = 0; i < n && status == MP_OK; i++) {
         bool is_open = false;
         for (uint64_t j = links[i].is_first ? i + 1 : 0; j != 0 && status == MP_OK; j = links[j - 1].next)
-            status = emit(d, &d->passes[links[j - 1].pass], links[j - 1].token, &is_open, err);
+            status = place(d, &d->passes[links[j - 1].pass], links[j - 1].token, &is_open, err);
     }
     mp_free(links);
     return status;
@@ -306,17 +383,16 @@ enum mp_status sglang_read_per_token(struct mp_trace **out, struct sglang_record
                                  .layer_ids = d.ids,
                                  .has_unused = d.has_unused};
     MP_TRY(mp_trace_builder_new(&d.b, &meta, limits, err));
-    d.row = mp_calloc((size_t)d.n_layers * d.top_k, sizeof *d.row);
-    if (d.row == NULL) {
-        status = mp_nomem(err, "recording");
-        goto out;
-    }
-    MP_TRY(d.phase == MP_PHASE_DECODE ? emit_decode(&d, err) : emit_prefill(&d, err));
+    d.id_bytes = trace_id_bytes(r->n_logical, d.has_unused);
+    trace_builder_expect(d.b, d.n_routed);
+    MP_TRY(d.phase == MP_PHASE_DECODE ? place_decode(&d, err) : place_prefill(&d, err));
+    take_lists(&d);
     struct mp_trace_builder *done = d.b;
     d.b = NULL;
     MP_TRY(mp_trace_builder_finish(done, NULL, out, err));
 out:
     mp_trace_builder_free(d.b);
+    mp_free(d.is_routed);
     mp_free(d.row);
     mp_free(d.passes);
     return status;

@@ -22,6 +22,10 @@ static inline uint64_t trace_chunk_rows(uint64_t n_rows, uint64_t c) {
     uint64_t left = n_rows - c * MP_CHUNK_TOKENS;
     return left < MP_CHUNK_TOKENS ? left : MP_CHUNK_TOKENS;
 }
+/* Bytes of an id: one where that holds every expert, and "unused" where it is needed. */
+static inline uint32_t trace_id_bytes(uint32_t n_experts, bool has_unused) {
+    return n_experts <= 255 || (n_experts == 256 && !has_unused) ? 1 : 2;
+}
 /* Has the id type a value for "unused"? Not with 256 experts in one byte. */
 static inline bool trace_has_unused(uint32_t n_experts, uint32_t id_bytes) {
     return !(id_bytes == 1 && n_experts == 256);

@@ -18,6 +18,7 @@ struct mp_trace_builder {
     size_t row_bytes;      /* of one token in all layers, ids only */
     uint64_t room_rows;    /* of the chunk being filled */
     uint64_t n_checked;    /* rows whose lists have been checked */
+    uint64_t n_expected;   /* rows in all, as far as is known; 0 = not */
     uint64_t chunk_room, request_room, pair_room, iteration_room;
     struct mp_request *requests;
     struct mp_pair *pairs;
@@ -101,7 +102,7 @@ enum mp_status mp_trace_builder_new(struct mp_trace_builder **out, const struct 
         ids[l] = m->layer_ids != NULL ? m->layer_ids[l] : l;
     t->layer_ids = ids;
     if (m->kind == MP_TRACE_TOKENS) {
-        t->id_bytes = m->n_experts <= 255 || (m->n_experts == 256 && !m->has_unused) ? 1 : 2;
+        t->id_bytes = trace_id_bytes(m->n_experts, m->has_unused);
         b->row_bytes = (size_t)m->n_layers * m->top_k * t->id_bytes;
     } else {
         t->n_sources = m->n_sources > 1 ? m->n_sources : 1;
@@ -241,6 +242,8 @@ static enum mp_status reserve_row(struct mp_trace_builder *b, struct mp_error *e
         b->chunk_room = room;
         /* The first chunk starts small; once one is full, the next most likely fills up too. */
         uint64_t rows = c == 0 ? FIRST_CHUNK_ROWS : MP_CHUNK_TOKENS;
+        if (b->n_expected > t->n_rows)
+            rows = b->n_expected - t->n_rows < MP_CHUNK_TOKENS ? b->n_expected - t->n_rows : MP_CHUNK_TOKENS;
         if ((t->n_rows + rows) > b->memory_bytes / row_all)
             rows = FIRST_CHUNK_ROWS;
         if ((t->n_rows + rows) > b->memory_bytes / row_all)
@@ -292,18 +295,31 @@ static enum mp_status fail_list(const struct mp_trace_builder *b, uint32_t layer
                    (unsigned long long)r->id, b->t->layer_ids[layer], what);
 }
 
-/* Checks the lists of the last chunk that came through mp_trace_builder_rows: many at once, which is several times as
- * fast as one by one. Called when the chunk is full and at the end. */
-static enum mp_status check_pending(struct mp_trace_builder *b, struct mp_error *err) {
-    struct mp_trace *t = b->t;
+void trace_builder_expect(struct mp_trace_builder *b, uint64_t n_rows) { b->n_expected = n_rows; }
+
+uint8_t *trace_builder_list(const struct mp_trace_builder *b, uint32_t layer, uint64_t row) {
+    uint64_t c = row / MP_CHUNK_TOKENS, rows = c + 1 < b->box->n_chunks ? MP_CHUNK_TOKENS : b->room_rows;
+    return b->box->ids[c] + (layer * rows + row % MP_CHUNK_TOKENS) * b->t->top_k * b->t->id_bytes;
+}
+
+enum mp_status trace_builder_blank_row(struct mp_trace_builder *b, struct mp_error *err) {
+    if (b->t->kind != MP_TRACE_TOKENS || b->has_weights)
+        return mp_fail(err, MP_EBUG, "a row of another kind than its trace");
+    enum mp_status status = reserve_row(b, err);
+    if (status != MP_OK)
+        return status;
+    b->t->n_rows++;
+    b->requests[b->request_open - 1].n_rows++;
+    return MP_OK;
+}
+
+/* Checks n rows of one chunk, many at once, which is several times as fast as one by one. */
+static enum mp_status check_rows(const struct mp_trace_builder *b, uint64_t from, uint64_t n, struct mp_error *err) {
+    const struct mp_trace *t = b->t;
     uint32_t k = t->top_k;
-    uint64_t from = b->n_checked, n = t->n_rows - from, bad;
-    b->n_checked = t->n_rows;
-    if (n == 0)
-        return MP_OK;
-    const uint8_t *chunk = b->box->ids[b->box->n_chunks - 1];
+    uint64_t bad;
     for (uint32_t l = 0; l < t->n_layers; l++) {
-        const uint8_t *start = chunk + ((size_t)l * b->room_rows + from % MP_CHUNK_TOKENS) * k * t->id_bytes;
+        const uint8_t *start = trace_builder_list(b, l, from);
         char what[128];
         if (trace_find_bad_list(start, n, k, t->id_bytes, t->n_experts, &bad, what, sizeof what))
             return fail_list(b, l, from + bad, what, err);
@@ -317,6 +333,20 @@ static enum mp_status check_pending(struct mp_trace_builder *b, struct mp_error 
         }
     }
     return MP_OK;
+}
+
+/* Checks the lists that nobody has looked at yet. Called when a chunk of mp_trace_builder_rows is full and at the
+ * end. */
+static enum mp_status check_pending(struct mp_trace_builder *b, struct mp_error *err) {
+    enum mp_status status = MP_OK;
+    while (status == MP_OK && b->n_checked < b->t->n_rows) {
+        uint64_t from = b->n_checked, n = MP_CHUNK_TOKENS - from % MP_CHUNK_TOKENS;
+        if (n > b->t->n_rows - from)
+            n = b->t->n_rows - from;
+        b->n_checked += n;
+        status = check_rows(b, from, n, err);
+    }
+    return status;
 }
 
 enum mp_status mp_trace_builder_row(struct mp_trace_builder *b, const uint16_t *ids, const uint16_t *weights,

@@ -1,4 +1,5 @@
 #include "support.h"
+#include <moeplan/base.h>
 #include <moeplan/trace.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -166,11 +167,13 @@ struct record {
     uint32_t n_tokens;
     const int64_t *positions, *lengths;
     uint32_t n_lengths;
-    const int32_t *numbers; /* [3][4] counts, or [3][n_tokens][8] slots */
+    const int32_t *numbers; /* [3][4] counts, or [3][n_tokens][list_width] slots */
 };
 static const int64_t map[3][4] = {{0, 1, 2, 0}, {2, 1, 0, 1}, {0, 1, 2, 2}};
 
 static bool is_deflated; /* of the storages of recording() */
+static uint32_t list_width = 8;
+static bool is_long; /* slots of recording() are int64 */
 static struct bytes recording(const struct record *r, size_t n, const int64_t (*with_map)[4]) {
     struct bytes p = {0};
     struct zip_writer z = {0};
@@ -200,7 +203,8 @@ static struct bytes recording(const struct record *r, size_t n, const int64_t (*
             else
                 pickle_ints(&p, r[i].lengths, r[i].n_lengths);
             pickle_string(&p, "topk_ids_of_layer");
-            pickle_tensor(&p, "IntStorage", name, 3, (const uint64_t[]){3, r[i].n_tokens, 8});
+            pickle_tensor(&p, is_long ? "LongStorage" : "IntStorage", name, 3,
+                          (const uint64_t[]){3, r[i].n_tokens, list_width});
         }
         put_text(&p, "u");
     }
@@ -213,7 +217,13 @@ static struct bytes recording(const struct record *r, size_t n, const int64_t (*
     zip_member(&z, "rec/byteorder", "little", 6);
     for (size_t i = 0; i < n; i++) {
         snprintf(name, sizeof name, "rec/data/%zu", i);
-        zip_member_as(&z, name, r[i].numbers, 4 * (r[i].mode == 0 ? 12 : (size_t)r[i].n_tokens * 24), is_deflated);
+        size_t n_numbers = r[i].mode == 0 ? 12 : (size_t)r[i].n_tokens * 3 * list_width;
+        struct bytes wide = {0};
+        for (size_t k = 0; is_long && k < n_numbers; k++)
+            put(&wide, &(int64_t){r[i].numbers[k]}, 8);
+        zip_member_as(&z, name, is_long ? (const void *)wide.at : r[i].numbers, n_numbers * (is_long ? 8 : 4),
+                      is_deflated);
+        free(wide.at);
     }
     snprintf(name, sizeof name, "rec/data/%zu", n);
     zip_member_as(&z, name, with_map, sizeof map, is_deflated);
@@ -347,6 +357,87 @@ static void test_trace_sglang_pt__per_token_requests(void **state) {
     assert_int_equal(row[0], 1);
     mp_trace_free(t);
     free(f.at);
+}
+
+/* The distinct experts of a list, the slow way. */
+static uint32_t experts_of(const int32_t *slots, uint32_t layer, uint16_t *to) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < list_width; i++) {
+        uint32_t k = 0;
+        while (slots[i] >= 0 && k < n && to[k] != map[layer][slots[i]])
+            k++;
+        if (slots[i] >= 0 && k == n)
+            to[n++] = (uint16_t)map[layer][slots[i]];
+    }
+    return n;
+}
+
+/* A decoding batch of many passes, row by row against a request followed by hand. `is_plain`: every list holds as many
+ * experts as places; else replicas, slots named twice, unused places and padding. */
+static void check_decode(uint32_t n_passes, uint32_t batch, bool is_plain) {
+    struct mp_rng rng = mp_rng_seed(7);
+    size_t per_pass = (size_t)3 * batch * list_width;
+    int32_t *slots = test_malloc(n_passes * per_pass * sizeof *slots);
+    int64_t *positions = test_malloc((size_t)n_passes * batch * sizeof *positions);
+    struct record *r = test_calloc(n_passes, sizeof *r);
+    for (uint32_t i = 0; i < n_passes; i++) {
+        int32_t *own = slots + i * per_pass;
+        for (size_t k = 0; k < per_pass; k++)
+            own[k] = is_plain ? (k % list_width == 0 ? 1 : (int32_t)mp_rng_below(&rng, 2) * 2)
+                              : (int32_t)mp_rng_below(&rng, 5) - 1;
+        for (uint32_t j = 0; j < batch; j++) {
+            bool goes_on = i > 0 && mp_rng_below(&rng, 30) != 0;
+            positions[i * batch + j] = goes_on ? positions[(i - 1) * batch + j] + 1 : 0;
+            for (uint32_t k = 0; !is_plain && j % 5 == i % 7 && k < 3 * list_width; k++) /* padding */
+                own[((k / list_width) * batch + j) * list_width + k % list_width] = -1;
+        }
+        r[i] = (struct record){
+            .pass = i, .mode = 2, .n_tokens = batch, .positions = positions + i * batch, .numbers = own};
+    }
+    struct bytes f = recording(r, n_passes, map);
+    struct mp_error err = {0};
+    struct mp_trace *t;
+    CHECK_OK(read_bytes(&t, &f, NULL, &err), err);
+    CHECK_OK(mp_trace_check(t, &err), err);
+    uint64_t at = 0, request = 0;
+    for (uint32_t i = 0; i < n_passes; i++)
+        for (uint32_t j = 0; j < batch; j++) {
+            uint64_t first = at;
+            for (uint32_t k = i; k < n_passes && (k == i) == (positions[k * batch + j] == 0 || k == 0); k++) {
+                uint16_t want[3][8], row[MP_MAX_TOP_K];
+                uint32_t n[3], n_all = 0;
+                for (uint32_t l = 0; l < 3; l++)
+                    n_all += n[l] = experts_of(slots + k * per_pass + (l * batch + j) * list_width, l, want[l]);
+                for (uint32_t l = 0; n_all > 0 && l < 3; l++) {
+                    assert_int_equal(mp_trace_row(t, l, at, row), n[l]);
+                    assert_memory_equal(row, want[l], n[l] * sizeof *row);
+                }
+                if (n_all > 0 && at == first)
+                    assert_int_equal(t->requests[request].first_position, positions[k * batch + j]);
+                at += n_all > 0;
+            }
+            if (at > first)
+                assert_int_equal(t->requests[request++].n_rows, at - first);
+        }
+    assert_int_equal(t->n_rows, at);
+    assert_int_equal(t->n_requests, request);
+    mp_trace_free(t);
+    test_free(slots);
+    test_free(positions);
+    test_free(r);
+    free(f.at);
+}
+static void test_trace_sglang_pt__per_token_agrees_with_a_plain_reading(void **state) {
+    (void)state;
+    list_width = 2;
+    check_decode(300, 256, true); /* more than a chunk */
+    is_long = true;
+    check_decode(20, 100, true);
+    list_width = 3;
+    check_decode(40, 130, false);
+    is_long = false;
+    check_decode(40, 130, false);
+    list_width = 8;
 }
 
 static void test_trace_sglang_pt__per_token_refusals(void **state) {
@@ -566,6 +657,7 @@ int main(void) {
         cmocka_unit_test(test_trace_sglang_pt__per_token_sample),
         cmocka_unit_test(test_trace_sglang_pt__per_pass_sums_ranks_and_drops_dense_layers),
         cmocka_unit_test(test_trace_sglang_pt__per_token_requests),
+        cmocka_unit_test(test_trace_sglang_pt__per_token_agrees_with_a_plain_reading),
         cmocka_unit_test(test_trace_sglang_pt__per_token_refusals),
         cmocka_unit_test(test_trace_sglang_pt__stat),
         cmocka_unit_test(test_trace_sglang_pt__packed_members),
