@@ -140,7 +140,7 @@ enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem 
             status = mp_nomem(err, "planning");
             goto out;
         }
-        MP_TRY(s == MP_PLAN_ORDER ? mp_plan_order(c->stage[s], &p, &draft, outcome, err)
+        MP_TRY(s == MP_PLAN_ORDER ? mp_plan_order(c->stage[s], &p, budget, &draft, outcome, err)
                                   : c->stage[s]->solve(&p, budget, scratch, &draft, outcome, err));
         mp_arena_reset(scratch);
         if (s == MP_PLAN_REPLICATE && *outcome == MP_FOUND && p.needs_equal_slots &&

@@ -33,9 +33,10 @@ enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem 
                                   enum mp_outcome *outcome, struct mp_error *err) MP_MUST_CHECK;
 
 /* Stage ORDER: makes orders for the layers of draft->plan with the strategy, and uses them where they pay on the
- * planning steps; *outcome as the strategy's. */
-enum mp_status mp_plan_order(const struct mp_strategy *s, const struct mp_problem *problem, struct mp_draft *draft,
-                             enum mp_outcome *outcome, struct mp_error *err) MP_MUST_CHECK;
+ * planning steps; *outcome as the strategy's. Once this call has used up the budget it makes no further orders. */
+enum mp_status mp_plan_order(const struct mp_strategy *s, const struct mp_problem *problem,
+                             const struct mp_budget *budget, struct mp_draft *draft, enum mp_outcome *outcome,
+                             struct mp_error *err) MP_MUST_CHECK;
 
 /* No order of this matrix, whatever its strategy and mode, takes less: the bytes through its busiest port (or node,
  * where bytes may take other rails), one latency and one launch. 0 without bytes. */
