@@ -114,6 +114,18 @@ static const char *const compare_examples[] = {
     "moeplan compare trace.npz 8:h100 --redundant 8",
     "moeplan compare trace.npz 2x8:h100 --strategy contiguous,eplb,auto --split time:0.5 --incumbent live.json", NULL};
 
+static const struct argument order_arguments[] = {
+    {"MATRIX", "bytes from every GPU to every other: a file of alltoallv_perf, CSV or NumPy (moeplan list matrices)",
+     false, false, WORDS_FILE},
+    TOPOLOGY_ARGUMENT,
+    {0}};
+static const enum opt_id order_options[] = {
+    OPT_OUT,           OPT_ORDERS,      OPT_STAGES, OPT_PACING, OPT_MARKDOWN_TABLE,
+    OPT_MATRIX_FORMAT, OPT_TOKEN_BYTES, COMMON,     OPT_END};
+static const char *const order_examples[] = {
+    "moeplan order traffic.txt 8:h100",
+    "moeplan order tokens.csv 2x8:h100 --token-bytes 14336 --strategy single,bvn,auto -o plan.yaml", NULL};
+
 static const struct argument export_arguments[] = {
     {"PLAN", "a plan file, or a placement of any serving stack", false, false, WORDS_FILE}, {0}};
 static const enum opt_id export_options[] = {OPT_TO,         OPT_OUT,    OPT_MODEL,      OPT_HIDDEN_LAYERS,
@@ -122,7 +134,9 @@ static const enum opt_id export_options[] = {OPT_TO,         OPT_OUT,    OPT_MOD
 static const char *const export_examples[] = {"moeplan export plan.yaml --to sglang -o placement.json", NULL};
 
 static const struct argument list_arguments[] = {
-    {"WHAT", "strategies, formats, stacks, presets, models, dispatchers or topologies", true, false, WORDS_LISTS}, {0}};
+    {"WHAT", "strategies, formats, matrices, stacks, presets, models, dispatchers or topologies", true, false,
+     WORDS_LISTS},
+    {0}};
 static const enum opt_id list_options[] = {COMMON, OPT_END};
 static const char *const list_examples[] = {"moeplan list strategies", "moeplan list models --json", NULL};
 
@@ -175,6 +189,12 @@ const struct verb verbs[] = {
      "when it is among the "
      "strategies, else the first one.",
      compare_arguments, compare_options, compare_examples},
+    {"order", cmd_order, "order the transfers of a plain traffic matrix",
+     "moeplan order MATRIX TOPOLOGY [--strategy A,B,...] [-o PLAN] [options]",
+     "Runs order strategies on one matrix, without a recording, and prints what each takes beside the single shot, the "
+     "bound that no order can pass, and the papers' baselines. The best one is written as a plan of one layer with "
+     "expert i on GPU i, which replays this matrix to the byte.",
+     order_arguments, order_options, order_examples},
     {"export", cmd_export, "write a placement file for a serving stack",
      "moeplan export PLAN --to STACK [-o FILE] [options]",
      "Checks every rule of the stack before it writes, and prints the exact server flags for the file. Exit code 1: "

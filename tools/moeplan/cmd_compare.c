@@ -5,25 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Calls fn for each part of a comma-separated list; empty parts are refused. */
-static enum mp_status for_each_word(const char *list, const char *option, char *word, size_t size,
-                                    enum mp_status (*fn)(void *ctx, const char *word, struct mp_error *err), void *ctx,
-                                    struct mp_error *err) {
-    for (const char *p = list; p != NULL;) {
-        size_t n = strcspn(p, ",");
-        if (n == 0 || n >= size)
-            return mp_fail(err, MP_EUSAGE,
-                           "--%s: \"%.80s\" has an empty or too long part (write names with one comma between)", option,
-                           list);
-        snprintf(word, size, "%.*s", (int)n, p);
-        enum mp_status status = fn(ctx, word, err);
-        if (status != MP_OK)
-            return status;
-        p = p[n] == ',' ? p + n + 1 : NULL;
-    }
-    return MP_OK;
-}
-
 struct contest {
     struct setup setup;
     struct score *scores;  /* [SCORE_PLANS_MAX] */
@@ -369,19 +350,19 @@ enum mp_status cmd_compare(const struct opts *o, const struct args *args, int *e
     if (c.scores == NULL)
         return mp_nomem(err, "compare");
     if (o->strategies != NULL)
-        MP_TRY(for_each_word(o->strategies, "strategy", word, MP_MAX_NAME, check_strategy, NULL, err));
+        MP_TRY(tool_for_each_word(o->strategies, "strategy", word, MP_MAX_NAME, check_strategy, NULL, err));
     MP_TRY(setup_load(&c.setup, o, args->value[0], args->value[1], err));
     MP_TRY(tool_batching(&c.setup.batching, o, c.setup.trace, c.setup.topology, err));
     c.setup.sim = tool_sim_options(o, c.setup.trace, c.setup.batching.phase);
     MP_TRY(setup_split(&c.setup, o->split, err));
     c.base = MP_NONE;
     if (o->strategies != NULL)
-        MP_TRY(for_each_word(o->strategies, "strategy", word, MP_MAX_NAME, add_strategy, &c, err));
+        MP_TRY(tool_for_each_word(o->strategies, "strategy", word, MP_MAX_NAME, add_strategy, &c, err));
     for (uint32_t i = 0; o->strategies == NULL && mp_recipe_at(i) != NULL; i++)
         MP_TRY(add_strategy(&c, mp_recipe_at(i)->name, err));
     c.n_strategies = c.n;
     if (o->incumbent != NULL)
-        MP_TRY(for_each_word(o->incumbent, "incumbent", word, sizeof word, add_incumbent, &c, err));
+        MP_TRY(tool_for_each_word(o->incumbent, "incumbent", word, sizeof word, add_incumbent, &c, err));
     for (uint32_t i = 0; c.base == MP_NONE && i < c.n; i++)
         if (is_eligible(&c.scores[i]))
             c.base = i;

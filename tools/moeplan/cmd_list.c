@@ -38,6 +38,15 @@ static bool formats_row(uint32_t i, struct row *row, char *buf) {
     return f != NULL;
 }
 
+static bool matrices_row(uint32_t i, struct row *row, char *buf) {
+    const struct mp_matrix_format *f = mp_matrix_format_at(i);
+    if (f == NULL)
+        return false;
+    snprintf(buf, 512, "%s%s", f->summary, f->write == NULL ? " (read only)" : "");
+    *row = (struct row){f->name, "matrix", buf, f->reference, NULL};
+    return true;
+}
+
 static bool stacks_row(uint32_t i, struct row *row, char *buf) {
     const struct mp_stack *s = mp_stack_at(i);
     if (s == NULL)
@@ -110,6 +119,7 @@ static const struct {
 } lists[] = {
     {"strategies", strategies_row, "strategies (--strategy) and their stages (--replicate, --place, --route, --order)"},
     {"formats", formats_row, "recordings that can be read (--format; detected otherwise)"},
+    {"matrices", matrices_row, "traffic matrices that `moeplan order` reads (--format; detected otherwise)"},
     {"stacks", stacks_row, "serving stacks: placements out (export --to) and in"},
     {"presets", presets_row,
      "presets: synthetic recordings (generate --preset), models (-m), GPU types (8:h100), topologies"},
@@ -170,10 +180,11 @@ enum mp_status cmd_list(const struct opts *o, const struct args *args, int *exit
         while (first < N_LISTS && strcmp(lists[first].name, what) != 0)
             first++;
         if (first == N_LISTS)
-            return mp_fail(err, MP_EUSAGE,
-                           "list: unknown \"%s\" (write one of: strategies, formats, stacks, presets, models, "
-                           "dispatchers, topologies)",
-                           what);
+            return mp_fail(
+                err, MP_EUSAGE,
+                "list: unknown \"%s\" (write one of: strategies, formats, matrices, stacks, presets, models, "
+                "dispatchers, topologies)",
+                what);
         last = first + 1;
     }
     struct mp_out *out;

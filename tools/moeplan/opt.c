@@ -3,6 +3,7 @@
 #include <moeplan/base.h>
 #include <moeplan/cost.h>
 #include <moeplan/limits.h>
+#include <moeplan/matrix.h>
 #include <moeplan/stack.h>
 #include <moeplan/strategy.h>
 #include <moeplan/synth.h>
@@ -111,6 +112,12 @@ const struct opt opt_table[OPT_END] = {
         NAMED("route", "NAME", route, WORDS_ROUTE, NULL, "the strategy's", "stage: which replica serves which source"),
     [OPT_ORDER] = NAMED("order", "NAME", order, WORDS_ORDER, NULL, "the strategy's",
                         "stage: order of the transfers (moeplan list strategies)"),
+    [OPT_ORDERS] = TEXT("strategy", 0, "A,B,...", strategies, WORDS_ORDER, NULL, "all of them",
+                        "order strategies to run (moeplan list strategies)"),
+    [OPT_MATRIX_FORMAT] = NAMED("format", "NAME", format, WORDS_MATRICES, NULL, "detected from the content",
+                                "format of the matrix (moeplan list matrices)"),
+    [OPT_TOKEN_BYTES] = WHOLE("token-bytes", 0, "N", token_bytes, 1, 1 << 24, NULL, "the cells are bytes",
+                              "the cells count tokens of N bytes each"),
     [OPT_STAGES] = ONE_OF("stages", "MODE", stages, "coupled|free|barrier", "coupled", NULL,
                           "how the target runs the stages of an order: a rank's send and receive end together (NCCL "
                           "groups), two queues a rank, or a barrier after each"),
@@ -248,6 +255,8 @@ const char *opt_word(enum opt_words words, const char *choices, uint32_t i, char
             return mp_trace_format_at(i)->name;
         return mp_stack_at(i - n_traces) != NULL ? mp_stack_at(i - n_traces)->name : NULL;
     }
+    case WORDS_MATRICES:
+        return mp_matrix_format_at(i) != NULL ? mp_matrix_format_at(i)->name : NULL;
     case WORDS_STACKS:
         return mp_stack_at(i) != NULL ? mp_stack_at(i)->name : NULL;
     case WORDS_MODELS:
@@ -259,7 +268,7 @@ const char *opt_word(enum opt_words words, const char *choices, uint32_t i, char
     case WORDS_VERBS:
         return i < n_verbs ? verbs[i].name : NULL;
     case WORDS_LISTS:
-        return static_word("strategies|formats|stacks|presets|models|dispatchers|topologies", i, buf);
+        return static_word("strategies|formats|matrices|stacks|presets|models|dispatchers|topologies", i, buf);
     case WORDS_NONE:
     case WORDS_FILE:
         break;

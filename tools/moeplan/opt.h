@@ -41,6 +41,9 @@ enum opt_id {
     OPT_PLACE,
     OPT_ROUTE,
     OPT_ORDER,
+    OPT_ORDERS,
+    OPT_MATRIX_FORMAT,
+    OPT_TOKEN_BYTES,
     OPT_STAGES,
     OPT_PACING,
     OPT_REDUNDANT,
@@ -98,6 +101,7 @@ struct opts {
     double time_limit;
     uint64_t batch, tokens_per_rank, steps, pad, redundant, slots_per_gpu, interval_groups, gpus, nodes, hidden_layers,
         mtp_layers;
+    uint64_t token_bytes;
     uint64_t gen_layers, gen_experts, gen_top_k, first_layer, n_requests, tokens_per_request, cluster, domains;
     uint64_t source_skew_ppm, zipf_ppm, coactivation_ppm, cross_layer_ppm, domain_share_ppm, drift_ppm, stickiness_ppm;
     const char *model, *out, *format, *phase, *ids, *map, *requests, *ranked, *axes;
@@ -120,6 +124,7 @@ enum opt_words {
     WORDS_ORDER,
     WORDS_DISPATCHERS,
     WORDS_FORMATS,
+    WORDS_MATRICES,
     WORDS_STACKS,
     WORDS_MODELS,
     WORDS_SYNTH,

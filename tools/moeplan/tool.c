@@ -224,6 +224,24 @@ struct mp_sim_options tool_sim_options(const struct opts *o, const struct mp_tra
     };
 }
 
+enum mp_status tool_for_each_word(const char *list, const char *option, char *word, size_t size,
+                                  enum mp_status (*fn)(void *ctx, const char *word, struct mp_error *err), void *ctx,
+                                  struct mp_error *err) {
+    for (const char *p = list; p != NULL;) {
+        size_t n = strcspn(p, ",");
+        if (n == 0 || n >= size)
+            return mp_fail(err, MP_EUSAGE,
+                           "--%s: \"%.80s\" has an empty or too long part (write names with one comma between)", option,
+                           list);
+        snprintf(word, size, "%.*s", (int)n, p);
+        enum mp_status status = fn(ctx, word, err);
+        if (status != MP_OK)
+            return status;
+        p = p[n] == ',' ? p + n + 1 : NULL;
+    }
+    return MP_OK;
+}
+
 enum mp_stage_mode tool_stages(const struct opts *o) {
     for (int m = MP_STAGE_FREE; m <= MP_STAGE_COUPLED; m++)
         if (says(o->stages, mp_stage_mode_name((enum mp_stage_mode)m)))

@@ -40,6 +40,10 @@ enum mp_status tool_batching(struct mp_batching *out, const struct opts *o, cons
 struct mp_sim_options tool_sim_options(const struct opts *o, const struct mp_trace *trace, enum mp_phase phase);
 struct mp_stack_options tool_stack_options(const struct opts *o, const struct mp_model *model,
                                            const struct mp_topology *topology);
+/* Calls fn for each part of a comma-separated list, copied to word; empty parts are refused. */
+enum mp_status tool_for_each_word(const char *list, const char *option, char *word, size_t size,
+                                  enum mp_status (*fn)(void *ctx, const char *word, struct mp_error *err), void *ctx,
+                                  struct mp_error *err) MP_MUST_CHECK;
 enum mp_stage_mode tool_stages(const struct opts *o); /* --stages */
 enum mp_objective tool_objective(const struct opts *o);
 
