@@ -7,14 +7,18 @@
  * Cost      O(n^2). */
 #include "pair_time.h"
 
+uint64_t mp_path_rate(const struct mp_topology *t, const struct mp_path *path) {
+    uint64_t rate = path->cap_bytes_per_s > 0 ? path->cap_bytes_per_s : UINT64_MAX;
+    for (uint32_t k = 0; k < path->n; k++)
+        if (t->resources[path->resource[k]].bytes_per_s < rate)
+            rate = t->resources[path->resource[k]].bytes_per_s;
+    return rate;
+}
+
 static uint64_t rate_alone(const struct mp_topology *t, uint32_t src, uint32_t dst) {
     struct mp_path path;
     mp_topology_path(t, src, dst, &path);
-    uint64_t rate = path.cap_bytes_per_s > 0 ? path.cap_bytes_per_s : UINT64_MAX;
-    for (uint32_t k = 0; k < path.n; k++)
-        if (t->resources[path.resource[k]].bytes_per_s < rate)
-            rate = t->resources[path.resource[k]].bytes_per_s;
-    return rate;
+    return mp_path_rate(t, &path);
 }
 
 uint64_t mp_pair_times(uint64_t *time, const struct mp_order_problem *in) {

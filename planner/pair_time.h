@@ -5,6 +5,9 @@
 #include <moeplan/base.h>
 #include <moeplan/strategy.h>
 
+/* Bytes per second of a transfer that has its path to itself: the least on the way, the pair's cap included. */
+uint64_t mp_path_rate(const struct mp_topology *t, const struct mp_path *path);
+
 /* time[n_gpus][n_gpus], diagonal 0: the bytes themselves where all pairs with traffic have the same rate alone, else
  * the bytes that the fastest of them would carry in the pair's time, rounded up. Returns that fastest rate, in bytes
  * per second; 0 = no traffic. */
