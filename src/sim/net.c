@@ -4,15 +4,17 @@
 #include <string.h>
 
 static void free_lists(struct mp_net *n) {
-    void *owned[] = {n->resources,  n->pair_first, n->pair_resource, n->pair_latency, n->pair_cap,       n->quick,
-                     n->flow_pair,  n->order,      n->path,          n->where,        n->list,           n->is_free,
-                     n->left,       n->cap,        n->capped,        n->groups,       n->local,          n->local_stamp,
-                     n->global,     n->n_alive,    n->n_free,        n->list_first,   n->touched,        n->used,
-                     n->residual,   n->share,      n->capacity,      n->inverse,      n->transfer_bytes, n->cumulative,
-                     n->ready,      n->ready_next, n->seen,          n->seen_stage,   n->jobs,           n->queue_first,
-                     n->queue_jobs, n->queue_head, n->queue_tail,    n->queue_left,   n->queue_ready,    n->active,
-                     n->pending,    n->ending,     n->unfrozen,      n->job_rate,     n->sender_list,    n->through,
-                     n->listed,     n->flows,      n->ports,         n->port_stamp,   n->port_number};
+    void *owned[] = {
+        n->resources,  n->pair_first,  n->pair_resource, n->pair_latency, n->pair_cap,       n->quick,
+        n->flow_pair,  n->order,       n->path,          n->where,        n->list,           n->is_free,
+        n->left,       n->cap,         n->capped,        n->groups,       n->local,          n->local_stamp,
+        n->global,     n->n_alive,     n->n_free,        n->list_first,   n->touched,        n->used,
+        n->residual,   n->share,       n->capacity,      n->inverse,      n->transfer_bytes, n->cumulative,
+        n->ready,      n->ready_next,  n->seen,          n->seen_stage,   n->jobs,           n->queue_first,
+        n->queue_jobs, n->queue_head,  n->queue_tail,    n->queue_left,   n->queue_ready,    n->starting,
+        n->pending,    n->ending,      n->ended,         n->job_pair,     n->job_bytes,      n->job_cap,
+        n->seen_width, n->flush_bytes, n->flush_start,   n->flush_end,    n->sender_list,    n->through,
+        n->listed,     n->flows,       n->ports,         n->port_stamp,   n->port_number};
     for (size_t i = 0; i < sizeof owned / sizeof owned[0]; i++)
         mp_free(owned[i]);
 }
@@ -210,6 +212,7 @@ enum mp_status mp_net_new(struct mp_net **out, const struct mp_topology *t, stru
     n->ready_next = mp_calloc(2 * gpus, sizeof *n->ready_next);
     n->seen = mp_calloc(2 * gpus, sizeof *n->seen);
     n->seen_stage = mp_calloc(2 * gpus, sizeof *n->seen_stage);
+    n->seen_width = mp_calloc(2 * gpus, sizeof *n->seen_width);
     n->queue_first = mp_calloc(2 * gpus + 1, sizeof *n->queue_first);
     n->queue_head = mp_calloc(2 * gpus, sizeof *n->queue_head);
     n->queue_tail = mp_calloc(2 * gpus, sizeof *n->queue_tail);
@@ -219,9 +222,10 @@ enum mp_status mp_net_new(struct mp_net **out, const struct mp_topology *t, stru
     if (n->resources == NULL || n->local == NULL || n->local_stamp == NULL || n->global == NULL || n->n_alive == NULL ||
         n->n_free == NULL || n->list_first == NULL || n->touched == NULL || n->used == NULL || n->residual == NULL ||
         n->share == NULL || n->capacity == NULL || n->cumulative == NULL || n->ready == NULL || n->ready_next == NULL ||
-        n->seen == NULL || n->seen_stage == NULL || n->queue_first == NULL || n->queue_head == NULL ||
-        n->queue_tail == NULL || n->queue_left == NULL || n->queue_ready == NULL || n->sender_list == NULL ||
-        n->through == NULL || n->ports == NULL || n->port_stamp == NULL || n->port_number == NULL) {
+        n->seen == NULL || n->seen_stage == NULL || n->seen_width == NULL || n->queue_first == NULL ||
+        n->queue_head == NULL || n->queue_tail == NULL || n->queue_left == NULL || n->queue_ready == NULL ||
+        n->sender_list == NULL || n->through == NULL || n->ports == NULL || n->port_stamp == NULL ||
+        n->port_number == NULL) {
         status = mp_nomem(err, "the network");
         goto out;
     }

@@ -55,8 +55,8 @@ struct mp_net {
     uint32_t *listed, *flows; /* pairs with bytes; the same by component */
     size_t n_listed_allocated;
     struct net_ports *ports;
-    uint64_t *shot;                         /* [n * n] bytes of a single shot, or NULL; all zero between calls */
-    uint32_t *shot_pairs;                   /* its pairs */
+    uint64_t *shot;       /* [n * n] bytes of a single shot, or NULL; all zero between calls */
+    uint32_t *shot_pairs; /* its pairs */
     size_t n_shot_allocated;
     uint32_t *port_stamp, *port_number; /* [n_resources] */
     uint64_t *through;                  /* [n_resources] bytes */
@@ -72,27 +72,25 @@ struct mp_net {
 
     size_t n_jobs_allocated;
     struct net_job *jobs;
+    uint32_t *job_pair; /* src * n + dst */
+    double *job_bytes, *job_cap;
     uint32_t *queue_first, *queue_jobs;             /* [2 * n + 1], [2 * n_jobs] */
     uint32_t *queue_head, *queue_tail, *queue_left; /* [2 * n] */
     double *queue_ready;
-    uint32_t *active, *pending, *ending, *unfrozen;
-    double *job_rate;
+    uint32_t *starting, *pending, *ending, *ended; /* pending, ending: heaps by time */
+    uint64_t *flush_bytes;                         /* [n * n], these three NULL until an order has a flush */
+    double *flush_start, *flush_end;
+    uint64_t *seen_width;  /* [2 * n] */
     uint32_t *sender_list; /* [n] */
 
     struct mp_net_log *log; /* NULL = nobody listens */
 };
 
 struct net_job {
-    uint32_t src, dst, stage;
-    uint32_t queue[2]; /* MP_NONE = none */
+    uint32_t stage;
+    uint32_t queue[2]; /* MP_NONE = none; without any it starts at `time` */
     uint32_t n_waiting;
-    uint64_t bytes;          /* in all, for the log */
-    double left;             /* bytes */
-    double cap;              /* bytes per ns, the pair's included */
-    double latency_ns, time; /* time: when it starts, then when it ends */
-    double start;
-    uint32_t n_path;
-    uint32_t path[NET_MAX_PATH];
+    double latency_ns, start, time; /* time: when it starts, then when it ends */
 };
 
 void net_path(const struct mp_net *n, uint32_t src, uint32_t dst, struct net_pair *out);
@@ -117,13 +115,21 @@ static inline double net_tolerance(double t) { return t * 1e-13 + 1e-9; }
 /* What the ends of flows add up to. */
 struct net_end {
     uint64_t *finish_ns;    /* [n * n] or NULL */
+    double *finish;         /* the same, not rounded */
     const uint64_t *matrix; /* for the log */
     uint64_t longest_ns, least_latency_ns;
+    double last;
 };
 void net_end(const struct mp_net *n, struct net_end *e, uint32_t pair, double now);
 #define NET_PORTS_SIDE 64u
 size_t net_ports_size(void);
-bool net_ports_run(struct mp_net *n, const uint32_t *pairs, size_t n_pairs, const uint64_t *matrix, struct net_end *e);
+bool net_ports_run(struct mp_net *n, uint32_t *pairs, size_t n_pairs, const uint64_t *matrix, const double *start,
+                   struct net_end *e);
+/* Room for n_flows in n->listed and n->flows. */
+enum mp_status net_list_reserve(struct mp_net *n, size_t n_flows, struct mp_error *err);
+/* The flows of these pairs of a matrix at max-min fair rates; start NULL (all at 0) or [n * n]. */
+enum mp_status net_at_once(struct mp_net *n, const uint32_t *pairs, size_t n_flows, const uint64_t *matrix,
+                           const double *start, struct net_end *end, struct mp_error *err);
 
 /* Makes room for n more entries of the log, when there is one; then each is added. */
 enum mp_status net_log_reserve(struct mp_net *n, size_t n_more, struct mp_error *err);
@@ -136,10 +142,32 @@ uint64_t net_bound_pairs(struct mp_net *n, const uint32_t *pairs, size_t n_pairs
 enum mp_status net_concurrent_pairs(struct mp_net *n, const uint32_t *pairs, size_t n_pairs, const uint64_t *matrix,
                                     uint64_t *bound_ns, struct net_end *end, struct mp_error *err) MP_MUST_CHECK;
 
-/* Runs net->jobs (n_jobs of them, by ascending stage) through n_queues queues; each start waits launch_ns after its
- * queues are ready. */
+/* Flows that start one by one. Numbered 0 .. n_flows - 1, each started once. */
+struct net_fluid {
+    struct mp_net *n;
+    struct net_end *end; /* or NULL: ended flows are listed */
+    uint32_t *ended, n_ended;
+    uint32_t n_local, stride, n_left, n_groups, n_capped, freed_from;
+    double now;
+};
+enum mp_status net_fluid_new(struct net_fluid *x, struct mp_net *n, const uint32_t *pairs, const double *caps,
+                             const double *bytes, uint32_t *ended, size_t n_flows, struct mp_error *err);
+/* One event: time moves on to now and what ends is listed; then what starts now starts; then new rates, and when the
+ * next flow ends. */
+void net_fluid_end(struct net_fluid *x, double now);
+void net_fluid_start(struct net_fluid *x, const uint32_t *flows, uint32_t n_new);
+double net_fluid_settle(struct net_fluid *x);
+
+/* Runs n_jobs jobs (by ascending stage) through n_queues queues; each start waits launch_ns after its queues are
+ * ready. */
 enum mp_status net_events_reserve(struct mp_net *n, size_t n_jobs, struct mp_error *err);
-double net_events_run(struct mp_net *n, size_t n_jobs, uint32_t n_queues, double launch_ns);
+void net_events_job(struct mp_net *n, size_t i, struct net_job job, uint32_t src, uint32_t dst, double bytes,
+                    double cap);
+enum mp_status net_events_run(struct mp_net *n, size_t n_jobs, uint32_t n_queues, double launch_ns, struct net_end *end,
+                              double *last, struct mp_error *err);
+/* Flows without queues, each at its own time. */
+enum mp_status net_events_timed(struct mp_net *n, const uint32_t *pairs, size_t n_flows, const uint64_t *matrix,
+                                const double *start, struct net_end *end, struct mp_error *err);
 
 /* Bytes of every transfer of the order into net->transfer_bytes, cut where the cumulative share says, in forward order
  * whichever way the stages run. MP_EBUG when the order does not send the matrix exactly. */

@@ -39,23 +39,15 @@ enum mp_status mp_net_baseline(struct mp_net *n, enum mp_baseline which, uint64_
         if (which == MP_BASELINE_SJF)
             qsort_r(list, count, sizeof *list, shortest_first, &(struct by_size){row});
         for (uint32_t k = 0; k < count; k++) {
-            struct net_pair path;
-            net_path(n, src, list[k], &path);
-            struct net_job *j = &n->jobs[n_jobs++];
-            *j = (struct net_job){.src = src,
-                                  .dst = list[k],
-                                  .stage = k,
-                                  .queue = {src, MP_NONE},
-                                  .bytes = row[list[k]],
-                                  .left = (double)row[list[k]],
-                                  .cap = path.cap,
-                                  .latency_ns = path.latency_ns,
-                                  .n_path = path.n};
-            for (uint32_t i = 0; i < path.n; i++)
-                j->path[i] = path.resource[i];
+            net_events_job(n, n_jobs++, (struct net_job){.stage = k, .queue = {src, MP_NONE}}, src, list[k],
+                           (double)row[list[k]], INFINITY);
         }
     }
-    uint64_t bound = mp_net_port_bound(n, matrix), rounded = net_round_up(net_events_run(n, n_jobs, n->n, 0));
+    double last;
+    status = net_events_run(n, n_jobs, n->n, 0, NULL, &last, err);
+    if (status != MP_OK)
+        return status;
+    uint64_t bound = mp_net_port_bound(n, matrix), rounded = net_round_up(last);
     *time_ns = rounded > bound ? rounded : bound;
     return MP_OK;
 }

@@ -53,14 +53,6 @@ static enum mp_status reserve(struct mp_net *n, size_t flows, size_t entries, st
  * numbers. */
 #define UNLIMITED 1e300
 
-/* The state of one simulation that is not in the scratch. */
-struct fluid {
-    struct mp_net *n;
-    struct net_end *end;
-    uint32_t n_local, stride, n_left, n_groups, n_capped;
-    double now;
-};
-
 /* Least of x[0 .. n), four at a time so that the comparisons do not wait for each other. */
 static double least_of(const double *x, uint32_t n) {
     double a = INFINITY, b = INFINITY, c = INFINITY, d = INFINITY;
@@ -93,7 +85,7 @@ static inline __attribute__((always_inline)) double freeze(struct mp_net *n, uin
 
 /* Flows [start, n_left) of the order, marked free and counted in n_free and residual, get new rates; everything
  * before keeps its own. */
-static inline __attribute__((always_inline)) void fill(struct fluid *x, uint32_t start, uint32_t stride) {
+static inline __attribute__((always_inline)) void fill(struct net_fluid *x, uint32_t start, uint32_t stride) {
     struct mp_net *n = x->n;
     uint32_t pos = start, next_capped = 0;
     const uint32_t n_local = x->n_local;
@@ -143,9 +135,29 @@ static inline __attribute__((always_inline)) void fill(struct fluid *x, uint32_t
     }
 }
 
-static void end_flow(struct fluid *x, uint32_t f) {
+/* Where a flow of this cap is, or would go, in the list of capped flows. */
+static uint32_t find_cap(const struct mp_net *n, uint32_t n_capped, uint32_t f) {
+    uint32_t low = 0, high = n_capped;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2, g = n->capped[middle];
+        if (n->cap[g] < n->cap[f] || (n->cap[g] <= n->cap[f] && g < f))
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static void end_flow(struct net_fluid *x, uint32_t f) {
     struct mp_net *n = x->n;
-    net_end(n, x->end, n->flow_pair[f], x->now);
+    if (x->end != NULL)
+        net_end(n, x->end, n->flow_pair[f], x->now);
+    else
+        x->ended[x->n_ended++] = f;
+    if (isfinite(n->cap[f])) {
+        uint32_t at = find_cap(n, x->n_capped--, f);
+        memmove(n->capped + at, n->capped + at + 1, (x->n_capped - at) * sizeof *n->capped);
+    }
     for (uint32_t k = 0; k < x->stride; k++) {
         size_t entry = (size_t)f * x->stride + k;
         uint32_t r = n->path[entry];
@@ -163,20 +175,17 @@ static void end_flow(struct fluid *x, uint32_t f) {
     }
 }
 
-/* At x->now some flows end. All flows from the first group that holds one of them are freed. Returns where in the
- * order that is. */
-static inline __attribute__((always_inline)) uint32_t free_rest(struct fluid *x, uint32_t stride) {
+/* The flows of groups [g, n_groups), which stand in order[groups[g].start .. stop), are free again; those that end by
+ * now, within rounding, are gone. Returns where the flows that are left stop. */
+static inline __attribute__((always_inline)) uint32_t free_groups(struct net_fluid *x, uint32_t g, uint32_t stop,
+                                                                  uint32_t stride) {
     struct mp_net *n = x->n;
-    const double tolerance = net_tolerance(x->now), limit = x->now + tolerance;
-    uint32_t g = 0;
-    while (n->groups[g].first_finish > limit)
-        g++;
-    const uint32_t start = n->groups[g].start;
-    uint32_t kept = start;
+    const double tolerance = net_tolerance(x->now);
+    uint32_t kept = n->groups[g].start;
     for (uint32_t q = g; q < x->n_groups; q++) {
-        const uint32_t stop = q + 1 < x->n_groups ? n->groups[q + 1].start : x->n_left;
+        const uint32_t last = q + 1 < x->n_groups ? n->groups[q + 1].start : stop;
         const double rate = n->groups[q].rate, sent = rate * (x->now - n->groups[q].since), rest = rate * tolerance;
-        for (uint32_t i = n->groups[q].start; i < stop; i++) {
+        for (uint32_t i = n->groups[q].start; i < last; i++) {
             uint32_t f = n->order[i];
             double left = n->left[f] - sent;
             for (uint32_t k = 0; k < stride; k++)
@@ -192,12 +201,23 @@ static inline __attribute__((always_inline)) uint32_t free_rest(struct fluid *x,
                 n->n_free[n->path[(size_t)f * stride + k]]++;
         }
     }
-    x->n_left = kept;
     x->n_groups = g;
+    return kept;
+}
+
+/* At x->now some flows end. All flows from the first group that holds one of them are freed. Returns where in the
+ * order that is. */
+static inline __attribute__((always_inline)) uint32_t free_rest(struct net_fluid *x, uint32_t stride) {
+    const double limit = x->now + net_tolerance(x->now);
+    uint32_t g = 0;
+    while (x->n->groups[g].first_finish > limit)
+        g++;
+    const uint32_t start = x->n->groups[g].start;
+    x->n_left = free_groups(x, g, x->n_left, stride);
     return start;
 }
 
-static inline __attribute__((always_inline)) void run(struct fluid *x, uint32_t stride) {
+static inline __attribute__((always_inline)) void run(struct net_fluid *x, uint32_t stride) {
     fill(x, 0, stride);
     while (x->n_left > 0) {
         x->now = x->n->groups[x->n_groups - 1].first_finish;
@@ -206,22 +226,82 @@ static inline __attribute__((always_inline)) void run(struct fluid *x, uint32_t 
             fill(x, start, stride);
     }
 }
-/* Most networks have paths of an out and an in port: that loop is compiled for them. */
-static void run_pairs(struct fluid *x) { run(x, 2); }
-static void run_paths(struct fluid *x) { run(x, x->stride); }
+/* Most networks have paths of an out and an in port: those loops are compiled for them. */
+static void run_pairs(struct net_fluid *x) { run(x, 2); }
+static void run_paths(struct net_fluid *x) { run(x, x->stride); }
+
+static inline __attribute__((always_inline)) void start_flows(struct net_fluid *x, const uint32_t *flows,
+                                                              uint32_t n_new, uint32_t stride) {
+    struct mp_net *n = x->n;
+    /* Whatever the last ends left frozen is freed too: it stands in front of what they freed. */
+    if (x->n_groups > 0) {
+        uint32_t stop = x->freed_from, kept = free_groups(x, 0, stop, stride);
+        memmove(n->order + kept, n->order + stop, (x->n_left - stop) * sizeof *n->order);
+        x->n_left -= stop - kept;
+    }
+    for (uint32_t i = 0; i < n_new; i++) {
+        uint32_t f = flows[i];
+        n->order[x->n_left++] = f;
+        n->is_free[f] = 1;
+        if (isfinite(n->cap[f])) {
+            uint32_t at = find_cap(n, x->n_capped, f);
+            memmove(n->capped + at + 1, n->capped + at, (x->n_capped++ - at) * sizeof *n->capped);
+            n->capped[at] = f;
+        }
+        for (uint32_t k = 0; k < stride; k++) {
+            size_t entry = (size_t)f * stride + k;
+            uint32_t r = n->path[entry];
+            if (r == x->n_local)
+                break;
+            n->where[entry] = n->n_alive[r];
+            n->list[n->list_first[r] + n->n_alive[r]++] = f;
+            n->n_free[r]++;
+            n->capacity[r] = net_capacity(&n->resources[n->global[r]], n->n_alive[r]);
+        }
+    }
+    x->freed_from = 0;
+}
+static inline __attribute__((always_inline)) void end_flows(struct net_fluid *x, double now, uint32_t stride) {
+    x->now = now;
+    x->freed_from = x->n_left;
+    if (x->n_left > 0 && x->n->groups[x->n_groups - 1].first_finish <= now + net_tolerance(now))
+        x->freed_from = free_rest(x, stride);
+}
+static inline __attribute__((always_inline)) double settle(struct net_fluid *x, uint32_t stride) {
+    if (x->freed_from < x->n_left)
+        fill(x, x->freed_from, stride);
+    x->freed_from = x->n_left;
+    return x->n_left > 0 ? x->n->groups[x->n_groups - 1].first_finish : INFINITY;
+}
+void net_fluid_end(struct net_fluid *x, double now) {
+    if (x->stride == 2)
+        end_flows(x, now, 2);
+    else
+        end_flows(x, now, x->stride);
+}
+void net_fluid_start(struct net_fluid *x, const uint32_t *flows, uint32_t n_new) {
+    if (x->stride == 2)
+        start_flows(x, flows, n_new, 2);
+    else
+        start_flows(x, flows, n_new, x->stride);
+}
+double net_fluid_settle(struct net_fluid *x) { return x->stride == 2 ? settle(x, 2) : settle(x, x->stride); }
 
 void net_end(const struct mp_net *n, struct net_end *e, uint32_t pair, double now) {
     struct net_pair path;
     if (n->pair_first == NULL)
         net_path(n, pair / n->n, pair % n->n, &path);
-    uint64_t latency = (uint64_t)(n->pair_first != NULL ? n->pair_latency[pair] : path.latency_ns),
-             end = net_add(net_round_up(now), latency);
+    double latency_ns = n->pair_first != NULL ? n->pair_latency[pair] : path.latency_ns;
+    uint64_t latency = (uint64_t)latency_ns, end = net_add(net_round_up(now), latency);
+    e->last = now + latency_ns > e->last ? now + latency_ns : e->last;
     e->longest_ns = end > e->longest_ns ? end : e->longest_ns;
     e->least_latency_ns = latency < e->least_latency_ns ? latency : e->least_latency_ns;
     if (e->finish_ns != NULL)
         e->finish_ns[pair] = end;
     if (n->log != NULL)
         net_log_add(n, pair / n->n, pair % n->n, 0, e->matrix[pair], 0, end);
+    if (e->finish != NULL)
+        e->finish[pair] = now + latency_ns;
 }
 
 static int by_cap(const void *a, const void *b, void *ctx) {
@@ -230,8 +310,6 @@ static int by_cap(const void *a, const void *b, void *ctx) {
     return cap[x] < cap[y] ? -1 : cap[x] > cap[y] ? 1 : (x > y) - (x < y);
 }
 
-/* Lists the flows with their paths in dense local resource numbers; paths shorter than the longest end in a resource
- * without limit. */
 static void next_stamp(struct mp_net *n) {
     if (++n->stamp == 0) {
         memset(n->local_stamp, 0, n->n_resources * sizeof *n->local_stamp);
@@ -240,7 +318,9 @@ static void next_stamp(struct mp_net *n) {
     }
 }
 
-static enum mp_status flatten(struct fluid *x, const uint32_t *pairs, size_t n_flows, const uint64_t *matrix,
+/* Lists the flows with their paths in dense local resource numbers; paths shorter than the longest end in a resource
+ * without limit. None has started: n_alive counts, until start_all or net_fluid_start, what there will be. */
+static enum mp_status flatten(struct net_fluid *x, const uint32_t *pairs, const double *caps, size_t n_flows,
                               struct mp_error *err) {
     struct mp_net *n = x->n;
     uint32_t stride = 2;
@@ -253,7 +333,6 @@ static enum mp_status flatten(struct fluid *x, const uint32_t *pairs, size_t n_f
     if (status != MP_OK)
         return status;
     x->stride = stride;
-    x->n_left = (uint32_t)n_flows;
     next_stamp(n);
     uint32_t n_local = 0, f;
     for (f = 0; f < n_flows; f++) {
@@ -276,38 +355,56 @@ static enum mp_status flatten(struct fluid *x, const uint32_t *pairs, size_t n_f
             n->path[(size_t)f * stride + k] = r;
         }
         n->flow_pair[f] = p;
-        n->left[f] = (double)matrix[p];
-        n->is_free[f] = 1;
-        n->cap[f] = path.cap;
-        if (isfinite(path.cap))
-            n->capped[x->n_capped++] = f;
-        n->order[f] = f;
+        n->is_free[f] = 0;
+        n->cap[f] = caps != NULL && caps[f] < path.cap ? caps[f] : path.cap;
     }
     x->n_local = n_local;
     uint32_t at = 0;
     for (uint32_t r = 0; r <= n_local; r++) {
         n->list_first[r] = at;
         at += r < n_local ? n->n_alive[r] : 0;
-        n->n_free[r] =
-            r < n_local ? n->n_alive[r] : (uint32_t)(n_flows * stride); /* of the padding: more than ever needed */
-        n->capacity[r] = n->residual[r] =
-            r < n_local ? net_capacity(&n->resources[n->global[r]], n->n_alive[r]) : UNLIMITED;
+        n->n_free[r] = r < n_local ? 0 : (uint32_t)(n_flows * stride); /* of the padding: more than ever needed */
+        n->capacity[r] = n->residual[r] = r < n_local ? n->resources[n->global[r]].rate : UNLIMITED;
         n->n_alive[r] = 0;
     }
-    for (f = 0; f < n_flows; f++)
-        for (uint32_t k = 0; k < stride; k++) {
-            size_t entry = (size_t)f * stride + k;
+    for (size_t entry = 0; entry < n_flows * stride; entry++)
+        if (n->path[entry] == MP_NONE)
+            n->path[entry] = n_local;
+    return MP_OK;
+}
+
+/* All flows start at 0. */
+static void start_all(struct net_fluid *x, size_t n_flows) {
+    struct mp_net *n = x->n;
+    for (uint32_t f = 0; f < n_flows; f++) {
+        n->is_free[f] = 1;
+        n->order[f] = f;
+        if (isfinite(n->cap[f]))
+            n->capped[x->n_capped++] = f;
+        for (uint32_t k = 0; k < x->stride; k++) {
+            size_t entry = (size_t)f * x->stride + k;
             uint32_t r = n->path[entry];
-            if (r == MP_NONE) {
-                n->path[entry] = n_local;
+            if (r == x->n_local)
                 continue;
-            }
             n->where[entry] = n->n_alive[r];
             n->list[n->list_first[r] + n->n_alive[r]++] = f;
+            n->n_free[r]++;
         }
+    }
+    for (uint32_t r = 0; r < x->n_local; r++)
+        n->capacity[r] = n->residual[r] = net_capacity(&n->resources[n->global[r]], n->n_alive[r]);
+    x->n_left = (uint32_t)n_flows;
     if (x->n_capped > 1)
         qsort_r(n->capped, x->n_capped, sizeof *n->capped, by_cap, n->cap);
-    return MP_OK;
+}
+
+enum mp_status net_fluid_new(struct net_fluid *x, struct mp_net *n, const uint32_t *pairs, const double *caps,
+                             const double *bytes, uint32_t *ended, size_t n_flows, struct mp_error *err) {
+    *x = (struct net_fluid){.n = n, .ended = ended};
+    enum mp_status status = flatten(x, pairs, caps, n_flows, err);
+    if (status == MP_OK && n_flows > 0)
+        memcpy(n->left, bytes, n_flows * sizeof *n->left);
+    return status;
 }
 
 static uint32_t root_of(uint32_t *parent, uint32_t r) {
@@ -318,7 +415,7 @@ static uint32_t root_of(uint32_t *parent, uint32_t r) {
     return r;
 }
 
-static enum mp_status reserve_lists(struct mp_net *n, size_t count, struct mp_error *err) {
+enum mp_status net_list_reserve(struct mp_net *n, size_t count, struct mp_error *err) {
     if (count <= n->n_listed_allocated)
         return MP_OK;
     n->n_listed_allocated = 0;
@@ -384,11 +481,10 @@ static void list_flows(struct mp_net *n, const uint32_t *pairs, size_t count, ui
     }
 }
 
-enum mp_status net_concurrent_pairs(struct mp_net *n, const uint32_t *pairs, size_t n_flows, const uint64_t *matrix,
-                                    uint64_t *bound_ns, struct net_end *end, struct mp_error *err) {
+enum mp_status net_at_once(struct mp_net *n, const uint32_t *pairs, size_t n_flows, const uint64_t *matrix,
+                           const double *start, struct net_end *end, struct mp_error *err) {
     uint32_t n_components;
-    enum mp_status status = reserve_lists(n, n_flows, err);
-    *bound_ns = 0;
+    enum mp_status status = net_list_reserve(n, n_flows, err);
     if (status != MP_OK || n_flows == 0)
         return status;
     status = net_log_reserve(n, n_flows, err);
@@ -401,21 +497,35 @@ enum mp_status net_concurrent_pairs(struct mp_net *n, const uint32_t *pairs, siz
     for (uint32_t c = n_components; c-- > 0;) {
         uint32_t first = n->list_first[c], stop = n->list_first[c + 1];
         next_stamp(n);
-        if (net_ports_run(n, n->flows + first, stop - first, matrix, end))
+        if (net_ports_run(n, n->flows + first, stop - first, matrix, start, end))
             continue;
         rest -= stop - first;
         memmove(n->flows + rest, n->flows + first, (stop - first) * sizeof *n->flows);
     }
-    if (rest < n_flows) {
-        struct fluid x = {.n = n, .end = end};
-        status = flatten(&x, n->flows + rest, n_flows - rest, matrix, err);
-        if (status != MP_OK)
-            return status;
-        if (x.stride == 2)
-            run_pairs(&x);
-        else
-            run_paths(&x);
-    }
+    if (rest == n_flows)
+        return MP_OK;
+    if (start != NULL)
+        return net_events_timed(n, n->flows + rest, n_flows - rest, matrix, start, end, err);
+    struct net_fluid x = {.n = n, .end = end};
+    status = flatten(&x, n->flows + rest, NULL, n_flows - rest, err);
+    if (status != MP_OK)
+        return status;
+    for (size_t f = 0; f < n_flows - rest; f++)
+        n->left[f] = (double)matrix[n->flow_pair[f]];
+    start_all(&x, n_flows - rest);
+    if (x.stride == 2)
+        run_pairs(&x);
+    else
+        run_paths(&x);
+    return MP_OK;
+}
+
+enum mp_status net_concurrent_pairs(struct mp_net *n, const uint32_t *pairs, size_t n_flows, const uint64_t *matrix,
+                                    uint64_t *bound_ns, struct net_end *end, struct mp_error *err) {
+    *bound_ns = 0;
+    enum mp_status status = net_at_once(n, pairs, n_flows, matrix, NULL, end, err);
+    if (status != MP_OK || n_flows == 0)
+        return status;
     /* Exact arithmetic would never be below the bound; rounding must not be either. */
     *bound_ns = net_bound_pairs(n, pairs, n_flows, matrix);
     uint64_t least = net_add(*bound_ns, end->least_latency_ns);
@@ -435,7 +545,7 @@ enum mp_status mp_net_concurrent(struct mp_net *n, const uint64_t *matrix, uint6
     for (size_t i = 0; i < gpus; i++)
         for (size_t j = 0; j < gpus; j++)
             count += matrix[i * gpus + j] > 0 && i != j;
-    enum mp_status status = reserve_lists(n, count, err);
+    enum mp_status status = net_list_reserve(n, count, err);
     if (status != MP_OK)
         return status;
     count = 0;

@@ -10,6 +10,7 @@
  * Differs    from net_maxmin.c only in what it costs: O(ports + flows moved) per level and event.
  * Cost       O(events * (open flows at or above the ended flow's rate + levels * ports)), a few cycles each. */
 #include "net.h"
+#include <stdlib.h>
 #include <string.h>
 
 #define SIDE NET_PORTS_SIDE
@@ -138,13 +139,10 @@ static void end_flow(struct net_ports *p, const struct mp_net *n, struct net_end
     net_end(n, e, pair, p->now);
 }
 
-/* The next flows end; the levels from the first that holds one of them are undone. */
-static void next_event(struct net_ports *p, const struct mp_net *n, struct net_end *e) {
-    p->now = p->levels[p->n_levels - 1].first_finish;
+/* Time moves on; what ends by now ends; the levels from number g on are undone. */
+static void undo(struct net_ports *p, const struct mp_net *n, struct net_end *e, double now, uint32_t g) {
+    p->now = now;
     const double tolerance = net_tolerance(p->now), limit = p->now + tolerance;
-    uint32_t g = 0;
-    while (p->levels[g].first_finish > limit)
-        g++;
     for (uint32_t k = g; k < p->n_levels; k++) {
         const struct port_level *l = &p->levels[k];
         const uint32_t port = l->port, side = port >= p->n_out, me = side ? port - p->n_out : port,
@@ -167,27 +165,73 @@ static void next_event(struct net_ports *p, const struct mp_net *n, struct net_e
         }
     }
     p->n_levels = g;
+}
+
+/* The next flows end; the levels from the first that holds one of them are undone. */
+static void next_end(struct net_ports *p, const struct mp_net *n, struct net_end *e) {
+    const double now = p->levels[p->n_levels - 1].first_finish, limit = now + net_tolerance(now);
+    uint32_t g = 0;
+    while (p->levels[g].first_finish > limit)
+        g++;
+    undo(p, n, e, now, g);
     open_shares(p);
 }
 
-/* Flows of one component: pairs of out port and in port, all distinct. False, with nothing done, when it is not of
- * this kind. */
-bool net_ports_run(struct mp_net *n, const uint32_t *pairs, size_t n_pairs, const uint64_t *matrix, struct net_end *e) {
-    struct net_ports *p = n->ports;
-    uint32_t n_side[2] = {0, 0}, ids[2][SIDE];
+static void start_flow(struct net_ports *p, const struct mp_net *n, uint32_t pair, double bytes) {
+    const uint32_t *path = n->pair_resource + n->pair_first[pair];
+    uint32_t out = n->port_number[path[0]], in = n->port_number[path[1]], q = p->n_out + in;
+    p->alive[out] |= UINT64_C(1) << in;
+    p->alive[q] |= UINT64_C(1) << out;
+    p->end[out][in] = p->sent[out] + bytes;
+    p->end[q][out] = p->sent[q] + bytes;
+    p->pair[out][in] = pair;
+    const uint32_t ports[2] = {out, q};
+    for (int k = 0; k < 2; k++) {
+        p->n_alive[ports[k]]++;
+        p->n_open[ports[k]]++;
+        p->capacity[ports[k]] = net_capacity(&n->resources[p->resource[ports[k]]], p->n_alive[ports[k]]);
+    }
+}
+
+static int by_start(const void *a, const void *b, void *ctx) {
+    const double *start = ctx;
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return start[x] < start[y] ? -1 : start[x] > start[y] ? 1 : (x > y) - (x < y);
+}
+
+static bool is_simple(struct mp_net *n, const uint32_t *pairs, size_t n_pairs, uint32_t n_side[2],
+                      uint32_t ids[2][SIDE]) {
+    uint64_t taken[SIDE] = {0};
     if (n_pairs > SIDE * SIDE)
         return false;
-    for (size_t i = 0; i < n_pairs; i++)
+    for (size_t i = 0; i < n_pairs; i++) {
+        uint32_t number[2];
         for (uint32_t k = 0; k < 2; k++) {
             uint32_t r = n->pair_resource[n->pair_first[pairs[i]] + k];
-            if (n->port_stamp[r] == n->stamp)
-                continue;
-            if (n_side[k] == SIDE)
-                return false;
-            n->port_stamp[r] = n->stamp;
-            n->port_number[r] = n_side[k];
-            ids[k][n_side[k]++] = r;
+            if (n->port_stamp[r] != n->stamp) {
+                if (n_side[k] == SIDE)
+                    return false;
+                n->port_stamp[r] = n->stamp;
+                n->port_number[r] = n_side[k];
+                ids[k][n_side[k]++] = r;
+            }
+            number[k] = n->port_number[r];
         }
+        if ((taken[number[0]] >> number[1] & 1) != 0)
+            return false; /* two flows through the same two ports: a shared NIC */
+        taken[number[0]] |= UINT64_C(1) << number[1];
+    }
+    return true;
+}
+
+/* Flows of one component: pairs of out port and in port, all distinct. start NULL: all at 0. False, with nothing done,
+ * when it is not of this kind. `pairs` may be reordered. */
+bool net_ports_run(struct mp_net *n, uint32_t *pairs, size_t n_pairs, const uint64_t *matrix, const double *start,
+                   struct net_end *e) {
+    struct net_ports *p = n->ports;
+    uint32_t n_side[2] = {0, 0}, ids[2][SIDE];
+    if (!is_simple(n, pairs, n_pairs, n_side, ids))
+        return false;
     p->n_out = n_side[0];
     p->n_ports = n_side[0] + n_side[1];
     p->n_levels = 0;
@@ -201,30 +245,26 @@ bool net_ports_run(struct mp_net *n, const uint32_t *pairs, size_t n_pairs, cons
             uint32_t port = side ? p->n_out + i : i;
             p->resource[port] = ids[side][i];
             p->alive[port] = p->own[port] = 0;
+            p->n_alive[port] = p->n_open[port] = 0;
             p->sent[port] = 0;
             p->is_stale[port] = true;
             for (uint32_t q = 0; q < n_side[!side]; q++)
                 p->end[port][q] = INFINITY;
         }
     }
-    for (size_t i = 0; i < n_pairs; i++) {
-        const uint32_t *path = n->pair_resource + n->pair_first[pairs[i]];
-        uint32_t out = n->port_number[path[0]], in = n->port_number[path[1]];
-        if ((p->alive[out] >> in & 1) != 0)
-            return false; /* two flows through the same two ports: a shared NIC */
-        p->alive[out] |= UINT64_C(1) << in;
-        p->alive[p->n_out + in] |= UINT64_C(1) << out;
-        p->end[out][in] = p->end[p->n_out + in][out] = (double)matrix[pairs[i]];
-        p->pair[out][in] = pairs[i];
-    }
-    for (uint32_t port = 0; port < p->n_ports; port++) {
-        p->n_open[port] = p->n_alive[port] = (uint32_t)__builtin_popcountll(p->alive[port]);
-        p->capacity[port] = p->room[port] = net_capacity(&n->resources[p->resource[port]], p->n_open[port]);
-    }
-    open_shares(p);
-    fill(p);
-    while (p->n_left > 0) {
-        next_event(p, n, e);
+    if (start != NULL)
+        qsort_r(pairs, n_pairs, sizeof *pairs, by_start, (void *)(uintptr_t)start);
+    for (size_t at = 0; p->n_left > 0;) {
+        double next = p->n_levels > 0 ? p->levels[p->n_levels - 1].first_finish : INFINITY;
+        if (at < n_pairs && (start == NULL || start[pairs[at]] <= next)) {
+            double now = start == NULL ? 0 : start[pairs[at]], limit = now + net_tolerance(now);
+            undo(p, n, e, now, 0);
+            for (; at < n_pairs && (start == NULL || start[pairs[at]] <= limit); at++)
+                start_flow(p, n, pairs[at], (double)matrix[pairs[at]]);
+            open_shares(p);
+        } else {
+            next_end(p, n, e);
+        }
         if (p->n_left > 0)
             fill(p);
     }

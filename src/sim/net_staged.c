@@ -5,7 +5,11 @@
  *            caps keep the sum below it, or an uplink is wider than its ports) a transfer's rate is known when it
  *            starts, and one pass over the transfers is exact. Otherwise the same rules run as events (net_events.c)
  *            with max-min fair shares. docs/COST.md part 5.
- * Cost       O(transfers + n_gpus^2) in the first case. */
+ *            A flush is contended by nature. Where no port has two GPUs it meets no other stage anywhere: when one of
+ *            its transfers starts, all that went before at its two ports has ended. So it is run by itself
+ *            (net_ports.c), with start times that the pass gives, or before the pass when the order runs backwards.
+ *            The same holds on any network when a barrier comes between.
+ * Cost       O(transfers + n_gpus^2) in the first case, and what a matrix all at once costs for the flush. */
 #include "net.h"
 #include <string.h>
 
@@ -63,59 +67,127 @@ enum mp_status net_cut(struct mp_net *n, const struct mp_order *order, bool is_r
     return MP_OK;
 }
 
-/* Most transfers that one GPU sends or receives at once. */
-static uint32_t widest(struct mp_net *n, const struct mp_order *order) {
-    uint32_t most = 1;
-    size_t at = 0;
+/* How the stages run: what every part of this file is told. */
+struct run {
+    struct mp_net *n;
+    const struct mp_order *order;
+    bool is_reversed;
+    enum mp_stage_mode mode;
+    double cap;           /* bytes per ns of one sub-port */
+    uint32_t first, stop; /* stages that run in this pass, counted as they run */
+    double now;           /* BARRIER: when the last stage ended */
+};
+
+static bool is_flush(const struct mp_order *o, uint32_t stage) { return o->has_flush && stage + 1 == o->n_stages; }
+
+/* The most transfers, and sub-ports of transfers, that one GPU sends or receives in a stage that is no flush. */
+struct most {
+    uint32_t transfers;
+    uint64_t width;
+};
+static struct most find_most(struct mp_net *n, const struct mp_order *order) {
+    struct most most = {1, 1};
     const size_t gpus = n->n;
+    const uint64_t *bytes = n->transfer_bytes;
     memset(n->seen_stage, 0, 2 * gpus * sizeof *n->seen_stage);
-    memset(n->seen, 0, 2 * gpus * sizeof *n->seen);
-    for (uint32_t s = 0; s < order->n_stages; s++)
+    for (uint32_t s = 0; s < order->n_stages && !is_flush(order, s); s++)
         for (uint32_t k = 0; k < order->stages[s].n; k++) {
-            if (n->transfer_bytes[at++] == 0)
+            const struct mp_transfer *t = &order->stages[s].transfers[k];
+            if (*bytes++ == 0)
                 continue;
-            size_t side[2] = {order->stages[s].transfers[k].src, gpus + order->stages[s].transfers[k].dst};
+            size_t side[2] = {t->src, gpus + t->dst};
             for (int d = 0; d < 2; d++) {
                 if (n->seen_stage[side[d]] != s + 1) {
                     n->seen_stage[side[d]] = s + 1;
                     n->seen[side[d]] = 0;
+                    n->seen_width[side[d]] = 0;
                 }
-                if (++n->seen[side[d]] > most)
-                    most = n->seen[side[d]];
+                n->seen_width[side[d]] += t->width;
+                most.transfers = ++n->seen[side[d]] > most.transfers ? n->seen[side[d]] : most.transfers;
+                most.width = n->seen_width[side[d]] > most.width ? n->seen_width[side[d]] : most.width;
             }
         }
     return most;
 }
 
-static bool is_uncontended(const struct mp_net *n, uint32_t at_once, double cap) {
-    if (n->quick == NULL)
-        return false;
-    for (uint32_t r = 0; r < n->n_resources; r++) {
-        const struct net_resource *x = &n->resources[r];
-        uint64_t most = (uint64_t)x->n_users * at_once;
-        if (x->is_slack || most <= 1)
-            continue;
-        double worst = net_capacity(x, most > UINT32_MAX ? UINT32_MAX : (uint32_t)most);
-        if (!((double)most * cap <= worst * (1 + 1e-12)))
-            return false;
-    }
+/* Do the caps of a stage's transfers fit into every port of one GPU? A port's groups come one after another, so that
+ * stages need not be compared. */
+static bool fits(const struct run *x) {
+    struct mp_net *n = x->n;
+    const uint64_t *bytes = n->transfer_bytes;
+    memset(n->touched, 0, n->n_resources * sizeof *n->touched); /* the last stage seen at a port; then its transfers */
+    for (uint32_t s = 0; s < x->order->n_stages && !is_flush(x->order, s); s++)
+        for (uint32_t k = 0; k < x->order->stages[s].n; k++) {
+            const struct mp_transfer *t = &x->order->stages[s].transfers[k];
+            if (*bytes++ == 0)
+                continue;
+            size_t pair = x->is_reversed ? (size_t)t->dst * n->n + t->src : (size_t)t->src * n->n + t->dst;
+            for (uint32_t i = n->pair_first[pair]; i < n->pair_first[pair + 1]; i++) {
+                uint32_t r = n->pair_resource[i];
+                if (n->touched[r] != s + 1) {
+                    n->touched[r] = s + 1;
+                    n->n_free[r] = 0;
+                    n->through[r] = 0;
+                }
+                n->n_free[r]++;
+                n->through[r] += t->width;
+                if (n->n_free[r] > 1 && n->resources[r].n_users <= 1 &&
+                    !((double)n->through[r] * x->cap <= net_capacity(&n->resources[r], n->n_free[r]) * (1 + 1e-12)))
+                    return false;
+            }
+        }
     return true;
 }
 
-static double quick_run(struct mp_net *n, const struct mp_order *order, bool is_reversed, enum mp_stage_mode mode,
-                        double cap) {
+/* Does every transfer but those of a flush run at the rate of its path and cap, whatever else does? */
+static bool is_uncontended(const struct run *x) {
+    const struct mp_net *n = x->n;
+    if (n->quick == NULL)
+        return false;
+    const struct most most = find_most(x->n, x->order);
+    for (uint32_t r = 0; r < n->n_resources; r++) {
+        const struct net_resource *q = &n->resources[r];
+        if (q->is_slack || q->n_users <= 1)
+            continue;
+        uint64_t at_once = (uint64_t)q->n_users * most.transfers;
+        double worst = net_capacity(q, at_once > UINT32_MAX ? UINT32_MAX : (uint32_t)at_once);
+        if (!((double)q->n_users * (double)most.width * x->cap <= worst * (1 + 1e-12)))
+            return false;
+    }
+    return most.transfers == 1 || (isfinite(x->cap) && fits(x));
+}
+
+static bool has_shared(const struct mp_net *n) {
+    for (uint32_t r = 0; r < n->n_resources; r++)
+        if (!n->resources[r].is_slack && n->resources[r].n_users > 1)
+            return true;
+    return false;
+}
+
+static size_t n_transfers_before(const struct mp_order *o, uint32_t stage) {
+    size_t count = 0;
+    for (uint32_t s = 0; s < stage; s++)
+        count += o->stages[s].n;
+    return count;
+}
+
+/* Where a transfer waits: [0] the clock of its sender, [1] of its receiver. COUPLED has one clock per rank. */
+static inline void clocks(const struct run *x, const struct mp_transfer *t, size_t *a, size_t *b) {
+    const size_t receive = x->mode == MP_STAGE_COUPLED ? 0 : x->n->n;
+    *a = x->is_reversed ? t->dst : t->src;
+    *b = receive + (x->is_reversed ? t->src : t->dst);
+}
+
+/* n->ready: when each clock has come to the stage; n->ready_next: with what the stage under way adds. */
+static void quick_run(struct run *x) {
+    struct mp_net *n = x->n;
+    const struct mp_order *order = x->order;
     const size_t gpus = n->n;
-    const double launch = (double)n->t->stage_launch_ns, slowest = isfinite(cap) ? 1 / cap : 0;
-    double *ready = n->ready, *next = n->ready_next, now = 0, last = 0;
-    size_t at = 0;
-    if (is_reversed)
-        for (uint32_t s = 0; s < order->n_stages; s++)
-            at += order->stages[s].n;
-    memset(ready, 0, 2 * gpus * sizeof *ready);
-    memset(next, 0, 2 * gpus * sizeof *next);
-    /* COUPLED has one clock per rank: the receive side is the send side. */
-    const size_t receive = mode == MP_STAGE_COUPLED ? 0 : gpus;
-    for (uint32_t i = 0; i < order->n_stages; i++) {
+    const bool is_reversed = x->is_reversed, is_capped = isfinite(x->cap);
+    const double launch = (double)n->t->stage_launch_ns, slowest = is_capped ? 1 / x->cap : 0;
+    double *ready = n->ready, *next = n->ready_next;
+    size_t at = n_transfers_before(order, is_reversed ? order->n_stages - x->first : x->first);
+    for (uint32_t i = x->first; i < x->stop; i++) {
         const struct mp_stage *stage = &order->stages[is_reversed ? order->n_stages - 1 - i : i];
         at -= is_reversed ? stage->n : 0;
         const uint64_t *bytes = n->transfer_bytes + at;
@@ -125,82 +197,129 @@ static double quick_run(struct mp_net *n, const struct mp_order *order, bool is_
         for (uint32_t k = 0; k < stage->n; k++) {
             if (bytes[k] == 0)
                 continue;
-            size_t src = stage->transfers[k].src, dst = stage->transfers[k].dst;
-            const struct net_quick *q = is_reversed ? &n->quick[dst * gpus + src] : &n->quick[src * gpus + dst];
-            double per_byte = q->ns_per_byte > slowest ? q->ns_per_byte : slowest;
+            const struct mp_transfer *t = &stage->transfers[k];
+            const struct net_quick *q = &n->quick[is_reversed ? t->dst * gpus + t->src : t->src * gpus + t->dst];
+            double least = is_capped ? slowest / t->width : 0;
+            double per_byte = q->ns_per_byte > least ? q->ns_per_byte : least;
             double taken = q->latency_ns + (double)bytes[k] * per_byte;
-            if (mode == MP_STAGE_BARRIER) {
+            if (x->mode == MP_STAGE_BARRIER) {
                 longest = taken > longest ? taken : longest;
                 is_used = true;
                 continue;
             }
-            size_t a = is_reversed ? dst : src, b = receive + (is_reversed ? src : dst);
+            size_t a, b;
+            clocks(x, t, &a, &b);
             double start = ready[a] > ready[b] ? ready[a] : ready[b];
             double end = start + launch + taken;
             next[a] = end > next[a] ? end : next[a];
             next[b] = end > next[b] ? end : next[b];
         }
-        if (mode == MP_STAGE_BARRIER) {
-            now += is_used ? launch + longest : 0;
+        if (x->mode == MP_STAGE_BARRIER) {
+            x->now += is_used ? launch + longest : 0;
             continue;
         }
         for (uint32_t k = 0; k < stage->n; k++) { /* what the stage changed counts from the next stage on */
-            size_t src = stage->transfers[k].src, dst = stage->transfers[k].dst;
-            size_t a = is_reversed ? dst : src, b = receive + (is_reversed ? src : dst);
+            size_t a, b;
+            clocks(x, &stage->transfers[k], &a, &b);
             ready[a] = next[a];
             ready[b] = next[b];
         }
     }
-    for (size_t i = 0; i < 2 * gpus; i++)
-        last = ready[i] > last ? ready[i] : last;
-    return mode == MP_STAGE_BARRIER ? now : last;
 }
 
-static enum mp_status event_run(struct mp_net *n, const struct mp_order *order, bool is_reversed,
-                                enum mp_stage_mode mode, double cap, double *out, struct mp_error *err) {
+static enum mp_status event_run(struct run *x, struct mp_error *err) {
+    struct mp_net *n = x->n;
+    const struct mp_order *order = x->order;
     const uint32_t gpus = n->n;
-    size_t n_jobs = 0, n_transfers = 0;
-    for (uint32_t s = 0; s < order->n_stages; s++)
-        n_transfers += order->stages[s].n;
-    for (size_t i = 0; i < n_transfers; i++)
-        n_jobs += n->transfer_bytes[i] > 0;
-    enum mp_status status = net_events_reserve(n, n_jobs, err);
-    if (status != MP_OK)
-        return status;
-    size_t at = is_reversed ? n_transfers : 0;
-    n_jobs = 0;
-    for (uint32_t i = 0; i < order->n_stages; i++) {
-        const struct mp_stage *stage = &order->stages[is_reversed ? order->n_stages - 1 - i : i];
-        at -= is_reversed ? stage->n : 0;
+    size_t at = n_transfers_before(order, x->is_reversed ? order->n_stages - x->first : x->first), n_jobs = 0;
+    double last = 0;
+    enum mp_status status = MP_OK;
+    MP_TRY(net_events_reserve(n, n_transfers_before(order, order->n_stages), err));
+    for (uint32_t i = x->first; i < x->stop; i++) {
+        const uint32_t s = x->is_reversed ? order->n_stages - 1 - i : i;
+        const struct mp_stage *stage = &order->stages[s];
+        at -= x->is_reversed ? stage->n : 0;
         for (uint32_t k = 0; k < stage->n; k++) {
+            const struct mp_transfer *t = &stage->transfers[k];
             uint64_t bytes = n->transfer_bytes[at + k];
             if (bytes == 0)
                 continue;
-            uint32_t src = stage->transfers[k].src, dst = stage->transfers[k].dst;
-            if (is_reversed) {
-                uint32_t swap = src;
-                src = dst;
-                dst = swap;
+            uint32_t src = x->is_reversed ? t->dst : t->src, dst = x->is_reversed ? t->src : t->dst;
+            struct net_job job = {.stage = i, .queue = {0, MP_NONE}};
+            if (x->mode != MP_STAGE_BARRIER) {
+                job.queue[0] = src;
+                job.queue[1] = x->mode == MP_STAGE_COUPLED ? dst : gpus + dst;
             }
-            struct net_pair path;
-            net_path(n, src, dst, &path);
-            struct net_job *j = &n->jobs[n_jobs++];
-            *j = (struct net_job){.src = src,
-                                  .dst = dst,
-                                  .stage = i,
-                                  .bytes = bytes,
-                                  .left = (double)bytes,
-                                  .cap = fmin(path.cap, cap),
-                                  .latency_ns = path.latency_ns,
-                                  .n_path = path.n};
-            memcpy(j->path, path.resource, path.n * sizeof *j->path);
-            j->queue[0] = mode == MP_STAGE_BARRIER ? 0 : src;
-            j->queue[1] = mode == MP_STAGE_BARRIER ? MP_NONE : mode == MP_STAGE_COUPLED ? dst : gpus + dst;
+            net_events_job(n, n_jobs++, job, src, dst, (double)bytes,
+                           is_flush(order, s) ? INFINITY : x->cap * t->width);
         }
-        at += is_reversed ? 0 : stage->n;
+        at += x->is_reversed ? 0 : stage->n;
     }
-    *out = net_events_run(n, n_jobs, 2 * gpus, (double)n->t->stage_launch_ns);
-    return MP_OK;
+    MP_TRY(net_events_run(n, n_jobs, x->mode == MP_STAGE_BARRIER ? 1 : 2 * gpus, (double)n->t->stage_launch_ns, NULL,
+                          &last, err));
+    x->now += last;
+out:
+    return status;
+}
+
+static enum mp_status reserve_flush(struct mp_net *n, size_t n_flows, struct mp_error *err) {
+    const size_t pairs = (size_t)n->n * n->n;
+    if (n->flush_bytes == NULL)
+        n->flush_bytes = mp_calloc(pairs, sizeof *n->flush_bytes);
+    if (n->flush_start == NULL)
+        n->flush_start = mp_calloc(pairs, sizeof *n->flush_start);
+    if (n->flush_end == NULL)
+        n->flush_end = mp_calloc(pairs, sizeof *n->flush_end);
+    if (n->flush_bytes == NULL || n->flush_start == NULL || n->flush_end == NULL)
+        return mp_nomem(err, "a flush");
+    return net_list_reserve(n, n_flows, err);
+}
+
+/* The flush by itself: from where the clocks are, and they move on to its ends. */
+static enum mp_status flush_run(struct run *x, struct mp_error *err) {
+    struct mp_net *n = x->n;
+    const struct mp_order *order = x->order;
+    const size_t gpus = n->n;
+    const struct mp_stage *stage = &order->stages[order->n_stages - 1];
+    const uint64_t *bytes = n->transfer_bytes + n_transfers_before(order, order->n_stages - 1);
+    const double launch = (double)n->t->stage_launch_ns;
+    struct net_end end = {.least_latency_ns = UINT64_MAX};
+    size_t n_flows = 0;
+    bool is_together = true; /* all start at once: nothing else ran before, or a barrier did */
+    enum mp_status status = MP_OK;
+    MP_TRY(reserve_flush(n, stage->n, err));
+    for (uint32_t k = 0; k < stage->n; k++) {
+        const struct mp_transfer *t = &stage->transfers[k];
+        size_t pair = x->is_reversed ? t->dst * gpus + t->src : t->src * gpus + t->dst, a, b;
+        if (bytes[k] == 0)
+            continue;
+        clocks(x, t, &a, &b);
+        n->listed[n_flows++] = (uint32_t)pair;
+        n->flush_bytes[pair] = bytes[k];
+        if (x->mode == MP_STAGE_BARRIER)
+            continue;
+        n->flush_start[pair] = fmax(n->ready[a], n->ready[b]) + launch;
+        is_together &= n->flush_start[pair] <= launch;
+    }
+    end.finish = x->mode == MP_STAGE_BARRIER ? NULL : n->flush_end;
+    MP_TRY(net_at_once(n, n->listed, n_flows, n->flush_bytes, is_together ? NULL : n->flush_start, &end, err));
+    if (x->mode == MP_STAGE_BARRIER) {
+        x->now += n_flows > 0 ? launch + end.last : 0;
+        goto out;
+    }
+    for (uint32_t k = 0; k < stage->n; k++) {
+        const struct mp_transfer *t = &stage->transfers[k];
+        size_t pair = x->is_reversed ? t->dst * gpus + t->src : t->src * gpus + t->dst, a, b;
+        if (bytes[k] == 0)
+            continue;
+        clocks(x, t, &a, &b);
+        double ended = n->flush_end[pair] + (is_together ? launch : 0);
+        n->ready_next[a] = fmax(n->ready_next[a], ended);
+        n->ready_next[b] = fmax(n->ready_next[b], ended);
+    }
+    memcpy(n->ready, n->ready_next, 2 * gpus * sizeof *n->ready);
+out:
+    return status;
 }
 
 enum mp_status mp_net_staged(struct mp_net *n, const struct mp_order *order, bool is_reversed, enum mp_stage_mode mode,
@@ -208,18 +327,33 @@ enum mp_status mp_net_staged(struct mp_net *n, const struct mp_order *order, boo
     *time_ns = 0;
     if (order->between_nodes)
         return net_nodes_staged(n, order, is_reversed, matrix, time_ns, NULL, err);
-    enum mp_status status = net_cut(n, order, is_reversed, matrix, err);
-    if (status != MP_OK)
-        return status;
-    double cap = order->port_bytes_per_s > 0 ? (double)order->port_bytes_per_s * 1e-9 : INFINITY, time;
-    if (n->log == NULL && is_uncontended(n, widest(n, order), cap))
-        time = quick_run(n, order, is_reversed, mode, cap);
-    else {
-        status = event_run(n, order, is_reversed, mode, cap, &time, err);
-        if (status != MP_OK)
-            return status;
-    }
-    uint64_t bound = mp_net_port_bound(n, matrix), rounded = net_round_up(time);
+    struct run x = {.n = n,
+                    .order = order,
+                    .is_reversed = is_reversed,
+                    .mode = mode,
+                    .cap = order->port_bytes_per_s > 0 ? (double)order->port_bytes_per_s * 1e-9 : INFINITY};
+    enum mp_status status = MP_OK;
+    MP_TRY(net_cut(n, order, is_reversed, matrix, err));
+    const bool is_quick = n->log == NULL && is_uncontended(&x); /* who listens wants to hear of every transfer */
+    const bool is_apart = order->has_flush && n->log == NULL && order->n_stages > 0 &&
+                          (mode == MP_STAGE_BARRIER || (is_quick && !has_shared(n))); /* the flush by itself */
+    memset(n->ready, 0, 2 * (size_t)n->n * sizeof *n->ready);
+    memset(n->ready_next, 0, 2 * (size_t)n->n * sizeof *n->ready_next);
+    x.first = is_apart && is_reversed;
+    x.stop = order->n_stages - (is_apart && !is_reversed);
+    if (is_apart && is_reversed)
+        MP_TRY(flush_run(&x, err));
+    if (is_quick && (is_apart || !order->has_flush))
+        quick_run(&x);
+    else
+        MP_TRY(event_run(&x, err));
+    if (is_apart && !is_reversed)
+        MP_TRY(flush_run(&x, err));
+    double last = x.now;
+    for (size_t i = 0; i < 2 * (size_t)n->n; i++)
+        last = n->ready[i] > last ? n->ready[i] : last;
+    uint64_t bound = mp_net_port_bound(n, matrix), rounded = net_round_up(last);
     *time_ns = rounded > bound ? rounded : bound; /* rounding must not pass below what no schedule can */
-    return MP_OK;
+out:
+    return status;
 }

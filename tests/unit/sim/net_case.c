@@ -339,8 +339,9 @@ long double slow_staged(const struct mp_topology *t, const struct mp_order *o, b
                                         false};
             flows[n] = (struct slow_flow){.src = jobs[n].src, .dst = jobs[n].dst, .left = (long double)piece};
             slow_route(t, &flows[n]);
-            if (o->port_bytes_per_s > 0)
-                flows[n].cap = fminl(flows[n].cap, (long double)o->port_bytes_per_s / 1e9L);
+            bool is_flush = o->has_flush && s == o->n_stages - 1;
+            if (o->port_bytes_per_s > 0 && !is_flush)
+                flows[n].cap = fminl(flows[n].cap, (long double)o->port_bytes_per_s * x.width / 1e9L);
             n++;
         }
     return slow_run(t, jobs, flows, n, (int)mode, (long double)t->stage_launch_ns);

@@ -9,8 +9,12 @@ struct test_order {
     struct mp_transfer transfers[MAX_STAGES][MAX_PER_STAGE];
 };
 
-/* Every pair's unit cut into random pieces, each put into a stage where both ends have a port left; `ports` per GPU. */
-static void random_order(struct test_order *x, struct mp_rng *r, uint32_t n, uint32_t ports, uint64_t port_rate) {
+/* Every pair's unit cut into random pieces, each put into a stage where both ends have a port left; `ports` per GPU, a
+ * transfer takes one or more of them. With a flush, what a pair has left at some point goes there. */
+static void random_order(struct test_order *x, struct mp_rng *r, uint32_t n, uint32_t ports, uint64_t port_rate,
+                         bool has_flush) {
+    static struct mp_transfer flush[MAX_PER_STAGE];
+    uint32_t n_flush = 0;
     static uint32_t sends[MAX_STAGES][CASE_GPUS], receives[MAX_STAGES][CASE_GPUS];
     memset(sends, 0, sizeof sends);
     memset(receives, 0, sizeof receives);
@@ -23,17 +27,31 @@ static void random_order(struct test_order *x, struct mp_rng *r, uint32_t n, uin
             uint32_t left = i == j ? 0 : x->o.unit, s = (uint32_t)mp_rng_below(r, 4);
             for (; left > 0; s++) {
                 assert_true(s < MAX_STAGES);
+                if (has_flush && mp_rng_below(r, 2) == 0) {
+                    assert_true(n_flush < MAX_PER_STAGE);
+                    flush[n_flush++] = (struct mp_transfer){(uint16_t)i, (uint16_t)j, left, 1};
+                    break;
+                }
                 if (sends[s][i] == ports || receives[s][j] == ports)
                     continue;
                 uint32_t share = mp_rng_below(r, 2) ? left : 1 + (uint32_t)mp_rng_below(r, left);
-                sends[s][i]++;
-                receives[s][j]++;
+                uint32_t room = ports - (sends[s][i] > receives[s][j] ? sends[s][i] : receives[s][j]);
+                uint32_t width = 1 + (uint32_t)mp_rng_below(r, room);
+                sends[s][i] += width;
+                receives[s][j] += width;
                 assert_true(x->stages[s].n < MAX_PER_STAGE);
-                x->transfers[s][x->stages[s].n++] = (struct mp_transfer){(uint16_t)i, (uint16_t)j, share, 1};
+                x->transfers[s][x->stages[s].n++] =
+                    (struct mp_transfer){(uint16_t)i, (uint16_t)j, share, (uint16_t)width};
                 left -= share;
                 x->o.n_stages = s + 1 > x->o.n_stages ? s + 1 : x->o.n_stages;
             }
         }
+    if (n_flush > 0) {
+        assert_true(x->o.n_stages < MAX_STAGES);
+        memcpy(x->transfers[x->o.n_stages], flush, sizeof flush);
+        x->stages[x->o.n_stages++].n = n_flush;
+        x->o.has_flush = true;
+    }
     for (uint32_t s = 0; s < x->o.n_stages; s++)
         x->stages[s].transfers = x->transfers[s];
     x->o.stages = x->stages;
@@ -53,21 +71,23 @@ static void test_net_staged__agrees_with_predecessors_worked_out_by_hand(void **
     (void)state;
     static struct net_case c;
     static struct test_order x;
-    uint32_t n_wide = 0;
-    for (uint64_t seed = 0; seed < 3000; seed++) {
+    uint32_t n_wide = 0, n_flush = 0;
+    for (uint64_t seed = 0; seed < 6000; seed++) {
         struct mp_rng r = mp_rng_seed(seed);
         if (seed % 2 == 0)
             case_random(&c, &r, 2, 3);
         else { /* ports to themselves: the quick way */
-            case_plain(&c, 1 + (uint32_t)mp_rng_below(&r, 2), 3, UINT64_C(90000000000), UINT64_C(40000000000));
+            case_plain(&c, 1 + (uint32_t)mp_rng_below(&r, 2), 2 + (uint32_t)mp_rng_below(&r, 3), UINT64_C(90000000000),
+                       UINT64_C(40000000000));
             c.levels[0].latency_ns = mp_rng_below(&r, 3000);
             c.t.stage_launch_ns = mp_rng_below(&r, 5000);
             case_matrix(&c, &r);
         }
-        uint32_t ports = mp_rng_below(&r, 3) == 0 ? 2 : 1;
-        uint64_t rate = ports == 2 && mp_rng_below(&r, 2) ? UINT64_C(20000000000) : 0;
-        n_wide += ports == 2;
-        random_order(&x, &r, c.t.n_gpus, ports, rate);
+        uint32_t ports = mp_rng_below(&r, 3) == 0 ? 2 + (uint32_t)mp_rng_below(&r, 4) : 1;
+        uint64_t rate = ports > 1 && mp_rng_below(&r, 2) ? UINT64_C(20000000000) >> mp_rng_below(&r, 3) : 0;
+        n_wide += rate > 0;
+        random_order(&x, &r, c.t.n_gpus, ports, rate, mp_rng_below(&r, 2) == 0);
+        n_flush += x.o.has_flush;
         for (int mode = 0; mode < 3; mode++) {
             bool is_reversed = mp_rng_below(&r, 2) == 1;
             uint64_t got = staged(&c, &x, is_reversed, (enum mp_stage_mode)mode);
@@ -79,6 +99,7 @@ static void test_net_staged__agrees_with_predecessors_worked_out_by_hand(void **
         }
     }
     assert_true(n_wide > 500);
+    assert_true(n_flush > 2000);
 }
 
 static void test_net_staged__free_is_never_behind_where_ports_are_alone(void **state) {
@@ -91,11 +112,68 @@ static void test_net_staged__free_is_never_behind_where_ports_are_alone(void **s
         c.t.stage_launch_ns = mp_rng_below(&r, 5000);
         c.levels[0].latency_ns = mp_rng_below(&r, 2000);
         case_matrix(&c, &r);
-        random_order(&x, &r, 5, 1, 0);
+        random_order(&x, &r, 5, 1, 0, false);
         uint64_t relaxed = staged(&c, &x, false, MP_STAGE_FREE), coupled = staged(&c, &x, false, MP_STAGE_COUPLED);
         assert_true(relaxed <= coupled);
         assert_true(coupled <= staged(&c, &x, false, MP_STAGE_BARRIER));
         assert_true(mp_port_bound_ns(&c.t, c.matrix) <= relaxed);
+    }
+}
+
+/* Rounds of whole or half flows, the rest in a flush, on 24 GPUs: once with ports of their own, once with an uplink
+ * that takes one byte per second less than its ports, so that everything runs as events. */
+static void test_net_staged__a_flush_by_itself_is_the_flush_among_events(void **state) {
+    (void)state;
+    static struct net_case c;
+    static struct mp_transfer transfers[25][24 * 24];
+    struct mp_stage stages[25];
+    const uint32_t n = 24;
+    for (uint64_t seed = 0; seed < 40; seed++) {
+        struct mp_rng r = mp_rng_seed(seed + 99);
+        case_plain(&c, 2, n / 2, UINT64_C(300000000000), UINT64_C(50000000000));
+        c.levels[0].latency_ns = mp_rng_below(&r, 2) * 700;
+        c.levels[1].latency_ns = mp_rng_below(&r, 5000);
+        c.t.stage_launch_ns = mp_rng_below(&r, 5000);
+        case_matrix(&c, &r);
+        uint32_t n_rounds = (uint32_t)mp_rng_below(&r, n);
+        struct mp_order o = {.unit = 2, .ports = 1, .has_flush = true, .n_stages = n_rounds + 1, .stages = stages};
+        for (uint32_t s = 0; s <= n_rounds; s++)
+            stages[s] = (struct mp_stage){0, transfers[s]};
+        for (uint32_t i = 0; i < n; i++)
+            for (uint32_t j = 0; j < n; j++) {
+                uint32_t round = (j + n - i) % n, share = 0;
+                if (i == j)
+                    continue;
+                if (round <= n_rounds) {
+                    share = (uint32_t)mp_rng_below(&r, 3);
+                    if (share > 0)
+                        transfers[round - 1][stages[round - 1].n++] =
+                            (struct mp_transfer){(uint16_t)i, (uint16_t)j, share, 1};
+                }
+                if (share < 2)
+                    transfers[n_rounds][stages[n_rounds].n++] =
+                        (struct mp_transfer){(uint16_t)i, (uint16_t)j, 2 - share, 1};
+            }
+        struct test_order x = {.o = o};
+        uint64_t apart[6], among[6];
+        for (int k = 0; k < 6; k++)
+            apart[k] = staged(&c, &x, k >= 3, (enum mp_stage_mode)(k % 3));
+        for (uint32_t v = 0; v < 2; v++) {
+            uint32_t id = c.t.n_resources;
+            c.t.n_resources += 2;
+            c.resources[id] = (struct mp_resource){UINT64_C(600000000000) - 1, 0, false, true, v * n / 2};
+            c.resources[id + 1] = (struct mp_resource){UINT64_C(600000000000) - 1, 0, true, true, v * n / 2};
+            c.uplink_out[0][v] = id;
+            c.uplink_in[0][v] = id + 1;
+        }
+        c.levels[0].uplink_out = c.uplink_out[0];
+        c.levels[0].uplink_in = c.uplink_in[0];
+        for (int k = 0; k < 6; k++) {
+            among[k] = staged(&c, &x, k >= 3, (enum mp_stage_mode)(k % 3));
+            if (apart[k] > among[k] + 2 || among[k] > apart[k] + 2)
+                fail_msg("case %llu, run %d: %llu ns apart, %llu ns among events", (unsigned long long)seed, k,
+                         (unsigned long long)apart[k], (unsigned long long)among[k]);
+        }
     }
 }
 
@@ -137,6 +215,41 @@ static void test_net_staged__known_times(void **state) {
     c.matrix[1 * 3 + 0] = 4900;
     assert_int_equal(staged(&c, &x, false, MP_STAGE_FREE), 57 + 8); /* sent from time 0 on */
     assert_int_equal(staged(&c, &x, false, MP_STAGE_COUPLED), 57 + 56);
+}
+
+/* By hand: 0 -> 1 in a stage of 100 ns, then a flush of 0 -> 2 and 2 -> 1 (100 bytes each, 1 byte/ns): 2 may start when
+ * nothing of its own came before, if the queue of 1's receives lets it. */
+static void test_net_staged__known_times_of_a_flush(void **state) {
+    (void)state;
+    static struct net_case c;
+    struct mp_transfer first = {0, 1, 1, 1},
+                       rest[5] = {{0, 2, 1, 1}, {1, 0, 1, 1}, {1, 2, 1, 1}, {2, 0, 1, 1}, {2, 1, 1, 1}};
+    struct mp_stage stages[2] = {{1, &first}, {5, rest}};
+    struct test_order x = {.o = {.unit = 1, .ports = 1, .has_flush = true, .n_stages = 2, .stages = stages}};
+    case_plain(&c, 1, 3, UINT64_C(1000000000), 0);
+    c.t.stage_launch_ns = 5;
+    c.levels[0].latency_ns = 2;
+    c.matrix[0 * 3 + 1] = 100;
+    c.matrix[0 * 3 + 2] = 40;
+    c.matrix[1 * 3 + 2] = 40;
+    /* FREE: 1 -> 2 runs from 5 to 45; 0 -> 2 from 107 + 5 on. */
+    assert_int_equal(staged(&c, &x, false, MP_STAGE_FREE), 107 + 5 + 40 + 2);
+    /* COUPLED and BARRIER: both start at 112 and share the port of 2. */
+    assert_int_equal(staged(&c, &x, false, MP_STAGE_COUPLED), 107 + 5 + 80 + 2);
+    assert_int_equal(staged(&c, &x, false, MP_STAGE_BARRIER), 107 + 5 + 80 + 2);
+    /* Reversed: the combine of the transpose starts with the flush, 2 -> 0 and 2 -> 1; then 1 -> 0. */
+    uint64_t dispatch[9];
+    memcpy(dispatch, c.matrix, sizeof dispatch);
+    for (uint32_t i = 0; i < 9; i++)
+        c.matrix[i] = dispatch[i % 3 * 3 + i / 3];
+    for (int mode = 0; mode < 3; mode++) /* FREE: 1 waits for nothing, but 0 receives from 2 until 87 */
+        assert_int_equal(staged(&c, &x, true, (enum mp_stage_mode)mode), 87 + 5 + 100 + 2);
+    /* A cap holds for the stage, not for the flush. */
+    memcpy(c.matrix, dispatch, sizeof dispatch);
+    x.o.port_bytes_per_s = UINT64_C(500000000);
+    assert_int_equal(staged(&c, &x, false, MP_STAGE_BARRIER), 207 + 5 + 80 + 2);
+    first.width = 2;
+    assert_int_equal(staged(&c, &x, false, MP_STAGE_BARRIER), 107 + 5 + 80 + 2);
 }
 
 /* Sub-ports: a port of 2 units drives two receivers of 1 unit at their own rate, which one-to-one stages cannot. */
@@ -194,7 +307,7 @@ static enum mp_status one_staged(void *ctx, struct mp_error *err) {
     uint64_t t;
     enum mp_status status;
     struct mp_rng r = mp_rng_seed(1);
-    random_order(&x, &r, c->t.n_gpus, 1, 0);
+    random_order(&x, &r, c->t.n_gpus, 1, 0, true);
     MP_TRY(mp_net_new(&net, &c->t, err));
     MP_TRY(mp_net_staged(net, &x.o, false, MP_STAGE_FREE, c->matrix, &t, err));
 out:
@@ -214,7 +327,9 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_net_staged__agrees_with_predecessors_worked_out_by_hand),
         cmocka_unit_test(test_net_staged__free_is_never_behind_where_ports_are_alone),
+        cmocka_unit_test(test_net_staged__a_flush_by_itself_is_the_flush_among_events),
         cmocka_unit_test(test_net_staged__known_times),
+        cmocka_unit_test(test_net_staged__known_times_of_a_flush),
         cmocka_unit_test(test_net_staged__sub_ports_reach_the_bound_of_unequal_ports),
         cmocka_unit_test(test_net_staged__refuses_orders_that_lose_bytes),
         cmocka_unit_test(test_net_staged__survives_every_fault),
