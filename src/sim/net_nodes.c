@@ -353,6 +353,7 @@ static enum mp_status time_stages(struct shots *x, struct mp_error *err) {
         x->stage_ns[s + 1] = sum_ns(x->stage_ns[s], rails_bound(x));
     }
     enum mp_status status = all_sent(w, err);
+    x->n_rails = 0;
     memset(w->cumulative, 0, (size_t)w->n_nodes * w->n_nodes * sizeof *w->cumulative);
     return status;
 }

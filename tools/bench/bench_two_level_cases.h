@@ -1,0 +1,71 @@
+/* What the benchmark of orders between nodes runs on: nodes of GPUs with an NVLink port and a NIC each, and matrices
+ * of MoE traffic with Zipf skew of realistic size. */
+#ifndef BENCH_TWO_LEVEL_CASES_H
+#define BENCH_TWO_LEVEL_CASES_H
+
+#include "bench_matrix.h"
+
+#define BENCH_NVLINK UINT64_C(450000000000)
+#define BENCH_NIC UINT64_C(50000000000)
+
+static inline struct mp_topology *bench_cluster(struct mp_arena *a, uint32_t n_nodes, uint32_t per_node) {
+    uint32_t n = n_nodes * per_node;
+    struct mp_topology *t = bench_switch(a, n);
+    struct mp_gpu *gpus = mp_arena_alloc(a, n, sizeof *gpus);
+    struct mp_resource *resources = mp_arena_alloc(a, (size_t)4 * n, sizeof *resources);
+    struct mp_level *levels = mp_arena_alloc(a, 2, sizeof *levels);
+    if (gpus == NULL || resources == NULL || levels == NULL)
+        exit(4);
+    for (uint32_t g = 0; g < n; g++) {
+        gpus[g] = (struct mp_gpu){.speed_ppm = 1000000, .group = {g / per_node}};
+        for (uint32_t l = 0; l < 2; l++)
+            for (uint32_t k = 0; k < 2; k++) {
+                uint32_t id = 4 * g + 2 * l + k;
+                resources[id] = (struct mp_resource){
+                    .bytes_per_s = l == 0 ? BENCH_NVLINK : BENCH_NIC, .level = l, .is_in = k == 1, .first_gpu = g};
+                *(k == 0 ? &gpus[g].out_port[l] : &gpus[g].in_port[l]) = id;
+            }
+    }
+    levels[0] = (struct mp_level){.name = "nvlink", .n_groups = n_nodes, .latency_ns = 936};
+    levels[1] = (struct mp_level){.name = "nic", .n_groups = 1, .latency_ns = 2600};
+    t->n_levels = 2;
+    t->levels = levels;
+    t->gpus = gpus;
+    t->resources = resources;
+    t->n_resources = 4 * n;
+    t->launch_ns = t->stage_launch_ns = 10000;
+    return t;
+}
+
+/* PAIRS: the pairs of GPUs, in random sequence, get weights 1 / rank^s. EXPERTS: each GPU holds one of n groups of
+ * experts of Zipf popularity, sources differ by a factor in [1/2, 3/2]. Each GPU sends `mean` bytes on average. */
+enum bench_skew { BENCH_PAIRS, BENCH_EXPERTS, BENCH_N_SKEWS };
+static const char *const bench_skew_names[BENCH_N_SKEWS] = {"pairs", "experts"};
+
+static inline void bench_zipf(uint64_t *matrix, uint32_t n, enum bench_skew skew, double s, double mean,
+                              uint64_t seed) {
+    struct mp_rng r = mp_rng_seed(seed);
+    size_t count = skew == BENCH_PAIRS ? (size_t)n * n : n;
+    uint32_t *rank = malloc(count * sizeof *rank);
+    double *weight = malloc((size_t)n * n * sizeof *weight), sum = 0;
+    if (rank == NULL || weight == NULL)
+        exit(4);
+    for (size_t i = 0; i < count; i++)
+        rank[i] = (uint32_t)i;
+    mp_rng_shuffle(&r, rank, count);
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t j = 0; j < n; j++) {
+            size_t at = (size_t)i * n + j;
+            weight[at] = pow(1 + rank[skew == BENCH_PAIRS ? at : j], -s);
+            if (skew == BENCH_EXPERTS)
+                weight[at] *= 0.5 + mp_rng_unit(&r);
+            weight[at] = i == j ? 0 : weight[at];
+            sum += weight[at];
+        }
+    for (size_t i = 0; i < (size_t)n * n; i++)
+        matrix[i] = (uint64_t)(weight[i] / sum * mean * n);
+    free(rank);
+    free(weight);
+}
+
+#endif
