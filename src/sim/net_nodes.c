@@ -5,7 +5,7 @@
  * Method     the bytes of a transfer are a line of segments (one source, one destination each) cut twice: by what each
  *            sending GPU carries and by what each receiving GPU takes. Balance and forward are added up in tables of
  *            the pairs inside nodes, rails are listed.
- * Paper      W. Liu et al., "FAST: An Efficient Scheduler for All-to-All GPU Communication", arXiv 2505.09764, 2025:
+ * Paper      Y. Lei et al., "FAST: An Efficient Scheduler for All-to-All GPU Communication", arXiv 2505.09764, 2025:
  *            balance, one-to-one transfers between servers, redistribution, as a pipeline.
  * Differs    any shares and ports per stage; unequal nodes and shared NICs by weights; a GPU keeps what it can of its own
  *            bytes; traffic inside nodes is spread over the stages.
