@@ -221,9 +221,9 @@ static enum mp_status order(const struct mp_order_problem *in, struct mp_arena *
     const struct mp_topology *t = in->topology;
     const uint32_t n = mp_topology_n_nodes(t);
     enum mp_status status = MP_OK;
-    struct form *forms;
+    struct form *forms = NULL;
     struct slices slices;
-    uint32_t n_forms;
+    uint32_t n_forms = 0;
     if (n < 2)
         return mp_decline(err, outcome, MP_NOT_APPLICABLE, "two-level orders need more than one node");
     if (n == t->n_gpus)
