@@ -49,8 +49,7 @@ enum mp_status mp_node_level(struct mp_topology **out, const struct mp_topology 
     struct mp_level *levels = mp_arena_alloc(arena, n_levels, sizeof *levels);
     uint32_t *first = mp_arena_alloc(arena, (size_t)n + 1, sizeof *first);
     uint32_t *node_of = mp_arena_alloc(arena, t->n_gpus, sizeof *node_of);
-    struct mp_resource *resources =
-        mp_arena_alloc(arena, (size_t)2 * n * n_levels + t->n_resources, sizeof *resources);
+    struct mp_resource *resources = mp_arena_alloc(arena, (size_t)2 * n * n_levels + t->n_resources, sizeof *resources);
     *out = NULL;
     if (o == NULL || gpus == NULL || levels == NULL || first == NULL || node_of == NULL || resources == NULL)
         return mp_nomem(err, "ordering transfers between nodes");

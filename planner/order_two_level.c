@@ -4,14 +4,15 @@
  * Minimises  simulated time with launches: what passes the NICs plus the balance of the first stage and the forward of
  *            the last, which nothing hides.
  * Method     *Slices*: every pair of nodes in every stage, each stage a fraction f_k of everything. A shot then takes
- *            the largest over ports of f_k B + f_(k-1) R + f_(k-2) F (bytes of balance, rails and inside traffic, forward
- *            through the port), so all counts and sizes of slices are compared in closed form: sizes rise by
- *            the factor that still hides the balance of the next, stay, and fall by the one that still hides the
- *            forward of the one before. Pairs share ports fairly in a slice, which costs nothing where one node is hotter
- *            than the others. Where nodes are loaded evenly and pairs are not, or in ports lose by incast, the
- *            same nodes are ordered as if they were GPUs by the matchings strategy, and what simulates best is taken.
+ *            the largest over ports of f_k B + f_(k-1) R + f_(k-2) F (bytes of balance, rails and inside traffic,
+ * forward through the port), so all counts and sizes of slices are compared in closed form: sizes rise by the factor
+ * that still hides the balance of the next, stay, and fall by the one that still hides the forward of the one before.
+ * Pairs share ports fairly in a slice, which costs nothing where one node is hotter than the others. Where nodes are
+ * loaded evenly and pairs are not, or in ports lose by incast, the same nodes are ordered as if they were GPUs by the
+ * matchings strategy, and what simulates best is taken.
  * Bound      relay bound + launches + balance of the first and forward of the last slice (bench_two_level).
- * Paper      Y. Lei et al., FAST, arXiv 2505.09764, 2025: balance, one-to-one between servers, redistribution, overlapped.
+ * Paper      Y. Lei et al., FAST, arXiv 2505.09764, 2025: balance, one-to-one between servers, redistribution,
+ * overlapped.
  * Differs    slices in place of one matching of servers after another: a few launches for any number of nodes; unequal
  *            nodes by weights.
  * Cost       O(bytes' segments: n_gpus^2) and some thousand evaluations of at most 2 n_gpus linear forms. */
@@ -82,12 +83,8 @@ static enum mp_status whole_order(struct mp_order *out, uint32_t n, struct mp_ar
             if (a != b)
                 transfers[stage->n++] = (struct mp_transfer){(uint16_t)a, (uint16_t)b, 1, 1};
     stage->transfers = transfers;
-    *out = (struct mp_order){.name = "",
-                             .between_nodes = true,
-                             .unit = 1,
-                             .ports = n - 1,
-                             .n_stages = 1,
-                             .stages = stage};
+    *out =
+        (struct mp_order){.name = "", .between_nodes = true, .unit = 1, .ports = n - 1, .n_stages = 1, .stages = stage};
     return MP_OK;
 }
 

@@ -54,8 +54,8 @@ void mp_net_log_to(struct mp_net *n, struct mp_net_log *log);
 void mp_net_log_free(struct mp_net_log *log); /* its memory, not *log */
 
 /* ---- orders between nodes (docs/ORDERS.md part 4) ---- */
-/* `bytes` bytes of the flow src -> dst, from byte `offset` of it, travel src -> out -> in -> dst: inside the node, on the
- * rail, inside the node. A hop whose two ends are the same GPU does not exist. */
+/* `bytes` bytes of the flow src -> dst, from byte `offset` of it, travel src -> out -> in -> dst: inside the node, on
+ * the rail, inside the node. A hop whose two ends are the same GPU does not exist. */
 struct mp_relay {
     uint32_t src, dst, out, in;
     uint64_t offset, bytes;

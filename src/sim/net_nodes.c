@@ -7,8 +7,8 @@
  *            the pairs inside nodes, rails are listed.
  * Paper      Y. Lei et al., "FAST: An Efficient Scheduler for All-to-All GPU Communication", arXiv 2505.09764, 2025:
  *            balance, one-to-one transfers between servers, redistribution, as a pipeline.
- * Differs    any shares and ports per stage; unequal nodes and shared NICs by weights; a GPU keeps what it can of its own
- *            bytes; traffic inside nodes is spread over the stages.
+ * Differs    any shares and ports per stage; unequal nodes and shared NICs by weights; a GPU keeps what it can of its
+ * own bytes; traffic inside nodes is spread over the stages.
  * Cost       O(sum over transfers of GPUs^2 of the two nodes + stages * GPUs * GPUs of a node). */
 #include "net.h"
 #include <string.h>
@@ -109,9 +109,9 @@ static enum mp_status begin_walk(struct walk *w, const struct mp_topology *t, co
 /* floor(bytes * part / whole), part <= whole. */
 static inline uint64_t cut(uint64_t bytes, uint64_t part, uint64_t whole) {
     uint64_t product;
-    return part == whole                             ? bytes
+    return part == whole                            ? bytes
            : mp_mul_overflow(bytes, part, &product) ? mp_mul_div(bytes, part, whole)
-                                                     : product / whole;
+                                                    : product / whole;
 }
 
 /* Splits P by the sums of weights of a node. */
@@ -330,8 +330,7 @@ static uint64_t rails_bound(struct shots *x) {
     }
     for (uint32_t r = 0; r < t->n_resources; r++)
         if (x->through[r] > 0)
-            bound =
-                larger(bound, mp_mul_div_ceil(x->through[r], UINT64_C(1000000000), t->resources[r].bytes_per_s));
+            bound = larger(bound, mp_mul_div_ceil(x->through[r], UINT64_C(1000000000), t->resources[r].bytes_per_s));
     return bound;
 }
 
@@ -531,7 +530,8 @@ static void move_log(const struct timing *x, size_t first, uint64_t shot_ns) {
     for (size_t i = first; log != NULL && i < log->n; i++) {
         struct mp_net_transfer *r = &log->transfers[i];
         r->stage = x->n_shots;
-        r->start_ns = x->is_transposed ? x->time_ns + shot_ns - launch - r->start_ns : x->time_ns + launch + r->start_ns;
+        r->start_ns =
+            x->is_transposed ? x->time_ns + shot_ns - launch - r->start_ns : x->time_ns + launch + r->start_ns;
         r->end_ns = x->is_transposed ? x->time_ns + shot_ns - launch - r->end_ns : x->time_ns + launch + r->end_ns;
     }
 }
