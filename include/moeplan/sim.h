@@ -89,7 +89,8 @@ enum mp_network_mode {
     MP_NETWORK_RCS,
     MP_NETWORK_SJF,
     MP_NETWORK_SPREAD_OUT,
-    MP_NETWORK_PORT_BOUND /* every transfer takes its port bound: a fast lower bound on CONCURRENT, step by step */
+    MP_NETWORK_PORT_BOUND /* every transfer takes its port bound (relay bound where the plan's order is between nodes),
+                           * a staged one a single launch: a fast lower bound on PLAN and CONCURRENT, step by step */
 };
 struct mp_sim_options {
     const struct mp_dispatcher *dispatcher;
@@ -130,7 +131,8 @@ struct mp_sim_result {
     double copies_expert, copies_gpu, copies_node; /* remote copies per step */
     struct mp_balance balance;
     double utilization;        /* mean over GPUs of expert-compute time / (dispatch + compute + combine) */
-    double port_bound_ns;      /* mean per step: sum over layers of the dispatch and combine port bounds */
+    double port_bound_ns;      /* mean per step: sum over layers of the dispatch and combine port bounds (relay bounds
+                                * where the plan's order is between nodes) */
     uint64_t lower_bound_ns;   /* mean per step; 0 when not asked for; includes other_ns */
     double gap;                /* mean step / lower bound - 1; 0 without a bound */
     double *gpu_rows;          /* [n_layers][n_gpus] mean rows per step */

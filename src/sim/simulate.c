@@ -19,10 +19,15 @@ static enum mp_status transfer_ns(const struct run *run, struct worker *w, uint3
     *out_ns = *bound_ns = 0;
     if (plan->n_gpus < 2)
         return MP_OK;
-    bool is_staged = run->options->network == MP_NETWORK_PLAN && l->order != MP_NONE;
+    const bool is_plan = run->options->network == MP_NETWORK_PLAN,
+               is_floor = run->options->network == MP_NETWORK_PORT_BOUND;
+    if (l->order != MP_NONE && l->order >= plan->n_orders)
+        return mp_fail(err, MP_EBUG, "layer %u uses order %u of %u", l->layer_id, l->order, plan->n_orders);
+    bool is_staged = is_plan && l->order != MP_NONE;
+    /* Bytes that other GPUs pass on are not held by their own GPU's ports alone. */
+    const bool is_relayed = (is_plan || is_floor) && l->order != MP_NONE && plan->orders[l->order].between_nodes;
+    const uint64_t floor_ns = is_relayed ? mp_relay_bound_ns(t, first) : mp_net_port_bound(w->net, first);
     if (is_staged) {
-        if (l->order >= plan->n_orders)
-            return mp_fail(err, MP_EBUG, "layer %u uses order %u of %u", l->layer_id, l->order, plan->n_orders);
         enum mp_stage_mode mode =
             run->options->stage_mode < 0 ? plan->stage_mode : (enum mp_stage_mode)run->options->stage_mode;
         const struct mp_order *order = &plan->orders[l->order];
@@ -34,10 +39,10 @@ static enum mp_status transfer_ns(const struct run *run, struct worker *w, uint3
             MP_TRY(mp_net_concurrent(w->net, first, &first_ns, NULL, err));
         else
             MP_TRY(mp_net_staged(w->net, order, is_reversed, mode, first, &first_ns, err));
-    } else if (run->options->network == MP_NETWORK_PLAN || run->options->network == MP_NETWORK_CONCURRENT) {
+    } else if (is_plan || run->options->network == MP_NETWORK_CONCURRENT) {
         MP_TRY(mp_net_concurrent(w->net, first, &first_ns, NULL, err));
-    } else if (run->options->network == MP_NETWORK_PORT_BOUND) {
-        first_ns = mp_net_port_bound(w->net, first);
+    } else if (is_floor) {
+        first_ns = floor_ns;
     } else {
         enum mp_baseline which = run->options->network == MP_NETWORK_RCS   ? MP_BASELINE_RCS
                                  : run->options->network == MP_NETWORK_SJF ? MP_BASELINE_SJF
@@ -47,10 +52,10 @@ static enum mp_status transfer_ns(const struct run *run, struct worker *w, uint3
         MP_TRY(mp_net_baseline(w->net, which, seed, first, &first_ns, err));
     }
     w->seen[is_combine].n_first = w->log.n;
-    *bound_ns = mp_net_port_bound(w->net, first);
+    *bound_ns = floor_ns;
     if (traffic->has_second) {
         uint64_t second_bound = mp_net_port_bound(w->net, second);
-        if (run->options->network == MP_NETWORK_PORT_BOUND)
+        if (is_floor)
             second_ns = second_bound;
         else
             MP_TRY(mp_net_concurrent(w->net, second, &second_ns, NULL, err));
@@ -62,7 +67,10 @@ static enum mp_status transfer_ns(const struct run *run, struct worker *w, uint3
     *bound_ns = sane(*bound_ns);
     w->seen[is_combine].first_ns = first_ns;
     w->seen[is_combine].second_ns = second_ns;
-    launch_ns = (d->n_launches - (is_staged && d->n_launches > 0)) * sane(t->launch_ns);
+    const bool is_ordered = is_staged || (is_floor && l->order != MP_NONE);
+    launch_ns = (d->n_launches - (is_ordered && d->n_launches > 0)) * sane(t->launch_ns);
+    if (is_floor && is_ordered && floor_ns > 0) /* one stage, or the one shot that a fallback may make of it */
+        launch_ns += sane(t->stage_launch_ns < t->launch_ns ? t->stage_launch_ns : t->launch_ns);
     *out_ns = (!d->is_overlapped ? first_ns + second_ns : first_ns > second_ns ? first_ns : second_ns) + launch_ns;
     w->seen[is_combine].launch_ns = launch_ns;
     w->seen[is_combine].is_staged = is_staged;

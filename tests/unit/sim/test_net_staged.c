@@ -177,6 +177,82 @@ static void test_net_staged__a_flush_by_itself_is_the_flush_among_events(void **
     }
 }
 
+/* docs/ORDERS.md part 5 written down again, with a matrix for every stage. */
+static uint64_t slow_estimate(const struct net_case *c, const struct mp_order *o, bool is_reversed) {
+    static uint64_t piece[CASE_GPUS * CASE_GPUS], before[CASE_GPUS * CASE_GPUS];
+    const uint32_t n = c->t.n_gpus;
+    uint64_t latency = 0, sum = 0;
+    memset(before, 0, sizeof before);
+    for (uint32_t l = 0; l < c->t.n_levels; l++)
+        latency = c->t.levels[l].latency_ns > latency ? c->t.levels[l].latency_ns : latency;
+    for (uint32_t s = 0; s < o->n_stages; s++) {
+        uint64_t bound = 0, total = 0;
+        memset(piece, 0, sizeof piece);
+        for (uint32_t k = 0; k < o->stages[s].n; k++) {
+            struct mp_transfer x = o->stages[s].transfers[k];
+            size_t forward = (size_t)x.src * n + x.dst, actual = is_reversed ? (size_t)x.dst * n + x.src : forward;
+            unsigned __int128 all = c->matrix[actual];
+            piece[actual] = (uint64_t)(all * (before[forward] + x.share) / o->unit - all * before[forward] / o->unit);
+            before[forward] += x.share;
+            total += piece[actual];
+            if (o->port_bytes_per_s > 0 && !(o->has_flush && s == o->n_stages - 1)) {
+                unsigned __int128 rate = (unsigned __int128)o->port_bytes_per_s * x.width;
+                uint64_t ns = (uint64_t)(((unsigned __int128)piece[actual] * 1000000000 + rate - 1) / rate);
+                bound = ns > bound ? ns : bound;
+            }
+        }
+        uint64_t ports = mp_port_bound_ns(&c->t, piece);
+        bound = ports > bound ? ports : bound;
+        sum += total > 0 ? c->t.stage_launch_ns + latency + bound : 0;
+    }
+    return sum;
+}
+static void test_net_staged__estimate_and_fallback(void **state) {
+    (void)state;
+    static struct net_case c;
+    static struct test_order x;
+    uint32_t n_lost = 0, n_kept = 0;
+    for (uint64_t seed = 0; seed < 2000; seed++) {
+        struct mp_rng r = mp_rng_seed(seed + 77);
+        struct mp_error err = {0};
+        struct mp_net *net;
+        uint64_t got, single, latency = 0, time_ns;
+        bool falls_back, is_reversed = mp_rng_below(&r, 2) == 1;
+        case_random(&c, &r, 2, 3);
+        uint32_t ports = 1 + (uint32_t)mp_rng_below(&r, 3);
+        random_order(&x, &r, c.t.n_gpus, ports, mp_rng_below(&r, 2) * UINT64_C(7000000000), mp_rng_below(&r, 2) == 0);
+        CHECK_OK(mp_net_new(&net, &c.t, &err), err);
+        CHECK_OK(mp_net_order_estimate(net, &x.o, is_reversed, c.matrix, &got, &single, &err), err);
+        assert_int_equal(got, slow_estimate(&c, &x.o, is_reversed));
+        for (uint32_t l = 0; l < c.t.n_levels; l++)
+            latency = c.t.levels[l].latency_ns > latency ? c.t.levels[l].latency_ns : latency;
+        assert_int_equal(single, c.t.launch_ns + latency + mp_port_bound_ns(&c.t, c.matrix));
+        uint32_t ppm = (uint32_t)mp_rng_below(&r, 1500000);
+        bool has_traffic = mp_port_bound_ns(&c.t, c.matrix) > 0;
+        CHECK_OK(mp_net_falls_back(net, &x.o, is_reversed, ppm, c.matrix, &falls_back, &err), err);
+        assert_int_equal(falls_back,
+                         has_traffic && ppm > 0 &&
+                             (unsigned __int128)got * 1000000 > (unsigned __int128)single * (1000000 + (uint64_t)ppm));
+        n_lost += falls_back;
+        n_kept += !falls_back;
+        CHECK_OK(mp_net_falls_back(net, &x.o, is_reversed, 0, c.matrix, &falls_back, &err), err);
+        assert_false(falls_back);
+        /* One-to-one stages with ports to themselves never take longer than their estimate under BARRIER. */
+        if (seed % 4 == 0) {
+            mp_net_free(net);
+            case_plain(&c, 1, 4, UINT64_C(50000000000), 0);
+            case_matrix(&c, &r);
+            random_order(&x, &r, 4, 1, 0, false);
+            CHECK_OK(mp_net_new(&net, &c.t, &err), err);
+            CHECK_OK(mp_net_order_estimate(net, &x.o, false, c.matrix, &got, &single, &err), err);
+            CHECK_OK(mp_net_staged(net, &x.o, false, MP_STAGE_BARRIER, c.matrix, &time_ns, &err), err);
+            assert_true(time_ns <= got && got <= time_ns + x.o.n_stages);
+        }
+        mp_net_free(net);
+    }
+    assert_true(n_lost > 100 && n_kept > 100);
+}
+
 static struct test_order rotation(uint32_t n) {
     static struct test_order x;
     memset(&x, 0, sizeof x);
@@ -328,6 +404,7 @@ int main(void) {
         cmocka_unit_test(test_net_staged__agrees_with_predecessors_worked_out_by_hand),
         cmocka_unit_test(test_net_staged__free_is_never_behind_where_ports_are_alone),
         cmocka_unit_test(test_net_staged__a_flush_by_itself_is_the_flush_among_events),
+        cmocka_unit_test(test_net_staged__estimate_and_fallback),
         cmocka_unit_test(test_net_staged__known_times),
         cmocka_unit_test(test_net_staged__known_times_of_a_flush),
         cmocka_unit_test(test_net_staged__sub_ports_reach_the_bound_of_unequal_ports),

@@ -41,6 +41,7 @@ static void add_rotation(struct world *w) {
 static void test_simulate__is_the_sum_of_its_parts(void **state) {
     (void)state;
     static struct world w;
+    uint32_t n_fell_back = 0, n_staged = 0;
     for (uint64_t seed = 0; seed < 150; seed++) {
         struct mp_rng r = mp_rng_seed(seed);
         struct mp_error err = {0};
@@ -51,6 +52,7 @@ static void test_simulate__is_the_sum_of_its_parts(void **state) {
         if (seed % 2 == 0)
             add_rotation(&w);
         w.plan->stage_mode = (enum mp_stage_mode)mp_rng_below(&r, 3);
+        w.plan->fallback_ppm = mp_rng_below(&r, 2) ? 1 + (uint32_t)mp_rng_below(&r, 500000) : 0;
         struct mp_sim_options o = options_of(&w);
         struct mp_sim_result *got = simulate(&w, &o);
         struct mp_traffic *t;
@@ -67,7 +69,15 @@ static void test_simulate__is_the_sum_of_its_parts(void **state) {
                 for (int d = 0; d < 2; d++) {
                     uint64_t first, second, launches = w.setup.dispatcher->n_launches;
                     const uint64_t *m = d == 0 ? t->dispatch : t->combine;
-                    if (w.plan->layers[l].order != MP_NONE) {
+                    bool falls_back = false;
+                    if (w.plan->layers[l].order != MP_NONE)
+                        CHECK_OK(mp_net_falls_back(net, &w.plan->orders[0],
+                                                   d == 1 && w.plan->layers[l].combine_reversed, w.plan->fallback_ppm,
+                                                   m, &falls_back, &err),
+                                 err);
+                    n_fell_back += falls_back;
+                    if (w.plan->layers[l].order != MP_NONE && !falls_back) {
+                        n_staged++;
                         CHECK_OK(mp_net_staged(net, &w.plan->orders[0], d == 1 && w.plan->layers[l].combine_reversed,
                                                w.plan->stage_mode, m, &first, &err),
                                  err);
@@ -112,6 +122,41 @@ static void test_simulate__is_the_sum_of_its_parts(void **state) {
         mp_sim_result_free(got);
         world_free(&w);
     }
+    assert_true(n_fell_back > 100 && n_staged > 100);
+}
+
+/* Orders between nodes may go below the port bound of their matrix, and the floor still is one. */
+static void test_simulate__the_floor_holds_for_orders_between_nodes(void **state) {
+    (void)state;
+    static struct world w;
+    uint32_t n_tried = 0;
+    for (uint64_t seed = 0; seed < 150; seed++) {
+        struct mp_rng r = mp_rng_seed(seed + 300);
+        world_make(&w, &r, (struct world_shape){0});
+        uint32_t n_nodes = mp_topology_n_nodes(&w.net.t);
+        if (n_nodes > 1) {
+            n_tried++;
+            uint32_t n_gpus = w.plan->n_gpus;
+            w.plan->n_gpus = n_nodes; /* a rotation of nodes */
+            add_rotation(&w);
+            w.plan->n_gpus = n_gpus;
+            ((struct mp_order *)(uintptr_t)w.plan->orders)->between_nodes = true;
+            w.plan->fallback_ppm = (uint32_t)mp_rng_below(&r, 2) * 1000;
+            struct mp_sim_options o = options_of(&w);
+            struct mp_sim_result *got = simulate(&w, &o);
+            o.network = MP_NETWORK_PORT_BOUND;
+            struct mp_sim_result *floor = simulate(&w, &o);
+            for (uint32_t i = 0; i < got->n_steps; i++) {
+                assert_true(floor->steps[i].dispatch_ns <= got->steps[i].dispatch_ns);
+                assert_true(floor->steps[i].combine_ns <= got->steps[i].combine_ns);
+            }
+            assert_true(got->port_bound_ns <= (double)(got->mean.dispatch_ns + got->mean.combine_ns) + 1);
+            mp_sim_result_free(got);
+            mp_sim_result_free(floor);
+        }
+        world_free(&w);
+    }
+    assert_true(n_tried > 50);
 }
 
 static void test_simulate__threads_do_not_matter(void **state) {
@@ -299,6 +344,7 @@ int main(void) {
     cmocka_set_message_output(CM_OUTPUT_TAP);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_simulate__is_the_sum_of_its_parts),
+        cmocka_unit_test(test_simulate__the_floor_holds_for_orders_between_nodes),
         cmocka_unit_test(test_simulate__threads_do_not_matter),
         cmocka_unit_test(test_simulate__picks_steps_evenly_and_ranks_them),
         cmocka_unit_test(test_simulate__balance_and_memory_by_hand),
