@@ -2,8 +2,8 @@
  *
  * Decides   which message each sender and receiver handles next, without ever cutting one.
  * Minimises the end of the last message, startups included.
- * Method    events: whenever an end becomes free it takes, among the idle ends it still has a message with, the one of
- *           highest priority. Ends that become free together choose by falling load.
+ * Method    events: whenever an end becomes free it takes, among the idle ends it still has a message with, the one
+ *           of highest priority. Ends that become free together choose by falling load.
  * Bound     makespan < 2 * the largest load of an end. Proof: two idle ends never have a message left, so before the
  *           last message (i, j) of time t started, i or j was busy at every moment: the end is at most load(i) - t +
  *           load(j) - t + t. QED. It is the largest load itself when one end is a party to every message.

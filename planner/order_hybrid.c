@@ -3,12 +3,13 @@
  * Decides   the order of transfers: large pieces in matchings that keep every busy port busy, the small rest whole.
  * Minimises the time of the order with its startups, over the size tau at which the matchings end.
  * Method    the matrix is padded to equal loads in proportion to the slacks, and bottleneck matchings (bottleneck.c)
- * are taken off it, each as long as its least entry. A remainder that takes less than half of a startup goes with the
- * piece before it. Each time the matchings' length falls below a tau of {1, 1/2, 1/4, 1/8, 1/16} * bound / n, the rest
- * is tried: for free stages as a list that starts where the matchings leave each port; else packed into matchings,
- * largest first, and as one flush. One run of matchings serves every tau.
+ *           are taken off it, each as long as its least entry. A remainder that takes less than half of a startup
+ *           goes with the piece before it. Each time the matchings' length falls below a tau of {1, 1/2, 1/4, 1/8,
+ *           1/16} * bound / n, the rest is tried: for free stages as a list that starts where the matchings leave
+ *           each port; else packed into matchings, largest first, and as one flush. One run of matchings serves
+ *           every tau.
  * Bound     none proven beyond that of the list alone, which is tried too. bench_hybrid: 1.011 of the startup-aware
- * bound at n = 64 with startups of 1e-4 of it.
+ *           bound at n = 64 with startups of 1e-4 of it.
  * Differs   entries are times, so that unequal rates do no harm of their own (unequal ports need sub-ports).
  * Cost      O(n^2 / 64) per entry that falls below the threshold, O(n^2) per fall of the threshold, 18 lists. */
 #include "bottleneck.h"

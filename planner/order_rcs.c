@@ -2,8 +2,8 @@
  *
  * Decides   the order of transfers: each sender sends whole flows in a random order of its own.
  * Minimises nothing: the baseline of papers, here as stages that can be executed.
- * Method    destinations ascending, shuffled by one stream, senders ascending (as the simulator's network `rcs`, which
- * is fair to flows that meet at a receiver where this order makes them wait); then mp_queue_stages.
+ * Method    destinations ascending, shuffled by one stream, senders ascending (as the simulator's network `rcs`,
+ *           which is fair to flows that meet at a receiver where this order makes them wait); then mp_queue_stages.
  * Bound     none; two flows that meet at a receiver cost their sum.
  * Paper     RCS of Aurora, arXiv 2410.17043, part 8.
  * Cost      O(n^2 * (1 + stages / 64)). Deterministic by seed. */

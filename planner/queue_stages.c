@@ -1,8 +1,8 @@
 /* Senders' queues as stages.
  *
  * Decides   the stage of each flow, given each sender's order.
- * Method    the k-th flows of all senders, senders ascending, then the (k + 1)-th: first stage past the sender's last
- * one in which the receiver is idle.
+ * Method    the k-th flows of all senders, senders ascending, then the (k + 1)-th: first stage past the sender's
+ *           last one in which the receiver is idle.
  * Bound     none: a queue may wait at each of its receivers. About 2 * n stages are seen where n^2 are possible.
  * Cost      O(flows * stages / 64). */
 #include "queue_stages.h"
