@@ -4,6 +4,7 @@
 
 #include <moeplan/base.h>
 #include <moeplan/cost.h>
+#include <moeplan/export.h>
 #include <moeplan/matrix.h>
 #include <moeplan/model.h>
 #include <moeplan/plan.h>

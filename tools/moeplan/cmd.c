@@ -127,14 +127,34 @@ static const char *const order_examples[] = {
     "moeplan order tokens.csv 2x8:h100 --token-bytes 14336 --strategy single,bvn,auto -o plan.yaml", NULL};
 
 static const struct argument export_arguments[] = {
-    {"PLAN", "a plan file, or a placement of any serving stack", false, false, WORDS_FILE}, {0}};
-static const enum opt_id export_options[] = {OPT_TO,         OPT_OUT,    OPT_MODEL,      OPT_HIDDEN_LAYERS,
-                                             OPT_MTP_LAYERS, OPT_FORMAT, OPT_LAYER_BASE, OPT_EXPERTS,
-                                             PLACEMENT,      COMMON,     OPT_END};
-static const char *const export_examples[] = {"moeplan export plan.yaml --to sglang -o placement.json", NULL};
+    {"PLAN", "a plan file, or a placement of any serving stack", false, false, WORDS_FILE},
+    {"TRACE", "the recording, for exports that show its steps", true, false, WORDS_FILE},
+    {"TOPOLOGY", "the topology, for the same", true, false, WORDS_FILE},
+    {0}};
+static const enum opt_id export_options[] = {OPT_TO,
+                                             OPT_OUT,
+                                             OPT_STEP,
+                                             OPT_MODEL,
+                                             OPT_HIDDEN_LAYERS,
+                                             OPT_MTP_LAYERS,
+                                             PLACEMENT,
+                                             STEPS,
+                                             COSTS,
+                                             OPT_SPLIT_SIMULATE,
+                                             OPT_INCUMBENT_ROUTE,
+                                             OPT_NETWORK,
+                                             OPT_STAGE_BARRIER,
+                                             OPT_STAGE_COUPLED,
+                                             HINTS,
+                                             COMMON,
+                                             OPT_END};
+static const char *const export_examples[] = {
+    "moeplan export plan.yaml --to sglang -o placement.json",
+    "moeplan export plan.yaml trace.npz 8:h100 --to chrome-trace -o step.json",
+    "moeplan export plan.yaml trace.npz 8:h100 --to nccl-tests -o matrices/", NULL};
 
 static const struct argument list_arguments[] = {
-    {"WHAT", "strategies, formats, matrices, stacks, presets, models, dispatchers or topologies", true, false,
+    {"WHAT", "strategies, formats, matrices, stacks, exports, presets, models, dispatchers or topologies", true, false,
      WORDS_LISTS},
     {0}};
 static const enum opt_id list_options[] = {COMMON, OPT_END};
@@ -195,11 +215,12 @@ const struct verb verbs[] = {
      "bound that no order can pass, and the papers' baselines. The best one is written as a plan of one layer with "
      "expert i on GPU i, which replays this matrix to the byte.",
      order_arguments, order_options, order_examples},
-    {"export", cmd_export, "write a placement file for a serving stack",
-     "moeplan export PLAN --to STACK [-o FILE] [options]",
-     "Checks every rule of the stack before it writes, and prints the exact server flags for the file. Exit code 1: "
-     "the stack cannot load "
-     "this plan; the message says what to change.",
+    {"export", cmd_export, "write files for a serving stack or another program",
+     "moeplan export PLAN [TRACE TOPOLOGY] --to NAME [-o FILE] [options]",
+     "For a serving stack: checks every rule of the stack before it writes the placement, and prints the exact server "
+     "flags for the file. Exit code 1: the stack cannot load this plan; the message says what to change. With the "
+     "recording and the topology: what the plan's steps look like, as matrices for nccl-tests or as a timeline. Steps "
+     "are those that moeplan simulate takes.",
      export_arguments, export_options, export_examples},
     {"list", cmd_list, "list what moeplan knows, with references", "moeplan list [WHAT] [options]",
      "Without WHAT, everything. The names are those that the options take.", list_arguments, list_options,

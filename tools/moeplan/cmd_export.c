@@ -1,7 +1,151 @@
-/* moeplan export: the file that a serving stack loads, and the flags to start it with. */
-#include "tool.h"
+/* moeplan export: the file that a serving stack loads, and the flags to start it with; or what a plan's steps look
+ * like, for other programs. */
+#include "score.h"
 #include <stdio.h>
 #include <string.h>
+
+/* How to use what was written: data when the files are elsewhere, and talk when the file is on standard output. */
+static enum mp_status tell(const struct opts *o, json_t *root, struct mp_out *usage, bool to_stdout,
+                           struct mp_error *err) {
+    size_t n;
+    const char *text = (const char *)mp_out_memory_bytes(usage, &n);
+    struct mp_out *out;
+    if (to_stdout) {
+        if (!o->quiet)
+            fprintf(stderr, "%s", text);
+        json_decref(root);
+        return MP_OK;
+    }
+    enum mp_status status = mp_out_open(&out, "-", err);
+    if (status == MP_OK && o->json)
+        mp_json_write(root, out);
+    else if (status == MP_OK)
+        mp_out_write(out, text, n);
+    json_decref(root);
+    return status == MP_OK ? mp_out_commit(out, err) : status;
+}
+
+static enum mp_status refuse_plan(const struct opts *o, const char *path, const struct mp_verify_report *report,
+                                  int *exit_code, struct mp_error *err) {
+    char note[2048];
+    snprintf(note, sizeof note, "%s: %s: %s", path, mp_violation_name(report->violations[0].kind),
+             report->violations[0].message);
+    fprintf(stderr, "moeplan: %s\n", note);
+    *exit_code = 1;
+    return o->json ? tool_write_no("moeplan.export", "refused", note, err) : MP_OK;
+}
+
+/* ---- exports of steps ---- */
+
+/* Name of file i: what -o says for a single one, else in the folder -o, or behind the prefix -o. */
+static enum mp_status name_file(const struct mp_exporter *e, const struct mp_export *in, uint32_t i, const char *path,
+                                char *buf, size_t size, struct mp_error *err) {
+    char name[MP_MAX_NAME];
+    int n;
+    if (e->file_name == NULL) {
+        n = snprintf(buf, size, "%s", path);
+    } else {
+        e->file_name(in, i, name, sizeof name);
+        size_t length = strlen(path);
+        bool needs_slash = mp_is_folder(path) && path[length - 1] != '/';
+        n = snprintf(buf, size, "%s%s%s", path, needs_slash ? "/" : "", name);
+    }
+    return n < 0 || (size_t)n >= size ? mp_fail_at(err, MP_EIO, path, 0, 0, "the name is too long")
+                                      : tool_check_output(buf, err);
+}
+
+static enum mp_status write_file(const struct mp_exporter *e, const struct mp_export *in, uint32_t i, const char *path,
+                                 struct mp_out *usage, struct mp_error *err) {
+    struct mp_out *file;
+    enum mp_status status = mp_out_open(&file, path, err);
+    if (status != MP_OK)
+        return status;
+    status = e->write(in, i, path, file, usage, err);
+    if (status == MP_OK)
+        return mp_out_commit(file, err);
+    mp_out_cancel(file);
+    return status;
+}
+
+static enum mp_status export_steps(const struct opts *o, const struct args *args, const struct mp_exporter *e,
+                                   int *exit_code, struct mp_error *err) {
+    struct setup s = {.o = o};
+    struct score score = {0};
+    struct mp_verify_report *report = NULL;
+    struct mp_out *usage = NULL;
+    char path[4096];
+    json_t *files = NULL;
+    enum mp_status status = MP_OK;
+    const char *to = o->out != NULL ? o->out : "-";
+    if (args->n != 3)
+        return mp_fail(err, MP_EUSAGE,
+                       "export: --to %s shows steps: it needs the recording and the topology (write moeplan export "
+                       "PLAN TRACE TOPOLOGY --to %s)",
+                       e->name, e->name);
+    if (e->n_files != NULL && strcmp(to, "-") == 0)
+        return mp_fail(err, MP_EUSAGE,
+                       "export: %s writes several files (add -o FOLDER, or -o and how their names begin)", e->name);
+    if (e->n_files == NULL) /* of several files the names are known later */
+        MP_TRY(tool_check_output(to, err));
+    MP_TRY(setup_load(&s, o, args->value[1], args->value[2], err));
+    MP_TRY(score_load(&score, &s, args->value[0], err));
+    MP_TRY(mp_plan_verify(&report, score.plan, NULL, NULL, NULL, err));
+    if (report->n > 0) {
+        status = refuse_plan(o, args->value[0], report, exit_code, err);
+        goto out;
+    }
+    MP_TRY(setup_as_planned(&s, score.plan, err));
+    if (o->is_set[OPT_STEP] && o->step >= s.workload->n_steps) {
+        status = mp_fail(err, MP_EUSAGE, "--step: there is no step %llu: the steps are 0 to %u",
+                         (unsigned long long)o->step, s.workload->n_steps - 1);
+        goto out;
+    }
+    const struct mp_export in = {.plan = score.plan,
+                                 .workload = s.workload,
+                                 .topology = s.topology,
+                                 .model = s.model,
+                                 .sim = &s.sim,
+                                 .step = o->is_set[OPT_STEP] ? (uint32_t)o->step : MP_NONE};
+    const uint32_t n_files = e->n_files != NULL ? e->n_files(&in) : 1;
+    files = json_array();
+    MP_TRY(mp_out_open_memory(&usage, err));
+    for (uint32_t i = 0; i < n_files; i++) /* nothing is written before every name is good */
+        MP_TRY(name_file(e, &in, i, to, path, sizeof path, err));
+    for (uint32_t i = 0; i < n_files; i++) {
+        MP_TRY(name_file(e, &in, i, to, path, sizeof path, err));
+        MP_TRY(write_file(e, &in, i, path, usage, err));
+        (void)json_array_append_new(files, json_string(path));
+    }
+    size_t n;
+    json_t *root =
+        json_pack("{s:s,s:i,s:s,s:s,s:O,s:s}", "schema", "moeplan.export", "version", 1, "outcome", "written", "export",
+                  e->name, "files", files, "usage", (const char *)mp_out_memory_bytes(usage, &n));
+    status = tell(o, root, usage, strcmp(to, "-") == 0, err);
+out:
+    json_decref(files);
+    mp_out_cancel(usage);
+    mp_verify_report_free(report);
+    score_free(&score);
+    setup_free(&s);
+    return status;
+}
+
+/* ---- placements for stacks ---- */
+
+/* Options that say which steps, for an export that has none. */
+static enum mp_status check_no_steps(const struct opts *o, const struct args *args, struct mp_error *err) {
+    static const enum opt_id ids[] = {
+        OPT_STEP,        OPT_BATCH,         OPT_TOKENS_PER_RANK, OPT_RESAMPLE,       OPT_STEPS,
+        OPT_SOURCE_SKEW, OPT_PAD,           OPT_DISPATCHER,      OPT_SOURCES,        OPT_SPLIT_SIMULATE,
+        OPT_NETWORK,     OPT_STAGE_BARRIER, OPT_STAGE_COUPLED,   OPT_INCUMBENT_ROUTE};
+    for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
+        if (o->is_set[ids[i]])
+            return mp_fail(err, MP_EUSAGE, "export: a placement for %s has no steps (leave out --%s)", o->to,
+                           opt_table[ids[i]].name);
+    if (args->n > 1)
+        return mp_fail(err, MP_EUSAGE, "export: a placement for %s has no steps (leave out TRACE and TOPOLOGY)", o->to);
+    return MP_OK;
+}
 
 enum mp_status cmd_export(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
     struct mp_plan *plan = NULL;
@@ -12,11 +156,16 @@ enum mp_status cmd_export(const struct opts *o, const struct args *args, int *ex
     enum mp_outcome outcome = MP_FOUND;
     char note[2048];
     if (o->to == NULL)
-        return mp_fail(err, MP_EUSAGE, "export: for which stack? (add --to NAME; all: moeplan list stacks)");
+        return mp_fail(
+            err, MP_EUSAGE,
+            "export: for which stack or program? (add --to NAME; all: moeplan list stacks, moeplan list exports)");
     const char *path = o->out != NULL ? o->out : "-";
     if (strcmp(path, "-") == 0 && o->json)
         return mp_fail(err, MP_EUSAGE, "export: --json and the file both want standard output (add -o FILE)");
     const struct mp_stack *stack = mp_stack_find(o->to);
+    if (stack == NULL)
+        return export_steps(o, args, mp_exporter_find(o->to), exit_code, err);
+    MP_TRY(check_no_steps(o, args, err));
     if (strcmp(path, "-") != 0 && !mp_stack_name_fits(stack, path))
         return mp_fail(err, MP_EUSAGE, "export: %s: %s takes only a file whose name ends in %s (write -o %s%s)", path,
                        stack->name, stack->extension, path, stack->extension);
@@ -33,11 +182,7 @@ enum mp_status cmd_export(const struct opts *o, const struct args *args, int *ex
     }
     MP_TRY(mp_plan_verify(&report, plan, NULL, NULL, NULL, err));
     if (report->n > 0) {
-        snprintf(note, sizeof note, "%s: %s: %s", args->value[0], mp_violation_name(report->violations[0].kind),
-                 report->violations[0].message);
-        fprintf(stderr, "moeplan: %s\n", note);
-        *exit_code = 1;
-        status = o->json ? tool_write_no("moeplan.export", "refused", note, err) : MP_OK;
+        status = refuse_plan(o, args->value[0], report, exit_code, err);
         goto out;
     }
     MP_TRY(stack->check(plan, &options, &outcome, err));
@@ -56,27 +201,13 @@ enum mp_status cmd_export(const struct opts *o, const struct args *args, int *ex
     file = NULL;
     if (status != MP_OK)
         goto out;
-    /* Flags are data when the file is elsewhere, and talk when the file itself is on standard output. */
     MP_TRY(mp_out_open_memory(&flags, err));
     stack->flags(plan, &options, path, flags);
     size_t n;
-    const char *text = (const char *)mp_out_memory_bytes(flags, &n);
-    if (strcmp(path, "-") == 0) {
-        if (!o->quiet)
-            fprintf(stderr, "%s", text);
-    } else {
-        struct mp_out *out;
-        MP_TRY(mp_out_open(&out, "-", err));
-        if (o->json) {
-            json_t *root = json_pack("{s:s,s:i,s:s,s:s,s:s,s:s}", "schema", "moeplan.export", "version", 1, "outcome",
-                                     "written", "stack", stack->name, "output", path, "flags", text);
-            mp_json_write(root, out);
-            json_decref(root);
-        } else {
-            mp_out_write(out, text, n);
-        }
-        status = mp_out_commit(out, err);
-    }
+    json_t *root =
+        json_pack("{s:s,s:i,s:s,s:s,s:s,s:s}", "schema", "moeplan.export", "version", 1, "outcome", "written", "stack",
+                  stack->name, "output", path, "flags", (const char *)mp_out_memory_bytes(flags, &n));
+    status = tell(o, root, flags, strcmp(path, "-") == 0, err);
 out:
     mp_out_cancel(flags);
     mp_out_cancel(file);

@@ -57,6 +57,14 @@ static bool stacks_row(uint32_t i, struct row *row, char *buf) {
     return true;
 }
 
+static bool exports_row(uint32_t i, struct row *row, char *buf) {
+    (void)buf;
+    const struct mp_exporter *e = mp_exporter_at(i);
+    if (e != NULL)
+        *row = (struct row){e->name, e->n_files != NULL ? "files" : "file", e->summary, e->reference, NULL};
+    return e != NULL;
+}
+
 static bool models_row(uint32_t i, struct row *row, char *buf) {
     (void)buf;
     const char *name, *summary;
@@ -121,6 +129,7 @@ static const struct {
     {"formats", formats_row, "recordings that can be read (--format; detected otherwise)"},
     {"matrices", matrices_row, "traffic matrices that `moeplan order` reads (--format; detected otherwise)"},
     {"stacks", stacks_row, "serving stacks: placements out (export --to) and in"},
+    {"exports", exports_row, "other exports (export --to), made from a plan, a recording and a topology"},
     {"presets", presets_row,
      "presets: synthetic recordings (generate --preset), models (-m), GPU types (8:h100), topologies"},
     {"models", models_row, "models (-m)"},
@@ -182,7 +191,7 @@ enum mp_status cmd_list(const struct opts *o, const struct args *args, int *exit
         if (first == N_LISTS)
             return mp_fail(
                 err, MP_EUSAGE,
-                "list: unknown \"%s\" (write one of: strategies, formats, matrices, stacks, presets, models, "
+                "list: unknown \"%s\" (write one of: strategies, formats, matrices, stacks, exports, presets, models, "
                 "dispatchers, topologies)",
                 what);
         last = first + 1;

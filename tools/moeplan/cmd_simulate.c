@@ -3,63 +3,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Steps as the plan was made for, where the options do not say otherwise. */
-static enum mp_status batching_of(struct setup *s, const struct mp_plan *plan, struct mp_error *err) {
-    const struct opts *o = s->o;
-    enum mp_status status = tool_batching(&s->batching, o, s->trace, s->topology, err);
-    const struct mp_batching *made = &plan->provenance.batching;
-    if (status != MP_OK || !plan->provenance.has_workload || made->phase != s->batching.phase)
-        return status;
-    struct mp_batching *b = &s->batching;
-    if (!o->is_set[OPT_BATCH])
-        b->batch_per_rank = made->batch_per_rank;
-    if (!o->is_set[OPT_TOKENS_PER_RANK])
-        b->tokens_per_rank = made->tokens_per_rank;
-    if (!o->is_set[OPT_SOURCE_SKEW])
-        b->source_skew_ppm = made->source_skew_ppm;
-    if (!o->is_set[OPT_PAD])
-        b->pad_tokens = made->pad_tokens;
-    if (!o->is_set[OPT_STEPS] && !o->is_set[OPT_RESAMPLE])
-        b->n_steps_max = made->n_steps_max;
-    b->resample |= made->resample;
-    if (!o->is_set[OPT_SEED])
-        b->seed = made->seed;
-    return MP_OK;
-}
-
-static void costs_of(struct setup *s, const struct mp_plan *plan) {
-    const struct mp_provenance *p = &plan->provenance;
-    s->sim = tool_sim_options(s->o, s->trace, s->batching.phase);
-    if (!p->has_workload)
-        return;
-    if (!s->o->is_set[OPT_DISPATCHER] && p->dispatcher != NULL && mp_dispatcher_find(p->dispatcher) != NULL)
-        s->sim.dispatcher = mp_dispatcher_find(p->dispatcher);
-    if (!s->o->is_set[OPT_SOURCES] && p->sources != NULL)
-        s->sim.sources = strcmp(p->sources, "coupled") == 0 ? MP_SOURCES_COUPLED : MP_SOURCES_DP;
-}
-
-/* Which part of the recording is scored, and what that is called. */
-static enum mp_status part_of(struct setup *s, const struct mp_plan *plan, struct mp_error *err) {
-    const struct mp_provenance *p = &plan->provenance;
-    struct mp_part planning = {0};
-    bool is_own = p->has_workload && p->trace_sha256 != NULL && p->trace_sha256[0] != '\0' &&
-                  strcmp(p->trace_sha256, s->trace->sha256) == 0;
-    if (s->o->split != NULL) {
-        enum mp_status status = setup_split(s, s->o->split, err);
-        s->evaluated_on = score_origin(s, plan);
-        return status;
-    }
-    s->split = is_own ? p->split : (struct mp_split){.kind = MP_SPLIT_NONE, .seed = s->o->seed};
-    s->evaluated_on = score_origin(s, plan);
-    enum mp_status status = mp_part_split(&planning, &s->scored, s->trace, &s->split, err);
-    mp_part_free(&planning);
-    if (status == MP_OK)
-        status = mp_workload_build(&s->workload, &s->scored, &s->batching, err);
-    if (status == MP_OK)
-        setup_note_inputs(s);
-    return status;
-}
-
 static void write_text(const struct setup *s, const struct score *score, struct mp_out *o) {
     char a[32], b[32], c[32], text[1024];
     const struct mp_sim_result *r = score->result;
@@ -127,9 +70,7 @@ enum mp_status cmd_simulate(const struct opts *o, const struct args *args, int *
     MP_TRY(score_load(&score, &s, args->value[0], err));
     if (score.plan->provenance.has_workload)
         snprintf(score.name, sizeof score.name, "%s", score.plan->provenance.strategy);
-    MP_TRY(batching_of(&s, score.plan, err));
-    costs_of(&s, score.plan);
-    MP_TRY(part_of(&s, score.plan, err));
+    MP_TRY(setup_as_planned(&s, score.plan, err));
     MP_TRY(score_all(&score, 1, 0, &s, (uint32_t)o->interval_groups, err));
     MP_TRY(mp_out_open(&out, "-", err));
     if (o->json)

@@ -2,6 +2,7 @@
 #include "cmd.h"
 #include <moeplan/base.h>
 #include <moeplan/cost.h>
+#include <moeplan/export.h>
 #include <moeplan/limits.h>
 #include <moeplan/matrix.h>
 #include <moeplan/stack.h>
@@ -163,7 +164,11 @@ const struct opt opt_table[OPT_END] = {
     [OPT_WIDE] = FLAG("wide", 0, wide, "all columns: also MoE time, dispatch, compute, combine, planning time"),
     [OPT_MARKDOWN_TABLE] = FLAG("markdown", 0, markdown_table, "print the table as Markdown"),
 
-    [OPT_TO] = NAMED("to", "NAME", to, WORDS_STACKS, NULL, NULL, "serving stack to write for (moeplan list stacks)"),
+    [OPT_TO] =
+        NAMED("to", "NAME", to, WORDS_TARGETS, NULL, NULL,
+              "what to write: for a serving stack (moeplan list stacks), or another export (moeplan list exports)"),
+    [OPT_STEP] = WHOLE("step", 0, "N", step, 0, 1000000, NULL, "the mean of all steps, or the first one",
+                       "step to export, from 0 on (nccl-tests, chrome-trace)"),
     [OPT_GPUS] = WHOLE("gpus", 0, "N", gpus, 1, MP_MAX_GPUS, NULL, "as the file says",
                        "GPUs of a placement whose format cannot say"),
     [OPT_NODES] =
@@ -259,6 +264,14 @@ const char *opt_word(enum opt_words words, const char *choices, uint32_t i, char
         return mp_matrix_format_at(i) != NULL ? mp_matrix_format_at(i)->name : NULL;
     case WORDS_STACKS:
         return mp_stack_at(i) != NULL ? mp_stack_at(i)->name : NULL;
+    case WORDS_TARGETS: {
+        uint32_t n_stacks = 0;
+        while (mp_stack_at(n_stacks) != NULL)
+            n_stacks++;
+        if (i < n_stacks)
+            return mp_stack_at(i)->name;
+        return mp_exporter_at(i - n_stacks) != NULL ? mp_exporter_at(i - n_stacks)->name : NULL;
+    }
     case WORDS_MODELS:
         return mp_model_preset(i, &name, &summary) ? name : NULL;
     case WORDS_SYNTH:
@@ -268,7 +281,7 @@ const char *opt_word(enum opt_words words, const char *choices, uint32_t i, char
     case WORDS_VERBS:
         return i < n_verbs ? verbs[i].name : NULL;
     case WORDS_LISTS:
-        return static_word("strategies|formats|matrices|stacks|presets|models|dispatchers|topologies", i, buf);
+        return static_word("strategies|formats|matrices|stacks|exports|presets|models|dispatchers|topologies", i, buf);
     case WORDS_NONE:
     case WORDS_FILE:
         break;

@@ -65,6 +65,7 @@ enum opt_id {
     OPT_MARKDOWN_TABLE,
     OPT_WIDE,
     OPT_TO,
+    OPT_STEP,
     OPT_GPUS,
     OPT_NODES,
     OPT_HIDDEN_LAYERS,
@@ -101,7 +102,7 @@ struct opts {
     double time_limit;
     uint64_t batch, tokens_per_rank, steps, pad, redundant, slots_per_gpu, interval_groups, gpus, nodes, hidden_layers,
         mtp_layers;
-    uint64_t token_bytes;
+    uint64_t token_bytes, step;
     uint64_t gen_layers, gen_experts, gen_top_k, first_layer, n_requests, tokens_per_request, cluster, domains;
     uint64_t source_skew_ppm, zipf_ppm, coactivation_ppm, cross_layer_ppm, domain_share_ppm, drift_ppm, stickiness_ppm;
     const char *model, *out, *format, *phase, *ids, *map, *requests, *ranked, *axes;
@@ -126,6 +127,7 @@ enum opt_words {
     WORDS_FORMATS,
     WORDS_MATRICES,
     WORDS_STACKS,
+    WORDS_TARGETS,
     WORDS_MODELS,
     WORDS_SYNTH,
     WORDS_TOPOLOGIES,

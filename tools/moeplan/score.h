@@ -28,6 +28,8 @@ enum mp_status setup_load(struct setup *s, const struct opts *o, const char *tra
 /* Splits (text as --split takes it), reads --score-on, builds the steps that are scored. s->batching and s->sim must be
  * set. */
 enum mp_status setup_split(struct setup *s, const char *split, struct mp_error *err) MP_MUST_CHECK;
+/* Steps, dispatcher and part of the recording as the plan was made for, where the options do not say otherwise. */
+enum mp_status setup_as_planned(struct setup *s, const struct mp_plan *plan, struct mp_error *err) MP_MUST_CHECK;
 /* Notes on what the steps are not: totals instead of steps, ranks that idle or are folded. */
 void setup_note_inputs(const struct setup *s);
 void setup_free(struct setup *s);

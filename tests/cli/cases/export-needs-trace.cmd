@@ -1,0 +1,1 @@
+moeplan export plan.yaml --to chrome-trace -o t.json

@@ -1,0 +1,1 @@
+moeplan list exports
