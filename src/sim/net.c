@@ -14,7 +14,8 @@ static void free_lists(struct mp_net *n) {
         n->queue_jobs, n->queue_head,  n->queue_tail,    n->queue_left,   n->queue_ready,    n->starting,
         n->pending,    n->ending,      n->ended,         n->job_pair,     n->job_bytes,      n->job_cap,
         n->seen_width, n->flush_bytes, n->flush_start,   n->flush_end,    n->sender_list,    n->through,
-        n->listed,     n->flows,       n->ports,         n->port_stamp,   n->port_number};
+        n->listed,     n->flows,       n->ports,         n->port_stamp,   n->port_number,    n->shot,
+        n->shot_pairs};
     for (size_t i = 0; i < sizeof owned / sizeof owned[0]; i++)
         mp_free(owned[i]);
 }
