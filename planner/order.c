@@ -10,19 +10,8 @@ enum mp_status mp_order_run(const struct mp_strategy *s, const struct mp_order_p
     mp_schedule_init(out, in->topology->n_gpus);
     if (scratch == NULL)
         return mp_nomem(err, "ordering transfers");
-    size_t n_options = 0;
-    while (s->options != NULL && s->options[n_options].name != NULL)
-        n_options++;
-    if (n_options > 0 && problem.option_values == NULL) {
-        int64_t *values = mp_arena_alloc(scratch, n_options, sizeof *values);
-        if (values == NULL) {
-            status = mp_nomem(err, "ordering transfers");
-            goto out;
-        }
-        for (size_t i = 0; i < n_options; i++)
-            values[i] = s->options[i].default_value;
-        problem.option_values = values;
-    }
+    if (problem.option_values == NULL)
+        MP_TRY(mp_option_values(&problem.option_values, s, in->settings, in->n_settings, scratch, err));
     MP_TRY(s->order(&problem, scratch, out, outcome, err));
     if (*outcome != MP_FOUND && *outcome != MP_STOPPED)
         goto out;

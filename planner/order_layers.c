@@ -254,7 +254,9 @@ static enum mp_status make_order(const struct job *j, struct worker *w, const ui
                                              .mode = j->in->stage_mode,
                                              .can_pace = j->in->can_pace,
                                              .seed = j->in->seed,
-                                             .option_values = j->option_values};
+                                             .option_values = j->option_values,
+                                             .settings = j->in->settings,
+                                             .n_settings = j->in->n_settings};
     struct mp_schedule schedule;
     uint64_t *nodes = NULL, finest_ns;
     enum mp_status status;

@@ -101,18 +101,6 @@ static bool repeats_on_gpu(const struct mp_plan *p) {
     return false;
 }
 
-/* Default values of a strategy's options, in their order; NULL when it has none or memory ran out (*is_full then). */
-static const int64_t *default_options(const struct mp_strategy *s, struct mp_arena *arena, bool *is_full) {
-    size_t n = 0;
-    while (s->options != NULL && s->options[n].name != NULL)
-        n++;
-    int64_t *values = n > 0 ? mp_arena_alloc(arena, n, sizeof *values) : NULL;
-    for (size_t i = 0; values != NULL && i < n; i++)
-        values[i] = s->options[i].default_value;
-    *is_full = n > 0 && values == NULL;
-    return values;
-}
-
 enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem *problem,
                                   const struct mp_combination *c, const struct mp_budget *budget, uint64_t *work,
                                   enum mp_outcome *outcome, struct mp_error *err) {
@@ -134,12 +122,7 @@ enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem 
         goto out;
     }
     for (int s = 0; s < MP_N_PLANNER_STAGES && *outcome == MP_FOUND; s++) {
-        bool is_full;
-        p.option_values = default_options(c->stage[s], scratch, &is_full);
-        if (is_full) {
-            status = mp_nomem(err, "planning");
-            goto out;
-        }
+        MP_TRY(mp_option_values(&p.option_values, c->stage[s], p.settings, p.n_settings, scratch, err));
         MP_TRY(s == MP_PLAN_ORDER ? mp_plan_order(c->stage[s], &p, budget, &draft, outcome, err)
                                   : c->stage[s]->solve(&p, budget, scratch, &draft, outcome, err));
         mp_arena_reset(scratch);
@@ -198,6 +181,8 @@ static enum mp_status find_recipe(struct run *run, const struct mp_plan_request 
 static enum mp_status prepare(struct run *run, const struct mp_plan_request *r, struct mp_error *err) {
     const struct mp_trace *t = r->planning->trace;
     enum mp_status status = find_recipe(run, r, err);
+    if (status == MP_OK)
+        status = mp_settings_check(r->settings, r->n_settings, err);
     if (status != MP_OK)
         return status;
     if (r->model->n_experts != t->n_experts)
@@ -226,6 +211,8 @@ static enum mp_status prepare(struct run *run, const struct mp_plan_request *r, 
                                        .needs_distinct = r->needs_distinct,
                                        .stage_mode = r->stage_mode,
                                        .can_pace = r->can_pace,
+                                       .settings = r->settings,
+                                       .n_settings = r->n_settings,
                                        .memory_bytes = r->memory_bytes,
                                        .seed = r->seed,
                                        .n_threads = r->n_threads};

@@ -44,6 +44,67 @@ enum mp_status mp_strategy_need(const struct mp_strategy **out, enum mp_planner_
                    mp_planner_stage_name(stage), name, known);
 }
 
+static enum mp_status check_setting(const struct mp_strategy *s, const struct mp_setting *setting, size_t *which,
+                                    struct mp_error *err) {
+    char known[256] = "none";
+    size_t used = 0;
+    for (size_t i = 0; s->options != NULL && s->options[i].name != NULL; i++) {
+        const struct mp_option *o = &s->options[i];
+        if (strcmp(o->name, setting->option) == 0) {
+            *which = i;
+            if (setting->value >= o->min && setting->value <= o->max)
+                return MP_OK;
+            return mp_fail(err, MP_EUSAGE, "%s.%s: %lld is not in [%lld, %lld] (%s)", s->name, o->name,
+                           (long long)setting->value, (long long)o->min, (long long)o->max, o->summary);
+        }
+        if (used < sizeof known)
+            used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", used > 0 ? ", " : "", o->name);
+    }
+    return mp_fail(err, MP_EUSAGE, "%s.%.60s: no such option (its options: %s)", s->name, setting->option, known);
+}
+
+enum mp_status mp_settings_check(const struct mp_setting *settings, uint32_t n_settings, struct mp_error *err) {
+    for (uint32_t k = 0; k < n_settings; k++) {
+        const struct mp_strategy *s = NULL;
+        size_t which;
+        for (size_t i = 0; i < N_STRATEGIES && s == NULL; i++)
+            s = strcmp(strategies[i]->name, settings[k].strategy) == 0 && strategies[i]->options != NULL ? strategies[i]
+                                                                                                         : NULL;
+        if (s == NULL)
+            return mp_fail(err, MP_EUSAGE, "\"%.60s\" is not a strategy with options (see: moeplan list strategies)",
+                           settings[k].strategy);
+        enum mp_status status = check_setting(s, &settings[k], &which, err);
+        if (status != MP_OK)
+            return status;
+    }
+    return MP_OK;
+}
+
+enum mp_status mp_option_values(const int64_t **out, const struct mp_strategy *s, const struct mp_setting *settings,
+                                uint32_t n_settings, struct mp_arena *arena, struct mp_error *err) {
+    size_t n = 0, which;
+    *out = NULL;
+    while (s->options != NULL && s->options[n].name != NULL)
+        n++;
+    int64_t *values = n > 0 ? mp_arena_alloc(arena, n, sizeof *values) : NULL;
+    if (n == 0)
+        return MP_OK;
+    if (values == NULL)
+        return mp_nomem(err, "options of a strategy");
+    for (size_t i = 0; i < n; i++)
+        values[i] = s->options[i].default_value;
+    for (uint32_t k = 0; k < n_settings; k++) {
+        if (strcmp(settings[k].strategy, s->name) != 0)
+            continue;
+        enum mp_status status = check_setting(s, &settings[k], &which, err);
+        if (status != MP_OK)
+            return status;
+        values[which] = settings[k].value;
+    }
+    *out = values;
+    return MP_OK;
+}
+
 enum mp_status mp_decline(struct mp_error *err, enum mp_outcome *outcome, enum mp_outcome which, const char *fmt, ...) {
     *outcome = which;
     if (err != NULL) {

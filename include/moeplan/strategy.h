@@ -10,6 +10,12 @@ struct mp_option {
     int64_t default_value, min, max;
 };
 
+/* An option of a strategy that is not at its default. */
+struct mp_setting {
+    const char *strategy, *option;
+    int64_t value;
+};
+
 enum mp_planner_stage { MP_PLAN_REPLICATE, MP_PLAN_PLACE, MP_PLAN_ROUTE, MP_PLAN_ORDER };
 #define MP_N_PLANNER_STAGES 4
 
@@ -33,6 +39,8 @@ struct mp_problem {                     /* all borrowed */
     /* load[n_layers][n_experts]: (token, expert) pairs over the planning steps */
     const uint64_t *load;
     const int64_t *option_values; /* of the strategy being called, in its options' order */
+    const struct mp_setting *settings;
+    uint32_t n_settings;
 };
 
 /* What strategies write. `plan` has its shape and slots; copies[layer] is the list of physical experts to place, in
@@ -51,7 +59,9 @@ struct mp_order_problem {
     enum mp_stage_mode mode; /* how stages will follow each other; matters to list schedules */
     bool can_pace;           /* the transport honours rate caps (sub-ports): sockets do, NCCL does not */
     uint64_t seed;
-    const int64_t *option_values; /* of the strategy being called, in its options' order; NULL = defaults */
+    const int64_t *option_values; /* of the strategy being called, in its options' order; mp_order_run fills them in */
+    const struct mp_setting *settings; /* in place of defaults */
+    uint32_t n_settings;
 };
 
 struct mp_budget {
@@ -75,6 +85,13 @@ struct mp_strategy {
 };
 const struct mp_strategy *mp_strategy_at(uint32_t i); /* NULL past the last */
 const struct mp_strategy *mp_strategy_find(enum mp_planner_stage stage, const char *name);
+/* Values of a strategy's options, in their order, in `arena`: the defaults with the settings over them. *out NULL when
+ * it has none. MP_EUSAGE for a setting of this strategy that it has not or that is out of range. */
+enum mp_status mp_option_values(const int64_t **out, const struct mp_strategy *s, const struct mp_setting *settings,
+                                uint32_t n_settings, struct mp_arena *arena, struct mp_error *err) MP_MUST_CHECK;
+/* Are all settings of options that exist, in their ranges? MP_EUSAGE says what to write. */
+enum mp_status mp_settings_check(const struct mp_setting *settings, uint32_t n_settings,
+                                 struct mp_error *err) MP_MUST_CHECK;
 const char *mp_planner_stage_name(enum mp_planner_stage stage); /* "replicate", "place", "route", "order" */
 /* Runs an order strategy on one matrix and checks what it made with mp_schedule_check (and the port rule of
  * docs/ORDERS.md). The caller frees *out in every case. Thread-safe given a net of its own. */
@@ -111,8 +128,10 @@ struct mp_plan_request {
     bool needs_distinct;   /* the target breaks on two replicas of an expert on one GPU: recipes that make them are
                             * repaired (otherwise the plan says allow_same_gpu_replicas) */
     uint64_t memory_bytes; /* per GPU for routed experts; 0 = what the GPU has less the model's other weights */
-    enum mp_stage_mode stage_mode; /* how the target runs stages: NCCL COUPLED */
-    bool can_pace;                 /* the target honours rate caps of sub-ports: NCCL does not */
+    enum mp_stage_mode stage_mode;     /* how the target runs stages: NCCL COUPLED */
+    bool can_pace;                     /* the target honours rate caps of sub-ports: NCCL does not */
+    const struct mp_setting *settings; /* options of strategies that are not at their defaults */
+    uint32_t n_settings;
     uint64_t seed;
     uint64_t work_limit; /* `auto`: simulated (step, layer) pairs; 0 = none */
     double wall_seconds;

@@ -7,7 +7,7 @@
     OPT_FORMAT, OPT_PHASE, OPT_LAYER_BASE, OPT_IDS, OPT_MAP, OPT_REQUESTS, OPT_RANKED, OPT_EXPERTS, OPT_TOP_K, OPT_AXES
 #define STEPS OPT_BATCH, OPT_TOKENS_PER_RANK, OPT_RESAMPLE, OPT_STEPS, OPT_SOURCE_SKEW, OPT_PAD
 #define STAGES                                                                                                         \
-    OPT_REPLICATE, OPT_PLACE, OPT_ROUTE, OPT_ORDER, OPT_STAGES, OPT_PACING, OPT_REDUNDANT, OPT_SLOTS_PER_GPU,          \
+    OPT_REPLICATE, OPT_PLACE, OPT_ROUTE, OPT_ORDER, OPT_STAGES, OPT_PACING, OPT_SET, OPT_REDUNDANT, OPT_SLOTS_PER_GPU, \
         OPT_OBJECTIVE, OPT_FOR
 #define COSTS OPT_DISPATCHER, OPT_SOURCES
 #define PLACEMENT OPT_GPUS, OPT_NODES
@@ -120,7 +120,7 @@ static const struct argument order_arguments[] = {
     TOPOLOGY_ARGUMENT,
     {0}};
 static const enum opt_id order_options[] = {
-    OPT_OUT,           OPT_ORDERS,      OPT_STAGES, OPT_PACING, OPT_MARKDOWN_TABLE,
+    OPT_OUT,           OPT_ORDERS,      OPT_STAGES, OPT_PACING, OPT_SET, OPT_MARKDOWN_TABLE,
     OPT_MATRIX_FORMAT, OPT_TOKEN_BYTES, COMMON,     OPT_END};
 static const char *const order_examples[] = {
     "moeplan order traffic.txt 8:h100",

@@ -173,6 +173,15 @@ static void write_list(uint32_t l, struct mp_out *out) {
     mp_table_write(t, out);
     mp_table_free(t);
     bool is_first = true;
+    for (uint32_t i = 0; lists[l].fn(i, &row, buf); i++)
+        for (const struct mp_option *p = row.options; p != NULL && p->name != NULL; p++) {
+            mp_out_printf(out, "%s  %s.%s: %s (%s; default %lld, %lld to %lld)\n",
+                          is_first ? "\noptions (--set STRATEGY.OPTION=N)\n" : "", row.name, p->name, p->summary,
+                          p->unit != NULL ? p->unit : "number", (long long)p->default_value, (long long)p->min,
+                          (long long)p->max);
+            is_first = false;
+        }
+    is_first = true;
     for (uint32_t i = 0; lists[l].fn(i, &row, buf); i++) {
         if (row.reference == NULL || row.reference[0] == '\0' || strcmp(row.reference, "none") == 0)
             continue;

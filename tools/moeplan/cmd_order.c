@@ -24,7 +24,10 @@ struct job {
     struct mp_net *net, *net_no_launches;
     uint64_t total_bytes, diagonal_bytes, largest, port_bound_ns, relay_bound_ns;
     struct row rows[ROWS_MAX];
-    uint32_t n_rows, best, single; /* rows, or MP_NONE */
+    uint32_t n_rows, best, single;     /* rows, or MP_NONE */
+    const struct mp_setting *settings; /* --set */
+    uint32_t n_settings;
+    struct mp_arena *arena;
 };
 
 static double now_seconds(void) {
@@ -59,7 +62,9 @@ static enum mp_status run_strategy(struct job *j, const struct mp_strategy *s, s
                                        .net = j->net,
                                        .mode = tool_stages(j->o),
                                        .can_pace = j->o->pacing,
-                                       .seed = j->o->seed};
+                                       .seed = j->o->seed,
+                                       .settings = j->settings,
+                                       .n_settings = j->n_settings};
     double started = now_seconds();
     enum mp_status status = mp_order_run(s, &problem, &r->schedule, &r->outcome, err);
     r->seconds = now_seconds() - started;
@@ -366,6 +371,12 @@ enum mp_status cmd_order(const struct opts *o, const struct args *args, int *exi
     if (j == NULL)
         return mp_nomem(err, "order");
     j->o = o;
+    j->arena = mp_arena_new();
+    if (j->arena == NULL) {
+        status = mp_nomem(err, "order");
+        goto out;
+    }
+    MP_TRY(tool_settings(&j->settings, &j->n_settings, o, j->arena, err));
     if (o->strategies != NULL)
         MP_TRY(tool_for_each_word(o->strategies, "strategy", word, sizeof word, check_strategy, NULL, err));
     if (o->out != NULL)
@@ -397,6 +408,7 @@ out:
     mp_plan_free(plan);
     for (uint32_t i = 0; i < j->n_rows; i++)
         mp_schedule_free(&j->rows[i].schedule);
+    mp_arena_free(j->arena);
     mp_net_free(j->net);
     mp_net_free(j->net_no_launches);
     mp_matrix_free(j->matrix);

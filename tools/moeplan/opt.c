@@ -123,6 +123,8 @@ const struct opt opt_table[OPT_END] = {
                           "how the target runs the stages of an order: a rank's send and receive end together (NCCL "
                           "groups), two queues a rank, or a barrier after each"),
     [OPT_PACING] = FLAG("pacing", 0, pacing, "the target can cap the rate of a transfer (sockets; NCCL cannot)"),
+    [OPT_SET] = TEXT("set", 0, "STRATEGY.OPTION=N,...", set, WORDS_NONE, NULL, "the defaults",
+                     "options of strategies (moeplan list strategies)"),
     [OPT_REDUNDANT] = WHOLE("redundant", 'r', "R", redundant, 0, MP_MAX_EXPERTS, "0", NULL,
                             "slots beyond one per expert, in all, per layer"),
     [OPT_SLOTS_PER_GPU] =

@@ -46,6 +46,7 @@ enum opt_id {
     OPT_TOKEN_BYTES,
     OPT_STAGES,
     OPT_PACING,
+    OPT_SET,
     OPT_REDUNDANT,
     OPT_SLOTS_PER_GPU,
     OPT_OBJECTIVE,
@@ -106,7 +107,7 @@ struct opts {
     uint64_t gen_layers, gen_experts, gen_top_k, first_layer, n_requests, tokens_per_request, cluster, domains;
     uint64_t source_skew_ppm, zipf_ppm, coactivation_ppm, cross_layer_ppm, domain_share_ppm, drift_ppm, stickiness_ppm;
     const char *model, *out, *format, *phase, *ids, *map, *requests, *ranked, *axes;
-    const char *strategy, *strategies, *replicate, *place, *route, *order, *stages, *objective, *for_stack;
+    const char *strategy, *strategies, *replicate, *place, *route, *order, *stages, *set, *objective, *for_stack;
     const char *dispatcher, *sources, *split, *score_on, *network, *incumbent, *incumbent_route, *to, *preset, *against,
         *completion;
 };

@@ -18,6 +18,10 @@ enum mp_status setup_load(struct setup *s, const struct opts *o, const char *tra
     *s = (struct setup){.o = o};
     enum mp_status status = MP_OK;
     MP_TRY(check_route(o, err));
+    s->arena = mp_arena_new();
+    if (s->arena == NULL)
+        return mp_nomem(err, "reading options");
+    MP_TRY(tool_settings(&s->settings, &s->n_settings, o, s->arena, err));
     /* The small inputs first, so that their mistakes show at once. */
     MP_TRY(tool_check_topology(topology, err));
     MP_TRY(mp_topology_load(&s->topology, topology, &o->limits, err));
@@ -38,6 +42,7 @@ void setup_free(struct setup *s) {
     mp_topology_free(s->topology);
     mp_trace_free(s->score_trace);
     mp_trace_free(s->trace);
+    mp_arena_free(s->arena);
     *s = (struct setup){.o = s->o};
 }
 
@@ -163,6 +168,8 @@ struct mp_plan_request score_request(const struct setup *s, const char *strategy
     return (struct mp_plan_request){
         .stage_mode = tool_stages(o),
         .can_pace = o->pacing,
+        .settings = s->settings,
+        .n_settings = s->n_settings,
         .planning = &s->planning,
         .batching = s->batching,
         .split = s->split,

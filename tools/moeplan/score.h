@@ -19,8 +19,11 @@ struct setup {
     struct mp_part planning, scored; /* what is planned on, what is scored on */
     struct mp_batching batching;
     struct mp_sim_options sim;
-    struct mp_workload *workload; /* steps of the scored part */
-    const char *evaluated_on;     /* what the scored steps are to plans made here: "held-out" | "planning data" */
+    struct mp_workload *workload;      /* steps of the scored part */
+    const struct mp_setting *settings; /* --set */
+    uint32_t n_settings;
+    struct mp_arena *arena;
+    const char *evaluated_on; /* what the scored steps are to plans made here: "held-out" | "planning data" */
 };
 /* Reads recording, topology and model. */
 enum mp_status setup_load(struct setup *s, const struct opts *o, const char *trace, const char *topology,

@@ -242,6 +242,38 @@ enum mp_status tool_for_each_word(const char *list, const char *option, char *wo
     return MP_OK;
 }
 
+enum mp_status tool_settings(const struct mp_setting **out, uint32_t *n, const struct opts *o, struct mp_arena *arena,
+                             struct mp_error *err) {
+    *out = NULL;
+    *n = 0;
+    if (o->set == NULL)
+        return MP_OK;
+    struct mp_setting *settings = mp_arena_alloc(arena, strlen(o->set), sizeof *settings);
+    char *text = mp_arena_strdup(arena, o->set);
+    if (settings == NULL || text == NULL)
+        return mp_nomem(err, "options of strategies");
+    for (char *word = text; word != NULL;) {
+        char *end = strchr(word, ','), *dot = strchr(word, '.'), *is;
+        if (end != NULL)
+            *end = '\0';
+        is = strchr(word, '=');
+        struct mp_setting *s = &settings[*n];
+        if (dot == NULL || is == NULL || dot > is || !mp_parse_i64(is + 1, strlen(is + 1), &s->value))
+            return mp_fail(err, MP_EUSAGE,
+                           "--set: \"%.80s\" is not STRATEGY.OPTION=N (for instance matchings.stages=16)", word);
+        *dot = *is = '\0';
+        s->strategy = word;
+        s->option = dot + 1;
+        (*n)++;
+        word = end != NULL ? end + 1 : NULL;
+    }
+    *out = settings;
+    struct mp_error why = {0};
+    if (mp_settings_check(settings, *n, &why) == MP_OK)
+        return MP_OK;
+    return mp_fail(err, MP_EUSAGE, "--set: %s", why.message);
+}
+
 enum mp_stage_mode tool_stages(const struct opts *o) {
     for (int m = MP_STAGE_FREE; m <= MP_STAGE_COUPLED; m++)
         if (says(o->stages, mp_stage_mode_name((enum mp_stage_mode)m)))

@@ -44,6 +44,9 @@ struct mp_stack_options tool_stack_options(const struct opts *o, const struct mp
 enum mp_status tool_for_each_word(const char *list, const char *option, char *word, size_t size,
                                   enum mp_status (*fn)(void *ctx, const char *word, struct mp_error *err), void *ctx,
                                   struct mp_error *err) MP_MUST_CHECK;
+/* --set: the settings, in memory of `arena`, checked against the strategies' options. */
+enum mp_status tool_settings(const struct mp_setting **out, uint32_t *n, const struct opts *o, struct mp_arena *arena,
+                             struct mp_error *err) MP_MUST_CHECK;
 enum mp_stage_mode tool_stages(const struct opts *o); /* --stages */
 enum mp_objective tool_objective(const struct opts *o);
 

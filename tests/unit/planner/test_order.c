@@ -1,0 +1,439 @@
+/* Orders for the layers of a plan, and order `auto`. Traffic is planted: a count recording with as many experts as
+ * GPUs, contiguous, makes every matrix of a step a matrix of counts. */
+#include "support.h"
+
+#include "planner.h"
+#include "tiny.h"
+#include <math.h>
+
+#define N_MAX 16u
+
+/* counts[iteration][layer][source][expert] of a recording. */
+typedef void (*plant_fn)(uint32_t n, uint32_t iteration, uint32_t layer, double *matrix);
+
+struct planted {
+    struct mp_trace *trace;
+    struct mp_topology *topology;
+    struct mp_model *model;
+    struct mp_part part, unused;
+    struct mp_plan_request request;
+};
+
+static void planted_free(struct planted *t) {
+    mp_part_free(&t->part);
+    mp_part_free(&t->unused);
+    mp_trace_free(t->trace);
+    mp_topology_free(t->topology);
+    mp_model_free(t->model);
+}
+
+static enum mp_status planted_make(struct planted *t, const char *topology, uint32_t n_layers, uint32_t n_steps,
+                                   plant_fn plant, struct mp_error *err) {
+    double matrix[N_MAX * N_MAX];
+    struct mp_trace_builder *b = NULL;
+    enum mp_status status;
+    *t = (struct planted){0};
+    MP_TRY(mp_topology_load(&t->topology, topology, &mp_limits_default, err));
+    const uint32_t n = t->topology->n_gpus;
+    const struct mp_trace_meta meta = {.kind = MP_TRACE_COUNTS,
+                                       .phase = MP_PHASE_PREFILL,
+                                       .model = "planted",
+                                       .format = "test",
+                                       .is_synthetic = true,
+                                       .is_time_ordered = true,
+                                       .n_layers = n_layers,
+                                       .n_experts = n,
+                                       .top_k = 1,
+                                       .n_sources = n};
+    MP_TRY(mp_trace_builder_new(&b, &meta, &mp_limits_default, err));
+    for (uint32_t i = 0; i < n_steps; i++) {
+        MP_TRY(mp_trace_builder_iteration(b, MP_NONE, err));
+        for (uint32_t l = 0; l < n_layers; l++) {
+            plant(n, i, l, matrix);
+            for (uint32_t p = 0; p < n * n; p++)
+                MP_TRY(mp_trace_builder_count(b, p / n, l, p % n, p / n == p % n ? 0 : (uint64_t)matrix[p], err));
+        }
+    }
+    status =
+        mp_trace_builder_finish(b, "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", &t->trace, err);
+    b = NULL;
+    if (status != MP_OK)
+        goto out;
+    MP_TRY(mp_model_generic(&t->model, NULL, n_layers, n, 1, err));
+    const struct mp_split split = {.kind = MP_SPLIT_NONE};
+    MP_TRY(mp_part_split(&t->part, &t->unused, t->trace, &split, err));
+    t->request = (struct mp_plan_request){.planning = &t->part,
+                                          .batching = {.phase = MP_PHASE_PREFILL, .n_ranks = n, .tokens_per_rank = 1},
+                                          .split = split,
+                                          .topology = t->topology,
+                                          .model = t->model,
+                                          .sim = {.dispatcher = mp_dispatcher_find("a2av"), .stage_mode = -1},
+                                          .strategy = "contiguous",
+                                          .order = "auto",
+                                          .stage_mode = MP_STAGE_COUPLED,
+                                          .n_threads = 1,
+                                          .limits = &mp_limits_default};
+out:
+    mp_trace_builder_free(b);
+    return status;
+}
+
+static struct mp_plan *planted_plan(const struct planted *t) {
+    struct mp_error err = {0};
+    struct mp_plan *p = NULL;
+    enum mp_outcome outcome;
+    CHECK_OK(mp_plan_make(&p, &t->request, &outcome, NULL, &err), err);
+    if (p == NULL)
+        fail_msg("%s", err.message);
+    return p;
+}
+
+/* Mean MoE time of every layer over all planning steps; the caller frees it. */
+static struct mp_sim_result *run_on_planning(const struct planted *t, const struct mp_plan *p,
+                                             enum mp_network_mode network) {
+    struct mp_error err = {0};
+    struct mp_workload *w;
+    struct mp_sim_result *r;
+    struct mp_sim_options o = t->request.sim;
+    o.network = network;
+    CHECK_OK(mp_workload_build(&w, &t->part, &t->request.batching, &err), err);
+    CHECK_OK(mp_simulate(&r, p, w, t->topology, t->model, &o, &err), err);
+    mp_workload_free(w);
+    return r;
+}
+
+static double uniform(uint64_t key) { return ((double)(mp_mix64(key) >> 11) + 0.5) * 0x1p-53; }
+static double normal(uint64_t key) {
+    return sqrt(-2 * log(uniform(2 * key))) * cos(6.283185307179586 * uniform(2 * key + 1));
+}
+
+/* Lognormal, scaled until all rows and columns are equal: no port is hotter than another, and single flows are skewed.
+ * `size` tokens leave each GPU. */
+static void balanced_skewed(uint32_t n, uint64_t seed, double size, double *m) {
+    for (uint32_t p = 0; p < n * n; p++)
+        m[p] = p / n == p % n ? 0 : exp(2 * normal(seed * 4096 + p));
+    for (int round = 0; round < 200; round++)
+        for (uint32_t a = 0; a < n; a++) {
+            double sum = 0;
+            for (uint32_t b = 0; b < n; b++)
+                sum += round % 2 == 0 ? m[a * n + b] : m[b * n + a];
+            for (uint32_t b = 0; b < n; b++)
+                m[round % 2 == 0 ? a * n + b : b * n + a] *= size / sum;
+        }
+}
+static void jitter(uint32_t n, uint64_t seed, double by, double *m) {
+    for (uint32_t p = 0; p < n * n; p++)
+        m[p] *= 1 + by * (uniform(seed * 4096 + p) - 0.5);
+}
+
+static void plant_balanced(uint32_t n, uint32_t iteration, uint32_t layer, double *m) {
+    balanced_skewed(n, 1 + layer, 4e5, m);
+    jitter(n, 1000 + 100 * layer + iteration, 0.02, m);
+}
+static void plant_alike(uint32_t n, uint32_t iteration, uint32_t layer, double *m) {
+    balanced_skewed(n, 1, 4e5, m);
+    jitter(n, 1000 + 100 * layer + iteration, 0.004, m);
+}
+static void plant_hot(uint32_t n, uint32_t iteration, uint32_t layer, double *m) {
+    for (uint32_t p = 0; p < n * n; p++)
+        m[p] = (p % n == layer % n ? 3e5 : 5e4) * (1 + 0.02 * uniform(iteration * 4096 + p));
+}
+static void plant_small(uint32_t n, uint32_t iteration, uint32_t layer, double *m) {
+    balanced_skewed(n, 1 + layer, 16, m);
+    jitter(n, iteration, 0.02, m);
+}
+/* Two long steps, then two short ones, and so on. */
+static void plant_long_and_short(uint32_t n, uint32_t iteration, uint32_t layer, double *m) {
+    balanced_skewed(n, 1 + layer, iteration % 4 < 2 ? 4e5 : 2e3, m);
+    jitter(n, 1000 + 100 * layer + iteration, 0.02, m);
+}
+/* The second half of the steps has nothing to do with the first. */
+static void plant_changed(uint32_t n, uint32_t iteration, uint32_t layer, double *m) {
+    balanced_skewed(n, 1 + layer + (iteration < 4 ? 0 : 50 + iteration), 4e5, m);
+}
+
+static uint32_t n_staged(const struct mp_plan *p) {
+    uint32_t n = 0;
+    for (uint32_t l = 0; l < p->n_layers; l++)
+        n += p->layers[l].order != MP_NONE;
+    return n;
+}
+
+static void check_never_slower(const struct planted *t, const struct mp_plan *p, double *gain) {
+    struct mp_sim_result *as_planned = run_on_planning(t, p, MP_NETWORK_PLAN),
+                         *single = run_on_planning(t, p, MP_NETWORK_CONCURRENT);
+    *gain = 1 - (double)as_planned->moe_ns / (double)single->moe_ns;
+    for (uint32_t l = 0; l < p->n_layers; l++) {
+        assert_true(as_planned->layer_ns[l] <= single->layer_ns[l]);
+        if (p->layers[l].order != MP_NONE)
+            assert_true(as_planned->layer_ns[l] < single->layer_ns[l]);
+    }
+    mp_sim_result_free(as_planned);
+    mp_sim_result_free(single);
+}
+
+static void test_order__balanced_skewed_layers_are_staged_and_hot_ones_are_not(void **state) {
+    (void)state;
+    static const struct {
+        plant_fn plant;
+        bool is_staged;
+    } cases[] = {{plant_balanced, true}, {plant_hot, false}, {plant_small, false}, {plant_changed, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int mode = 0; mode < 3; mode++) {
+            struct mp_error err = {0};
+            struct planted t;
+            double gain;
+            CHECK_OK(planted_make(&t, "8:h100", 3, 8, cases[i].plant, &err), err);
+            t.request.stage_mode = (enum mp_stage_mode)mode;
+            struct mp_plan *p = planted_plan(&t);
+            assert_int_equal(n_staged(p), cases[i].is_staged ? 3 : 0);
+            check_never_slower(&t, p, &gain);
+            print_message("# case %zu, %s: gain %.2f %%\n", i, mp_stage_mode_name((enum mp_stage_mode)mode),
+                          100 * gain);
+            assert_true(cases[i].is_staged ? gain > 0.03 : gain == 0);
+            if (cases[i].is_staged)
+                assert_int_equal(p->stage_mode, mode);
+            else
+                assert_true(p->n_orders == 0 && p->fallback_ppm == 0);
+            mp_plan_free(p);
+            planted_free(&t);
+        }
+}
+
+static void test_order__layers_alike_share_one_order(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    struct planted t;
+    double gain;
+    CHECK_OK(planted_make(&t, "8:h100", 12, 4, plant_alike, &err), err);
+    struct mp_plan *p = planted_plan(&t);
+    assert_int_equal(n_staged(p), 12);
+    assert_int_equal(p->n_orders, 1);
+    check_never_slower(&t, p, &gain);
+    mp_plan_free(p);
+    planted_free(&t);
+    CHECK_OK(planted_make(&t, "8:h100", 6, 4, plant_balanced, &err), err);
+    p = planted_plan(&t);
+    assert_int_equal(n_staged(p), 6);
+    assert_int_equal(p->n_orders, 6);
+    mp_plan_free(p);
+    planted_free(&t);
+}
+
+/* A fallback is taken only where it helps, and then it does. */
+static void test_order__fallback_is_chosen_only_when_it_helps(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    struct planted t;
+    CHECK_OK(planted_make(&t, "8:h100", 2, 4, plant_alike, &err), err);
+    struct mp_plan *p = planted_plan(&t);
+    assert_true(p->n_orders == 1 && p->fallback_ppm == 0);
+    mp_plan_free(p);
+    planted_free(&t);
+    CHECK_OK(planted_make(&t, "8:h100", 2, 8, plant_long_and_short, &err), err);
+    p = planted_plan(&t);
+    assert_int_equal(n_staged(p), 2);
+    assert_true(p->fallback_ppm > 0);
+    struct mp_sim_result *with = run_on_planning(&t, p, MP_NETWORK_PLAN);
+    p->fallback_ppm = 0;
+    struct mp_sim_result *without = run_on_planning(&t, p, MP_NETWORK_PLAN);
+    assert_true(with->moe_ns < without->moe_ns);
+    mp_sim_result_free(with);
+    mp_sim_result_free(without);
+    mp_plan_free(p);
+    planted_free(&t);
+}
+
+static void plant_random(uint32_t n, uint32_t iteration, uint32_t layer, double *m) {
+    static const plant_fn plants[] = {plant_balanced, plant_alike,          plant_hot,
+                                      plant_small,    plant_long_and_short, plant_changed};
+    plants[(layer * 7 + n) % 6](n, iteration, layer, m);
+}
+
+static void test_order__no_layer_is_slower_on_planning_steps_with_any_strategy(void **state) {
+    (void)state;
+    static const char *const topologies[] = {"5:h100", "2x3:h100", "1x2:a100+1x3:l40s", "8:mi300x"};
+    unsigned n_plans = 0, n_with_orders = 0;
+    for (uint32_t i = 0; mp_strategy_at(i) != NULL; i++)
+        for (size_t k = 0; k < 4 && mp_strategy_at(i)->stage == MP_PLAN_ORDER; k++) {
+            struct mp_error err = {0};
+            struct planted t;
+            double gain;
+            char *first = NULL;
+            static const unsigned threads[3] = {1, 2, 8};
+            CHECK_OK(planted_make(&t, topologies[k], 4, 1 + (i + (uint32_t)k) % 6, plant_random, &err), err);
+            t.request.order = mp_strategy_at(i)->name;
+            t.request.stage_mode = (enum mp_stage_mode)((i + k) % 3);
+            t.request.can_pace = (i + k) % 2 == 0;
+            for (int n = 0; n < 3; n++) {
+                struct mp_plan *p = NULL;
+                enum mp_outcome outcome;
+                t.request.n_threads = threads[n];
+                CHECK_OK(mp_plan_make(&p, &t.request, &outcome, NULL, &err), err);
+                if (p == NULL) {
+                    assert_true(outcome == MP_NOT_APPLICABLE && err.message[0] != '\0');
+                    break;
+                }
+                if (n == 0)
+                    check_never_slower(&t, p, &gain);
+                n_plans++;
+                n_with_orders += p->n_orders > 0;
+                char *text = tiny_text(p);
+                assert_non_null(text);
+                if (first == NULL)
+                    first = mp_strdup(text);
+                assert_string_equal(first, text);
+                mp_free(text);
+                mp_plan_free(p);
+            }
+            mp_free(first);
+            planted_free(&t);
+        }
+    print_message("# %u plans, %u with orders\n", n_plans, n_with_orders);
+    assert_true(n_with_orders > 10);
+}
+
+/* auto is never worse than any other strategy, nor than the single shot. */
+static void test_order__auto_is_never_worse_than_another(void **state) {
+    (void)state;
+    static const char *const topologies[] = {
+        "2:h100", "4:a100", "6:h100", "8:h100", "2x2:h100", "2x3:h100", "1x2:a100+1x2:l40s", "3x2:h100"};
+    struct mp_rng rng = mp_rng_seed(7);
+    unsigned n_single = 0, n_staged_best = 0;
+    for (uint32_t i = 0; i < 300; i++) {
+        struct mp_error err = {0};
+        struct mp_topology *t;
+        struct mp_net *net;
+        uint64_t matrix[N_MAX * N_MAX], best_ns = UINT64_MAX, auto_ns = UINT64_MAX;
+        double m[N_MAX * N_MAX];
+        CHECK_OK(mp_topology_load(&t, topologies[i % 8], &mp_limits_default, &err), err);
+        CHECK_OK(mp_net_new(&net, t, &err), err);
+        const uint32_t n = t->n_gpus;
+        const double size = pow(10, i % 4 == 0 ? 4 : 8 + 2 * mp_rng_unit(&rng));
+        if (i % 3 == 0)
+            balanced_skewed(n, i, size, m);
+        for (uint32_t p = 0; p < n * n; p++) {
+            if (i % 3 == 1)
+                m[p] = size * mp_rng_unit(&rng);
+            if (i % 3 == 2)
+                m[p] = mp_rng_below(&rng, 3) == 0 ? size * mp_rng_unit(&rng) : 0;
+            matrix[p] = p / n == p % n ? 0 : (uint64_t)m[p];
+        }
+        const struct mp_order_problem problem = {.topology = t,
+                                                 .matrix = matrix,
+                                                 .net = net,
+                                                 .mode = (enum mp_stage_mode)mp_rng_below(&rng, 3),
+                                                 .can_pace = mp_rng_below(&rng, 2) == 0,
+                                                 .seed = i};
+        for (uint32_t k = 0; mp_strategy_at(k) != NULL; k++) {
+            const struct mp_strategy *s = mp_strategy_at(k);
+            struct mp_schedule schedule;
+            enum mp_outcome outcome;
+            uint64_t ns;
+            if (s->stage != MP_PLAN_ORDER)
+                continue;
+            CHECK_OK(mp_order_run(s, &problem, &schedule, &outcome, &err), err);
+            if (outcome == MP_FOUND || outcome == MP_STOPPED) {
+                CHECK_OK(mp_schedule_time(&schedule, &problem, &ns, &err), err);
+                best_ns = ns < best_ns ? ns : best_ns;
+                if (strcmp(s->name, "auto") == 0) {
+                    auto_ns = ns;
+                    n_single += schedule.n_stages == 0;
+                    n_staged_best += schedule.n_stages > 0;
+                }
+            }
+            mp_schedule_free(&schedule);
+        }
+        if (auto_ns != best_ns)
+            fail_msg("case %u: auto %llu, best %llu", i, (unsigned long long)auto_ns, (unsigned long long)best_ns);
+        mp_net_free(net);
+        mp_topology_free(t);
+    }
+    print_message("# %u single shots, %u orders\n", n_single, n_staged_best);
+    assert_true(n_single > 50 && n_staged_best > 50);
+}
+
+static void test_order__floor_is_below_every_order(void **state) {
+    (void)state;
+    static const char *const topologies[] = {"2:h100", "5:a100", "2x2:h100", "1x2:a100+1x2:l40s", "8:mi300x"};
+    struct mp_rng rng = mp_rng_seed(11);
+    for (uint32_t i = 0; i < 100; i++) {
+        struct mp_error err = {0};
+        struct mp_topology *t;
+        struct mp_net *net;
+        uint64_t matrix[N_MAX * N_MAX];
+        CHECK_OK(mp_topology_load(&t, topologies[i % 5], &mp_limits_default, &err), err);
+        CHECK_OK(mp_net_new(&net, t, &err), err);
+        for (uint32_t p = 0; p < t->n_gpus * t->n_gpus; p++)
+            matrix[p] = mp_rng_below(&rng, 4) == 0 ? mp_rng_below(&rng, 100000000) : 0;
+        struct mp_order_problem problem = {.topology = t, .matrix = matrix, .net = net, .can_pace = true};
+        for (uint32_t k = 0; mp_strategy_at(k) != NULL; k++) {
+            struct mp_schedule schedule;
+            enum mp_outcome outcome;
+            uint64_t ns;
+            if (mp_strategy_at(k)->stage != MP_PLAN_ORDER)
+                continue;
+            problem.mode = (enum mp_stage_mode)((i + k) % 3);
+            CHECK_OK(mp_order_run(mp_strategy_at(k), &problem, &schedule, &outcome, &err), err);
+            if ((outcome == MP_FOUND || outcome == MP_STOPPED) && schedule.n_stages > 0) {
+                CHECK_OK(mp_schedule_time(&schedule, &problem, &ns, &err), err);
+                if (ns < mp_order_floor(&problem))
+                    fail_msg("%s: %llu below the floor %llu", mp_strategy_at(k)->name, (unsigned long long)ns,
+                             (unsigned long long)mp_order_floor(&problem));
+            }
+            mp_schedule_free(&schedule);
+        }
+        mp_net_free(net);
+        mp_topology_free(t);
+    }
+}
+
+/* Without work there is no order; the plan is made all the same. */
+static void test_order__a_budget_ends_the_making_of_orders(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    struct planted t;
+    CHECK_OK(planted_make(&t, "8:h100", 3, 8, plant_balanced, &err), err);
+    t.request.work_limit = 1;
+    struct mp_plan *p = planted_plan(&t);
+    assert_int_equal(n_staged(p), 0);
+    assert_true(p->provenance.work_used > 0);
+    mp_plan_free(p);
+    t.request.work_limit = 1000000;
+    p = planted_plan(&t);
+    assert_int_equal(n_staged(p), 3);
+    mp_plan_free(p);
+    planted_free(&t);
+}
+
+static enum mp_status fault_flow(void *ctx, struct mp_error *err) {
+    struct planted t;
+    struct mp_plan *p = NULL;
+    enum mp_outcome outcome;
+    enum mp_status status = planted_make(&t, "3:h100", 2, 2, plant_balanced, err);
+    (void)ctx;
+    if (status == MP_OK)
+        status = mp_plan_make(&p, &t.request, &outcome, NULL, err);
+    mp_plan_free(p);
+    planted_free(&t);
+    return status;
+}
+
+static void test_order__faults_leak_nothing(void **state) {
+    (void)state;
+    sweep_faults(fault_flow, NULL, 5);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_order__balanced_skewed_layers_are_staged_and_hot_ones_are_not),
+        cmocka_unit_test(test_order__layers_alike_share_one_order),
+        cmocka_unit_test(test_order__fallback_is_chosen_only_when_it_helps),
+        cmocka_unit_test(test_order__no_layer_is_slower_on_planning_steps_with_any_strategy),
+        cmocka_unit_test(test_order__auto_is_never_worse_than_another),
+        cmocka_unit_test(test_order__floor_is_below_every_order),
+        cmocka_unit_test(test_order__a_budget_ends_the_making_of_orders),
+        cmocka_unit_test(test_order__faults_leak_nothing),
+    };
+    return cmocka_run_group_tests_name("order", tests, NULL, NULL);
+}
