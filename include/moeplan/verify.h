@@ -20,6 +20,7 @@ enum mp_violation_kind {
     MP_V_ORDER_PORT,
     MP_V_ORDER_SELF,
     MP_V_ORDER_RATE,
+    MP_V_ORDER_FLUSH,
     MP_V_COLOCATION,
     MP_V_TRAINING,
     MP_V_PROVENANCE, /* hashes or names do not match the given trace, topology, model */

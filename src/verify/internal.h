@@ -45,10 +45,11 @@ struct vf_flows {
 
 /* What a planning step adds up to without any network simulation. */
 struct vf_sums {
-    uint64_t dispatch_bound_ns, combine_bound_ns; /* port bounds of the first phase, over layers */
-    uint64_t n_copying;                           /* layers in which anything travels */
-    uint64_t compute_ns, other_ns;                /* other: attention, and other_ns_per_step */
-    uint64_t lower_ns;                            /* docs/BOUNDS.md part 2.3 */
+    /* Of the first phase, over layers: relay bounds where the order is between nodes, else port bounds. */
+    uint64_t dispatch_bound_ns, combine_bound_ns;
+    uint64_t n_copying, n_combining; /* layers in which anything travels */
+    uint64_t compute_ns, other_ns;   /* other: attention, and other_ns_per_step */
+    uint64_t lower_ns;               /* docs/BOUNDS.md part 2.3 */
 };
 struct vf_slowest { /* over GPUs, of one step and layer */
     uint64_t attention_ns, shared_ns, compute_ns;
@@ -82,6 +83,7 @@ struct vf_data {
     uint32_t *number;       /* scratch of NEAREST, [n_slots + 1] squared by replicas: see there */
     size_t number_size;
     uint64_t *through;                     /* [n_resources] */
+    uint64_t *leaving, *node_leaving;      /* [2][n] bytes that leave and enter a GPU, a node */
     uint64_t n_operations, operations_max; /* of the slow simulator, counted so that it can stop */
     struct vf_flows flows;
     struct vf_sums *sums; /* [n_steps] */
@@ -106,6 +108,17 @@ enum mp_status vf_concurrent_ns(struct vf_data *d, const uint64_t *copies, uint6
 enum mp_status vf_staged_ns(struct vf_data *d, const struct mp_order *o, bool is_combine, bool is_backwards,
                             const uint64_t *copies, uint64_t bytes, uint64_t *out_ns, bool *is_done,
                             struct mp_error *err) MP_MUST_CHECK;
+
+/* The order between nodes `o`, as vf_staged_ns. */
+enum mp_status vf_nodes_ns(struct vf_data *d, const struct mp_order *o, bool is_combine, bool is_backwards,
+                           const uint64_t *copies, uint64_t bytes, uint64_t *out_ns, bool *is_done,
+                           struct mp_error *err) MP_MUST_CHECK;
+/* Relay bound of docs/ORDERS.md part 4; is_reversed: of the transpose. */
+uint64_t vf_relay_bound(struct vf_data *d, const uint64_t *copies, uint64_t bytes, bool is_reversed);
+/* Does this direction go in one shot instead (docs/ORDERS.md part 5)? */
+enum mp_status vf_falls_back(struct vf_data *d, const struct mp_order *o, bool is_combine, bool is_backwards,
+                             const uint64_t *copies, uint64_t bytes, bool *falls_back,
+                             struct mp_error *err) MP_MUST_CHECK;
 
 /* Of the GPUs of d->flows. */
 struct mp_compute_coefficients vf_coefficients(const struct vf_data *d, uint32_t gpu);

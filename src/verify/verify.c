@@ -19,6 +19,7 @@ static const char *const names[MP_N_VIOLATION_KINDS] = {
     [MP_V_ORDER_PORT] = "order-port",
     [MP_V_ORDER_SELF] = "order-self",
     [MP_V_ORDER_RATE] = "order-rate",
+    [MP_V_ORDER_FLUSH] = "order-flush",
     [MP_V_COLOCATION] = "colocation",
     [MP_V_TRAINING] = "training",
     [MP_V_PROVENANCE] = "provenance",

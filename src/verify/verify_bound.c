@@ -332,6 +332,39 @@ static enum mp_status check_samples(struct vf_data *d, uint64_t by, uint64_t *op
     return MP_OK;
 }
 
+/* Fluid times of one direction of a step: each may be rounded differently by 1 ns. */
+static uint64_t fluid_times(const struct vf_data *d) {
+    const struct mp_plan *p = d->v->plan;
+    uint64_t n = (uint64_t)p->n_layers * (d->dispatcher.copies == VF_PER_NODE ? 2 : 1);
+    for (uint32_t l = 0; l < p->n_layers; l++)
+        if (p->layers[l].order != MP_NONE && p->orders[p->layers[l].order].between_nodes)
+            n += p->orders[p->layers[l].order].n_stages + 1; /* single shots, less the one counted */
+    return n;
+}
+
+/* Certificates of orders, of the dispatch or the combine: sum over steps and layers of bound and launch floor. */
+static u128 check_order_value(struct vf_data *d, uint32_t i, bool is_combine, const struct mp_plan_sample *mean,
+                              uint64_t by) {
+    struct verifier *v = d->v;
+    const struct mp_certificate *c = &v->plan->certificates[i];
+    u128 bound = 0;
+    for (uint64_t s = 0; s < v->plan->n_planning_steps; s++) {
+        const struct vf_sums *x = &d->sums[s];
+        bound += is_combine ? x->combine_bound_ns : x->dispatch_bound_ns;
+        bound += (u128)(is_combine ? x->n_combining : x->n_copying) * vf_launch_floor(d);
+    }
+    if (mean == NULL) {
+        vf_expect(v, c->value_ns <= v->plan->predicted_step_ns, MP_V_CERTIFICATE,
+                  "certificate %u: value_ns is %llu, and the whole step is predicted to take %llu", i, ULL(c->value_ns),
+                  ULL(v->plan->predicted_step_ns));
+        return bound;
+    }
+    uint64_t own = is_combine ? mean->combine_ns : mean->dispatch_ns;
+    vf_expect(v, is_near(c->value_ns, own, by + 1), MP_V_CERTIFICATE,
+              "certificate %u: value_ns is %llu, and simulating all steps gives %llu", i, ULL(c->value_ns), ULL(own));
+    return bound;
+}
+
 static void check_certificate(struct vf_data *d, uint32_t i, const struct mp_plan_sample *mean, uint64_t by) {
     struct verifier *v = d->v;
     const struct mp_plan *p = v->plan;
@@ -341,18 +374,9 @@ static void check_certificate(struct vf_data *d, uint32_t i, const struct mp_pla
     if (c->proof != MP_PROOF_CLOSED_FORM)
         return;
     if (c->kind == MP_CERT_ORDER && strcmp(c->scope, "dispatch, all layers, planning steps") == 0) {
-        for (uint32_t l = 0; l < p->n_layers; l++)
-            bound += p->layers[l].port_bound_ns; /* compared with the steps before */
-        for (uint64_t s = 0; s < n; s++)
-            bound += (u128)d->sums[s].n_copying * vf_launch_floor(d);
-        if (mean != NULL)
-            vf_expect(v, is_near(c->value_ns, mean->dispatch_ns, by + 1), MP_V_CERTIFICATE,
-                      "certificate %u: value_ns is %llu, and simulating all steps gives %llu", i, ULL(c->value_ns),
-                      ULL(mean->dispatch_ns));
-        else
-            vf_expect(v, c->value_ns <= p->predicted_step_ns, MP_V_CERTIFICATE,
-                      "certificate %u: value_ns is %llu, and the whole step is predicted to take %llu", i,
-                      ULL(c->value_ns), ULL(p->predicted_step_ns));
+        bound = check_order_value(d, i, false, mean, by);
+    } else if (c->kind == MP_CERT_ORDER && strcmp(c->scope, "combine, all layers, planning steps") == 0) {
+        bound = check_order_value(d, i, true, mean, by);
     } else if (c->kind == MP_CERT_PLACEMENT &&
                strcmp(c->scope, "step, every static plan with these slots, planning steps") == 0) {
         for (uint64_t s = 0; s < n; s++)
@@ -373,11 +397,10 @@ enum mp_status vf_check_claims(struct vf_data *d, struct mp_error *err) {
     struct verifier *v = d->v;
     const struct mp_plan *p = v->plan;
     uint64_t n = p->n_planning_steps, operations = 0;
-    /* One nanosecond for each fluid time in a direction. */
-    uint64_t by = (uint64_t)p->n_layers * (d->dispatcher.copies == VF_PER_NODE ? 2 : 1);
+    uint64_t by = fluid_times(d);
     d->operations_max = v->is_thorough ? UINT64_MAX : VF_SAMPLE_OPERATIONS;
     enum mp_status status = check_samples(d, by, &operations, err);
-    u128 step = 0, dispatch = 0, floor = 0;
+    u128 step = 0, dispatch = 0, combine = 0, floor = 0;
     bool is_whole = status == MP_OK && p->n_samples > 0 && operations != UINT64_MAX &&
                     (u128)operations * n <= (v->is_thorough ? VF_THOROUGH_OPERATIONS : VF_ALL_OPERATIONS);
     d->operations_max = UINT64_MAX;
@@ -391,10 +414,13 @@ enum mp_status vf_check_claims(struct vf_data *d, struct mp_error *err) {
         status = vf_time_of_step(d, s, &own, &is_done, err);
         step += own.step_ns;
         dispatch += own.dispatch_ns;
+        combine += own.combine_ns;
     }
     if (status != MP_OK)
         return status;
-    struct mp_plan_sample mean = {.step_ns = clip((step + n / 2) / n), .dispatch_ns = clip((dispatch + n / 2) / n)};
+    struct mp_plan_sample mean = {.step_ns = clip((step + n / 2) / n),
+                                  .dispatch_ns = clip((dispatch + n / 2) / n),
+                                  .combine_ns = clip((combine + n / 2) / n)};
     if (is_whole)
         vf_expect(v, is_near(p->predicted_step_ns, mean.step_ns, 2 * by + 1), MP_V_PREDICTION,
                   "step_ns is %llu, and simulating all %llu steps gives %llu", ULL(p->predicted_step_ns), ULL(n),

@@ -292,6 +292,12 @@ static uint64_t cut(uint64_t bytes, uint64_t share, uint64_t unit) {
     return (uint64_t)((unsigned __int128)bytes * share / unit);
 }
 
+/* What the order caps a transfer at; 0 = nothing. */
+static uint64_t cap_of(const struct mp_order *o, uint32_t stage, const struct mp_transfer *t) {
+    unsigned __int128 cap = (unsigned __int128)o->port_bytes_per_s * t->width;
+    return (o->has_flush && stage + 1 == o->n_stages) || cap > UINT64_MAX ? 0 : (uint64_t)cap;
+}
+
 /* Lists the pieces of the order; with flows NULL only counts them. sent[n][n]: shares so far. */
 static uint32_t list_pieces(const struct vf_data *d, const struct mp_order *o, bool is_combine, bool is_backwards,
                             const uint64_t *copies, uint64_t bytes, uint64_t *sent, struct flow *flows) {
@@ -312,7 +318,7 @@ static uint32_t list_pieces(const struct vf_data *d, const struct mp_order *o, b
                 continue;
             if (flows != NULL)
                 add_flow(d, &flows[n], is_backwards ? t->dst : t->src, is_backwards ? t->src : t->dst, piece,
-                         is_backwards ? o->n_stages - 1 - s : s, o->port_bytes_per_s);
+                         is_backwards ? o->n_stages - 1 - s : s, cap_of(o, s, t));
             n++;
         }
     return n;

@@ -66,6 +66,8 @@ static enum mp_status make_tables(struct vf_data *d, struct mp_error *err) {
     d->slot = take(d, p->n_slots, sizeof *d->slot, &is_full);
     d->slot_rows = take(d, p->n_slots, sizeof *d->slot_rows, &is_full);
     d->through = take(d, t->n_resources, sizeof *d->through, &is_full);
+    d->leaving = take(d, 2 * n, sizeof *d->leaving, &is_full);
+    d->node_leaving = take(d, 2 * n, sizeof *d->node_leaving, &is_full);
     d->flows.first = take(d, n * n, sizeof *d->flows.first, &is_full);
     d->flows.second = take(d, n * n, sizeof *d->flows.second, &is_full);
     d->flows.rows = take(d, n, sizeof *d->flows.rows, &is_full);
@@ -437,10 +439,16 @@ enum mp_status vf_check_evidence(struct vf_data *d, struct mp_error *err) {
             struct vf_sums *sums = &d->sums[step];
             struct vf_slowest slowest = vf_slowest_gpu(d);
             uint64_t ports = vf_port_bound(d, d->flows.first, v->model->dispatch_bytes, false);
+            uint64_t back = vf_port_bound(d, d->flows.first, v->model->combine_bytes, true);
             bound += ports;
-            sums->dispatch_bound_ns += ports;
             sums->n_copying += ports > 0;
-            sums->combine_bound_ns += vf_port_bound(d, d->flows.first, v->model->combine_bytes, true);
+            sums->n_combining += back > 0;
+            if (layer->order != MP_NONE && v->plan->orders[layer->order].between_nodes) {
+                ports = vf_relay_bound(d, d->flows.first, v->model->dispatch_bytes, false);
+                back = vf_relay_bound(d, d->flows.first, v->model->combine_bytes, true);
+            }
+            sums->dispatch_bound_ns += ports;
+            sums->combine_bound_ns += back;
             sums->compute_ns += slowest.compute_ns;
             sums->other_ns += slowest.attention_ns * vf_layer_weight(d, l);
             sums->lower_ns += wants_bound ? vf_layer_bound(d, step) : 0;
