@@ -8,7 +8,12 @@ struct evidence {
     struct mp_plan *plan;
     struct mp_cost_setup setup;
     struct mp_traffic **traffic; /* [n_threads] */
-    uint64_t *n_copying;         /* [n_layers] steps in which anything travels */
+    struct order_bound *bounds;  /* [n_layers] */
+};
+/* What the orders of one layer cannot go below, summed over steps. */
+struct order_bound {
+    uint64_t dispatch_ns, combine_ns;    /* relay bounds where the order is between nodes, else port bounds */
+    uint64_t n_dispatching, n_combining; /* steps in which anything travels */
 };
 
 static void add_bytes(const struct mp_plan *p, const uint64_t *matrix, struct mp_plan_layer *layer) {
@@ -41,24 +46,30 @@ static enum mp_status sum_layer(void *ctx, size_t i, unsigned worker, struct mp_
         add_bytes(p, t->dispatch, layer);
         if (t->has_second)
             add_bytes(p, t->dispatch2, layer);
-        uint64_t ports = mp_port_bound_ns(e->problem->topology, t->dispatch);
+        const struct mp_topology *topology = e->problem->topology;
+        bool is_relayed = layer->order != MP_NONE && p->orders[layer->order].between_nodes;
+        struct order_bound *b = &e->bounds[i];
+        uint64_t ports = mp_port_bound_ns(topology, t->dispatch), back = mp_port_bound_ns(topology, t->combine);
         layer->port_bound_ns += ports;
-        e->n_copying[i] += ports > 0;
+        b->n_dispatching += ports > 0;
+        b->n_combining += back > 0;
+        b->dispatch_ns += is_relayed ? mp_relay_bound_ns(topology, t->dispatch) : ports;
+        b->combine_ns += is_relayed ? mp_relay_bound_ns(topology, t->combine) : back;
     }
     return MP_OK;
 }
 
-/* *bound_ns: what the dispatches of all steps and layers cannot go below, launches included. */
-static enum mp_status sum_layers(struct mp_plan *plan, const struct mp_problem *problem, uint64_t *bound_ns,
-                                 struct mp_error *err) {
+/* What the dispatches and the combines of all steps and layers cannot go below, launches included. */
+static enum mp_status sum_layers(struct mp_plan *plan, const struct mp_problem *problem, uint64_t *dispatch_bound_ns,
+                                 uint64_t *combine_bound_ns, struct mp_error *err) {
     struct evidence e = {.problem = problem, .plan = plan};
     struct mp_router *router = NULL;
     unsigned n = problem->n_threads > 1 ? problem->n_threads : 1;
     n = n > MP_MAX_THREADS ? MP_MAX_THREADS : n;
     enum mp_status status = mp_router_new(&router, plan, err);
     e.traffic = mp_calloc(n, sizeof *e.traffic);
-    e.n_copying = mp_calloc(plan->n_layers, sizeof *e.n_copying);
-    if (status == MP_OK && (e.traffic == NULL || e.n_copying == NULL))
+    e.bounds = mp_calloc(plan->n_layers, sizeof *e.bounds);
+    if (status == MP_OK && (e.traffic == NULL || e.bounds == NULL))
         status = mp_nomem(err, "summing up evidence");
     for (unsigned i = 0; i < n && status == MP_OK; i++)
         status = mp_traffic_new(&e.traffic[i], plan->n_gpus, err);
@@ -71,14 +82,16 @@ static enum mp_status sum_layers(struct mp_plan *plan, const struct mp_problem *
                                      .sources = problem->sim.sources};
     if (status == MP_OK)
         status = mp_parallel_for(n, plan->n_layers, sum_layer, &e, err);
-    *bound_ns = 0;
-    for (uint32_t l = 0; l < plan->n_layers && status == MP_OK; l++)
-        *bound_ns += plan->layers[l].port_bound_ns +
-                     e.n_copying[l] * mp_launch_floor_ns(problem->topology, problem->sim.dispatcher);
+    const uint64_t floor_ns = mp_launch_floor_ns(problem->topology, problem->sim.dispatcher);
+    *dispatch_bound_ns = *combine_bound_ns = 0;
+    for (uint32_t l = 0; l < plan->n_layers && status == MP_OK; l++) {
+        *dispatch_bound_ns += e.bounds[l].dispatch_ns + e.bounds[l].n_dispatching * floor_ns;
+        *combine_bound_ns += e.bounds[l].combine_ns + e.bounds[l].n_combining * floor_ns;
+    }
     for (unsigned i = 0; e.traffic != NULL && i < n; i++)
         mp_traffic_free(e.traffic[i]);
     mp_free(e.traffic);
-    mp_free(e.n_copying);
+    mp_free(e.bounds);
     mp_router_free(router);
     return status;
 }
@@ -87,8 +100,8 @@ enum mp_status mp_plan_prove(struct mp_plan *plan, const struct mp_problem *prob
     struct mp_sim_result *r = NULL;
     struct mp_sim_options options = problem->sim;
     enum mp_status status;
-    uint64_t order_bound_ns;
-    MP_TRY(sum_layers(plan, problem, &order_bound_ns, err));
+    uint64_t dispatch_bound_ns, combine_bound_ns;
+    MP_TRY(sum_layers(plan, problem, &dispatch_bound_ns, &combine_bound_ns, err));
     options.network = MP_NETWORK_PLAN;
     options.stage_mode = -1;
     options.n_threads = problem->n_threads;
@@ -100,7 +113,7 @@ enum mp_status mp_plan_prove(struct mp_plan *plan, const struct mp_problem *prob
     plan->n_planning_steps = n;
     plan->predicted_step_ns = r->mean.step_ns;
     plan->samples = mp_arena_alloc(plan->arena, 3, sizeof *plan->samples);
-    plan->certificates = mp_arena_alloc(plan->arena, 2, sizeof *plan->certificates);
+    plan->certificates = mp_arena_alloc(plan->arena, 3, sizeof *plan->certificates);
     if (plan->samples == NULL || plan->certificates == NULL) {
         status = mp_nomem(err, "summing up evidence");
         goto out;
@@ -113,13 +126,18 @@ enum mp_status mp_plan_prove(struct mp_plan *plan, const struct mp_problem *prob
         plan->samples[plan->n_samples++] =
             (struct mp_plan_sample){sample[i], t->step_ns, t->dispatch_ns, t->compute_ns, t->combine_ns};
     }
-    plan->n_certificates = 2;
+    plan->n_certificates = 3;
     plan->certificates[0] = (struct mp_certificate){.kind = MP_CERT_ORDER,
                                                     .proof = MP_PROOF_CLOSED_FORM,
                                                     .scope = "dispatch, all layers, planning steps",
                                                     .value_ns = r->mean.dispatch_ns,
-                                                    .bound_ns = order_bound_ns / n};
-    plan->certificates[1] = (struct mp_certificate){.kind = MP_CERT_PLACEMENT,
+                                                    .bound_ns = dispatch_bound_ns / n};
+    plan->certificates[1] = (struct mp_certificate){.kind = MP_CERT_ORDER,
+                                                    .proof = MP_PROOF_CLOSED_FORM,
+                                                    .scope = "combine, all layers, planning steps",
+                                                    .value_ns = r->mean.combine_ns,
+                                                    .bound_ns = combine_bound_ns / n};
+    plan->certificates[2] = (struct mp_certificate){.kind = MP_CERT_PLACEMENT,
                                                     .proof = MP_PROOF_CLOSED_FORM,
                                                     .scope = "step, every static plan with these slots, planning steps",
                                                     .value_ns = r->mean.step_ns,

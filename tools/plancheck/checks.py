@@ -1,10 +1,11 @@
 """Every check of docs/VERIFY.md. A violation is (kind, message); kinds are the words of mp_violation_name."""
 from fluid import direction
+from nodes import relay_bound, turned
 from steps import StepError, build, planning_part
 from traffic import (DISPATCHERS, Layer, attention_ns, compute_bound, compute_ns, flows_of, launch_floor, pairs_by_rank, port_bound, shared_ns,
                      transfer_bound)
 
-ORDER_SCOPE = "dispatch, all layers, planning steps"
+ORDER_SCOPES = {"dispatch, all layers, planning steps": "dispatch", "combine, all layers, planning steps": "combine"}
 PLACEMENT_SCOPE = "step, every static plan with these slots, planning steps"
 
 
@@ -115,36 +116,45 @@ def sections(c):
 
 
 def orders(c, topology):
-    p = c.plan
-    for o, order in enumerate(p["orders"]):
-        unit, ports, rate = order["unit"], order["ports"], order["port_bytes_per_s"]
+    for o, order in enumerate(c.plan["orders"]):
+        unit, ports, rate, n = order["unit"], order["ports"], order["port_bytes_per_s"], order["ends"]
+        is_nodes = order["between"] == "nodes"
+        end = "node" if is_nodes else "GPU"
         c.expect(unit > 0 and ports > 0, "order-share", f"order {o}: unit {unit}, {ports} ports")
-        c.expect(ports <= 1 or rate > 0, "order-rate", f"order {o}: {ports} ports per GPU and no rate cap")
+        c.expect(is_nodes or ports <= 1 or rate > 0, "order-rate", f"order {o}: {ports} ports per GPU and no rate cap")
+        c.expect(not is_nodes or rate == 0, "order-rate", f"order {o}: a cap of {rate} bytes/s between nodes")
+        for s in order["flushes"]:
+            c.expect(s == len(order["stages"]) - 1, "order-flush", f"order {o} stage {s}: a flush is not the last stage")
+            c.expect(not is_nodes, "order-flush", f"order {o} stage {s}: a flush between nodes")
+            c.expect(order["stages"][s] != [], "order-flush", f"order {o} stage {s}: a flush, and nothing is left to send")
         sums = {}
         for s, stage in enumerate(order["stages"]):
             where = f"order {o} stage {s}"
             sends, takes, through, before = {}, {}, {}, (-1, -1)
-            for src, dst, share, _ in stage:
-                if not c.expect(src < p["gpus"] and dst < p["gpus"], "shape", f"{where}: transfer {src}>{dst}, and there are {p['gpus']} GPUs"):
+            for src, dst, share, width in stage:
+                if not c.expect(src < n and dst < n, "shape", f"{where}: transfer {src}>{dst}, and there are {n} {end}s"):
                     continue
-                c.expect(src != dst, "order-self", f"{where}: GPU {src} sends to itself")
+                c.expect(src != dst, "order-self", f"{where}: {end} {src} sends to itself")
                 c.expect(share > 0, "order-share", f"{where}: transfer {src}>{dst} has share 0 of {unit}")
                 c.expect((src, dst) > before, "order-share", f"{where}: transfer {src}>{dst} is listed after {before[0]}>{before[1]}")
+                c.expect(width == 1 or not is_nodes, "order-port", f"{where}: transfer {src}>{dst} between nodes has width {width}")
                 before = (src, dst)
                 sums[src, dst] = sums.get((src, dst), 0) + share
-                sends[src] = sends.get(src, 0) + 1
-                takes[dst] = takes.get(dst, 0) + 1
-                if topology is not None and rate and src != dst:
+                sends[src] = sends.get(src, 0) + width
+                takes[dst] = takes.get(dst, 0) + width
+                if topology is not None and rate and not is_nodes and src != dst:
                     for r in topology.path(src, dst)[0]:
-                        through[r] = through.get(r, 0) + rate
+                        through[r] = through.get(r, 0) + rate * width
+            if s in order["flushes"]:
+                continue
             for table, verb in ((sends, "sends"), (takes, "receives")):
-                for g, n in table.items():
-                    c.expect(n <= ports, "order-port", f"{where}: GPU {g} {verb} {n} transfers on {ports} ports")
+                for g, k in table.items():
+                    c.expect(k <= ports, "order-port", f"{where}: {end} {g} {verb} over {k} ports of {ports}")
             for r, x in through.items():
                 c.expect(x <= topology.resources[r]["rate"], "order-rate",
                          f"{where}: {x} bytes/s through a port of {topology.resources[r]['rate']}")
-        for i in range(p["gpus"]):
-            for j in range(p["gpus"]):
+        for i in range(n):
+            for j in range(n):
                 if i != j:
                     c.expect(sums.get((i, j), 0) == unit, "order-share", f"order {o}: the shares of {i}>{j} sum to {sums.get((i, j), 0)} of {unit}")
 
@@ -186,7 +196,7 @@ class Step:
 
     def __init__(self, other):
         self.other = self.lower = other
-        self.dispatch_bound = self.combine_bound = self.compute = self.copying = 0
+        self.dispatch_bound = self.combine_bound = self.compute = self.copying = self.combining = 0
         self.flows = []
 
 
@@ -230,12 +240,16 @@ def evidence(c, setup):
                         intra += x * model.dispatch_bytes
                     else:
                         inter += x * model.dispatch_bytes
-            ports = port_bound(topology, f.first, model.dispatch_bytes)
+            ports, back = port_bound(topology, f.first, model.dispatch_bytes), port_bound(topology, turned(f.first), model.combine_bytes)
             bound += ports
             s = sums[i]
-            s.dispatch_bound += ports
             s.copying += ports > 0
-            s.combine_bound += port_bound(topology, {(b, a): x for (a, b), x in f.first.items()}, model.combine_bytes)
+            s.combining += back > 0
+            if entry["order"] is not None and p["orders"][entry["order"]]["between"] == "nodes":
+                ports = relay_bound(topology, f.first, model.dispatch_bytes)
+                back = relay_bound(topology, turned(f.first), model.combine_bytes)
+            s.dispatch_bound += ports
+            s.combine_bound += back
             gpus = range(topology.n)
             attention = max(attention_ns(topology, g, model, f.starts[g]) for g in gpus)
             shared = max(shared_ns(topology, g, model, f.starts[g]) for g in gpus)
@@ -285,6 +299,8 @@ def claims(c, setup, sums, most_flows):
     p = c.plan
     n = len(sums)
     by = p["layers"] * (2 if DISPATCHERS[p["provenance"]["dispatcher"]][0] == "node" else 1)
+    used = [p["orders"][layer["order"]] for layer in p["layer_list"] if layer["order"] is not None]
+    by += sum(len(order["stages"]) + 1 for order in used if order["between"] == "nodes")
 
     def work(s):
         return max((len(f.first) for _, f, _, _, _ in s.flows), default=0)
@@ -306,7 +322,7 @@ def claims(c, setup, sums, most_flows):
     mean = None
     if p["samples"] and all(s.flows for s in sums) and sum(len(s.flows) * work(s)**2 for s in sums) <= 100000:
         all_steps = [simulate(setup, s) for s in sums]
-        mean = {k: (sum(s[k] for s in all_steps) + n // 2) // n for k in ("step_ns", "dispatch_ns")}
+        mean = {k: (sum(s[k] for s in all_steps) + n // 2) // n for k in ("step_ns", "dispatch_ns", "combine_ns")}
         c.expect(abs(p["step_ns"] - mean["step_ns"]) <= 2 * by + 1, "prediction",
                  f"step_ns is {p['step_ns']}, and simulating all {n} steps gives {mean['step_ns']}")
     else:
@@ -315,12 +331,15 @@ def claims(c, setup, sums, most_flows):
     for i, x in enumerate(p["certificates"]):
         if x["proof"] != "closed-form":
             continue
-        if x["kind"] == "order" and x["scope"] == ORDER_SCOPE:
-            bound = (sum(layer["port_bound_ns"] for layer in p["layer_list"]) +
-                     sum(s.copying for s in sums) * launch_floor(p, setup.topology)) // n
+        if x["kind"] == "order" and x["scope"] in ORDER_SCOPES:
+            way = ORDER_SCOPES[x["scope"]]
+            bound = sum(s.dispatch_bound if way == "dispatch" else s.combine_bound for s in sums)
+            bound += sum(s.copying if way == "dispatch" else s.combining for s in sums) * launch_floor(p, setup.topology)
+            bound //= n
             if mean is not None:
-                c.expect(abs(x["value_ns"] - mean["dispatch_ns"]) <= by + 1, "certificate",
-                         f"certificate {i}: value_ns is {x['value_ns']}, and simulating all steps gives {mean['dispatch_ns']}")
+                own = mean[f"{way}_ns"]
+                c.expect(abs(x["value_ns"] - own) <= by + 1, "certificate",
+                         f"certificate {i}: value_ns is {x['value_ns']}, and simulating all steps gives {own}")
             else:
                 c.expect(x["value_ns"] <= p["step_ns"], "certificate", f"certificate {i}: value_ns {x['value_ns']} is above the step's")
         elif x["kind"] == "placement" and x["scope"] == PLACEMENT_SCOPE:

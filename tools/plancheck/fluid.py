@@ -2,6 +2,7 @@
 from fractions import Fraction
 from math import ceil
 
+from nodes import falls_back, relay_bound, shots, turned
 from traffic import DISPATCHERS
 
 
@@ -64,19 +65,33 @@ def concurrent(topology, copies, size):
     return end
 
 
-def pieces(topology, order, copies, size, is_combine, is_backwards):
-    """The flows of an order on a dispatch matrix of copies."""
+def pieces(order, copies, size, is_combine, is_backwards):
+    """The flows of an order on a dispatch matrix of copies: (stage as it runs, src, dst, bytes, cap)."""
     sent, out, n = {}, [], len(order["stages"])
     for s, stage in enumerate(order["stages"]):
-        for src, dst, share, _ in stage:
+        for src, dst, share, width in stage:
             x = copies.get((dst, src) if is_combine and not is_backwards else (src, dst), 0) * size
             before = sent.get((src, dst), 0)
             sent[src, dst] = before + share
             piece = x * (before + share) // order["unit"] - x * before // order["unit"]
             if piece:
                 a, b = (dst, src) if is_backwards else (src, dst)
-                out.append(Flow(topology, a, b, piece, n - 1 - s if is_backwards else s, order["port_bytes_per_s"]))
+                cap = 0 if s in order["flushes"] else width * order["port_bytes_per_s"]
+                out.append((n - 1 - s if is_backwards else s, a, b, piece, cap))
     return out
+
+
+def ordered(topology, plan, order, copies, size, is_combine, is_backwards):
+    """Time of the first phase under an order, None where the plan's rule falls back to one shot."""
+    matrix = {(i, j): x * size for (i, j), x in (turned(copies) if is_combine else copies).items() if x * size}
+    flows = pieces(order, copies, size, is_combine, is_backwards) if order["between"] == "gpus" else None
+    if falls_back(topology, order, plan["fallback_ppm"], matrix, flows, is_backwards):
+        return None
+    if order["between"] == "gpus":
+        return staged(topology, [Flow(topology, a, b, piece, s, cap) for s, a, b, piece, cap in flows], plan["stages"])
+    listed = shots(topology, order, turned(matrix) if is_backwards else matrix)
+    times = [topology.stage_launch + concurrent(topology, turned(m) if is_backwards else m, 1) for m in listed]
+    return max(sum(times), relay_bound(topology, matrix, 1))
 
 
 def staged(topology, flows, mode):
@@ -126,14 +141,11 @@ def direction(setup, index, f, is_combine):
     size = model.combine_bytes if is_combine else model.dispatch_bytes
     copies, launches, is_overlapped = DISPATCHERS[plan["provenance"]["dispatcher"]]
 
-    def turned(m):
-        return {(j, i): x for (i, j), x in m.items()} if is_combine else m
-
-    if layer["order"] is None:
-        first = concurrent(topology, turned(f.first), size)
-    else:
-        is_backwards = is_combine and layer["combine_reversed"]
-        first = staged(topology, pieces(topology, plan["orders"][layer["order"]], f.first, size, is_combine, is_backwards), plan["stages"])
-        launches -= 1
-    second = concurrent(topology, turned(f.second), size) if copies == "node" else 0
+    first = None
+    if layer["order"] is not None:
+        first = ordered(topology, plan, plan["orders"][layer["order"]], f.first, size, is_combine, is_combine and layer["combine_reversed"])
+        launches -= first is not None
+    if first is None:
+        first = concurrent(topology, turned(f.first) if is_combine else f.first, size)
+    second = concurrent(topology, turned(f.second) if is_combine else f.second, size) if copies == "node" else 0
     return (max(first, second) if is_overlapped else first + second) + launches * topology.launch

@@ -69,7 +69,7 @@ static void test_optimum__bound_below_optimum_below_every_recipe(void **state) {
             mp_error_clear(&err);
             if (p == NULL)
                 continue;
-            bound = p->certificates[1].bound_ns;
+            bound = p->certificates[2].bound_ns;
             of_auto = k == 0 ? p->predicted_step_ns : of_auto; /* the first recipe is auto */
             least = p->predicted_step_ns < least ? p->predicted_step_ns : least;
             mp_plan_free(a.plan);

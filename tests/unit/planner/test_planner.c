@@ -154,12 +154,12 @@ static void test_planner__plan_says_where_it_comes_from_and_what_it_is_worth(voi
     assert_string_equal(p->provenance.trace_sha256, t.trace->sha256);
     assert_true(p->provenance.has_workload && p->provenance.is_synthetic && p->provenance.is_reproducible);
     assert_int_equal(p->n_samples, 3);
-    assert_int_equal(p->n_certificates, 2);
-    for (uint32_t c = 0; c < 2; c++) {
+    assert_int_equal(p->n_certificates, 3);
+    for (uint32_t c = 0; c < 3; c++) {
         assert_int_equal(p->certificates[c].proof, MP_PROOF_CLOSED_FORM);
         assert_true(p->certificates[c].bound_ns > 0 && p->certificates[c].bound_ns <= p->certificates[c].value_ns);
     }
-    assert_int_equal(p->certificates[1].value_ns, p->predicted_step_ns);
+    assert_int_equal(p->certificates[2].value_ns, p->predicted_step_ns);
     /* 8 slots in use and 16 tokens x 2 experts a step: the fullest GPU computes at least a quarter. */
     assert_true(p->layers[0].rows_max_sum * 4 >= p->n_planning_steps * 16);
     mp_plan_free(p);
