@@ -6,7 +6,18 @@
 #include "../plan/random_plan.h"
 #include "support.h"
 
-/* Another routing rule, other weights, random orders, another stage mode; then what the planner proves about that. */
+/* An order of any kind: plain, with sub-ports, with a flush, both, or between nodes. Sub-ports are so slow that they
+ * fit anywhere and bind, or so quick that only their number does. */
+static inline void twist_order(struct mp_rng *rng, struct mp_plan *p, struct mp_order *order) {
+    static const enum random_order_kind kinds[] = {RANDOM_PLAIN, RANDOM_WIDTHS, RANDOM_FLUSH,
+                                                   RANDOM_WIDTHS | RANDOM_FLUSH, RANDOM_NODES, RANDOM_NODES};
+    random_any_order(rng, p, order, kinds[mp_rng_below(rng, 6)]);
+    if (order->port_bytes_per_s > 0)
+        order->port_bytes_per_s = mp_rng_below(rng, 2) ? 500000000 : 5000000;
+}
+
+/* Another routing rule, other weights, random orders, another stage mode, another limit of falling back; then what the
+ * planner proves about that. */
 static inline void twist(struct mp_rng *rng, struct mp_plan *p) {
     p->route = (enum mp_route_rule)mp_rng_below(rng, MP_N_ROUTE_RULES);
     p->provenance.route = mp_route_rule_name(p->route);
@@ -18,12 +29,12 @@ static inline void twist(struct mp_rng *rng, struct mp_plan *p) {
         orders = mp_arena_alloc(p->arena, 2, sizeof *orders);
         assert_non_null(orders);
         random_order(rng, p, &orders[0]);
-        random_order(rng, p, &orders[1]);
-        if (mp_rng_below(rng, 2)) { /* sub-ports: slow enough to fit anywhere */
-            orders[1].ports = 2;
-            orders[1].port_bytes_per_s = 1000000000;
-        }
+        if (mp_rng_below(rng, 3) > 0)
+            twist_order(rng, p, &orders[0]);
+        twist_order(rng, p, &orders[1]);
     }
+    static const uint32_t limits[] = {0, 0, 1, 20000, 300000, 2000000};
+    p->fallback_ppm = limits[mp_rng_below(rng, 6)];
     p->orders = orders;
     for (uint32_t l = 0; l < p->n_layers; l++) {
         struct mp_plan_layer *layer = &p->layers[l];
