@@ -140,6 +140,68 @@ STRUCTURE = [
     ("bound above value", "certificate", on("    bound_ns: ", lambda t: 10**15), None),
     ("nodes of a closed form", "certificate", on("    nodes: ", lambda t: 3), None),
 ]
+
+def replace_line(old, new):
+    """One line of the plan, by its whole text behind the blanks."""
+    def apply(lines):
+        i = [k for k, line in enumerate(lines) if line.strip() == old][0]
+        blanks = lines[i][:len(lines[i]) - len(lines[i].lstrip())]
+        lines[i:i + 1] = [blanks + line for line in new]
+    return apply
+
+
+def in_order(name, old, new):
+    """The same, the first one behind the order of that name."""
+    def apply(lines):
+        k = find(lines, f'  - name: "{name}"')
+        rest = lines[k:]
+        replace_line(old, new)(rest)
+        lines[k:] = rest
+    return apply
+
+
+ORDERS = [
+    ("width over the ports", "order-port", replace_line('- "0>1*2x3 1>2*2x2 2>3 3>0x3"', ['- "0>1*2x4 1>2*2x2 2>3 3>0x3"']), None),
+    ("widths over the ports", "order-port", replace_line('- "0>1*2x3 1>2*2x2 2>3 3>0x3"', ['- "0>1*2x2 0>2*1x2 1>2*2x2 2>3 3>0x3"']), None),
+    ("ports without rate, widths", "order-rate", in_order("sub-ports", "port_bytes_per_s: 1000000", ["port_bytes_per_s: 0"]), None),
+    ("flush dropped", "order-share", in_order("sub-ports", '- "*"', []), None),
+    ("flush not last", "order-flush", in_order("sub-ports", '- "*"', ['- "*"', '- "1>0*1"']), "stages:"),
+    ("flush twice", "order-flush", in_order("hybrid", '- "*"', ['- "*"', '- "*"']), "stages:"),
+    ("flush of nothing", "order-flush", in_order("two-level", '- "0>1*1 1>0"', ['- "0>1*1 1>0"', '- "*"']), "stages:"),
+    ("flush between nodes", "order-flush", in_order("two-level", '- "0>1*1 1>0"', ['- "1>0"', '- "*"']), None),
+    ("flush written out", "order-port", in_order("hybrid", '- "*"', ['- "0>3 1>0 1>2 2>1 3>0 3>2"']), None),
+    ("share sent before its flush, twice", "order-share", in_order("sub-ports", '- "0>1*2x2 1>2*2"', ['- "0>1*3x2 1>2*2"']), None),
+    ("share lost between nodes", "order-share", replace_line('- "0>1*1 1>0"', ['- "1>0"']), None),
+    ("share too many between nodes", "order-share", replace_line('- "0>1*1 1>0"', ['- "+1"']), None),
+    ("nodes taken for GPUs", "order-share", replace_line("between: nodes", ["between: gpus"]), None),
+    ("GPUs taken for nodes", "shape", in_order("sub-ports", "between: gpus", ["between: nodes"]), "stages:"),
+    ("node out of range", "shape", replace_line('- "0>1*1"', ['- "0>2*1"']), "stages:"),
+    ("node to itself", "order-self", replace_line('- "0>1*1"', ['- "0>0*1 0>1*1"']), None),
+    ("cap between nodes", "order-rate", in_order("two-level", "port_bytes_per_s: 0", ["port_bytes_per_s: 5"]), None),
+    ("width between nodes", "order-port", replace_line('- "0>1*1"', ['- "0>1*1x2"']), None),
+    ("two transfers of a pair in a stage between nodes", "order-share", replace_line('- "0>1*1 1>0"', ['- "0>1*1 0>1*1 1>0"']), None),
+]
+
+
+def more_orders(lines):
+    """Sub-ports with a flush, an order between nodes, and stages with a flush, for 4 GPUs on 2 nodes."""
+    add = [("sub-ports", "gpus", 4, 3, 1000000, ["0>1*2x3 1>2*2x2 2>3 3>0x3", "0>1*2x2 1>2*2", "*"]),
+           ("two-level", "nodes", 2, 1, 0, ["0>1*1", "0>1*1 1>0"]), ("hybrid", "gpus", 1, 1, 0, ["+2", "0>1 2>3", "*"]),
+           ("rated", "gpus", 2, 3, 16000000000, ["0>2*1x3 1>3x2", "0>1x2 2>3", "*"])]
+    i = find(lines, "colocation:")
+    for name, between, unit, ports, rate, stages in add:
+        new = [f'  - name: "{name}"', f"    between: {between}", f"    unit: {unit}", f"    ports: {ports}", f"    port_bytes_per_s: {rate}",
+               "    stages:"] + [f'      - "{s}"' for s in stages]
+        lines[i:i] = new
+        i += len(new)
+
+
+# Against a topology: 3 x 16 GB/s fit through the NIC of an H100 of 50 GB/s.
+RATES = [
+    ("width over the port's rate", "order-rate", lambda lines: (in_order("rated", "ports: 3", ["ports: 4"])(lines),
+                                                             replace_line('- "0>2*1x3 1>3x2"', ['- "0>2*1x4 1>3x2"'])(lines)), None),
+    ("rate over the port's", "order-rate", in_order("rated", "port_bytes_per_s: 16000000000", ["port_bytes_per_s: 17000000000"]), None),
+]
 FAR = 100
 HASH = '"' + "0f" * 32 + '"'
 DATA = [
@@ -156,8 +218,10 @@ DATA = [
     ("planning steps", "prediction", on("  planning_steps: ", bump()), None),
     ("order certificate: value", "certificate", on("    value_ns: ", bump(FAR)), None),
     ("order certificate: bound", "certificate", on("    bound_ns: ", bump(-1)), None),
-    ("placement certificate: value", "certificate", on("    value_ns: ", bump(1), 1), None),
-    ("placement certificate: bound", "certificate", on("    bound_ns: ", bump(-1), 1), None),
+    ("combine certificate: value", "certificate", on("    value_ns: ", bump(FAR), 1), None),
+    ("combine certificate: bound", "certificate", on("    bound_ns: ", bump(1), 1), None),
+    ("placement certificate: value", "certificate", on("    value_ns: ", bump(1), 2), None),
+    ("placement certificate: bound", "certificate", on("    bound_ns: ", bump(-1), 2), None),
     ("certificate: scope", "certificate", on("    scope: ", lambda t: '"everything"'), None),
     ("trace hash", "provenance", on("  trace_sha256: ", lambda t: HASH), None),
     ("topology hash", "provenance", on("  topology_sha256: ", lambda t: HASH), None),
@@ -269,6 +333,26 @@ def main():
         lines = list(rich)
         change(lines)
         try_both(name, lines, kind, reading, [])
+    more_orders(rich)
+    with open(at("rich.yaml"), "w") as f:
+        f.write(stamp(rich))
+    both_accept("every kind of order", at("rich.yaml"), [])
+    for name, kind, change, reading in ORDERS:
+        lines = list(rich)
+        change(lines)
+        try_both(name, lines, kind, reading, [])
+    rated = list(good)
+    replace_line("orders: []", ["orders:"])(rated)
+    rated[find(rated, "colocation: []")] = "colocation:"  # where the orders go before
+    more_orders(rated)
+    rated[find(rated, "colocation:")] = "colocation: []"
+    with open(at("rated.yaml"), "w") as f:
+        f.write(stamp(rated))
+    both_accept("orders that no layer uses", at("rated.yaml"), [decode, "2x2:h100"])
+    for name, kind, change, reading in RATES:
+        lines = list(rated)
+        change(lines)
+        try_both(name, lines, kind, reading, [decode, "2x2:h100"])
     # Too little memory: the same plan against a model of larger experts.
     # A recording of 2 of 58 layers on GPUs of unequal memory: all layers count, and the GPUs with room take more.
     few = at("few.mpt")
@@ -300,7 +384,7 @@ def main():
     n_twisted = twisted(sys.argv[3]) if len(sys.argv) > 3 else 0
     for text in failures:
         print(f"not agreed: {text}")
-    print(f"{len(options) + 1 + n_twisted} plans accepted and {len(DATA) + len(STRUCTURE) + 1} broken ones refused by both, but for {len(failures)}")
+    print(f"{len(options) + 3 + n_twisted} plans accepted and {len(DATA) + len(STRUCTURE) + len(ORDERS) + len(RATES) + 1} broken ones refused by both, but for {len(failures)}")
     for name in os.listdir(FOLDER):
         os.unlink(at(name))
     os.rmdir(FOLDER)

@@ -63,7 +63,7 @@ static void write_all(void **state) {
         CHECK_OK(mp_workload_build(&w, &t.part, &t.request.batching, &err), err);
         const struct mp_problem problem = {
             .workload = w, .topology = t.topology, .model = t.model, .sim = t.request.sim, .n_threads = 1};
-        twist(&rng, p);
+        twist(&rng, p, t.topology);
         CHECK_OK(mp_plan_prove(p, &problem, &err), err);
         struct mp_out *o;
         snprintf(path, sizeof path, "%s/%d.yaml", folder, i);

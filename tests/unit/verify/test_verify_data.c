@@ -72,7 +72,7 @@ static void test_verify_data__agrees_with_planner_and_simulator(void **state) {
                 .workload = w, .topology = t.topology, .model = t.model, .sim = t.request.sim, .n_threads = 1};
             for (int i = 0; i < 3; i++) {
                 char what[200];
-                twist(&rng, p);
+                twist(&rng, p, t.topology);
                 CHECK_OK(mp_plan_prove(p, &problem, &err), err);
                 snprintf(what, sizeof what, "round %u: %s, %s%s, %s, route %s, stages %s, %u orders", round, topology,
                          name, t.request.sim.sources == MP_SOURCES_COUPLED ? " coupled" : "", mp_phase_name(spec.phase),
@@ -119,7 +119,7 @@ static void test_verify_data__survives_faults(void **state) {
         .workload = w, .topology = t.topology, .model = t.model, .sim = t.request.sim, .n_threads = 1};
     for (int i = 0; i < 4; i++) {
         struct flow f = {p, &t};
-        twist(&rng, p);
+        twist(&rng, p, t.topology);
         CHECK_OK(mp_plan_prove(p, &problem, &err), err);
         sweep_faults(flow, &f, 1);
     }

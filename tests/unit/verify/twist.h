@@ -5,20 +5,61 @@
 
 #include "../plan/random_plan.h"
 #include "support.h"
+#include <moeplan/strategy.h>
 
 /* An order of any kind: plain, with sub-ports, with a flush, both, or between nodes. Sub-ports are so slow that they
  * fit anywhere and bind, or so quick that only their number does. */
 static inline void twist_order(struct mp_rng *rng, struct mp_plan *p, struct mp_order *order) {
-    static const enum random_order_kind kinds[] = {RANDOM_PLAIN, RANDOM_WIDTHS, RANDOM_FLUSH,
-                                                   RANDOM_WIDTHS | RANDOM_FLUSH, RANDOM_NODES, RANDOM_NODES};
+    static const enum random_order_kind kinds[] = {
+        RANDOM_PLAIN, RANDOM_WIDTHS, RANDOM_FLUSH, RANDOM_WIDTHS | RANDOM_FLUSH, RANDOM_NODES, RANDOM_NODES};
     random_any_order(rng, p, order, kinds[mp_rng_below(rng, 6)]);
     if (order->port_bytes_per_s > 0)
         order->port_bytes_per_s = mp_rng_below(rng, 2) ? 500000000 : 5000000;
 }
 
+/* What one of the order strategies makes of a random matrix; false where it makes no stages. */
+static inline bool strategy_order(struct mp_rng *rng, struct mp_plan *p, const struct mp_topology *t,
+                                  struct mp_order *order) {
+    const struct mp_strategy *known[64];
+    uint32_t n_known = 0, n = t->n_gpus;
+    struct mp_error err = {0};
+    for (uint32_t i = 0; mp_strategy_at(i) != NULL; i++)
+        if (mp_strategy_at(i)->stage == MP_PLAN_ORDER && n_known < 64)
+            known[n_known++] = mp_strategy_at(i);
+    const struct mp_strategy *s = known[mp_rng_below(rng, n_known)];
+    uint64_t *matrix = mp_calloc((size_t)n * n, sizeof *matrix), *nodes = mp_calloc((size_t)n * n, sizeof *nodes);
+    assert_true(matrix != NULL && nodes != NULL);
+    for (size_t i = 0; i < (size_t)n * n; i++)
+        matrix[i] = i / n == i % n || mp_rng_below(rng, 4) == 0
+                        ? 0
+                        : mp_rng_below(rng, UINT64_C(1) << (10 + mp_rng_below(rng, 20)));
+    struct mp_order_problem problem = {.topology = t,
+                                       .matrix = matrix,
+                                       .mode = (enum mp_stage_mode)mp_rng_below(rng, 3),
+                                       .can_pace = mp_rng_below(rng, 2),
+                                       .seed = mp_rng_next(rng)};
+    struct mp_schedule schedule;
+    enum mp_outcome outcome;
+    CHECK_OK(mp_net_new(&problem.net, t, &err), err);
+    CHECK_OK(mp_order_run(s, &problem, &schedule, &outcome, &err), err);
+    bool has_stages = (outcome == MP_FOUND || outcome == MP_STOPPED) && schedule.n_stages > 0;
+    if (has_stages) {
+        if (schedule.between_nodes)
+            mp_node_matrix(t, matrix, nodes);
+        CHECK_OK(mp_schedule_order(order, &schedule, schedule.between_nodes ? nodes : matrix,
+                                   mp_rng_below(rng, 2) ? 65536 : 3, s->name, p->arena, &err),
+                 err);
+    }
+    mp_schedule_free(&schedule);
+    mp_net_free(problem.net);
+    mp_free(matrix);
+    mp_free(nodes);
+    return has_stages;
+}
+
 /* Another routing rule, other weights, random orders, another stage mode, another limit of falling back; then what the
  * planner proves about that. */
-static inline void twist(struct mp_rng *rng, struct mp_plan *p) {
+static inline void twist(struct mp_rng *rng, struct mp_plan *p, const struct mp_topology *t) {
     p->route = (enum mp_route_rule)mp_rng_below(rng, MP_N_ROUTE_RULES);
     p->provenance.route = mp_route_rule_name(p->route);
     p->stage_mode = (enum mp_stage_mode)mp_rng_below(rng, 3);
@@ -29,9 +70,11 @@ static inline void twist(struct mp_rng *rng, struct mp_plan *p) {
         orders = mp_arena_alloc(p->arena, 2, sizeof *orders);
         assert_non_null(orders);
         random_order(rng, p, &orders[0]);
-        if (mp_rng_below(rng, 3) > 0)
-            twist_order(rng, p, &orders[0]);
-        twist_order(rng, p, &orders[1]);
+        for (int i = 0; i < 2; i++)
+            if (mp_rng_below(rng, 2) || !strategy_order(rng, p, t, &orders[i]))
+                twist_order(rng, p, &orders[i]);
+        if (mp_rng_below(rng, 4) == 0)
+            random_order(rng, p, &orders[0]);
     }
     static const uint32_t limits[] = {0, 0, 1, 20000, 300000, 2000000};
     p->fallback_ppm = limits[mp_rng_below(rng, 6)];
