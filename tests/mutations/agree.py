@@ -384,7 +384,8 @@ def main():
     n_twisted = twisted(sys.argv[3]) if len(sys.argv) > 3 else 0
     for text in failures:
         print(f"not agreed: {text}")
-    print(f"{len(options) + 3 + n_twisted} plans accepted and {len(DATA) + len(STRUCTURE) + len(ORDERS) + len(RATES) + 1} broken ones refused by both, but for {len(failures)}")
+    n_broken = sum(len(table) for table in (DATA, STRUCTURE, ORDERS, RATES)) + 1
+    print(f"{len(options) + 3 + n_twisted} plans accepted and {n_broken} broken ones refused by both, but for {len(failures)}")
     for name in os.listdir(FOLDER):
         os.unlink(at(name))
     os.rmdir(FOLDER)
