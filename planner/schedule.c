@@ -235,10 +235,19 @@ enum mp_status mp_schedule_order(struct mp_order *out, const struct mp_schedule 
                 (uint16_t)(room.used[(size_t)k * 2 * n + n + p->dst] + p->width);
         }
     }
+    /* Sub-ports differ from port to port: an idle one may be one too many. */
+    if (s->port_bytes_per_s > 0 && !out->has_flush) {
+        out->has_flush = true;
+        if (!add_stage(&room)) {
+            status = mp_nomem(err, "ordering transfers");
+            goto out;
+        }
+    }
+    const uint32_t n_stages = room.n_stages;
     MP_TRY(place_rest(drafts, &n_drafts, &room, out->has_flush, unit, sent, err));
     status = collect(out, drafts, n_drafts, room.n_stages, arena, err);
     /* Every share of the flush may have rounded away. */
-    out->has_flush = out->has_flush && n_drafts > 0 && drafts[n_drafts - 1].stage == s->n_stages - 1;
+    out->has_flush = out->has_flush && n_drafts > 0 && drafts[n_drafts - 1].stage == n_stages - 1;
 out:
     mp_free(room.used);
     mp_free(drafts);

@@ -18,6 +18,8 @@ struct mp_schedule {
     bool has_flush;            /* the last stage is one launch of all that is left, exempt from `ports` */
     uint32_t ports;            /* sends and receives of a GPU in one stage, sub-ports counted, at most */
     uint64_t port_bytes_per_s; /* rate of one sub-port; 0 = no cap */
+    uint32_t loss_ppm;         /* how much longer than the port bound the stages are because rates were rounded to
+                                * sub-ports; 0 where that did not happen */
     uint32_t n_stages;
     uint32_t *first; /* [n_stages + 1] into pieces */
     struct mp_piece *pieces;
@@ -40,7 +42,8 @@ enum mp_status mp_schedule_check(const struct mp_schedule *s, const uint64_t *ma
 /* The schedule as shares of `unit` (>= 1), in memory of `arena`. A piece ends where its flow's bytes so far, rounded up
  * to the next share, end: when unit >= the largest entry of the matrix, cutting the same matrix gives back the same
  * bytes. Pairs without bytes in the matrix are packed into stages where both ends are idle, last stage first, else into
- * stages added at the end (before a flush they go into it). name is borrowed. */
+ * stages added at the end (before a flush they go into it, with sub-ports into a flush that is added). name is
+ * borrowed. */
 enum mp_status mp_schedule_order(struct mp_order *out, const struct mp_schedule *s, const uint64_t *matrix,
                                  uint32_t unit, const char *name, struct mp_arena *arena,
                                  struct mp_error *err) MP_MUST_CHECK;
