@@ -6,12 +6,16 @@
  * columns it does reach prove that t is too high (Hall); t falls to the largest entry that leaves them. Entries only
  *           ever shrink, so t only ever falls: threshold and matching are kept from one call to the next, and only rows
  *           whose entry fell below t look for a new column.
- * Bound     t is exactly the largest possible.
+ *           Among matchings with that t, exchanges between two rows lead to one with a large sum: the longest entries
+ *           are what makes the launch of all the rest at once slow.
+ * Bound     t is exactly the largest possible; the sum only cannot be improved by one exchange.
  * Paper     O. Gross, RAND P-1630, 1959 (thresholds); H. N. Gabow, R. E. Tarjan, J. Algorithms 9(3), 1988.
  * Differs   warm start; rows as bits.
  * Cost      O(n^2 / 64) for a row that changes, O(n^2) for each fall of t. */
 #include "bottleneck.h"
 #include <string.h>
+
+#define ROUNDS_MAX 8u /* of exchanges between two matchings */
 
 struct mp_bottleneck {
     uint32_t n, words;
@@ -144,6 +148,28 @@ static bool lower(struct mp_bottleneck *b, uint32_t n_queue) {
     return true;
 }
 
+/* Exchanges the columns of two rows while that makes the sum of the matched entries larger and keeps them above the
+ * threshold. */
+static void improve(struct mp_bottleneck *b) {
+    const uint32_t n = b->n;
+    bool is_better = true;
+    for (uint32_t round = 0; is_better && round < ROUNDS_MAX; round++) {
+        is_better = false;
+        for (uint32_t i = 0; i < n; i++) {
+            const uint64_t *mine = b->left + (size_t)i * n;
+            for (uint32_t k = i + 1; k < n; k++) {
+                const uint64_t *other = b->left + (size_t)k * n;
+                const uint32_t p = b->to[i], q = b->to[k];
+                if (mine[q] < b->threshold || other[p] < b->threshold || mine[q] + other[p] <= mine[p] + other[q])
+                    continue;
+                b->to[i] = q, b->from[q] = i;
+                b->to[k] = p, b->from[p] = k;
+                is_better = true;
+            }
+        }
+    }
+}
+
 uint64_t mp_bottleneck_next(struct mp_bottleneck *b) {
     for (uint32_t i = 0; i < b->n; i++) {
         uint32_t n_queue;
@@ -151,5 +177,6 @@ uint64_t mp_bottleneck_next(struct mp_bottleneck *b) {
             if (!lower(b, n_queue))
                 return 0;
     }
+    improve(b);
     return b->threshold;
 }

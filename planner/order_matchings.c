@@ -204,8 +204,8 @@ out:
     return status;
 }
 
-/* The grid 0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, ...: each at most a quarter above the one before. */
-static uint32_t next_count(uint32_t k) { return k + (k < 8 ? 1 : k / 4); }
+/* The grid 0, 1, 2, 3, 4, 6, 8, 10, 12, 15, ...: each about a quarter above the one before. */
+static uint32_t next_count(uint32_t k) { return k < 4 ? k + 1 : k < 12 ? k + 2 : k + k / 4; }
 
 static enum mp_status choose_count(struct choice *c, struct mp_error *err) {
     const uint32_t most = c->d->n_stages;
@@ -224,7 +224,8 @@ static enum mp_status choose_count(struct choice *c, struct mp_error *err) {
     while (high - low > 2) {
         uint32_t step = (high - low) / 8 + 1;
         for (uint32_t k = low + step; k < high; k += step)
-            MP_TRY(try_count(c, k, err));
+            if (k != c->best)
+                MP_TRY(try_count(c, k, err));
         low = c->best > low + step ? c->best - step : low;
         high = c->best + step < high ? c->best + step : high;
         if (step == 1)
