@@ -9,9 +9,10 @@
  *           skewed pairs, but only on what is left by then. A count's time is what barriers between the stages make
  *           it; counts are tried on a geometric grid and then between the best and its neighbours.
  * Bound     port bound + loss of the flush + launches. Sinkhorn-balanced lognormal matrices of 8 to 64 GPUs, launches
- *           excluded: 2n stages within 0.5 %, 3n within 0.06 % of the port bound (bench_bvn).
- * Paper     the bottleneck choice: METHODS of Birkhoff decompositions with few terms, F. Dufosse, B. Ucar, Lin. Alg.
- *           Appl. 497, 2016.
+ *           excluded: 2n stages within 0.4 %, 3n within 0.05 % of the port bound (bench_bvn). Longer stages than the
+ *           smallest entry lose more by idle ports than they save launches (half as long again: 10 % and more).
+ * Paper     Birkhoff decompositions with few terms, bottleneck choice among others: F. Dufosse, B. Ucar, Lin. Alg. Appl.
+ *           497, 2016.
  * Differs   stops early and flushes; real bytes go before filling. Unequal rates: entries are times.
  * Cost      bottleneck.c for each stage, and some 30 simulations of a single shot. */
 #include "bottleneck.h"

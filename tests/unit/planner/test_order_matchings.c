@@ -75,7 +75,7 @@ static void fill_balanced(uint64_t *matrix, uint32_t n, double sigma, uint64_t p
     free(x);
 }
 
-/* Each stage may round up by less than a nanosecond. */
+/* Times are rounded up once, at the end. */
 static void check_bound_reached(struct setting *s, const uint64_t *matrix) {
     static const enum mp_stage_mode modes[] = {MP_STAGE_FREE, MP_STAGE_BARRIER, MP_STAGE_COUPLED};
     uint64_t bound = mp_net_port_bound(s->net, matrix);
@@ -223,17 +223,12 @@ static void test_order_matchings__ends_when_nothing_is_left(void **state) {
 
 /* mp_order_run has checked that every byte is sent once. */
 static void test_order_matchings__unequal_ports_lose_no_byte(void **state) {
-    static const char *const specs[] = {"2x3:h100", "4+2:h100", "2x2:a100+1x2:l40s"};
+    static const char *const specs[] = {"2x3:h100", "1x2:h100+1x4:l40s", "2x2:a100+1x2:l40s"};
     struct mp_rng r = mp_rng_seed(6);
     uint64_t matrix[36];
     (void)state;
     for (int k = 0; k < 3; k++) {
         struct setting s;
-        struct mp_error err = {0};
-        struct mp_topology *known;
-        if (mp_topology_load(&known, specs[k], &mp_limits_default, &err) != MP_OK)
-            continue;
-        mp_topology_free(known);
         setting_new(&s, specs[k], 100, 0);
         assert_true(s.topology->n_gpus <= 6);
         for (uint32_t round = 0; round < 20; round++) {
@@ -277,10 +272,15 @@ static enum mp_status order_once(void *ctx, struct mp_error *err) {
     enum mp_outcome outcome;
     uint64_t matrix[25];
     struct mp_rng r = mp_rng_seed(1);
+    struct mp_net *net; /* of its own: what it grows to while it works is not lost */
     fill_random(matrix, 5, &r, 1);
-    struct mp_order_problem in = {.topology = f->setting->topology, .matrix = matrix, .net = f->setting->net};
-    enum mp_status status = mp_order_run(mp_strategy_find(MP_PLAN_ORDER, f->order), &in, &schedule, &outcome, err);
+    enum mp_status status = mp_net_new(&net, f->setting->topology, err);
+    if (status != MP_OK)
+        return status;
+    struct mp_order_problem in = {.topology = f->setting->topology, .matrix = matrix, .net = net};
+    status = mp_order_run(mp_strategy_find(MP_PLAN_ORDER, f->order), &in, &schedule, &outcome, err);
     mp_schedule_free(&schedule);
+    mp_net_free(net);
     return status;
 }
 static void test_order_matchings__survive_every_failed_allocation(void **state) {
