@@ -355,6 +355,161 @@ class ExitCodes(Case):
         self.assertEqual(os.listdir(self.folder), [])
 
 
+class Orders(Case):
+    """moeplan order, and the exports of steps."""
+    ROWS = [[0, 40000001, 9000000, 3], [1000000, 0, 30000000, 7000000], [20000000, 5, 0, 33333333], [12345678, 8000000, 0, 0]]
+
+    def matrix(self, rows=None, name="m.txt", separator=" "):
+        text = "\n".join(separator.join(map(str, row)) for row in rows or self.ROWS) + "\n"
+        (self.folder / name).write_text(text)
+        return name
+
+    def stages_of(self, path, n):
+        """Pieces in bytes of the only order of a plan, replayed on ROWS as docs/ORDERS.md part 1 says."""
+        lines = (self.folder / path).read_text().splitlines()
+        unit = int(next(line.split()[1] for line in lines if line.startswith("    unit: ")))
+        done, stages = {}, []
+        for line in lines[lines.index("    stages:") + 1:]:
+            if not line.startswith("      - "):
+                break
+            code, pieces = line[8:].strip('"'), []
+            words = [f"{i}>{(i + int(code[1:])) % n}" for i in range(n)] if code[0] == "+" else code.split()
+            for word in words:
+                src, rest = word.split(">")
+                dst, share = (rest.split("*") + [unit])[:2]
+                pair, before = (int(src), int(dst)), done.get((int(src), int(dst)), 0)
+                done[pair] = before + int(share)
+                size = self.ROWS[pair[0]][pair[1]]
+                pieces.append((*pair, done[pair] * size // unit - before * size // unit))
+            stages.append(pieces)
+        self.assertEqual(set(done.values()), {unit})
+        return stages
+
+    def test_the_best_order_is_a_plan_that_replays_the_matrix_to_the_byte(self):
+        self.expect(0, "order", self.matrix(), "4:h100", "--strategy", "bvn", "--stages", "barrier", "-o", "p.yaml")
+        self.expect(0, "verify", "p.yaml")
+        stages, sums = self.stages_of("p.yaml", 4), {}
+        for pieces in stages:
+            sends = [src for src, _, size in pieces if size > 0]
+            self.assertEqual(len(sends), len(set(sends)))
+            for src, dst, size in pieces:
+                sums[src, dst] = sums.get((src, dst), 0) + size
+        self.assertEqual(sums, {(i, j): self.ROWS[i][j] for i in range(4) for j in range(4) if i != j})
+        # An exact order takes the busiest port's bytes: only when the pieces are those that were planned.
+        busiest = max(max(map(sum, self.ROWS)), max(map(sum, zip(*self.ROWS))))
+        self.assertEqual(sum(max(size for _, _, size in pieces) for pieces in stages), busiest)
+
+    def test_formats_and_units_say_the_same(self):
+        want = json.loads(self.expect(0, "order", self.matrix(), "4:h100", "--json", "-q", "--strategy", "spread-out,single").stdout)
+        self.matrix(name="m.csv", separator=",")
+        flat = [cell for column in zip(*self.ROWS) for cell in column]
+        header = "{'descr': '<f8', 'fortran_order': True, 'shape': (4, 4), }".ljust(117) + "\n"
+        (self.folder / "m.npy").write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + header.encode() + struct.pack("<16d", *flat))
+        half = [[cell * 2 for cell in row] for row in self.ROWS]
+        self.matrix(rows=half, name="twice.txt")
+        got = []
+        for arguments in (["m.csv"], ["m.npy"], ["-"]):
+            with open(self.folder / "m.csv", "rb") as f:
+                got.append(json.loads(self.expect(0, "order", *arguments, "4:h100", "--json", "-q", "--strategy", "spread-out,single", stdin=f).stdout))
+        doubled = [json.loads(self.expect(0, "order", *a, "4:h100", "--json", "-q", "--strategy", "single").stdout)
+                   for a in (["twice.txt"], ["m.txt", "--token-bytes", "2"])]
+        for value in [want, *got, *doubled]:
+            for r in value["results"]:
+                r["plan_seconds"] = 0
+            value["format"] = ""
+        self.assertEqual([want] * 3, got)
+        self.assertEqual(doubled[0], doubled[1])
+        self.assertEqual(doubled[0]["bytes"], 2 * want["bytes"])
+
+    def test_every_order_has_a_row_and_no_time_is_below_the_bound(self):
+        names = [r["name"] for r in json.loads(self.expect(0, "list", "strategies", "--json").stdout)["lists"]["strategies"] if r["kind"] == "order"]
+        for topology in ("4:h100", "2x2:h100", "1x2:a100+1x2:l40s"):
+            for stages in ("free", "barrier", "coupled"):
+                value = json.loads(self.expect(0, "order", self.matrix(), topology, "--json", "-q", "--stages", stages).stdout)
+                self.assertEqual([r["order"] for r in value["results"] if r["kind"] == "order"], names)
+                self.assertEqual([r["order"] for r in value["results"] if r["kind"] == "baseline"], ["RCS", "SJF", "spread-out"])
+                best = None
+                for r in value["results"]:
+                    if r["time_ns"] is None:
+                        self.assertTrue(r["note"])
+                        continue
+                    self.assertGreaterEqual(r["time_ns"], r["bound_ns"])
+                    self.assertLessEqual(r["launches_ns"], r["time_ns"])
+                    if r["kind"] == "order" and (best is None or r["time_ns"] < best):
+                        best = r["time_ns"]
+                self.assertEqual(best, next(r["time_ns"] for r in value["results"] if r["order"] == value["best"]))
+
+    def test_same_matrix_and_seed_same_bytes(self):
+        plans = set()
+        for threads in ("1", "2", "7"):
+            self.expect(0, "order", self.matrix(), "2x2:h100", "-o", "p.yaml", "--threads", threads, "--seed", "5")
+            plans.add((self.folder / "p.yaml").read_bytes())
+        self.assertEqual(len(plans), 1)
+
+    def test_trouble_with_the_output_is_exit_4_and_leaves_the_old_file(self):
+        (self.folder / "p.yaml").write_text("old")
+        with open("/dev/full", "wb") as full:
+            self.expect(4, "order", self.matrix(), "4:h100", "--strategy", "single", stdout=full)
+            self.expect(4, "order", "m.txt", "4:h100", "--strategy", "single", "-o", "-", stdout=full)
+        reader, writer = os.pipe()
+        os.close(reader)
+        with os.fdopen(writer, "wb") as pipe:
+            self.expect(4, "order", "m.txt", "4:h100", "--strategy", "single", "--json", stdout=pipe)
+
+        def small():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        self.expect(4, "order", "m.txt", "4:h100", "--strategy", "spread-out", "-o", "p.yaml", limit=small)
+        self.expect(3, "order", "m.txt", "8:h100", "-o", "p.yaml")
+        self.expect(4, "order", "m.txt", "4:h100", "-o", "nowhere/p.yaml")
+        self.assertEqual((self.folder / "p.yaml").read_text(), "old")
+        self.assertEqual(sorted(os.listdir(self.folder)), ["m.txt", "p.yaml"])
+
+    def trace_of(self, *arguments):
+        self.expect(0, "export", "plan.yaml", DECODE, "2x2:h100", "--to", "chrome-trace", "-o", "t.json", *arguments)
+        root = json.loads((self.folder / "t.json").read_text())
+        tracks = {}
+        for e in root["traceEvents"]:
+            if e["ph"] == "X":
+                start, length = round(e["ts"] * 1000), round(e["dur"] * 1000)
+                tracks.setdefault((e["pid"], e["tid"]), []).append((start, start + length, e))
+        return root["otherData"], tracks
+
+    def test_a_timeline_agrees_with_simulate(self):
+        for order in ("single", "spread-out"):
+            self.expect(0, "plan", DECODE, "2x2:h100", "--batch", "2", "--strategy", "lpt", "--order", order, "-q", "-o", "plan.yaml")
+            for dispatcher in ("a2av", "deepep-normal", "hierarchical"):
+                more = ["--steps", "1", "--dispatcher", dispatcher]
+                simulated = json.loads(self.expect(0, "simulate", "plan.yaml", DECODE, "2x2:h100", "--json", "-q", *more).stdout)
+                head, tracks = self.trace_of(*more)
+                self.assertEqual(head["step_ns"], simulated["step_time_ns"]["mean"])
+                self.assertEqual(max(end for events in tracks.values() for _, end, _ in events), head["step_ns"])
+                for part in ("dispatch", "combine"):
+                    self.assertEqual(head[part + "_ns"], simulated[part + "_ns"])
+                    self.assertEqual(head[part + "_ns"], sum(end - start for start, end, e in tracks[0, 0] if e["name"].startswith(part)))
+                for events in tracks.values():
+                    events.sort(key=lambda e: e[:2])
+                    self.assertTrue(all(a[1] <= b[0] for a, b in zip(events, events[1:])))
+                sent = sum(e["args"]["bytes"] for (_, tid), events in tracks.items() if 0 < tid < 10001 for _, _, e in events)
+                self.assertEqual(sent, simulated["bytes"]["intra_node"] + simulated["bytes"]["inter_node"])
+
+    def test_matrices_hold_the_bytes_that_simulate_counts(self):
+        self.expect(0, "plan", DECODE, "2x2:h100", "--batch", "2", "--strategy", "lpt", "-q", "-o", "plan.yaml")
+        for dispatcher in ("a2av", "hierarchical"):
+            more = ["--steps", "3", "--dispatcher", dispatcher]
+            simulated = json.loads(self.expect(0, "simulate", "plan.yaml", DECODE, "2x2:h100", "--json", "-q", *more).stdout)
+            total = 0
+            for step in range(3):
+                self.expect(0, "export", "plan.yaml", DECODE, "2x2:h100", "--to", "nccl-tests", "-o", f"s{step}-", "--step", step, *more)
+            for path in self.folder.glob("s?-*.txt"):
+                total += sum(int(cell) for line in path.read_text().splitlines() for cell in line.split())
+            bytes_of = simulated["bytes"]
+            self.assertAlmostEqual(total / 3, bytes_of["intra_node"] + bytes_of["inter_node"], delta=1)
+            self.expect(0, "order", "s0-layer-0-dispatch.txt", "2x2:h100", "--strategy", "single")
+            for path in self.folder.glob("s?-*.txt"):
+                path.unlink()
+
+
 class Detection(Case):
     def array(self, name, shape, values):
         header = repr({"descr": "<i4", "fortran_order": False, "shape": shape}).encode()
@@ -412,6 +567,9 @@ class Results(Case):
         self.assertTrue(self.json("verify", "p.yaml", DECODE, "4:h100")["accepted"])
         self.json("inspect", "p.yaml")
         self.json("export", "p.yaml", "--to", "sglang", "-o", "s.json", "--hidden-layers", "2")
+        self.json("export", "p.yaml", DECODE, "4:h100", "--to", "chrome-trace", "-o", "t.json")
+        (self.folder / "m.txt").write_text("0 5\n6 0\n")
+        self.json("order", "m.txt", "2:h100")
 
     def test_compare_prints_the_object_of_the_design(self):
         value = self.json("compare", DECODE, "2x2:h100", *STEPS, "--strategy", "contiguous,lpt,eplb", "--redundant", "4")

@@ -70,6 +70,8 @@ static enum mp_status run_strategy(struct job *j, const struct mp_strategy *s, s
     r->seconds = now_seconds() - started;
     if (status != MP_OK)
         return status;
+    if (r->seconds > 5)
+        tool_note(j->o, "%s took %.2f s", s->name, r->seconds);
     if (r->outcome != MP_FOUND && r->outcome != MP_STOPPED) {
         snprintf(r->note, sizeof r->note, "%s: %.240s",
                  r->outcome == MP_NOT_APPLICABLE ? "not applicable" : "not found", err->message);
