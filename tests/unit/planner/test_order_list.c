@@ -497,9 +497,66 @@ static void test_order_list__aurora_is_greedy_and_not_exact(void **state) {
             worst = fmax(worst, (double)got / (double)bound);
         }
         print_message(
-            "aurora, %2u GPUs, up to %3u tokens per flow: mean %.4f, worst %.4f of the bound, %u of %u exact\n", n,
+            "# aurora, %2u GPUs, up to %3u tokens per flow: mean %.4f, worst %.4f of the bound, %u of %u exact\n", n,
             tokens[k % 3], sum / n_rounds, worst, n_exact, n_rounds);
     }
+    free_switch(&flat);
+}
+
+/* Recorded counts: 24 layers, 2 iterations, 6 ranks with 10 experts each; 4096 bytes a token. */
+static bool read_recorded(uint64_t matrices[48][36]) {
+    const char *path = shared_path("traces/qwen1.5-moe-6ranks/dispatch_counts.csv");
+    static char line[4096];
+    FILE *f = path == NULL ? NULL : fopen(path, "r");
+    if (f == NULL) {
+        print_message("# shared data is not here\n");
+        return false;
+    }
+    uint32_t n_lines = 0;
+    assert_non_null(fgets(line, sizeof line, f));
+    while (fgets(line, sizeof line, f) != NULL) {
+        uint64_t field[67];
+        char *at = line;
+        for (uint32_t k = 0; k < 67; k++) { /* rank, layer, iteration, four times, e0 .. e59 */
+            field[k] = (uint64_t)strtod(at, &at);
+            at += *at == ',';
+        }
+        assert_true(field[0] < 6 && field[1] < 24 && field[2] < 2);
+        for (uint32_t e = 0; e < 60; e++)
+            matrices[field[1] * 2 + field[2]][field[0] * 6 + e / 10] += field[7 + e] * 4096;
+        n_lines++;
+    }
+    fclose(f);
+    assert_int_equal(n_lines, 288);
+    return true;
+}
+
+static void test_order_list__recorded_matrices(void **state) {
+    (void)state;
+    static uint64_t matrices[48][36];
+    struct small_switch flat = {0};
+    double sum[N_NAMES] = {0}, worst[N_NAMES] = {0};
+    if (!read_recorded(matrices))
+        skip();
+    for (uint32_t k = 0; k < 48; k++) {
+        const uint64_t bound = port_load(matrices[k], 6, 0), startup = bound / 10000;
+        assert_true(bound > 0);
+        make_switch(&flat, 6, 0, startup);
+        struct mp_order_problem in = problem_of(&flat, matrices[k], MP_STAGE_FREE);
+        uint64_t ns[N_NAMES];
+        for (size_t s = 0; s < N_NAMES; s++) {
+            ns[s] = run_time(names[s], &in);
+            double ratio = (double)ns[s] / (double)port_load(matrices[k], 6, startup);
+            sum[s] += ratio / 48;
+            worst[s] = fmax(worst[s], ratio);
+            assert_true(ratio >= 1);
+        }
+        assert_true(ns[1] <= ns[0] && ns[0] < 2 * port_load(matrices[k], 6, startup));
+    }
+    for (size_t s = 0; s < N_NAMES; s++)
+        print_message("# recorded, startup 1e-4: %-6s mean %.4f, worst %.4f of the startup-aware bound\n", names[s],
+                      sum[s], worst[s]);
+    assert_true(worst[1] < 1.02);
     free_switch(&flat);
 }
 
@@ -586,6 +643,7 @@ int main(void) {
                                        cmocka_unit_test(test_order_list__hybrid_fits_the_mode),
                                        cmocka_unit_test(test_order_list__senders_keep_their_order),
                                        cmocka_unit_test(test_order_list__aurora_is_greedy_and_not_exact),
+                                       cmocka_unit_test(test_order_list__recorded_matrices),
                                        cmocka_unit_test(test_order_list__seeds_decide_and_repeat),
                                        cmocka_unit_test(test_order_list__survives_faults)};
     return cmocka_run_group_tests(tests, NULL, NULL);
