@@ -3,7 +3,8 @@
  * Decides   which message each sender and receiver handles next, without ever cutting one.
  * Minimises the end of the last message, startups included.
  * Method    events: whenever an end becomes free it takes, among the idle ends it still has a message with, the one
- *           of highest priority. Ends that become free together choose by falling load.
+ *           of highest priority. Ends that become free together choose by falling load. Ties go around the ring of
+ *           GPUs, so that equal messages make spread-out rounds.
  * Bound     makespan < 2 * the largest load of an end. Proof: two idle ends never have a message left, so before the
  *           last message (i, j) of time t started, i or j was busy at every moment: the end is at most load(i) - t +
  *           load(j) - t + t. QED. It is the largest load itself when one end is a party to every message.
@@ -165,7 +166,7 @@ static uint32_t choose(const struct mp_list *l, const uint64_t *time, uint32_t e
     const uint64_t *load = l->load + (is_sender ? n : 0), own = l->load[end];
     const uint64_t *message = is_sender ? time + (size_t)end * n : time + (end - n);
     const size_t stride = is_sender ? 1 : n;
-    uint32_t best = MP_NONE;
+    uint32_t best = MP_NONE, best_turn = 0;
     uint64_t best_score = 0, best_time = 0;
     for (uint32_t w = 0; w < words; w++)
         for (uint64_t bits = idle[w] & left[w]; bits != 0; bits &= bits - 1) {
@@ -173,11 +174,15 @@ static uint32_t choose(const struct mp_list *l, const uint64_t *time, uint32_t e
             uint64_t score = 0, size = message[q * stride];
             if (priority != MP_LIST_SIZE)
                 score = priority == MP_LIST_LOAD && load[q] < own ? own : load[q];
-            if (best == MP_NONE || score > best_score || (score == best_score && size > best_time)) {
-                best = q;
-                best_score = score;
-                best_time = size;
-            }
+            if (best != MP_NONE && (score < best_score || (score == best_score && size < best_time)))
+                continue;
+            uint32_t turn = is_sender ? (q + n - end) % n : (end - q) % n; /* receiver - sender, around the ring */
+            if (best != MP_NONE && score == best_score && size == best_time && turn > best_turn)
+                continue;
+            best = q;
+            best_turn = turn;
+            best_score = score;
+            best_time = size;
         }
     return best;
 }

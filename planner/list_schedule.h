@@ -28,7 +28,8 @@ static inline uint64_t mp_ticks_ns(const struct mp_ticks *t, uint64_t ticks) { /
     return (ticks >> t->shift) + ((ticks & ((UINT64_C(1) << t->shift) - 1)) != 0);
 }
 
-/* Which partner an end that has become free takes; ties to the larger message, then the lower number. */
+/* Which partner an end that has become free takes; ties to the larger message, then to the receiver
+ * that comes first after its sender, counting around. */
 enum mp_list_priority {
     MP_LIST_LOAD, /* the largest of both ends' remaining loads */
     MP_LIST_SIZE, /* the largest message */

@@ -17,7 +17,7 @@ static void fill(uint64_t *matrix, uint32_t n, enum kind kind, uint64_t seed) {
         for (uint32_t j = 0; j < n; j++)
             x[i * n + j] = i == j                 ? 0
                            : kind == BALANCED     ? exp(bench_normal(&r))
-                           : kind == NEAR_UNIFORM ? 0.9 + 0.2 * mp_rng_unit(&r)
+                           : kind == NEAR_UNIFORM ? 0.5 + mp_rng_unit(&r)
                                                   : exp(0.5 * bench_normal(&r)) * pow(1 + j, -0.8);
     for (int round = 0; kind == BALANCED && round < 400; round++) /* Sinkhorn: rows, then columns, sum to one */
         for (uint32_t i = 0; i < n; i++) {

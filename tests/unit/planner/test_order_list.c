@@ -171,6 +171,7 @@ static uint64_t plain_list(const uint64_t *matrix, uint32_t n, enum mp_list_prio
             if (busy_until[end] > now)
                 continue;
             uint64_t best_score = 0, best_size = 0;
+            uint32_t best_turn = 0;
             for (uint32_t q = 0; q < n; q++) {
                 uint32_t other = end < n ? n + q : q;
                 uint64_t size = left[end < n ? end * n + q : q * n + end - n];
@@ -179,7 +180,10 @@ static uint64_t plain_list(const uint64_t *matrix, uint32_t n, enum mp_list_prio
                 uint64_t score = priority == MP_LIST_SIZE  ? size
                                  : priority == MP_LIST_SUM ? load[end] + load[other]
                                                            : (load[end] > load[other] ? load[end] : load[other]);
-                if (best == MP_NONE || score > best_score || (score == best_score && size > best_size)) {
+                uint32_t src = end < n ? end : q, dst = end < n ? q : end - n, turn = (dst + n - src) % n;
+                if (best == MP_NONE || score > best_score || (score == best_score && size > best_size) ||
+                    (score == best_score && size == best_size && turn < best_turn)) {
+                    best_turn = turn;
                     best = q;
                     best_score = score;
                     best_size = size;
@@ -304,6 +308,22 @@ static void test_order_list__a_hot_port_is_met_exactly(void **state) {
     free_switch(&flat);
 }
 
+static void test_order_list__equal_flows_are_met_exactly(void **state) {
+    (void)state;
+    struct small_switch flat = {0};
+    for (uint32_t n = 2; n <= MAX_N; n++) {
+        uint64_t matrix[MAX_N * MAX_N];
+        for (uint32_t i = 0; i < n * n; i++)
+            matrix[i] = 12345;
+        make_switch(&flat, n, 10, 1000);
+        for (int mode = 0; mode < 3; mode++) { /* the rounds are the same length for everybody */
+            struct mp_order_problem in = problem_of(&flat, matrix, (enum mp_stage_mode)mode);
+            assert_true(run_time("list", &in) == port_load(matrix, n, 1010));
+        }
+    }
+    free_switch(&flat);
+}
+
 /* Whole flows of sizes 1 .. 3 among three GPUs, all 4096 matrices: against the best of all orders of starting. */
 static uint64_t best_order(const uint64_t *matrix, uint64_t *left, uint64_t *ready, uint64_t best) {
     bool any = false;
@@ -347,7 +367,7 @@ static void test_order_list__is_near_the_best_of_three_gpus(void **state) {
         worst = fmax(worst, (double)got / (double)best);
     }
     print_message("# list, three GPUs: %u of %u optimal, worst %.3f\n", n_exact, n_cases, worst);
-    assert_true(worst <= 1.5 + 1e-9);
+    assert_true(worst <= 1.4 + 1e-9);
     assert_true(n_exact > n_cases * 9 / 10);
     free_switch(&flat);
 }
@@ -638,6 +658,7 @@ int main(void) {
                                        cmocka_unit_test(test_order_list__agrees_with_the_definition_and_the_simulator),
                                        cmocka_unit_test(test_order_list__knows_its_time_on_unequal_ports),
                                        cmocka_unit_test(test_order_list__a_hot_port_is_met_exactly),
+                                       cmocka_unit_test(test_order_list__equal_flows_are_met_exactly),
                                        cmocka_unit_test(test_order_list__is_near_the_best_of_three_gpus),
                                        cmocka_unit_test(test_order_list__hybrid_stays_near_the_bound_with_startups),
                                        cmocka_unit_test(test_order_list__hybrid_fits_the_mode),
