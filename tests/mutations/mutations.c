@@ -173,7 +173,7 @@ static bool repeat_transfer(struct mp_plan *p, struct mp_rng *rng) {
 static bool self_transfer(struct mp_plan *p, struct mp_rng *rng) {
     struct mp_stage *stage;
     struct mp_order *o = any_order(p, rng, &stage);
-    uint16_t g = (uint16_t)below(rng, p->n_gpus);
+    uint16_t g = o != NULL ? (uint16_t)below(rng, o->between_nodes ? p->n_nodes : p->n_gpus) : 0;
     return o != NULL && add_transfer(p, stage, (struct mp_transfer){g, g, o->unit, 1});
 }
 
@@ -185,7 +185,7 @@ static bool move_transfer(struct mp_plan *p, struct mp_rng *rng, bool is_send) {
         return false;
     uint32_t at = below(rng, from->n);
     struct mp_transfer moved = from->transfers[at];
-    for (uint32_t s = 0; s < o->n_stages; s++) {
+    for (uint32_t s = 0; s + o->has_flush < o->n_stages; s++) { /* a flush takes any number */
         struct mp_stage *to = writable(&o->stages[s]);
         for (uint32_t i = 0; to != from && i < to->n; i++) {
             const struct mp_transfer *t = &to->transfers[i];
@@ -205,10 +205,147 @@ static bool two_receives(struct mp_plan *p, struct mp_rng *rng) { return move_tr
 static bool ports_without_rate(struct mp_plan *p, struct mp_rng *rng) {
     struct mp_stage *stage;
     struct mp_order *o = any_order(p, rng, &stage);
-    if (o == NULL)
+    if (o == NULL || o->between_nodes)
         return false;
     o->ports = 2;
     o->port_bytes_per_s = 0;
+    return true;
+}
+
+/* ---- sub-ports, flushes and nodes ---- */
+
+/* A random order of this kind, NULL where there is none; one with stages. */
+static struct mp_order *order_where(struct mp_plan *p, struct mp_rng *rng, bool (*is_wanted)(const struct mp_order *)) {
+    uint32_t first = p->n_orders > 0 ? below(rng, p->n_orders) : 0;
+    for (uint32_t i = 0; i < p->n_orders; i++) {
+        struct mp_order *o = writable(&p->orders[(first + i) % p->n_orders]);
+        if (o->n_stages > 0 && is_wanted(o))
+            return o;
+    }
+    return NULL;
+}
+static bool has_flush(const struct mp_order *o) { return o->has_flush; }
+static bool is_between_nodes(const struct mp_order *o) { return o->between_nodes; }
+static bool is_paced(const struct mp_order *o) { return o->port_bytes_per_s > 0; }
+static bool is_any(const struct mp_order *o) { return o->unit > 0; }
+
+static struct mp_transfer *transfer_of(struct mp_rng *rng, const struct mp_order *o, uint32_t stage) {
+    const struct mp_stage *s = &o->stages[stage];
+    return s->n > 0 ? writable(&s->transfers[below(rng, s->n)]) : NULL;
+}
+
+/* Would this stage be too much for the ports if it were no flush? */
+static bool is_crowded(const struct mp_plan *p, const struct mp_order *o, uint32_t stage) {
+    uint32_t sends[64] = {0}, takes[64] = {0};
+    bool is_too_much = false;
+    assert_true(p->n_gpus <= 64);
+    for (uint32_t i = 0; i < o->stages[stage].n; i++) {
+        const struct mp_transfer *t = &o->stages[stage].transfers[i];
+        is_too_much |= (sends[t->src] += t->width) > o->ports || (takes[t->dst] += t->width) > o->ports;
+    }
+    return is_too_much;
+}
+
+static bool flush_dropped(struct mp_plan *p, struct mp_rng *rng) { /* its transfers stay as an ordinary stage */
+    struct mp_order *o = order_where(p, rng, has_flush);
+    if (o == NULL || !is_crowded(p, o, o->n_stages - 1))
+        return false;
+    o->has_flush = false;
+    return true;
+}
+static bool flush_not_last(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_order *o = order_where(p, rng, has_flush);
+    if (o == NULL || o->n_stages < 2 || !is_crowded(p, o, o->n_stages - 1))
+        return false;
+    struct mp_stage *stages = writable(o->stages), kept = stages[o->n_stages - 1];
+    stages[o->n_stages - 1] = stages[o->n_stages - 2];
+    stages[o->n_stages - 2] = kept;
+    return true;
+}
+static bool flush_forgets_a_pair(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_order *o = order_where(p, rng, has_flush);
+    if (o == NULL)
+        return false;
+    struct mp_stage *last = writable(&o->stages[o->n_stages - 1]);
+    last->n--;
+    return last->n > 0;
+}
+static bool flush_of_nothing(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_order *o = order_where(p, rng, is_any);
+    if (o == NULL || o->has_flush || o->between_nodes)
+        return false;
+    struct mp_stage *stages = mp_arena_alloc(p->arena, (size_t)o->n_stages + 1, sizeof *stages);
+    assert_non_null(stages);
+    memcpy(stages, o->stages, o->n_stages * sizeof *stages);
+    o->stages = stages;
+    o->n_stages++;
+    o->has_flush = true;
+    return true;
+}
+static bool wide_flush(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_order *o = order_where(p, rng, has_flush);
+    struct mp_transfer *t = o != NULL ? transfer_of(rng, o, o->n_stages - 1) : NULL;
+    if (t != NULL)
+        t->width = 2;
+    return t != NULL;
+}
+static bool flush_between_nodes(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_order *o = order_where(p, rng, is_between_nodes);
+    if (o != NULL)
+        o->has_flush = true;
+    return o != NULL;
+}
+static bool cap_between_nodes(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_order *o = order_where(p, rng, is_between_nodes);
+    if (o != NULL)
+        o->port_bytes_per_s = 1 + below(rng, 1000000);
+    return o != NULL;
+}
+static bool width_between_nodes(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_order *o = order_where(p, rng, is_between_nodes);
+    struct mp_transfer *t = o != NULL ? transfer_of(rng, o, below(rng, o->n_stages)) : NULL;
+    if (t == NULL)
+        return false;
+    t->width = 2;
+    o->ports = 2;
+    return true;
+}
+static bool share_lost_between_nodes(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_order *o = order_where(p, rng, is_between_nodes);
+    struct mp_transfer *t = o != NULL ? transfer_of(rng, o, below(rng, o->n_stages)) : NULL;
+    if (t != NULL)
+        t->share--;
+    return t != NULL;
+}
+static bool gpus_and_nodes_mistaken(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_order *o = order_where(p, rng, is_any);
+    if (o == NULL || p->n_nodes == p->n_gpus)
+        return false;
+    o->between_nodes = !o->between_nodes;
+    return true;
+}
+/* Wider than the ports of its ends. */
+static bool wide_transfer(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_order *o = order_where(p, rng, is_any);
+    uint32_t n = o != NULL ? o->n_stages - o->has_flush : 0;
+    struct mp_transfer *t = n > 0 ? transfer_of(rng, o, below(rng, n)) : NULL;
+    if (t != NULL)
+        t->width = (uint16_t)(o->ports + 1);
+    return t != NULL;
+}
+static bool width_0(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_order *o = order_where(p, rng, is_any);
+    struct mp_transfer *t = o != NULL ? transfer_of(rng, o, below(rng, o->n_stages)) : NULL;
+    if (t != NULL)
+        t->width = 0;
+    return t != NULL;
+}
+/* Within the ports, and past the rate of every port there is. */
+static bool rate_past_port(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_order *o = order_where(p, rng, is_paced);
+    if (o == NULL || o->n_stages == o->has_flush)
+        return false;
+    o->port_bytes_per_s = below(rng, 2) ? UINT64_MAX : UINT64_C(100000000000000);
     return true;
 }
 
@@ -396,7 +533,12 @@ EDIT_LAYER(edit_inter_bytes, dispatch_inter_bytes)
 EDIT_LAYER(edit_port_bound, port_bound_ns)
 
 /* More than the tolerance of docs/VERIFY.md: 1 ns per layer, direction and phase, and 1 for a mean. */
-static uint64_t past_tolerance(const struct mp_plan *p) { return 4 * (uint64_t)p->n_layers + 2; }
+static uint64_t past_tolerance(const struct mp_plan *p) {
+    uint64_t by = 4 * (uint64_t)p->n_layers + 2;
+    for (uint32_t o = 0; o < p->n_orders; o++) /* between nodes: 1 ns for each single shot */
+        by += p->orders[o].between_nodes ? 2 * p->n_layers * ((uint64_t)p->orders[o].n_stages + 1) : 0;
+    return by;
+}
 
 #define EDIT_SAMPLE(name, field)                                                                                       \
     static bool name(struct mp_plan *p, struct mp_rng *rng) {                                                          \
@@ -425,14 +567,16 @@ static bool edit_planning_steps(struct mp_plan *p, struct mp_rng *rng) {
     return p->provenance.has_workload;
 }
 
-static struct mp_certificate *certificate_of(struct mp_plan *p, enum mp_certificate_kind kind) {
-    for (uint32_t i = 0; i < p->n_certificates; i++)
+/* One of that kind, at random: of orders there are two. */
+static struct mp_certificate *certificate_of(struct mp_plan *p, enum mp_certificate_kind kind, struct mp_rng *rng) {
+    uint32_t first = p->n_certificates > 0 ? below(rng, p->n_certificates) : 0;
+    for (uint32_t k = 0, i = first; k < p->n_certificates; k++, i = (first + k) % p->n_certificates)
         if (p->certificates[i].kind == kind && p->certificates[i].proof == MP_PROOF_CLOSED_FORM)
             return &p->certificates[i];
     return NULL;
 }
-static bool edit_certificate(struct mp_plan *p, enum mp_certificate_kind kind, bool is_value) {
-    struct mp_certificate *c = certificate_of(p, kind);
+static bool edit_certificate(struct mp_plan *p, enum mp_certificate_kind kind, bool is_value, struct mp_rng *rng) {
+    struct mp_certificate *c = certificate_of(p, kind, rng);
     if (c == NULL)
         return false;
     uint64_t *field = is_value ? &c->value_ns : &c->bound_ns;
@@ -440,20 +584,16 @@ static bool edit_certificate(struct mp_plan *p, enum mp_certificate_kind kind, b
     return true;
 }
 static bool edit_order_value(struct mp_plan *p, struct mp_rng *rng) {
-    (void)rng;
-    return edit_certificate(p, MP_CERT_ORDER, true);
+    return edit_certificate(p, MP_CERT_ORDER, true, rng);
 }
 static bool edit_order_bound(struct mp_plan *p, struct mp_rng *rng) {
-    (void)rng;
-    return edit_certificate(p, MP_CERT_ORDER, false);
+    return edit_certificate(p, MP_CERT_ORDER, false, rng);
 }
 static bool edit_placement_value(struct mp_plan *p, struct mp_rng *rng) {
-    (void)rng;
-    return edit_certificate(p, MP_CERT_PLACEMENT, true);
+    return edit_certificate(p, MP_CERT_PLACEMENT, true, rng);
 }
 static bool edit_placement_bound(struct mp_plan *p, struct mp_rng *rng) {
-    (void)rng;
-    return edit_certificate(p, MP_CERT_PLACEMENT, false);
+    return edit_certificate(p, MP_CERT_PLACEMENT, false, rng);
 }
 
 #define OTHER_HASH "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210"
@@ -530,6 +670,19 @@ const struct mutation mutations[] = {
     {"two-sends", BIT(MP_V_ORDER_PORT), false, two_sends},
     {"two-receives", BIT(MP_V_ORDER_PORT), false, two_receives},
     {"ports-without-rate", BIT(MP_V_ORDER_RATE), false, ports_without_rate},
+    {"flush-dropped", BIT(MP_V_ORDER_PORT), false, flush_dropped},
+    {"flush-not-last", BIT(MP_V_ORDER_PORT), false, flush_not_last},
+    {"flush-forgets-a-pair", BIT(MP_V_ORDER_SHARE), false, flush_forgets_a_pair},
+    {"flush-of-nothing", BIT(MP_V_ORDER_FLUSH), false, flush_of_nothing},
+    {"wide-flush", BIT(MP_V_ORDER_FLUSH), false, wide_flush},
+    {"flush-between-nodes", BIT(MP_V_ORDER_FLUSH), false, flush_between_nodes},
+    {"cap-between-nodes", BIT(MP_V_ORDER_RATE), false, cap_between_nodes},
+    {"width-between-nodes", BIT(MP_V_ORDER_PORT), false, width_between_nodes},
+    {"share-lost-between-nodes", BIT(MP_V_ORDER_SHARE), false, share_lost_between_nodes},
+    {"gpus-and-nodes-mistaken", BIT(MP_V_ORDER_SHARE) | BIT(MP_V_SHAPE), false, gpus_and_nodes_mistaken},
+    {"wide-transfer", BIT(MP_V_ORDER_PORT), false, wide_transfer},
+    {"width-0", BIT(MP_V_ORDER_PORT) | BIT(MP_V_ORDER_FLUSH), false, width_0},
+    {"rate-past-port", BIT(MP_V_ORDER_RATE), true, rate_past_port},
     {"repeat-bucket", BIT(MP_V_TRAINING), false, repeat_bucket},
     {"bucket-past-end", BIT(MP_V_TRAINING), false, bucket_past_end},
     {"colocation-past-end", BIT(MP_V_COLOCATION), false, colocation_past_end},

@@ -1,5 +1,6 @@
 #include "tiny.h"
 #include "mutations.h"
+#include "../unit/plan/random_plan.h"
 #include "support.h"
 
 static const struct mutation *const no_mutation = NULL;
@@ -40,9 +41,10 @@ static struct mp_plan *reread(const char *text) {
 static void test_mutations_data__all_refused_by_name(void **state) {
     (void)state;
     static const char *const topologies[] = {"1x4:h100", "2x2:h100", "2x2:a100+1x2:l40s", "3x2:v100"};
+    static const char *const orders_known[] = {NULL, "spread-out", "hybrid", "two-level", "matchings"};
     static const char *const recipes[] = {"lpt", "eplb", "round-robin", "random"};
     struct mp_rng rng = mp_rng_seed(21);
-    uint32_t applied[80] = {0}, next = 0, n_declined = 0;
+    uint32_t applied[128] = {0}, next = 0, n_declined = 0;
     for (uint32_t round = 0; round < 1100; round++) {
         struct mp_error err = {0};
         bool is_decode = mp_rng_below(&rng, 2);
@@ -59,7 +61,8 @@ static void test_mutations_data__all_refused_by_name(void **state) {
         struct tiny t;
         CHECK_OK(tiny_make(&t, &spec, &err), err);
         t.request.strategy = recipes[mp_rng_below(&rng, 4)];
-        t.request.order = mp_rng_below(&rng, 2) ? "spread-out" : NULL;
+        t.request.order = orders_known[mp_rng_below(&rng, sizeof orders_known / sizeof orders_known[0])];
+        t.request.can_pace = mp_rng_below(&rng, 2);
         t.request.n_redundant = t.topology->n_gpus * (uint32_t)mp_rng_below(&rng, 2);
         struct mp_plan *p;
         enum mp_outcome outcome;
@@ -69,6 +72,16 @@ static void test_mutations_data__all_refused_by_name(void **state) {
             n_declined++;
             continue;
         }
+        /* And orders that no layer uses: they change no number, and are checked all the same. */
+        struct mp_order *orders = mp_arena_alloc(p->arena, (size_t)p->n_orders + 3, sizeof *orders);
+        assert_non_null(orders);
+        if (p->n_orders > 0)
+            memcpy(orders, p->orders, p->n_orders * sizeof *orders);
+        random_any_order(&rng, p, &orders[p->n_orders], RANDOM_WIDTHS);
+        random_any_order(&rng, p, &orders[p->n_orders + 1], RANDOM_FLUSH);
+        random_any_order(&rng, p, &orders[p->n_orders + 2], RANDOM_NODES);
+        p->orders = orders;
+        p->n_orders += 3;
         char *text = tiny_text(p);
         assert_non_null(text);
         check(p, &t, no_mutation, round);

@@ -212,10 +212,15 @@ struct mp_plan *random_plan(struct mp_rng *rng, const struct random_plan_shape *
     p->stage_mode = (enum mp_stage_mode)mp_rng_below(rng, 3);
     p->fallback_ppm = (uint32_t)mp_rng_below(rng, 100000);
     if (shape->has_orders) {
-        p->n_orders = 1 + (uint32_t)mp_rng_below(rng, 2);
+        static const enum random_order_kind kinds[] = {RANDOM_PLAIN, RANDOM_WIDTHS, RANDOM_FLUSH,
+                                                       RANDOM_WIDTHS | RANDOM_FLUSH, RANDOM_NODES};
+        p->n_orders = 1 + (uint32_t)mp_rng_below(rng, 3);
         struct mp_order *orders = arena_alloc(p, p->n_orders, sizeof *orders);
         for (uint32_t i = 0; i < p->n_orders; i++)
-            random_order(rng, p, &orders[i]);
+            if (mp_rng_below(rng, 2))
+                random_order(rng, p, &orders[i]);
+            else
+                random_any_order(rng, p, &orders[i], kinds[mp_rng_below(rng, 5)]);
         p->orders = orders;
     }
     for (uint32_t l = 0; l < p->n_layers; l++) {

@@ -88,6 +88,190 @@ static void test_verify_data__agrees_with_planner_and_simulator(void **state) {
     assert_true(n_accepted > 120);
 }
 
+/* ---- true claims about another order are lies about this one ---- */
+
+/* Ways to change what a plan does without breaking its structure. False: nothing there to change. */
+static bool change_limit(struct mp_rng *rng, struct mp_plan *p) {
+    p->fallback_ppm = p->fallback_ppm > 0 ? 0 : 1 + (uint32_t)mp_rng_below(rng, 500000);
+    return p->n_orders > 0;
+}
+static bool change_limit_slightly(struct mp_rng *rng, struct mp_plan *p) {
+    p->fallback_ppm = (uint32_t)mp_rng_below(rng, 1000000);
+    return p->n_orders > 0;
+}
+static bool change_mode(struct mp_rng *rng, struct mp_plan *p) {
+    p->stage_mode = (enum mp_stage_mode)((p->stage_mode + 1 + mp_rng_below(rng, 2)) % 3);
+    return p->n_orders > 0;
+}
+static bool change_width(struct mp_rng *rng, struct mp_plan *p) {
+    (void)rng;
+    bool has_changed = false;
+    for (uint32_t o = 0; o < p->n_orders; o++)
+        for (uint32_t s = 0; s < p->orders[o].n_stages; s++)
+            for (uint32_t i = 0; i < p->orders[o].stages[s].n; i++) {
+                struct mp_transfer *t = (void *)(uintptr_t)&p->orders[o].stages[s].transfers[i];
+                has_changed |= t->width > 1;
+                t->width = 1;
+            }
+    return has_changed;
+}
+static bool change_cap(struct mp_rng *rng, struct mp_plan *p) {
+    bool has_changed = false;
+    for (uint32_t o = 0; o < p->n_orders; o++) {
+        struct mp_order *order = (void *)(uintptr_t)&p->orders[o];
+        has_changed |= order->port_bytes_per_s > 1;
+        order->port_bytes_per_s -= order->port_bytes_per_s / (2 + mp_rng_below(rng, 8));
+    }
+    return has_changed;
+}
+static bool change_sequence(struct mp_rng *rng, struct mp_plan *p) {
+    bool has_changed = false;
+    for (uint32_t o = 0; o < p->n_orders; o++) {
+        const struct mp_order *order = &p->orders[o];
+        struct mp_stage *stages = (void *)(uintptr_t)order->stages;
+        uint32_t n = order->n_stages - (order->has_flush ? 1 : 0);
+        if (n < 2)
+            continue;
+        uint32_t a = (uint32_t)mp_rng_below(rng, n), b = (uint32_t)mp_rng_below(rng, n);
+        struct mp_stage kept = stages[a];
+        stages[a] = stages[b];
+        stages[b] = kept;
+        has_changed |= a != b;
+    }
+    return has_changed;
+}
+static bool change_direction(struct mp_rng *rng, struct mp_plan *p) {
+    (void)rng;
+    bool has_changed = false;
+    for (uint32_t l = 0; l < p->n_layers; l++)
+        if (p->layers[l].order != MP_NONE) {
+            p->layers[l].combine_reversed = !p->layers[l].combine_reversed;
+            has_changed = true;
+        }
+    return has_changed;
+}
+static bool change_to_single(struct mp_rng *rng, struct mp_plan *p) {
+    (void)rng;
+    bool has_changed = false;
+    for (uint32_t l = 0; l < p->n_layers; l++)
+        if (p->layers[l].order != MP_NONE) {
+            p->layers[l].order = MP_NONE;
+            p->layers[l].combine_reversed = false;
+            has_changed = true;
+        }
+    return has_changed;
+}
+
+static bool (*const changes[])(struct mp_rng *, struct mp_plan *) = {
+    change_limit, change_limit_slightly, change_mode,      change_width,
+    change_cap,   change_sequence,       change_direction, change_to_single};
+#define N_CHANGES (sizeof changes / sizeof changes[0])
+
+static uint64_t apart(uint64_t a, uint64_t b) { return a > b ? a - b : b - a; }
+
+/* Old claims and the ones that are true now: does some sample differ by more than rounding? */
+static bool differ(const struct mp_plan_sample *a, const struct mp_plan_sample *b, uint32_t n) {
+    bool is_far = false;
+    for (uint32_t i = 0; i < n; i++)
+        is_far |= apart(a[i].dispatch_ns, b[i].dispatch_ns) > 1000 || apart(a[i].combine_ns, b[i].combine_ns) > 1000;
+    return is_far;
+}
+
+static void check_refused(const struct mp_plan *p, const struct tiny *t, uint32_t kinds, const char *what) {
+    struct mp_error err = {0};
+    struct mp_verify_report *r;
+    CHECK_OK(mp_plan_verify(&r, p, t->trace, t->topology, t->model, &err), err);
+    if (r->n == 0 || (kinds >> r->violations[0].kind & 1) == 0)
+        fail_msg("%s: %s", what, r->n == 0 ? "accepted" : r->violations[0].message);
+    mp_verify_report_free(r);
+}
+
+/* One twisted plan: true before the change, a lie after it, refused by name. */
+static bool lie_is_refused(struct mp_rng *rng, struct mp_plan *p, const struct tiny *t,
+                           const struct mp_problem *problem, uint32_t change, const char *name) {
+    struct mp_error err = {0};
+    struct mp_plan_sample *samples = p->samples;
+    struct mp_certificate *certificates = p->certificates;
+    uint64_t step_ns = p->predicted_step_ns;
+    if (!changes[change](rng, p))
+        return false;
+    CHECK_OK(mp_plan_prove(p, problem, &err), err);
+    check_accepted(p, t, name);
+    if (!differ(samples, p->samples, p->n_samples))
+        return false;
+    p->samples = samples;
+    p->certificates = certificates;
+    p->predicted_step_ns = step_ns;
+    check_refused(p, t, 1u << MP_V_SAMPLE, name);
+    return true;
+}
+
+/* A bound of the dispatch or the combine that is 1 ns too high. */
+static uint32_t raised_bounds_are_refused(struct mp_plan *p, const struct tiny *t) {
+    uint32_t n_raised = 0;
+    for (uint32_t c = 0; c < 2; c++)
+        if (p->certificates[c].bound_ns < p->certificates[c].value_ns) {
+            p->certificates[c].bound_ns++;
+            check_refused(p, t, 1u << MP_V_CERTIFICATE, "a bound too high");
+            p->certificates[c].bound_ns--;
+            n_raised++;
+        }
+    return n_raised;
+}
+
+static void test_verify_data__claims_of_another_order_are_refused(void **state) {
+    (void)state;
+    static const char *const names[N_CHANGES] = {"limit", "limit slightly", "mode",      "width",
+                                                 "cap",   "sequence",       "direction", "single"};
+    static const char *const shapes[] = {"2x3:h100", "2x2:a100+1x2:l40s", "3x2:v100"};
+    struct mp_rng rng = mp_rng_seed(8);
+    uint32_t n_refused[N_CHANGES] = {0}, n_raised = 0, n_relayed = 0;
+    for (uint32_t round = 0; round < 60; round++) {
+        struct mp_error err = {0};
+        const struct tiny_spec spec = {.n_layers = 1 + (uint32_t)mp_rng_below(&rng, 2),
+                                       .n_experts = 12,
+                                       .top_k = 3,
+                                       .n_requests = 30,
+                                       .n_rows = 3,
+                                       .topology = shapes[round % 3],
+                                       .phase = MP_PHASE_PREFILL,
+                                       .batch = 24,
+                                       .seed = mp_rng_next(&rng)};
+        struct tiny t;
+        struct mp_plan *p;
+        struct mp_workload *w;
+        enum mp_outcome outcome;
+        CHECK_OK(tiny_make(&t, &spec, &err), err);
+        t.request.strategy = "lpt";
+        t.request.batching.n_steps_max = 3;
+        t.request.sim.dispatcher = mp_dispatcher_find(mp_rng_below(&rng, 2) ? "a2av" : "hierarchical");
+        CHECK_OK(mp_plan_make(&p, &t.request, &outcome, NULL, &err), err);
+        CHECK_OK(mp_workload_build(&w, &t.part, &t.request.batching, &err), err);
+        const struct mp_problem problem = {
+            .workload = w, .topology = t.topology, .model = t.model, .sim = t.request.sim, .n_threads = 1};
+        for (uint32_t k = 0; k < N_CHANGES; k++) {
+            twist(&rng, p, t.topology);
+            CHECK_OK(mp_plan_prove(p, &problem, &err), err);
+            check_accepted(p, &t, "before the change");
+            uint32_t raised = raised_bounds_are_refused(p, &t);
+            n_raised += raised;
+            for (uint32_t l = 0; l < p->n_layers; l++)
+                if (p->layers[l].order != MP_NONE && p->orders[p->layers[l].order].between_nodes) {
+                    n_relayed += raised;
+                    break;
+                }
+            n_refused[k] += lie_is_refused(&rng, p, &t, &problem, k, names[k]);
+        }
+        mp_workload_free(w);
+        mp_plan_free(p);
+        tiny_free(&t);
+    }
+    for (uint32_t i = 0; i < N_CHANGES; i++)
+        if (n_refused[i] < 3)
+            fail_msg("%s: %u lies", names[i], n_refused[i]);
+    assert_true(n_raised > 200 && n_relayed > 20);
+}
+
 struct flow {
     const struct mp_plan *plan;
     const struct tiny *tiny;
@@ -132,6 +316,7 @@ int main(void) {
     cmocka_set_message_output(CM_OUTPUT_TAP);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_verify_data__agrees_with_planner_and_simulator),
+        cmocka_unit_test(test_verify_data__claims_of_another_order_are_refused),
         cmocka_unit_test(test_verify_data__survives_faults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
