@@ -388,17 +388,22 @@ enum mp_status cmd_order(const struct opts *o, const struct args *args, int *exi
                               add_strategy, j, err));
     MP_TRY(add_baselines(j, err));
     find_best(j);
-    if (j->best == MP_NONE) /* none applies: the answer is no */
+    if (j->best == MP_NONE) { /* the answer is no */
+        fprintf(stderr, "moeplan: order: none of these strategies applies%s\n",
+                o->out != NULL ? ", nothing is written" : "");
         *exit_code = 1;
+    }
     if (o->out != NULL && j->best != MP_NONE) {
         MP_TRY(make_plan(&plan, j, &j->rows[j->best], err));
         MP_TRY(mp_out_open(&file, o->out, err));
         mp_plan_write(plan, file);
         status = mp_out_commit(file, err);
         file = NULL;
-        if (status != MP_OK || to_stdout)
+        if (status != MP_OK)
             goto out;
     }
+    if (to_stdout) /* that is where the plan goes */
+        goto out;
     MP_TRY(mp_out_open(&out, "-", err));
     if (o->json)
         write_json(j, out);
