@@ -11,7 +11,8 @@
  * Bound     none proven beyond that of the list alone, which is tried too. bench_hybrid: 1.011 of the startup-aware
  *           bound at n = 64 with startups of 1e-4 of it.
  * Differs   entries are times, so that unequal rates do no harm of their own (unequal ports need sub-ports).
- * Cost      O(n^2 / 64) per entry that falls below the threshold, O(n^2) per fall of the threshold, 18 lists. */
+ * Cost      O(n^2 / 64) per entry that falls below the threshold, O(n^2) per fall of the threshold, 18 lists (each
+ *           simulated where ports are shared). */
 #include "bottleneck.h"
 #include "list_schedule.h"
 #include <stdlib.h>
@@ -46,16 +47,16 @@ struct hybrid {
     uint32_t *to;           /* [n] the matching being sent */
     uint64_t *busy;         /* [2 * n][n_words] stages in which an end is in use, while packing */
     size_t n_words;
-    struct rest *packed;                           /* [n * n] */
-    struct mp_list *list, *best_list, *spare_list; /* at work, of best[LIST], of spare */
-    struct rest_try best[N_TAILS], spare;
+    struct rest *packed;              /* [n * n] */
+    struct mp_list *list, *best_list; /* at work, of best[LIST] */
+    struct rest_try best[N_TAILS];
     uint64_t loss_ppm;                /* what fair shares are taken to lose of a flush */
     uint64_t flush_least, flush_most; /* best[FLUSH].least with no and with twice the usual loss */
 };
 
 static bool get_memory(struct hybrid *h) {
     const size_t n = h->n, pairs = n * n;
-    uint64_t **squares[] = {&h->padded, &h->wire, &h->bytes, &h->time, &h->spare.bytes, &h->best[LIST].bytes};
+    uint64_t **squares[] = {&h->padded, &h->wire, &h->bytes, &h->time, &h->best[LIST].bytes};
     for (size_t i = 0; i < sizeof squares / sizeof squares[0]; i++)
         if ((*squares[i] = mp_arena_alloc(h->scratch, pairs, sizeof **squares[i])) == NULL)
             return false;
@@ -145,19 +146,6 @@ static void note(struct hybrid *h, enum tail tail, uint64_t ticks, uint32_t n_st
     h->best[tail].least = ticks;
     h->best[tail].n_stages = n_stages;
     memcpy(h->best[tail].bytes, h->bytes, (size_t)h->n * h->n * sizeof *h->bytes);
-}
-
-static void try_list(struct hybrid *h, uint32_t n_stages) {
-    const size_t pairs = (size_t)h->n * h->n;
-    for (size_t p = 0; p < pairs; p++)
-        h->time[p] = h->bytes[p] == 0 ? 0 : h->ticks->startup[p] + h->wire[p];
-    for (int priority = 0; priority < MP_N_LIST_PRIORITIES; priority++)
-        if (mp_list_run(h->list, h->time, h->ready, (enum mp_list_priority)priority, h->best[LIST].least)) {
-            struct mp_list *swap = h->best_list;
-            h->best_list = h->list;
-            h->list = swap;
-            note(h, LIST, h->best_list->makespan, n_stages);
-        }
 }
 
 static int by_falling_time(const void *a, const void *b) {
@@ -285,49 +273,49 @@ static enum mp_status simulate(struct hybrid *h, enum tail tail, struct mp_sched
     return mp_schedule_time(out, h->in, ns, err);
 }
 
-/* Tries the tails after the matchings so far. */
-static enum mp_status try_rest(struct hybrid *h, struct mp_schedule *out, struct mp_error *err) {
-    const uint32_t n_stages = n_full(out);
+/* Lists of the rest, by each priority. Where transfers can slow each other down only the simulator knows their time. */
+static enum mp_status try_lists(struct hybrid *h, uint32_t n_stages, struct mp_schedule *out, struct mp_error *err) {
+    const size_t pairs = (size_t)h->n * h->n;
     enum mp_status status = MP_OK;
-    if (h->in->mode != MP_STAGE_FREE) {
-        uint64_t end = packed_end(h, pack(h, h->bytes));
-        if (end < h->best[PACKED].least)
-            note(h, PACKED, end, n_stages);
-        end = flush_end(h, h->loss_ppm);
-        if (end < h->best[FLUSH].least) {
-            note(h, FLUSH, end, n_stages);
-            h->flush_least = flush_end(h, 0);
-            h->flush_most = flush_end(h, 2 * h->loss_ppm);
+    for (size_t p = 0; p < pairs; p++)
+        h->time[p] = h->bytes[p] == 0 ? 0 : h->ticks->startup[p] + h->wire[p];
+    for (int priority = 0; priority < MP_N_LIST_PRIORITIES; priority++) {
+        uint64_t limit = h->ticks->is_alone ? h->best[LIST].least : UINT64_MAX;
+        if (!mp_list_run(h->list, h->time, h->ready, (enum mp_list_priority)priority, limit))
+            continue;
+        uint64_t end = h->list->makespan;
+        if (!h->ticks->is_alone) {
+            MP_TRY(mp_list_append(h->list, h->bytes, out, h->scratch, err));
+            mp_schedule_finish(out);
+            MP_TRY(mp_schedule_time(out, h->in, &end, err));
+            cut(out, n_stages);
+            if (end >= h->best[LIST].least)
+                continue;
         }
-        return MP_OK;
-    }
-    if (h->ticks->is_alone) {
-        try_list(h, n_stages);
-        return MP_OK;
-    }
-    /* Ports that more than one pair can fill: the list's own clock only chooses the priority. */
-    struct rest_try before = h->best[LIST];
-    struct mp_list *list_before = h->best_list;
-    uint64_t ns;
-    h->best[LIST] = h->spare;
-    h->best_list = h->spare_list;
-    h->best[LIST].least = UINT64_MAX;
-    try_list(h, n_stages);
-    MP_TRY(simulate(h, LIST, out, &ns, err));
-    cut(out, n_stages);
-    h->spare = h->best[LIST];
-    h->spare_list = h->best_list;
-    h->best[LIST] = before;
-    h->best_list = list_before;
-    if (ns < before.least) {
-        h->best[LIST] = h->spare;
-        h->best[LIST].least = ns;
-        h->best_list = h->spare_list;
-        h->spare = before;
-        h->spare_list = list_before;
+        struct mp_list *swap = h->best_list;
+        h->best_list = h->list;
+        h->list = swap;
+        note(h, LIST, end, n_stages);
     }
 out:
     return status;
+}
+
+/* Tries the tails after the matchings so far. */
+static enum mp_status try_rest(struct hybrid *h, struct mp_schedule *out, struct mp_error *err) {
+    const uint32_t n_stages = n_full(out);
+    if (h->in->mode == MP_STAGE_FREE)
+        return try_lists(h, n_stages, out, err);
+    uint64_t end = packed_end(h, pack(h, h->bytes));
+    if (end < h->best[PACKED].least)
+        note(h, PACKED, end, n_stages);
+    end = flush_end(h, h->loss_ppm);
+    if (end < h->best[FLUSH].least) {
+        note(h, FLUSH, end, n_stages);
+        h->flush_least = flush_end(h, 0);
+        h->flush_most = flush_end(h, 2 * h->loss_ppm);
+    }
+    return MP_OK;
 }
 
 /* Takes matchings off until the smallest tau, trying the tails at each. */
@@ -387,7 +375,6 @@ static enum mp_status order(const struct mp_order_problem *in, struct mp_arena *
     MP_TRY(mp_ticks_new(&ticks, in, scratch, err));
     h.ticks = ticks;
     MP_TRY(mp_list_new(&h.best_list, out->n, scratch, err));
-    MP_TRY(mp_list_new(&h.spare_list, out->n, scratch, err));
     MP_TRY(mp_list_new(&h.list, out->n, scratch, err));
     if (!get_memory(&h)) {
         status = mp_nomem(err, "ordering transfers");

@@ -437,6 +437,79 @@ static void test_order_list__hybrid_fits_the_mode(void **state) {
     free_switch(&flat);
 }
 
+/* Two GPUs to a NIC, one level: the list's own clock is wrong there, and the three lists are simulated. */
+static void test_order_list__shared_ports_are_simulated(void **state) {
+    (void)state;
+    struct mp_error err;
+    struct mp_rng rng = mp_rng_seed(9);
+    struct small_switch flat = {0};
+    uint32_t n_slower = 0;
+    for (uint32_t round = 0; round < 200; round++) {
+        uint64_t matrix[MAX_N * MAX_N], least = UINT64_MAX, shortest = UINT64_MAX;
+        const uint32_t n = 4 + 2 * (uint32_t)mp_rng_below(&rng, 5);
+        const enum mp_stage_mode mode = (enum mp_stage_mode)(round % 3);
+        random_matrix(&rng, matrix, n, 30);
+        make_switch(&flat, n, 10, mp_rng_below(&rng, 2000));
+        for (uint32_t g = 1; g < n; g += 2) {
+            flat.gpus[g].out_port[0] = flat.gpus[g - 1].out_port[0];
+            flat.gpus[g].in_port[0] = flat.gpus[g - 1].in_port[0];
+        }
+        struct mp_order_problem in = problem_of(&flat, matrix, mode);
+        struct mp_arena *arena = mp_arena_new();
+        struct mp_ticks *ticks;
+        struct mp_list *list;
+        CHECK_OK(mp_ticks_new(&ticks, &in, arena, &err), err);
+        CHECK_OK(mp_list_new(&list, n, arena, &err), err);
+        assert_false(ticks->is_alone);
+        for (uint32_t i = 0; i < n * n; i++)
+            ticks->wire[i] += ticks->wire[i] == 0 ? 0 : ticks->startup[i];
+        for (int priority = 0; priority < MP_N_LIST_PRIORITIES; priority++) {
+            struct mp_schedule s;
+            mp_schedule_init(&s, n);
+            assert_true(mp_list_run(list, ticks->wire, NULL, (enum mp_list_priority)priority, UINT64_MAX));
+            CHECK_OK(mp_list_append(list, matrix, &s, arena, &err), err);
+            mp_schedule_finish(&s);
+            uint64_t ns = s.n_stages == 0 ? 0 : time_of(&s, &in);
+            least = ns < least ? ns : least;
+            shortest = list->makespan < shortest ? list->makespan : shortest;
+            mp_schedule_free(&s);
+        }
+        n_slower += mp_ticks_ns(ticks, shortest) < least;
+        assert_true(run_time("list", &in) == least);
+        if (mode == MP_STAGE_FREE)
+            assert_true(run_time("hybrid", &in) <= least);
+        mp_arena_free(arena);
+    }
+    assert_true(n_slower > 100);
+    free_switch(&flat);
+}
+
+/* Small messages between and inside nodes: one launch is all that pays; large ones: matchings do not lose. */
+static void test_order_list__hybrid_flushes_small_messages(void **state) {
+    (void)state;
+    struct mp_error err;
+    struct mp_topology *t;
+    struct mp_net *net;
+    CHECK_OK(mp_topology_load(&t, "2x4:h100", NULL, &err), err);
+    CHECK_OK(mp_net_new(&net, t, &err), err);
+    for (uint64_t seed = 1; seed <= 5; seed++)
+        for (int mode = MP_STAGE_BARRIER; mode <= MP_STAGE_COUPLED; mode++) {
+            uint64_t matrix[64], single;
+            balanced(matrix, 8, seed);
+            for (uint32_t i = 0; i < 64; i++)
+                matrix[i] /= 10000; /* some kB */
+            struct mp_order_problem in = {
+                .topology = t, .matrix = matrix, .net = net, .mode = (enum mp_stage_mode)mode};
+            struct mp_schedule s = run("hybrid", &in);
+            CHECK_OK(mp_net_concurrent(net, matrix, &single, NULL, &err), err);
+            assert_true(s.has_flush && s.n_stages == 1);
+            assert_true(time_of(&s, &in) == single + t->stage_launch_ns);
+            mp_schedule_free(&s);
+        }
+    mp_net_free(net);
+    mp_topology_free(t);
+}
+
 /* Destinations of every sender in stage order. */
 static uint32_t queue_of(const struct mp_schedule *s, uint32_t src, uint32_t *queue, uint32_t *stage) {
     uint32_t count = 0;
@@ -486,6 +559,90 @@ static void test_order_list__senders_keep_their_order(void **state) {
                     assert_true(receives(&s, t, queue[k]));
             }
         }
+        mp_schedule_free(&s);
+    }
+    free_switch(&flat);
+}
+
+/* The algorithm token by token, on the definition of "conflict". */
+#define MOST_SLOTS 800u
+static uint32_t plain_aurora(uint8_t to[MOST_SLOTS][MAX_N], const uint64_t *matrix, uint32_t n, uint64_t seed) {
+    uint64_t left[MAX_N * MAX_N], traffic[MAX_N];
+    bool is_done[MAX_N] = {false};
+    uint32_t n_slots = 0;
+    struct mp_rng rng = mp_rng_seed(seed);
+    memset(to, 0xff, sizeof *to * MOST_SLOTS);
+    memcpy(left, matrix, n * n * sizeof *left);
+    for (uint32_t turn = 0; turn < n; turn++) {
+        uint32_t gpu = MP_NONE;
+        for (uint32_t g = 0; g < n && turn < 2; g++) { /* before the first and after it */
+            uint64_t out = 0, in = 0;
+            for (uint32_t k = 0; k < n; k++) {
+                out += left[g * n + k];
+                in += left[k * n + g];
+            }
+            traffic[g] = out > in ? out : in;
+        }
+        for (uint32_t g = 0; g < n; g++)
+            if (!is_done[g] && (gpu == MP_NONE || traffic[g] > traffic[gpu]))
+                gpu = g;
+        is_done[gpu] = true;
+        for (int side = 0; side < 2; side++) {
+            static uint32_t peers[MOST_SLOTS];
+            uint32_t count = 0;
+            for (uint32_t k = 0; k < n; k++) {
+                uint64_t *x = side == 0 ? &left[gpu * n + k] : &left[k * n + gpu];
+                for (; *x > 0; --*x)
+                    peers[count++] = k;
+            }
+            mp_rng_shuffle(&rng, peers, count);
+            for (uint32_t t = 0; t < count; t++) {
+                uint32_t src = side == 0 ? gpu : peers[t], dst = side == 0 ? peers[t] : gpu, slot = 0;
+                for (;; slot++) {
+                    bool is_free = to[slot][src] == 0xff;
+                    for (uint32_t i = 0; i < n; i++)
+                        is_free &= to[slot][i] != dst;
+                    if (is_free)
+                        break;
+                }
+                to[slot][src] = (uint8_t)dst;
+                n_slots = slot + 1 > n_slots ? slot + 1 : n_slots;
+            }
+        }
+    }
+    return n_slots;
+}
+
+static void test_order_list__aurora_agrees_token_by_token(void **state) {
+    (void)state;
+    static uint8_t to[MOST_SLOTS][MAX_N];
+    struct small_switch flat = {0};
+    struct mp_rng rng = mp_rng_seed(10);
+    int64_t fine[] = {4096};
+    for (uint32_t round = 0; round < 300; round++) {
+        uint64_t matrix[MAX_N * MAX_N];
+        const uint32_t n = 2 + (uint32_t)mp_rng_below(&rng, 9);
+        for (uint32_t i = 0; i < n * n; i++)
+            matrix[i] = i / n == i % n || mp_rng_below(&rng, 3) == 0 ? 0 : mp_rng_below(&rng, 30);
+        make_switch(&flat, n, 0, 0);
+        struct mp_order_problem in = problem_of(&flat, matrix, MP_STAGE_BARRIER);
+        in.option_values = fine;
+        in.seed = round;
+        struct mp_schedule s = run("aurora", &in);
+        uint32_t n_slots = plain_aurora(to, matrix, n, round), slot = 0;
+        for (uint32_t k = 0; k < s.n_stages; k++) {
+            const uint64_t length = s.pieces[s.first[k]].bytes; /* slots of this stage */
+            for (uint64_t t = 0; t < length; t++, slot++) {
+                uint32_t at = s.first[k];
+                for (uint32_t i = 0; i < n; i++)
+                    if (to[slot][i] != 0xff) {
+                        assert_true(at < s.first[k + 1] && s.pieces[at].src == i && s.pieces[at].dst == to[slot][i]);
+                        assert_true(s.pieces[at++].bytes == length);
+                    }
+                assert_true(at == s.first[k + 1]);
+            }
+        }
+        assert_int_equal(slot, n_slots);
         mp_schedule_free(&s);
     }
     free_switch(&flat);
@@ -662,7 +819,10 @@ int main(void) {
                                        cmocka_unit_test(test_order_list__is_near_the_best_of_three_gpus),
                                        cmocka_unit_test(test_order_list__hybrid_stays_near_the_bound_with_startups),
                                        cmocka_unit_test(test_order_list__hybrid_fits_the_mode),
+                                       cmocka_unit_test(test_order_list__shared_ports_are_simulated),
+                                       cmocka_unit_test(test_order_list__hybrid_flushes_small_messages),
                                        cmocka_unit_test(test_order_list__senders_keep_their_order),
+                                       cmocka_unit_test(test_order_list__aurora_agrees_token_by_token),
                                        cmocka_unit_test(test_order_list__aurora_is_greedy_and_not_exact),
                                        cmocka_unit_test(test_order_list__recorded_matrices),
                                        cmocka_unit_test(test_order_list__seeds_decide_and_repeat),
