@@ -90,12 +90,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             if (p / n == p % n || share == 0)
                 continue;
             done[p] += share;
-            transfers[s][stages[s].n++] = (struct mp_transfer){(uint16_t)(p / n), (uint16_t)(p % n), share, 1};
+            /* Sub-ports for some: as wide as its share and place happen to say, so that inputs need no more bytes. */
+            uint16_t width = (flags & 32) != 0 ? (uint16_t)(1 + (share + p + s) % 3) : 1;
+            transfers[s][stages[s].n++] = (struct mp_transfer){(uint16_t)(p / n), (uint16_t)(p % n), share, width};
         }
     }
     struct mp_order order = {.name = "fuzz",
                              .unit = unit,
-                             .ports = n,
+                             .ports = 3 * n,
+                             .has_flush = (flags & 128) != 0,
                              .n_stages = n_stages + 1,
                              .stages = stages,
                              .port_bytes_per_s = (flags & 32) != 0 ? 1 + (take(&b, 2) << 20) : 0};
@@ -122,6 +125,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             mp_net_staged(net, &order, mode >= 3, (enum mp_stage_mode)(mode % 3), matrix, &time_ns, &err);
         require(is_whole ? status == MP_OK : status == MP_OK || status == MP_EBUG);
         require(status != MP_OK || time_ns >= bound);
+        mp_error_clear(&err);
+    }
+    for (int reversed = 0; reversed < 2; reversed++) {
+        uint64_t staged, single;
+        bool falls_back;
+        enum mp_status status = mp_net_order_estimate(net, &order, reversed == 1, matrix, &staged, &single, &err);
+        require(is_whole ? status == MP_OK : status == MP_OK || status == MP_EBUG);
+        require(status != MP_OK ||
+                (single >= (bound < UINT64_C(1) << 52 ? bound : UINT64_C(1) << 52) && staged <= UINT64_C(1) << 52));
+        require(status != MP_OK || bound > 0 || staged == 0);
+        mp_error_clear(&err);
+        status = mp_net_falls_back(net, &order, reversed == 1, shape, matrix, &falls_back, &err);
+        require(status == MP_OK || (!is_whole && status == MP_EBUG));
+        require(!falls_back || (shape > 0 && bound > 0 && staged > single));
         mp_error_clear(&err);
     }
     mp_net_free(net);
