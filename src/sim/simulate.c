@@ -30,7 +30,9 @@ static enum mp_status transfer_ns(const struct run *run, struct worker *w, uint3
     if (is_staged) {
         enum mp_stage_mode mode =
             run->options->stage_mode < 0 ? plan->stage_mode : (enum mp_stage_mode)run->options->stage_mode;
-        const struct mp_order *order = &plan->orders[l->order];
+        struct mp_order unpaced = plan->orders[l->order];
+        const struct mp_order *order = run->options->no_pacing ? &unpaced : &plan->orders[l->order];
+        unpaced.port_bytes_per_s = 0;
         const bool is_reversed = is_combine && l->combine_reversed;
         bool falls_back = false;
         MP_TRY(mp_net_falls_back(w->net, order, is_reversed, plan->fallback_ppm, first, &falls_back, err));

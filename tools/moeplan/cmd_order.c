@@ -324,6 +324,17 @@ static void write_text(const struct job *j, struct mp_out *out) {
     for (uint32_t i = 0; i < j->n_rows; i++)
         if (j->rows[i].note[0] != '\0')
             mp_out_printf(out, "%s: %s\n", j->rows[i].name, j->rows[i].note);
+    for (uint32_t i = 0; i < j->n_rows; i++) {
+        const struct mp_schedule *s = &j->rows[i].schedule;
+        if (s->port_bytes_per_s == 0 || j->rows[i].note[0] != '\0')
+            continue;
+        mp_out_printf(out, "%s: up to %u sub-ports of %s/s; launches and latency aside, ", j->rows[i].name, s->ports,
+                      mp_human_bytes((double)s->port_bytes_per_s, a));
+        if (s->loss_ppm == 0)
+            mp_out_puts(out, "at the port bound exactly\n");
+        else
+            mp_out_printf(out, "%.4f %% above the port bound, because rates share no unit\n", s->loss_ppm * 1e-4);
+    }
     if (j->best != MP_NONE && j->o->out != NULL)
         mp_out_printf(out, "%s: the order of %s, verified\n", j->o->out, j->rows[j->best].name);
 }

@@ -159,6 +159,32 @@ static void test_simulate__the_floor_holds_for_orders_between_nodes(void **state
     assert_true(n_tried > 50);
 }
 
+/* A target that cannot cap rates runs the same stages at whatever rate the ports allow. */
+static void test_simulate__without_pacing_caps_do_not_count(void **state) {
+    (void)state;
+    static struct world w;
+    bool any = false;
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        struct mp_rng r = mp_rng_seed(seed + 70);
+        world_make(&w, &r, (struct world_shape){0});
+        add_rotation(&w);
+        struct mp_order *order = (struct mp_order *)(uintptr_t)w.plan->orders;
+        struct mp_sim_options o = options_of(&w);
+        struct mp_sim_result *without = simulate(&w, &o);
+        order->port_bytes_per_s = 1000000000;
+        struct mp_sim_result *capped = simulate(&w, &o);
+        o.no_pacing = true;
+        struct mp_sim_result *free_again = simulate(&w, &o);
+        assert_int_equal(free_again->mean.step_ns, without->mean.step_ns);
+        any = any || capped->mean.step_ns > without->mean.step_ns; /* the caps did count */
+        mp_sim_result_free(without);
+        mp_sim_result_free(capped);
+        mp_sim_result_free(free_again);
+        world_free(&w);
+    }
+    assert_true(any);
+}
+
 static void test_simulate__threads_do_not_matter(void **state) {
     (void)state;
     static struct world w;
@@ -345,6 +371,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_simulate__is_the_sum_of_its_parts),
         cmocka_unit_test(test_simulate__the_floor_holds_for_orders_between_nodes),
+        cmocka_unit_test(test_simulate__without_pacing_caps_do_not_count),
         cmocka_unit_test(test_simulate__threads_do_not_matter),
         cmocka_unit_test(test_simulate__picks_steps_evenly_and_ranks_them),
         cmocka_unit_test(test_simulate__balance_and_memory_by_hand),
