@@ -328,8 +328,8 @@ static void write_text(const struct job *j, struct mp_out *out) {
         const struct mp_schedule *s = &j->rows[i].schedule;
         if (s->port_bytes_per_s == 0 || j->rows[i].note[0] != '\0')
             continue;
-        mp_out_printf(out, "%s: up to %u sub-ports of %s/s; launches and latency aside, ", j->rows[i].name, s->ports,
-                      mp_human_bytes((double)s->port_bytes_per_s, a));
+        mp_out_printf(out, "%s: up to %u sub-ports of %s/s; launches, latency%s aside, ", j->rows[i].name, s->ports,
+                      mp_human_bytes((double)s->port_bytes_per_s, a), s->has_flush ? " and flush" : "");
         if (s->loss_ppm == 0)
             mp_out_puts(out, "at the port bound exactly\n");
         else

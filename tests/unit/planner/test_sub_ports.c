@@ -149,19 +149,27 @@ static const struct mp_strategy *strategy(const char *name) {
     assert_non_null(s);
     return s;
 }
-/* Simulated time of a strategy's schedule on its own matrix. */
-static uint64_t time_of(struct cluster *c, const char *name, enum mp_stage_mode mode, struct mp_schedule *out) {
+/* Simulated time of a strategy's schedule on its own matrix; sub-ports with all stages unless `is_free` to choose. */
+static uint64_t time_as(struct cluster *c, const char *name, bool is_free, enum mp_stage_mode mode,
+                        struct mp_schedule *out) {
+    static const int64_t all[] = {65536};
     struct mp_error err = {0};
     struct mp_net *net;
     enum mp_outcome outcome;
     uint64_t time_ns;
     CHECK_OK(mp_net_new(&net, &c->t, &err), err);
     struct mp_order_problem in = {.topology = &c->t, .matrix = c->matrix, .net = net, .mode = mode, .can_pace = true};
+    if (!is_free && strcmp(name, "sub-ports") == 0)
+        in.option_values = all;
     CHECK_OK(mp_order_run(strategy(name), &in, out, &outcome, &err), err);
     assert_int_equal(outcome, MP_FOUND);
     CHECK_OK(mp_schedule_time(out, &in, &time_ns, &err), err);
     mp_net_free(net);
     return time_ns;
+}
+
+static uint64_t time_of(struct cluster *c, const char *name, enum mp_stage_mode mode, struct mp_schedule *out) {
+    return time_as(c, name, false, mode, out);
 }
 
 /* The same through the strategy and the simulator: bytes are whole, so each stage may be a byte per sub-port longer. */
@@ -250,6 +258,49 @@ static void test_sub_ports__says_what_rounding_rates_costs(void **state) {
     assert_true(n_rounded > 50);
 }
 
+/* Left to choose, it is never behind the single shot or all stages by more than the barriers it assumes, and the flush
+ * takes what stages leave. */
+static void test_sub_ports__as_many_stages_as_pay(void **state) {
+    (void)state;
+    static struct cluster c;
+    uint32_t n_flushed = 0, n_all = 0, n_single = 0;
+    for (uint64_t seed = 0; seed < 150; seed++) {
+        struct mp_rng r = mp_rng_seed(seed + 700);
+        struct mp_schedule chosen, all, single;
+        make_random(&c, &r);
+        const uint32_t n = c.t.n_gpus;
+        double m[GPUS][GPUS];
+        for (uint32_t i = 0; i < n; i++)
+            for (uint32_t j = 0; j < n; j++)
+                m[i][j] = i == j ? 0 : (double)(1 + mp_rng_below(&r, 60) * mp_rng_below(&r, 60));
+        for (uint32_t pass = 0; pass < 60; pass++) /* skewed pairs on full ports: there orders gain */
+            for (uint32_t i = 0; i < n; i++) {
+                double sum = 0;
+                for (uint32_t j = 0; j < n; j++)
+                    sum += pass % 2 == 0 ? m[i][j] : m[j][i];
+                const uint32_t port = pass % 2 == 0 ? c.gpus[i].out_port[0] : c.gpus[i].in_port[0];
+                for (uint32_t j = 0; j < n; j++)
+                    *(pass % 2 == 0 ? &m[i][j] : &m[j][i]) *= (double)c.resources[port].bytes_per_s * 1e-3 / sum;
+            }
+        for (uint32_t p = 0; p < n * n; p++)
+            c.matrix[p] = (uint64_t)m[p / n][p % n];
+        c.t.launch_ns = c.t.stage_launch_ns = (uint64_t)1 << mp_rng_below(&r, 22);
+        uint64_t got = time_as(&c, "sub-ports", true, MP_STAGE_BARRIER, &chosen),
+                 exact = time_of(&c, "sub-ports", MP_STAGE_BARRIER, &all),
+                 once = time_of(&c, "single", MP_STAGE_BARRIER, &single);
+        assert_true(got <= once + chosen.n_stages + 1);
+        if (all.n_stages > 0 && chosen.n_stages == all.n_stages && !chosen.has_flush)
+            assert_true(got <= exact);
+        n_flushed += chosen.has_flush;
+        n_all += chosen.n_stages > 0 && !chosen.has_flush;
+        n_single += chosen.n_stages == 0;
+        mp_schedule_free(&chosen);
+        mp_schedule_free(&all);
+        mp_schedule_free(&single);
+    }
+    assert_true(n_flushed > 10 && n_all > 0 && n_single > 10);
+}
+
 static const char *reason(struct cluster *c, bool can_pace, struct mp_error *err) {
     struct mp_order_problem in = {.topology = &c->t, .matrix = c->matrix, .can_pace = can_pace};
     struct mp_schedule s;
@@ -319,9 +370,19 @@ static enum mp_status one_order(void *ctx, struct mp_error *err) {
     struct cluster *c = ctx;
     struct mp_schedule s;
     enum mp_outcome outcome;
-    struct mp_order_problem in = {.topology = &c->t, .matrix = c->matrix, .can_pace = true};
-    enum mp_status status = mp_order_run(strategy("sub-ports"), &in, &s, &outcome, err);
+    struct mp_net *net = NULL;
+    enum mp_status status = MP_OK;
+    mp_schedule_init(&s, c->t.n_gpus);
+    MP_TRY(mp_net_new(&net, &c->t, err));
+    for (int k = 0; k < 2; k++) { /* exact; then with launches */
+        c->t.stage_launch_ns = k == 0 ? 0 : 1000;
+        struct mp_order_problem in = {.topology = &c->t, .matrix = c->matrix, .net = net, .can_pace = true};
+        mp_schedule_free(&s);
+        MP_TRY(mp_order_run(strategy("sub-ports"), &in, &s, &outcome, err));
+    }
+out:
     mp_schedule_free(&s);
+    mp_net_free(net);
     return status;
 }
 static void test_sub_ports__survives_every_fault(void **state) {
@@ -339,6 +400,7 @@ int main(void) {
         cmocka_unit_test(test_sub_ports__simulated_at_the_port_bound),
         cmocka_unit_test(test_sub_ports__one_to_one_takes_twice_as_long),
         cmocka_unit_test(test_sub_ports__says_what_rounding_rates_costs),
+        cmocka_unit_test(test_sub_ports__as_many_stages_as_pay),
         cmocka_unit_test(test_sub_ports__declines_what_it_cannot_express),
         cmocka_unit_test(test_sub_ports__unplanned_pairs_go_into_a_flush),
         cmocka_unit_test(test_sub_ports__survives_every_fault),
