@@ -9,8 +9,8 @@
  *            floor; the rest of the layers get orders of their own, largest possible gain first, while they fit the
  *            plan's text. 3. On the second half of the steps, which those orders have not seen, a layer has to gain
  *            MARGIN_PPM. 4. Orders of those that do are made again for all planning steps, summed over their layers.
- *            5. On all planning steps the fallback with the least total is taken, and a layer stays staged only where
- *            it gains.
+ *            5. On all planning steps the tightest fallback is taken that costs at most INSURANCE_PPM over the best,
+ * and a layer stays staged only where it gains.
  * Bound      on the planning steps no layer is slower than in one shot.
  * Cost       traffic of the steps; then per layer that may gain one single shot, one order and a simulation for each
  *            order that there is already; per staged layer both simulations of every planning step. */
@@ -22,10 +22,10 @@
 #define MARGIN_PPM 5000u           /* what a layer has to gain on steps that its order was not made from */
 #define MARGIN_ONE_STEP_PPM 20000u /* with one planning step there are none: on that step */
 #define SHARE_PPM 5000u            /* what a layer may lose by taking another one's order */
+#define INSURANCE_PPM 500u         /* what a tighter fallback may cost on the planning steps */
 #define WAVE 8u                    /* orders made at a time; fixed, so that the number of threads changes nothing */
 #define MATRIX_STEPS_MAX 64u       /* steps that a mean matrix is taken over */
-#define TEXT_MAX 2500000u          /* bytes of all orders in the plan file, and stages, which are YAML events */
-#define STAGES_MAX 150000u
+#define PART_OF_TEXT 8u /* all orders take at most this part of a plan file's bytes, and stages of its YAML events */
 #define MATRICES_MAX (UINT64_C(1) << 23) /* entries of mean matrices in memory at a time */
 
 static const uint32_t fallbacks[] = {0, 20000, 50000, 100000, 200000, 500000};
@@ -69,7 +69,7 @@ struct job {
     uint32_t n_leaders, n_tested;
     uint32_t *list, n_list; /* layers being worked on */
     uint32_t n_steps, step_base, step_span, n_block;
-    uint64_t text, n_stages, work;
+    uint64_t text, n_stages, text_max, stages_max, work;
     double started;
     unsigned n_workers;
     bool is_stopped;
@@ -336,7 +336,7 @@ static void take_best(struct layer *l) {
 }
 
 static bool fits(const struct job *j, uint64_t text, uint64_t n_stages) {
-    return j->text + text <= TEXT_MAX && j->n_stages + n_stages <= STAGES_MAX;
+    return j->text + text <= j->text_max && j->n_stages + n_stages <= j->stages_max;
 }
 
 /* Tests the new leaders on the layers of the list, and settles those that need no order of their own. */
@@ -498,7 +498,8 @@ out:
 }
 
 /* Runs the list's layers both ways on the job's steps; *fallback gets the index of the rule with the least total over
- * layers, each the better way. */
+ * layers, each the better way: of those that cost next to nothing over it the tightest, which guards other steps best.
+ */
 static enum mp_status evaluate(struct job *j, size_t *fallback, struct mp_error *err) {
     const size_t width = 1 + N_FALLBACKS, n = (size_t)j->plan->n_layers * width;
     uint64_t totals[N_FALLBACKS] = {0};
@@ -518,6 +519,9 @@ static enum mp_status evaluate(struct job *j, size_t *fallback, struct mp_error 
             totals[f] += smaller(all[j->list[i] * width], all[j->list[i] * width + 1 + f]);
         *fallback = totals[f] < totals[*fallback] ? f : *fallback;
     }
+    const uint64_t enough = totals[*fallback] + totals[*fallback] / 1000000 * INSURANCE_PPM;
+    for (size_t f = N_FALLBACKS - 1; f > 0; f--)
+        *fallback = totals[f] <= enough ? f : *fallback;
     for (uint32_t i = 0; i < j->n_list; i++) {
         j->layers[j->list[i]].steps_single = all[j->list[i] * width];
         j->layers[j->list[i]].steps_staged = all[j->list[i] * width + 1 + *fallback];
@@ -694,6 +698,9 @@ static enum mp_status prepare(struct job *j, struct mp_arena *arena, struct mp_e
     const uint64_t n_block = MATRICES_MAX / (n * n);
     j->n_block = n_block < 1 ? 1 : n_block > n_layers ? n_layers : (uint32_t)n_block;
     j->n_workers = j->in->n_threads < 1 ? 1 : j->in->n_threads > MP_MAX_THREADS ? MP_MAX_THREADS : j->in->n_threads;
+    const struct mp_limits *limits = j->in->limits != NULL ? j->in->limits : &mp_limits_default;
+    j->text_max = limits->yaml_bytes / PART_OF_TEXT;
+    j->stages_max = limits->yaml_events / PART_OF_TEXT;
     j->layers = mp_arena_alloc(arena, n_layers, sizeof *j->layers);
     j->leaders = mp_arena_alloc(arena, n_layers, sizeof *j->leaders);
     j->list = mp_arena_alloc(arena, n_layers, sizeof *j->list);

@@ -213,6 +213,7 @@ static enum mp_status prepare(struct run *run, const struct mp_plan_request *r, 
                                        .can_pace = r->can_pace,
                                        .settings = r->settings,
                                        .n_settings = r->n_settings,
+                                       .limits = r->limits,
                                        .memory_bytes = r->memory_bytes,
                                        .seed = r->seed,
                                        .n_threads = r->n_threads};

@@ -41,6 +41,7 @@ struct mp_problem {                     /* all borrowed */
     const int64_t *option_values; /* of the strategy being called, in its options' order */
     const struct mp_setting *settings;
     uint32_t n_settings;
+    const struct mp_limits *limits; /* a plan's orders take at most an eighth of its text; NULL = the defaults */
 };
 
 /* What strategies write. `plan` has its shape and slots; copies[layer] is the list of physical experts to place, in

@@ -80,6 +80,7 @@ static struct mp_topology *load_topology(const char *name) {
 /* Recorded steps where at least four fill, else drawn ones. */
 static bool build(struct bench *b) {
     struct mp_error err = {0};
+    b->planned = b->replayed = NULL;
     for (int is_drawn = 0; is_drawn < 2; is_drawn++) {
         b->batching.resample = is_drawn == 1;
         b->batching.n_steps_max = is_drawn ? 8 : STEPS_MAX;
