@@ -17,7 +17,9 @@ struct small_switch {
     struct mp_level level;
     struct mp_net *net;
 };
+/* Over one made before, or over zeros. */
 static void make_switch(struct small_switch *s, uint32_t n, uint64_t latency_ns, uint64_t stage_launch_ns) {
+    mp_net_free(s->net);
     memset(s, 0, sizeof *s);
     for (uint32_t g = 0; g < n; g++) {
         s->gpus[g].out_port[0] = 2 * g;
