@@ -73,8 +73,7 @@ struct mp_hop {
     enum mp_hop_part part;
     uint64_t bytes;
 };
-/* One single shot: all its hops, bytes > 0. A pair of GPUs occurs once per part. stage: of its rail and inside parts,
- * counted as the shots run; the balance is that of the stage after, the forward that of the stage before. */
+/* One single shot: all its hops. A pair of GPUs occurs at most once per part. */
 typedef enum mp_status (*mp_shot_fn)(void *ctx, uint32_t shot, const struct mp_hop *hops, size_t n,
                                      struct mp_error *err);
 /* Calls fn for every single shot with bytes, in the order they run; shot is k of part 4 (backwards when is_reversed;

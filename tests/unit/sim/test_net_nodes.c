@@ -454,6 +454,64 @@ static void test_net_nodes__nothing_beats_the_relay_bound_on_2000_cases(void **s
     assert_true(n_near > 100); /* the bound is not far below everything */
 }
 
+/* Rates of the different ports, of levels >= from, of the GPUs for which is_member holds. */
+static uint64_t all_ports(const struct mp_topology *t, const bool *is_member, uint32_t from, bool is_in) {
+    static bool is_counted[CASE_RESOURCES];
+    uint64_t rate = 0;
+    memset(is_counted, 0, sizeof is_counted);
+    for (uint32_t g = 0; g < t->n_gpus; g++)
+        for (uint32_t l = from; is_member[g] && l < t->n_levels; l++) {
+            uint32_t port = is_in ? t->gpus[g].in_port[l] : t->gpus[g].out_port[l];
+            rate += is_counted[port] ? 0 : t->resources[port].bytes_per_s;
+            is_counted[port] = true;
+        }
+    return rate;
+}
+/* Bytes between the members and all others. */
+static uint64_t crossing(const struct mp_topology *t, const uint64_t *matrix, const bool *is_member, bool is_in) {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < t->n_gpus; i++)
+        for (uint32_t j = 0; j < t->n_gpus; j++)
+            bytes += i != j && is_member[i] == !is_in && is_member[j] == is_in ? matrix[i * t->n_gpus + j] : 0;
+    return bytes;
+}
+static uint64_t slow_relay_bound(const struct mp_topology *t, const uint64_t *matrix) {
+    bool is_member[CASE_GPUS];
+    uint64_t bound = 0;
+#define AT_LEAST(rate)                                                                                                 \
+    do {                                                                                                               \
+        uint64_t ns_ = mp_mul_div_ceil(crossing(t, matrix, is_member, is_in == 1), UINT64_C(1000000000), (rate));      \
+        bound = ns_ > bound ? ns_ : bound;                                                                             \
+    } while (0)
+    for (int is_in = 0; is_in < 2; is_in++) {
+        for (uint32_t g = 0; g < t->n_gpus; g++) {
+            memset(is_member, 0, sizeof is_member);
+            is_member[g] = true;
+            AT_LEAST(all_ports(t, is_member, 0, is_in == 1));
+        }
+        for (uint32_t l = 0; l + 1 < t->n_levels; l++)
+            for (uint32_t v = 0; v < t->levels[l].n_groups; v++) {
+                for (uint32_t g = 0; g < t->n_gpus; g++)
+                    is_member[g] = t->gpus[g].group[l] == v;
+                if (l == 0)
+                    AT_LEAST(all_ports(t, is_member, 1, is_in == 1));
+                if (t->levels[l].uplink_out != NULL)
+                    AT_LEAST(t->resources[is_in ? t->levels[l].uplink_in[v] : t->levels[l].uplink_out[v]].bytes_per_s);
+            }
+    }
+#undef AT_LEAST
+    return bound;
+}
+static void test_net_nodes__bound_is_that_of_its_definition(void **state) {
+    (void)state;
+    static struct net_case c;
+    for (uint64_t seed = 0; seed < 3000; seed++) {
+        struct mp_rng r;
+        random_case(&c, seed, &r);
+        assert_int_equal(mp_relay_bound_ns(&c.t, c.matrix), slow_relay_bound(&c.t, c.matrix));
+    }
+}
+
 static void test_net_nodes__bound_scales_and_turns(void **state) {
     (void)state;
     static struct net_case c;
@@ -575,6 +633,7 @@ int main(void) {
         cmocka_unit_test(test_net_nodes__one_flow_by_hand),
         cmocka_unit_test(test_net_nodes__reversed_is_the_transpose),
         cmocka_unit_test(test_net_nodes__nothing_beats_the_relay_bound_on_2000_cases),
+        cmocka_unit_test(test_net_nodes__bound_is_that_of_its_definition),
         cmocka_unit_test(test_net_nodes__bound_scales_and_turns),
         cmocka_unit_test(test_net_nodes__the_log_has_every_shot_where_it_ran),
         cmocka_unit_test(test_net_nodes__survives_every_failed_allocation),
