@@ -82,6 +82,21 @@ static struct mp_topology *nodes_of_8(struct mp_arena *a, uint32_t n, uint32_t s
     return t;
 }
 
+/* Lognormal pairs, all ports equally full: where orders matter most. */
+static void fill_balanced(uint64_t *matrix, uint32_t n) {
+    bench_fill(matrix, n, BENCH_LOGNORMAL, 1);
+    for (uint32_t pass = 0; pass < 200; pass++)
+        for (uint32_t i = 0; i < n; i++) {
+            double sum = 0;
+            for (uint32_t j = 0; j < n; j++)
+                sum += (double)matrix[pass % 2 == 0 ? i * n + j : j * n + i];
+            for (uint32_t j = 0; j < n; j++) {
+                uint64_t *x = &matrix[pass % 2 == 0 ? i * n + j : j * n + i];
+                *x = (uint64_t)((double)*x * 1e8 / sum);
+            }
+        }
+}
+
 static void measure(const char *what, struct mp_arena *arena, struct mp_topology *t, const struct mp_order *order,
                     double reference) {
     static const char *const modes[] = {"free", "barrier", "coupled"};
@@ -93,7 +108,7 @@ static void measure(const char *what, struct mp_arena *arena, struct mp_topology
     uint64_t *matrix = mp_arena_alloc(arena, (size_t)n * n, sizeof *matrix);
     if (matrix == NULL)
         exit(4);
-    bench_fill(matrix, n, BENCH_LOGNORMAL, 1);
+    fill_balanced(matrix, n);
     for (uint32_t s = 0; s < order->n_stages; s++)
         n_transfers += order->stages[s].n;
     for (int mode = 0; mode < 3; mode++) {
@@ -126,7 +141,7 @@ static struct mp_order planned(struct mp_arena *a, struct mp_topology *t) {
     uint64_t *matrix = mp_arena_alloc(a, (size_t)n * n, sizeof *matrix);
     if (matrix == NULL)
         exit(4);
-    bench_fill(matrix, n, BENCH_LOGNORMAL, 1);
+    fill_balanced(matrix, n);
     bench_require(mp_net_new(&net, t, &err), &err);
     struct mp_order_problem in = {
         .topology = t, .matrix = matrix, .net = net, .mode = MP_STAGE_COUPLED, .option_values = options};
