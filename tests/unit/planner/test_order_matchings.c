@@ -28,15 +28,15 @@ static void setting_free(struct setting *s) {
 }
 
 /* Runs the order, which mp_order_run checks byte by byte; its time, and the schedule when wanted. */
-static uint64_t run(struct setting *s, const uint64_t *matrix, const char *order, int64_t value,
-                    enum mp_stage_mode mode, struct mp_schedule *keep) {
+static uint64_t run_with(struct setting *s, const uint64_t *matrix, const char *order, const int64_t *values,
+                         enum mp_stage_mode mode, struct mp_schedule *keep) {
     struct mp_error err = {0};
     struct mp_schedule schedule;
     enum mp_outcome outcome;
     uint64_t time_ns;
     const struct mp_strategy *strategy = mp_strategy_find(MP_PLAN_ORDER, order);
     struct mp_order_problem in = {
-        .topology = s->topology, .matrix = matrix, .net = s->net, .mode = mode, .option_values = &value};
+        .topology = s->topology, .matrix = matrix, .net = s->net, .mode = mode, .option_values = values};
     assert_non_null(strategy);
     CHECK_OK(mp_order_run(strategy, &in, &schedule, &outcome, &err), err);
     assert_int_equal(outcome, MP_FOUND);
@@ -46,6 +46,13 @@ static uint64_t run(struct setting *s, const uint64_t *matrix, const char *order
     else
         mp_schedule_free(&schedule);
     return time_ns;
+}
+
+/* With so many stages and the other options as they are. */
+static uint64_t run(struct setting *s, const uint64_t *matrix, const char *order, int64_t n_stages,
+                    enum mp_stage_mode mode, struct mp_schedule *keep) {
+    const int64_t values[3] = {n_stages, 0, 0};
+    return run_with(s, matrix, order, values, mode, keep);
 }
 
 static void fill_random(uint64_t *matrix, uint32_t n, struct mp_rng *r, uint32_t one_in) {
@@ -215,6 +222,9 @@ static void test_order_matchings__ends_when_nothing_is_left(void **state) {
     assert_int_equal(run(&s, matrix, "matchings", 3, MP_STAGE_COUPLED, &schedule), 0);
     assert_int_equal(schedule.n_stages, 0);
     mp_schedule_free(&schedule);
+    assert_int_equal(run(&s, matrix, "nested", 3, MP_STAGE_COUPLED, &schedule), 0);
+    assert_int_equal(schedule.n_stages, 0);
+    mp_schedule_free(&schedule);
     assert_int_equal(run(&s, matrix, "bvn", 0, MP_STAGE_COUPLED, &schedule), 0);
     assert_int_equal(schedule.n_stages, 0);
     mp_schedule_free(&schedule);
@@ -239,7 +249,8 @@ static void test_order_matchings__unequal_ports_lose_no_byte(void **state) {
             assert_true(schedule.n_stages > 0);
             mp_schedule_free(&schedule);
             for (int64_t count = 0; count < 5; count++)
-                assert_true(run(&s, matrix, "matchings", count, MP_STAGE_COUPLED, NULL) >= bound);
+                assert_true(run(&s, matrix, "matchings", count, MP_STAGE_COUPLED, NULL) >= bound &&
+                            run(&s, matrix, "nested", count, MP_STAGE_COUPLED, NULL) >= bound);
         }
         setting_free(&s);
     }
@@ -260,6 +271,77 @@ static void test_order_matchings__bvn_declines_what_would_not_fit(void **state) 
     mp_schedule_free(&schedule);
     setting_free(&s);
     free(matrix);
+}
+
+/* Each stage of `nested` alone, all at once at fair rates, takes no longer than the port bound of its bytes. */
+static void check_stages_lossless(struct setting *s, const struct mp_schedule *schedule, uint64_t *stage) {
+    struct mp_error err = {0};
+    const uint32_t n = s->topology->n_gpus;
+    for (uint32_t k = 0; k < schedule->n_stages - schedule->has_flush; k++) {
+        uint64_t time;
+        memset(stage, 0, (size_t)n * n * sizeof *stage);
+        for (uint32_t i = schedule->first[k]; i < schedule->first[k + 1]; i++)
+            stage[(size_t)schedule->pieces[i].src * n + schedule->pieces[i].dst] = schedule->pieces[i].bytes;
+        CHECK_OK(mp_net_concurrent(s->net, stage, &time, NULL, &err), err);
+        uint64_t bound = mp_net_port_bound(s->net, stage);
+        assert_true(time >= bound && time <= bound + 50); /* balanced only to a byte per pair */
+    }
+}
+static void test_order_matchings__nested_stages_of_many_peers_lose_nothing(void **state) {
+    static const char *const specs[] = {"5:h100", "8:h100", "16:h100", "24:h100"};
+    static uint64_t matrix[24 * 24], stage[24 * 24];
+    (void)state;
+    for (int k = 0; k < 4; k++) {
+        struct setting s;
+        setting_new(&s, specs[k], 0, 0);
+        const uint32_t n = s.topology->n_gpus;
+        for (uint64_t seed = 0; seed < 6; seed++) {
+            struct mp_schedule schedule;
+            fill_balanced(matrix, n, 1, UINT64_C(100000000000), seed);
+            double bound = (double)mp_net_port_bound(s.net, matrix);
+            uint64_t time = run(&s, matrix, "nested", 8, MP_STAGE_COUPLED, &schedule);
+            assert_true((double)time <= bound * 1.013); /* one launch more than 8; matchings need 2n */
+            assert_true(schedule.ports > 1 && schedule.ports < n);
+            check_stages_lossless(&s, &schedule, stage);
+            mp_schedule_free(&schedule);
+            const int64_t two_peers[3] = {3, 2, 1};
+            run_with(&s, matrix, "nested", two_peers, MP_STAGE_COUPLED, &schedule);
+            assert_int_equal(schedule.ports, 2);
+            check_stages_lossless(&s, &schedule, stage);
+            mp_schedule_free(&schedule);
+            const int64_t one_peer[3] = {4, 1, 0};
+            run_with(&s, matrix, "nested", one_peer, MP_STAGE_BARRIER, &schedule);
+            assert_int_equal(schedule.ports, 1);
+            check_stages_lossless(&s, &schedule, stage);
+            mp_schedule_free(&schedule);
+        }
+        setting_free(&s);
+    }
+}
+
+static void test_order_matchings__nested_pays_its_launches(void **state) {
+    static uint64_t matrix[16 * 16];
+    uint64_t nested = 0, matchings = 0, single = 0;
+    struct setting s;
+    (void)state;
+    setting_new(&s, "16:h100", 20000, 1000);
+    for (uint64_t seed = 0; seed < 10; seed++) {
+        uint64_t time;
+        fill_balanced(matrix, 16, 1 + (double)(seed % 2), UINT64_C(2000000000), seed);
+        nested += time = run(&s, matrix, "nested", 0, MP_STAGE_BARRIER, NULL);
+        matchings += run(&s, matrix, "matchings", 0, MP_STAGE_BARRIER, NULL);
+        single += run(&s, matrix, "single", 0, MP_STAGE_BARRIER, NULL);
+        assert_true(time <= run(&s, matrix, "single", 0, MP_STAGE_BARRIER, NULL));
+    }
+    assert_true(nested < matchings && matchings < single);
+    fill_random(matrix, 16, &(struct mp_rng){{1, 2, 3, 4}}, 1);
+    for (int k = 0; k < 256; k++)
+        matrix[k] /= 1000; /* too small for any launch but one */
+    struct mp_schedule schedule;
+    run(&s, matrix, "nested", 0, MP_STAGE_COUPLED, &schedule);
+    assert_int_equal(schedule.n_stages, 0);
+    mp_schedule_free(&schedule);
+    setting_free(&s);
 }
 
 struct flow {
@@ -289,6 +371,7 @@ static void test_order_matchings__survive_every_failed_allocation(void **state) 
     setting_new(&s, "5:h100", 10, 0);
     sweep_faults(order_once, &(struct flow){&s, "bvn"}, 1);
     sweep_faults(order_once, &(struct flow){&s, "matchings"}, 1);
+    sweep_faults(order_once, &(struct flow){&s, "nested"}, 1);
     setting_free(&s);
 }
 
@@ -302,6 +385,8 @@ int main(void) {
         cmocka_unit_test(test_order_matchings__ends_when_nothing_is_left),
         cmocka_unit_test(test_order_matchings__unequal_ports_lose_no_byte),
         cmocka_unit_test(test_order_matchings__bvn_declines_what_would_not_fit),
+        cmocka_unit_test(test_order_matchings__nested_stages_of_many_peers_lose_nothing),
+        cmocka_unit_test(test_order_matchings__nested_pays_its_launches),
         cmocka_unit_test(test_order_matchings__survive_every_failed_allocation),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
