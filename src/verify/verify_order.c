@@ -91,6 +91,8 @@ static void check_stage(struct verifier *v, uint32_t o, uint32_t s, uint32_t n, 
         vf_expect(v, t->width > 0 && (t->width == 1 || !order->between_nodes), MP_V_ORDER_PORT,
                   "order %u stage %u: transfer %u>%u between %ss has width %u", o, s, t->src, t->dst, end_name(order),
                   t->width);
+        vf_expect(v, t->width <= 1 || is_flush || order->between_nodes || order->port_bytes_per_s > 0, MP_V_ORDER_RATE,
+                  "order %u stage %u: transfer %u>%u has width %u and no rate cap", o, s, t->src, t->dst, t->width);
         x->share[(size_t)t->src * n + t->dst] += t->share;
         x->sends[t->src] += t->width;
         x->takes[t->dst] += t->width;
@@ -107,8 +109,6 @@ static void check_order(struct verifier *v, uint32_t o, struct order_scratch *x)
     const uint32_t n = order->between_nodes ? v->plan->n_nodes : v->plan->n_gpus;
     vf_expect(v, order->unit > 0 && order->ports > 0, MP_V_ORDER_SHARE, "order %u: unit %u, %u ports", o, order->unit,
               order->ports);
-    vf_expect(v, order->between_nodes || order->ports <= 1 || order->port_bytes_per_s > 0, MP_V_ORDER_RATE,
-              "order %u: %u ports per GPU and no rate cap", o, order->ports);
     vf_expect(v, !order->between_nodes || order->port_bytes_per_s == 0, MP_V_ORDER_RATE,
               "order %u: a cap of %llu bytes/s between nodes", o, ULL(order->port_bytes_per_s));
     if (vf_expect(v, !order->has_flush || order->n_stages > 0, MP_V_ORDER_FLUSH, "order %u: a flush among 0 stages",

@@ -116,7 +116,6 @@ STRUCTURE = [
     ("two sends in a stage", "order-port", stage(lambda t: "0>2*1 " + t if not t.startswith("0>") else t.replace(" ", " 0>3*1 ", 1)), None),
     ("self transfer", "order-self", stage(lambda t: "0>0*1 " + t, 1), None),
     ("GPU out of range", "shape", stage(lambda t: t + " 77>1", 1), "stages:"),
-    ("ports without rate", "order-rate", on("    ports: ", lambda t: 2), None),
     ("layer ids fall", "layer-id", on("  - layer: ", lambda t: 900), None),
     ("bucket twice", "training", on("  bucket_order: ", set_item(0, 2)), None),
     ("bucket out of range", "training", on("  bucket_order: ", set_item(0, 7)), "bucket_order:"),
@@ -163,7 +162,7 @@ def in_order(name, old, new):
 ORDERS = [
     ("width over the ports", "order-port", replace_line('- "0>1*2x3 1>2*2x2 2>3 3>0x3"', ['- "0>1*2x4 1>2*2x2 2>3 3>0x3"']), None),
     ("widths over the ports", "order-port", replace_line('- "0>1*2x3 1>2*2x2 2>3 3>0x3"', ['- "0>1*2x2 0>2*1x2 1>2*2x2 2>3 3>0x3"']), None),
-    ("ports without rate, widths", "order-rate", in_order("sub-ports", "port_bytes_per_s: 1000000", ["port_bytes_per_s: 0"]), None),
+    ("widths without rate", "order-rate", in_order("sub-ports", "port_bytes_per_s: 1000000", ["port_bytes_per_s: 0"]), None),
     ("flush dropped", "order-share", in_order("sub-ports", '- "*"', []), None),
     ("flush not last", "order-flush", in_order("sub-ports", '- "*"', ['- "*"', '- "1>0*1"']), "stages:"),
     ("flush twice", "order-flush", in_order("hybrid", '- "*"', ['- "*"', '- "*"']), "stages:"),

@@ -202,16 +202,6 @@ static bool move_transfer(struct mp_plan *p, struct mp_rng *rng, bool is_send) {
 static bool two_sends(struct mp_plan *p, struct mp_rng *rng) { return move_transfer(p, rng, true); }
 static bool two_receives(struct mp_plan *p, struct mp_rng *rng) { return move_transfer(p, rng, false); }
 
-static bool ports_without_rate(struct mp_plan *p, struct mp_rng *rng) {
-    struct mp_stage *stage;
-    struct mp_order *o = any_order(p, rng, &stage);
-    if (o == NULL || o->between_nodes)
-        return false;
-    o->ports = 2;
-    o->port_bytes_per_s = 0;
-    return true;
-}
-
 /* ---- sub-ports, flushes and nodes ---- */
 
 /* A random order of this kind, NULL where there is none; one with stages. */
@@ -332,6 +322,19 @@ static bool wide_transfer(struct mp_plan *p, struct mp_rng *rng) {
     if (t != NULL)
         t->width = (uint16_t)(o->ports + 1);
     return t != NULL;
+}
+static bool is_between_gpus(const struct mp_order *o) { return !o->between_nodes; }
+/* Within the ports, but nothing says what twice a sub-port is. */
+static bool width_without_rate(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_order *o = order_where(p, rng, is_between_gpus);
+    uint32_t n = o != NULL ? o->n_stages - o->has_flush : 0;
+    struct mp_transfer *t = n > 0 ? transfer_of(rng, o, below(rng, n)) : NULL;
+    if (t == NULL)
+        return false;
+    t->width = 2;
+    o->ports += 2;
+    o->port_bytes_per_s = 0;
+    return true;
 }
 static bool width_0(struct mp_plan *p, struct mp_rng *rng) {
     struct mp_order *o = order_where(p, rng, is_any);
@@ -669,7 +672,7 @@ const struct mutation mutations[] = {
     {"self-transfer", BIT(MP_V_ORDER_SELF), false, self_transfer},
     {"two-sends", BIT(MP_V_ORDER_PORT), false, two_sends},
     {"two-receives", BIT(MP_V_ORDER_PORT), false, two_receives},
-    {"ports-without-rate", BIT(MP_V_ORDER_RATE), false, ports_without_rate},
+    {"width-without-rate", BIT(MP_V_ORDER_RATE), false, width_without_rate},
     {"flush-dropped", BIT(MP_V_ORDER_PORT), false, flush_dropped},
     {"flush-not-last", BIT(MP_V_ORDER_PORT), false, flush_not_last},
     {"flush-forgets-a-pair", BIT(MP_V_ORDER_SHARE), false, flush_forgets_a_pair},

@@ -121,7 +121,6 @@ def orders(c, topology):
         is_nodes = order["between"] == "nodes"
         end = "node" if is_nodes else "GPU"
         c.expect(unit > 0 and ports > 0, "order-share", f"order {o}: unit {unit}, {ports} ports")
-        c.expect(is_nodes or ports <= 1 or rate > 0, "order-rate", f"order {o}: {ports} ports per GPU and no rate cap")
         c.expect(not is_nodes or rate == 0, "order-rate", f"order {o}: a cap of {rate} bytes/s between nodes")
         for s in order["flushes"]:
             c.expect(s == len(order["stages"]) - 1, "order-flush", f"order {o} stage {s}: a flush is not the last stage")
@@ -138,6 +137,8 @@ def orders(c, topology):
                 c.expect(share > 0, "order-share", f"{where}: transfer {src}>{dst} has share 0 of {unit}")
                 c.expect((src, dst) > before, "order-share", f"{where}: transfer {src}>{dst} is listed after {before[0]}>{before[1]}")
                 c.expect(width == 1 or not is_nodes, "order-port", f"{where}: transfer {src}>{dst} between nodes has width {width}")
+                c.expect(width == 1 or s in order["flushes"] or is_nodes or rate > 0, "order-rate",
+                         f"{where}: transfer {src}>{dst} has width {width} and no rate cap")
                 before = (src, dst)
                 sums[src, dst] = sums.get((src, dst), 0) + share
                 sends[src] = sends.get(src, 0) + width
