@@ -6,7 +6,8 @@
  * Bound     exact up to rounding: each event may be off by a relative 10^-12, so the result differs from another exact
  *           simulation by less than 1 ns before rounding.
  * Differs   from src/sim in everything but the text: no incremental rates, no shared structure.
- * Cost      O(events * (flows * path + rounds * ports)). Counted in d->n_operations, so that the caller can stop. */
+ * Cost      O(events * (active flows * path + rounds * ports)). Counted in d->n_operations, so that the caller can
+ * stop. */
 #include "internal.h"
 #include <math.h>
 #include <string.h>
@@ -26,9 +27,11 @@ struct flow {
 /* What queues its transfers stand in: free = sender s and receiver n + r; coupled = rank; barrier = one. */
 struct queues {
     uint32_t n;
-    uint32_t *open;  /* [n][n_stages] transfers of that group which have not ended */
-    uint32_t *stage; /* [n] the group it is at, as an index in running order */
-    double *since;   /* [n] when it came there */
+    uint32_t *open;         /* [n][n_stages] transfers of that group which have not ended */
+    uint32_t *stage;        /* [n] the group it is at, as an index in running order */
+    double *since;          /* [n] when it came there */
+    uint32_t *begin, *past; /* [n_stages] where the flows of a stage, in running order, lie in the list of all */
+    uint32_t *reached;      /* [n] scratch: stages that queues have just come to */
 };
 
 static void queues_of(const struct flow *f, enum mp_stage_mode mode, uint32_t n, uint32_t q[2]) {
@@ -46,8 +49,10 @@ static double capacity(const struct mp_topology *t, uint32_t r, uint32_t k) {
     return c;
 }
 
-/* Scratch of one matrix. users lists, for each port, the flows that ever use it. */
+/* Scratch of one matrix. */
 struct filling {
+    uint32_t *active; /* [flows] those whose turn has come and that have not ended */
+    uint32_t n_active;
     uint32_t *count, *first, *users, *stopped; /* [ports], [ports + 1], [flows * path], [flows] */
     double *room;                              /* [ports] */
     bool has_caps;
@@ -58,29 +63,25 @@ static bool open_filling(struct filling *x, const struct vf_data *d, const struc
     size_t n_users = 0;
     for (uint32_t i = 0; i < n; i++)
         n_users += flows[i].n_ports;
-    *x = (struct filling){.count = mp_calloc(n_ports, sizeof *x->count),
+    *x = (struct filling){.active = mp_calloc(n, sizeof *x->active),
+                          .count = mp_calloc(n_ports, sizeof *x->count),
                           .first = mp_calloc((size_t)n_ports + 1, sizeof *x->first),
                           .users = mp_calloc(n_users, sizeof *x->users),
                           .stopped = mp_calloc(n, sizeof *x->stopped),
                           .room = mp_calloc(n_ports, sizeof *x->room)};
-    if (x->count == NULL || x->first == NULL || x->users == NULL || x->stopped == NULL || x->room == NULL)
+    if (x->active == NULL || x->count == NULL || x->first == NULL || x->users == NULL || x->stopped == NULL ||
+        x->room == NULL)
         return false;
     for (uint32_t i = 0; i < n; i++) {
         x->has_caps |= flows[i].cap > 0;
-        for (uint32_t k = 0; k < flows[i].n_ports; k++)
-            x->first[flows[i].port[k] + 1]++;
+        if (flows[i].state == FLOWING)
+            x->active[x->n_active++] = i;
     }
-    for (uint32_t r = 0; r < n_ports; r++)
-        x->first[r + 1] += x->first[r];
-    for (uint32_t i = 0; i < n; i++)
-        for (uint32_t k = 0; k < flows[i].n_ports; k++) {
-            uint32_t r = flows[i].port[k];
-            x->users[x->first[r] + x->count[r]++] = i;
-        }
     return true;
 }
 
 static void close_filling(struct filling *x) {
+    mp_free(x->active);
     mp_free(x->count);
     mp_free(x->first);
     mp_free(x->users);
@@ -88,24 +89,36 @@ static void close_filling(struct filling *x) {
     mp_free(x->room);
 }
 
-/* Max-min fair rates of the flows that are FLOWING. */
-static void fill(struct vf_data *d, struct flow *flows, uint32_t n, struct filling *x) {
-    const struct mp_topology *t = d->v->topology;
-    uint32_t n_loose = 0, *count = x->count;
-    double *room = x->room;
-    memset(count, 0, t->n_resources * sizeof *count);
-    for (uint32_t i = 0; i < n; i++) {
-        struct flow *f = &flows[i];
+/* Which flows that are FLOWING use which port; how many there are in all. */
+static uint32_t list_users(struct flow *flows, uint32_t n_ports, struct filling *x) {
+    uint32_t n_loose = 0;
+    memset(x->first, 0, ((size_t)n_ports + 1) * sizeof *x->first);
+    memset(x->count, 0, n_ports * sizeof *x->count);
+    for (uint32_t a = 0; a < x->n_active; a++) {
+        struct flow *f = &flows[x->active[a]];
         f->is_fixed = f->state != FLOWING;
-        if (f->is_fixed)
-            continue;
-        n_loose++;
-        for (uint32_t k = 0; k < f->n_ports; k++)
-            count[f->port[k]]++;
+        n_loose += !f->is_fixed;
+        for (uint32_t k = 0; k < f->n_ports && !f->is_fixed; k++)
+            x->first[f->port[k] + 1]++;
     }
+    for (uint32_t r = 0; r < n_ports; r++)
+        x->first[r + 1] += x->first[r];
+    for (uint32_t a = 0; a < x->n_active; a++) {
+        const struct flow *f = &flows[x->active[a]];
+        for (uint32_t k = 0; k < f->n_ports && !f->is_fixed; k++)
+            x->users[x->first[f->port[k]] + x->count[f->port[k]]++] = x->active[a];
+    }
+    return n_loose;
+}
+
+/* Max-min fair rates of the flows that are FLOWING. */
+static void fill(struct vf_data *d, struct flow *flows, struct filling *x) {
+    const struct mp_topology *t = d->v->topology;
+    uint32_t *count = x->count, n_loose = list_users(flows, t->n_resources, x);
+    double *room = x->room;
     for (uint32_t r = 0; r < t->n_resources; r++)
         room[r] = count[r] > 0 ? capacity(t, r, count[r]) : 0;
-    d->n_operations += n;
+    d->n_operations += t->n_resources + 4 * (uint64_t)x->n_active;
     while (n_loose > 0) {
         /* The level at which the first port is full, or the first cap reached. */
         double level = INFINITY;
@@ -113,9 +126,11 @@ static void fill(struct vf_data *d, struct flow *flows, uint32_t n, struct filli
         for (uint32_t r = 0; r < t->n_resources; r++)
             if (count[r] > 0 && room[r] < level * count[r])
                 level = room[r] / count[r];
-        for (uint32_t i = 0; i < n && x->has_caps; i++)
-            if (!flows[i].is_fixed && flows[i].cap > 0 && flows[i].cap < level)
-                level = flows[i].cap;
+        for (uint32_t a = 0; a < x->n_active && x->has_caps; a++) {
+            const struct flow *f = &flows[x->active[a]];
+            if (!f->is_fixed && f->cap > 0 && f->cap < level)
+                level = f->cap;
+        }
         /* Every port is judged at this level before any room changes. */
         for (uint32_t r = 0; r < t->n_resources; r++)
             for (uint32_t k = x->first[r];
@@ -124,11 +139,13 @@ static void fill(struct vf_data *d, struct flow *flows, uint32_t n, struct filli
                     flows[x->users[k]].is_fixed = true;
                     x->stopped[n_stopped++] = x->users[k];
                 }
-        for (uint32_t i = 0; i < n && x->has_caps; i++)
-            if (!flows[i].is_fixed && flows[i].cap > 0 && flows[i].cap <= level) {
-                flows[i].is_fixed = true;
-                x->stopped[n_stopped++] = i;
+        for (uint32_t a = 0; a < x->n_active && x->has_caps; a++) {
+            struct flow *f = &flows[x->active[a]];
+            if (!f->is_fixed && f->cap > 0 && f->cap <= level) {
+                f->is_fixed = true;
+                x->stopped[n_stopped++] = x->active[a];
             }
+        }
         for (uint32_t i = 0; i < n_stopped; i++) {
             struct flow *f = &flows[x->stopped[i]];
             f->rate = level;
@@ -138,7 +155,7 @@ static void fill(struct vf_data *d, struct flow *flows, uint32_t n, struct filli
             }
         }
         n_loose -= n_stopped;
-        d->n_operations += t->n_resources + 4 * (uint64_t)n_stopped + (x->has_caps ? n : 0);
+        d->n_operations += t->n_resources + 4 * (uint64_t)n_stopped + (x->has_caps ? x->n_active : 0);
     }
 }
 
@@ -147,33 +164,61 @@ static uint64_t round_up(double ns) {
     return up <= 0 ? 0 : up >= 1.8e19 ? UINT64_MAX : (uint64_t)up;
 }
 
-/* Moves every flow whose turn has come to LAUNCHING. */
-static void start_flows(const struct vf_data *d, struct flow *flows, uint32_t n, const struct queues *q,
-                        enum mp_stage_mode mode) {
-    for (uint32_t i = 0; i < n; i++) {
+/* Moves the flows of this stage whose turn has come to LAUNCHING. */
+static void start_stage(struct vf_data *d, struct flow *flows, const struct queues *q, uint32_t stage,
+                        enum mp_stage_mode mode, struct filling *x) {
+    for (uint32_t i = q->begin[stage]; i < q->past[stage]; i++) {
         struct flow *f = &flows[i];
         uint32_t of[2];
         if (f->state != WAITING)
             continue;
         queues_of(f, mode, d->n, of);
-        if (q->stage[of[0]] != f->stage || q->stage[of[1]] != f->stage)
+        if (q->stage[of[0]] != stage || q->stage[of[1]] != stage)
             continue;
         f->at = fmax(q->since[of[0]], q->since[of[1]]) + (double)d->v->topology->stage_launch_ns;
         f->state = LAUNCHING;
+        x->active[x->n_active++] = i;
     }
+    d->n_operations += q->past[stage] - q->begin[stage];
 }
 
-/* Queues whose group is over move on to their next group that is not empty. */
-static void advance(struct queues *q, uint32_t n_stages, double now) {
+/* Queues whose group is over move on to their next group that is not empty; its flows may start. */
+static void advance(struct vf_data *d, struct flow *flows, struct queues *q, uint32_t n_stages, enum mp_stage_mode mode,
+                    double now, struct filling *x) {
+    uint32_t n_reached = 0;
     for (uint32_t k = 0; k < q->n; k++) {
-        bool has_moved = false;
+        bool has_moved = now == 0; /* at the start all queues come to their first group */
         while (q->stage[k] < n_stages && q->open[(size_t)k * n_stages + q->stage[k]] == 0) {
             q->stage[k]++;
             has_moved = true;
         }
         if (has_moved)
             q->since[k] = now;
+        bool is_known = !has_moved || q->stage[k] == n_stages;
+        for (uint32_t i = 0; i < n_reached && !is_known; i++)
+            is_known = q->reached[i] == q->stage[k];
+        if (!is_known)
+            q->reached[n_reached++] = q->stage[k];
     }
+    for (uint32_t i = 0; i < n_reached; i++)
+        start_stage(d, flows, q, q->reached[i], mode, x);
+    d->n_operations += q->n;
+}
+
+/* What happens to one active flow at `next`. True when it has ended. */
+static bool pass_event(struct flow *f, double now, double next, double near, bool is_staged) {
+    if (f->state == FLOWING && now + f->left / f->rate <= near) {
+        f->state = LANDING;
+        f->at = next + (double)f->latency_ns;
+    } else if (f->state == FLOWING) {
+        f->left -= f->rate * (next - now);
+    } else if (f->state == LAUNCHING && f->at <= near) {
+        f->state = FLOWING;
+    }
+    if (f->state != LANDING || (is_staged && f->at > near))
+        return false;
+    f->state = ENDED;
+    return true;
 }
 
 /* Runs all flows to their end. n_stages 0: all at once. Returns false when d->n_operations passed d->operations_max. */
@@ -183,53 +228,42 @@ static bool run(struct vf_data *d, struct flow *flows, uint32_t n, struct queues
     uint32_t n_left = n;
     *end_ns = 0;
     if (n_stages > 0)
-        advance(q, n_stages, 0);
+        advance(d, flows, q, n_stages, mode, 0, x);
     while (n_left > 0) {
-        if (n_stages > 0)
-            start_flows(d, flows, n, q, mode);
-        fill(d, flows, n, x);
+        fill(d, flows, x);
         double next = INFINITY;
-        for (uint32_t i = 0; i < n; i++) {
-            const struct flow *f = &flows[i];
-            double at = f->state == FLOWING                            ? now + f->left / f->rate
-                        : f->state == LAUNCHING || f->state == LANDING ? f->at
-                                                                       : INFINITY;
+        for (uint32_t a = 0; a < x->n_active; a++) {
+            const struct flow *f = &flows[x->active[a]];
+            double at = f->state == FLOWING ? now + f->left / f->rate : f->at;
             next = at < next ? at : next;
         }
         if (next == INFINITY)
             return false;                         /* nothing moves: cannot happen with queues in stage order */
         double near = next + next * 1e-13 + 1e-9; /* events this close are one */
-        bool has_ended = false;
-        for (uint32_t i = 0; i < n; i++) {
-            struct flow *f = &flows[i];
-            if (f->state == FLOWING && now + f->left / f->rate <= near) {
-                f->state = LANDING;
-                f->at = next + (double)f->latency_ns;
-            } else if (f->state == FLOWING) {
-                f->left -= f->rate * (next - now);
-            } else if (f->state == LAUNCHING && f->at <= near) {
-                f->state = FLOWING;
+        uint32_t kept = 0, n_before = x->n_active;
+        for (uint32_t a = 0; a < n_before; a++) {
+            struct flow *f = &flows[x->active[a]];
+            uint32_t of[2];
+            if (!pass_event(f, now, next, near, n_stages > 0)) {
+                x->active[kept++] = x->active[a];
+                continue;
             }
-            if (f->state == LANDING && (n_stages == 0 || f->at <= near)) {
-                uint32_t of[2];
-                f->state = ENDED;
-                n_left--;
-                /* All at once: each flow's bytes are rounded by themselves, then its latency added. */
-                double end = n_stages == 0 ? (double)round_up(next) + (double)f->latency_ns : f->at;
-                *end_ns = end > *end_ns ? end : *end_ns;
-                has_ended = true;
-                if (n_stages > 0) {
-                    queues_of(f, mode, d->n, of);
-                    q->open[(size_t)of[0] * n_stages + f->stage]--;
-                    if (of[1] != of[0])
-                        q->open[(size_t)of[1] * n_stages + f->stage]--;
-                }
-            }
+            n_left--;
+            /* All at once: each flow's bytes are rounded by themselves, then its latency added. */
+            double end = n_stages == 0 ? (double)round_up(next) + (double)f->latency_ns : f->at;
+            *end_ns = end > *end_ns ? end : *end_ns;
+            if (n_stages == 0)
+                continue;
+            queues_of(f, mode, d->n, of);
+            q->open[(size_t)of[0] * n_stages + f->stage]--;
+            if (of[1] != of[0])
+                q->open[(size_t)of[1] * n_stages + f->stage]--;
         }
+        x->n_active = kept;
         now = next;
-        if (has_ended && n_stages > 0)
-            advance(q, n_stages, now);
-        d->n_operations += 3 * (uint64_t)n;
+        if (kept < n_before && n_stages > 0)
+            advance(d, flows, q, n_stages, mode, now, x);
+        d->n_operations += 3 * (uint64_t)n_before;
         if (d->n_operations > d->operations_max)
             return false;
     }
@@ -340,17 +374,23 @@ enum mp_status vf_staged_ns(struct vf_data *d, const struct mp_order *o, bool is
     q.open = mp_calloc((size_t)q.n * o->n_stages, sizeof *q.open);
     q.stage = mp_calloc(q.n, sizeof *q.stage);
     q.since = mp_calloc(q.n, sizeof *q.since);
+    q.reached = mp_calloc(q.n, sizeof *q.reached);
+    q.begin = mp_calloc(o->n_stages, sizeof *q.begin);
+    q.past = mp_calloc(o->n_stages, sizeof *q.past);
     if (sent != NULL) {
         n = list_pieces(d, o, is_combine, is_backwards, copies, bytes, sent, NULL);
         flows = mp_calloc(n, sizeof *flows);
     }
-    if (sent == NULL || flows == NULL || q.open == NULL || q.stage == NULL || q.since == NULL) {
+    if (sent == NULL || flows == NULL || q.open == NULL || q.stage == NULL || q.since == NULL || q.reached == NULL ||
+        q.begin == NULL || q.past == NULL) {
         status = mp_nomem(err, "verifying a plan");
         goto out;
     }
     list_pieces(d, o, is_combine, is_backwards, copies, bytes, sent, flows);
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t of[2];
+        uint32_t of[2], s = flows[i].stage;
+        q.begin[s] = q.past[s] == 0 ? i : q.begin[s]; /* a stage's flows are listed together */
+        q.past[s] = i + 1;
         queues_of(&flows[i], mode, d->n, of);
         q.open[(size_t)of[0] * o->n_stages + flows[i].stage]++;
         if (of[1] != of[0])
@@ -369,5 +409,8 @@ out:
     mp_free(q.open);
     mp_free(q.stage);
     mp_free(q.since);
+    mp_free(q.reached);
+    mp_free(q.begin);
+    mp_free(q.past);
     return status;
 }

@@ -102,33 +102,38 @@ def staged(topology, flows, mode):
     for f in flows:
         for q in set(queues(f)):
             groups.setdefault(q, {}).setdefault(f.stage, set()).add(f)
-    line = {q: sorted(stages) for q, stages in groups.items()}
+    line = {q: sorted(stages, reverse=True) for q, stages in groups.items()}
     since = {q: Fraction(0) for q in groups}
-    now, end, left = Fraction(0), Fraction(0), set(flows)
-    while left:
-        for f in left:
-            if f.state == "waiting" and all(line[q] and line[q][0] == f.stage for q in queues(f)):
-                f.state, f.at = "launching", max(since[q] for q in queues(f)) + topology.stage_launch
-        for f in left:
+    now, end, active, reached = Fraction(0), Fraction(0), set(), list(groups)
+    while active or reached:
+        for q in reached:
+            for f in groups[q][line[q][-1]]:
+                if f.state == "waiting" and all(line[k] and line[k][-1] == f.stage for k in queues(f)):
+                    f.state, f.at = "launching", max(since[k] for k in queues(f)) + topology.stage_launch
+                    active.add(f)
+        reached = []
+        for f in active:
             if f.state == "launching" and f.at <= now:
                 f.state = "flowing"
-        flowing = [f for f in left if f.state == "flowing"]
+        flowing = [f for f in active if f.state == "flowing"]
         rate = rates(topology, flowing) if flowing else {}
-        then = min([now + f.left / rate[f] for f in flowing] + [f.at for f in left if f.state in ("launching", "landing")])
+        then = min([now + f.left / rate[f] for f in flowing] + [f.at for f in active if f.state != "flowing"])
         for f in flowing:
             f.left -= rate[f] * (then - now)
             if f.left == 0:
                 f.state, f.at = "landing", then + f.latency
         now = then
-        for f in [f for f in left if f.state == "landing" and f.at <= now]:
-            left.discard(f)
+        for f in [f for f in active if f.state == "landing" and f.at <= now]:
+            active.discard(f)
             end = max(end, f.at)
             for q in set(queues(f)):
                 members = groups[q][f.stage]
                 members.discard(f)
                 if not members:
-                    line[q].pop(0)
+                    line[q].pop()
                     since[q] = now
+                    if line[q]:
+                        reached.append(q)
     return ceil(end)
 
 
