@@ -289,9 +289,10 @@ static enum mp_status order(const struct mp_order_problem *in, struct mp_arena *
     uint64_t latency_ns = 0;
     uint32_t n_stages;
     if (!in->can_pace)
-        return mp_decline(err, outcome, MP_NOT_APPLICABLE,
-                          "sub-ports: the target cannot cap the rate of a transfer, as NCCL cannot (write --pacing if "
-                          "yours can)");
+        return mp_decline(
+            err, outcome, MP_NOT_APPLICABLE,
+            "sub-ports need a target that caps the rate of a transfer, which NCCL does not (write --pacing if "
+            "yours does)");
     MP_TRY(mp_sub_ports_new(&w.s, in, scratch, outcome, err));
     if (*outcome != MP_FOUND || w.s->n_sub == 0)
         goto out;

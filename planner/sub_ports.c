@@ -66,9 +66,10 @@ static enum mp_status check_uplinks(const struct mp_topology *t, enum mp_outcome
             for (int is_in = 0; is_in < 2; is_in++) {
                 uint32_t r = is_in ? t->levels[l].uplink_in[v] : t->levels[l].uplink_out[v];
                 if (rate_through(t, l, v, is_in) > t->resources[r].bytes_per_s)
-                    return mp_decline(err, outcome, MP_NOT_APPLICABLE,
-                                      "sub-ports: the uplink of %s group %u is narrower than the ports behind it",
-                                      t->levels[l].name, v);
+                    return mp_decline(
+                        err, outcome, MP_NOT_APPLICABLE,
+                        "sub-ports need uplinks as wide as the ports behind them, and that of %s group %u is not",
+                        t->levels[l].name, v);
             }
     return MP_OK;
 }
@@ -92,7 +93,8 @@ static enum mp_status survey(struct work *w, enum mp_outcome *outcome, struct mp
                 const struct mp_resource *x = &t->resources[ends[side]];
                 const uint32_t gpu = side == 0 ? i : j;
                 if (w->owner[ends[side]] != MP_NONE && w->owner[ends[side]] != gpu)
-                    return mp_decline(err, outcome, MP_NOT_APPLICABLE, "sub-ports: GPU %u and GPU %u share a port",
+                    return mp_decline(err, outcome, MP_NOT_APPLICABLE,
+                                      "sub-ports need ports of one GPU each, and GPU %u and GPU %u share one",
                                       w->owner[ends[side]], gpu);
                 w->owner[ends[side]] = gpu;
                 narrower = x->bytes_per_s < narrower ? x->bytes_per_s : narrower;
@@ -106,12 +108,13 @@ static enum mp_status survey(struct work *w, enum mp_outcome *outcome, struct mp
                 }
                 uint64_t *load = &w->ports[w->port_of[ends[side]]].load;
                 if (bytes > LOAD_MAX || (*load += bytes) > LOAD_MAX)
-                    return mp_decline(err, outcome, MP_NOT_APPLICABLE, "sub-ports: GPU %u has more than 2^55 bytes",
-                                      gpu);
+                    return mp_decline(err, outcome, MP_NOT_APPLICABLE,
+                                      "sub-ports count to 2^55 bytes, and GPU %u has more", gpu);
             }
             if (path.cap_bytes_per_s > 0 && path.cap_bytes_per_s < narrower)
-                return mp_decline(err, outcome, MP_NOT_APPLICABLE,
-                                  "sub-ports: pairs like %u and %u cannot use their ports in full (a mesh)", i, j);
+                return mp_decline(
+                    err, outcome, MP_NOT_APPLICABLE,
+                    "sub-ports need pairs that can use their ports in full, and %u and %u cannot (a mesh)", i, j);
         }
     return MP_OK;
 }
@@ -238,8 +241,9 @@ enum mp_status mp_sub_ports_new(struct mp_sub_ports **out, const struct mp_order
     *out = NULL;
     *outcome = MP_FOUND;
     if (t->n_gpus > MP_SUB_PORTS_TOTAL)
-        return mp_decline(err, outcome, MP_NOT_APPLICABLE, "sub-ports: %u GPUs are more than %u (use matchings)",
-                          t->n_gpus, MP_SUB_PORTS_TOTAL);
+        return mp_decline(err, outcome, MP_NOT_APPLICABLE,
+                          "sub-ports of %u GPUs are too many: at most %u (use matchings)", t->n_gpus,
+                          MP_SUB_PORTS_TOTAL);
     struct mp_sub_ports *s = mp_arena_alloc(arena, 1, sizeof *s);
     w.ports = mp_arena_alloc(arena, t->n_resources, sizeof *w.ports);
     w.port_of = mp_arena_alloc(arena, t->n_resources, sizeof *w.port_of);
@@ -255,8 +259,8 @@ enum mp_status mp_sub_ports_new(struct mp_sub_ports **out, const struct mp_order
         goto out;
     }
     if (!choose_unit(&w, &c)) {
-        status = mp_decline(err, outcome, MP_NOT_APPLICABLE, "sub-ports: more than %u of them would be needed",
-                            MP_SUB_PORTS_TOTAL);
+        status =
+            mp_decline(err, outcome, MP_NOT_APPLICABLE, "more than %u sub-ports would be needed", MP_SUB_PORTS_TOTAL);
         goto out;
     }
     /* load / width in whole numbers. */

@@ -1,9 +1,11 @@
 /* Sub-ports against the port bound, in whole numbers. */
 #include "bvn.h"
+#include "real_matrices.h"
 #include "sub_ports.h"
 #include "support.h"
 
-#define GPUS 12u
+#define GPUS 64u
+#define RANDOM_GPUS 12u
 struct cluster {
     struct mp_topology t;
     struct mp_gpu gpus[GPUS];
@@ -82,66 +84,98 @@ static const uint64_t paper_rates[] = {100, 80, 50, 40};
 
 static void make_random(struct cluster *c, struct mp_rng *r) {
     uint64_t rates[4][GPUS];
-    uint32_t n = 2 + (uint32_t)mp_rng_below(r, GPUS - 1), per_node = mp_rng_below(r, 3) == 0 ? (n + 1) / 2 : n;
+    uint32_t n = 2 + (uint32_t)mp_rng_below(r, RANDOM_GPUS - 1), per_node = mp_rng_below(r, 3) == 0 ? (n + 1) / 2 : n;
     bool is_same = mp_rng_below(r, 2) == 0; /* out and in */
     for (uint32_t k = 0; k < 4; k++)
         for (uint32_t g = 0; g < n; g++)
-            rates[k][g] = k % 2 == 1 && is_same ? rates[k - 1][g] : paper_rates[mp_rng_below(r, 4)] * (k < 2 ? 1 : 1);
+            rates[k][g] = k % 2 == 1 && is_same ? rates[k - 1][g] : paper_rates[mp_rng_below(r, 4)];
     make(c, n, per_node, rates);
     fill(c, r);
 }
 
 /* The whole claim: stages of the decomposition, each at full rate, add up to the port bound exactly. */
+static void check_exact(const struct cluster *c) {
+    struct mp_error err = {0};
+    struct mp_arena *arena = mp_arena_new();
+    struct mp_sub_ports *s;
+    struct mp_bvn *bvn;
+    struct mp_bvn_stage stage;
+    enum mp_outcome outcome;
+    uint64_t load, rate, sum = 0;
+    static uint64_t sent[GPUS * GPUS];
+    struct mp_order_problem in = {.topology = &c->t, .matrix = c->matrix, .can_pace = true};
+    const uint32_t n = c->t.n_gpus;
+    CHECK_OK(mp_sub_ports_new(&s, &in, arena, &outcome, &err), err);
+    assert_int_equal(outcome, MP_FOUND);
+    port_bound(c, &load, &rate);
+    if (load == 0) {
+        assert_int_equal(s->n_sub, 0);
+        mp_arena_free(arena);
+        return;
+    }
+    assert_int_equal(s->loss_ppm, 0);
+    assert_true((unsigned __int128)s->bound * rate == (unsigned __int128)load * s->scale * s->unit_bytes_per_s);
+    for (uint32_t side = 0; side < 2; side++) { /* no port is promised more than it has, nor more than 64 units */
+        uint32_t count[4 * GPUS] = {0};
+        for (uint32_t a = 0; a < s->n[side]; a++)
+            count[s->port[side][a]]++;
+        for (uint32_t p = 0; p < c->t.n_resources; p++) {
+            assert_true(count[p] * s->unit_bytes_per_s <= c->resources[p].bytes_per_s);
+            assert_true(count[p] <= 64);
+        }
+    }
+    memset(sent, 0, sizeof sent);
+    CHECK_OK(mp_bvn_new(&bvn, s->n_sub, s->matrix, &err), err);
+    while (mp_bvn_next(bvn, &stage)) {
+        assert_int_equal(stage.start, sum);
+        sum = stage.end;
+        for (uint32_t a = 0; a < s->n[0]; a++)
+            if (mp_bvn_bytes(&stage, a) > 0)
+                sent[s->gpu[0][a] * n + s->gpu[1][stage.to[a]]] += mp_bvn_bytes(&stage, a);
+    }
+    assert_int_equal(sum, s->bound);
+    for (uint32_t p = 0; p < n * n; p++)
+        assert_int_equal(sent[p], p / n == p % n ? 0 : c->matrix[p] * s->scale);
+    mp_bvn_free(bvn);
+    mp_arena_free(arena);
+}
 static void test_sub_ports__the_stages_add_up_to_the_port_bound(void **state) {
     (void)state;
     static struct cluster c;
     for (uint64_t seed = 0; seed < 2000; seed++) {
         struct mp_rng r = mp_rng_seed(seed);
-        struct mp_error err = {0};
-        struct mp_arena *arena = mp_arena_new();
-        struct mp_sub_ports *s;
-        struct mp_bvn *bvn;
-        struct mp_bvn_stage stage;
-        enum mp_outcome outcome;
-        uint64_t load, rate, sum = 0;
-        static uint64_t sent[GPUS * GPUS];
         make_random(&c, &r);
-        struct mp_order_problem in = {.topology = &c.t, .matrix = c.matrix, .can_pace = true};
-        const uint32_t n = c.t.n_gpus;
-        CHECK_OK(mp_sub_ports_new(&s, &in, arena, &outcome, &err), err);
-        assert_int_equal(outcome, MP_FOUND);
-        port_bound(&c, &load, &rate);
-        if (load == 0) {
-            assert_int_equal(s->n_sub, 0);
-            mp_arena_free(arena);
-            continue;
-        }
-        assert_int_equal(s->loss_ppm, 0);
-        assert_true((unsigned __int128)s->bound * rate == (unsigned __int128)load * s->scale * s->unit_bytes_per_s);
-        for (uint32_t side = 0; side < 2; side++) { /* no port is promised more than it has, nor more than 64 units */
-            uint32_t count[4 * GPUS] = {0};
-            for (uint32_t a = 0; a < s->n[side]; a++)
-                count[s->port[side][a]]++;
-            for (uint32_t p = 0; p < c.t.n_resources; p++) {
-                assert_true(count[p] * s->unit_bytes_per_s <= c.resources[p].bytes_per_s);
-                assert_true(count[p] <= 64);
-            }
-        }
-        memset(sent, 0, sizeof sent);
-        CHECK_OK(mp_bvn_new(&bvn, s->n_sub, s->matrix, &err), err);
-        while (mp_bvn_next(bvn, &stage)) {
-            assert_int_equal(stage.start, sum);
-            sum = stage.end;
-            for (uint32_t a = 0; a < s->n[0]; a++)
-                if (mp_bvn_bytes(&stage, a) > 0)
-                    sent[s->gpu[0][a] * n + s->gpu[1][stage.to[a]]] += mp_bvn_bytes(&stage, a);
-        }
-        assert_int_equal(sum, s->bound);
-        for (uint32_t p = 0; p < n * n; p++)
-            assert_int_equal(sent[p], p / n == p % n ? 0 : c.matrix[p] * s->scale);
-        mp_bvn_free(bvn);
-        mp_arena_free(arena);
+        check_exact(&c);
     }
+}
+
+/* Recorded traffic on ports of 100, 80, 50 and 40, dealt out by the layer. */
+static void test_sub_ports__exact_on_recorded_traffic(void **state) {
+    (void)state;
+    static struct cluster c;
+    static uint64_t rates[4][GPUS];
+    for (size_t k = 0; k < N_REAL_TRACES; k++)
+        for (int size = 0; size < 3 && real_traces[k].n_gpus[size] > 0; size++) {
+            char relative[256];
+            struct mp_error err = {0};
+            struct real_set set;
+            const uint32_t n = real_traces[k].n_gpus[size];
+            snprintf(relative, sizeof relative, "traces/%s", real_traces[k].path);
+            const char *path = shared_path(relative);
+            if (path == NULL)
+                skip();
+            CHECK_OK(real_set_load(&set, &real_traces[k], path, n, &err), err);
+            for (uint32_t l = 0; l < set.trace->n_layers; l++) {
+                for (uint32_t g = 0; g < n; g++)
+                    rates[0][g] = rates[1][g] = paper_rates[(g * 7 + l) % 13 % 4];
+                make(&c, n, n, rates);
+                real_matrix(&set, l, 0, set.workload->n_steps, c.matrix);
+                for (uint32_t g = 0; g < n; g++)
+                    c.matrix[(size_t)g * n + g] = 0;
+                check_exact(&c);
+            }
+            real_set_free(&set);
+        }
 }
 
 static const struct mp_strategy *strategy(const char *name) {
@@ -332,7 +366,7 @@ static void test_sub_ports__declines_what_it_cannot_express(void **state) {
     assert_non_null(strstr(reason(&c, true, &err), "uplink"));
     c.levels[0].uplink_out = c.levels[0].uplink_in = NULL;
     c.gpus[1].out_port[1] = c.gpus[0].out_port[1];
-    assert_non_null(strstr(reason(&c, true, &err), "GPU 0 and GPU 1 share a port"));
+    assert_non_null(strstr(reason(&c, true, &err), "GPU 0 and GPU 1 share one"));
 }
 
 /* As a plan holds it: pairs without bytes go into a flush, and the same matrix comes back to the byte. */
@@ -397,6 +431,7 @@ int main(void) {
     cmocka_set_message_output(CM_OUTPUT_TAP);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sub_ports__the_stages_add_up_to_the_port_bound),
+        cmocka_unit_test(test_sub_ports__exact_on_recorded_traffic),
         cmocka_unit_test(test_sub_ports__simulated_at_the_port_bound),
         cmocka_unit_test(test_sub_ports__one_to_one_takes_twice_as_long),
         cmocka_unit_test(test_sub_ports__says_what_rounding_rates_costs),
