@@ -24,7 +24,9 @@ struct job {
     struct mp_net *net, *net_no_launches;
     uint64_t total_bytes, diagonal_bytes, largest, port_bound_ns, relay_bound_ns;
     struct row rows[ROWS_MAX];
-    uint32_t n_rows, best, single;     /* rows, or MP_NONE */
+    uint32_t n_rows, best, single; /* rows, or MP_NONE */
+    bool has_single;
+    uint64_t single_ns;                /* all flows at once, no launch */
     const struct mp_setting *settings; /* --set */
     uint32_t n_settings;
     struct mp_arena *arena;
@@ -46,6 +48,28 @@ static enum mp_status check_strategy(void *ctx, const char *name, struct mp_erro
         return MP_OK;
     return mp_fail(err, MP_EUSAGE, "--strategy: unknown order \"%.40s\" (nearest: %s; all: moeplan list strategies)",
                    name, opt_nearest(name, name_of_order, NULL));
+}
+
+/* All at once; many flows take long to simulate, and several strategies may come to it. */
+static enum mp_status time_single(struct job *j, struct row *r, struct mp_error *err) {
+    enum mp_status status = MP_OK;
+    if (!j->has_single)
+        status = mp_net_concurrent(j->net, j->matrix->cells, &j->single_ns, NULL, err);
+    j->has_single = true;
+    r->launches_ns = j->single_ns > 0 ? j->topology->launch_ns : 0;
+    r->time_ns = j->single_ns + r->launches_ns;
+    return status;
+}
+
+static enum mp_status time_stages(struct job *j, struct row *r, struct mp_order_problem problem, struct mp_error *err) {
+    uint64_t without = 0;
+    enum mp_status status = mp_schedule_time(&r->schedule, &problem, &r->time_ns, err);
+    problem.topology = &j->no_launches;
+    problem.net = j->net_no_launches;
+    if (status == MP_OK)
+        status = mp_schedule_time(&r->schedule, &problem, &without, err);
+    r->launches_ns = r->time_ns > without ? r->time_ns - without : 0;
+    return status;
 }
 
 static enum mp_status run_strategy(struct job *j, const struct mp_strategy *s, struct mp_error *err) {
@@ -78,13 +102,10 @@ static enum mp_status run_strategy(struct job *j, const struct mp_strategy *s, s
         mp_error_clear(err);
         return MP_OK;
     }
-    status = mp_schedule_time(&r->schedule, &problem, &r->time_ns, err);
-    problem.topology = &j->no_launches;
-    problem.net = j->net_no_launches;
-    uint64_t without = 0;
-    if (status == MP_OK)
-        status = mp_schedule_time(&r->schedule, &problem, &without, err);
-    r->launches_ns = r->time_ns > without ? r->time_ns - without : 0;
+    if (r->schedule.n_stages == 0)
+        status = time_single(j, r, err);
+    else
+        status = time_stages(j, r, problem, err);
     r->bound_ns = r->schedule.between_nodes ? j->relay_bound_ns : j->port_bound_ns;
     return status;
 }
@@ -163,6 +184,8 @@ static enum mp_status load(struct job *j, const char *matrix, const char *topolo
                   "the largest cell is %llu bytes: a plan's shares are of 2^32 - 1, so its pieces end within %llu "
                   "bytes of the schedule's",
                   (unsigned long long)j->largest, (unsigned long long)mp_ceil_div(j->largest, UINT32_MAX));
+    if (n > 256)
+        tool_note(o, "%zu GPUs: simulating %zu flows at once takes minutes", n, n * (n - 1));
     j->no_launches = *j->topology;
     j->no_launches.launch_ns = j->no_launches.stage_launch_ns = 0;
     MP_TRY(mp_net_new(&j->net, j->topology, err));
