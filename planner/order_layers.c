@@ -383,8 +383,8 @@ static enum mp_status settle(struct job *j, struct layer *l, struct mp_error *er
     return MP_OK;
 }
 
-/* Orders for the first layers of the list; tested on the rest of it. */
-static enum mp_status make_wave(struct job *j, struct mp_error *err) {
+/* Orders for the first layers of the list; tested on the rest of it. *gains: one of them is faster than one shot. */
+static enum mp_status make_wave(struct job *j, bool *gains, struct mp_error *err) {
     const uint32_t n = j->n_list < WAVE ? j->n_list : WAVE;
     enum mp_status status;
     j->work += n;
@@ -396,6 +396,7 @@ static enum mp_status make_wave(struct job *j, struct mp_error *err) {
             j->is_stopped = true;
             return MP_OK;
         }
+        *gains |= l->is_made && is_below(l->own_ns, l->single_ns, MARGIN_PPM);
         MP_TRY(settle(j, l, err));
         mp_arena_free(l->arena);
         l->arena = NULL;
@@ -449,8 +450,11 @@ static enum mp_status fit_block(struct job *j, const uint32_t *may, uint32_t n, 
     j->n_tested = 0;
     MP_TRY(test_rest(j, err));
     j->n_tested = j->n_leaders;
-    while (j->n_list > 0 && !must_stop(j))
-        MP_TRY(make_wave(j, err));
+    /* Where none of the layers with the most to gain does, the others are left alone. */
+    for (bool gains = true; j->n_list > 0 && gains && !must_stop(j);) {
+        gains = false;
+        MP_TRY(make_wave(j, &gains, err));
+    }
     for (uint32_t i = 0; i < j->n_list; i++)
         take_best(&j->layers[j->list[i]]);
 out:
