@@ -26,6 +26,8 @@ static const struct mp_recipe recipes[] = {
      "even", "single", true},
     {"spread-out", "contiguous, with the all-to-all in rounds of one peer each where that pays",
      "spread-out all-to-all, MPI practice", "none", "contiguous", "even", "spread-out", false},
+    {"aurora-order", "contiguous, with Aurora's order as printed where that pays", "Aurora, arXiv 2410.17043", "none",
+     "contiguous", "even", "aurora", false},
     {"contiguous-ordered", "contiguous, with the fastest of all orders in every layer where that pays",
      "docs/STRATEGIES.md", "none", "contiguous", "even", "auto", false},
 };
