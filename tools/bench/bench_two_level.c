@@ -54,7 +54,10 @@ static void measure(const struct reference *x, enum bench_skew skew, double s, u
     uint64_t *matrix = calloc((size_t)n * n, sizeof *matrix), time_ns = 0, direct_ns = 0;
     if (strategy == NULL || matrix == NULL)
         exit(4);
-    bench_zipf(matrix, n, skew, s, 235e6, 1); /* 4,096 tokens * 8 experts * 7,168 bytes from each GPU */
+    if (skew == BENCH_EVEN) /* 235 MB: 4,096 tokens * 8 experts * 7,168 bytes from each GPU */
+        bench_even_nodes(matrix, x->n_nodes, x->per_node, 235e6, 5);
+    else
+        bench_zipf(matrix, n, skew, s, 235e6, 1);
     struct mp_order_problem in = {.topology = t, .matrix = matrix, .mode = MP_STAGE_COUPLED};
     bench_require(mp_net_new(&in.net, t, &err), &err);
     struct mp_schedule schedule;
@@ -79,9 +82,14 @@ static void measure(const struct reference *x, enum bench_skew skew, double s, u
             bench_require(mp_net_concurrent(in.net, matrix, &direct_ns, NULL, &err), &err);
         direct = n <= 64 ? (double)(direct_ns + t->launch_ns) : (double)mp_net_port_bound(in.net, matrix);
     }
-    printf("%3u x %u GPUs, Zipf %.1f over %-7s  %2u stages, planning %6.2f ms", x->n_nodes, x->per_node, s,
-           bench_skew_names[skew], schedule.n_stages, planning * 1e3);
-    if (x->planning_ms > 0)
+    char what[40];
+    if (skew == BENCH_EVEN)
+        snprintf(what, sizeof what, "even nodes, uneven pairs");
+    else
+        snprintf(what, sizeof what, "Zipf %.1f over %s", s, bench_skew_names[skew]);
+    printf("%3u x %u GPUs, %-24s  %2u stages, planning %6.2f ms", x->n_nodes, x->per_node, what, schedule.n_stages,
+           planning * 1e3);
+    if (x->planning_ms > 0 && skew != BENCH_EVEN)
         printf(" (reference %3.0f)", x->planning_ms);
     printf("  %s %.3f of the bound of %6.2f ms (reference 1.05), direct %s %.3f: %.2fx",
            n > simulated_max ? "summed" : "takes", staged / relay, relay / 1e6, n <= 64 ? "takes" : "at least",
@@ -98,9 +106,11 @@ static void measure(const struct reference *x, enum bench_skew skew, double s, u
 int main(int argc, char **argv) {
     static const struct reference cases[] = {{4, 2, 0, 1.4}, {4, 8, 0, 0}, {40, 8, 10, 0}, {128, 8, 100, 0}};
     const uint32_t simulated_max = argc > 1 && strcmp(argv[1], "simulate") == 0 ? 4096 : 400;
-    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++)
-        for (int skew = 0; skew < BENCH_N_SKEWS; skew++)
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        for (int skew = BENCH_PAIRS; skew <= BENCH_EXPERTS; skew++)
             for (int s = 4; s <= 12; s += 4)
                 measure(&cases[c], (enum bench_skew)skew, s / 10.0, simulated_max);
+        measure(&cases[c], BENCH_EVEN, 0, simulated_max);
+    }
     return 0;
 }

@@ -37,10 +37,38 @@ static inline struct mp_topology *bench_cluster(struct mp_arena *a, uint32_t n_n
     return t;
 }
 
+/* Pairs of nodes with lognormal(1.5) traffic, scaled until every node sends and receives the same (Sinkhorn): nodes are
+ * even, pairs are not. Each GPU sends 3 MB to each other of its node. */
+static inline void bench_even_nodes(uint64_t *matrix, uint32_t n_nodes, uint32_t per_node, double mean, uint64_t seed) {
+    struct mp_rng r = mp_rng_seed(seed);
+    const uint32_t n = n_nodes * per_node;
+    double *x = malloc((size_t)n_nodes * n_nodes * sizeof *x);
+    if (x == NULL)
+        exit(4);
+    for (uint32_t p = 0; p < n_nodes * n_nodes; p++)
+        x[p] = p % (n_nodes + 1) == 0 ? 0 : exp(1.5 * bench_normal(&r));
+    for (int round = 0; round < 600; round++)
+        for (uint32_t a = 0; a < n_nodes; a++) {
+            double sum = 0;
+            for (uint32_t b = 0; b < n_nodes; b++)
+                sum += x[round % 2 == 0 ? a * n_nodes + b : b * n_nodes + a];
+            for (uint32_t b = 0; b < n_nodes; b++)
+                x[round % 2 == 0 ? a * n_nodes + b : b * n_nodes + a] /= sum;
+        }
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t j = 0; j < n; j++) {
+            double share = x[i / per_node * n_nodes + j / per_node] * mean / per_node;
+            matrix[(size_t)i * n + j] = i == j                         ? 0
+                                        : i / per_node == j / per_node ? 3000000
+                                                                       : (uint64_t)(share * (0.5 + mp_rng_unit(&r)));
+        }
+    free(x);
+}
+
 /* PAIRS: the pairs of GPUs, in random sequence, get weights 1 / rank^s. EXPERTS: each GPU holds one of n groups of
  * experts of Zipf popularity, sources differ by a factor in [1/2, 3/2]. Each GPU sends `mean` bytes on average. */
-enum bench_skew { BENCH_PAIRS, BENCH_EXPERTS, BENCH_N_SKEWS };
-static const char *const bench_skew_names[BENCH_N_SKEWS] = {"pairs", "experts"};
+enum bench_skew { BENCH_PAIRS, BENCH_EXPERTS, BENCH_EVEN };
+static const char *const bench_skew_names[] = {"pairs", "experts", "even nodes"};
 
 static inline void bench_zipf(uint64_t *matrix, uint32_t n, enum bench_skew skew, double s, double mean,
                               uint64_t seed) {
