@@ -52,7 +52,8 @@ struct mp_net {
     uint32_t *local, *local_stamp, stamp; /* resource -> dense number of this call */
     uint32_t *global, *n_alive, *n_free, *list_first, *touched;
     double *used, *residual, *share, *capacity;
-    uint32_t *listed, *flows; /* pairs with bytes; the same by component */
+    uint32_t *listed, *flows;  /* pairs with bytes; the same by component */
+    uint32_t *component_first; /* [n_resources + 2] into flows */
     size_t n_listed_allocated;
     struct net_ports *ports;
     uint64_t *shot;       /* [n * n] bytes of a single shot, or NULL; all zero between calls */

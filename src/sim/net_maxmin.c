@@ -432,12 +432,15 @@ enum mp_status net_list_reserve(struct mp_net *n, size_t count, struct mp_error 
 }
 
 /* Lists the flows by component: flows that share no resource, directly or through others, do not touch each other's
- * rates. The flows of components that net_ports.c can run come first: n->flows[0 .. first[n_components]); first has
- * n_components + 1 entries. All others follow. */
-static void list_flows(struct mp_net *n, const uint32_t *pairs, size_t count, uint32_t *n_components) {
-    *n_components = 0;
+ * rates. n->flows[first[c] .. first[c + 1]) are those of component c, first = n->component_first; the first *n_simple
+ * of the *n_components are of a kind that net_ports.c may be able to run. */
+static void list_flows(struct mp_net *n, const uint32_t *pairs, size_t count, uint32_t *n_simple,
+                       uint32_t *n_components) {
+    *n_simple = *n_components = 0;
     if (n->pair_first == NULL) {
         memcpy(n->flows, pairs, count * sizeof *n->flows);
+        n->component_first[0] = 0;
+        n->component_first[(*n_components)++ + 1] = (uint32_t)count;
         return;
     }
     next_stamp(n);
@@ -456,34 +459,50 @@ static void list_flows(struct mp_net *n, const uint32_t *pairs, size_t count, ui
             parent[root_of(parent, path[k])] = root_of(parent, path[0]);
         }
     }
-    size_t n_simple = 0;
     for (size_t f = 0; f < count; f++) {
         uint32_t pair = pairs[f], root = root_of(parent, n->pair_resource[n->pair_first[pair]]);
         n->n_alive[root]++;
         n->n_free[root] |= n->pair_first[pair + 1] - n->pair_first[pair] != 2 || isfinite(n->pair_cap[pair]);
     }
-    for (uint32_t i = 0; i < n_touched; i++) {
-        uint32_t r = n->touched[i];
-        if (parent[r] != r || n->n_free[r] != 0)
-            continue;
-        n->list_first[(*n_components)++] = (uint32_t)n_simple;
-        n_simple += n->n_alive[r];
-        n->n_alive[r] = (uint32_t)n_simple - n->n_alive[r]; /* where its next flow goes */
+    uint32_t at = 0;
+    for (uint32_t is_general = 0; is_general < 2; is_general++) {
+        for (uint32_t i = 0; i < n_touched; i++) {
+            uint32_t r = n->touched[i];
+            if (parent[r] != r || n->n_free[r] != is_general)
+                continue;
+            n->component_first[(*n_components)++] = at;
+            at += n->n_alive[r];
+            n->n_alive[r] = at - n->n_alive[r]; /* where its next flow goes */
+        }
+        *n_simple = is_general ? *n_simple : *n_components;
     }
-    n->list_first[*n_components] = (uint32_t)n_simple;
-    size_t rest = n_simple;
+    n->component_first[*n_components] = at;
     for (size_t f = 0; f < count; f++) {
         uint32_t root = root_of(parent, n->pair_resource[n->pair_first[pairs[f]]]);
-        if (n->n_free[root] == 0)
-            n->flows[n->n_alive[root]++] = pairs[f];
-        else
-            n->flows[rest++] = pairs[f];
+        n->flows[n->n_alive[root]++] = pairs[f];
     }
+}
+
+/* Flows that start together, the general way. */
+static enum mp_status run_general(struct mp_net *n, const uint32_t *pairs, size_t n_flows, const uint64_t *matrix,
+                                  struct net_end *end, struct mp_error *err) {
+    struct net_fluid x = {.n = n, .end = end};
+    enum mp_status status = flatten(&x, pairs, NULL, n_flows, err);
+    if (status != MP_OK)
+        return status;
+    for (size_t f = 0; f < n_flows; f++)
+        n->left[f] = (double)matrix[n->flow_pair[f]];
+    start_all(&x, n_flows);
+    if (x.stride == 2)
+        run_pairs(&x);
+    else
+        run_paths(&x);
+    return MP_OK;
 }
 
 enum mp_status net_at_once(struct mp_net *n, const uint32_t *pairs, size_t n_flows, const uint64_t *matrix,
                            const double *start, struct net_end *end, struct mp_error *err) {
-    uint32_t n_components;
+    uint32_t n_simple, n_components;
     enum mp_status status = net_list_reserve(n, n_flows, err);
     if (status != MP_OK || n_flows == 0)
         return status;
@@ -491,33 +510,23 @@ enum mp_status net_at_once(struct mp_net *n, const uint32_t *pairs, size_t n_flo
     if (status != MP_OK)
         return status;
     end->matrix = matrix;
-    list_flows(n, pairs, n_flows, &n_components);
-    /* Flows that stay for the general way are gathered behind those that are done: at the end of the list. */
-    size_t rest = n_components == 0 ? 0 : n->list_first[n_components];
+    list_flows(n, pairs, n_flows, &n_simple, &n_components);
+    size_t rest = n_flows; /* flows with starts of their own that stay for the events are gathered at the end */
     for (uint32_t c = n_components; c-- > 0;) {
-        uint32_t first = n->list_first[c], stop = n->list_first[c + 1];
+        const uint32_t first = n->component_first[c], count = n->component_first[c + 1] - first;
         next_stamp(n);
-        if (net_ports_run(n, n->flows + first, stop - first, matrix, start, end))
+        if (c < n_simple && net_ports_run(n, n->flows + first, count, matrix, start, end))
             continue;
-        rest -= stop - first;
-        memmove(n->flows + rest, n->flows + first, (stop - first) * sizeof *n->flows);
+        if (start == NULL) {
+            status = run_general(n, n->flows + first, count, matrix, end, err);
+            if (status != MP_OK)
+                return status;
+            continue;
+        }
+        rest -= count;
+        memmove(n->flows + rest, n->flows + first, count * sizeof *n->flows);
     }
-    if (rest == n_flows)
-        return MP_OK;
-    if (start != NULL)
-        return net_events_timed(n, n->flows + rest, n_flows - rest, matrix, start, end, err);
-    struct net_fluid x = {.n = n, .end = end};
-    status = flatten(&x, n->flows + rest, NULL, n_flows - rest, err);
-    if (status != MP_OK)
-        return status;
-    for (size_t f = 0; f < n_flows - rest; f++)
-        n->left[f] = (double)matrix[n->flow_pair[f]];
-    start_all(&x, n_flows - rest);
-    if (x.stride == 2)
-        run_pairs(&x);
-    else
-        run_paths(&x);
-    return MP_OK;
+    return rest == n_flows ? MP_OK : net_events_timed(n, n->flows + rest, n_flows - rest, matrix, start, end, err);
 }
 
 enum mp_status net_concurrent_pairs(struct mp_net *n, const uint32_t *pairs, size_t n_flows, const uint64_t *matrix,
