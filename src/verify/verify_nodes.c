@@ -10,7 +10,7 @@
 typedef unsigned __int128 u128;
 
 #define NS_PER_S UINT64_C(1000000000)
-#define MOST_NS (UINT64_C(1) << 52) /* where the sums of the fallback rule stop */
+#define MOST_NS (UINT64_C(1) << 52) /* where sums of times stop */
 
 static uint64_t min_of(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static uint64_t max_of(uint64_t a, uint64_t b) { return a > b ? a : b; }
@@ -250,8 +250,9 @@ static void next_shot(struct shots *s, uint32_t k, uint64_t all, uint64_t *rails
         add_matrix(s->shot, s->forward_earlier, cells);
     if (k >= 1 && k <= (n_stages > 0 ? n_stages : 1)) {
         uint64_t own = n_stages > 0 ? s->rail_ns[k - 1] : 0;
-        add_inside(s, *rails, *rails + own, all, k == 1);
-        *rails += own;
+        uint64_t after = min_of(MOST_NS, *rails + own);
+        add_inside(s, *rails, after, all, k == 1);
+        *rails = after;
     }
 }
 
@@ -274,8 +275,8 @@ static enum mp_status run_shots(struct shots *s, bool is_estimate, uint64_t late
     rewind_shots(s);
     for (uint32_t k = 0; k < s->o->n_stages; k++) {
         walk_stage(s, k);
-        s->rail_ns[k] = vf_port_bound(d, s->rail, 1, false);
-        all += s->rail_ns[k];
+        s->rail_ns[k] = min_of(MOST_NS, vf_port_bound(d, s->rail, 1, false));
+        all = min_of(MOST_NS, all + s->rail_ns[k]);
     }
     rewind_shots(s);
     memset(s->rail, 0, cells * sizeof *s->rail);
@@ -290,7 +291,7 @@ static enum mp_status run_shots(struct shots *s, bool is_estimate, uint64_t late
         else
             status = vf_concurrent_ns(d, s->shot, 1, s->is_reversed, &ns, is_done, err);
         *out_ns += d->v->topology->stage_launch_ns + ns;
-        *out_ns = is_estimate ? min_of(*out_ns, MOST_NS) : *out_ns;
+        *out_ns = min_of(*out_ns, MOST_NS);
         if (d->n_operations > d->operations_max)
             *is_done = false;
     }

@@ -91,7 +91,7 @@ def ordered(topology, plan, order, copies, size, is_combine, is_backwards):
         return staged(topology, [Flow(topology, a, b, piece, s, cap) for s, a, b, piece, cap in flows], plan["stages"])
     listed = shots(topology, order, turned(matrix) if is_backwards else matrix)
     times = [topology.stage_launch + concurrent(topology, turned(m) if is_backwards else m, 1) for m in listed]
-    return max(sum(times), relay_bound(topology, matrix, 1))
+    return max(min(sum(times), 2**52), relay_bound(topology, matrix, 1))
 
 
 def staged(topology, flows, mode):

@@ -108,13 +108,13 @@ def shots(topology, order, matrix):
             _transfer(topology, demand, inside[a], inside[b], out[s], rail, out[s + 2])
         rails.append(rail)
     times = [port_bound(topology, rail, 1) for rail in rails] or [0]
-    so_far, every = 0, sum(times)
+    so_far, every = 0, min(sum(times), MOST)
     for s, t in enumerate(times):
         for (i, j), x in matrix.items():
             if topology.node[i] == topology.node[j]:
-                piece = x * (so_far + t) // every - x * so_far // every if every else x if s == 0 else 0
+                piece = x * min(so_far + t, MOST) // every - x * so_far // every if every else x if s == 0 else 0
                 _add(out[s + 1], i, j, piece)
-        so_far += t
+        so_far = min(so_far + t, MOST)
     for s, rail in enumerate(rails):
         for (i, j), x in rail.items():
             _add(out[s + 1], i, j, x)

@@ -103,11 +103,12 @@ static bool fits(const struct packing *k, uint32_t s, const struct mp_transfer *
 void random_any_order(struct mp_rng *rng, struct mp_plan *p, struct mp_order *order, enum random_order_kind kind) {
     bool has_widths = (kind & RANDOM_WIDTHS) != 0;
     uint32_t n = (kind & RANDOM_NODES) != 0 ? p->n_nodes : p->n_gpus;
-    *order = (struct mp_order){.name = "random",
-                               .between_nodes = (kind & RANDOM_NODES) != 0,
-                               .unit = 1 + (uint32_t)mp_rng_below(rng, 9),
-                               .ports = has_widths ? 2 + (uint32_t)mp_rng_below(rng, 4) : 1,
-                               .port_bytes_per_s = has_widths ? 1000000 + mp_rng_below(rng, 1000000) : 0};
+    *order =
+        (struct mp_order){.name = "random",
+                          .between_nodes = (kind & RANDOM_NODES) != 0,
+                          .unit = 1 + (uint32_t)mp_rng_below(rng, 9),
+                          .ports = has_widths || (kind & RANDOM_SHARED) != 0 ? 2 + (uint32_t)mp_rng_below(rng, 4) : 1,
+                          .port_bytes_per_s = has_widths ? 1000000 + mp_rng_below(rng, 1000000) : 0};
     uint32_t most = 3 * n * n + 1; /* a piece of a third of a flow each: one stage for each at worst */
     struct packing k = {.n = n,
                         .used = arena_alloc(p, (size_t)most * 2 * n, sizeof *k.used),
@@ -212,15 +213,15 @@ struct mp_plan *random_plan(struct mp_rng *rng, const struct random_plan_shape *
     p->stage_mode = (enum mp_stage_mode)mp_rng_below(rng, 3);
     p->fallback_ppm = (uint32_t)mp_rng_below(rng, 100000);
     if (shape->has_orders) {
-        static const enum random_order_kind kinds[] = {RANDOM_PLAIN, RANDOM_WIDTHS, RANDOM_FLUSH,
-                                                       RANDOM_WIDTHS | RANDOM_FLUSH, RANDOM_NODES};
+        static const enum random_order_kind kinds[] = {
+            RANDOM_PLAIN, RANDOM_WIDTHS, RANDOM_FLUSH, RANDOM_WIDTHS | RANDOM_FLUSH, RANDOM_NODES, RANDOM_SHARED};
         p->n_orders = 1 + (uint32_t)mp_rng_below(rng, 3);
         struct mp_order *orders = arena_alloc(p, p->n_orders, sizeof *orders);
         for (uint32_t i = 0; i < p->n_orders; i++)
             if (mp_rng_below(rng, 2))
                 random_order(rng, p, &orders[i]);
             else
-                random_any_order(rng, p, &orders[i], kinds[mp_rng_below(rng, 5)]);
+                random_any_order(rng, p, &orders[i], kinds[mp_rng_below(rng, 6)]);
         p->orders = orders;
     }
     for (uint32_t l = 0; l < p->n_layers; l++) {

@@ -249,17 +249,28 @@ static void replay_plan(struct mp_rng *rng, const struct world *w, struct mp_pla
     mp_plan_free(q);
 }
 
-static bool plan_and_replay(struct mp_rng *rng, const struct world *w, const struct mp_strategy *s) {
+/* Defaults, or where has_all_stages every `stages` at its largest: some strategies make stages only then here. */
+static void choose_options(const struct mp_strategy *s, bool has_all_stages, int64_t values[16]) {
+    for (uint32_t i = 0; s->options != NULL && s->options[i].name != NULL && i < 16; i++)
+        values[i] = has_all_stages && strcmp(s->options[i].name, "stages") == 0 ? s->options[i].max
+                                                                                : s->options[i].default_value;
+}
+
+static bool plan_and_replay(struct mp_rng *rng, const struct world *w, const struct mp_strategy *s,
+                            bool has_all_stages) {
     struct mp_error err = {0};
     struct mp_schedule schedule;
     enum mp_outcome outcome;
+    int64_t values[16] = {0};
+    choose_options(s, has_all_stages, values);
     random_matrix(rng, w->n, w->planned);
     const struct mp_order_problem problem = {.topology = w->t,
                                              .matrix = w->planned,
                                              .net = w->net,
                                              .mode = (enum mp_stage_mode)mp_rng_below(rng, 3),
                                              .can_pace = mp_rng_below(rng, 4) > 0,
-                                             .seed = mp_rng_next(rng)};
+                                             .seed = mp_rng_next(rng),
+                                             .option_values = values};
     CHECK_OK(mp_order_run(s, &problem, &schedule, &outcome, &err), err);
     bool has_stages = (outcome == MP_FOUND || outcome == MP_STOPPED) && schedule.n_stages > 0;
     if (has_stages) {
@@ -292,7 +303,7 @@ static void test_replay__strategies_lose_no_byte(void **state) {
             continue;
         for (uint32_t k = 0; k < N_TOPOLOGIES; k++)
             for (int round = 0; round < 3; round++)
-                n_planned += plan_and_replay(&rng, &worlds[k], s);
+                n_planned += plan_and_replay(&rng, &worlds[k], s, round == 1);
         /* One shot has no stages; `auto` may prefer it. */
         if (n_planned == 0 && strcmp(s->name, "single") != 0 && strcmp(s->name, "auto") != 0)
             fail_msg("%s: never made an order", s->name);
@@ -303,20 +314,20 @@ static void test_replay__strategies_lose_no_byte(void **state) {
 
 static void test_replay__random_orders_lose_no_byte(void **state) {
     (void)state;
-    static const enum random_order_kind kinds[] = {RANDOM_PLAIN, RANDOM_WIDTHS, RANDOM_FLUSH,
-                                                   RANDOM_WIDTHS | RANDOM_FLUSH, RANDOM_NODES};
+    static const enum random_order_kind kinds[] = {
+        RANDOM_PLAIN, RANDOM_WIDTHS, RANDOM_FLUSH, RANDOM_WIDTHS | RANDOM_FLUSH, RANDOM_NODES, RANDOM_SHARED};
     struct mp_rng rng = mp_rng_seed(13);
     for (uint32_t i = 0; i < N_TOPOLOGIES; i++) {
         struct world w;
         open_world(&w, i);
         for (int round = 0; round < 3; round++) {
             struct mp_plan *p = empty_plan(&w);
-            struct mp_order *orders = mp_arena_alloc(p->arena, 5, sizeof *orders);
+            struct mp_order *orders = mp_arena_alloc(p->arena, 6, sizeof *orders);
             assert_non_null(orders);
-            for (int k = 0; k < 5; k++)
+            for (int k = 0; k < 6; k++)
                 random_any_order(&rng, p, &orders[k], kinds[k]);
             random_matrix(&rng, w.n, w.planned);
-            replay_plan(&rng, &w, p, orders, 5, "random");
+            replay_plan(&rng, &w, p, orders, 6, "random");
         }
         close_world(&w);
     }

@@ -10,9 +10,11 @@
 /* An order of any kind: plain, with sub-ports, with a flush, both, or between nodes. Sub-ports are so slow that they
  * fit anywhere and bind, or so quick that only their number does. */
 static inline void twist_order(struct mp_rng *rng, struct mp_plan *p, struct mp_order *order) {
-    static const enum random_order_kind kinds[] = {
-        RANDOM_PLAIN, RANDOM_WIDTHS, RANDOM_FLUSH, RANDOM_WIDTHS | RANDOM_FLUSH, RANDOM_NODES, RANDOM_NODES};
-    random_any_order(rng, p, order, kinds[mp_rng_below(rng, 6)]);
+    static const enum random_order_kind kinds[] = {RANDOM_PLAIN,  RANDOM_WIDTHS,
+                                                   RANDOM_FLUSH,  RANDOM_WIDTHS | RANDOM_FLUSH,
+                                                   RANDOM_NODES,  RANDOM_NODES | RANDOM_SHARED,
+                                                   RANDOM_SHARED, RANDOM_SHARED | RANDOM_FLUSH};
+    random_any_order(rng, p, order, kinds[mp_rng_below(rng, 8)]);
     if (order->port_bytes_per_s > 0)
         order->port_bytes_per_s = mp_rng_below(rng, 2) ? 500000000 : 5000000;
 }
