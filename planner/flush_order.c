@@ -21,7 +21,6 @@ struct mp_flush_order {
     size_t n_turns, n_turns_allocated;
     struct stage *stages;
     struct mp_turn *turns;
-    uint64_t rate;    /* bytes per second that time is counted in */
     uint64_t *time;   /* [n][n] of the matrix */
     uint64_t *filled; /* [n][n] */
     uint64_t *done;   /* [n][n] time that the pairs had so far */
@@ -88,7 +87,7 @@ enum mp_status mp_flush_order_new(struct mp_flush_order **out, const struct mp_o
     f->filled = f->time + n_pairs;
     f->done = f->time + 2 * n_pairs;
     f->bytes = f->time + 3 * n_pairs;
-    f->rate = mp_pair_times(f->time, in);
+    mp_pair_times(f->time, in);
     memcpy(f->filled, f->time, n_pairs * sizeof *f->time);
     fill(f->filled, n, f->slack, f->slack + n);
     *out = f;
@@ -108,12 +107,6 @@ void mp_flush_order_free(struct mp_flush_order *f) {
 
 const uint64_t *mp_flush_order_filled(const struct mp_flush_order *f) { return f->filled; }
 uint32_t mp_flush_order_n_stages(const struct mp_flush_order *f) { return f->n_stages; }
-
-/* A stage saves what the flush would lose on its bytes: never four times as long as they take alone. */
-uint64_t mp_flush_order_least(const struct mp_flush_order *f) {
-    uint64_t least = mp_mul_div(f->in->topology->stage_launch_ns / 4, f->rate, UINT64_C(1000000000));
-    return least > 0 ? least : 1;
-}
 
 /* ---- stages ---- */
 /* Bytes that a turn moves; its time is then done. */
@@ -225,7 +218,7 @@ static enum mp_status choose_count(struct mp_flush_order *f, struct mp_error *er
     const uint32_t most = f->n_stages;
     enum mp_status status = MP_OK;
     uint32_t low = 0, high = 0;
-    for (uint32_t k = 0, before = 0; k <= most;
+    for (uint32_t k = f->best_ns < UINT64_MAX, before = 0; k <= most;
          before = k, k = k < most && next_count(k) > most ? most : next_count(k)) {
         uint32_t best = f->best;
         uint64_t best_ns = f->best_ns;
@@ -247,6 +240,14 @@ static enum mp_status choose_count(struct mp_flush_order *f, struct mp_error *er
     }
 out:
     return status;
+}
+
+bool mp_flush_order_may_pay(struct mp_flush_order *f, uint64_t time_ns) {
+    uint64_t least = f->n_stages > 0 ? f->stages[f->n_stages - 1].end_ns : 0;
+    rewind_to(f, f->n_stages);
+    if (!leftover(f))
+        return false;
+    return least + f->in->topology->stage_launch_ns + mp_net_port_bound(f->in->net, f->bytes) < time_ns;
 }
 
 enum mp_status mp_flush_order_choose(struct mp_flush_order *f, uint32_t n_stages, uint64_t *time_ns,

@@ -37,11 +37,12 @@ static enum mp_status order(const struct mp_order_problem *in, struct mp_arena *
         return mp_nomem(err, "ordering transfers");
     MP_TRY(mp_flush_order_new(&f, in, err));
     MP_TRY(mp_bottleneck_new(&b, n, mp_flush_order_filled(f), err));
-    const uint64_t least = wanted > 0 ? 1 : mp_flush_order_least(f);
+    if (wanted == 0)
+        MP_TRY(mp_flush_order_choose(f, 0, &time_ns, err)); /* single shot */
     const uint32_t most = wanted > 0 ? wanted : STAGES_PER_GPU_MAX * n;
-    while (mp_flush_order_n_stages(f) < most) {
+    while (mp_flush_order_n_stages(f) < most && (wanted > 0 || mp_flush_order_may_pay(f, time_ns))) {
         uint64_t length = mp_bottleneck_next(b);
-        if (length < least)
+        if (length == 0)
             break;
         for (uint32_t i = 0; i < n; i++)
             turns[i] = (struct mp_turn){(uint16_t)i, (uint16_t)mp_bottleneck_to(b)[i], length};

@@ -71,13 +71,14 @@ out:
 /* Stages of one share, and how many of them pay: better than *time_ns, or f has none. */
 static enum mp_status try_share(struct mp_flush_order *f, struct work *w, uint32_t wanted, uint64_t *time_ns,
                                 struct mp_error *err) {
-    const uint64_t least = wanted > 0 ? 1 : mp_flush_order_least(f);
     const uint32_t most = wanted > 0 ? wanted : STAGES_MAX;
     enum mp_status status;
     memcpy(w->left, mp_flush_order_filled(f), (size_t)w->n * w->n * sizeof *w->left);
-    while (mp_flush_order_n_stages(f) < most) {
+    if (wanted == 0 && *time_ns == UINT64_MAX)
+        MP_TRY(mp_flush_order_choose(f, 0, time_ns, err)); /* single shot */
+    while (mp_flush_order_n_stages(f) < most && (wanted > 0 || mp_flush_order_may_pay(f, *time_ns))) {
         MP_TRY(make_stage(w, err));
-        if (w->length < least)
+        if (w->length == 0)
             break;
         MP_TRY(mp_flush_order_add(f, w->turns, w->n_turns, err));
     }
