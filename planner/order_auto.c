@@ -6,10 +6,13 @@
  *            Nothing is built where the single shot is at the floor of every order (port bound, one latency, one
  *            launch), and a schedule is timed only when its launches and the bytes of its busiest GPU alone do not
  * lose.
- * Bound      never worse than any other strategy, or than the single shot, on its matrix.
+ * Bound      never worse than any other strategy, or than the single shot, on its matrix; above GPUS_MAX GPUs than
+ * those between nodes.
  * Cost       the sum of the strategies and of the simulations of those that could win. */
 #include "planner.h"
 #include <string.h>
+
+#define GPUS_MAX 256u /* more GPUs are ordered between nodes only: every pair's part would not fit a plan file */
 
 extern const struct mp_strategy mp_strategy_order_auto;
 
@@ -80,7 +83,7 @@ static enum mp_status order(const struct mp_order_problem *in, struct mp_arena *
         const struct mp_strategy *s = mp_strategy_at(i);
         struct mp_error why = {0};
         enum mp_outcome tried_outcome;
-        if (s->stage != MP_PLAN_ORDER || s == &mp_strategy_order_auto)
+        if (s->stage != MP_PLAN_ORDER || s == &mp_strategy_order_auto || (n > GPUS_MAX && !s->between_nodes))
             continue;
         mp_schedule_free(&tried);
         status = mp_order_run(s, &problem, &tried, &tried_outcome, &why);

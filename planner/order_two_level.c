@@ -470,5 +470,6 @@ const struct mp_strategy mp_strategy_order_two_level = {.name = "two-level",
                                                         .summary = "even out inside nodes, rails between, hand on",
                                                         .reference = "FAST, arXiv 2505.09764",
                                                         .stage = MP_PLAN_ORDER,
+                                                        .between_nodes = true,
                                                         .options = options,
                                                         .order = order};

@@ -76,6 +76,7 @@ struct mp_budget {
 struct mp_strategy {
     const char *name, *summary, *reference;
     enum mp_planner_stage stage;
+    bool between_nodes; /* ORDER: works on the matrix of nodes, so many GPUs are no burden */
     const struct mp_option *options; /* ends with name NULL; NULL = none */
     enum mp_status (*solve)(const struct mp_problem *in, const struct mp_budget *budget, struct mp_arena *scratch,
                             struct mp_draft *draft, enum mp_outcome *outcome, struct mp_error *err);
