@@ -56,6 +56,7 @@ struct filling {
     uint32_t *count, *first, *users, *stopped; /* [ports], [ports + 1], [flows * path], [flows] */
     double *room;                              /* [ports] */
     bool has_caps;
+    bool is_listed; /* all at once: `users` was made at the start and holds the ended ones too */
 };
 
 static bool open_filling(struct filling *x, const struct vf_data *d, const struct flow *flows, uint32_t n) {
@@ -92,17 +93,20 @@ static void close_filling(struct filling *x) {
 /* Which flows that are FLOWING use which port; how many there are in all. */
 static uint32_t list_users(struct flow *flows, uint32_t n_ports, struct filling *x) {
     uint32_t n_loose = 0;
-    memset(x->first, 0, ((size_t)n_ports + 1) * sizeof *x->first);
     memset(x->count, 0, n_ports * sizeof *x->count);
     for (uint32_t a = 0; a < x->n_active; a++) {
         struct flow *f = &flows[x->active[a]];
         f->is_fixed = f->state != FLOWING;
         n_loose += !f->is_fixed;
         for (uint32_t k = 0; k < f->n_ports && !f->is_fixed; k++)
-            x->first[f->port[k] + 1]++;
+            x->count[f->port[k]]++;
     }
+    if (x->is_listed)
+        return n_loose;
+    x->first[0] = 0;
     for (uint32_t r = 0; r < n_ports; r++)
-        x->first[r + 1] += x->first[r];
+        x->first[r + 1] = x->first[r] + x->count[r];
+    memset(x->count, 0, n_ports * sizeof *x->count);
     for (uint32_t a = 0; a < x->n_active; a++) {
         const struct flow *f = &flows[x->active[a]];
         for (uint32_t k = 0; k < f->n_ports && !f->is_fixed; k++)
@@ -118,7 +122,7 @@ static void fill(struct vf_data *d, struct flow *flows, struct filling *x) {
     double *room = x->room;
     for (uint32_t r = 0; r < t->n_resources; r++)
         room[r] = count[r] > 0 ? capacity(t, r, count[r]) : 0;
-    d->n_operations += t->n_resources + 4 * (uint64_t)x->n_active;
+    d->n_operations += t->n_resources + x->n_active * (x->is_listed ? 1u : 4u);
     while (n_loose > 0) {
         /* The level at which the first port is full, or the first cap reached. */
         double level = INFINITY;
@@ -218,6 +222,7 @@ static bool pass_event(struct flow *f, double now, double next, double near, boo
     if (f->state != LANDING || (is_staged && f->at > near))
         return false;
     f->state = ENDED;
+    f->is_fixed = true;
     return true;
 }
 
@@ -231,6 +236,7 @@ static bool run(struct vf_data *d, struct flow *flows, uint32_t n, struct queues
         advance(d, flows, q, n_stages, mode, 0, x);
     while (n_left > 0) {
         fill(d, flows, x);
+        x->is_listed = n_stages == 0;
         double next = INFINITY;
         for (uint32_t a = 0; a < x->n_active; a++) {
             const struct flow *f = &flows[x->active[a]];
