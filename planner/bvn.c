@@ -165,7 +165,7 @@ static void search(struct mp_bvn *b, uint32_t root) {
             }
         }
     }
-    assert(!"all lines of the matrix sum to the same, so a path exists");
+    assert(false); /* all lines of the matrix sum to the same, so a path exists */
 }
 
 /* Finds the free row `root` a column. */
