@@ -67,7 +67,7 @@ enum mp_status mp_schedule_time(const struct mp_schedule *s, const struct mp_ord
     uint64_t unit = largest(matrix, s->between_nodes ? s->n : n_gpus);
     unit = unit < UINT32_MAX ? unit : UINT32_MAX;
     MP_TRY(mp_schedule_order(&order, s, matrix, (uint32_t)unit, "", arena, err));
-    status = mp_net_staged(in->net, &order, false, in->mode, in->matrix, time_ns, err);
+    status = mp_net_staged(in->net, &order, MP_COMBINE_FORWARD, in->mode, in->matrix, time_ns, err);
 out:
     mp_arena_free(arena);
     mp_free(nodes);

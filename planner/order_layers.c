@@ -7,8 +7,9 @@
  *            is made. 2. Orders are made for mean dispatch matrices of the first half of the planning steps. An order
  *            serves further layers whose mean matrix it takes within SHARE_PPM of their own order's time, or of the
  *            floor; the rest of the layers get orders of their own, largest possible gain first, while they fit the
- *            plan's text. 3. On the second half of the steps, which those orders have not seen, a layer has to gain
- *            MARGIN_PPM. 4. Orders of those that do are made again for all planning steps, summed over their layers.
+ *            plan's text. Each layer's combine runs them backwards or in the dispatch's sequence, whichever is
+ *            faster on the mean matrix. 3. On the second half of the steps, which those orders have not seen, a layer
+ * has to gain MARGIN_PPM. 4. Orders of those that do are made again for all planning steps, summed over their layers.
  *            5. On all planning steps the tightest fallback is taken that costs at most INSURANCE_PPM over the best,
  * and a layer stays staged only where it gains.
  * Bound      on the planning steps no layer is slower than in one shot.
@@ -41,6 +42,7 @@ struct layer {
     uint32_t best, order;                    /* leaders; MP_NONE */
     struct mp_order own;                     /* made for `mean`, in `arena` */
     struct mp_arena *arena;
+    enum mp_combine combine;
     enum mp_outcome outcome;
     bool may_gain, is_made;
 };
@@ -238,7 +240,7 @@ static uint64_t text_of(const struct mp_order *o) {
 
 static enum mp_status time_of(const struct job *j, struct worker *w, const struct mp_order *order,
                               const uint64_t *matrix, uint64_t second_ns, uint64_t *time_ns, struct mp_error *err) {
-    enum mp_status status = mp_net_staged(w->net, order, false, j->in->stage_mode, matrix, time_ns, err);
+    enum mp_status status = mp_net_staged(w->net, order, MP_COMBINE_FORWARD, j->in->stage_mode, matrix, time_ns, err);
     *time_ns = direction(j, *time_ns, second_ns, true);
     return status;
 }
@@ -439,6 +441,43 @@ static void sort_by_gain(struct job *j) {
     j->n_list = n;
 }
 
+/* How the combine of a layer runs its order. A flush at the start of a combine has all senders at it at once, and what
+ * that costs (incast) shows in the simulation only. Between nodes, where there is no flush, backwards is as good. */
+static enum mp_status choose_combine(void *ctx, size_t i, unsigned worker, struct mp_error *err) {
+    struct job *j = ctx;
+    struct worker *w = &j->workers[worker];
+    struct layer *l = &j->layers[j->list[i]];
+    const struct mp_order *order = &j->leaders[l->order].order;
+    const struct mp_model *m = j->in->model;
+    const size_t n = j->plan->n_gpus;
+    uint64_t reversed_ns, swapped_ns;
+    enum mp_status status = MP_OK;
+    l->combine = MP_COMBINE_REVERSED;
+    if (order->between_nodes)
+        return MP_OK;
+    uint64_t *combine = mp_calloc(n * n, sizeof *combine);
+    if (combine == NULL)
+        return mp_nomem(err, "ordering transfers");
+    for (size_t p = 0; p < n * n; p++)
+        combine[p % n * n + p / n] =
+            m->dispatch_bytes > 0 ? mp_mul_div(l->mean[p], m->combine_bytes, m->dispatch_bytes) : 0;
+    MP_TRY(mp_net_staged(w->net, order, MP_COMBINE_REVERSED, j->in->stage_mode, combine, &reversed_ns, err));
+    MP_TRY(mp_net_staged(w->net, order, MP_COMBINE_SWAPPED, j->in->stage_mode, combine, &swapped_ns, err));
+    if (swapped_ns < reversed_ns || (swapped_ns == reversed_ns && order->has_flush))
+        l->combine = MP_COMBINE_SWAPPED;
+out:
+    mp_free(combine);
+    return status;
+}
+static enum mp_status choose_combines(struct job *j, const uint32_t *may, uint32_t n, struct mp_error *err) {
+    j->n_list = 0;
+    for (uint32_t i = 0; i < n; i++)
+        if (j->layers[may[i]].order != MP_NONE)
+            j->list[j->n_list++] = may[i];
+    j->work += j->n_list;
+    return mp_parallel_for(j->n_workers, j->n_list, choose_combine, j, err);
+}
+
 /* Orders for the layers [first, first + n) of `may`, whose mean matrices are in memory together. */
 static enum mp_status fit_block(struct job *j, const uint32_t *may, uint32_t n, struct mp_error *err) {
     enum mp_status status;
@@ -457,6 +496,7 @@ static enum mp_status fit_block(struct job *j, const uint32_t *may, uint32_t n, 
     }
     for (uint32_t i = 0; i < j->n_list; i++)
         take_best(&j->layers[j->list[i]]);
+    MP_TRY(choose_combines(j, may, n, err));
 out:
     for (uint32_t i = 0; i < n; i++) {
         mp_free(j->layers[may[i]].mean);
@@ -484,8 +524,9 @@ static enum mp_status evaluate_one(void *ctx, size_t i, unsigned worker, struct 
         MP_TRY(mp_net_concurrent(w->net, first, &single_ns, NULL, err));
         if (w->traffic->has_second)
             MP_TRY(mp_net_concurrent(w->net, second, &second_ns, NULL, err));
-        MP_TRY(mp_net_staged(w->net, order, is_combine == 1, j->in->stage_mode, first, &staged_ns, err));
-        MP_TRY(mp_net_order_estimate(w->net, order, is_combine == 1, first, &as_staged, &as_single, err));
+        const enum mp_combine way = is_combine ? j->layers[layer].combine : MP_COMBINE_FORWARD;
+        MP_TRY(mp_net_staged(w->net, order, way, j->in->stage_mode, first, &staged_ns, err));
+        MP_TRY(mp_net_order_estimate(w->net, order, way, first, &as_staged, &as_single, err));
         const bool is_empty = mp_net_port_bound(w->net, first) == 0;
         single_ns = direction(j, single_ns, second_ns, false);
         staged_ns = direction(j, staged_ns, second_ns, true);
@@ -648,7 +689,7 @@ static enum mp_status install(struct job *j, size_t fallback, struct mp_error *e
             leader->text = p->n_orders++;
         }
         p->layers[l].order = (uint32_t)leader->text;
-        p->layers[l].combine_reversed = true;
+        p->layers[l].combine = j->layers[l].combine;
     }
     p->orders = orders;
     p->stage_mode = j->in->stage_mode;

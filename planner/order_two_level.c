@@ -115,7 +115,7 @@ static enum mp_status make_forms(struct form **out, uint32_t *n_forms, const str
         load.through[2] == NULL)
         return mp_nomem(err, "ordering transfers between nodes");
     MP_TRY(whole_order(&whole, mp_topology_n_nodes(t), scratch, err));
-    MP_TRY(mp_nodes_shots(&whole, t, false, in->matrix, add_load, &load, err));
+    MP_TRY(mp_nodes_shots(&whole, t, MP_COMBINE_FORWARD, in->matrix, add_load, &load, err));
     for (uint32_t r = 0; r < t->n_resources; r++) {
         double ns = 1e9 / (double)t->resources[r].bytes_per_s;
         forms[r] = (struct form){(double)load.through[0][r] * ns, (double)load.through[1][r] * ns,

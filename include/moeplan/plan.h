@@ -27,6 +27,14 @@ enum mp_route_rule { MP_ROUTE_EVEN, MP_ROUTE_NEAREST, MP_ROUTE_WEIGHTED, MP_ROUT
 /* How stages follow each other (DESIGN.md part 3). */
 enum mp_stage_mode { MP_STAGE_FREE, MP_STAGE_BARRIER, MP_STAGE_COUPLED };
 
+/* How an order runs a combine (docs/ORDERS.md part 1). A dispatch always runs FORWARD.
+ *   FORWARD   the stages as they are, on the combine matrix.
+ *   REVERSED  src and dst of every transfer swapped, stages backwards.
+ *   SWAPPED   src and dst of every transfer swapped, stages in the same sequence as the dispatch.
+ * Under the last two the same tokens come back together that went out together. */
+enum mp_combine { MP_COMBINE_FORWARD, MP_COMBINE_REVERSED, MP_COMBINE_SWAPPED };
+#define MP_N_COMBINES 3
+
 /* One transfer of a stage: the flow (src, dst) moves share / order.unit of its bytes, over `width` sub-ports of both
  * ends (>= 1; 1 where sub-ports are not used). */
 struct mp_transfer {
@@ -52,11 +60,11 @@ struct mp_order {
 };
 
 struct mp_plan_layer {
-    uint32_t layer_id;     /* absolute layer index */
-    uint16_t *slot_expert; /* [n_slots] expert in each slot, or MP_NO_EXPERT = empty */
-    uint32_t *slot_weight; /* NULL (EVEN, NEAREST), or [n_slots]: routing weights, >= 0; of each expert's not all 0 */
-    uint32_t order;        /* index into orders, or MP_NONE = concurrent (single shot) */
-    bool combine_reversed; /* the combine runs the order's stages backwards with src and dst swapped */
+    uint32_t layer_id;       /* absolute layer index */
+    uint16_t *slot_expert;   /* [n_slots] expert in each slot, or MP_NO_EXPERT = empty */
+    uint32_t *slot_weight;   /* NULL (EVEN, NEAREST), or [n_slots]: routing weights, >= 0; of each expert's not all 0 */
+    uint32_t order;          /* index into orders, or MP_NONE = concurrent (single shot) */
+    enum mp_combine combine; /* how the order runs the combine; FORWARD without an order */
     /* Evidence, exact sums over all planning steps; both verifiers recompute it. */
     uint64_t rows_max_sum; /* sum over steps of max over GPUs of (token, expert) pairs computed there */
     uint64_t dispatch_intra_bytes, dispatch_inter_bytes; /* inside nodes / between nodes, self excluded */
@@ -170,5 +178,6 @@ void mp_router_split(const struct mp_router *r, uint32_t layer, uint32_t expert,
 
 const char *mp_route_rule_name(enum mp_route_rule rule); /* "even", "nearest", "weighted", "tiered" */
 const char *mp_stage_mode_name(enum mp_stage_mode mode); /* "free", "barrier", "coupled" */
+const char *mp_combine_name(enum mp_combine combine);    /* "forward", "reversed", "swapped" */
 
 #endif

@@ -19,17 +19,19 @@ enum mp_status mp_net_concurrent(struct mp_net *n, const uint64_t *matrix, uint6
 uint64_t mp_net_port_bound(struct mp_net *n, const uint64_t *matrix);
 /* The order's stages. FREE: a sender starts its next stage's transfers as soon as its own previous ones ended and the
  * receiver's port took all of its own earlier stages; BARRIER: all wait for all; COUPLED: a rank's send and receive
- * of a stage end together. Each stage in which a rank takes part costs it stage_launch_ns. is_reversed: the combine
- * (stages backwards, src and dst swapped). Orders between nodes always run as barriers (docs/ORDERS.md part 4). */
-enum mp_status mp_net_staged(struct mp_net *n, const struct mp_order *order, bool is_reversed, enum mp_stage_mode mode,
-                             const uint64_t *matrix, uint64_t *time_ns, struct mp_error *err) MP_MUST_CHECK;
+ * of a stage end together. Each stage in which a rank takes part costs it stage_launch_ns. way: of a dispatch
+ * MP_COMBINE_FORWARD; matrix is that of the direction itself. Orders between nodes always run as barriers
+ * (docs/ORDERS.md part 4). */
+enum mp_status mp_net_staged(struct mp_net *n, const struct mp_order *order, enum mp_combine way,
+                             enum mp_stage_mode mode, const uint64_t *matrix, uint64_t *time_ns,
+                             struct mp_error *err) MP_MUST_CHECK;
 /* The two sides of the rule that lets a direction fall back to one shot (docs/ORDERS.md part 5): what this order is
  * estimated to take on this matrix, and one shot. From counts alone, whole numbers, nothing simulated. */
-enum mp_status mp_net_order_estimate(struct mp_net *n, const struct mp_order *order, bool is_reversed,
+enum mp_status mp_net_order_estimate(struct mp_net *n, const struct mp_order *order, enum mp_combine way,
                                      const uint64_t *matrix, uint64_t *staged_ns, uint64_t *single_ns,
                                      struct mp_error *err) MP_MUST_CHECK;
 /* The rule: does a plan with this fallback_ppm (0 = never) send the matrix in one shot? Not when it is all zero. */
-enum mp_status mp_net_falls_back(struct mp_net *n, const struct mp_order *order, bool is_reversed,
+enum mp_status mp_net_falls_back(struct mp_net *n, const struct mp_order *order, enum mp_combine way,
                                  uint32_t fallback_ppm, const uint64_t *matrix, bool *falls_back,
                                  struct mp_error *err) MP_MUST_CHECK;
 /* The papers' baselines: each sender sends one flow at a time (in random order seeded / shortest first / rotation),
@@ -63,8 +65,8 @@ struct mp_relay {
 /* The relays of one transfer of a stage, as the sequences of part 4 have them: by `out`, then by `in`. */
 typedef enum mp_status (*mp_relay_fn)(void *ctx, uint32_t stage, const struct mp_relay *relays, size_t n,
                                       struct mp_error *err);
-/* Calls fn for every transfer with bytes, stages forwards. For a combine that is reversed give the transposed matrix
- * and read the relays from dst to src. Flows inside a node are in no relay. */
+/* Calls fn for every transfer with bytes, stages forwards. For a combine that is reversed or swapped give the
+ * transposed matrix and read the relays from dst to src. Flows inside a node are in no relay. */
 enum mp_status mp_nodes_relays(const struct mp_order *order, const struct mp_topology *t, const uint64_t *matrix,
                                mp_relay_fn fn, void *ctx, struct mp_error *err) MP_MUST_CHECK;
 enum mp_hop_part { MP_HOP_BALANCE, MP_HOP_RAIL, MP_HOP_INSIDE, MP_HOP_FORWARD };
@@ -76,9 +78,9 @@ struct mp_hop {
 /* One single shot: all its hops. A pair of GPUs occurs at most once per part. */
 typedef enum mp_status (*mp_shot_fn)(void *ctx, uint32_t shot, const struct mp_hop *hops, size_t n,
                                      struct mp_error *err);
-/* Calls fn for every single shot with bytes, in the order they run; shot is k of part 4 (backwards when is_reversed;
- * then a hop of the part BALANCE takes bytes to their destination and FORWARD is what comes first). */
-enum mp_status mp_nodes_shots(const struct mp_order *order, const struct mp_topology *t, bool is_reversed,
+/* Calls fn for every single shot with bytes, in the order they run; shot is k of part 4 (falling when way is REVERSED).
+ * Unless way is FORWARD a hop of the part BALANCE takes bytes to their destination and FORWARD is what comes first. */
+enum mp_status mp_nodes_shots(const struct mp_order *order, const struct mp_topology *t, enum mp_combine way,
                               const uint64_t *matrix, mp_shot_fn fn, void *ctx, struct mp_error *err) MP_MUST_CHECK;
 
 /* ---- plan on workload ---- */

@@ -9,6 +9,9 @@ const char *mp_route_rule_name(enum mp_route_rule rule) {
     return (unsigned)rule < MP_N_ROUTE_RULES ? route_names[rule] : "?";
 }
 
+const char *mp_combine_name(enum mp_combine combine) {
+    return (unsigned)combine < MP_N_COMBINES ? plan_combine_names[combine] : "?";
+}
 const char *mp_stage_mode_name(enum mp_stage_mode mode) { return (unsigned)mode < 3 ? stage_mode_names[mode] : "?"; }
 
 /* Strings are never NULL, so that writers and comparisons need no special case. */
@@ -115,6 +118,9 @@ static enum mp_status check_layer(const struct mp_plan *p, uint32_t l, struct mp
     if (needs_weights != (layer->slot_weight != NULL))
         return mp_fail(err, MP_EINPUT, "plan: route-weights: layer %u: weights are %s by route rule %s",
                        layer->layer_id, needs_weights ? "needed" : "not used", mp_route_rule_name(p->route));
+    if ((unsigned)layer->combine >= MP_N_COMBINES)
+        return mp_fail(err, MP_EINPUT, "plan: shape: layer %u: unknown way %u of running the combine", layer->layer_id,
+                       (unsigned)layer->combine);
     if (layer->order != MP_NONE && layer->order >= p->n_orders)
         return mp_fail(err, MP_EINPUT, "plan: shape: layer %u: order %u of %u", layer->layer_id, layer->order,
                        p->n_orders);

@@ -308,7 +308,7 @@ static enum mp_status read_layer(struct reader *r, const struct mp_yaml *map, ui
                                        "slots",
                                        "weights",
                                        "order",
-                                       "combine_reversed",
+                                       "combine",
                                        "rows_max_sum",
                                        "dispatch_intra_bytes",
                                        "dispatch_inter_bytes",
@@ -318,6 +318,7 @@ static enum mp_status read_layer(struct reader *r, const struct mp_yaml *map, ui
     struct mp_plan_layer *layer = &p->layers[l];
     const uint32_t none = MP_NO_EXPERT;
     const struct mp_yaml *list = NULL, *order = NULL;
+    unsigned combine = 0;
     enum mp_status status;
     MP_TRY(mp_yaml_keys(r->doc, map, keys, r->err));
     MP_TRY(get_u32(r, map, "layer", 0, UINT32_MAX - 1, &layer->layer_id));
@@ -349,7 +350,8 @@ static enum mp_status read_layer(struct reader *r, const struct mp_yaml *map, ui
         goto out;
     } else
         MP_TRY(mp_yaml_u32(r->doc, order, 0, p->n_orders - 1, &layer->order, r->err));
-    MP_TRY(get_bool(r, map, "combine_reversed", &layer->combine_reversed));
+    MP_TRY(get_word(r, map, "combine", plan_combine_names, &combine));
+    layer->combine = (enum mp_combine)combine;
     if (p->provenance.has_workload) {
         MP_TRY(get_u64(r, map, "rows_max_sum", UINT64_MAX, &layer->rows_max_sum));
         MP_TRY(get_u64(r, map, "dispatch_intra_bytes", UINT64_MAX, &layer->dispatch_intra_bytes));

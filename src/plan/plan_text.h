@@ -12,6 +12,7 @@
 /* Each in the order of its enum, ended by NULL. */
 extern const char *const plan_split_names[],
     *const plan_phase_names[], *const plan_certificate_names[],
-                                   *const plan_proof_names[], *const plan_stop_names[], *const plan_source_names[];
+                                   *const plan_proof_names[], *const plan_stop_names[], *const plan_source_names[],
+                                                                                            *const plan_combine_names[];
 
 #endif

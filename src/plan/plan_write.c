@@ -9,6 +9,7 @@ const char *const plan_certificate_names[] = {"order", "placement", "residual", 
 const char *const plan_proof_names[] = {"closed-form", "search", "stopped", NULL};
 const char *const plan_stop_names[] = {"done", "work_limit", "wall_clock", NULL};
 const char *const plan_source_names[] = {"dp", "coupled", NULL};
+const char *const plan_combine_names[] = {"forward", "reversed", "swapped", NULL};
 
 /* printf is a third of the time of writing a large plan; these four are where its integers are. */
 static size_t digits_of(uint64_t v, char *end) {
@@ -161,7 +162,7 @@ static void write_layer(struct mp_out *o, const struct mp_plan *p, const struct 
         mp_out_puts(o, "    order: concurrent\n");
     else
         put_key_u64(o, "    order: ", layer->order);
-    put_bool(o, "    combine_reversed: ", layer->combine_reversed);
+    put_word(o, "    combine: ", plan_combine_names, MP_N_COMBINES, (unsigned)layer->combine);
     if (!p->provenance.has_workload)
         return;
     put_key_u64(o, "    rows_max_sum: ", layer->rows_max_sum);

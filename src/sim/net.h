@@ -172,12 +172,12 @@ enum mp_status net_events_timed(struct mp_net *n, const uint32_t *pairs, size_t 
 
 /* Bytes of every transfer of the order into net->transfer_bytes, cut where the cumulative share says, in forward order
  * whichever way the stages run. MP_EBUG when the order does not send the matrix exactly. */
-enum mp_status net_cut(struct mp_net *n, const struct mp_order *order, bool is_reversed, const uint64_t *matrix,
+enum mp_status net_cut(struct mp_net *n, const struct mp_order *order, bool is_swapped, const uint64_t *matrix,
                        struct mp_error *err);
 
 /* Orders between nodes (docs/ORDERS.md part 4): the time, never below the relay bound, and the `staged` side of part 5.
  * Either output may be NULL. */
-enum mp_status net_nodes_staged(struct mp_net *n, const struct mp_order *order, bool is_reversed,
+enum mp_status net_nodes_staged(struct mp_net *n, const struct mp_order *order, enum mp_combine way,
                                 const uint64_t *matrix, uint64_t *time_ns, uint64_t *estimate_ns, struct mp_error *err);
 
 #endif

@@ -22,7 +22,7 @@ static uint64_t add(uint64_t a, uint64_t b) {
 }
 
 /* Port bound of the transfers of one stage, and their rate caps. */
-static uint64_t stage_bound(struct mp_net *n, const struct mp_order *order, uint32_t s, bool is_reversed,
+static uint64_t stage_bound(struct mp_net *n, const struct mp_order *order, uint32_t s, bool is_swapped,
                             const uint64_t *bytes) {
     const struct mp_stage *stage = &order->stages[s];
     const bool is_capped = order->port_bytes_per_s > 0 && !(order->has_flush && s + 1 == order->n_stages);
@@ -34,7 +34,7 @@ static uint64_t stage_bound(struct mp_net *n, const struct mp_order *order, uint
         struct mp_path path;
         if (bytes[k] == 0)
             continue;
-        mp_topology_path(n->t, is_reversed ? t->dst : t->src, is_reversed ? t->src : t->dst, &path);
+        mp_topology_path(n->t, is_swapped ? t->dst : t->src, is_swapped ? t->src : t->dst, &path);
         for (uint32_t i = 0; i < path.n; i++) {
             uint32_t r = path.resource[i];
             if (n->through[r] == 0)
@@ -59,22 +59,23 @@ static uint64_t stage_bound(struct mp_net *n, const struct mp_order *order, uint
     return bound;
 }
 
-enum mp_status mp_net_order_estimate(struct mp_net *n, const struct mp_order *order, bool is_reversed,
+enum mp_status mp_net_order_estimate(struct mp_net *n, const struct mp_order *order, enum mp_combine way,
                                      const uint64_t *matrix, uint64_t *staged_ns, uint64_t *single_ns,
                                      struct mp_error *err) {
     const uint64_t latency = most_latency(n->t);
+    const bool is_swapped = way != MP_COMBINE_FORWARD;
     enum mp_status status = MP_OK;
     *staged_ns = 0;
     *single_ns = add(add(n->t->launch_ns, latency), mp_net_port_bound(n, matrix));
     if (order->between_nodes) {
-        MP_TRY(net_nodes_staged(n, order, is_reversed, matrix, NULL, staged_ns, err));
+        MP_TRY(net_nodes_staged(n, order, way, matrix, NULL, staged_ns, err));
         goto out;
     }
-    MP_TRY(net_cut(n, order, is_reversed, matrix, err));
+    MP_TRY(net_cut(n, order, is_swapped, matrix, err));
     memset(n->through, 0, n->n_resources * sizeof *n->through);
     const uint64_t *bytes = n->transfer_bytes;
     for (uint32_t s = 0; s < order->n_stages; bytes += order->stages[s++].n) {
-        uint64_t bound = stage_bound(n, order, s, is_reversed, bytes);
+        uint64_t bound = stage_bound(n, order, s, is_swapped, bytes);
         if (bound > 0)
             *staged_ns = add(*staged_ns, add(add(n->t->stage_launch_ns, latency), bound));
     }
@@ -82,7 +83,7 @@ out:
     return status;
 }
 
-enum mp_status mp_net_falls_back(struct mp_net *n, const struct mp_order *order, bool is_reversed,
+enum mp_status mp_net_falls_back(struct mp_net *n, const struct mp_order *order, enum mp_combine way,
                                  uint32_t fallback_ppm, const uint64_t *matrix, bool *falls_back,
                                  struct mp_error *err) {
     uint64_t staged, single;
@@ -90,7 +91,7 @@ enum mp_status mp_net_falls_back(struct mp_net *n, const struct mp_order *order,
     *falls_back = false;
     if (fallback_ppm == 0 || mp_net_port_bound(n, matrix) == 0)
         return MP_OK;
-    MP_TRY(mp_net_order_estimate(n, order, is_reversed, matrix, &staged, &single, err));
+    MP_TRY(mp_net_order_estimate(n, order, way, matrix, &staged, &single, err));
     *falls_back = (unsigned __int128)staged * 1000000 > (unsigned __int128)single * (UINT64_C(1000000) + fallback_ppm);
 out:
     return status;

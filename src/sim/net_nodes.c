@@ -263,16 +263,17 @@ struct shots {
     uint64_t *through;    /* [n_resources] */
     size_t *inside_first; /* [n] row of GPU i in the tables of pairs inside nodes */
     size_t n_inside;
-    uint64_t *balance;    /* [n_inside] of the stage */
-    uint64_t *forward[3]; /* of the last three stages, stage mod 3 */
+    bool is_swapped;   /* a combine in the sequence of the dispatch: FORWARD hops before the rails, BALANCE after */
+    uint64_t *early;   /* [n_inside] hops before the rails of the stage */
+    uint64_t *late[3]; /* hops after the rails of the last three stages, stage mod 3 */
     struct mp_hop *rails, *hops;
     size_t n_rails, n_rails_allocated, n_hops, n_hops_allocated;
 };
 
 static void end_shots(struct shots *x) {
     end_walk(&x->w);
-    void *owned[] = {x->stage_ns,   x->through,    x->inside_first, x->balance, x->forward[0],
-                     x->forward[1], x->forward[2], x->rails,        x->hops};
+    void *owned[] = {x->stage_ns, x->through, x->inside_first, x->early, x->late[0],
+                     x->late[1],  x->late[2], x->rails,        x->hops};
     for (size_t i = 0; i < sizeof owned / sizeof owned[0]; i++)
         mp_free(owned[i]);
 }
@@ -358,9 +359,9 @@ static enum mp_status time_stages(struct shots *x, struct mp_error *err) {
 }
 
 static enum mp_status begin_shots(struct shots *x, const struct mp_topology *t, const struct mp_order *order,
-                                  const uint64_t *matrix, bool is_transposed, struct mp_error *err) {
-    *x = (struct shots){.n_stages = order->n_stages};
-    enum mp_status status = begin_walk(&x->w, t, order, matrix, is_transposed, err);
+                                  const uint64_t *matrix, enum mp_combine way, struct mp_error *err) {
+    *x = (struct shots){.n_stages = order->n_stages, .is_swapped = way == MP_COMBINE_SWAPPED};
+    enum mp_status status = begin_walk(&x->w, t, order, matrix, way != MP_COMBINE_FORWARD, err);
     if (status != MP_OK)
         return status;
     const uint32_t *first = x->w.first;
@@ -372,11 +373,11 @@ static enum mp_status begin_shots(struct shots *x, const struct mp_topology *t, 
         x->inside_first[g] = x->n_inside;
         x->n_inside += first[v + 1] - first[v];
     }
-    x->balance = mp_calloc(x->n_inside, sizeof *x->balance);
+    x->early = mp_calloc(x->n_inside, sizeof *x->early);
     for (uint32_t k = 0; k < 3; k++)
-        x->forward[k] = mp_calloc(x->n_inside, sizeof *x->forward[k]);
-    if (x->stage_ns == NULL || x->through == NULL || x->inside_first == NULL || x->balance == NULL ||
-        x->forward[0] == NULL || x->forward[1] == NULL || x->forward[2] == NULL)
+        x->late[k] = mp_calloc(x->n_inside, sizeof *x->late[k]);
+    if (x->stage_ns == NULL || x->through == NULL || x->inside_first == NULL || x->early == NULL ||
+        x->late[0] == NULL || x->late[1] == NULL || x->late[2] == NULL)
         status = mp_nomem(err, "an order between nodes");
     else
         status = time_stages(x, err);
@@ -385,11 +386,12 @@ static enum mp_status begin_shots(struct shots *x, const struct mp_topology *t, 
     return status;
 }
 
-/* Balance and forward of stage s; its rails wait in x->rails for the next shot. */
+/* Hops inside nodes of stage s; its rails wait in x->rails for the next shot. */
 static enum mp_status run_stage(struct shots *x, uint32_t s, struct mp_error *err) {
     struct walk *w = &x->w;
-    uint64_t *forward = x->forward[s % 3];
-    memset(x->balance, 0, x->n_inside * sizeof *x->balance);
+    uint64_t *late = x->late[s % 3], *balance = x->is_swapped ? late : x->early,
+             *forward = x->is_swapped ? x->early : late;
+    memset(balance, 0, x->n_inside * sizeof *balance);
     memset(forward, 0, x->n_inside * sizeof *forward);
     x->n_rails = 0;
     for (uint32_t k = 0; k < w->order->stages[s].n; k++) {
@@ -401,7 +403,7 @@ static enum mp_status run_stage(struct shots *x, uint32_t s, struct mp_error *er
             make_relays(w, r, P);
             for (size_t i = 0; i < w->n_relays; i++) {
                 const struct mp_relay *p = &w->relays[i];
-                x->balance[x->inside_first[p->src] + p->out - i0] += p->bytes;
+                balance[x->inside_first[p->src] + p->out - i0] += p->bytes;
                 forward[x->inside_first[p->in] + p->dst - j0] += p->bytes;
             }
             status = add_rails(x, r, P, err);
@@ -423,7 +425,9 @@ static uint64_t inside_piece(const struct shots *x, uint64_t bytes, uint32_t s) 
 
 static enum mp_status add_inside(struct shots *x, uint32_t k, struct mp_error *err) {
     const struct walk *w = &x->w;
-    const uint64_t *forward = k >= 2 ? x->forward[(k - 2) % 3] : NULL;
+    const uint64_t *late = k >= 2 ? x->late[(k - 2) % 3] : NULL;
+    const enum mp_hop_part parts[3] = {x->is_swapped ? MP_HOP_FORWARD : MP_HOP_BALANCE, MP_HOP_INSIDE,
+                                       x->is_swapped ? MP_HOP_BALANCE : MP_HOP_FORWARD};
     bool has_inside = k >= 1 && (k <= x->n_stages || (k == 1 && x->n_stages == 0));
     for (uint32_t v = 0; v < w->n_nodes; v++)
         for (uint32_t i = w->first[v]; i < w->first[v + 1]; i++)
@@ -431,10 +435,9 @@ static enum mp_status add_inside(struct shots *x, uint32_t k, struct mp_error *e
                 if (i == j)
                     continue;
                 size_t at = x->inside_first[i] + j - w->first[v];
-                uint64_t bytes[3] = {k < x->n_stages ? x->balance[at] : 0,
+                uint64_t bytes[3] = {k < x->n_stages ? x->early[at] : 0,
                                      has_inside ? inside_piece(x, bytes_of(w, i, j), k - 1) : 0,
-                                     forward != NULL ? forward[at] : 0};
-                static const enum mp_hop_part parts[3] = {MP_HOP_BALANCE, MP_HOP_INSIDE, MP_HOP_FORWARD};
+                                     late != NULL ? late[at] : 0};
                 for (int p = 0; p < 3; p++) {
                     if (bytes[p] == 0)
                         continue;
@@ -465,7 +468,7 @@ static enum mp_status walk_shots(struct shots *x, mp_shot_fn fn, void *ctx, stru
     return status;
 }
 
-struct kept { /* shots to be given out backwards */
+struct kept { /* shots to be given out turned round */
     struct mp_hop *hops;
     size_t n, n_allocated;
     size_t *first;   /* [n_shots + 1] */
@@ -485,14 +488,14 @@ static enum mp_status keep_shot(void *ctx, uint32_t shot, const struct mp_hop *h
     return MP_OK;
 }
 
-enum mp_status mp_nodes_shots(const struct mp_order *order, const struct mp_topology *t, bool is_reversed,
+enum mp_status mp_nodes_shots(const struct mp_order *order, const struct mp_topology *t, enum mp_combine way,
                               const uint64_t *matrix, mp_shot_fn fn, void *ctx, struct mp_error *err) {
     struct shots x;
     struct kept kept = {0};
-    enum mp_status status = begin_shots(&x, t, order, matrix, is_reversed, err);
+    enum mp_status status = begin_shots(&x, t, order, matrix, way, err);
     if (status != MP_OK)
         return status;
-    if (!is_reversed) {
+    if (way == MP_COMBINE_FORWARD) {
         status = walk_shots(&x, fn, ctx, err);
         goto out;
     }
@@ -503,8 +506,10 @@ enum mp_status mp_nodes_shots(const struct mp_order *order, const struct mp_topo
         goto out;
     }
     MP_TRY(walk_shots(&x, keep_shot, &kept, err));
-    for (uint32_t k = kept.n_shots; k-- > 0;)
+    for (uint32_t i = 0; i < kept.n_shots; i++) {
+        uint32_t k = way == MP_COMBINE_REVERSED ? kept.n_shots - 1 - i : i;
         MP_TRY(fn(ctx, kept.shots[k], kept.hops + kept.first[k], kept.first[k + 1] - kept.first[k], err));
+    }
 out:
     mp_free(kept.hops);
     mp_free(kept.first);
@@ -517,7 +522,7 @@ out:
 
 struct timing {
     struct mp_net *net;
-    bool is_transposed, has_time;
+    bool is_transposed, is_backwards, has_time;
     uint32_t n_shots;
     uint64_t latency_ns, time_ns, estimate_ns;
 };
@@ -530,14 +535,13 @@ static void move_log(const struct timing *x, size_t first, uint64_t shot_ns) {
     for (size_t i = first; log != NULL && i < log->n; i++) {
         struct mp_net_transfer *r = &log->transfers[i];
         r->stage = x->n_shots;
-        r->start_ns =
-            x->is_transposed ? x->time_ns + shot_ns - launch - r->start_ns : x->time_ns + launch + r->start_ns;
-        r->end_ns = x->is_transposed ? x->time_ns + shot_ns - launch - r->end_ns : x->time_ns + launch + r->end_ns;
+        r->start_ns = x->is_backwards ? x->time_ns + shot_ns - launch - r->start_ns : x->time_ns + launch + r->start_ns;
+        r->end_ns = x->is_backwards ? x->time_ns + shot_ns - launch - r->end_ns : x->time_ns + launch + r->end_ns;
     }
 }
 static void turn_log(const struct timing *x, size_t first) {
     struct mp_net_log *log = x->net->log;
-    for (size_t i = first; log != NULL && x->is_transposed && i < log->n; i++) {
+    for (size_t i = first; log != NULL && x->is_backwards && i < log->n; i++) {
         struct mp_net_transfer *r = &log->transfers[i];
         r->stage = x->n_shots - 1 - r->stage;
         r->start_ns = x->time_ns - r->start_ns;
@@ -583,16 +587,19 @@ static enum mp_status time_shot(void *ctx, uint32_t shot, const struct mp_hop *h
     return status;
 }
 
-enum mp_status net_nodes_staged(struct mp_net *n, const struct mp_order *order, bool is_reversed,
+enum mp_status net_nodes_staged(struct mp_net *n, const struct mp_order *order, enum mp_combine way,
                                 const uint64_t *matrix, uint64_t *time_ns, uint64_t *estimate_ns,
                                 struct mp_error *err) {
     struct shots x;
-    struct timing timing = {.net = n, .is_transposed = is_reversed, .has_time = time_ns != NULL};
+    struct timing timing = {.net = n,
+                            .is_transposed = way != MP_COMBINE_FORWARD,
+                            .is_backwards = way == MP_COMBINE_REVERSED,
+                            .has_time = time_ns != NULL};
     if (n->shot == NULL && (n->shot = mp_calloc((size_t)n->n * n->n, sizeof *n->shot)) == NULL)
         return mp_nomem(err, "an order between nodes");
     for (uint32_t l = 0; l < n->t->n_levels; l++)
         timing.latency_ns = larger(timing.latency_ns, n->t->levels[l].latency_ns);
-    enum mp_status status = begin_shots(&x, n->t, order, matrix, is_reversed, err);
+    enum mp_status status = begin_shots(&x, n->t, order, matrix, way, err);
     if (status != MP_OK)
         return status;
     const size_t logged = n->log == NULL ? 0 : n->log->n;

@@ -25,7 +25,7 @@ static enum mp_status reserve(struct mp_net *n, size_t n_transfers, struct mp_er
     return MP_OK;
 }
 
-enum mp_status net_cut(struct mp_net *n, const struct mp_order *order, bool is_reversed, const uint64_t *matrix,
+enum mp_status net_cut(struct mp_net *n, const struct mp_order *order, bool is_swapped, const uint64_t *matrix,
                        struct mp_error *err) {
     const size_t gpus = n->n;
     const uint64_t unit = order->unit;
@@ -45,7 +45,7 @@ enum mp_status net_cut(struct mp_net *n, const struct mp_order *order, bool is_r
             if (t->src >= gpus || t->dst >= gpus || t->src == t->dst)
                 return mp_fail(err, MP_EBUG, "stage %u sends from %u to %u of %zu GPUs", s, t->src, t->dst, gpus);
             size_t pair = t->src * gpus + t->dst;
-            uint64_t bytes = is_reversed ? matrix[t->dst * gpus + t->src] : matrix[pair];
+            uint64_t bytes = is_swapped ? matrix[t->dst * gpus + t->src] : matrix[pair];
             uint64_t before = n->cumulative[pair], after = before + t->share;
             if (after > unit)
                 return mp_fail(err, MP_EBUG, "the shares of %u -> %u pass the unit", t->src, t->dst);
@@ -62,7 +62,7 @@ enum mp_status net_cut(struct mp_net *n, const struct mp_order *order, bool is_r
     }
     for (size_t i = 0; i < gpus; i++)
         for (size_t j = 0; j < gpus; j++)
-            if (i != j && n->cumulative[i * gpus + j] != unit && matrix[is_reversed ? j * gpus + i : i * gpus + j] > 0)
+            if (i != j && n->cumulative[i * gpus + j] != unit && matrix[is_swapped ? j * gpus + i : i * gpus + j] > 0)
                 return mp_fail(err, MP_EBUG, "the order leaves part of %zu -> %zu unsent", i, j);
     return MP_OK;
 }
@@ -71,7 +71,8 @@ enum mp_status net_cut(struct mp_net *n, const struct mp_order *order, bool is_r
 struct run {
     struct mp_net *n;
     const struct mp_order *order;
-    bool is_reversed;
+    bool is_swapped;   /* src and dst of its transfers */
+    bool is_backwards; /* its stages, last one first */
     enum mp_stage_mode mode;
     double cap;           /* bytes per ns of one sub-port */
     uint32_t first, stop; /* stages that run in this pass, counted as they run */
@@ -121,7 +122,7 @@ static bool fits(const struct run *x) {
             const struct mp_transfer *t = &x->order->stages[s].transfers[k];
             if (*bytes++ == 0)
                 continue;
-            size_t pair = x->is_reversed ? (size_t)t->dst * n->n + t->src : (size_t)t->src * n->n + t->dst;
+            size_t pair = x->is_swapped ? (size_t)t->dst * n->n + t->src : (size_t)t->src * n->n + t->dst;
             for (uint32_t i = n->pair_first[pair]; i < n->pair_first[pair + 1]; i++) {
                 uint32_t r = n->pair_resource[i];
                 if (n->touched[r] != s + 1) {
@@ -174,8 +175,8 @@ static size_t n_transfers_before(const struct mp_order *o, uint32_t stage) {
 /* Where a transfer waits: [0] the clock of its sender, [1] of its receiver. COUPLED has one clock per rank. */
 static inline void clocks(const struct run *x, const struct mp_transfer *t, size_t *a, size_t *b) {
     const size_t receive = x->mode == MP_STAGE_COUPLED ? 0 : x->n->n;
-    *a = x->is_reversed ? t->dst : t->src;
-    *b = receive + (x->is_reversed ? t->src : t->dst);
+    *a = x->is_swapped ? t->dst : t->src;
+    *b = receive + (x->is_swapped ? t->src : t->dst);
 }
 
 /* n->ready: when each clock has come to the stage; n->ready_next: with what the stage under way adds. */
@@ -183,22 +184,22 @@ static void quick_run(struct run *x) {
     struct mp_net *n = x->n;
     const struct mp_order *order = x->order;
     const size_t gpus = n->n;
-    const bool is_reversed = x->is_reversed, is_capped = isfinite(x->cap);
+    const bool is_swapped = x->is_swapped, is_backwards = x->is_backwards, is_capped = isfinite(x->cap);
     const double launch = (double)n->t->stage_launch_ns, slowest = is_capped ? 1 / x->cap : 0;
     double *ready = n->ready, *next = n->ready_next;
-    size_t at = n_transfers_before(order, is_reversed ? order->n_stages - x->first : x->first);
+    size_t at = n_transfers_before(order, is_backwards ? order->n_stages - x->first : x->first);
     for (uint32_t i = x->first; i < x->stop; i++) {
-        const struct mp_stage *stage = &order->stages[is_reversed ? order->n_stages - 1 - i : i];
-        at -= is_reversed ? stage->n : 0;
+        const struct mp_stage *stage = &order->stages[is_backwards ? order->n_stages - 1 - i : i];
+        at -= is_backwards ? stage->n : 0;
         const uint64_t *bytes = n->transfer_bytes + at;
-        at += is_reversed ? 0 : stage->n;
+        at += is_backwards ? 0 : stage->n;
         double longest = 0;
         bool is_used = false;
         for (uint32_t k = 0; k < stage->n; k++) {
             if (bytes[k] == 0)
                 continue;
             const struct mp_transfer *t = &stage->transfers[k];
-            const struct net_quick *q = &n->quick[is_reversed ? t->dst * gpus + t->src : t->src * gpus + t->dst];
+            const struct net_quick *q = &n->quick[is_swapped ? t->dst * gpus + t->src : t->src * gpus + t->dst];
             double least = is_capped ? slowest / t->width : 0;
             double per_byte = q->ns_per_byte > least ? q->ns_per_byte : least;
             double taken = q->latency_ns + (double)bytes[k] * per_byte;
@@ -231,20 +232,20 @@ static enum mp_status event_run(struct run *x, struct mp_error *err) {
     struct mp_net *n = x->n;
     const struct mp_order *order = x->order;
     const uint32_t gpus = n->n;
-    size_t at = n_transfers_before(order, x->is_reversed ? order->n_stages - x->first : x->first), n_jobs = 0;
+    size_t at = n_transfers_before(order, x->is_backwards ? order->n_stages - x->first : x->first), n_jobs = 0;
     double last = 0;
     enum mp_status status = MP_OK;
     MP_TRY(net_events_reserve(n, n_transfers_before(order, order->n_stages), err));
     for (uint32_t i = x->first; i < x->stop; i++) {
-        const uint32_t s = x->is_reversed ? order->n_stages - 1 - i : i;
+        const uint32_t s = x->is_backwards ? order->n_stages - 1 - i : i;
         const struct mp_stage *stage = &order->stages[s];
-        at -= x->is_reversed ? stage->n : 0;
+        at -= x->is_backwards ? stage->n : 0;
         for (uint32_t k = 0; k < stage->n; k++) {
             const struct mp_transfer *t = &stage->transfers[k];
             uint64_t bytes = n->transfer_bytes[at + k];
             if (bytes == 0)
                 continue;
-            uint32_t src = x->is_reversed ? t->dst : t->src, dst = x->is_reversed ? t->src : t->dst;
+            uint32_t src = x->is_swapped ? t->dst : t->src, dst = x->is_swapped ? t->src : t->dst;
             struct net_job job = {.stage = i, .queue = {0, MP_NONE}};
             if (x->mode != MP_STAGE_BARRIER) {
                 job.queue[0] = src;
@@ -253,7 +254,7 @@ static enum mp_status event_run(struct run *x, struct mp_error *err) {
             net_events_job(n, n_jobs++, job, src, dst, (double)bytes,
                            is_flush(order, s) ? INFINITY : x->cap * t->width);
         }
-        at += x->is_reversed ? 0 : stage->n;
+        at += x->is_backwards ? 0 : stage->n;
     }
     MP_TRY(net_events_run(n, n_jobs, x->mode == MP_STAGE_BARRIER ? 1 : 2 * gpus, (double)n->t->stage_launch_ns, NULL,
                           &last, err));
@@ -290,7 +291,7 @@ static enum mp_status flush_run(struct run *x, struct mp_error *err) {
     MP_TRY(reserve_flush(n, stage->n, err));
     for (uint32_t k = 0; k < stage->n; k++) {
         const struct mp_transfer *t = &stage->transfers[k];
-        size_t pair = x->is_reversed ? t->dst * gpus + t->src : t->src * gpus + t->dst, a, b;
+        size_t pair = x->is_swapped ? t->dst * gpus + t->src : t->src * gpus + t->dst, a, b;
         if (bytes[k] == 0)
             continue;
         clocks(x, t, &a, &b);
@@ -309,7 +310,7 @@ static enum mp_status flush_run(struct run *x, struct mp_error *err) {
     }
     for (uint32_t k = 0; k < stage->n; k++) {
         const struct mp_transfer *t = &stage->transfers[k];
-        size_t pair = x->is_reversed ? t->dst * gpus + t->src : t->src * gpus + t->dst, a, b;
+        size_t pair = x->is_swapped ? t->dst * gpus + t->src : t->src * gpus + t->dst, a, b;
         if (bytes[k] == 0)
             continue;
         clocks(x, t, &a, &b);
@@ -322,32 +323,33 @@ out:
     return status;
 }
 
-enum mp_status mp_net_staged(struct mp_net *n, const struct mp_order *order, bool is_reversed, enum mp_stage_mode mode,
-                             const uint64_t *matrix, uint64_t *time_ns, struct mp_error *err) {
+enum mp_status mp_net_staged(struct mp_net *n, const struct mp_order *order, enum mp_combine way,
+                             enum mp_stage_mode mode, const uint64_t *matrix, uint64_t *time_ns, struct mp_error *err) {
     *time_ns = 0;
     if (order->between_nodes)
-        return net_nodes_staged(n, order, is_reversed, matrix, time_ns, NULL, err);
+        return net_nodes_staged(n, order, way, matrix, time_ns, NULL, err);
     struct run x = {.n = n,
                     .order = order,
-                    .is_reversed = is_reversed,
+                    .is_swapped = way != MP_COMBINE_FORWARD,
+                    .is_backwards = way == MP_COMBINE_REVERSED,
                     .mode = mode,
                     .cap = order->port_bytes_per_s > 0 ? (double)order->port_bytes_per_s * 1e-9 : INFINITY};
     enum mp_status status = MP_OK;
-    MP_TRY(net_cut(n, order, is_reversed, matrix, err));
+    MP_TRY(net_cut(n, order, x.is_swapped, matrix, err));
     const bool is_quick = n->log == NULL && is_uncontended(&x); /* who listens wants to hear of every transfer */
     const bool is_apart = order->has_flush && n->log == NULL && order->n_stages > 0 &&
                           (mode == MP_STAGE_BARRIER || (is_quick && !has_shared(n))); /* the flush by itself */
     memset(n->ready, 0, 2 * (size_t)n->n * sizeof *n->ready);
     memset(n->ready_next, 0, 2 * (size_t)n->n * sizeof *n->ready_next);
-    x.first = is_apart && is_reversed;
-    x.stop = order->n_stages - (is_apart && !is_reversed);
-    if (is_apart && is_reversed)
+    x.first = is_apart && x.is_backwards;
+    x.stop = order->n_stages - (is_apart && !x.is_backwards);
+    if (is_apart && x.is_backwards)
         MP_TRY(flush_run(&x, err));
     if (is_quick && (is_apart || !order->has_flush))
         quick_run(&x);
     else
         MP_TRY(event_run(&x, err));
-    if (is_apart && !is_reversed)
+    if (is_apart && !x.is_backwards)
         MP_TRY(flush_run(&x, err));
     double last = x.now;
     for (size_t i = 0; i < 2 * (size_t)n->n; i++)

@@ -33,14 +33,14 @@ static enum mp_status transfer_ns(const struct run *run, struct worker *w, uint3
         struct mp_order unpaced = plan->orders[l->order];
         const struct mp_order *order = run->options->no_pacing ? &unpaced : &plan->orders[l->order];
         unpaced.port_bytes_per_s = 0;
-        const bool is_reversed = is_combine && l->combine_reversed;
+        const enum mp_combine way = is_combine ? l->combine : MP_COMBINE_FORWARD;
         bool falls_back = false;
-        MP_TRY(mp_net_falls_back(w->net, order, is_reversed, plan->fallback_ppm, first, &falls_back, err));
+        MP_TRY(mp_net_falls_back(w->net, order, way, plan->fallback_ppm, first, &falls_back, err));
         is_staged = !falls_back;
         if (falls_back)
             MP_TRY(mp_net_concurrent(w->net, first, &first_ns, NULL, err));
         else
-            MP_TRY(mp_net_staged(w->net, order, is_reversed, mode, first, &first_ns, err));
+            MP_TRY(mp_net_staged(w->net, order, way, mode, first, &first_ns, err));
     } else if (is_plan || run->options->network == MP_NETWORK_CONCURRENT) {
         MP_TRY(mp_net_concurrent(w->net, first, &first_ns, NULL, err));
     } else if (is_floor) {

@@ -102,21 +102,22 @@ struct mp_path vf_path(const struct vf_data *d, uint32_t src, uint32_t dst);
 uint64_t vf_port_bound(struct vf_data *d, const uint64_t *copies, uint64_t bytes, bool is_reversed);
 
 /* Times of the dispatch matrix `copies` of `bytes` each, with what launching stages costs. is_reversed and is_combine:
- * of its transpose. *is_done false: d->n_operations passed d->operations_max before the end. */
+ * of its transpose. way: of a dispatch MP_COMBINE_FORWARD. *is_done false: d->n_operations passed d->operations_max
+ * before the end. */
 enum mp_status vf_concurrent_ns(struct vf_data *d, const uint64_t *copies, uint64_t bytes, bool is_reversed,
                                 uint64_t *out_ns, bool *is_done, struct mp_error *err) MP_MUST_CHECK;
-enum mp_status vf_staged_ns(struct vf_data *d, const struct mp_order *o, bool is_combine, bool is_backwards,
+enum mp_status vf_staged_ns(struct vf_data *d, const struct mp_order *o, bool is_combine, enum mp_combine way,
                             const uint64_t *copies, uint64_t bytes, uint64_t *out_ns, bool *is_done,
                             struct mp_error *err) MP_MUST_CHECK;
 
 /* The order between nodes `o`, as vf_staged_ns. */
-enum mp_status vf_nodes_ns(struct vf_data *d, const struct mp_order *o, bool is_combine, bool is_backwards,
+enum mp_status vf_nodes_ns(struct vf_data *d, const struct mp_order *o, bool is_combine, enum mp_combine way,
                            const uint64_t *copies, uint64_t bytes, uint64_t *out_ns, bool *is_done,
                            struct mp_error *err) MP_MUST_CHECK;
 /* Relay bound of docs/ORDERS.md part 4; is_reversed: of the transpose. */
 uint64_t vf_relay_bound(struct vf_data *d, const uint64_t *copies, uint64_t bytes, bool is_reversed);
 /* Does this direction go in one shot instead (docs/ORDERS.md part 5)? */
-enum mp_status vf_falls_back(struct vf_data *d, const struct mp_order *o, bool is_combine, bool is_backwards,
+enum mp_status vf_falls_back(struct vf_data *d, const struct mp_order *o, bool is_combine, enum mp_combine way,
                              const uint64_t *copies, uint64_t bytes, bool *falls_back,
                              struct mp_error *err) MP_MUST_CHECK;
 

@@ -339,32 +339,32 @@ static uint64_t cap_of(const struct mp_order *o, uint32_t stage, const struct mp
 }
 
 /* Lists the pieces of the order; with flows NULL only counts them. sent[n][n]: shares so far. */
-static uint32_t list_pieces(const struct vf_data *d, const struct mp_order *o, bool is_combine, bool is_backwards,
+static uint32_t list_pieces(const struct vf_data *d, const struct mp_order *o, bool is_combine, enum mp_combine way,
                             const uint64_t *copies, uint64_t bytes, uint64_t *sent, struct flow *flows) {
     uint32_t n = 0;
     memset(sent, 0, (size_t)d->n * d->n * sizeof *sent);
     for (uint32_t s = 0; s < o->n_stages; s++)
         for (uint32_t i = 0; i < o->stages[s].n; i++) {
             const struct mp_transfer *t = &o->stages[s].transfers[i];
-            /* `copies` is the dispatch matrix. A reversed combine sends dst -> src what the dispatch sent src -> dst;
-             * one that runs forwards sends src -> dst what the dispatch sent dst -> src. */
-            bool is_swapped = is_combine && !is_backwards;
+            /* `copies` is the dispatch matrix. A reversed or swapped combine sends dst -> src what the dispatch sent
+             * src -> dst; one that runs forward sends src -> dst what the dispatch sent dst -> src. */
+            const bool is_swapped = way != MP_COMBINE_FORWARD, is_other = is_combine && !is_swapped;
             uint64_t size =
-                (is_swapped ? copies[(size_t)t->dst * d->n + t->src] : copies[(size_t)t->src * d->n + t->dst]) * bytes;
+                (is_other ? copies[(size_t)t->dst * d->n + t->src] : copies[(size_t)t->src * d->n + t->dst]) * bytes;
             uint64_t *share = &sent[(size_t)t->src * d->n + t->dst];
             uint64_t piece = cut(size, *share + t->share, o->unit) - cut(size, *share, o->unit);
             *share += t->share;
             if (piece == 0 || t->src == t->dst)
                 continue;
             if (flows != NULL)
-                add_flow(d, &flows[n], is_backwards ? t->dst : t->src, is_backwards ? t->src : t->dst, piece,
-                         is_backwards ? o->n_stages - 1 - s : s, cap_of(o, s, t));
+                add_flow(d, &flows[n], is_swapped ? t->dst : t->src, is_swapped ? t->src : t->dst, piece,
+                         way == MP_COMBINE_REVERSED ? o->n_stages - 1 - s : s, cap_of(o, s, t));
             n++;
         }
     return n;
 }
 
-enum mp_status vf_staged_ns(struct vf_data *d, const struct mp_order *o, bool is_combine, bool is_backwards,
+enum mp_status vf_staged_ns(struct vf_data *d, const struct mp_order *o, bool is_combine, enum mp_combine way,
                             const uint64_t *copies, uint64_t bytes, uint64_t *out_ns, bool *is_done,
                             struct mp_error *err) {
     enum mp_stage_mode mode = d->v->plan->stage_mode;
@@ -384,7 +384,7 @@ enum mp_status vf_staged_ns(struct vf_data *d, const struct mp_order *o, bool is
     q.begin = mp_calloc(o->n_stages, sizeof *q.begin);
     q.past = mp_calloc(o->n_stages, sizeof *q.past);
     if (sent != NULL) {
-        n = list_pieces(d, o, is_combine, is_backwards, copies, bytes, sent, NULL);
+        n = list_pieces(d, o, is_combine, way, copies, bytes, sent, NULL);
         flows = mp_calloc(n, sizeof *flows);
     }
     if (sent == NULL || flows == NULL || q.open == NULL || q.stage == NULL || q.since == NULL || q.reached == NULL ||
@@ -392,7 +392,7 @@ enum mp_status vf_staged_ns(struct vf_data *d, const struct mp_order *o, bool is
         status = mp_nomem(err, "verifying a plan");
         goto out;
     }
-    list_pieces(d, o, is_combine, is_backwards, copies, bytes, sent, flows);
+    list_pieces(d, o, is_combine, way, copies, bytes, sent, flows);
     for (uint32_t i = 0; i < n; i++) {
         uint32_t of[2], s = flows[i].stage;
         q.begin[s] = q.past[s] == 0 ? i : q.begin[s]; /* a stage's flows are listed together */

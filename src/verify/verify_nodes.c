@@ -62,7 +62,7 @@ uint64_t vf_relay_bound(struct vf_data *d, const uint64_t *copies, uint64_t byte
 struct shots {
     struct vf_data *d;
     const struct mp_order *o;
-    bool is_reversed;
+    bool is_reversed, is_forward_first; /* the second: stages in sequence, F_s before the rails and B_s after them */
     uint64_t *m;
     uint64_t *balance, *rail, *forward; /* [n][n] of the stage at hand */
     uint64_t *rail_before, *forward_before, *forward_earlier, *shot;
@@ -80,10 +80,14 @@ static uint64_t *table(struct mp_arena *arena, size_t n, bool *is_full) {
 }
 
 static enum mp_status open_shots(struct shots *x, struct vf_data *d, const struct mp_order *o, bool is_combine,
-                                 bool is_backwards, const uint64_t *copies, uint64_t bytes, struct mp_error *err) {
+                                 enum mp_combine way, const uint64_t *copies, uint64_t bytes, struct mp_error *err) {
     size_t n = d->n, cells = n * n, widest = 1, n_nodes = d->v->plan->n_nodes;
     bool is_full = false;
-    *x = (struct shots){.d = d, .o = o, .is_reversed = is_backwards, .arena = mp_arena_new()};
+    *x = (struct shots){.d = d,
+                        .o = o,
+                        .is_reversed = way != MP_COMBINE_FORWARD,
+                        .is_forward_first = way == MP_COMBINE_SWAPPED,
+                        .arena = mp_arena_new()};
     if (x->arena == NULL)
         return mp_nomem(err, "verifying a plan");
     for (size_t v = 0; v < n_nodes; v++)
@@ -100,10 +104,10 @@ static enum mp_status open_shots(struct shots *x, struct vf_data *d, const struc
     x->sent = mp_arena_alloc(x->arena, n_nodes * n_nodes, sizeof *x->sent);
     if (is_full || x->sent == NULL)
         return mp_nomem(err, "verifying a plan");
-    /* `copies` is the dispatch's. A combine that runs forwards is cut as its own matrix, the transpose. */
+    /* `copies` is the dispatch's. A combine on its own matrix is cut as that, the transpose. */
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < n; j++)
-            x->m[i * n + j] = i == j ? 0 : copies[is_combine && !is_backwards ? j * n + i : i * n + j] * bytes;
+            x->m[i * n + j] = i == j ? 0 : copies[is_combine && !x->is_reversed ? j * n + i : i * n + j] * bytes;
     return MP_OK;
 }
 
@@ -239,6 +243,8 @@ static void next_shot(struct shots *s, uint32_t k, uint64_t all, uint64_t *rails
     memset(s->shot, 0, cells * sizeof *s->shot);
     if (k < n_stages) {
         walk_stage(s, k);
+        if (s->is_forward_first)
+            swap(&s->balance, &s->forward);
         add_matrix(s->shot, s->balance, cells);
     } else {
         memset(s->rail, 0, cells * sizeof *s->rail);
@@ -298,17 +304,17 @@ static enum mp_status run_shots(struct shots *s, bool is_estimate, uint64_t late
     return status;
 }
 
-enum mp_status vf_nodes_ns(struct vf_data *d, const struct mp_order *o, bool is_combine, bool is_backwards,
+enum mp_status vf_nodes_ns(struct vf_data *d, const struct mp_order *o, bool is_combine, enum mp_combine way,
                            const uint64_t *copies, uint64_t bytes, uint64_t *out_ns, bool *is_done,
                            struct mp_error *err) {
     struct shots s;
     *out_ns = 0;
     *is_done = true;
-    enum mp_status status = open_shots(&s, d, o, is_combine, is_backwards, copies, bytes, err);
+    enum mp_status status = open_shots(&s, d, o, is_combine, way, copies, bytes, err);
     if (status == MP_OK)
         status = run_shots(&s, false, 0, out_ns, is_done, err);
     if (status == MP_OK && *is_done)
-        *out_ns = max_of(*out_ns, vf_relay_bound(d, s.m, 1, is_backwards));
+        *out_ns = max_of(*out_ns, vf_relay_bound(d, s.m, 1, s.is_reversed));
     mp_arena_free(s.arena);
     return status;
 }
@@ -316,7 +322,7 @@ enum mp_status vf_nodes_ns(struct vf_data *d, const struct mp_order *o, bool is_
 /* ---- the fallback rule ---- */
 
 static uint64_t stage_estimate(struct vf_data *d, const struct mp_order *o, uint32_t stage, bool is_transposed,
-                               bool is_backwards, const uint64_t *copies, uint64_t bytes, uint64_t *sent) {
+                               bool is_swapped, const uint64_t *copies, uint64_t bytes, uint64_t *sent) {
     const struct mp_topology *t = d->v->topology;
     const bool is_capped = o->port_bytes_per_s > 0 && !(o->has_flush && stage + 1 == o->n_stages);
     uint64_t longest = 0;
@@ -329,7 +335,7 @@ static uint64_t stage_estimate(struct vf_data *d, const struct mp_order *o, uint
         *so_far += f->share;
         if (piece == 0)
             continue;
-        struct mp_path path = is_backwards ? vf_path(d, f->dst, f->src) : vf_path(d, f->src, f->dst);
+        struct mp_path path = is_swapped ? vf_path(d, f->dst, f->src) : vf_path(d, f->src, f->dst);
         for (uint32_t k = 0; k < path.n; k++)
             d->through[path.resource[k]] += piece;
         longest = max_of(longest, ns_of(piece, path.cap_bytes_per_s));
@@ -342,14 +348,15 @@ static uint64_t stage_estimate(struct vf_data *d, const struct mp_order *o, uint
     return longest;
 }
 
-static enum mp_status estimate(struct vf_data *d, const struct mp_order *o, bool is_combine, bool is_backwards,
+static enum mp_status estimate(struct vf_data *d, const struct mp_order *o, bool is_combine, enum mp_combine way,
                                const uint64_t *copies, uint64_t bytes, uint64_t latency_ns, uint64_t *out_ns,
                                struct mp_error *err) {
+    const bool is_swapped = way != MP_COMBINE_FORWARD;
     *out_ns = 0;
     if (o->between_nodes) {
         struct shots s;
         bool is_done;
-        enum mp_status status = open_shots(&s, d, o, is_combine, is_backwards, copies, bytes, err);
+        enum mp_status status = open_shots(&s, d, o, is_combine, way, copies, bytes, err);
         if (status == MP_OK)
             status = run_shots(&s, true, latency_ns, out_ns, &is_done, err);
         mp_arena_free(s.arena);
@@ -360,7 +367,7 @@ static enum mp_status estimate(struct vf_data *d, const struct mp_order *o, bool
         return mp_nomem(err, "verifying a plan");
     for (uint32_t k = 0; k < o->n_stages; k++) {
         uint64_t ns =
-            min_of(MOST_NS, stage_estimate(d, o, k, is_combine && !is_backwards, is_backwards, copies, bytes, sent));
+            min_of(MOST_NS, stage_estimate(d, o, k, is_combine && !is_swapped, is_swapped, copies, bytes, sent));
         if (ns > 0)
             *out_ns = min_of(MOST_NS, *out_ns + d->v->topology->stage_launch_ns + latency_ns + ns);
     }
@@ -368,7 +375,7 @@ static enum mp_status estimate(struct vf_data *d, const struct mp_order *o, bool
     return MP_OK;
 }
 
-enum mp_status vf_falls_back(struct vf_data *d, const struct mp_order *o, bool is_combine, bool is_backwards,
+enum mp_status vf_falls_back(struct vf_data *d, const struct mp_order *o, bool is_combine, enum mp_combine way,
                              const uint64_t *copies, uint64_t bytes, bool *falls_back, struct mp_error *err) {
     const struct mp_topology *t = d->v->topology;
     uint64_t latency = 0, staged = 0, single;
@@ -381,7 +388,7 @@ enum mp_status vf_falls_back(struct vf_data *d, const struct mp_order *o, bool i
     for (uint32_t l = 0; l < t->n_levels; l++)
         latency = max_of(latency, t->levels[l].latency_ns);
     single = min_of(MOST_NS, min_of(MOST_NS, single) + t->launch_ns + latency);
-    enum mp_status status = estimate(d, o, is_combine, is_backwards, copies, bytes, latency, &staged, err);
+    enum mp_status status = estimate(d, o, is_combine, way, copies, bytes, latency, &staged, err);
     *falls_back = (u128)staged * 1000000 > (u128)single * (1000000 + (u128)d->v->plan->fallback_ppm);
     return status;
 }

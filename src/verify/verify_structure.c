@@ -80,8 +80,8 @@ static bool check_layer(struct verifier *v, uint32_t l, struct seen *seen) {
     }
     is_good &= vf_expect(v, layer->order == MP_NONE || layer->order < p->n_orders, MP_V_SHAPE,
                          "layer %u: order %u, and there are %u", layer->layer_id, layer->order, p->n_orders);
-    vf_expect(v, !layer->combine_reversed || layer->order != MP_NONE, MP_V_SHAPE,
-              "layer %u: combine_reversed, and there is no order to run backwards", layer->layer_id);
+    vf_expect(v, layer->combine == MP_COMBINE_FORWARD || layer->order != MP_NONE, MP_V_SHAPE,
+              "layer %u: the combine is not forward, and there is no order to run", layer->layer_id);
     if (l > 0)
         vf_expect(v, layer->layer_id > p->layers[l - 1].layer_id, MP_V_LAYER_ID,
                   "layer %u follows layer %u (ids must rise)", layer->layer_id, p->layers[l - 1].layer_id);

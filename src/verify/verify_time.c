@@ -93,10 +93,10 @@ static enum mp_status direction_ns(struct vf_data *d, bool is_combine, uint64_t 
     if (d->n < 2)
         return MP_OK;
     const struct mp_order *order = layer->order != MP_NONE ? &d->v->plan->orders[layer->order] : NULL;
-    const bool is_backwards = is_combine && layer->combine_reversed;
+    const enum mp_combine way = is_combine ? layer->combine : MP_COMBINE_FORWARD;
     bool falls_back = false;
     if (order != NULL) {
-        status = vf_falls_back(d, order, is_combine, is_backwards, d->flows.first, bytes, &falls_back, err);
+        status = vf_falls_back(d, order, is_combine, way, d->flows.first, bytes, &falls_back, err);
         if (status != MP_OK)
             return status;
     }
@@ -104,9 +104,9 @@ static enum mp_status direction_ns(struct vf_data *d, bool is_combine, uint64_t 
     if (order == NULL || falls_back)
         status = vf_concurrent_ns(d, d->flows.first, bytes, is_combine, &first, is_done, err);
     else if (order->between_nodes)
-        status = vf_nodes_ns(d, order, is_combine, is_backwards, d->flows.first, bytes, &first, is_done, err);
+        status = vf_nodes_ns(d, order, is_combine, way, d->flows.first, bytes, &first, is_done, err);
     else
-        status = vf_staged_ns(d, order, is_combine, is_backwards, d->flows.first, bytes, &first, is_done, err);
+        status = vf_staged_ns(d, order, is_combine, way, d->flows.first, bytes, &first, is_done, err);
     if (status == MP_OK && *is_done && d->dispatcher.copies == VF_PER_NODE)
         status = vf_concurrent_ns(d, d->flows.second, bytes, is_combine, &second, is_done, err);
     *out_ns = (d->dispatcher.is_overlapped ? (first > second ? first : second) : first + second) +

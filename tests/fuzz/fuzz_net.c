@@ -120,23 +120,23 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     for (int which = 0; which < 3; which++)
         require(mp_net_baseline(net, (enum mp_baseline)which, size, matrix, &time_ns, &err) == MP_OK &&
                 time_ns >= bound);
-    for (int mode = 0; mode < 6; mode++) {
-        enum mp_status status =
-            mp_net_staged(net, &order, mode >= 3, (enum mp_stage_mode)(mode % 3), matrix, &time_ns, &err);
+    for (int mode = 0; mode < 3 * MP_N_COMBINES; mode++) {
+        enum mp_status status = mp_net_staged(net, &order, (enum mp_combine)(mode / 3), (enum mp_stage_mode)(mode % 3),
+                                              matrix, &time_ns, &err);
         require(is_whole ? status == MP_OK : status == MP_OK || status == MP_EBUG);
         require(status != MP_OK || time_ns >= bound);
         mp_error_clear(&err);
     }
-    for (int reversed = 0; reversed < 2; reversed++) {
+    for (enum mp_combine way = MP_COMBINE_FORWARD; way < MP_N_COMBINES; way++) {
         uint64_t staged, single;
         bool falls_back;
-        enum mp_status status = mp_net_order_estimate(net, &order, reversed == 1, matrix, &staged, &single, &err);
+        enum mp_status status = mp_net_order_estimate(net, &order, way, matrix, &staged, &single, &err);
         require(is_whole ? status == MP_OK : status == MP_OK || status == MP_EBUG);
         require(status != MP_OK ||
                 (single >= (bound < UINT64_C(1) << 52 ? bound : UINT64_C(1) << 52) && staged <= UINT64_C(1) << 52));
         require(status != MP_OK || bound > 0 || staged == 0);
         mp_error_clear(&err);
-        status = mp_net_falls_back(net, &order, reversed == 1, shape, matrix, &falls_back, &err);
+        status = mp_net_falls_back(net, &order, way, shape, matrix, &falls_back, &err);
         require(status == MP_OK || (!is_whole && status == MP_EBUG));
         require(!falls_back || (shape > 0 && bound > 0 && staged > single));
         mp_error_clear(&err);

@@ -461,10 +461,10 @@ static bool share_of_split(struct mp_plan *p, struct mp_rng *rng) {
     return p->provenance.has_workload;
 }
 
-static bool reversed_single_shot(struct mp_plan *p, struct mp_rng *rng) {
+static bool combine_of_a_single_shot(struct mp_plan *p, struct mp_rng *rng) {
     struct mp_plan_layer *layer = any_layer(p, rng);
     layer->order = MP_NONE;
-    layer->combine_reversed = true;
+    layer->combine = mp_rng_below(rng, 2) ? MP_COMBINE_REVERSED : MP_COMBINE_SWAPPED;
     return true;
 }
 
@@ -700,7 +700,7 @@ const struct mutation mutations[] = {
     {"selected-elsewhere", BIT(MP_V_PROVENANCE), false, selected_elsewhere},
     {"categories-without-split", BIT(MP_V_PROVENANCE), false, categories_without_split},
     {"share-of-split", BIT(MP_V_PROVENANCE), false, share_of_split},
-    {"reversed-single-shot", BIT(MP_V_SHAPE), false, reversed_single_shot},
+    {"combine-of-a-single-shot", BIT(MP_V_SHAPE), false, combine_of_a_single_shot},
     {"other-ranks", BIT(MP_V_PROVENANCE), false, other_ranks},
     {"drop-layer", BIT(MP_V_LAYER_MISSING), true, drop_layer},
     {"edit-layer-id", BIT(MP_V_LAYER_ID), true, edit_layer_id},

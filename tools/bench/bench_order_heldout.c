@@ -199,7 +199,8 @@ static double sharing_cost(const struct bench *b, const struct mp_plan *p, uint3
             .topology = b->t, .matrix = mean, .net = net, .mode = MP_STAGE_COUPLED};
         bench_require(mp_order_run(strategy, &problem, &schedule, &outcome, &err), &err);
         bench_require(mp_schedule_time(&schedule, &problem, &own_ns, &err), &err);
-        bench_require(mp_net_staged(net, &p->orders[p->layers[l].order], false, MP_STAGE_COUPLED, mean, &plan_ns, &err),
+        bench_require(mp_net_staged(net, &p->orders[p->layers[l].order], MP_COMBINE_FORWARD, MP_STAGE_COUPLED, mean,
+                                    &plan_ns, &err),
                       &err);
         for (uint32_t m = 0; m < l; m++)
             if (p->layers[m].order == p->layers[l].order) {

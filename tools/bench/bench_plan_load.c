@@ -78,7 +78,7 @@ static struct mp_plan *make(void) {
         struct mp_plan_layer *layer = &p->layers[l];
         layer->layer_id = 3 + l;
         layer->order = l % ORDERS;
-        layer->combine_reversed = true;
+        layer->combine = MP_COMBINE_REVERSED;
         layer->slot_weight = need(mp_arena_alloc(p->arena, p->n_slots, sizeof *layer->slot_weight));
         for (uint32_t s = 0; s < p->n_slots; s++) {
             layer->slot_expert[s] = (uint16_t)((s * 7 + l) % EXPERTS);

@@ -116,7 +116,8 @@ static void measure(const char *what, struct mp_arena *arena, struct mp_topology
         while (used < 0.3) {
             double start = bench_seconds();
             for (int k = 0; k < (n_transfers < 1000 ? 100 : 2); k++) {
-                bench_require(mp_net_staged(net, order, k % 2 == 1, (enum mp_stage_mode)mode, matrix, &time_ns, &err),
+                bench_require(mp_net_staged(net, order, k % 2 == 1 ? MP_COMBINE_REVERSED : MP_COMBINE_FORWARD,
+                                            (enum mp_stage_mode)mode, matrix, &time_ns, &err),
                               &err);
                 flows += (double)n_transfers;
             }

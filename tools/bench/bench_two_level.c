@@ -39,7 +39,8 @@ static double estimate(const struct mp_schedule *s, const struct mp_order_proble
         exit(4);
     mp_node_matrix(in->topology, in->matrix, between);
     bench_require(mp_schedule_order(&order, s, between, 65536, "two-level", arena, &err), &err);
-    bench_require(mp_net_order_estimate(in->net, &order, false, in->matrix, &staged_ns, &single_ns, &err), &err);
+    bench_require(mp_net_order_estimate(in->net, &order, MP_COMBINE_FORWARD, in->matrix, &staged_ns, &single_ns, &err),
+                  &err);
     mp_arena_free(arena);
     free(between);
     return (double)staged_ns;

@@ -254,7 +254,7 @@ static enum mp_status make_plan(struct mp_plan **out, const struct job *j, const
         p->orders = order;
         p->n_orders = 1;
         p->layers[0].order = 0;
-        p->layers[0].combine_reversed = true;
+        p->layers[0].combine = order->has_flush ? MP_COMBINE_SWAPPED : MP_COMBINE_REVERSED;
     }
     MP_TRY(mp_plan_verify(&report, p, NULL, j->topology, NULL, err));
     if (report->n > 0)

@@ -45,7 +45,7 @@ def structure(c):
         before = layer["layer"]
         ok &= c.expect(layer["order"] is None or layer["order"] < len(p["orders"]), "shape",
                        f"{name}: order {layer['order']}, and there are {len(p['orders'])}")
-        c.expect(not layer["combine_reversed"] or layer["order"] is not None, "shape", f"{name}: combine_reversed without an order")
+        c.expect(layer["combine"] == "forward" or layer["order"] is not None, "shape", f"{name}: combine {layer['combine']} without an order")
         if not c.expect(len(layer["slots"]) == p["slots"], "slots", f"{name}: {len(layer['slots'])} slots, and the plan has {p['slots']}"):
             ok = False
             continue

@@ -65,32 +65,31 @@ def concurrent(topology, copies, size):
     return end
 
 
-def pieces(order, copies, size, is_combine, is_backwards):
-    """The flows of an order on a dispatch matrix of copies: (stage as it runs, src, dst, bytes, cap)."""
+def pieces(order, copies, size, is_combine, way):
+    """`way`: forward for a dispatch. The flows of an order on a dispatch matrix of copies: (stage as it runs, src, dst, bytes, cap)."""
     sent, out, n = {}, [], len(order["stages"])
     for s, stage in enumerate(order["stages"]):
         for src, dst, share, width in stage:
-            x = copies.get((dst, src) if is_combine and not is_backwards else (src, dst), 0) * size
+            x = copies.get((dst, src) if is_combine and way == "forward" else (src, dst), 0) * size
             before = sent.get((src, dst), 0)
             sent[src, dst] = before + share
             piece = x * (before + share) // order["unit"] - x * before // order["unit"]
             if piece:
-                a, b = (dst, src) if is_backwards else (src, dst)
+                a, b = (src, dst) if way == "forward" else (dst, src)
                 cap = 0 if s in order["flushes"] else width * order["port_bytes_per_s"]
-                out.append((n - 1 - s if is_backwards else s, a, b, piece, cap))
+                out.append((n - 1 - s if way == "reversed" else s, a, b, piece, cap))
     return out
 
 
-def ordered(topology, plan, order, copies, size, is_combine, is_backwards):
+def ordered(topology, plan, order, copies, size, is_combine, way):
     """Time of the first phase under an order, None where the plan's rule falls back to one shot."""
     matrix = {(i, j): x * size for (i, j), x in (turned(copies) if is_combine else copies).items() if x * size}
-    flows = pieces(order, copies, size, is_combine, is_backwards) if order["between"] == "gpus" else None
-    if falls_back(topology, order, plan["fallback_ppm"], matrix, flows, is_backwards):
+    flows = pieces(order, copies, size, is_combine, way) if order["between"] == "gpus" else None
+    if falls_back(topology, order, plan["fallback_ppm"], matrix, flows, way):
         return None
     if order["between"] == "gpus":
         return staged(topology, [Flow(topology, a, b, piece, s, cap) for s, a, b, piece, cap in flows], plan["stages"])
-    listed = shots(topology, order, turned(matrix) if is_backwards else matrix)
-    times = [topology.stage_launch + concurrent(topology, turned(m) if is_backwards else m, 1) for m in listed]
+    times = [topology.stage_launch + concurrent(topology, m, 1) for m in shots(topology, order, matrix, way)]
     return max(min(sum(times), 2**52), relay_bound(topology, matrix, 1))
 
 
@@ -148,7 +147,8 @@ def direction(setup, index, f, is_combine):
 
     first = None
     if layer["order"] is not None:
-        first = ordered(topology, plan, plan["orders"][layer["order"]], f.first, size, is_combine, is_combine and layer["combine_reversed"])
+        first = ordered(topology, plan, plan["orders"][layer["order"]], f.first, size, is_combine,
+                        layer["combine"] if is_combine else "forward")
         launches -= first is not None
     if first is None:
         first = concurrent(topology, turned(f.first) if is_combine else f.first, size)

@@ -92,8 +92,10 @@ def _transfer(topology, demand, a, b, balance, rail, forward):
             _add(forward, y, j, n)
 
 
-def shots(topology, order, matrix):
-    """The single shots of the order on a matrix, in the direction in which its stages are listed; empty ones left out."""
+def shots(topology, order, matrix, way):
+    """The single shots of the order on a matrix, as they travel; their sequence where it is not reversed; empty ones left out."""
+    if way != "forward":
+        matrix = turned(matrix)
     inside = [[g for g in range(topology.n) if topology.node[g] == v] for v in range(topology.n_nodes)]
     n = len(order["stages"])
     out = [{} for _ in range(max(n, 1) + 2)]
@@ -105,7 +107,8 @@ def shots(topology, order, matrix):
             sent[a, b] = before + share
             demand = {(i, j): matrix[i, j] * (before + share) // order["unit"] - matrix[i, j] * before // order["unit"]
                       for i in inside[a] for j in inside[b] if (i, j) in matrix}
-            _transfer(topology, demand, inside[a], inside[b], out[s], rail, out[s + 2])
+            early, late = (out[s + 2], out[s]) if way == "swapped" else (out[s], out[s + 2])
+            _transfer(topology, demand, inside[a], inside[b], early, rail, late)
         rails.append(rail)
     times = [port_bound(topology, rail, 1) for rail in rails] or [0]
     so_far, every = 0, min(sum(times), MOST)
@@ -118,7 +121,7 @@ def shots(topology, order, matrix):
     for s, rail in enumerate(rails):
         for (i, j), x in rail.items():
             _add(out[s + 1], i, j, x)
-    return [m for m in out if m]
+    return [m if way == "forward" else turned(m) for m in out if m]
 
 
 def stage_sum(topology, order, flows, latency):
@@ -137,7 +140,7 @@ def stage_sum(topology, order, flows, latency):
     return min(total, MOST)
 
 
-def falls_back(topology, order, ppm, matrix, flows, is_backwards):
+def falls_back(topology, order, ppm, matrix, flows, way):
     """`matrix` as it travels; `flows` of an order between GPUs: (stage, src, dst, bytes, cap)."""
     if not ppm or not matrix:
         return False
@@ -146,6 +149,5 @@ def falls_back(topology, order, ppm, matrix, flows, is_backwards):
     if order["between"] == "gpus":
         staged = stage_sum(topology, order, flows, latency)
     else:
-        listed = shots(topology, order, turned(matrix) if is_backwards else matrix)
-        staged = sum(topology.stage_launch + latency + port_bound(topology, turned(m) if is_backwards else m, 1) for m in listed)
+        staged = sum(topology.stage_launch + latency + port_bound(topology, m, 1) for m in shots(topology, order, matrix, way))
     return min(staged, MOST) * 10**6 > single * (10**6 + ppm)

@@ -177,7 +177,7 @@ def _layer(r, plan):
     if text != "concurrent" and not NUMBER.match(text):
         r.back("    order: ", f'"{text[:40]}" is neither concurrent nor an index')
     layer["order"] = None if text == "concurrent" else int(text)
-    layer["combine_reversed"] = r.truth("    combine_reversed: ")
+    layer["combine"] = r.word("    combine: ", ("forward", "reversed", "swapped"))
     if plan["provenance"]["planned"]:
         for key in ("rows_max_sum", "dispatch_intra_bytes", "dispatch_inter_bytes", "port_bound_ns"):
             layer[key] = r.number(f"    {key}: ")

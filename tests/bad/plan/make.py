@@ -80,6 +80,7 @@ ORDERS = {
     "width-before-share": replace("1>2*2x2", "1>2x2*2"),
     "width-of-a-rotation": replace('"+2"', '"+2x2"'),
     "not-canonical-share": replace("2>3 3>0x3", "2>3*4 3>0x3"),
+    "combine-unknown": replace("combine: swapped", "combine: sideways"),
     "order-past-last": replace("    order: 2", "    order: 3"),
 }
 RAW = {

@@ -40,7 +40,7 @@ static void fill_layer(struct mp_rng *rng, struct mp_plan *p, struct mp_plan_lay
             layer->slot_weight[s] = layer->slot_expert[s] == MP_NO_EXPERT ? 0 : 1 + (uint32_t)mp_rng_below(rng, 1000);
     }
     layer->order = p->n_orders > 0 && mp_rng_below(rng, 3) > 0 ? (uint32_t)mp_rng_below(rng, p->n_orders) : MP_NONE;
-    layer->combine_reversed = layer->order != MP_NONE && mp_rng_below(rng, 2);
+    layer->combine = layer->order == MP_NONE ? MP_COMBINE_FORWARD : (enum mp_combine)mp_rng_below(rng, MP_N_COMBINES);
 }
 
 static int by_pair(const void *a, const void *b) {

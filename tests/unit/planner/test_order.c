@@ -278,6 +278,53 @@ static void test_order__fallback_helps_or_is_free(void **state) {
     }
 }
 
+static void plant_noisy(uint32_t n, uint32_t iteration, uint32_t layer, double *m) {
+    balanced_skewed(n, 1 + layer, 4e5, m);
+    jitter(n, 1000 + 100 * layer + iteration, 0.3, m);
+}
+/* A combine that begins with the flush has all senders at it at once; at the end they come to it one by one. */
+static void test_order__the_combine_runs_the_faster_way(void **state) {
+    (void)state;
+    static const uint32_t curve[] = {1000000, 900000, 800000, 700000, 600000, 500000};
+    static const int64_t stages[] = {6, 12};
+    uint32_t n_faster = 0;
+    for (uint32_t i = 0; i < 12; i++) {
+        struct mp_error err = {0};
+        struct planted t;
+        CHECK_OK(planted_make(&t, "8:h100", 3, 6, i % 2 ? plant_noisy : plant_balanced, &err), err);
+        struct mp_level level = t.topology->levels[0];
+        level.incast_ppm = i < 8 ? curve : NULL;
+        level.n_incast = i < 8 ? sizeof curve / sizeof *curve : 0;
+        const struct mp_level *loaded = t.topology->levels;
+        t.topology->levels = &level;
+        const struct mp_setting setting = {"matchings", "stages", stages[i / 2 % 2]};
+        t.request.order = "matchings";
+        t.request.stage_mode = i % 4 < 2 ? MP_STAGE_FREE : MP_STAGE_COUPLED;
+        t.request.settings = &setting;
+        t.request.n_settings = 1;
+        struct mp_plan *p = planted_plan(&t);
+        p->fallback_ppm = 0;
+        struct mp_sim_result *chosen = run_on_planning(&t, p, MP_NETWORK_PLAN);
+        for (enum mp_combine way = MP_COMBINE_REVERSED; way < MP_N_COMBINES; way++) {
+            for (uint32_t l = 0; l < p->n_layers; l++) {
+                assert_int_equal(p->layers[l].order == MP_NONE, p->layers[l].combine == MP_COMBINE_FORWARD);
+                p->layers[l].combine = p->layers[l].order == MP_NONE ? MP_COMBINE_FORWARD : way;
+            }
+            struct mp_sim_result *other = run_on_planning(&t, p, MP_NETWORK_PLAN);
+            assert_true((double)chosen->mean.combine_ns <= (double)other->mean.combine_ns * 1.002);
+            n_faster +=
+                way == MP_COMBINE_REVERSED && (double)chosen->mean.combine_ns < (double)other->mean.combine_ns * 0.998;
+            mp_sim_result_free(other);
+        }
+        mp_sim_result_free(chosen);
+        t.topology->levels = loaded;
+        mp_plan_free(p);
+        planted_free(&t);
+    }
+    print_message("# backwards would be more than 0.2 %% slower in %u of 12 plans\n", n_faster);
+    assert_true(n_faster > 0);
+}
+
 static void plant_random(uint32_t n, uint32_t iteration, uint32_t layer, double *m) {
     static const plant_fn plants[] = {plant_balanced, plant_alike,          plant_hot,
                                       plant_small,    plant_long_and_short, plant_changed};
@@ -464,6 +511,7 @@ int main(void) {
         cmocka_unit_test(test_order__layers_alike_share_one_order),
         cmocka_unit_test(test_order__orders_keep_their_part_of_the_text),
         cmocka_unit_test(test_order__fallback_helps_or_is_free),
+        cmocka_unit_test(test_order__the_combine_runs_the_faster_way),
         cmocka_unit_test(test_order__no_layer_is_slower_on_planning_steps_with_any_strategy),
         cmocka_unit_test(test_order__auto_is_never_worse_than_another),
         cmocka_unit_test(test_order__floor_is_below_every_order),

@@ -71,7 +71,7 @@ static void replayed_matrix(struct mp_rng *rng, const struct world *w, uint32_t 
 
 /* ---- replays ---- */
 
-/* Cut by hand. matrix as the stages list it: of a reversed combine the transpose. */
+/* Cut by hand. matrix as the stages list it: of a combine that is reversed or swapped the transpose. */
 static void check_cuts(const struct world *w, const struct mp_order *o, const uint64_t *matrix) {
     const uint32_t n = o->between_nodes ? mp_topology_n_nodes(w->t) : w->n;
     uint64_t *cumulative = square(n), *sent = square(n);
@@ -99,15 +99,16 @@ static void check_cuts(const struct world *w, const struct mp_order *o, const ui
     mp_free(sends);
 }
 
-/* What the simulator moved, pair by pair, in every stage mode and both directions. */
-static void check_simulated(const struct world *w, const struct mp_order *o, bool is_reversed, const uint64_t *matrix) {
+/* What the simulator moved, pair by pair, in every stage mode. */
+static void check_simulated(const struct world *w, const struct mp_order *o, enum mp_combine way,
+                            const uint64_t *matrix) {
     for (uint32_t mode = 0; mode < 3; mode++) {
         struct mp_error err = {0};
         struct mp_net_log log = {0};
         uint64_t ns, quick;
-        CHECK_OK(mp_net_staged(w->net, o, is_reversed, (enum mp_stage_mode)mode, matrix, &quick, &err), err);
+        CHECK_OK(mp_net_staged(w->net, o, way, (enum mp_stage_mode)mode, matrix, &quick, &err), err);
         mp_net_log_to(w->net, &log);
-        CHECK_OK(mp_net_staged(w->net, o, is_reversed, (enum mp_stage_mode)mode, matrix, &ns, &err), err);
+        CHECK_OK(mp_net_staged(w->net, o, way, (enum mp_stage_mode)mode, matrix, &ns, &err), err);
         mp_net_log_to(w->net, NULL);
         /* Two ways to the same time, which may be weeks here: 1 ns of rounding, and what a double cannot tell. */
         assert_true((ns > quick ? ns - quick : quick - ns) <= 1 + ns / UINT64_C(1000000000000));
@@ -187,9 +188,9 @@ static void replay(struct mp_rng *rng, const struct world *w, const struct mp_or
         for (uint32_t i = 0; i < w->n; i++)
             for (uint32_t j = 0; j < w->n; j++)
                 w->transposed[(size_t)j * w->n + i] = w->replayed[(size_t)i * w->n + j];
-        for (int is_reversed = 0; is_reversed < 2; is_reversed++) {
-            const uint64_t *listed = is_reversed ? w->transposed : w->replayed;
-            check_simulated(w, o, is_reversed, w->replayed);
+        for (enum mp_combine way = MP_COMBINE_FORWARD; way < MP_N_COMBINES; way++) {
+            const uint64_t *listed = way != MP_COMBINE_FORWARD ? w->transposed : w->replayed;
+            check_simulated(w, o, way, w->replayed);
             if (!o->between_nodes) {
                 check_cuts(w, o, listed);
                 continue;

@@ -313,15 +313,16 @@ static long double slow_run(const struct mp_topology *t, struct slow_job *jobs, 
     return last;
 }
 
-long double slow_staged(const struct mp_topology *t, const struct mp_order *o, bool is_reversed,
+long double slow_staged(const struct mp_topology *t, const struct mp_order *o, enum mp_combine way,
                         enum mp_stage_mode mode, const uint64_t *matrix) {
     static struct slow_job jobs[4096];
     static struct slow_flow flows[4096];
+    const bool is_turned = way != MP_COMBINE_FORWARD;
     size_t n = 0;
     for (uint32_t s = 0; s < o->n_stages; s++)
         for (uint32_t k = 0; k < o->stages[s].n; k++) {
             struct mp_transfer x = o->stages[s].transfers[k];
-            unsigned __int128 bytes = matrix[is_reversed ? x.dst * t->n_gpus + x.src : x.src * t->n_gpus + x.dst],
+            unsigned __int128 bytes = matrix[is_turned ? x.dst * t->n_gpus + x.src : x.src * t->n_gpus + x.dst],
                               before = 0;
             for (uint32_t q = 0; q < s; q++)
                 for (uint32_t p = 0; p < o->stages[q].n; p++)
@@ -331,9 +332,9 @@ long double slow_staged(const struct mp_topology *t, const struct mp_order *o, b
             if (piece == 0)
                 continue;
             assert_true(n < 4096);
-            jobs[n] = (struct slow_job){is_reversed ? x.dst : x.src,
-                                        is_reversed ? x.src : x.dst,
-                                        is_reversed ? o->n_stages - s : s,
+            jobs[n] = (struct slow_job){is_turned ? x.dst : x.src,
+                                        is_turned ? x.src : x.dst,
+                                        way == MP_COMBINE_REVERSED ? o->n_stages - s : s,
                                         INFINITY,
                                         INFINITY,
                                         false};

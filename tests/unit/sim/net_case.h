@@ -29,7 +29,7 @@ void case_matrix(struct net_case *c, struct mp_rng *r);
 /* The definitions of docs/COST.md parts 4 and 5, from scratch at every event, in long double. finish NULL or [n][n],
  * latency included. */
 long double slow_concurrent(const struct mp_topology *t, const uint64_t *matrix, long double *finish);
-long double slow_staged(const struct mp_topology *t, const struct mp_order *o, bool is_reversed,
+long double slow_staged(const struct mp_topology *t, const struct mp_order *o, enum mp_combine way,
                         enum mp_stage_mode mode, const uint64_t *matrix);
 /* Lists order[sender][k] of destinations, MP_NONE at the end; one flow at a time per sender. */
 long double slow_one_at_a_time(const struct mp_topology *t, const uint32_t *order, const uint64_t *matrix);

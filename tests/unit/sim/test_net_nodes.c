@@ -145,8 +145,9 @@ static void follow_transfer(const struct mp_topology *t, const uint64_t *D, uint
     assert_int_equal(at, P);
 }
 
-/* All shots of D (not turned round) into `shots`; checks that every byte arrives. */
-static void follow(const struct mp_topology *t, const struct mp_order *o, const uint64_t *D) {
+/* All shots of D (not turned round) into `shots`; checks that every byte arrives. A swapped combine comes to `y` from
+ * its destination first, and from `x` to its source last. */
+static void follow(const struct mp_topology *t, const struct mp_order *o, enum mp_combine way, const uint64_t *D) {
     static uint64_t cumulative[GPUS * GPUS];
     const uint32_t n = t->n_gpus, n_nodes = t->levels[0].n_groups, S = o->n_stages;
     uint64_t ends[MAX_STAGES + 1] = {0};
@@ -171,9 +172,9 @@ static void follow(const struct mp_topology *t, const struct mp_order *o, const 
         if (!is_inside)
             assert_int_equal(arrived[p], D[p]);
         for (uint32_t s = 0; s < S; s++) {
-            shots[s][p] += i == j ? 0 : balance[s][p];
+            shots[way == MP_COMBINE_SWAPPED ? s + 2 : s][p] += i == j ? 0 : balance[s][p];
             shots[s + 1][p] += rail[s][p];
-            shots[s + 2][p] += i == j ? 0 : forward[s][p];
+            shots[way == MP_COMBINE_SWAPPED ? s : s + 2][p] += i == j ? 0 : forward[s][p];
             if (is_inside && i != j)
                 shots[s + 1][p] +=
                     ends[S] == 0 ? (s == 0 ? D[p] : 0) : ends[s + 1] * D[p] / ends[S] - ends[s] * D[p] / ends[S];
@@ -183,7 +184,7 @@ static void follow(const struct mp_topology *t, const struct mp_order *o, const 
 
 struct got {
     uint32_t n, n_shots, last;
-    bool is_reversed;
+    enum mp_combine way;
     uint64_t shots[MAX_STAGES + 2][GPUS * GPUS];
 };
 static enum mp_status collect(void *ctx, uint32_t shot, const struct mp_hop *hops, size_t n, struct mp_error *err) {
@@ -191,7 +192,7 @@ static enum mp_status collect(void *ctx, uint32_t shot, const struct mp_hop *hop
     (void)err;
     assert_true(n > 0 && shot < MAX_STAGES + 2);
     if (x->n_shots++ > 0)
-        assert_true(x->is_reversed ? shot < x->last : shot > x->last);
+        assert_true(x->way == MP_COMBINE_REVERSED ? shot < x->last : shot > x->last);
     x->last = shot;
     for (size_t i = 0; i < n; i++) {
         assert_true(hops[i].bytes > 0 && hops[i].src != hops[i].dst);
@@ -219,13 +220,13 @@ static void test_net_nodes__shots_are_those_of_every_byte_followed(void **state)
         for (uint32_t p = 0; p < n * n; p++)
             c.matrix[p] = p % (n + 1) == 0 || mp_rng_below(&r, 4) == 0 ? 0 : mp_rng_below(&r, seed % 3 ? 40 : 250);
         random_order(&order, &r, c.t.levels[0].n_groups);
-        for (int is_reversed = 0; is_reversed < 2; is_reversed++) {
+        for (enum mp_combine way = MP_COMBINE_FORWARD; way < MP_N_COMBINES; way++) {
             memset(&got, 0, sizeof got);
             got.n = n;
-            got.is_reversed = is_reversed == 1;
+            got.way = way;
             transpose(turned, c.matrix, n);
-            follow(&c.t, &order.o, is_reversed ? turned : c.matrix);
-            CHECK_OK(mp_nodes_shots(&order.o, &c.t, is_reversed, c.matrix, collect, &got, &err), err);
+            follow(&c.t, &order.o, way, way == MP_COMBINE_FORWARD ? c.matrix : turned);
+            CHECK_OK(mp_nodes_shots(&order.o, &c.t, way, c.matrix, collect, &got, &err), err);
             uint32_t n_shots = 0;
             uint64_t want_ns = 0, latency = 0, time_ns, staged_ns, single_ns;
             long double simulated = 0;
@@ -234,7 +235,7 @@ static void test_net_nodes__shots_are_those_of_every_byte_followed(void **state)
             for (uint32_t k = 0; k < order.o.n_stages + 2; k++) {
                 uint64_t any = 0;
                 memcpy(back, shots[k], sizeof back);
-                if (is_reversed)
+                if (way != MP_COMBINE_FORWARD)
                     transpose(back, shots[k], n);
                 for (uint32_t p = 0; p < n * n; p++) {
                     any |= back[p];
@@ -252,9 +253,9 @@ static void test_net_nodes__shots_are_those_of_every_byte_followed(void **state)
             assert_int_equal(n_shots, got.n_shots);
             struct mp_net *net;
             CHECK_OK(mp_net_new(&net, &c.t, &err), err);
-            CHECK_OK(mp_net_order_estimate(net, &order.o, is_reversed, c.matrix, &staged_ns, &single_ns, &err), err);
+            CHECK_OK(mp_net_order_estimate(net, &order.o, way, c.matrix, &staged_ns, &single_ns, &err), err);
             assert_int_equal(staged_ns, want_ns);
-            CHECK_OK(mp_net_staged(net, &order.o, is_reversed, MP_STAGE_COUPLED, c.matrix, &time_ns, &err), err);
+            CHECK_OK(mp_net_staged(net, &order.o, way, MP_STAGE_COUPLED, c.matrix, &time_ns, &err), err);
             if (seed < 60 &&
                 ((long double)time_ns + 1e-3L < simulated || (long double)time_ns > simulated + 2 * n_shots))
                 fail_msg("case %llu: %llu ns, expected %.3Lf", (unsigned long long)seed, (unsigned long long)time_ns,
@@ -298,7 +299,7 @@ static void test_net_nodes__relays_name_the_way_of_every_byte(void **state) {
             all += c.gpus[p / n].group[0] == c.gpus[p % n].group[0] ? 0 : c.matrix[p];
         }
         random_order(&order, &r, c.t.levels[0].n_groups);
-        follow(&c.t, &order.o, c.matrix);
+        follow(&c.t, &order.o, MP_COMBINE_FORWARD, c.matrix);
         struct relays x = {.t = &c.t};
         CHECK_OK(mp_nodes_relays(&order.o, &c.t, c.matrix, check_relays, &x, &err), err);
         assert_int_equal(x.bytes, all);
@@ -321,7 +322,7 @@ static void test_net_nodes__rails_are_even_on_equal_nodes(void **state) {
         random_order(&order, &r, n_nodes);
         memset(&got, 0, sizeof got);
         got.n = n;
-        CHECK_OK(mp_nodes_shots(&order.o, &c.t, false, c.matrix, collect, &got, &err), err);
+        CHECK_OK(mp_nodes_shots(&order.o, &c.t, MP_COMBINE_FORWARD, c.matrix, collect, &got, &err), err);
         for (uint32_t k = 1; k <= order.o.n_stages; k++)
             for (uint32_t a = 0; a < n_nodes; a++)
                 for (uint32_t b = 0; b < n_nodes; b++) {
@@ -353,20 +354,20 @@ static void test_net_nodes__one_flow_by_hand(void **state) {
     c.matrix[0 * 4 + 2] = 9000000;
     CHECK_OK(mp_net_new(&net, &c.t, &err), err);
     /* 4.5 MB to GPU 1 at 450 GB/s, 4.5 MB on each of two NICs, 4.5 MB from GPU 3 to 2. */
-    CHECK_OK(mp_net_staged(net, &order, false, MP_STAGE_COUPLED, c.matrix, &time_ns, &err), err);
+    CHECK_OK(mp_net_staged(net, &order, MP_COMBINE_FORWARD, MP_STAGE_COUPLED, c.matrix, &time_ns, &err), err);
     assert_int_equal(time_ns, 10000 + 90000 + 10000);
     assert_int_equal(mp_relay_bound_ns(&c.t, c.matrix), 90000);
     assert_int_equal(mp_port_bound_ns(&c.t, c.matrix), 180000);
     /* What is even needs no balance and no forward: the bound is reached. */
     c.matrix[0 * 4 + 2] = c.matrix[1 * 4 + 3] = c.matrix[3 * 4 + 1] = c.matrix[2 * 4 + 0] = 4500000;
-    for (int is_reversed = 0; is_reversed < 2; is_reversed++) {
-        CHECK_OK(mp_net_staged(net, &order, is_reversed, MP_STAGE_COUPLED, c.matrix, &time_ns, &err), err);
+    for (enum mp_combine way = MP_COMBINE_FORWARD; way < MP_N_COMBINES; way++) {
+        CHECK_OK(mp_net_staged(net, &order, way, MP_STAGE_COUPLED, c.matrix, &time_ns, &err), err);
         assert_int_equal(time_ns, 90000);
         assert_int_equal(mp_relay_bound_ns(&c.t, c.matrix), 90000);
     }
     /* Traffic inside nodes runs beside the rails. */
     c.matrix[0 * 4 + 1] = 40000000;
-    CHECK_OK(mp_net_staged(net, &order, false, MP_STAGE_COUPLED, c.matrix, &time_ns, &err), err);
+    CHECK_OK(mp_net_staged(net, &order, MP_COMBINE_FORWARD, MP_STAGE_COUPLED, c.matrix, &time_ns, &err), err);
     assert_int_equal(time_ns, 90000);
     assert_int_equal(mp_relay_bound_ns(&c.t, c.matrix), 90000);
     /* A NIC twice as fast carries twice as much: 3 MB and 6 MB. */
@@ -376,7 +377,7 @@ static void test_net_nodes__one_flow_by_hand(void **state) {
         UINT64_C(100000000000);
     mp_net_free(net);
     CHECK_OK(mp_net_new(&net, &c.t, &err), err);
-    CHECK_OK(mp_net_staged(net, &order, false, MP_STAGE_COUPLED, c.matrix, &time_ns, &err), err);
+    CHECK_OK(mp_net_staged(net, &order, MP_COMBINE_FORWARD, MP_STAGE_COUPLED, c.matrix, &time_ns, &err), err);
     assert_int_equal(time_ns, 6667 + 60000 + 6667);
     assert_int_equal(mp_relay_bound_ns(&c.t, c.matrix), 60000);
     /* An uplink of 60 GB/s out of each node. */
@@ -389,7 +390,7 @@ static void test_net_nodes__one_flow_by_hand(void **state) {
     c.levels[0].uplink_in = uplinks + 2;
     mp_net_free(net);
     CHECK_OK(mp_net_new(&net, &c.t, &err), err);
-    CHECK_OK(mp_net_staged(net, &order, false, MP_STAGE_COUPLED, c.matrix, &time_ns, &err), err);
+    CHECK_OK(mp_net_staged(net, &order, MP_COMBINE_FORWARD, MP_STAGE_COUPLED, c.matrix, &time_ns, &err), err);
     assert_int_equal(mp_relay_bound_ns(&c.t, c.matrix), 150000);
     assert_in_range(time_ns, 6667 + 150000 + 6667, 6667 + 150001 + 6667);
     mp_net_free(net);
@@ -412,8 +413,8 @@ static void test_net_nodes__reversed_is_the_transpose(void **state) {
         struct mp_net *net;
         uint64_t forwards, backwards;
         CHECK_OK(mp_net_new(&net, &c.t, &err), err);
-        CHECK_OK(mp_net_staged(net, &order.o, false, MP_STAGE_FREE, c.matrix, &forwards, &err), err);
-        CHECK_OK(mp_net_staged(net, &order.o, true, MP_STAGE_FREE, turned, &backwards, &err), err);
+        CHECK_OK(mp_net_staged(net, &order.o, MP_COMBINE_FORWARD, MP_STAGE_FREE, c.matrix, &forwards, &err), err);
+        CHECK_OK(mp_net_staged(net, &order.o, MP_COMBINE_REVERSED, MP_STAGE_FREE, turned, &backwards, &err), err);
         assert_true(forwards <= backwards + MAX_STAGES + 2 && backwards <= forwards + MAX_STAGES + 2);
         mp_net_free(net);
     }
@@ -437,13 +438,13 @@ static void test_net_nodes__nothing_beats_the_relay_bound_on_2000_cases(void **s
         static struct got got;
         memset(&got, 0, sizeof got);
         got.n = c.t.n_gpus;
-        CHECK_OK(mp_nodes_shots(&order.o, &c.t, false, c.matrix, collect, &got, &err), err);
+        CHECK_OK(mp_nodes_shots(&order.o, &c.t, MP_COMBINE_FORWARD, c.matrix, collect, &got, &err), err);
         without = 0;
         for (uint32_t k = 0; k < order.o.n_stages + 2; k++) {
             CHECK_OK(mp_net_concurrent(net, got.shots[k], &time_ns, NULL, &err), err);
             without += time_ns + (time_ns > 0 ? c.t.stage_launch_ns : 0);
         }
-        CHECK_OK(mp_net_staged(net, &order.o, false, MP_STAGE_COUPLED, c.matrix, &time_ns, &err), err);
+        CHECK_OK(mp_net_staged(net, &order.o, MP_COMBINE_FORWARD, MP_STAGE_COUPLED, c.matrix, &time_ns, &err), err);
         if (without < bound)
             fail_msg("case %llu: %llu ns, below the bound of %llu", (unsigned long long)seed,
                      (unsigned long long)without, (unsigned long long)bound);
@@ -538,7 +539,7 @@ static void test_net_nodes__the_log_has_every_shot_where_it_ran(void **state) {
     static struct node_order order;
     struct mp_error err = {0};
     for (uint64_t seed = 0; seed < 100; seed++)
-        for (int is_reversed = 0; is_reversed < 2; is_reversed++) {
+        for (enum mp_combine way = MP_COMBINE_FORWARD; way < MP_N_COMBINES; way++) {
             struct mp_rng r;
             random_case(&c, seed, &r);
             random_order(&order, &r, c.t.levels[0].n_groups);
@@ -548,9 +549,9 @@ static void test_net_nodes__the_log_has_every_shot_where_it_ran(void **state) {
             uint32_t n_shots = 0;
             memset(first, 0xff, sizeof first);
             CHECK_OK(mp_net_new(&net, &c.t, &err), err);
-            CHECK_OK(mp_net_staged(net, &order.o, is_reversed, MP_STAGE_FREE, c.matrix, &plain_ns, &err), err);
+            CHECK_OK(mp_net_staged(net, &order.o, way, MP_STAGE_FREE, c.matrix, &plain_ns, &err), err);
             mp_net_log_to(net, &log);
-            CHECK_OK(mp_net_staged(net, &order.o, is_reversed, MP_STAGE_FREE, c.matrix, &time_ns, &err), err);
+            CHECK_OK(mp_net_staged(net, &order.o, way, MP_STAGE_FREE, c.matrix, &time_ns, &err), err);
             assert_int_equal(time_ns, plain_ns);
             for (size_t i = 0; i < log.n; i++) {
                 const struct mp_net_transfer *x = &log.transfers[i];
@@ -579,13 +580,14 @@ static enum mp_status run_all(void *ctx, struct mp_error *err) {
     enum mp_status status;
     memset(&got, 0, sizeof got);
     got.n = c->t.n_gpus;
-    got.is_reversed = true;
-    MP_TRY(mp_nodes_shots(&order, &c->t, true, c->matrix, collect, &got, err));
-    follow(&c->t, &order, c->matrix);
+    for (got.way = MP_COMBINE_REVERSED; got.way < MP_N_COMBINES; got.way++, got.n_shots = 0)
+        MP_TRY(mp_nodes_shots(&order, &c->t, got.way, c->matrix, collect, &got, err));
+    follow(&c->t, &order, MP_COMBINE_FORWARD, c->matrix);
     MP_TRY(mp_nodes_relays(&order, &c->t, c->matrix, check_relays, &relays, err));
     MP_TRY(mp_net_new(&net, &c->t, err));
-    MP_TRY(mp_net_staged(net, &order, true, MP_STAGE_FREE, c->matrix, &time_ns, err));
-    MP_TRY(mp_net_order_estimate(net, &order, false, c->matrix, &time_ns, &single_ns, err));
+    for (enum mp_combine way = MP_COMBINE_REVERSED; way < MP_N_COMBINES; way++)
+        MP_TRY(mp_net_staged(net, &order, way, MP_STAGE_FREE, c->matrix, &time_ns, err));
+    MP_TRY(mp_net_order_estimate(net, &order, MP_COMBINE_FORWARD, c->matrix, &time_ns, &single_ns, err));
 out:
     mp_net_free(net);
     return status;
@@ -612,15 +614,15 @@ static void test_net_nodes__orders_that_do_not_fit_are_refused(void **state) {
     case_plain(&c, 2, 2, UINT64_C(450000000000), UINT64_C(50000000000));
     c.matrix[2 * 4 + 1] = 5;
     CHECK_OK(mp_net_new(&net, &c.t, &err), err);
-    assert_int_equal(mp_net_staged(net, &order, false, MP_STAGE_FREE, c.matrix, &time_ns, &err), MP_EBUG);
+    assert_int_equal(mp_net_staged(net, &order, MP_COMBINE_FORWARD, MP_STAGE_FREE, c.matrix, &time_ns, &err), MP_EBUG);
     assert_non_null(strstr(err.message, "unsent"));
     err = (struct mp_error){0};
     all[1].share = 4;
-    assert_int_equal(mp_net_staged(net, &order, false, MP_STAGE_FREE, c.matrix, &time_ns, &err), MP_EBUG);
+    assert_int_equal(mp_net_staged(net, &order, MP_COMBINE_FORWARD, MP_STAGE_FREE, c.matrix, &time_ns, &err), MP_EBUG);
     assert_non_null(strstr(err.message, "pass the unit"));
     err = (struct mp_error){0};
     all[1] = (struct mp_transfer){2, 0, 3, 1};
-    assert_int_equal(mp_net_staged(net, &order, false, MP_STAGE_FREE, c.matrix, &time_ns, &err), MP_EBUG);
+    assert_int_equal(mp_net_staged(net, &order, MP_COMBINE_FORWARD, MP_STAGE_FREE, c.matrix, &time_ns, &err), MP_EBUG);
     assert_non_null(strstr(err.message, "node 2"));
     mp_net_free(net);
 }

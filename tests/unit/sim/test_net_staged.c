@@ -57,12 +57,12 @@ static void random_order(struct test_order *x, struct mp_rng *r, uint32_t n, uin
     x->o.stages = x->stages;
 }
 
-static uint64_t staged(struct net_case *c, const struct test_order *x, bool is_reversed, enum mp_stage_mode mode) {
+static uint64_t staged(struct net_case *c, const struct test_order *x, enum mp_combine way, enum mp_stage_mode mode) {
     struct mp_error err = {0};
     struct mp_net *net;
     uint64_t time_ns;
     CHECK_OK(mp_net_new(&net, &c->t, &err), err);
-    CHECK_OK(mp_net_staged(net, &x->o, is_reversed, mode, c->matrix, &time_ns, &err), err);
+    CHECK_OK(mp_net_staged(net, &x->o, way, mode, c->matrix, &time_ns, &err), err);
     mp_net_free(net);
     return time_ns;
 }
@@ -89,12 +89,12 @@ static void test_net_staged__agrees_with_predecessors_worked_out_by_hand(void **
         random_order(&x, &r, c.t.n_gpus, ports, rate, mp_rng_below(&r, 2) == 0);
         n_flush += x.o.has_flush;
         for (int mode = 0; mode < 3; mode++) {
-            bool is_reversed = mp_rng_below(&r, 2) == 1;
-            uint64_t got = staged(&c, &x, is_reversed, (enum mp_stage_mode)mode);
-            long double want = slow_staged(&c.t, &x.o, is_reversed, (enum mp_stage_mode)mode, c.matrix);
+            enum mp_combine way = (enum mp_combine)mp_rng_below(&r, MP_N_COMBINES);
+            uint64_t got = staged(&c, &x, way, (enum mp_stage_mode)mode);
+            long double want = slow_staged(&c.t, &x.o, way, (enum mp_stage_mode)mode, c.matrix);
             if (fabsl((long double)got - ceill(want - 1e-6L)) > 1)
-                fail_msg("case %llu, mode %d, reversed %d: %llu ns, expected %.6Lf", (unsigned long long)seed, mode,
-                         is_reversed, (unsigned long long)got, want);
+                fail_msg("case %llu, mode %d, combine %d: %llu ns, expected %.6Lf", (unsigned long long)seed, mode,
+                         (int)way, (unsigned long long)got, want);
             assert_true(got >= mp_port_bound_ns(&c.t, c.matrix));
         }
     }
@@ -113,9 +113,10 @@ static void test_net_staged__free_is_never_behind_where_ports_are_alone(void **s
         c.levels[0].latency_ns = mp_rng_below(&r, 2000);
         case_matrix(&c, &r);
         random_order(&x, &r, 5, 1, 0, false);
-        uint64_t relaxed = staged(&c, &x, false, MP_STAGE_FREE), coupled = staged(&c, &x, false, MP_STAGE_COUPLED);
+        uint64_t relaxed = staged(&c, &x, false, MP_STAGE_FREE),
+                 coupled = staged(&c, &x, MP_COMBINE_FORWARD, MP_STAGE_COUPLED);
         assert_true(relaxed <= coupled);
-        assert_true(coupled <= staged(&c, &x, false, MP_STAGE_BARRIER));
+        assert_true(coupled <= staged(&c, &x, MP_COMBINE_FORWARD, MP_STAGE_BARRIER));
         assert_true(mp_port_bound_ns(&c.t, c.matrix) <= relaxed);
     }
 }
@@ -178,7 +179,7 @@ static void test_net_staged__a_flush_by_itself_is_the_flush_among_events(void **
 }
 
 /* docs/ORDERS.md part 5 written down again, with a matrix for every stage. */
-static uint64_t slow_estimate(const struct net_case *c, const struct mp_order *o, bool is_reversed) {
+static uint64_t slow_estimate(const struct net_case *c, const struct mp_order *o, enum mp_combine way) {
     static uint64_t piece[CASE_GPUS * CASE_GPUS], before[CASE_GPUS * CASE_GPUS];
     const uint32_t n = c->t.n_gpus;
     uint64_t latency = 0, sum = 0;
@@ -190,7 +191,8 @@ static uint64_t slow_estimate(const struct net_case *c, const struct mp_order *o
         memset(piece, 0, sizeof piece);
         for (uint32_t k = 0; k < o->stages[s].n; k++) {
             struct mp_transfer x = o->stages[s].transfers[k];
-            size_t forward = (size_t)x.src * n + x.dst, actual = is_reversed ? (size_t)x.dst * n + x.src : forward;
+            size_t forward = (size_t)x.src * n + x.dst,
+                   actual = way != MP_COMBINE_FORWARD ? (size_t)x.dst * n + x.src : forward;
             unsigned __int128 all = c->matrix[actual];
             piece[actual] = (uint64_t)(all * (before[forward] + x.share) / o->unit - all * before[forward] / o->unit);
             before[forward] += x.share;
@@ -217,25 +219,26 @@ static void test_net_staged__estimate_and_fallback(void **state) {
         struct mp_error err = {0};
         struct mp_net *net;
         uint64_t got, single, latency = 0, time_ns;
-        bool falls_back, is_reversed = mp_rng_below(&r, 2) == 1;
+        bool falls_back;
+        enum mp_combine way = (enum mp_combine)mp_rng_below(&r, MP_N_COMBINES);
         case_random(&c, &r, 2, 3);
         uint32_t ports = 1 + (uint32_t)mp_rng_below(&r, 3);
         random_order(&x, &r, c.t.n_gpus, ports, mp_rng_below(&r, 2) * UINT64_C(7000000000), mp_rng_below(&r, 2) == 0);
         CHECK_OK(mp_net_new(&net, &c.t, &err), err);
-        CHECK_OK(mp_net_order_estimate(net, &x.o, is_reversed, c.matrix, &got, &single, &err), err);
-        assert_int_equal(got, slow_estimate(&c, &x.o, is_reversed));
+        CHECK_OK(mp_net_order_estimate(net, &x.o, way, c.matrix, &got, &single, &err), err);
+        assert_int_equal(got, slow_estimate(&c, &x.o, way));
         for (uint32_t l = 0; l < c.t.n_levels; l++)
             latency = c.t.levels[l].latency_ns > latency ? c.t.levels[l].latency_ns : latency;
         assert_int_equal(single, c.t.launch_ns + latency + mp_port_bound_ns(&c.t, c.matrix));
         uint32_t ppm = (uint32_t)mp_rng_below(&r, 1500000);
         bool has_traffic = mp_port_bound_ns(&c.t, c.matrix) > 0;
-        CHECK_OK(mp_net_falls_back(net, &x.o, is_reversed, ppm, c.matrix, &falls_back, &err), err);
+        CHECK_OK(mp_net_falls_back(net, &x.o, way, ppm, c.matrix, &falls_back, &err), err);
         assert_int_equal(falls_back,
                          has_traffic && ppm > 0 &&
                              (unsigned __int128)got * 1000000 > (unsigned __int128)single * (1000000 + (uint64_t)ppm));
         n_lost += falls_back;
         n_kept += !falls_back;
-        CHECK_OK(mp_net_falls_back(net, &x.o, is_reversed, 0, c.matrix, &falls_back, &err), err);
+        CHECK_OK(mp_net_falls_back(net, &x.o, way, 0, c.matrix, &falls_back, &err), err);
         assert_false(falls_back);
         /* One-to-one stages with ports to themselves never take longer than their estimate under BARRIER. */
         if (seed % 4 == 0) {
@@ -244,8 +247,8 @@ static void test_net_staged__estimate_and_fallback(void **state) {
             case_matrix(&c, &r);
             random_order(&x, &r, 4, 1, 0, false);
             CHECK_OK(mp_net_new(&net, &c.t, &err), err);
-            CHECK_OK(mp_net_order_estimate(net, &x.o, false, c.matrix, &got, &single, &err), err);
-            CHECK_OK(mp_net_staged(net, &x.o, false, MP_STAGE_BARRIER, c.matrix, &time_ns, &err), err);
+            CHECK_OK(mp_net_order_estimate(net, &x.o, MP_COMBINE_FORWARD, c.matrix, &got, &single, &err), err);
+            CHECK_OK(mp_net_staged(net, &x.o, MP_COMBINE_FORWARD, MP_STAGE_BARRIER, c.matrix, &time_ns, &err), err);
             assert_true(time_ns <= got && got <= time_ns + x.o.n_stages);
         }
         mp_net_free(net);
@@ -279,18 +282,19 @@ static void test_net_staged__known_times(void **state) {
     for (uint32_t p = 0; p < 9; p++)
         c.matrix[p] = p % 4 == 0 ? 0 : 1000;
     for (int mode = 0; mode < 3; mode++) /* full matchings do not care */
-        assert_int_equal(staged(&c, &x, false, (enum mp_stage_mode)mode), 2 * (5 + 2 + 10));
+        assert_int_equal(staged(&c, &x, MP_COMBINE_FORWARD, (enum mp_stage_mode)mode), 2 * (5 + 2 + 10));
     memset(c.matrix, 0, sizeof c.matrix);
-    assert_int_equal(staged(&c, &x, false, MP_STAGE_BARRIER), 0); /* empty stages cost nothing */
-    c.matrix[0 * 3 + 1] = 5000;                                   /* stage 0 */
-    c.matrix[2 * 3 + 1] = 100;                                    /* stage 1 (2 -> 1), waits for receiver 1 */
-    c.matrix[1 * 3 + 0] = 300;                                    /* stage 1 (1 -> 0) */
-    assert_int_equal(staged(&c, &x, false, MP_STAGE_FREE), 57 + 8);
-    assert_int_equal(staged(&c, &x, false, MP_STAGE_COUPLED), 57 + 10); /* rank 1 receives until 57 before it sends */
-    assert_int_equal(staged(&c, &x, false, MP_STAGE_BARRIER), 57 + 10);
+    assert_int_equal(staged(&c, &x, MP_COMBINE_FORWARD, MP_STAGE_BARRIER), 0); /* empty stages cost nothing */
+    c.matrix[0 * 3 + 1] = 5000;                                                /* stage 0 */
+    c.matrix[2 * 3 + 1] = 100; /* stage 1 (2 -> 1), waits for receiver 1 */
+    c.matrix[1 * 3 + 0] = 300; /* stage 1 (1 -> 0) */
+    assert_int_equal(staged(&c, &x, MP_COMBINE_FORWARD, MP_STAGE_FREE), 57 + 8);
+    assert_int_equal(staged(&c, &x, MP_COMBINE_FORWARD, MP_STAGE_COUPLED),
+                     57 + 10); /* rank 1 receives until 57 before it sends */
+    assert_int_equal(staged(&c, &x, MP_COMBINE_FORWARD, MP_STAGE_BARRIER), 57 + 10);
     c.matrix[1 * 3 + 0] = 4900;
-    assert_int_equal(staged(&c, &x, false, MP_STAGE_FREE), 57 + 8); /* sent from time 0 on */
-    assert_int_equal(staged(&c, &x, false, MP_STAGE_COUPLED), 57 + 56);
+    assert_int_equal(staged(&c, &x, MP_COMBINE_FORWARD, MP_STAGE_FREE), 57 + 8); /* sent from time 0 on */
+    assert_int_equal(staged(&c, &x, MP_COMBINE_FORWARD, MP_STAGE_COUPLED), 57 + 56);
 }
 
 /* By hand: 0 -> 1 in a stage of 100 ns, then a flush of 0 -> 2 and 2 -> 1 (100 bytes each, 1 byte/ns): 2 may start when
@@ -309,23 +313,23 @@ static void test_net_staged__known_times_of_a_flush(void **state) {
     c.matrix[0 * 3 + 2] = 40;
     c.matrix[1 * 3 + 2] = 40;
     /* FREE: 1 -> 2 runs from 5 to 45; 0 -> 2 from 107 + 5 on. */
-    assert_int_equal(staged(&c, &x, false, MP_STAGE_FREE), 107 + 5 + 40 + 2);
+    assert_int_equal(staged(&c, &x, MP_COMBINE_FORWARD, MP_STAGE_FREE), 107 + 5 + 40 + 2);
     /* COUPLED and BARRIER: both start at 112 and share the port of 2. */
-    assert_int_equal(staged(&c, &x, false, MP_STAGE_COUPLED), 107 + 5 + 80 + 2);
-    assert_int_equal(staged(&c, &x, false, MP_STAGE_BARRIER), 107 + 5 + 80 + 2);
+    assert_int_equal(staged(&c, &x, MP_COMBINE_FORWARD, MP_STAGE_COUPLED), 107 + 5 + 80 + 2);
+    assert_int_equal(staged(&c, &x, MP_COMBINE_FORWARD, MP_STAGE_BARRIER), 107 + 5 + 80 + 2);
     /* Reversed: the combine of the transpose starts with the flush, 2 -> 0 and 2 -> 1; then 1 -> 0. */
     uint64_t dispatch[9];
     memcpy(dispatch, c.matrix, sizeof dispatch);
     for (uint32_t i = 0; i < 9; i++)
         c.matrix[i] = dispatch[i % 3 * 3 + i / 3];
     for (int mode = 0; mode < 3; mode++) /* FREE: 1 waits for nothing, but 0 receives from 2 until 87 */
-        assert_int_equal(staged(&c, &x, true, (enum mp_stage_mode)mode), 87 + 5 + 100 + 2);
+        assert_int_equal(staged(&c, &x, MP_COMBINE_REVERSED, (enum mp_stage_mode)mode), 87 + 5 + 100 + 2);
     /* A cap holds for the stage, not for the flush. */
     memcpy(c.matrix, dispatch, sizeof dispatch);
     x.o.port_bytes_per_s = UINT64_C(500000000);
-    assert_int_equal(staged(&c, &x, false, MP_STAGE_BARRIER), 207 + 5 + 80 + 2);
+    assert_int_equal(staged(&c, &x, MP_COMBINE_FORWARD, MP_STAGE_BARRIER), 207 + 5 + 80 + 2);
     first.width = 2;
-    assert_int_equal(staged(&c, &x, false, MP_STAGE_BARRIER), 107 + 5 + 80 + 2);
+    assert_int_equal(staged(&c, &x, MP_COMBINE_FORWARD, MP_STAGE_BARRIER), 107 + 5 + 80 + 2);
 }
 
 /* Sub-ports: a port of 2 units drives two receivers of 1 unit at their own rate, which one-to-one stages cannot. */
@@ -342,13 +346,13 @@ static void test_net_staged__sub_ports_reach_the_bound_of_unequal_ports(void **s
     x.transfers[0][0] = (struct mp_transfer){0, 1, 1, 1};
     x.transfers[0][1] = (struct mp_transfer){0, 2, 1, 1};
     x.stages[0] = (struct mp_stage){2, x.transfers[0]};
-    assert_int_equal(staged(&c, &x, false, MP_STAGE_FREE), 1000);
+    assert_int_equal(staged(&c, &x, MP_COMBINE_FORWARD, MP_STAGE_FREE), 1000);
     assert_int_equal(mp_port_bound_ns(&c.t, c.matrix), 1000);
     x.o.n_stages = 2;
     x.transfers[1][0] = x.transfers[0][1];
     x.stages[0].n = 1;
     x.stages[1] = (struct mp_stage){1, x.transfers[1]};
-    assert_int_equal(staged(&c, &x, false, MP_STAGE_FREE), 2000);
+    assert_int_equal(staged(&c, &x, MP_COMBINE_FORWARD, MP_STAGE_FREE), 2000);
 }
 
 static void test_net_staged__refuses_orders_that_lose_bytes(void **state) {
@@ -366,13 +370,13 @@ static void test_net_staged__refuses_orders_that_lose_bytes(void **state) {
         x.stages[s].transfers = x.transfers[s];
     CHECK_OK(mp_net_new(&net, &c.t, &err), err);
     x.transfers[0][0].share = 0;
-    assert_int_equal(mp_net_staged(net, &x.o, false, MP_STAGE_FREE, c.matrix, &time_ns, &err), MP_EBUG);
+    assert_int_equal(mp_net_staged(net, &x.o, MP_COMBINE_FORWARD, MP_STAGE_FREE, c.matrix, &time_ns, &err), MP_EBUG);
     mp_error_clear(&err);
     x.transfers[0][0].share = 2;
-    assert_int_equal(mp_net_staged(net, &x.o, false, MP_STAGE_FREE, c.matrix, &time_ns, &err), MP_EBUG);
+    assert_int_equal(mp_net_staged(net, &x.o, MP_COMBINE_FORWARD, MP_STAGE_FREE, c.matrix, &time_ns, &err), MP_EBUG);
     mp_error_clear(&err);
     x.transfers[0][0] = (struct mp_transfer){0, 9, 1, 1};
-    assert_int_equal(mp_net_staged(net, &x.o, false, MP_STAGE_FREE, c.matrix, &time_ns, &err), MP_EBUG);
+    assert_int_equal(mp_net_staged(net, &x.o, MP_COMBINE_FORWARD, MP_STAGE_FREE, c.matrix, &time_ns, &err), MP_EBUG);
     mp_net_free(net);
 }
 
@@ -385,7 +389,7 @@ static enum mp_status one_staged(void *ctx, struct mp_error *err) {
     struct mp_rng r = mp_rng_seed(1);
     random_order(&x, &r, c->t.n_gpus, 1, 0, true);
     MP_TRY(mp_net_new(&net, &c->t, err));
-    MP_TRY(mp_net_staged(net, &x.o, false, MP_STAGE_FREE, c->matrix, &t, err));
+    MP_TRY(mp_net_staged(net, &x.o, MP_COMBINE_FORWARD, MP_STAGE_FREE, c->matrix, &t, err));
 out:
     mp_net_free(net);
     return status;

@@ -33,7 +33,7 @@ static void add_rotation(struct world *w) {
     p->n_orders = 1;
     for (uint32_t l = 0; l < p->n_layers; l++) {
         p->layers[l].order = l % 2 == 0 ? 0 : MP_NONE;
-        p->layers[l].combine_reversed = l % 4 == 0;
+        p->layers[l].combine = (enum mp_combine)(l / 2 % MP_N_COMBINES);
     }
 }
 
@@ -69,18 +69,16 @@ static void test_simulate__is_the_sum_of_its_parts(void **state) {
                 for (int d = 0; d < 2; d++) {
                     uint64_t first, second, launches = w.setup.dispatcher->n_launches;
                     const uint64_t *m = d == 0 ? t->dispatch : t->combine;
+                    const enum mp_combine way = d == 1 ? w.plan->layers[l].combine : MP_COMBINE_FORWARD;
                     bool falls_back = false;
                     if (w.plan->layers[l].order != MP_NONE)
-                        CHECK_OK(mp_net_falls_back(net, &w.plan->orders[0],
-                                                   d == 1 && w.plan->layers[l].combine_reversed, w.plan->fallback_ppm,
-                                                   m, &falls_back, &err),
-                                 err);
+                        CHECK_OK(
+                            mp_net_falls_back(net, &w.plan->orders[0], way, w.plan->fallback_ppm, m, &falls_back, &err),
+                            err);
                     n_fell_back += falls_back;
                     if (w.plan->layers[l].order != MP_NONE && !falls_back) {
                         n_staged++;
-                        CHECK_OK(mp_net_staged(net, &w.plan->orders[0], d == 1 && w.plan->layers[l].combine_reversed,
-                                               w.plan->stage_mode, m, &first, &err),
-                                 err);
+                        CHECK_OK(mp_net_staged(net, &w.plan->orders[0], way, w.plan->stage_mode, m, &first, &err), err);
                         launches--;
                     } else
                         CHECK_OK(mp_net_concurrent(net, m, &first, NULL, &err), err);

@@ -23,7 +23,7 @@ static void add_rotation(struct world *w) {
     p->n_orders = 1;
     for (uint32_t l = 0; l < p->n_layers; l++) {
         p->layers[l].order = l % 3 == 0 ? MP_NONE : 0;
-        p->layers[l].combine_reversed = l % 2 == 0;
+        p->layers[l].combine = (enum mp_combine)(l % MP_N_COMBINES);
     }
 }
 
@@ -157,13 +157,17 @@ static void test_timeline__the_log_ends_with_the_call(void **state) {
             uint64_t last = 0, bytes = 0;
             mp_net_log_to(net, NULL);
             if (mode < 3)
-                CHECK_OK(mp_net_staged(net, &order, seed % 2, (enum mp_stage_mode)mode, matrix, &quick, &err), err);
+                CHECK_OK(mp_net_staged(net, &order, (enum mp_combine)(seed % MP_N_COMBINES), (enum mp_stage_mode)mode,
+                                       matrix, &quick, &err),
+                         err);
             else
                 CHECK_OK(mp_net_concurrent(net, matrix, &quick, NULL, &err), err);
             mp_net_log_to(net, &log);
             log.n = 0;
             if (mode < 3)
-                CHECK_OK(mp_net_staged(net, &order, seed % 2, (enum mp_stage_mode)mode, matrix, &ns, &err), err);
+                CHECK_OK(mp_net_staged(net, &order, (enum mp_combine)(seed % MP_N_COMBINES), (enum mp_stage_mode)mode,
+                                       matrix, &ns, &err),
+                         err);
             else
                 CHECK_OK(mp_net_concurrent(net, matrix, &ns, NULL, &err), err);
             assert_int_equal(ns, quick);

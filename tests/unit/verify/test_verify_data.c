@@ -140,12 +140,12 @@ static bool change_sequence(struct mp_rng *rng, struct mp_plan *p) {
     }
     return has_changed;
 }
-static bool change_direction(struct mp_rng *rng, struct mp_plan *p) {
-    (void)rng;
+static bool change_combine(struct mp_rng *rng, struct mp_plan *p) {
     bool has_changed = false;
     for (uint32_t l = 0; l < p->n_layers; l++)
         if (p->layers[l].order != MP_NONE) {
-            p->layers[l].combine_reversed = !p->layers[l].combine_reversed;
+            p->layers[l].combine =
+                (enum mp_combine)(((unsigned)p->layers[l].combine + 1 + mp_rng_below(rng, 2)) % MP_N_COMBINES);
             has_changed = true;
         }
     return has_changed;
@@ -156,15 +156,15 @@ static bool change_to_single(struct mp_rng *rng, struct mp_plan *p) {
     for (uint32_t l = 0; l < p->n_layers; l++)
         if (p->layers[l].order != MP_NONE) {
             p->layers[l].order = MP_NONE;
-            p->layers[l].combine_reversed = false;
+            p->layers[l].combine = MP_COMBINE_FORWARD;
             has_changed = true;
         }
     return has_changed;
 }
 
 static bool (*const changes[])(struct mp_rng *, struct mp_plan *) = {
-    change_limit, change_limit_slightly, change_mode,      change_width,
-    change_cap,   change_sequence,       change_direction, change_to_single};
+    change_limit, change_limit_slightly, change_mode,    change_width,
+    change_cap,   change_sequence,       change_combine, change_to_single};
 #define N_CHANGES (sizeof changes / sizeof changes[0])
 
 static uint64_t apart(uint64_t a, uint64_t b) { return a > b ? a - b : b - a; }
@@ -204,7 +204,7 @@ static void give_orders(struct mp_rng *rng, struct mp_plan *p, bool is_about_por
     p->stage_mode = (enum mp_stage_mode)mp_rng_below(rng, 3);
     for (uint32_t l = 0; l < p->n_layers; l++) {
         p->layers[l].order = (uint32_t)mp_rng_below(rng, 2);
-        p->layers[l].combine_reversed = mp_rng_below(rng, 2);
+        p->layers[l].combine = (enum mp_combine)mp_rng_below(rng, MP_N_COMBINES);
     }
 }
 

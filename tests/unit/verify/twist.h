@@ -84,7 +84,8 @@ static inline void twist(struct mp_rng *rng, struct mp_plan *p, const struct mp_
     for (uint32_t l = 0; l < p->n_layers; l++) {
         struct mp_plan_layer *layer = &p->layers[l];
         layer->order = p->n_orders > 0 && mp_rng_below(rng, 4) > 0 ? (uint32_t)mp_rng_below(rng, 2) : MP_NONE;
-        layer->combine_reversed = layer->order != MP_NONE && mp_rng_below(rng, 2);
+        layer->combine =
+            layer->order == MP_NONE ? MP_COMBINE_FORWARD : (enum mp_combine)mp_rng_below(rng, MP_N_COMBINES);
         layer->slot_weight = NULL;
         if (p->route != MP_ROUTE_WEIGHTED && p->route != MP_ROUTE_TIERED)
             continue;
