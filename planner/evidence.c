@@ -104,6 +104,7 @@ enum mp_status mp_plan_prove(struct mp_plan *plan, const struct mp_problem *prob
     MP_TRY(sum_layers(plan, problem, &dispatch_bound_ns, &combine_bound_ns, err));
     options.network = MP_NETWORK_PLAN;
     options.stage_mode = -1;
+    options.no_pacing = false;
     options.n_threads = problem->n_threads;
     options.n_steps_max = 0;
     options.with_bound = true;

@@ -789,6 +789,7 @@ enum mp_status mp_plan_order(const struct mp_strategy *s, const struct mp_proble
                     .outcome = MP_FOUND};
     enum mp_status status;
     *outcome = MP_FOUND;
+    p->is_paced = in->can_pace;
     for (uint32_t l = 0; l < p->n_layers; l++)
         p->layers[l].order = MP_NONE;
     if (p->n_gpus < 2 || strcmp(s->name, "single") == 0)

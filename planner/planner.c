@@ -3,6 +3,8 @@
 #include "planner.h"
 #include <moeplan/base.h>
 #include <moeplan/verify.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -45,6 +47,7 @@ static enum mp_status score(struct mp_sim_result **out, const struct mp_plan *pl
     struct mp_sim_options options = p->sim;
     options.network = network;
     options.stage_mode = -1;
+    options.no_pacing = false;
     options.with_bound = false;
     options.n_threads = p->n_threads;
     options.n_steps_max = mp_scoring_steps(p);
@@ -229,6 +232,49 @@ static const char *keep(struct mp_plan *p, const char *s, bool *is_full) {
     return copy;
 }
 
+static int by_name(const void *a, const void *b) {
+    const struct mp_setting *const *x = a, *const *y = b;
+    char a_name[200], b_name[200];
+    snprintf(a_name, sizeof a_name, "%s.%s", (*x)->strategy, (*x)->option);
+    snprintf(b_name, sizeof b_name, "%s.%s", (*y)->strategy, (*y)->option);
+    int c = strcmp(a_name, b_name);
+    return c != 0 ? c : *x < *y ? -1 : *x > *y; /* the array's order: of two the later one holds */
+}
+
+/* "strategy.option=value,..." by strategy and option; "" without any. */
+static enum mp_status write_settings(const char **out, struct mp_plan *p, const struct mp_plan_request *r,
+                                     struct mp_error *err) {
+    struct mp_out *text = NULL;
+    *out = "";
+    if (r->n_settings == 0)
+        return MP_OK;
+    const struct mp_setting **sorted = mp_arena_alloc(p->arena, r->n_settings, sizeof *sorted);
+    if (sorted == NULL)
+        return mp_nomem(err, "recording where a plan comes from");
+    for (uint32_t i = 0; i < r->n_settings; i++)
+        sorted[i] = &r->settings[i];
+    qsort(sorted, r->n_settings, sizeof *sorted, by_name);
+    enum mp_status status = mp_out_open_memory(&text, err);
+    if (status != MP_OK)
+        return status;
+    bool is_first = true;
+    for (uint32_t i = 0; i < r->n_settings; i++) {
+        const struct mp_setting *s = sorted[i], *next = i + 1 < r->n_settings ? sorted[i + 1] : NULL;
+        if (next != NULL && strcmp(s->strategy, next->strategy) == 0 && strcmp(s->option, next->option) == 0)
+            continue;
+        mp_out_printf(text, "%s%s.%s=%lld", is_first ? "" : ",", s->strategy, s->option, (long long)s->value);
+        is_first = false;
+    }
+    size_t n;
+    const uint8_t *bytes = mp_out_memory_bytes(text, &n);
+    char *copy = bytes != NULL ? mp_arena_alloc(p->arena, n + 1, 1) : NULL;
+    if (copy != NULL)
+        memcpy(copy, bytes, n);
+    *out = copy;
+    status = mp_out_commit(text, err);
+    return status == MP_OK && copy == NULL ? mp_nomem(err, "recording where a plan comes from") : status;
+}
+
 static enum mp_status fill_provenance(struct mp_plan *p, const struct run *run, const struct mp_plan_request *r,
                                       struct mp_error *err) {
     const struct mp_trace *t = r->planning->trace;
@@ -260,7 +306,7 @@ static enum mp_status fill_provenance(struct mp_plan *p, const struct run *run, 
     v->is_reproducible = !run->wall_struck;
     v->is_synthetic = t->is_synthetic;
     v->has_workload = true;
-    return is_full ? mp_nomem(err, "recording where a plan comes from") : MP_OK;
+    return is_full ? mp_nomem(err, "recording where a plan comes from") : write_settings(&v->options, p, r, err);
 }
 
 static enum mp_status gate(const struct mp_plan *p, const struct mp_plan_request *r, struct mp_error *err) {

@@ -106,6 +106,7 @@ struct mp_provenance {
     const char *trace_sha256, *trace_format, *trace_model;
     const char *topology, *topology_sha256, *model, *model_sha256;
     const char *place, *replicate, *route, *order, *strategy; /* names */
+    const char *options;                                      /* given for strategies: "matchings.stages=8,..." */
     const char *dispatcher, *sources;                         /* "a2av"..., "dp" | "coupled" */
     const char *selected_on;                                  /* "planning data" or "validation part" */
     struct mp_batching batching;
@@ -127,6 +128,7 @@ struct mp_plan {
                                        file */
     enum mp_route_rule route;
     enum mp_stage_mode stage_mode;
+    bool is_paced; /* the target caps the rate of a transfer; false (NCCL): port_bytes_per_s of orders counts as 0 */
     uint32_t fallback_ppm; /* a direction of a step whose order is estimated to lose more than this over one shot goes
                               in one shot (docs/ORDERS.md part 5); 0 = never */
     struct mp_plan_layer *layers; /* [n_layers] */

@@ -98,7 +98,7 @@ struct mp_sim_options {
     enum mp_sources sources;
     enum mp_network_mode network; /* PLAN: each layer as its plan says */
     int stage_mode;               /* -1 = the plan's, else enum mp_stage_mode */
-    bool no_pacing;               /* the target does not cap rates (NCCL): sub-ports count for nothing */
+    bool no_pacing;               /* caps of sub-ports count for nothing even if the plan is paced */
     unsigned n_threads;
     uint64_t seed;
     bool with_bound;      /* also compute lower_bound_ns */

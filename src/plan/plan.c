@@ -18,7 +18,7 @@ const char *mp_stage_mode_name(enum mp_stage_mode mode) { return (unsigned)mode 
 static void empty_provenance(struct mp_provenance *v) {
     v->tool = v->trace_sha256 = v->trace_format = v->trace_model = "";
     v->topology = v->topology_sha256 = v->model = v->model_sha256 = "";
-    v->place = v->replicate = v->route = v->order = v->strategy = "";
+    v->place = v->replicate = v->route = v->order = v->strategy = v->options = "";
     v->dispatcher = v->sources = v->selected_on = "";
     v->stopped_by = "done";
     v->is_reproducible = true;

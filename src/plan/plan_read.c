@@ -199,12 +199,19 @@ out:
 }
 
 static enum mp_status read_provenance(struct reader *r, const struct mp_yaml *map) {
-    static const char *const keys[] = {
-        "tool",         "strategy",        "replicate",    "place",        "route",
-        "order",        "selected_on",     "seed",         "work_used",    "stopped_by",
-        "reproducible", "synthetic",       "trace_format", "trace_model",  "trace_sha256",
-        "topology",     "topology_sha256", "model",        "model_sha256", "dispatcher",
-        "sources",      "planned",         "split",        "batching",     NULL};
+    static const char *const keys[] = {"tool",        "strategy",
+                                       "replicate",   "place",
+                                       "route",       "order",
+                                       "options",     "selected_on",
+                                       "seed",        "work_used",
+                                       "stopped_by",  "reproducible",
+                                       "synthetic",   "trace_format",
+                                       "trace_model", "trace_sha256",
+                                       "topology",    "topology_sha256",
+                                       "model",       "model_sha256",
+                                       "dispatcher",  "sources",
+                                       "planned",     "split",
+                                       "batching",    NULL};
     struct mp_provenance *v = &r->plan->provenance;
     const struct {
         const char *key, **to;
@@ -214,6 +221,7 @@ static enum mp_status read_provenance(struct reader *r, const struct mp_yaml *ma
                    {"place", &v->place},
                    {"route", &v->route},
                    {"order", &v->order},
+                   {"options", &v->options},
                    {"selected_on", &v->selected_on},
                    {"trace_format", &v->trace_format},
                    {"trace_model", &v->trace_model},
@@ -627,7 +635,7 @@ out:
 }
 
 static enum mp_status read_rules(struct reader *r, const struct mp_yaml *map) {
-    static const char *const keys[] = {"route", "stages", "fallback_ppm", "allow_same_gpu_replicas", NULL};
+    static const char *const keys[] = {"route", "stages", "pacing", "fallback_ppm", "allow_same_gpu_replicas", NULL};
     static const char *const routes[] = {"even", "nearest", "weighted", "tiered", NULL};
     static const char *const modes[] = {"free", "barrier", "coupled", NULL};
     enum mp_status status;
@@ -637,6 +645,7 @@ static enum mp_status read_rules(struct reader *r, const struct mp_yaml *map) {
     r->plan->route = (enum mp_route_rule)word;
     MP_TRY(get_word(r, map, "stages", modes, &word));
     r->plan->stage_mode = (enum mp_stage_mode)word;
+    MP_TRY(get_bool(r, map, "pacing", &r->plan->is_paced));
     MP_TRY(get_u32(r, map, "fallback_ppm", 0, UINT32_MAX, &r->plan->fallback_ppm));
     MP_TRY(get_bool(r, map, "allow_same_gpu_replicas", &r->plan->allow_same_gpu_replicas));
 out:

@@ -109,6 +109,7 @@ static void write_provenance(struct mp_out *o, const struct mp_provenance *v) {
     put_string(o, "  place: ", v->place);
     put_string(o, "  route: ", v->route);
     put_string(o, "  order: ", v->order);
+    put_string(o, "  options: ", v->options);
     put_string(o, "  selected_on: ", v->selected_on);
     put_key_u64(o, "  seed: ", v->seed);
     put_key_u64(o, "  work_used: ", v->work_used);
@@ -272,6 +273,7 @@ static void write_body(struct mp_out *o, const struct mp_plan *p) {
     mp_out_puts(o, "rules:\n");
     mp_out_printf(o, "  route: %s\n", mp_route_rule_name(p->route));
     mp_out_printf(o, "  stages: %s\n", mp_stage_mode_name(p->stage_mode));
+    put_bool(o, "  pacing: ", p->is_paced);
     put_key_u64(o, "  fallback_ppm: ", p->fallback_ppm);
     put_bool(o, "  allow_same_gpu_replicas: ", p->allow_same_gpu_replicas);
     mp_out_puts(o, "layers:\n");

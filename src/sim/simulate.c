@@ -31,7 +31,7 @@ static enum mp_status transfer_ns(const struct run *run, struct worker *w, uint3
         enum mp_stage_mode mode =
             run->options->stage_mode < 0 ? plan->stage_mode : (enum mp_stage_mode)run->options->stage_mode;
         struct mp_order unpaced = plan->orders[l->order];
-        const struct mp_order *order = run->options->no_pacing ? &unpaced : &plan->orders[l->order];
+        const struct mp_order *order = run->options->no_pacing || !plan->is_paced ? &unpaced : &plan->orders[l->order];
         unpaced.port_bytes_per_s = 0;
         const enum mp_combine way = is_combine ? l->combine : MP_COMBINE_FORWARD;
         bool falls_back = false;

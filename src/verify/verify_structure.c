@@ -124,6 +124,37 @@ static enum mp_status check_training(struct verifier *v, struct mp_error *err) {
     return MP_OK;
 }
 
+/* Length of a name, a number; 0 = none is there. */
+static size_t name_length(const char *s) { return strspn(s, "abcdefghijklmnopqrstuvwxyz0123456789_-"); }
+static size_t number_length(const char *s) {
+    size_t sign = s[0] == '-', digits = strspn(s + sign, "0123456789");
+    return digits == 0 || (s[sign] == '0' && digits + sign > 1) ? 0 : sign + digits;
+}
+static int compare_names(const char *a, size_t n, const char *b, size_t m) {
+    int c = memcmp(a, b, n < m ? n : m);
+    return c != 0 ? c : n < m ? -1 : n > m;
+}
+/* "strategy.option=number,...", names rising, or "". */
+static bool are_options(const char *s) {
+    const char *before = NULL;
+    size_t n_before = 0;
+    while (*s != '\0') {
+        size_t strategy = name_length(s), option = s[strategy] == '.' ? name_length(s + strategy + 1) : 0,
+               n = strategy + 1 + option;
+        if (strategy == 0 || option == 0 || s[n] != '=' ||
+            (before != NULL && compare_names(before, n_before, s, n) >= 0))
+            return false;
+        before = s;
+        n_before = n;
+        size_t digits = number_length(s + n + 1);
+        s += n + 1 + digits;
+        if (digits == 0 || (*s != '\0' && (*s != ',' || s[1] == '\0')))
+            return false;
+        s += *s == ',';
+    }
+    return true;
+}
+
 /* What a plan says about how it was made must not contradict itself. */
 static void check_provenance(struct verifier *v) {
     const struct mp_provenance *o = &v->plan->provenance;
@@ -156,6 +187,8 @@ static void check_claims(struct verifier *v) {
     const struct mp_plan *p = v->plan;
     const struct mp_provenance *o = &p->provenance;
     bool is_by_clock = strcmp(o->stopped_by, "wall_clock") == 0;
+    vf_expect(v, are_options(o->options), MP_V_PROVENANCE,
+              "options: \"%.200s\" is not strategy.option=number by rising names", o->options);
     vf_expect(v, o->is_reproducible != is_by_clock, MP_V_PROVENANCE, "stopped_by is %.20s, and yet reproducible is %s",
               o->stopped_by, o->is_reproducible ? "true" : "false");
     if (!o->has_workload)

@@ -93,6 +93,12 @@ static enum mp_status direction_ns(struct vf_data *d, bool is_combine, uint64_t 
     if (d->n < 2)
         return MP_OK;
     const struct mp_order *order = layer->order != MP_NONE ? &d->v->plan->orders[layer->order] : NULL;
+    struct mp_order unpaced;
+    if (order != NULL && !d->v->plan->is_paced) { /* docs/ORDERS.md part 3 */
+        unpaced = *order;
+        unpaced.port_bytes_per_s = 0;
+        order = &unpaced;
+    }
     const enum mp_combine way = is_combine ? layer->combine : MP_COMBINE_FORWARD;
     bool falls_back = false;
     if (order != NULL) {

@@ -442,6 +442,21 @@ static bool other_route(struct mp_plan *p, struct mp_rng *rng) {
     return p->provenance.has_workload;
 }
 
+static bool options_not_canonical(struct mp_plan *p, struct mp_rng *rng) {
+    static const char *const wrong[] = {"matchings.stages",
+                                        "matchings.stages=",
+                                        "matchings=8",
+                                        "matchings.stages=08",
+                                        "matchings.stages=-0",
+                                        "matchings.stages=8,",
+                                        ",matchings.stages=8",
+                                        "matchings.stages=8 ",
+                                        "Matchings.stages=8",
+                                        "matchings.stages=8,matchings.stages=8",
+                                        "two-level.stages=1,matchings.stages=8"};
+    p->provenance.options = wrong[below(rng, sizeof wrong / sizeof *wrong)];
+    return true;
+}
 static bool selected_elsewhere(struct mp_plan *p, struct mp_rng *rng) {
     p->provenance.selected_on = below(rng, 2) ? "held-out" : "";
     return p->provenance.has_workload;
@@ -697,6 +712,7 @@ const struct mutation mutations[] = {
     {"stopped-by-itself", BIT(MP_V_PROVENANCE), false, stopped_by_itself},
     {"unnamed-stage", BIT(MP_V_PROVENANCE), false, unnamed_stage},
     {"other-route", BIT(MP_V_PROVENANCE), false, other_route},
+    {"options-not-canonical", BIT(MP_V_PROVENANCE), false, options_not_canonical},
     {"selected-elsewhere", BIT(MP_V_PROVENANCE), false, selected_elsewhere},
     {"categories-without-split", BIT(MP_V_PROVENANCE), false, categories_without_split},
     {"share-of-split", BIT(MP_V_PROVENANCE), false, share_of_split},

@@ -231,6 +231,7 @@ static enum mp_status make_plan(struct mp_plan **out, const struct job *j, const
     p->n_nodes = mp_topology_n_nodes(j->topology);
     p->route = MP_ROUTE_EVEN;
     p->stage_mode = tool_stages(j->o);
+    p->is_paced = j->o->pacing;
     p->layers[0].order = MP_NONE;
     p->provenance.tool = "moeplan " MOEPLAN_VERSION;
     p->provenance.strategy = p->provenance.order = r->name;

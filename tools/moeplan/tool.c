@@ -218,6 +218,7 @@ struct mp_sim_options tool_sim_options(const struct opts *o, const struct mp_tra
         .stage_mode = o->stage_barrier   ? (int)MP_STAGE_BARRIER
                       : o->stage_coupled ? (int)MP_STAGE_COUPLED
                                          : -1,
+        .no_pacing = !o->pacing,
         .n_threads = tool_threads(o),
         .seed = o->seed,
         .with_bound = true,

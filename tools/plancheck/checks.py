@@ -1,4 +1,6 @@
 """Every check of docs/VERIFY.md. A violation is (kind, message); kinds are the words of mp_violation_name."""
+import re
+
 from fluid import direction
 from nodes import relay_bound, turned
 from steps import StepError, build, planning_part
@@ -90,6 +92,9 @@ def sections(c):
     v = p["provenance"]
     c.expect(v["reproducible"] != (v["stopped_by"] == "wall_clock"), "provenance",
              f"stopped_by is {v['stopped_by']}, and yet reproducible is {v['reproducible']}")
+    options = re.findall(r"([a-z0-9_-]+\.[a-z0-9_-]+)=(0|-?[1-9][0-9]*)(?:,|\Z)", v["options"])
+    c.expect(v["options"] == ",".join(f"{name}={value}" for name, value in options) and [x for x, _ in options] == sorted({x for x, _ in options}),
+             "provenance", f"options: \"{v['options'][:200]}\" is not strategy.option=number by rising names")
     if not v["planned"]:
         return
     for key in ("strategy", "replicate", "place", "route", "order"):

@@ -147,7 +147,10 @@ def direction(setup, index, f, is_combine):
 
     first = None
     if layer["order"] is not None:
-        first = ordered(topology, plan, plan["orders"][layer["order"]], f.first, size, is_combine,
+        order = plan["orders"][layer["order"]]
+        if not plan["pacing"]:
+            order = dict(order, port_bytes_per_s=0)
+        first = ordered(topology, plan, order, f.first, size, is_combine,
                         layer["combine"] if is_combine else "forward")
         launches -= first is not None
     if first is None:

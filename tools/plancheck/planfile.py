@@ -103,7 +103,7 @@ def quote(value):
 def _provenance(r):
     p = {}
     r.take("provenance:")
-    for key in ("tool", "strategy", "replicate", "place", "route", "order", "selected_on"):
+    for key in ("tool", "strategy", "replicate", "place", "route", "order", "options", "selected_on"):
         p[key] = r.string(f"  {key}: ")
     p["seed"] = r.number("  seed: ")
     p["work_used"] = r.number("  work_used: ")
@@ -273,6 +273,7 @@ def read(path):
     r.take("rules:")
     plan["route"] = r.word("  route: ", ("even", "nearest", "weighted", "tiered"))
     plan["stages"] = r.word("  stages: ", ("free", "barrier", "coupled"))
+    plan["pacing"] = r.truth("  pacing: ")
     plan["fallback_ppm"] = r.number("  fallback_ppm: ", 2**32 - 1)
     plan["allow_same_gpu_replicas"] = r.truth("  allow_same_gpu_replicas: ")
     plan["layer_list"] = _list(r, "layers", "  - ", lambda: _layer(r, plan))

@@ -191,6 +191,7 @@ struct mp_plan *random_plan(struct mp_rng *rng, const struct random_plan_shape *
     v->sources = mp_rng_below(rng, 2) ? "dp" : "coupled";
     v->dispatcher = "a2av";
     v->seed = mp_rng_next(rng);
+    v->options = v->seed % 2 ? "" : "matchings.stages=-8,matchings.x=0,two-level.a_b=12";
     v->has_workload = shape->has_outlook;
     v->strategy = v->replicate = v->place = v->order = names[1 + mp_rng_below(rng, sizeof names / sizeof names[0] - 1)];
     v->selected_on = mp_rng_below(rng, 2) ? "planning data" : "validation part";
@@ -212,6 +213,7 @@ struct mp_plan *random_plan(struct mp_rng *rng, const struct random_plan_shape *
     v->route = mp_route_rule_name(p->route);
     p->stage_mode = (enum mp_stage_mode)mp_rng_below(rng, 3);
     p->fallback_ppm = (uint32_t)mp_rng_below(rng, 100000);
+    p->is_paced = p->fallback_ppm % 2 == 0;
     if (shape->has_orders) {
         static const enum random_order_kind kinds[] = {
             RANDOM_PLAIN, RANDOM_WIDTHS, RANDOM_FLUSH, RANDOM_WIDTHS | RANDOM_FLUSH, RANDOM_NODES, RANDOM_SHARED};

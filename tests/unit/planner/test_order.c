@@ -325,6 +325,34 @@ static void test_order__the_combine_runs_the_faster_way(void **state) {
     assert_true(n_faster > 0);
 }
 
+static void test_order__a_plan_names_its_options_and_pacing(void **state) {
+    (void)state;
+    static const struct mp_setting settings[] = {
+        {"nested", "peers", 2}, {"matchings", "stages", 3}, {"matchings", "stages", 9}};
+    static const char *const names[] = {"", "nested.peers=2", "matchings.stages=3,nested.peers=2"};
+    for (uint32_t i = 0; i < 8; i++) {
+        struct mp_error err = {0};
+        struct planted t;
+        CHECK_OK(planted_make(&t, "4:h100", 2, 4, plant_balanced, &err), err);
+        t.request.settings = settings;
+        t.request.n_settings = i % 4 < 3 ? i % 4 : 2;
+        t.request.can_pace = i >= 4;
+        t.request.order = i % 2 ? "single" : "matchings";
+        struct mp_plan *p = planted_plan(&t);
+        assert_string_equal(p->provenance.options, names[t.request.n_settings]);
+        assert_int_equal(p->is_paced, i >= 4);
+        mp_plan_free(p);
+        /* Of two the later one holds. */
+        const struct mp_setting twice[] = {settings[1], settings[0], settings[2]};
+        t.request.settings = twice;
+        t.request.n_settings = 3;
+        p = planted_plan(&t);
+        assert_string_equal(p->provenance.options, "matchings.stages=9,nested.peers=2");
+        mp_plan_free(p);
+        planted_free(&t);
+    }
+}
+
 static void plant_random(uint32_t n, uint32_t iteration, uint32_t layer, double *m) {
     static const plant_fn plants[] = {plant_balanced, plant_alike,          plant_hot,
                                       plant_small,    plant_long_and_short, plant_changed};
@@ -512,6 +540,7 @@ int main(void) {
         cmocka_unit_test(test_order__orders_keep_their_part_of_the_text),
         cmocka_unit_test(test_order__fallback_helps_or_is_free),
         cmocka_unit_test(test_order__the_combine_runs_the_faster_way),
+        cmocka_unit_test(test_order__a_plan_names_its_options_and_pacing),
         cmocka_unit_test(test_order__no_layer_is_slower_on_planning_steps_with_any_strategy),
         cmocka_unit_test(test_order__auto_is_never_worse_than_another),
         cmocka_unit_test(test_order__floor_is_below_every_order),

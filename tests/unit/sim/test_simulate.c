@@ -170,10 +170,14 @@ static void test_simulate__without_pacing_caps_do_not_count(void **state) {
         struct mp_sim_options o = options_of(&w);
         struct mp_sim_result *without = simulate(&w, &o);
         order->port_bytes_per_s = 1000000000;
+        struct mp_sim_result *not_paced = simulate(&w, &o);
+        w.plan->is_paced = true;
         struct mp_sim_result *capped = simulate(&w, &o);
         o.no_pacing = true;
         struct mp_sim_result *free_again = simulate(&w, &o);
         assert_int_equal(free_again->mean.step_ns, without->mean.step_ns);
+        assert_int_equal(not_paced->mean.step_ns, without->mean.step_ns);
+        mp_sim_result_free(not_paced);
         any = any || capped->mean.step_ns > without->mean.step_ns; /* the caps did count */
         mp_sim_result_free(without);
         mp_sim_result_free(capped);

@@ -124,6 +124,11 @@ static bool change_cap(struct mp_rng *rng, struct mp_plan *p) {
     }
     return has_changed;
 }
+static bool change_pacing(struct mp_rng *rng, struct mp_plan *p) {
+    (void)rng;
+    p->is_paced = !p->is_paced;
+    return p->n_orders > 0;
+}
 static bool change_sequence(struct mp_rng *rng, struct mp_plan *p) {
     bool has_changed = false;
     for (uint32_t o = 0; o < p->n_orders; o++) {
@@ -163,8 +168,8 @@ static bool change_to_single(struct mp_rng *rng, struct mp_plan *p) {
 }
 
 static bool (*const changes[])(struct mp_rng *, struct mp_plan *) = {
-    change_limit, change_limit_slightly, change_mode,    change_width,
-    change_cap,   change_sequence,       change_combine, change_to_single};
+    change_limit,  change_limit_slightly, change_mode,    change_width,    change_cap,
+    change_pacing, change_sequence,       change_combine, change_to_single};
 #define N_CHANGES (sizeof changes / sizeof changes[0])
 
 static uint64_t apart(uint64_t a, uint64_t b) { return a > b ? a - b : b - a; }
@@ -202,6 +207,7 @@ static void give_orders(struct mp_rng *rng, struct mp_plan *p, bool is_about_por
     p->n_orders = 2;
     p->fallback_ppm = is_about_ports || mp_rng_below(rng, 2) ? 0 : (uint32_t)mp_rng_below(rng, 1000000);
     p->stage_mode = (enum mp_stage_mode)mp_rng_below(rng, 3);
+    p->is_paced = true;
     for (uint32_t l = 0; l < p->n_layers; l++) {
         p->layers[l].order = (uint32_t)mp_rng_below(rng, 2);
         p->layers[l].combine = (enum mp_combine)mp_rng_below(rng, MP_N_COMBINES);
@@ -243,8 +249,8 @@ static uint32_t raised_bounds_are_refused(struct mp_plan *p, const struct tiny *
 
 static void test_verify_data__claims_of_another_order_are_refused(void **state) {
     (void)state;
-    static const char *const names[N_CHANGES] = {"limit", "limit slightly", "mode",      "width",
-                                                 "cap",   "sequence",       "direction", "single"};
+    static const char *const names[N_CHANGES] = {"limit",  "limit slightly", "mode",    "width", "cap",
+                                                 "pacing", "sequence",       "combine", "single"};
     static const char *const shapes[] = {"2x3:h100", "2x2:a100+1x2:l40s", "3x2:v100"};
     struct mp_rng rng = mp_rng_seed(8);
     uint32_t n_refused[N_CHANGES] = {0}, n_raised = 0, n_relayed = 0;
@@ -272,7 +278,7 @@ static void test_verify_data__claims_of_another_order_are_refused(void **state) 
         const struct mp_problem problem = {
             .workload = w, .topology = t.topology, .model = t.model, .sim = t.request.sim, .n_threads = 1};
         for (uint32_t k = 0; k < N_CHANGES; k++) {
-            give_orders(&rng, p, changes[k] == change_width || changes[k] == change_cap);
+            give_orders(&rng, p, changes[k] == change_width || changes[k] == change_cap || changes[k] == change_pacing);
             CHECK_OK(mp_plan_prove(p, &problem, &err), err);
             check_accepted(p, &t, "before the change");
             uint32_t raised = raised_bounds_are_refused(p, &t);
