@@ -16,6 +16,8 @@
 #define N_CANDIDATES_MAX 256u
 #define MIN_REQUESTS 40u
 #define N_PARTS 4u
+#define EXACT_COPIES_MAX 12u
+#define EXACT_GPUS_MAX 8u
 
 struct search {
     const struct mp_plan_request *request;
@@ -172,6 +174,13 @@ static enum mp_status try_named(struct search *s, struct mp_error *err) {
     return MP_OK;
 }
 
+/* The exact searches take part where they are quick: small layers. */
+static bool is_left_out(const struct search *s, const struct mp_strategy *strategy) {
+    return strategy->stage == MP_PLAN_PLACE && strncmp(strategy->name, "exact", 5) == 0 &&
+           (s->request->no_exact || s->request->topology->n_gpus > EXACT_GPUS_MAX ||
+            s->fit.workload->trace->n_experts + s->fit.n_redundant > EXACT_COPIES_MAX);
+}
+
 /* Every strategy of `stage` put into *c, and so on with the stages after it up to the order, which stays. */
 static enum mp_status try_stage(struct search *s, struct mp_combination c, enum mp_planner_stage stage,
                                 struct mp_error *err) {
@@ -182,7 +191,7 @@ static enum mp_status try_stage(struct search *s, struct mp_combination c, enum 
     for (uint32_t i = 0; mp_strategy_at(i) != NULL; i++) {
         const struct mp_strategy *strategy = mp_strategy_at(i);
         if (strategy->stage != stage || (asked[stage] != NULL && strcmp(asked[stage], strategy->name) != 0) ||
-            (asked[stage] == NULL && strcmp(strategy->name, "random") == 0))
+            (asked[stage] == NULL && (strcmp(strategy->name, "random") == 0 || is_left_out(s, strategy))))
             continue;
         c.stage[stage] = strategy;
         enum mp_status status = try_stage(s, c, stage + 1, err);

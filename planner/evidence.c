@@ -2,6 +2,7 @@
  * verifiers recompute all of it. */
 #include "planner.h"
 #include <moeplan/base.h>
+#include <string.h>
 
 struct evidence {
     const struct mp_problem *problem;
@@ -96,7 +97,32 @@ static enum mp_status sum_layers(struct mp_plan *plan, const struct mp_problem *
     return status;
 }
 
+/* The search's scope: every layer one shot, every replica drawn evenly. */
+static bool has_single_shots(const struct mp_plan *p, const struct mp_problem *problem,
+                             const struct mp_certificate *searched) {
+    bool has_orders = false;
+    for (uint32_t l = 0; l < p->n_layers; l++)
+        has_orders |= p->layers[l].order != MP_NONE;
+    return !has_orders && problem->sim.sources == MP_SOURCES_DP &&
+           (p->route == MP_ROUTE_EVEN || strcmp(searched->scope, MP_SCOPE_REPLICAS) != 0);
+}
+
+/* In ns per step: all of the step but what the search left open. */
+static struct mp_certificate searched_certificate(const struct mp_certificate *searched,
+                                                  const struct mp_sim_result *r) {
+    struct mp_certificate c = *searched;
+    unsigned __int128 sum = 0, open = searched->value_ns - searched->bound_ns;
+    for (uint32_t s = 0; s < r->n_steps; s++)
+        sum += r->steps[s].step_ns;
+    c.value_ns = r->mean.step_ns;
+    c.bound_ns = (uint64_t)((sum - open) / r->n_steps);
+    return c;
+}
+
 enum mp_status mp_plan_prove(struct mp_plan *plan, const struct mp_problem *problem, struct mp_error *err) {
+    /* What a placement strategy left of its proof: sums over steps and layers. */
+    const struct mp_certificate searched =
+        plan->n_certificates == 1 ? plan->certificates[0] : (struct mp_certificate){.kind = MP_CERT_ORDER};
     struct mp_sim_result *r = NULL;
     struct mp_sim_options options = problem->sim;
     enum mp_status status;
@@ -114,7 +140,7 @@ enum mp_status mp_plan_prove(struct mp_plan *plan, const struct mp_problem *prob
     plan->n_planning_steps = n;
     plan->predicted_step_ns = r->mean.step_ns;
     plan->samples = mp_arena_alloc(plan->arena, 3, sizeof *plan->samples);
-    plan->certificates = mp_arena_alloc(plan->arena, 3, sizeof *plan->certificates);
+    plan->certificates = mp_arena_alloc(plan->arena, 4, sizeof *plan->certificates);
     if (plan->samples == NULL || plan->certificates == NULL) {
         status = mp_nomem(err, "summing up evidence");
         goto out;
@@ -143,6 +169,8 @@ enum mp_status mp_plan_prove(struct mp_plan *plan, const struct mp_problem *prob
                                                     .scope = "step, every static plan with these slots, planning steps",
                                                     .value_ns = r->mean.step_ns,
                                                     .bound_ns = r->lower_bound_ns};
+    if (searched.kind == MP_CERT_PLACEMENT && has_single_shots(plan, problem, &searched))
+        plan->certificates[plan->n_certificates++] = searched_certificate(&searched, r);
 out:
     mp_sim_result_free(r);
     return status;

@@ -8,6 +8,9 @@
 #include <string.h>
 #include <time.h>
 
+/* `auto` runs the exact searches among others: they get this many nodes per layer. */
+#define EXACT_NODES_IN_AUTO 20000u
+
 /* ---- shared by the search and the strategies ---- */
 double mp_now_seconds(void) {
     struct timespec t;
@@ -111,6 +114,7 @@ enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem 
     struct mp_draft draft = {0};
     struct mp_arena *scratch = mp_arena_new(), *copies = mp_arena_new();
     enum mp_status status;
+    bool was_stopped = false;
     *out = NULL;
     *outcome = MP_FOUND;
     p.needs_distinct = problem->needs_distinct || !c->may_repeat_on_gpu;
@@ -129,6 +133,10 @@ enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem 
         MP_TRY(s == MP_PLAN_ORDER ? mp_plan_order(c->stage[s], &p, budget, &draft, outcome, err)
                                   : c->stage[s]->solve(&p, budget, scratch, &draft, outcome, err));
         mp_arena_reset(scratch);
+        if (s < MP_PLAN_ORDER && *outcome == MP_STOPPED) { /* the best so far is a placement, too */
+            was_stopped = true;
+            *outcome = MP_FOUND;
+        }
         if (s == MP_PLAN_REPLICATE && *outcome == MP_FOUND && p.needs_equal_slots &&
             draft.n_copies != draft.plan->n_slots)
             status = mp_decline(err, outcome, MP_NOT_APPLICABLE,
@@ -144,6 +152,8 @@ enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem 
                                 c->stage[s]->name, mp_route_rule_name(draft.plan->route));
     }
     *work += draft.work_used;
+    if (was_stopped && *outcome == MP_FOUND)
+        *outcome = MP_STOPPED;
     if (*outcome == MP_FOUND || *outcome == MP_STOPPED) {
         draft.plan->allow_same_gpu_replicas = !p.needs_distinct && repeats_on_gpu(draft.plan);
         *out = draft.plan;
@@ -217,6 +227,9 @@ static enum mp_status prepare(struct run *run, const struct mp_plan_request *r, 
                                        .settings = r->settings,
                                        .n_settings = r->n_settings,
                                        .limits = r->limits,
+                                       .export_lp = r->export_lp,
+                                       .import_solution = r->import_solution,
+                                       .exact_nodes = run->recipe->place == NULL ? EXACT_NODES_IN_AUTO : 0,
                                        .memory_bytes = r->memory_bytes,
                                        .seed = r->seed,
                                        .n_threads = r->n_threads};
@@ -344,6 +357,8 @@ enum mp_status mp_plan_make(struct mp_plan **out, const struct mp_plan_request *
     MP_TRY(mp_combination_run(&plan, &run.problem, &run.combination, &budget, &run.work, outcome, err));
     if (plan == NULL)
         goto out;
+    if (*outcome == MP_STOPPED && strcmp(run.stopped_by, "done") == 0)
+        run.stopped_by = run.wall_struck ? "wall_clock" : "work_limit";
     MP_TRY(fill_provenance(plan, &run, request, err));
     MP_TRY(mp_plan_prove(plan, &run.problem, err));
     MP_TRY(gate(plan, request, err));

@@ -42,6 +42,8 @@ struct mp_problem {                     /* all borrowed */
     const struct mp_setting *settings;
     uint32_t n_settings;
     const struct mp_limits *limits; /* a plan's orders take at most an eighth of its text; NULL = the defaults */
+    const char *export_lp, *import_solution; /* files, for place exact; NULL = none */
+    uint64_t exact_nodes;                    /* search nodes of the exact strategies per layer; 0 = as their options say */
 };
 
 /* What strategies write. `plan` has its shape and slots; copies[layer] is the list of physical experts to place, in
@@ -139,6 +141,9 @@ struct mp_plan_request {
     double wall_seconds;
     unsigned n_threads;
     const struct mp_limits *limits;
+    bool no_exact; /* `auto` does not try the exact searches */
+    /* place exact: also write its program here (.mps: free MPS, else CPLEX LP); take this file's solution */
+    const char *export_lp, *import_solution;
 };
 /* Runs the stages, simulates on the planning steps, fills in evidence, samples, certificates and provenance, and has
  * the verifier accept the plan; nothing unverified leaves this function. outcome NOT_FOUND: infeasible, err->message

@@ -24,6 +24,7 @@ libjansson-dev|pkg-config --exists jansson
 zlib1g-dev|pkg-config --exists zlib
 nettle-dev|pkg-config --exists nettle
 libxxhash-dev|pkg-config --exists libxxhash
+libglpk-dev|echo "#include <glpk.h>" | cc -E -x c -o /dev/null -
 libcmocka-dev|pkg-config --exists cmocka'
 needs_to_check='python3-yaml|python3 -c "import yaml"
 clang|command -v clang
