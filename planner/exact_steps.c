@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MORE_NODES 100000u
 #define TIME_MAX (UINT64_C(1) << 52) /* docs/COST.md part 6 */
 
 static uint64_t sane(uint64_t ns) { return ns < TIME_MAX ? ns : TIME_MAX; }
@@ -25,6 +26,14 @@ static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
 struct step_floor { /* docs/BOUNDS.md part 2, of one step */
     uint64_t dispatch, compute, combine;
 };
+
+/* Resources of equal rate and least latency: only the fullest of them matters. */
+struct port_class {
+    uint64_t bytes_per_s, latency_ns;
+    uint32_t n, *resources;
+};
+/* Copies through every resource of one matrix (dispatch or combine, first phase or inside nodes), all steps. */
+enum { DISPATCH, COMBINE, DISPATCH_INSIDE, COMBINE_INSIDE, N_WIRES };
 
 struct search {
     const struct mp_exact_steps *in;
@@ -51,6 +60,12 @@ struct search {
     uint8_t *on_gpu, *on_node;         /* [n_tokens][n_gpus], [n_tokens][n_nodes] pairs there */
     uint64_t *cost;                    /* [n_steps] bound of each */
     uint64_t total;
+    uint32_t n_resources, n_classes;
+    struct port_class *classes;
+    struct mp_path *path;          /* [n_gpus][n_gpus] */
+    bool has_caps;
+    uint64_t least_latency_ns;
+    uint64_t *through[N_WIRES];    /* [n_steps][n_resources] copies */
     uint64_t *dispatch, *combine; /* [n_gpus][n_gpus] scratch, bytes */
     /* the result */
     bool is_found, is_stopped;
@@ -58,6 +73,47 @@ struct search {
 };
 
 /* ---- cost of a step ---- */
+static uint64_t ns_of(uint64_t copies, uint64_t bytes, uint64_t rate) {
+    uint64_t x;
+    return mp_mul_overflow(copies, bytes, &x) || mp_mul_overflow(x, UINT64_C(1000000000), &x)
+               ? mp_mul_div_ceil(copies * bytes, UINT64_C(1000000000), rate)
+               : mp_ceil_div(x, rate);
+}
+
+/* The fullest port's time and a latency, of what is placed so far. The last flow through a port ends a latency after
+ * the port has carried all of its bytes. The simulator's rounding may be a nanosecond below where that latency is not
+ * the least of all (docs/COST.md part 4). */
+static uint64_t wire_floor(const struct search *x, uint32_t step, int wire) {
+    const uint64_t *through = x->through[wire] + (size_t)step * x->n_resources;
+    bool is_combine = wire == COMBINE || wire == COMBINE_INSIDE;
+    uint64_t bytes = is_combine ? x->model->combine_bytes : x->model->dispatch_bytes, most = 0;
+    for (uint32_t c = 0; c < x->n_classes; c++) {
+        const struct port_class *k = &x->classes[c];
+        uint64_t copies = 0;
+        for (uint32_t i = 0; i < k->n; i++)
+            copies = larger(copies, through[k->resources[i]]);
+        if (copies > 0 && bytes > 0)
+            most = larger(most, ns_of(copies, bytes, k->bytes_per_s) + k->latency_ns -
+                                    (k->latency_ns > x->least_latency_ns));
+    }
+    const uint64_t *matrix = (wire < DISPATCH_INSIDE ? x->first : x->second) + (size_t)step * x->n_gpus * x->n_gpus;
+    for (uint32_t i = 0; x->has_caps && i < x->n_gpus; i++)
+        for (uint32_t j = 0; j < x->n_gpus; j++) {
+            uint64_t copies = matrix[(size_t)i * x->n_gpus + j];
+            const struct mp_path *p = is_combine ? &x->path[(size_t)j * x->n_gpus + i] : &x->path[(size_t)i * x->n_gpus + j];
+            if (copies > 0 && bytes > 0 && p->cap_bytes_per_s > 0)
+                most = larger(most, ns_of(copies, bytes, p->cap_bytes_per_s) + p->latency_ns -
+                                        (p->latency_ns > x->least_latency_ns));
+        }
+    return sane(most);
+}
+
+static enum mp_status wire_exact(const struct search *x, const uint64_t *matrix, uint64_t *ns, struct mp_error *err) {
+    enum mp_status status = mp_net_concurrent(x->net, matrix, ns, NULL, err);
+    *ns = sane(*ns);
+    return status;
+}
+
 static void weigh(const struct search *x, const uint64_t *copies) {
     uint32_t n = x->n_gpus;
     for (uint32_t i = 0; i < n; i++)
@@ -67,37 +123,32 @@ static void weigh(const struct search *x, const uint64_t *copies) {
         }
 }
 
-static enum mp_status transfer(const struct search *x, const uint64_t *matrix, bool is_exact, uint64_t *ns,
-                               struct mp_error *err) {
-    enum mp_status status = MP_OK;
-    if (is_exact)
-        status = mp_net_concurrent(x->net, matrix, ns, NULL, err);
-    else
-        *ns = mp_net_port_bound(x->net, matrix);
-    *ns = sane(*ns);
-    return status;
-}
-
 /* Both directions of a step, launches included. */
 static enum mp_status transfers(const struct search *x, uint32_t step, bool is_exact, uint64_t *dispatch,
                                 uint64_t *combine, struct mp_error *err) {
     size_t cells = (size_t)x->n_gpus * x->n_gpus;
-    uint64_t out[2] = {0, 0}, inside[2] = {0, 0};
+    uint64_t ns[N_WIRES] = {0};
     enum mp_status status = MP_OK;
     *dispatch = *combine = 0;
     if (x->n_gpus < 2)
         return MP_OK;
-    weigh(x, x->first + step * cells);
-    MP_TRY(transfer(x, x->dispatch, is_exact, &out[0], err));
-    MP_TRY(transfer(x, x->combine, is_exact, &out[1], err));
-    if (x->has_second) {
+    for (int w = 0; w < (x->has_second ? N_WIRES : DISPATCH_INSIDE) && !is_exact; w++)
+        ns[w] = wire_floor(x, step, w);
+    if (is_exact) {
+        weigh(x, x->first + step * cells);
+        MP_TRY(wire_exact(x, x->dispatch, &ns[DISPATCH], err));
+        MP_TRY(wire_exact(x, x->combine, &ns[COMBINE], err));
+    }
+    if (is_exact && x->has_second) {
         weigh(x, x->second + step * cells);
-        MP_TRY(transfer(x, x->dispatch, is_exact, &inside[0], err));
-        MP_TRY(transfer(x, x->combine, is_exact, &inside[1], err));
+        MP_TRY(wire_exact(x, x->dispatch, &ns[DISPATCH_INSIDE], err));
+        MP_TRY(wire_exact(x, x->combine, &ns[COMBINE_INSIDE], err));
     }
     bool is_overlapped = x->in->problem->sim.dispatcher->is_overlapped;
-    *dispatch = (is_overlapped ? larger(out[0], inside[0]) : out[0] + inside[0]) + x->launch_ns;
-    *combine = (is_overlapped ? larger(out[1], inside[1]) : out[1] + inside[1]) + x->launch_ns;
+    *dispatch = x->launch_ns + (is_overlapped ? larger(ns[DISPATCH], ns[DISPATCH_INSIDE])
+                                              : ns[DISPATCH] + ns[DISPATCH_INSIDE]);
+    *combine = x->launch_ns + (is_overlapped ? larger(ns[COMBINE], ns[COMBINE_INSIDE])
+                                             : ns[COMBINE] + ns[COMBINE_INSIDE]);
 out:
     return status;
 }
@@ -123,24 +174,38 @@ static enum mp_status step_cost(const struct search *x, uint32_t step, bool is_e
     return status;
 }
 
+/* Ends early, at some number that is no less than the best, when it cannot be better. */
 static enum mp_status exact_cost(const struct search *x, uint64_t *total, struct mp_error *err) {
-    *total = 0;
-    for (uint32_t s = 0; s < x->n_steps; s++) {
+    uint64_t best = x->is_found ? x->best : UINT64_MAX;
+    *total = x->total;
+    for (uint32_t s = 0; s < x->n_steps && *total < best; s++) {
         uint64_t cost;
         enum mp_status status = step_cost(x, s, true, &cost, err);
         if (status != MP_OK)
             return status;
-        *total += cost;
+        *total += cost - x->cost[s];
     }
     return MP_OK;
 }
 
 /* ---- placing and taking away ---- */
+static void add_copies(struct search *x, uint32_t step, bool is_inside, uint32_t i, uint32_t j, uint64_t by) {
+    size_t n = x->n_gpus, at = (size_t)step * x->n_resources;
+    const struct mp_path *out = &x->path[i * n + j], *back = &x->path[j * n + i];
+    uint64_t *there = x->through[is_inside ? DISPATCH_INSIDE : DISPATCH] + at;
+    uint64_t *home = x->through[is_inside ? COMBINE_INSIDE : COMBINE] + at;
+    (is_inside ? x->second : x->first)[((size_t)step * n + i) * n + j] += by;
+    for (uint32_t k = 0; k < out->n; k++)
+        there[out->resource[k]] += by;
+    for (uint32_t k = 0; k < back->n; k++)
+        home[back->resource[k]] += by;
+}
+
 static void count_token(struct search *x, uint64_t token, uint32_t gpu, bool comes) {
     size_t n = x->n_gpus;
     uint32_t source = x->ask->token_source[token], v = x->node[gpu];
-    uint64_t *first = x->first + (size_t)x->ask->token_step[token] * n * n;
-    uint64_t *second = x->second + (size_t)x->ask->token_step[token] * n * n, by = comes ? 1 : (uint64_t)-1;
+    uint32_t step = x->ask->token_step[token];
+    uint64_t by = comes ? 1 : (uint64_t)-1;
     uint8_t *here = &x->on_gpu[token * n + gpu];
     if (!comes)
         --*here;
@@ -150,7 +215,7 @@ static void count_token(struct search *x, uint64_t token, uint32_t gpu, bool com
     if (!is_change || gpu == source)
         return;
     if (x->kind == MP_COPY_PER_GPU || v == x->node[source]) {
-        first[source * n + gpu] += by;
+        add_copies(x, step, false, source, gpu, by);
         return;
     }
     uint8_t *there = &x->on_node[token * x->n_nodes + v];
@@ -158,11 +223,11 @@ static void count_token(struct search *x, uint64_t token, uint32_t gpu, bool com
     if (!comes)
         --*there;
     if (*there == 0)
-        first[source * n + gateway] += by;
+        add_copies(x, step, false, source, gateway, by);
     if (comes)
         ++*there;
     if (gateway != gpu)
-        second[gateway * n + gpu] += by;
+        add_copies(x, step, true, gateway, gpu, by);
 }
 
 static enum mp_status change(struct search *x, uint32_t copy, uint32_t gpu, bool comes, struct mp_error *err) {
@@ -187,8 +252,8 @@ static enum mp_status change(struct search *x, uint32_t copy, uint32_t gpu, bool
             x->compute[at] = sane(mp_compute_ns(x->topology, gpu, x->model, x->active[at], x->padded[at]));
             const uint64_t *from = ask->from + ((size_t)s * x->n_copies + copy) * ask->n_ranks;
             for (uint32_t r = 0; r < ask->n_ranks && x->kind == MP_COPY_PER_EXPERT; r++)
-                if (r != gpu)
-                    x->first[(s * n + r) * n + gpu] += comes ? from[r] : -from[r];
+                if (r != gpu && from[r] > 0)
+                    add_copies(x, s, false, r, gpu, comes ? from[r] : -from[r]);
         }
         enum mp_status status = step_cost(x, s, false, &cost, err);
         if (status != MP_OK)
@@ -220,8 +285,10 @@ static void record(struct search *x, uint64_t total) {
         x->out->gpu[c] = (uint16_t)x->gpu[c];
 }
 
+/* Without any solution yet it goes on a while longer. */
 static bool must_stop(struct search *x) {
-    x->is_stopped |= x->in->node_limit > 0 && x->out->nodes >= x->in->node_limit;
+    uint64_t limit = x->in->node_limit + (x->is_found ? 0 : MORE_NODES);
+    x->is_stopped |= x->in->node_limit > 0 && x->out->nodes >= limit;
     return x->is_stopped;
 }
 
@@ -310,6 +377,8 @@ static enum mp_status begin(struct search *x, struct mp_error *err) {
     }
     if (k == x->n_copies) {
         uint64_t total;
+        x->is_found = true; /* the budget counts from here on */
+        x->best = UINT64_MAX;
         MP_TRY(improve(x, err));
         MP_TRY(exact_cost(x, &total, err));
         record(x, total);
@@ -445,6 +514,50 @@ static void make_nodes(struct search *x) {
                 x->gateway[i][x->node[g]] = g;
 }
 
+/* Paths, and resources by rate and least latency. */
+static enum mp_status make_ports(struct search *x, struct mp_arena *arena, struct mp_error *err) {
+    size_t n = x->n_gpus;
+    uint32_t n_resources = x->n_resources = x->topology->n_resources;
+    uint64_t *latency = mp_arena_alloc(arena, n_resources, sizeof *latency);
+    x->path = mp_arena_alloc(arena, n * n, sizeof *x->path);
+    x->classes = mp_arena_alloc(arena, n_resources, sizeof *x->classes);
+    uint32_t *lists = mp_arena_alloc(arena, (size_t)n_resources * n_resources, sizeof *lists);
+    if (latency == NULL || x->path == NULL || x->classes == NULL || lists == NULL)
+        return mp_nomem(err, "an exact placement");
+    for (uint32_t r = 0; r < n_resources; r++)
+        latency[r] = UINT64_MAX;
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t j = 0; j < n; j++) {
+            struct mp_path *p = &x->path[i * n + j];
+            mp_topology_path(x->topology, i, j, p);
+            x->has_caps |= p->cap_bytes_per_s > 0;
+            for (uint32_t k = 0; k < p->n; k++)
+                if (p->latency_ns < latency[p->resource[k]])
+                    latency[p->resource[k]] = p->latency_ns;
+        }
+    x->least_latency_ns = UINT64_MAX;
+    for (uint32_t l = 0; l < x->topology->n_levels; l++)
+        if (x->topology->levels[l].latency_ns < x->least_latency_ns)
+            x->least_latency_ns = x->topology->levels[l].latency_ns;
+    for (uint32_t r = 0; r < n_resources; r++) {
+        uint32_t c = 0;
+        if (latency[r] == UINT64_MAX)
+            continue; /* nobody's path */
+        uint64_t rate = x->topology->resources[r].bytes_per_s;
+        while (c < x->n_classes && (x->classes[c].bytes_per_s != rate || x->classes[c].latency_ns != latency[r]))
+            c++;
+        if (c == x->n_classes)
+            x->classes[x->n_classes++] = (struct port_class){rate, latency[r], 0, lists + (size_t)c * n_resources};
+        x->classes[c].resources[x->classes[c].n++] = r;
+    }
+    for (int w = 0; w < N_WIRES; w++) {
+        x->through[w] = mp_arena_alloc(arena, (size_t)x->n_steps * n_resources, sizeof *x->through[w]);
+        if (x->through[w] == NULL)
+            return mp_nomem(err, "an exact placement");
+    }
+    return MP_OK;
+}
+
 static enum mp_status make_state(struct search *x, struct mp_arena *arena, struct mp_error *err) {
     size_t n = x->n_gpus, cells = (size_t)x->n_steps * n;
     x->rows = mp_arena_alloc(arena, cells, sizeof *x->rows);
@@ -466,7 +579,8 @@ static enum mp_status make_state(struct search *x, struct mp_arena *arena, struc
         for (uint32_t s = 0; s < x->n_steps; s++)
             for (uint32_t i = 0; i < x->ask->n_ranks; i++)
                 for (uint32_t j = 0; j < n; j++)
-                    x->first[(s * n + i) * n + j] = i == j ? 0 : x->ask->rank_tokens[(size_t)s * x->ask->n_ranks + i];
+                    if (i != j)
+                        add_copies(x, s, false, i, j, x->ask->rank_tokens[(size_t)s * x->ask->n_ranks + i]);
     for (uint32_t s = 0; s < x->n_steps; s++) {
         enum mp_status status = step_cost(x, s, false, &x->cost[s], err);
         if (status != MP_OK)
@@ -527,6 +641,7 @@ enum mp_status mp_exact_steps_solve(struct mp_exact_steps_answer *out, const str
     MP_TRY(make_floors(x, arena, err));
     make_nodes(x);
     make_order(x);
+    MP_TRY(make_ports(x, arena, err));
     MP_TRY(make_state(x, arena, err));
     uint64_t root = x->total;
     MP_TRY(begin(x, err));

@@ -438,7 +438,7 @@ enum mp_status mp_mip_read_solution(int64_t **values, const struct mp_mip *m, co
         if (w.count == 0 || w.at[0][0] == '#' || w.at[0][0] == '=')
             continue;
         if (!has_any)
-            is_glpk = w.n[0] == 1 && (w.at[0][0] == 'c' || w.at[0][0] == 's') && w.count > 2;
+            is_glpk = w.n[0] == 1 && (w.at[0][0] == 'c' || w.at[0][0] == 's') && find(&a, w.at[0], 1) == MP_NONE;
         has_any = true;
         enum mp_status status = is_glpk ? read_glpk_line(&a, &w, err) : read_line(&a, &w, err);
         if (status != MP_OK)

@@ -26,7 +26,8 @@ struct call { /* all that lives across the jump is in here, and this is not a lo
     double *factor;
     double *found; /* [1 + n_variables] what GLPK answers */
     bool is_given, is_done, is_found, is_stopped, is_infeasible, has_bound, wall_struck;
-    double bound;
+    bool has_fraction;
+    double bound, least; /* least: the cost of `found` as GLPK counts it */
     uint64_t nodes;
     char why[256];
 };
@@ -85,6 +86,7 @@ static void build(struct call *c, glp_prob *p) {
         glp_set_col_bnds(p, (int)i + 1, kind_of_bounds(v->lower, v->upper), (double)v->lower, (double)v->upper);
         glp_set_obj_coef(p, (int)i + 1, (double)v->cost);
         glp_set_col_kind(p, (int)i + 1, v->is_integer ? GLP_IV : GLP_CV);
+        c->has_fraction |= !v->is_integer;
     }
     for (uint32_t i = 0; i < m->n_rows; i++) {
         const struct mp_mip_row *row = &m->rows[i];
@@ -145,6 +147,7 @@ static void solve(struct call *c) {
     c->is_found = status == GLP_OPT || status == GLP_FEAS;
     c->is_infeasible = status == GLP_NOFEAS || (status == GLP_UNDEF && failed == 0);
     c->is_stopped |= c->is_found && status != GLP_OPT;
+    c->least = c->is_found ? glp_mip_obj_val(p) : 0;
     for (uint32_t i = 0; i < c->m->n_variables && c->is_found; i++)
         c->found[i + 1] = glp_mip_col_val(p, (int)i + 1);
     c->is_done = true;
@@ -226,7 +229,8 @@ enum mp_status mp_mip_solve(struct mp_mip_answer *out, const struct mp_mip *m, c
         out->outcome = MP_NOT_FOUND;
     else if (out->values != NULL && !c->is_infeasible) {
         out->outcome = MP_FOUND;
-        out->bound = out->objective;
+        out->bound = !c->has_fraction ? out->objective : nearest(ceil(c->least - 1e-9 * fabs(c->least) - 1e-6));
+        out->bound = out->bound < out->objective ? out->bound : out->objective;
     } else
         snprintf(out->why, sizeof out->why, "it finds no solution where there is one");
     return MP_OK;

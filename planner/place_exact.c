@@ -61,15 +61,18 @@ static enum mp_status ask_glpk(struct work *w, uint32_t layer, const struct mp_b
     }
     for (uint32_t v = 0; v < m->n_variables; v++)
         values[v] = m->variables[v].lower;
-    mp_place_model_put(w->in, d->n_copies, 0, a->gpu, values);
-    mp_mip_repair(m, values);
+    if (a->has_solution) {
+        mp_place_model_put(w->in, d->n_copies, 0, a->gpu, values);
+        mp_mip_repair(m, values);
+    }
     const struct mp_mip_options o = {
-        .node_limit = w->node_limit, .seconds = budget->wall_seconds, .incumbent = values};
+        .node_limit = w->node_limit, .seconds = budget->wall_seconds, .incumbent = a->has_solution ? values : NULL};
     MP_TRY(mp_mip_solve(&answer, m, &o, scratch, err));
     if (answer.wall_struck && budget->wall_struck != NULL)
         *budget->wall_struck = true;
     a->nodes += answer.nodes;
     a->outcome = MP_STOPPED; /* what GLPK proves is not ours */
+    a->has_solution = answer.values != NULL;
     for (uint32_t c = 0; c < d->n_copies && answer.values != NULL; c++)
         for (uint32_t g = 0; g < d->plan->n_gpus; g++)
             if (answer.values[mp_place_model_at(w->in, d->n_copies, 0, c, g)] == 1)
@@ -210,14 +213,14 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
         return status;
     w.node_limit = per_layer;
     for (uint32_t l = 0; l < p->n_layers; l++) {
-        if (w.answers[l].outcome == MP_NOT_FOUND || !w.answers[l].has_solution)
-            return mp_decline(err, outcome, MP_NOT_FOUND,
-                              "exact: layer %u: no placement of %u copies on distinct GPUs was found", l,
-                              draft->n_copies);
         if (is_glpk)
             status = ask_glpk(&w, l, budget, scratch, outcome, err);
         if (status != MP_OK || *outcome != MP_FOUND)
             return status;
+        if (!w.answers[l].has_solution)
+            return mp_decline(err, outcome, MP_NOT_FOUND,
+                              "exact: layer %u: no placement of %u copies on distinct GPUs was found", l,
+                              draft->n_copies);
         is_stopped |= w.answers[l].outcome == MP_STOPPED;
     }
     status = fill(&w, draft, scratch, err);
