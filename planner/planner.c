@@ -229,7 +229,7 @@ static enum mp_status prepare(struct run *run, const struct mp_plan_request *r, 
                                        .limits = r->limits,
                                        .export_lp = r->export_lp,
                                        .import_solution = r->import_solution,
-                                       .exact_nodes = run->recipe->place == NULL ? EXACT_NODES_IN_AUTO : 0,
+                                       .exact_nodes = run->recipe->place == NULL && r->place == NULL ? EXACT_NODES_IN_AUTO : 0,
                                        .memory_bytes = r->memory_bytes,
                                        .seed = r->seed,
                                        .n_threads = r->n_threads};

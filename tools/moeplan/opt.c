@@ -135,6 +135,13 @@ const struct opt opt_table[OPT_END] = {
     [OPT_FOR] = NAMED("for", "STACK", for_stack, WORDS_STACKS, NULL, NULL,
                       "keep the rules of this serving stack (moeplan list stacks)"),
 
+    [OPT_SOLVER] = ONE_OF("solver", "HOW", solver, "exact|auto|heuristic", "auto", NULL,
+                          "strategy auto: only placements proven by search, those too on small layers, or none"),
+    [OPT_EXPORT_LP] = TEXT("export-lp", 0, "FILE", export_lp, WORDS_FILE, NULL, NULL,
+                           "also write the placement problem for other solvers: CPLEX LP, or free MPS for FILE.mps"),
+    [OPT_IMPORT_SOLUTION] = TEXT("import-solution", 0, "FILE", import_solution, WORDS_FILE, NULL, NULL,
+                                 "take another solver's answer to --export-lp: lines NAME VALUE, or glpsol -w"),
+
     [OPT_DISPATCHER] = NAMED("dispatcher", "NAME", dispatcher, WORDS_DISPATCHERS, NULL,
                              "decode: deepep-ll; prefill and train: deepep-normal; counts: a2av",
                              "which copies of a token travel (moeplan list dispatchers)"),
@@ -459,6 +466,10 @@ static enum mp_status check_together(const struct opts *o, const struct verb *ve
                        "%s: --score-on and --split exclude each other: another recording is scored whole, and all of "
                        "TRACE is planned on (give one)",
                        verb->name);
+    if ((o->export_lp != NULL || o->import_solution != NULL) && strcmp(o->strategy, "exact") != 0 &&
+        (o->place == NULL || strcmp(o->place, "exact") != 0))
+        return mp_fail(err, MP_EUSAGE, "%s: --%s is about the placement problem of strategy exact (add --place exact)",
+                       verb->name, o->export_lp != NULL ? "export-lp" : "import-solution");
     if (o->map != NULL && (o->ids == NULL || strcmp(o->ids, "physical") != 0))
         return mp_fail(err, MP_EUSAGE, "%s: --map is for physical ids (add --ids physical)", verb->name);
     return MP_OK;
@@ -521,5 +532,7 @@ enum mp_status opt_parse(struct opts *o, struct args *args, const struct verb *v
     if (args->n < n_needed)
         return mp_fail(err, MP_EUSAGE, "%s: %s is missing (usage: %s)", verb->name, verb->arguments[args->n].name,
                        verb->usage);
+    if ((o->export_lp != NULL || o->import_solution != NULL) && !o->is_set[OPT_STRATEGY])
+        o->strategy = "exact";
     return check_together(o, verb, err);
 }

@@ -51,6 +51,9 @@ enum opt_id {
     OPT_SLOTS_PER_GPU,
     OPT_OBJECTIVE,
     OPT_FOR,
+    OPT_SOLVER,
+    OPT_EXPORT_LP,
+    OPT_IMPORT_SOLUTION,
     OPT_DISPATCHER,
     OPT_SOURCES,
     OPT_SPLIT_PLAN,
@@ -110,6 +113,7 @@ struct opts {
     const char *strategy, *strategies, *replicate, *place, *route, *order, *stages, *set, *objective, *for_stack;
     const char *dispatcher, *sources, *split, *score_on, *network, *incumbent, *incumbent_route, *to, *preset, *against,
         *completion;
+    const char *solver, *export_lp, *import_solution;
 };
 
 enum opt_type { OPT_IS_FLAG, OPT_IS_WHOLE, OPT_IS_TEXT, OPT_IS_CHOICE, OPT_IS_SECONDS, OPT_IS_SIZE, OPT_IS_RATIO };

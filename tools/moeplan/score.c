@@ -165,6 +165,7 @@ out:
 struct mp_plan_request score_request(const struct setup *s, const char *strategy) {
     const struct opts *o = s->o;
     const struct mp_stack *stack = o->for_stack != NULL ? mp_stack_find(o->for_stack) : NULL;
+    const bool is_exact = o->solver != NULL && strcmp(o->solver, "exact") == 0 && strcmp(strategy, "auto") == 0;
     return (struct mp_plan_request){
         .stage_mode = tool_stages(o),
         .can_pace = o->pacing,
@@ -179,7 +180,7 @@ struct mp_plan_request score_request(const struct setup *s, const char *strategy
         .objective = tool_objective(o),
         .strategy = strategy,
         .replicate = o->replicate,
-        .place = o->place,
+        .place = is_exact && o->place == NULL ? "exact" : o->place,
         .route = o->route,
         .order = o->order,
         .n_redundant = (uint32_t)o->redundant,
@@ -192,6 +193,9 @@ struct mp_plan_request score_request(const struct setup *s, const char *strategy
         .wall_seconds = o->time_limit,
         .n_threads = tool_threads(o),
         .limits = &o->limits,
+        .no_exact = o->solver != NULL && strcmp(o->solver, "heuristic") == 0,
+        .export_lp = o->export_lp,
+        .import_solution = o->import_solution,
     };
 }
 
