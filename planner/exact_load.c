@@ -76,8 +76,7 @@ static void list_copies(struct search *s) {
     s->n_copies = 0;
     for (uint32_t e = 0; e < s->in->n_experts; e++)
         for (uint32_t i = 0; i < s->count[e]; i++)
-            s->copies[s->n_copies++] =
-                (struct copy){s->in->load[e] * (MP_EXACT_LOAD_SCALE / s->count[e]), e, i};
+            s->copies[s->n_copies++] = (struct copy){s->in->load[e] * (MP_EXACT_LOAD_SCALE / s->count[e]), e, i};
     qsort(s->copies, s->n_copies, sizeof *s->copies, by_falling_weight);
     s->weight_before[0] = 0;
     for (uint32_t i = 0; i < s->n_copies; i++)

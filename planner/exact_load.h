@@ -14,12 +14,13 @@ struct mp_exact_load {
 };
 #define MP_EXACT_LOAD_EXPERTS 64u
 #define MP_EXACT_LOAD_GPUS 64u
-#define MP_EXACT_LOAD_REPLICAS 8u      /* of one expert */
-#define MP_EXACT_LOAD_SCALE UINT64_C(840) /* divisible by 1 .. 8: loads over replicas are whole numbers of 1/840 rows */
+#define MP_EXACT_LOAD_REPLICAS 8u         /* of one expert */
+#define MP_EXACT_LOAD_SCALE UINT64_C(840) /* divisible by 1 .. 8: loads over replicas are whole numbers of 1/840 rows  \
+                                           */
 
 struct mp_exact_load_answer {
-    enum mp_outcome outcome;                  /* FOUND: proven; STOPPED: the best so far; NOT_FOUND: does not fit */
-    uint64_t value, bound;                    /* load of the fullest GPU in 1/840 rows, and what no plan goes below */
+    enum mp_outcome outcome; /* FOUND: proven; STOPPED: the best so far; NOT_FOUND: does not fit */
+    uint64_t value, bound;   /* load of the fullest GPU in 1/840 rows, and what no plan goes below */
     uint64_t nodes;
     uint32_t n_replicas[MP_EXACT_LOAD_EXPERTS];
     uint32_t gpu[MP_EXACT_LOAD_EXPERTS][MP_EXACT_LOAD_REPLICAS]; /* rising */

@@ -47,25 +47,25 @@ struct search {
     bool is_peak, is_symmetric, has_second;
     uint64_t launch_ns;
     struct step_floor *floors;
-    uint64_t *peak_floor;                  /* [n_steps] */
-    uint32_t order[MP_EXACT_COPIES];       /* copies by falling rows */
+    uint64_t *peak_floor;            /* [n_steps] */
+    uint32_t order[MP_EXACT_COPIES]; /* copies by falling rows */
     uint32_t node[MP_EXACT_GPUS], index_in_node[MP_EXACT_GPUS];
     uint32_t gateway[MP_EXACT_GPUS][MP_EXACT_GPUS]; /* [source][node] */
     uint32_t room[MP_EXACT_GPUS], n_slots[MP_EXACT_GPUS];
     /* the placement at hand */
-    uint32_t gpu[MP_EXACT_COPIES]; /* NONE = not placed */
+    uint32_t gpu[MP_EXACT_COPIES];     /* NONE = not placed */
     uint64_t *rows, *padded, *compute; /* [n_steps][n_gpus] */
     uint32_t *active;
-    uint64_t *first, *second;          /* [n_steps][n_gpus][n_gpus] copies */
-    uint8_t *on_gpu, *on_node;         /* [n_tokens][n_gpus], [n_tokens][n_nodes] pairs there */
-    uint64_t *cost;                    /* [n_steps] bound of each */
+    uint64_t *first, *second;  /* [n_steps][n_gpus][n_gpus] copies */
+    uint8_t *on_gpu, *on_node; /* [n_tokens][n_gpus], [n_tokens][n_nodes] pairs there */
+    uint64_t *cost;            /* [n_steps] bound of each */
     uint64_t total;
     uint32_t n_resources, n_classes;
     struct port_class *classes;
-    struct mp_path *path;          /* [n_gpus][n_gpus] */
+    struct mp_path *path; /* [n_gpus][n_gpus] */
     bool has_caps;
     uint64_t least_latency_ns;
-    uint64_t *through[N_WIRES];    /* [n_steps][n_resources] copies */
+    uint64_t *through[N_WIRES];   /* [n_steps][n_resources] copies */
     uint64_t *dispatch, *combine; /* [n_gpus][n_gpus] scratch, bytes */
     /* the result */
     bool is_found, is_stopped;
@@ -93,14 +93,15 @@ static uint64_t wire_floor(const struct search *x, uint32_t step, int wire) {
         for (uint32_t i = 0; i < k->n; i++)
             copies = larger(copies, through[k->resources[i]]);
         if (copies > 0 && bytes > 0)
-            most = larger(most, ns_of(copies, bytes, k->bytes_per_s) + k->latency_ns -
-                                    (k->latency_ns > x->least_latency_ns));
+            most = larger(most,
+                          ns_of(copies, bytes, k->bytes_per_s) + k->latency_ns - (k->latency_ns > x->least_latency_ns));
     }
     const uint64_t *matrix = (wire < DISPATCH_INSIDE ? x->first : x->second) + (size_t)step * x->n_gpus * x->n_gpus;
     for (uint32_t i = 0; x->has_caps && i < x->n_gpus; i++)
         for (uint32_t j = 0; j < x->n_gpus; j++) {
             uint64_t copies = matrix[(size_t)i * x->n_gpus + j];
-            const struct mp_path *p = is_combine ? &x->path[(size_t)j * x->n_gpus + i] : &x->path[(size_t)i * x->n_gpus + j];
+            const struct mp_path *p =
+                is_combine ? &x->path[(size_t)j * x->n_gpus + i] : &x->path[(size_t)i * x->n_gpus + j];
             if (copies > 0 && bytes > 0 && p->cap_bytes_per_s > 0)
                 most = larger(most, ns_of(copies, bytes, p->cap_bytes_per_s) + p->latency_ns -
                                         (p->latency_ns > x->least_latency_ns));
@@ -145,10 +146,10 @@ static enum mp_status transfers(const struct search *x, uint32_t step, bool is_e
         MP_TRY(wire_exact(x, x->combine, &ns[COMBINE_INSIDE], err));
     }
     bool is_overlapped = x->in->problem->sim.dispatcher->is_overlapped;
-    *dispatch = x->launch_ns + (is_overlapped ? larger(ns[DISPATCH], ns[DISPATCH_INSIDE])
-                                              : ns[DISPATCH] + ns[DISPATCH_INSIDE]);
-    *combine = x->launch_ns + (is_overlapped ? larger(ns[COMBINE], ns[COMBINE_INSIDE])
-                                             : ns[COMBINE] + ns[COMBINE_INSIDE]);
+    *dispatch =
+        x->launch_ns + (is_overlapped ? larger(ns[DISPATCH], ns[DISPATCH_INSIDE]) : ns[DISPATCH] + ns[DISPATCH_INSIDE]);
+    *combine =
+        x->launch_ns + (is_overlapped ? larger(ns[COMBINE], ns[COMBINE_INSIDE]) : ns[COMBINE] + ns[COMBINE_INSIDE]);
 out:
     return status;
 }

@@ -20,7 +20,7 @@ struct mp_exact_steps_answer {
     /* Sums over steps: ns of max(dispatch, shared) + compute + combine with single shots (objective STEP), or the rows
      * of the fullest GPU (objective PEAK); and what no placement of these copies goes below. */
     uint64_t value, bound, nodes;
-    bool has_solution; /* of STOPPED: gpu and value are one */
+    bool has_solution;             /* of STOPPED: gpu and value are one */
     uint16_t gpu[MP_EXACT_COPIES]; /* of each copy; replicas of an expert in rising order */
 };
 /* Why the search does not apply (too large, a network or objective that it does not know), or NULL. */
@@ -39,8 +39,8 @@ struct mp_copy_rows {
     uint64_t n_tokens;
     uint32_t *token_step;
     uint16_t *token_source;
-    uint64_t *first_pair;  /* [n_copies + 1] */
-    uint64_t *pair_token;  /* tokens that a copy serves */
+    uint64_t *first_pair; /* [n_copies + 1] */
+    uint64_t *pair_token; /* tokens that a copy serves */
 };
 enum mp_status mp_copy_rows_count(struct mp_copy_rows *out, const struct mp_problem *in, uint32_t layer,
                                   const uint16_t *copies, uint32_t n_copies, struct mp_arena *arena,

@@ -357,7 +357,8 @@ static enum mp_status set_value(struct answer *a, uint32_t v, const char *text, 
     if (a->is_set[v])
         return mp_fail_at(err, MP_EINPUT, a->path, a->line_number, 1, "%s: a second value (keep one)", var->name);
     a->is_set[v] = true;
-    double whole = x < 0 ? -(double)(int64_t)(0.5 - (x > -9e15 ? x : -9e15)) : (double)(int64_t)((x < 9e15 ? x : 9e15) + 0.5);
+    double whole =
+        x < 0 ? -(double)(int64_t)(0.5 - (x > -9e15 ? x : -9e15)) : (double)(int64_t)((x < 9e15 ? x : 9e15) + 0.5);
     if (var->is_integer && (x - whole > 1e-5 || whole - x > 1e-5))
         return mp_fail_at(err, MP_EINPUT, a->path, a->line_number, column,
                           "%s: \"%s\" is not a whole number (solve it as an integer program, not its relaxation)",

@@ -57,7 +57,8 @@ struct mp_mip_options {
     uint32_t memory_mib;      /* what the solver may take; 0 = 1024 */
 };
 struct mp_mip_answer {
-    enum mp_outcome outcome; /* FOUND: the solver ended (proven to `bound`, which fractional variables may leave below); STOPPED: the best so far, if any; NOT_FOUND: none exists,
+    enum mp_outcome outcome; /* FOUND: the solver ended, with less than one unit of each fractional variable between
+                              * objective and bound; STOPPED: the best so far, if any; NOT_FOUND: none exists,
                               * the solver says; NOT_APPLICABLE: the solver failed, `why` says how */
     int64_t *values;         /* [n_variables] or NULL; of the caller's arena */
     int64_t objective;       /* of values */

@@ -99,11 +99,10 @@ static enum mp_status add_variables(struct maker *b, const struct mp_cost_setup 
         for (uint32_t i = 0; i < n_times(b->in); i++) {
             bool is_peak = b->in->objective == MP_OBJECTIVE_PEAK;
             snprintf(name, sizeof name, "%s_%u_%u", is_peak ? "rows" : times[i], id, s);
-            const struct mp_mip_variable v = {
-                .name = name,
-                .lower = (int64_t)clip(is_peak ? mp_ceil_div(sum, b->n_gpus) : least[i]),
-                .upper = MP_MIP_FREE,
-                .cost = 1};
+            const struct mp_mip_variable v = {.name = name,
+                                              .lower = (int64_t)clip(is_peak ? mp_ceil_div(sum, b->n_gpus) : least[i]),
+                                              .upper = MP_MIP_FREE,
+                                              .cost = 1};
             MP_TRY(mp_mip_add_variable(b->m, &v, NULL, err));
         }
     }
@@ -151,7 +150,8 @@ static enum mp_status add_compute(struct maker *b, uint32_t s, uint32_t g, struc
             uint64_t n = which == 0 ? rows > 0 : mp_ceil_div(rows, tile) * tile, ps;
             if (mp_mul_overflow(each, n, &ps))
                 ps = PS_MAX;
-            term(b, mp_place_model_at(b->in, b->n_copies, b->k, c, g), -(int64_t)clip(mp_mul_div_ceil(ps, 1000000, speed)));
+            term(b, mp_place_model_at(b->in, b->n_copies, b->k, c, g),
+                 -(int64_t)clip(mp_mul_div_ceil(ps, 1000000, speed)));
         }
         if (b->n == 0)
             continue;
@@ -177,7 +177,8 @@ static enum mp_status add_port(struct maker *b, uint32_t s, uint32_t r, bool is_
         for (uint32_t g = 0; g < b->n_gpus; g++) {
             uint64_t ps = 0;
             for (uint32_t i = 0; i < b->ask.n_ranks; i++) {
-                const struct mp_path *p = is_combine ? &b->path[(size_t)g * b->n_gpus + i] : &b->path[(size_t)i * b->n_gpus + g];
+                const struct mp_path *p =
+                    is_combine ? &b->path[(size_t)g * b->n_gpus + i] : &b->path[(size_t)i * b->n_gpus + g];
                 for (uint32_t k = 0; k < p->n; k++)
                     if (p->resource[k] == r)
                         ps += clip(mp_mul_div_ceil(bytes_of(b, s, c, i, is_combine), UINT64_C(1000000000000), rate));

@@ -9,7 +9,7 @@
 #include <time.h>
 
 /* `auto` runs the exact searches among others: they get this many nodes per layer. */
-#define EXACT_NODES_IN_AUTO 20000u
+#define EXACT_NODES_IN_AUTO 5000u
 
 /* ---- shared by the search and the strategies ---- */
 double mp_now_seconds(void) {
@@ -212,27 +212,28 @@ static enum mp_status prepare(struct run *run, const struct mp_plan_request *r, 
     run->arena = mp_arena_new();
     if (run->arena == NULL)
         return mp_nomem(err, "planning");
-    run->problem = (struct mp_problem){.workload = run->workload,
-                                       .topology = r->topology,
-                                       .model = r->model,
-                                       .sim = r->sim,
-                                       .objective = r->objective,
-                                       .n_redundant = r->n_redundant,
-                                       .slots_per_gpu = r->slots_per_gpu,
-                                       .allowed_routes = r->allowed_routes,
-                                       .needs_equal_slots = r->needs_equal_slots,
-                                       .needs_distinct = r->needs_distinct,
-                                       .stage_mode = r->stage_mode,
-                                       .can_pace = r->can_pace,
-                                       .settings = r->settings,
-                                       .n_settings = r->n_settings,
-                                       .limits = r->limits,
-                                       .export_lp = r->export_lp,
-                                       .import_solution = r->import_solution,
-                                       .exact_nodes = run->recipe->place == NULL && r->place == NULL ? EXACT_NODES_IN_AUTO : 0,
-                                       .memory_bytes = r->memory_bytes,
-                                       .seed = r->seed,
-                                       .n_threads = r->n_threads};
+    run->problem =
+        (struct mp_problem){.workload = run->workload,
+                            .topology = r->topology,
+                            .model = r->model,
+                            .sim = r->sim,
+                            .objective = r->objective,
+                            .n_redundant = r->n_redundant,
+                            .slots_per_gpu = r->slots_per_gpu,
+                            .allowed_routes = r->allowed_routes,
+                            .needs_equal_slots = r->needs_equal_slots,
+                            .needs_distinct = r->needs_distinct,
+                            .stage_mode = r->stage_mode,
+                            .can_pace = r->can_pace,
+                            .settings = r->settings,
+                            .n_settings = r->n_settings,
+                            .limits = r->limits,
+                            .export_lp = r->export_lp,
+                            .import_solution = r->import_solution,
+                            .exact_nodes = run->recipe->place == NULL && r->place == NULL ? EXACT_NODES_IN_AUTO : 0,
+                            .memory_bytes = r->memory_bytes,
+                            .seed = r->seed,
+                            .n_threads = r->n_threads};
     if (run->problem.sim.dispatcher == NULL)
         run->problem.sim.dispatcher = mp_dispatcher_default(r->batching.phase, t->kind);
     return mp_load_table(&run->problem.load, run->workload, r->n_threads, run->arena, err);
@@ -357,6 +358,8 @@ enum mp_status mp_plan_make(struct mp_plan **out, const struct mp_plan_request *
     MP_TRY(mp_combination_run(&plan, &run.problem, &run.combination, &budget, &run.work, outcome, err));
     if (plan == NULL)
         goto out;
+    if (*outcome == MP_STOPPED && run.problem.exact_nodes > 0)
+        *outcome = MP_FOUND; /* a part of `auto` that had enough */
     if (*outcome == MP_STOPPED && strcmp(run.stopped_by, "done") == 0)
         run.stopped_by = run.wall_struck ? "wall_clock" : "work_limit";
     MP_TRY(fill_provenance(plan, &run, request, err));

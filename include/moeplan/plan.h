@@ -76,7 +76,8 @@ struct mp_plan_layer {
 enum mp_certificate_kind { MP_CERT_ORDER, MP_CERT_PLACEMENT, MP_CERT_RESIDUAL };
 enum mp_proof_kind { MP_PROOF_CLOSED_FORM, MP_PROOF_SEARCH, MP_PROOF_STOPPED };
 /* Scopes of proofs by search: what was searched are all placements of the plan's own copies, with single shots. */
-#define MP_SCOPE_SINGLE_COPIES "step, single shots, every placement of one copy per expert in these slots, planning steps"
+#define MP_SCOPE_SINGLE_COPIES                                                                                         \
+    "step, single shots, every placement of one copy per expert in these slots, planning steps"
 #define MP_SCOPE_REPLICAS "step, single shots, every placement of these replicas in these slots, planning steps"
 struct mp_certificate {
     enum mp_certificate_kind kind;

@@ -43,7 +43,7 @@ struct mp_problem {                     /* all borrowed */
     uint32_t n_settings;
     const struct mp_limits *limits; /* a plan's orders take at most an eighth of its text; NULL = the defaults */
     const char *export_lp, *import_solution; /* files, for place exact; NULL = none */
-    uint64_t exact_nodes;                    /* search nodes of the exact strategies per layer; 0 = as their options say */
+    uint64_t exact_nodes; /* search nodes of the exact strategies per layer; 0 = as their options say */
 };
 
 /* What strategies write. `plan` has its shape and slots; copies[layer] is the list of physical experts to place, in
@@ -78,7 +78,7 @@ struct mp_budget {
 struct mp_strategy {
     const char *name, *summary, *reference;
     enum mp_planner_stage stage;
-    bool between_nodes; /* ORDER: works on the matrix of nodes, so many GPUs are no burden */
+    bool between_nodes;              /* ORDER: works on the matrix of nodes, so many GPUs are no burden */
     const struct mp_option *options; /* ends with name NULL; NULL = none */
     enum mp_status (*solve)(const struct mp_problem *in, const struct mp_budget *budget, struct mp_arena *scratch,
                             struct mp_draft *draft, enum mp_outcome *outcome, struct mp_error *err);

@@ -64,9 +64,9 @@ static const char *const generate_examples[] = {
     "moeplan generate --preset gpt-oss-20b-like --n-requests 500 -o trace.mpt", NULL};
 
 static const struct argument plan_arguments[] = {TRACE_ARGUMENT, TOPOLOGY_ARGUMENT, {0}};
-static const enum opt_id plan_options[] = {
-    OPT_OUT,       OPT_MODEL,           OPT_STRATEGY, STAGES, COSTS,  STEPS,  OPT_SPLIT_PLAN, OPT_SCORE_ON,
-    OPT_EXPORT_LP, OPT_IMPORT_SOLUTION, HINTS,        COMMON, OPT_END};
+static const enum opt_id plan_options[] = {OPT_OUT, OPT_MODEL,      OPT_STRATEGY, STAGES,        COSTS,
+                                           STEPS,   OPT_SPLIT_PLAN, OPT_SCORE_ON, OPT_EXPORT_LP, OPT_IMPORT_SOLUTION,
+                                           HINTS,   COMMON,         OPT_END};
 static const char *const plan_examples[] = {
     "moeplan plan trace.npz 8:h100 -m gpt-oss-20b --redundant 8 -o plan.yaml",
     "moeplan plan trace.npz 2x8:h100 --strategy eplb --redundant 16 --for sglang -o plan.yaml", NULL};

@@ -186,8 +186,15 @@ static void test_exact__the_same_for_any_number_of_threads(void **state) {
     (void)state;
     struct mp_error err = {0};
     struct tiny t;
-    struct tiny_spec s = {.n_layers = 5, .n_experts = 6, .top_k = 2, .n_requests = 40, .n_rows = 6,
-                          .topology = "2x2:h100", .phase = MP_PHASE_DECODE, .batch = 2, .seed = 5};
+    struct tiny_spec s = {.n_layers = 5,
+                          .n_experts = 6,
+                          .top_k = 2,
+                          .n_requests = 40,
+                          .n_rows = 6,
+                          .topology = "2x2:h100",
+                          .phase = MP_PHASE_DECODE,
+                          .batch = 2,
+                          .seed = 5};
     CHECK_OK(tiny_make(&t, &s, &err), err);
     const uint8_t *text[2];
     struct mp_out *o[2];
@@ -297,8 +304,15 @@ static void test_exact__a_solution_comes_back(void **state) {
     (void)state;
     struct mp_error err = {0};
     struct tiny t;
-    struct tiny_spec s = {.n_layers = 2, .n_experts = 4, .top_k = 2, .n_requests = 20, .n_rows = 6,
-                          .topology = "2:h100", .phase = MP_PHASE_DECODE, .batch = 2, .seed = 6};
+    struct tiny_spec s = {.n_layers = 2,
+                          .n_experts = 4,
+                          .top_k = 2,
+                          .n_requests = 20,
+                          .n_rows = 6,
+                          .topology = "2:h100",
+                          .phase = MP_PHASE_DECODE,
+                          .batch = 2,
+                          .seed = 6};
     char lp[512], solution[512];
     struct mp_plan *p = NULL;
     enum mp_outcome outcome;
@@ -351,7 +365,10 @@ static void test_exact__declines_with_a_reason(void **state) {
         {"exact", "more than 24 copies", {.n_experts = 25, .topology = "2:h100"}, MP_SOURCES_DP, MP_OBJECTIVE_STEP},
         {"exact", "coupled sources", {.n_experts = 4, .topology = "2:h100"}, MP_SOURCES_COUPLED, MP_OBJECTIVE_STEP},
         {"exact", "only the objectives", {.n_experts = 4, .topology = "2:h100"}, MP_SOURCES_DP, MP_OBJECTIVE_P95},
-        {"exact-load", "more than 64 experts", {.n_experts = 65, .topology = "2:h100"}, MP_SOURCES_DP,
+        {"exact-load",
+         "more than 64 experts",
+         {.n_experts = 65, .topology = "2:h100"},
+         MP_SOURCES_DP,
          MP_OBJECTIVE_STEP}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct mp_error err = {0};
@@ -390,8 +407,15 @@ static void test_exact__survives_faults(void **state) {
     (void)state;
     static const char *const strategies[] = {"exact", "exact-load", "sorted", "bottleneck"};
     struct tiny t;
-    struct tiny_spec s = {.n_layers = 1, .n_experts = 4, .top_k = 2, .n_requests = 20, .n_rows = 4,
-                          .topology = "2:h100", .phase = MP_PHASE_DECODE, .batch = 2, .seed = 7};
+    struct tiny_spec s = {.n_layers = 1,
+                          .n_experts = 4,
+                          .top_k = 2,
+                          .n_requests = 20,
+                          .n_rows = 4,
+                          .topology = "2:h100",
+                          .phase = MP_PHASE_DECODE,
+                          .batch = 2,
+                          .seed = 7};
     struct mp_error err = {0};
     char lp[512];
     snprintf(lp, sizeof lp, "%s", temp_path("fault.lp"));

@@ -116,11 +116,8 @@ static void test_exact_load__published_optima(void **state) {
                  {{600, 560, 120, 120, 20, 10, 10, 10}, 8, 590 * 840 / 3}};
     static const uint32_t slots[8] = {2, 2, 2, 2, 2, 2, 2, 2};
     for (int i = 0; i < 3; i++) {
-        const struct mp_exact_load in = {.n_experts = known[i].n_experts,
-                                         .n_gpus = 8,
-                                         .load = known[i].load,
-                                         .slots = slots,
-                                         .n_copies_max = 16};
+        const struct mp_exact_load in = {
+            .n_experts = known[i].n_experts, .n_gpus = 8, .load = known[i].load, .slots = slots, .n_copies_max = 16};
         struct mp_error err = {0};
         struct mp_exact_load_answer a;
         CHECK_OK(mp_exact_load_solve(&a, &in, &err), err);

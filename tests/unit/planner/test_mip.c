@@ -254,9 +254,8 @@ static struct mp_mip *small_program(void) {
         {.name = "y", .lower = -3, .upper = 5, .cost = -2, .is_integer = true},
         {.name = "t", .lower = 0, .upper = MP_MIP_FREE, .cost = 1}};
     static const struct mp_mip_term first[] = {{1, 4}, {0, 1}, {1, -1}}, second[] = {{2, 2}, {1, -3}};
-    static const struct mp_mip_row rows[] = {
-        {.name = "a", .lower = -6, .upper = 7, .n = 3, .terms = first},
-        {.name = "b", .lower = 0, .upper = MP_MIP_FREE, .n = 2, .terms = second}};
+    static const struct mp_mip_row rows[] = {{.name = "a", .lower = -6, .upper = 7, .n = 3, .terms = first},
+                                             {.name = "b", .lower = 0, .upper = MP_MIP_FREE, .n = 2, .terms = second}};
     for (int i = 0; i < 3; i++)
         CHECK_OK(mp_mip_add_variable(m, &variables[i], NULL, &err), err);
     for (int i = 0; i < 2; i++)
@@ -270,7 +269,8 @@ static void test_mip__texts(void **state) {
         "\\ why\nMinimize\n cost: +0 x -2 y +1 t\nSubject To\n a: +1 x +3 y <= 7\n a_low: +1 x +3 y >= -6\n"
         " b: -3 y +2 t >= 0\nBounds\n 0 <= x <= 1\n -3 <= y <= 5\n 0 <= t <= +inf\nGeneral\n x\n y\nEnd\n",
         "* why\nNAME moeplan\nROWS\n N cost\n L a\n G b\nCOLUMNS\n MARKER 'MARKER' 'INTORG'\n x cost 0\n x a 1\n"
-        " y cost -2\n y a 3\n y b -3\n MARKER 'MARKER' 'INTEND'\n t cost 1\n t b 2\nRHS\n RHS a 7\nRANGES\n RANGE a 13\n"
+        " y cost -2\n y a 3\n y b -3\n MARKER 'MARKER' 'INTEND'\n t cost 1\n t b 2\nRHS\n RHS a 7\nRANGES\n RANGE a "
+        "13\n"
         "BOUNDS\n LO BOUND x 0\n UP BOUND x 1\n LO BOUND y -3\n UP BOUND y 5\n LO BOUND t 0\n PL BOUND t\nENDATA\n"};
     struct mp_mip *m = small_program();
     for (int i = 0; i < 2; i++) {

@@ -71,8 +71,15 @@ static void test_place_unequal__speed_inside_a_type_counts(void **state) {
     for (int i = 0; i < 3; i++) {
         struct mp_error err = {0};
         struct tiny t;
-        const struct tiny_spec s = {.n_layers = 1, .n_experts = 2, .top_k = 1, .n_requests = 40, .n_rows = 300,
-                                    .topology = "2:h100", .phase = MP_PHASE_PREFILL, .batch = 4000, .seed = 4};
+        const struct tiny_spec s = {.n_layers = 1,
+                                    .n_experts = 2,
+                                    .top_k = 1,
+                                    .n_requests = 40,
+                                    .n_rows = 300,
+                                    .topology = "2:h100",
+                                    .phase = MP_PHASE_PREFILL,
+                                    .batch = 4000,
+                                    .seed = 4};
         CHECK_OK(tiny_make(&t, &s, &err), err);
         t.model->expert_flops_per_token = UINT64_C(5000000000);
         t.model->dispatch_bytes = t.model->combine_bytes = 2;
@@ -97,11 +104,10 @@ static void test_place_unequal__speed_inside_a_type_counts(void **state) {
 /* With one expert per GPU the best of all assignments under the shares' own figures; sorted may miss it. */
 static void test_place_unequal__bottleneck_is_the_best_assignment(void **state) {
     (void)state;
-    static const uint32_t order[24][4] = {{0, 1, 2, 3}, {0, 1, 3, 2}, {0, 2, 1, 3}, {0, 2, 3, 1}, {0, 3, 1, 2},
-                                          {0, 3, 2, 1}, {1, 0, 2, 3}, {1, 0, 3, 2}, {1, 2, 0, 3}, {1, 2, 3, 0},
-                                          {1, 3, 0, 2}, {1, 3, 2, 0}, {2, 0, 1, 3}, {2, 0, 3, 1}, {2, 1, 0, 3},
-                                          {2, 1, 3, 0}, {2, 3, 0, 1}, {2, 3, 1, 0}, {3, 0, 1, 2}, {3, 0, 2, 1},
-                                          {3, 1, 0, 2}, {3, 1, 2, 0}, {3, 2, 0, 1}, {3, 2, 1, 0}};
+    static const uint32_t order[24][4] = {
+        {0, 1, 2, 3}, {0, 1, 3, 2}, {0, 2, 1, 3}, {0, 2, 3, 1}, {0, 3, 1, 2}, {0, 3, 2, 1}, {1, 0, 2, 3}, {1, 0, 3, 2},
+        {1, 2, 0, 3}, {1, 2, 3, 0}, {1, 3, 0, 2}, {1, 3, 2, 0}, {2, 0, 1, 3}, {2, 0, 3, 1}, {2, 1, 0, 3}, {2, 1, 3, 0},
+        {2, 3, 0, 1}, {2, 3, 1, 0}, {3, 0, 1, 2}, {3, 0, 2, 1}, {3, 1, 0, 2}, {3, 1, 2, 0}, {3, 2, 0, 1}, {3, 2, 1, 0}};
     for (uint64_t seed = 0; seed < 60; seed++) {
         struct mp_error err = {0};
         struct tiny t;
@@ -158,9 +164,15 @@ static void test_place_unequal__mixed_clusters(void **state) {
         struct mp_plan *p = NULL;
         enum mp_outcome outcome;
         const char *topology = topologies[i % 4];
-        struct tiny_spec s = {.n_layers = 2, .n_experts = 12, .top_k = 2, .n_requests = 120, .n_rows = 6,
-                              .topology = i % 4 == 3 ? source_path(topology) : topology, .phase = MP_PHASE_DECODE,
-                              .batch = 2, .seed = i};
+        struct tiny_spec s = {.n_layers = 2,
+                              .n_experts = 12,
+                              .top_k = 2,
+                              .n_requests = 120,
+                              .n_rows = 6,
+                              .topology = i % 4 == 3 ? source_path(topology) : topology,
+                              .phase = MP_PHASE_DECODE,
+                              .batch = 2,
+                              .seed = i};
         CHECK_OK(tiny_make(&t, &s, &err), err);
         if (i % 3 == 0) /* room for fewer slots on the smaller GPUs */
             t.model->expert_bytes = UINT64_C(4000000000);
