@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MORE_NODES 100000u
+#define MORE_NODES 20000u
 #define TIME_MAX (UINT64_C(1) << 52) /* docs/COST.md part 6 */
 
 static uint64_t sane(uint64_t ns) { return ns < TIME_MAX ? ns : TIME_MAX; }
@@ -68,8 +68,8 @@ struct search {
     uint64_t *through[N_WIRES];   /* [n_steps][n_resources] copies */
     uint64_t *dispatch, *combine; /* [n_gpus][n_gpus] scratch, bytes */
     /* the result */
-    bool is_found, is_stopped;
-    uint64_t best, open; /* open: least bound of what was left out when the budget struck */
+    bool is_found, is_stopped, is_loose; /* loose: replicas need not rise yet */
+    uint64_t best, open;                 /* open: least bound of what was left out when the budget struck */
 };
 
 /* ---- cost of a step ---- */
@@ -271,7 +271,7 @@ static bool may_go(const struct search *x, uint32_t copy, uint32_t gpu) {
     for (uint32_t c = 0; c < x->n_copies; c++) { /* replicas on distinct GPUs, by rising GPU */
         if (c == copy || x->gpu[c] == MP_NONE || x->in->copies[c] != x->in->copies[copy])
             continue;
-        if ((c < copy) != (x->gpu[c] < gpu) || x->gpu[c] == gpu)
+        if (x->gpu[c] == gpu || (!x->is_loose && (c < copy) != (x->gpu[c] < gpu)))
             return false;
     }
     return true;
@@ -354,10 +354,28 @@ out:
     return status;
 }
 
+/* Replicas of an expert change places until they rise. */
+static enum mp_status straighten(struct search *x, struct mp_error *err) {
+    enum mp_status status = MP_OK;
+    for (uint32_t a = 0; a < x->n_copies; a++)
+        for (uint32_t b = a + 1; b < x->n_copies; b++) {
+            uint32_t of_a = x->gpu[a], of_b = x->gpu[b];
+            if (x->in->copies[a] != x->in->copies[b] || of_a < of_b)
+                continue;
+            MP_TRY(change(x, a, of_a, false, err));
+            MP_TRY(change(x, b, of_b, false, err));
+            MP_TRY(change(x, a, of_b, true, err));
+            MP_TRY(change(x, b, of_a, true, err));
+        }
+out:
+    return status;
+}
+
 /* Greedy, then improved; leaves nothing placed. */
 static enum mp_status begin(struct search *x, struct mp_error *err) {
     enum mp_status status = MP_OK;
     uint32_t k = 0;
+    x->is_loose = true;
     for (; k < x->n_copies; k++) {
         uint32_t copy = x->order[k], best = MP_NONE;
         uint64_t least = 0;
@@ -376,8 +394,10 @@ static enum mp_status begin(struct search *x, struct mp_error *err) {
             break;
         MP_TRY(change(x, copy, best, true, err));
     }
+    x->is_loose = false;
     if (k == x->n_copies) {
         uint64_t total;
+        MP_TRY(straighten(x, err));
         x->is_found = true; /* the budget counts from here on */
         x->best = UINT64_MAX;
         MP_TRY(improve(x, err));

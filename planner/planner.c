@@ -8,8 +8,8 @@
 #include <string.h>
 #include <time.h>
 
-/* `auto` runs the exact searches among others: they get this many nodes per layer. */
-#define EXACT_NODES_IN_AUTO 5000u
+/* `auto` runs the exact searches among others: they get this many nodes per layer of one step. */
+#define EXACT_NODES_IN_AUTO 32000u
 
 /* ---- shared by the search and the strategies ---- */
 double mp_now_seconds(void) {
@@ -212,28 +212,29 @@ static enum mp_status prepare(struct run *run, const struct mp_plan_request *r, 
     run->arena = mp_arena_new();
     if (run->arena == NULL)
         return mp_nomem(err, "planning");
-    run->problem =
-        (struct mp_problem){.workload = run->workload,
-                            .topology = r->topology,
-                            .model = r->model,
-                            .sim = r->sim,
-                            .objective = r->objective,
-                            .n_redundant = r->n_redundant,
-                            .slots_per_gpu = r->slots_per_gpu,
-                            .allowed_routes = r->allowed_routes,
-                            .needs_equal_slots = r->needs_equal_slots,
-                            .needs_distinct = r->needs_distinct,
-                            .stage_mode = r->stage_mode,
-                            .can_pace = r->can_pace,
-                            .settings = r->settings,
-                            .n_settings = r->n_settings,
-                            .limits = r->limits,
-                            .export_lp = r->export_lp,
-                            .import_solution = r->import_solution,
-                            .exact_nodes = run->recipe->place == NULL && r->place == NULL ? EXACT_NODES_IN_AUTO : 0,
-                            .memory_bytes = r->memory_bytes,
-                            .seed = r->seed,
-                            .n_threads = r->n_threads};
+    run->problem = (struct mp_problem){.workload = run->workload,
+                                       .topology = r->topology,
+                                       .model = r->model,
+                                       .sim = r->sim,
+                                       .objective = r->objective,
+                                       .n_redundant = r->n_redundant,
+                                       .slots_per_gpu = r->slots_per_gpu,
+                                       .allowed_routes = r->allowed_routes,
+                                       .needs_equal_slots = r->needs_equal_slots,
+                                       .needs_distinct = r->needs_distinct,
+                                       .stage_mode = r->stage_mode,
+                                       .can_pace = r->can_pace,
+                                       .settings = r->settings,
+                                       .n_settings = r->n_settings,
+                                       .limits = r->limits,
+                                       .export_lp = r->export_lp,
+                                       .import_solution = r->import_solution,
+                                       .exact_nodes = run->recipe->place == NULL && r->place == NULL
+                                                          ? EXACT_NODES_IN_AUTO / (run->workload->n_steps + 1) + 1
+                                                          : 0,
+                                       .memory_bytes = r->memory_bytes,
+                                       .seed = r->seed,
+                                       .n_threads = r->n_threads};
     if (run->problem.sim.dispatcher == NULL)
         run->problem.sim.dispatcher = mp_dispatcher_default(r->batching.phase, t->kind);
     return mp_load_table(&run->problem.load, run->workload, r->n_threads, run->arena, err);

@@ -280,7 +280,7 @@ static void test_exact__glpk_is_near_on_step_time(void **state) {
             assert_non_null(q);
             assert_int_equal(outcome, MP_FOUND);
             double gap = (double)cost_of(&v, q) / (double)cost_of(&v, p);
-            assert_true(gap >= 1 && gap < 1.02);
+            assert_true(gap >= 1 && gap < 1.05);
             worst = gap > worst ? gap : worst;
             assert_int_equal(q->n_certificates, 3);
             n++;
