@@ -181,13 +181,19 @@ static bool is_left_out(const struct search *s, const struct mp_strategy *strate
             s->fit.workload->trace->n_experts + s->fit.n_redundant > EXACT_COPIES_MAX);
 }
 
+/* The search is dear: not for replicas that no load has chosen, unless someone asks for them. */
+static bool is_too_dear(const struct search *s, const struct mp_combination *c) {
+    return strcmp(c->stage[MP_PLAN_PLACE]->name, "search") == 0 && s->request->place == NULL &&
+           s->request->replicate == NULL && strcmp(c->stage[MP_PLAN_REPLICATE]->name, "cycle") == 0;
+}
+
 /* Every strategy of `stage` put into *c, and so on with the stages after it up to the order, which stays. */
 static enum mp_status try_stage(struct search *s, struct mp_combination c, enum mp_planner_stage stage,
                                 struct mp_error *err) {
     const struct mp_plan_request *r = s->request;
     const char *const asked[MP_N_PLANNER_STAGES] = {r->replicate, r->place, r->route, r->order};
     if (stage == MP_PLAN_ORDER)
-        return try_one(s, c, err);
+        return is_too_dear(s, &c) ? MP_OK : try_one(s, c, err);
     for (uint32_t i = 0; mp_strategy_at(i) != NULL; i++) {
         const struct mp_strategy *strategy = mp_strategy_at(i);
         if (strategy->stage != stage || (asked[stage] != NULL && strcmp(asked[stage], strategy->name) != 0) ||

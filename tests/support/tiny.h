@@ -84,6 +84,9 @@ static inline enum mp_status tiny_trace(struct mp_trace **out, const struct tiny
     return status;
 }
 
+/* The search as short as it goes: tests make thousands of plans. */
+static const struct mp_setting tiny_settings[] = {{"search", "effort", 1}};
+
 /* n_layers * top_k <= 64. The caller ends with tiny_free, whatever the status. */
 static inline enum mp_status tiny_make(struct tiny *t, const struct tiny_spec *s, struct mp_error *err) {
     enum mp_status status;
@@ -109,6 +112,8 @@ static inline enum mp_status tiny_make(struct tiny *t, const struct tiny_spec *s
                                                                                : "deepep-normal"),
                 .stage_mode = -1},
         .strategy = "auto",
+        .settings = tiny_settings,
+        .n_settings = 1,
         .n_threads = 1,
         .limits = &mp_limits_default};
 out:

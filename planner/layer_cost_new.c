@@ -1,0 +1,511 @@
+/* What the evaluator of one layer needs to know: where each resource's count stands in a row, and what every step asks
+ * of every item. Read once; planner/layer_cost.c then works on it. */
+#include "layer_cost_parts.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* Resources in the order of their rates: [resource] -> position. */
+struct ranked {
+    uint64_t dispatch_rate, combine_rate;
+    uint32_t key; /* resource, or n_resources + pair */
+};
+static int by_rates(const void *a, const void *b) {
+    const struct ranked *x = a, *y = b;
+    if (x->dispatch_rate != y->dispatch_rate)
+        return x->dispatch_rate < y->dispatch_rate ? -1 : 1;
+    if (x->combine_rate != y->combine_rate)
+        return x->combine_rate < y->combine_rate ? -1 : 1;
+    return (x->key > y->key) - (x->key < y->key);
+}
+/* Sorts the counters, numbers them from *width on, appends their classes. at[key] becomes the position. */
+static void number(struct mp_layer_cost *c, struct ranked *r, uint32_t n, uint32_t *at) {
+    qsort(r, n, sizeof *r, by_rates);
+    for (uint32_t i = 0; i < n; i++) {
+        if (i == 0 || r[i].dispatch_rate != r[i - 1].dispatch_rate || r[i].combine_rate != r[i - 1].combine_rate)
+            c->classes[c->n_classes++] = (struct cost_class){c->width, 0, r[i].dispatch_rate, r[i].combine_rate, false};
+        c->classes[c->n_classes - 1].n++;
+        at[r[i].key] = c->width++;
+    }
+}
+
+static void fill_cells(const struct mp_layer_cost *c, uint32_t *cell_at, const uint32_t *at, uint32_t n_resources,
+                       bool only_inside) {
+    const struct mp_topology *t = c->problem.topology;
+    for (uint32_t i = 0; i < c->n_gpus; i++)
+        for (uint32_t j = 0; j < c->n_gpus; j++) {
+            uint32_t level = i == j ? 0 : level_of(c, i, j), pair = i * c->n_gpus + j;
+            bool is_capped = i != j && t->levels[level].pair_bytes_per_s > 0 && (!only_inside || level == 0);
+            cell_at[pair] = is_capped ? at[n_resources + pair] : MP_NONE;
+        }
+}
+
+static enum mp_status lay_out(struct mp_layer_cost *c, struct mp_error *err) {
+    const struct mp_topology *t = c->problem.topology;
+    uint32_t n = c->n_gpus, L = c->n_levels, R = t->n_resources;
+    bool has_caps = false;
+    for (uint32_t l = 0; l < L; l++)
+        has_caps |= t->levels[l].pair_bytes_per_s > 0;
+    size_t pairs = has_caps ? (size_t)n * n : 0;
+    uint32_t *at = mp_arena_alloc(c->arena, R + pairs, sizeof *at);
+    struct ranked *ranked = mp_arena_alloc(c->arena, R + pairs, sizeof *ranked);
+    uint64_t *mirror = mp_arena_alloc(c->arena, R, sizeof *mirror);
+    c->classes = mp_arena_alloc(c->arena, 2 * (R + (size_t)L), sizeof *c->classes);
+    c->out_at = mp_arena_alloc(c->arena, (size_t)n * L, sizeof *c->out_at);
+    c->in_at = mp_arena_alloc(c->arena, (size_t)n * L, sizeof *c->in_at);
+    c->out2_at = mp_arena_alloc(c->arena, n, sizeof *c->out2_at);
+    c->in2_at = mp_arena_alloc(c->arena, n, sizeof *c->in2_at);
+    c->group = mp_arena_alloc(c->arena, (size_t)n * L, sizeof *c->group);
+    c->group_first = mp_arena_alloc(c->arena, (size_t)n * L, sizeof *c->group_first);
+    c->group_end = mp_arena_alloc(c->arena, (size_t)n * L, sizeof *c->group_end);
+    c->up_out_at = mp_arena_alloc(c->arena, (size_t)n * L, sizeof *c->up_out_at);
+    c->up_in_at = mp_arena_alloc(c->arena, (size_t)n * L, sizeof *c->up_in_at);
+    c->has_uplink = mp_arena_alloc(c->arena, L, sizeof *c->has_uplink);
+    c->node_first = mp_arena_alloc(c->arena, n, sizeof *c->node_first);
+    c->node_size = mp_arena_alloc(c->arena, n, sizeof *c->node_size);
+    c->index_in_node = mp_arena_alloc(c->arena, n, sizeof *c->index_in_node);
+    if (has_caps) {
+        c->cell_at = mp_arena_alloc(c->arena, pairs, sizeof *c->cell_at);
+        c->cell2_at = mp_arena_alloc(c->arena, pairs, sizeof *c->cell2_at);
+    }
+    if (at == NULL || ranked == NULL || mirror == NULL || c->classes == NULL || c->out_at == NULL || c->in_at == NULL ||
+        c->out2_at == NULL || c->in2_at == NULL || c->group == NULL || c->group_first == NULL || c->group_end == NULL ||
+        c->up_out_at == NULL || c->up_in_at == NULL || c->has_uplink == NULL || c->node_first == NULL ||
+        c->node_size == NULL || c->index_in_node == NULL || (has_caps && (c->cell_at == NULL || c->cell2_at == NULL)))
+        return mp_nomem(err, "the cost of a layer");
+    for (uint32_t r = 0; r < R; r++)
+        mirror[r] = t->resources[r].bytes_per_s;
+    for (uint32_t g = 0; g < n; g++)
+        for (uint32_t l = 0; l < L; l++) {
+            const struct mp_gpu *gpu = &t->gpus[g];
+            uint32_t first = g;
+            c->group[g * L + l] = gpu->group[l];
+            while (first > 0 && t->gpus[first - 1].group[l] == gpu->group[l])
+                first--;
+            c->group_first[g * L + l] = first;
+            c->group_end[first * L + l] = g + 1; /* the last one of the group that comes by is right */
+            mirror[gpu->out_port[l]] = t->resources[gpu->in_port[l]].bytes_per_s;
+            mirror[gpu->in_port[l]] = t->resources[gpu->out_port[l]].bytes_per_s;
+        }
+    for (uint32_t g = 0; g < n; g++)
+        for (uint32_t l = 0; l < L; l++)
+            c->group_end[g * L + l] = c->group_end[c->group_first[g * L + l] * L + l];
+    for (uint32_t g = 0; g < n; g++) {
+        uint32_t node = node_of(c, g);
+        c->node_first[node] = c->group_first[g * L];
+        c->node_size[node] = c->group_end[g * L] - c->group_first[g * L];
+        c->index_in_node[g] = g - c->group_first[g * L];
+    }
+    for (uint32_t l = 0; l < L; l++) {
+        c->has_uplink[l] = t->levels[l].uplink_out != NULL;
+        for (uint32_t i = 0; c->has_uplink[l] && i < t->levels[l].n_groups; i++) {
+            uint32_t out = t->levels[l].uplink_out[i], in = t->levels[l].uplink_in[i];
+            mirror[out] = t->resources[in].bytes_per_s;
+            mirror[in] = t->resources[out].bytes_per_s;
+        }
+    }
+    c->active_at = n;
+    c->rows_at = 2 * n;
+    c->inter_at = 3 * n;
+    c->source_at = 3 * n + 1;
+    c->width = c->source_at + (c->is_coupled ? n : 0);
+    for (uint32_t phase = 0; phase < 1 + (uint32_t)c->has_second; phase++) {
+        uint32_t m = 0;
+        for (uint32_t r = 0; r < R; r++)
+            if (phase == 0 || (t->resources[r].level == 0 && !t->resources[r].is_uplink))
+                ranked[m++] = (struct ranked){t->resources[r].bytes_per_s, mirror[r], r};
+        number(c, ranked, m, at);
+        if (has_caps) {
+            m = 0;
+            for (uint32_t i = 0; i < n; i++)
+                for (uint32_t j = 0; j < n; j++) {
+                    uint64_t cap = i == j ? 0 : t->levels[level_of(c, i, j)].pair_bytes_per_s;
+                    if (cap > 0 && (phase == 0 || level_of(c, i, j) == 0))
+                        ranked[m++] = (struct ranked){cap, cap, R + i * n + j};
+                }
+            number(c, ranked, m, at);
+            fill_cells(c, phase == 0 ? c->cell_at : c->cell2_at, at, R, phase == 1);
+        }
+        if (phase == 1) {
+            for (uint32_t g = 0; g < n; g++) {
+                c->out2_at[g] = at[t->gpus[g].out_port[0]];
+                c->in2_at[g] = at[t->gpus[g].in_port[0]];
+            }
+            break;
+        }
+        c->n_first = c->n_classes;
+        for (uint32_t g = 0; g < n; g++)
+            for (uint32_t l = 0; l < L; l++) {
+                c->out_at[g * L + l] = at[t->gpus[g].out_port[l]];
+                c->in_at[g * L + l] = at[t->gpus[g].in_port[l]];
+                if (c->has_uplink[l]) {
+                    uint32_t group = c->group[g * L + l];
+                    c->up_out_at[l * n + group] = at[t->levels[l].uplink_out[group]];
+                    c->up_in_at[l * n + group] = at[t->levels[l].uplink_in[group]];
+                }
+            }
+    }
+    return MP_OK;
+}
+
+/* ---- what the steps ask for ---- */
+/* Items of an expert in order: its replicas. first[n_experts + 1] into list[n_items]. */
+struct replicas {
+    uint32_t *first, *list;
+};
+static enum mp_status list_replicas(struct replicas *r, const struct mp_layer_cost *c, const uint16_t *copies,
+                                    uint32_t n_experts, struct mp_error *err) {
+    r->first = mp_arena_alloc(c->arena, n_experts + 2, sizeof *r->first);
+    r->list = mp_arena_alloc(c->arena, c->n_items, sizeof *r->list);
+    if (r->first == NULL || r->list == NULL)
+        return mp_nomem(err, "the cost of a layer");
+    for (uint32_t i = 0; i < c->n_items; i++)
+        r->first[copies[i] + 2]++;
+    for (uint32_t e = 1; e < n_experts + 2; e++)
+        r->first[e] += r->first[e - 1];
+    for (uint32_t i = 0; i < c->n_items; i++)
+        r->list[r->first[copies[i] + 1]++] = i;
+    return MP_OK;
+}
+static uint32_t item_of(const struct replicas *r, uint32_t layer, uint32_t expert, uint64_t token_hash) {
+    uint32_t n = r->first[expert + 1] - r->first[expert];
+    if (n < 2)
+        return r->list[r->first[expert]];
+    uint64_t hash = mp_mix64(token_hash ^ ((uint64_t)layer << 32 | expert));
+    return r->list[r->first[expert] + hash % n];
+}
+
+static enum mp_status read_counts(struct mp_layer_cost *c, const struct replicas *r, const struct mp_layer_cost_spec *s,
+                                  struct mp_error *err) {
+    const struct mp_workload *w = s->problem->workload;
+    uint32_t n_experts = w->trace->n_experts, k = s->problem->model->top_k > 0 ? s->problem->model->top_k : 1;
+    uint32_t *tokens = mp_arena_alloc(c->arena, (size_t)w->n_ranks * n_experts, sizeof *tokens);
+    if (tokens == NULL)
+        return mp_nomem(err, "the cost of a layer");
+    for (uint32_t i = 0; i < c->n_steps; i++) {
+        mp_workload_tokens(w, s->steps != NULL ? s->steps[i] : i, c->layer, tokens);
+        for (uint32_t src = 0; src < w->n_ranks; src++) {
+            uint64_t pairs = 0;
+            for (uint32_t e = 0; e < n_experts; e++) {
+                uint32_t n = r->first[e + 1] - r->first[e], count = tokens[(size_t)src * n_experts + e];
+                pairs += count;
+                for (uint32_t j = 0; j < n; j++) { /* mp_router_split, rule even */
+                    uint32_t share = count / n + ((j + n - src % n) % n < count % n);
+                    size_t cell = (size_t)i * c->n_items + r->list[r->first[e] + j];
+                    c->rows[cell] += share;
+                    if (c->count != NULL)
+                        c->count[cell * c->n_gpus + src] += share;
+                }
+            }
+            c->tokens_of_rank[(size_t)i * c->n_gpus + src] = (uint32_t)mp_ceil_div(pairs, k);
+        }
+    }
+    return MP_OK;
+}
+
+static enum mp_status read_tokens(struct mp_layer_cost *c, const struct replicas *r, const struct mp_layer_cost_spec *s,
+                                  struct mp_error *err) {
+    const struct mp_workload *w = s->problem->workload;
+    const struct mp_trace *t = w->trace;
+    uint16_t ids[MP_MAX_TOP_K];
+    uint64_t n_rows = 0, n_kept = 0;
+    for (uint32_t i = 0; i < c->n_steps; i++)
+        n_rows += w->steps[s->steps != NULL ? s->steps[i] : i].n;
+    uint64_t every = s->rows_max > 0 && !c->is_coupled ? mp_ceil_div(n_rows, s->rows_max) : 1;
+    every = every < 1 || !c->by_token ? 1 : every;
+    c->is_exact = every == 1;
+    for (uint32_t i = 0; i < c->n_steps; i++)
+        n_kept += mp_ceil_div(w->steps[s->steps != NULL ? s->steps[i] : i].n, every);
+    if (c->by_token) {
+        c->ids = mp_arena_alloc(c->arena, n_kept * c->top_k, sizeof *c->ids);
+        c->source = mp_arena_alloc(c->arena, n_kept, sizeof *c->source);
+        c->home = c->is_coupled ? mp_arena_alloc(c->arena, n_kept, sizeof *c->home) : NULL;
+        c->step_first = mp_arena_alloc(c->arena, c->n_steps + 1, sizeof *c->step_first);
+        c->weight = mp_arena_alloc(c->arena, c->n_steps, sizeof *c->weight);
+        c->token_first = mp_arena_alloc(c->arena, (size_t)c->n_steps * c->n_items + 2, sizeof *c->token_first);
+        c->token_of = mp_arena_alloc(c->arena, n_kept * c->top_k, sizeof *c->token_of);
+        if (c->is_coupled) {
+            c->home_first = mp_arena_alloc(c->arena, (size_t)c->n_steps * c->n_items + 2, sizeof *c->home_first);
+            c->home_of = mp_arena_alloc(c->arena, n_kept, sizeof *c->home_of);
+        }
+        if (c->ids == NULL || c->source == NULL || (c->is_coupled && c->home == NULL) || c->step_first == NULL ||
+            c->weight == NULL || c->token_first == NULL || c->token_of == NULL ||
+            (c->is_coupled && (c->home_first == NULL || c->home_of == NULL)))
+            return mp_nomem(err, "the tokens of a layer");
+    }
+    uint32_t token = 0;
+    for (uint32_t i = 0; i < c->n_steps; i++) {
+        const struct mp_step *st = &w->steps[s->steps != NULL ? s->steps[i] : i];
+        if (c->by_token) {
+            c->step_first[i] = token;
+            c->weight[i] = (uint32_t)every;
+        }
+        for (uint32_t k = 0; k < st->n; k++) {
+            uint64_t hash = mp_token_hash(st->row[k]);
+            uint32_t n = mp_trace_row(t, c->layer, st->row[k], ids), src = st->source[k];
+            bool is_kept = c->by_token && k % every == 0;
+            c->tokens_of_rank[(size_t)i * c->n_gpus + src]++;
+            for (uint32_t j = 0; j < n; j++) {
+                uint32_t item = item_of(r, c->layer, ids[j], hash);
+                size_t cell = (size_t)i * c->n_items + item;
+                c->rows[cell]++;
+                if (c->count != NULL)
+                    c->count[cell * c->n_gpus + src]++;
+                if (is_kept) {
+                    c->ids[(size_t)token * c->top_k + j] = (uint16_t)item;
+                    c->token_first[cell + 2]++;
+                }
+            }
+            if (!is_kept)
+                continue;
+            for (uint32_t j = n; j < c->top_k; j++)
+                c->ids[(size_t)token * c->top_k + j] = (uint16_t)c->n_items;
+            c->source[token] = (uint16_t)src;
+            if (c->is_coupled) {
+                c->home[token] = (uint16_t)item_of(r, c->layer, (uint32_t)(st->row[k] % t->n_experts), hash);
+                c->home_first[(size_t)i * c->n_items + c->home[token] + 2]++;
+            }
+            token++;
+        }
+        for (uint32_t g = 0; g < w->n_ranks; g++)
+            c->source_rows[(size_t)i * c->n_gpus + g] = st->padding != NULL ? st->padding[g] : 0;
+    }
+    if (!c->by_token)
+        return MP_OK;
+    c->step_first[c->n_steps] = token;
+    size_t cells = (size_t)c->n_steps * c->n_items;
+    for (size_t i = 1; i < cells + 2; i++)
+        c->token_first[i] += c->token_first[i - 1];
+    for (size_t i = 1; c->is_coupled && i < cells + 2; i++)
+        c->home_first[i] += c->home_first[i - 1];
+    for (uint32_t i = 0; i < c->n_steps; i++)
+        for (uint32_t k = c->step_first[i]; k < c->step_first[i + 1]; k++) {
+            for (uint32_t j = 0; j < c->top_k && c->ids[(size_t)k * c->top_k + j] < c->n_items; j++)
+                c->token_of[c->token_first[(size_t)i * c->n_items + c->ids[(size_t)k * c->top_k + j] + 1]++] = k;
+            if (c->is_coupled)
+                c->home_of[c->home_first[(size_t)i * c->n_items + c->home[k] + 1]++] = k;
+        }
+    return MP_OK;
+}
+
+/* (1 - w) * own + w * part / all * total, rounded. */
+static uint32_t shrunk(uint64_t own, uint64_t total, uint64_t part, uint64_t all, uint32_t permille) {
+    uint64_t pooled = all > 0 ? mp_mul_div(total * permille, part, all) : 0; /* in thousandths */
+    return (uint32_t)((own * (1000 - permille) + pooled + 500) / 1000);
+}
+/* Fills in padded rows, and pulls them and the copies towards the pool. */
+static void pad_and_shrink(struct mp_layer_cost *c, uint32_t permille) {
+    const size_t S = c->n_steps, I = c->n_items, n = c->n_gpus;
+    uint64_t all = 0;
+    for (size_t s = 0; s < S; s++)
+        for (size_t i = 0; i < I; i++) {
+            c->total_rows[i] += c->rows[s * I + i];
+            all += c->rows[s * I + i];
+        }
+    for (size_t s = 0; s < S; s++) {
+        const uint32_t *rows = c->rows + s * I;
+        uint64_t total = 0;
+        for (size_t i = 0; i < I; i++)
+            total += rows[i];
+        for (size_t i = 0; i < I; i++) {
+            uint32_t mine = permille > 0 ? shrunk(rows[i], total, c->total_rows[i], all, permille) : rows[i];
+            for (size_t k = 0; k < c->n_tiles; k++)
+                c->padded[(k * S + s) * I + i] = (uint32_t)(mp_ceil_div(mine, c->tiles[k]) * c->tiles[k]);
+        }
+        for (size_t src = 0; permille > 0 && c->count != NULL && src < n; src++) {
+            uint64_t sent = 0;
+            for (size_t i = 0; i < I; i++)
+                sent += c->count[(s * I + i) * n + src];
+            for (size_t i = 0; i < I; i++) {
+                uint32_t *cell = &c->count[(s * I + i) * n + src];
+                *cell = shrunk(*cell, sent, c->total_rows[i], all, permille);
+            }
+        }
+    }
+}
+
+/* Picoseconds and bytes times 10^9 stay inside 64 bits for the largest counts there are; false where they do not. */
+static bool fits(struct mp_layer_cost *c, uint64_t rows_most, uint64_t copies_most) {
+    const unsigned __int128 most = (unsigned __int128)1 << 52;
+    if (rows_most >= UINT32_MAX || copies_most >= UINT32_MAX)
+        return false;
+    for (uint32_t g = 0; g < c->n_gpus; g++) {
+        const struct gpu_cost *k = &c->gpus[g];
+        const unsigned __int128 weights = k->a + (unsigned __int128)k->b * c->n_items,
+                                tokens = k->c + (unsigned __int128)k->beta * rows_most;
+        if (weights >= most || tokens >= most || weights * 1000 / k->speed >= most || tokens * 1000 / k->speed >= most)
+            return false;
+    }
+    uint64_t bytes = c->dispatch_bytes > c->combine_bytes ? c->dispatch_bytes : c->combine_bytes;
+    for (uint32_t i = 0; i < c->n_classes; i++) {
+        struct cost_class *k = &c->classes[i];
+        unsigned __int128 product = (unsigned __int128)copies_most * bytes * NS_PER_S;
+        uint64_t rate = k->dispatch_rate < k->combine_rate ? k->dispatch_rate : k->combine_rate;
+        k->is_small = (product >> 63) == 0;
+        if (bytes >= UINT64_C(1) << 32 || product / rate >= most)
+            return false;
+    }
+    return true;
+}
+
+static enum mp_status set_gpus(struct mp_layer_cost *c, struct mp_error *err) {
+    const struct mp_problem *p = &c->problem;
+    c->gpus = mp_arena_alloc(c->arena, c->n_gpus, sizeof *c->gpus);
+    c->tiles = mp_arena_alloc(c->arena, c->n_gpus, sizeof *c->tiles);
+    if (c->gpus == NULL || c->tiles == NULL)
+        return mp_nomem(err, "the cost of a layer");
+    for (uint32_t g = 0; g < c->n_gpus; g++) {
+        const struct mp_compute_coefficients k = mp_compute_coefficients(p->topology, g, p->model);
+        uint32_t speed = p->topology->gpus[g].speed_ppm, i = 0;
+        uint64_t tile = p->topology->types[p->topology->gpus[g].type].tile_tokens;
+        tile = tile == 0 ? 1 : tile;
+        while (i < c->n_tiles && c->tiles[i] != tile)
+            i++;
+        c->tiles[i] = tile;
+        c->n_tiles = i == c->n_tiles ? i + 1 : c->n_tiles;
+        c->gpus[g] = (struct gpu_cost){k.a_ps, k.b_ps, k.c_ps, k.beta_ps, speed == 0 ? 1 : speed, i};
+    }
+    return MP_OK;
+}
+
+uint64_t layer_slowest_ns(const struct mp_layer_cost *c, const uint32_t *rows, bool is_shared) {
+    uint64_t most = 0;
+    for (uint32_t g = 0; g < c->n_gpus; g++) {
+        uint64_t ns = is_shared ? mp_shared_ns(c->problem.topology, g, c->problem.model, rows[g])
+                                : mp_attention_ns(c->problem.topology, g, c->problem.model, rows[g]);
+        most = ns > most ? ns : most;
+    }
+    return most < UINT64_C(1) << 52 ? most : UINT64_C(1) << 52;
+}
+
+/* Steps in an order in which every beginning is spread over all of them: by the digits of the index, reversed. */
+static void spread_steps(struct mp_layer_cost *c) {
+    uint32_t bits = 0, n = 0;
+    while (UINT32_C(1) << bits < c->n_steps)
+        bits++;
+    for (uint32_t i = 0; i < UINT32_C(1) << bits; i++) {
+        uint32_t turned = 0;
+        for (uint32_t b = 0; b < bits; b++)
+            turned |= (i >> b & 1) << (bits - 1 - b);
+        if (turned < c->n_steps)
+            c->order[n++] = turned;
+    }
+}
+
+enum mp_status mp_layer_cost_new(struct mp_layer_cost **out, const struct mp_layer_cost_spec *spec,
+                                 enum mp_outcome *outcome, struct mp_error *err) {
+    const struct mp_problem *p = spec->problem;
+    const struct mp_dispatcher *d = p->sim.dispatcher;
+    const struct mp_model *m = p->model;
+    struct mp_arena *arena = mp_arena_new();
+    struct mp_layer_cost *c = arena != NULL ? mp_arena_alloc(arena, 1, sizeof *c) : NULL;
+    struct replicas replicas;
+    enum mp_status status;
+    *out = NULL;
+    *outcome = MP_FOUND;
+    if (c == NULL) {
+        mp_arena_free(arena);
+        return mp_nomem(err, "the cost of a layer");
+    }
+    *c = (struct mp_layer_cost){.arena = arena,
+                                .problem = *p,
+                                .layer = spec->layer,
+                                .n_gpus = p->topology->n_gpus,
+                                .n_items = spec->n_copies,
+                                .n_steps = spec->n_steps,
+                                .n_ranks = p->workload->n_ranks,
+                                .n_levels = p->topology->n_levels,
+                                .top_k = p->workload->trace->top_k,
+                                .copies = d->copies,
+                                .objective = p->objective,
+                                .is_coupled = p->sim.sources == MP_SOURCES_COUPLED,
+                                .has_second = d->copies == MP_COPY_PER_NODE,
+                                .is_overlapped = d->is_overlapped,
+                                .is_counts = p->workload->trace->kind == MP_TRACE_COUNTS,
+                                .is_alone = p->topology->n_gpus < 2,
+                                .is_exact = true,
+                                .dispatch_bytes = m->dispatch_bytes,
+                                .combine_bytes = m->combine_bytes};
+    c->by_token = c->is_coupled || c->copies == MP_COPY_PER_NODE || c->copies == MP_COPY_PER_GPU;
+    if (c->by_token && c->is_counts) {
+        status = mp_decline(err, outcome, MP_NOT_APPLICABLE,
+                            "%s needs to know each token (record the top-k of every token, or use --dispatcher a2av)",
+                            d->name);
+        goto out;
+    }
+    uint64_t launch = p->topology->launch_ns < UINT64_C(1) << 52 ? p->topology->launch_ns : UINT64_C(1) << 52;
+    c->launch_ns = d->n_launches * launch;
+    c->attention_times =
+        spec->layer == 0 ? 1 + (m->n_hidden_layers > m->n_layers ? m->n_hidden_layers - m->n_layers : 0) : 1;
+    size_t S = c->n_steps, I = c->n_items, n = c->n_gpus;
+    MP_TRY(set_gpus(c, err));
+    MP_TRY(lay_out(c, err));
+    c->rows = mp_arena_alloc(arena, S * I, sizeof *c->rows);
+    c->padded = mp_arena_alloc(arena, S * I * c->n_tiles, sizeof *c->padded);
+    c->tokens_of_rank = mp_arena_alloc(arena, S * n, sizeof *c->tokens_of_rank);
+    c->source_rows = mp_arena_alloc(arena, S * n, sizeof *c->source_rows);
+    c->attention_ns = mp_arena_alloc(arena, S, sizeof *c->attention_ns);
+    c->shared_ns = mp_arena_alloc(arena, S, sizeof *c->shared_ns);
+    c->total_rows = mp_arena_alloc(arena, I, sizeof *c->total_rows);
+    c->gpu = mp_arena_alloc(arena, I, sizeof *c->gpu);
+    c->tried_gpu = mp_arena_alloc(arena, I, sizeof *c->tried_gpu);
+    c->base = mp_arena_alloc(arena, S * c->width, sizeof *c->base);
+    c->work = mp_arena_alloc(arena, S * c->width, sizeof *c->work);
+    c->base_compute = mp_arena_alloc(arena, S * n, sizeof *c->base_compute);
+    c->compute = mp_arena_alloc(arena, S * n, sizeof *c->compute);
+    c->base_ns = mp_arena_alloc(arena, S, sizeof *c->base_ns);
+    c->ns = mp_arena_alloc(arena, S, sizeof *c->ns);
+    c->base_value = mp_arena_alloc(arena, S, sizeof *c->base_value);
+    c->value = mp_arena_alloc(arena, S, sizeof *c->value);
+    c->sorted = mp_arena_alloc(arena, S, sizeof *c->sorted);
+    c->order = mp_arena_alloc(arena, S, sizeof *c->order);
+    c->tag = mp_arena_alloc(arena, I + 1, sizeof *c->tag);
+    bool by_pair = !c->by_token && c->copies == MP_COPY_PER_EXPERT;
+    if (by_pair)
+        c->count = mp_arena_alloc(arena, S * I * n, sizeof *c->count);
+    if (c->rows == NULL || c->padded == NULL || c->tokens_of_rank == NULL || c->source_rows == NULL ||
+        c->attention_ns == NULL || c->shared_ns == NULL || c->total_rows == NULL || c->gpu == NULL ||
+        c->tried_gpu == NULL || c->base == NULL || c->work == NULL || c->base_compute == NULL || c->compute == NULL ||
+        c->base_ns == NULL || c->ns == NULL || c->base_value == NULL || c->value == NULL || c->sorted == NULL ||
+        c->order == NULL || c->tag == NULL || (by_pair && c->count == NULL)) {
+        status = mp_nomem(err, "the cost of a layer");
+        goto out;
+    }
+    spread_steps(c);
+    MP_TRY(list_replicas(&replicas, c, spec->copies, p->workload->trace->n_experts, err));
+    MP_TRY(c->is_counts ? read_counts(c, &replicas, spec, err) : read_tokens(c, &replicas, spec, err));
+    pad_and_shrink(c, spec->shrink_permille);
+    uint64_t rows_most = 0, copies_most = 0;
+    for (size_t s = 0; s < S; s++) {
+        uint64_t of_step[2] = {0, 0}, tokens = 0;
+        for (size_t i = 0; i < I; i++) {
+            uint32_t rows = c->rows[s * I + i];
+            of_step[0] += rows;
+            for (uint32_t k = 0; k < c->n_tiles; k++)
+                of_step[1] += c->padded[(k * S + s) * I + i];
+        }
+        for (size_t g = 0; g < n; g++) {
+            tokens += c->tokens_of_rank[s * n + g];
+            if (!c->is_coupled)
+                c->source_rows[s * n + g] += c->tokens_of_rank[s * n + g];
+        }
+        uint64_t copies = c->copies == MP_COPY_ALL ? tokens * n : of_step[0] + tokens;
+        rows_most = of_step[1] > rows_most ? of_step[1] : rows_most;
+        copies_most = copies > copies_most ? copies : copies_most;
+        if (!c->is_coupled) {
+            c->attention_ns[s] = layer_slowest_ns(c, c->source_rows + s * n, false) * c->attention_times;
+            c->shared_ns[s] = layer_slowest_ns(c, c->source_rows + s * n, true);
+        }
+    }
+    if (!fits(c, rows_most, c->is_exact ? copies_most : copies_most * 2)) {
+        status = mp_decline(err, outcome, MP_NOT_APPLICABLE,
+                            "layer %u: steps of %llu rows are too long to be searched (use strategy lpt)", c->layer,
+                            (unsigned long long)rows_most);
+        goto out;
+    }
+    *out = c;
+    c = NULL;
+out:
+    if (c != NULL)
+        mp_arena_free(arena);
+    return status;
+}

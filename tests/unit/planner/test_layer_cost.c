@@ -1,0 +1,237 @@
+/* The evaluator of one layer against the simulator: after every change the same nanoseconds, and the change's value
+ * said beforehand. */
+#include "support.h"
+
+#include "layer_cost.h"
+#include "tiny.h"
+#include <math.h>
+
+struct world {
+    struct tiny tiny;
+    struct mp_workload *workload;
+    struct mp_problem problem;
+    struct mp_plan *plan;
+    struct mp_layer_cost *cost[2];
+    uint16_t copies[2][64], gpu[2][64];
+    uint32_t n_items;
+};
+
+/* The plan that has item i of layer l on gpu[l][i]: slots by GPU, experts ascending. */
+static void write_plan(struct world *w) {
+    for (uint32_t l = 0; l < w->plan->n_layers; l++) {
+        uint16_t *slots = w->plan->layers[l].slot_expert;
+        memset(slots, 0xff, w->plan->n_slots * sizeof *slots);
+        for (uint32_t g = 0; g < w->plan->n_gpus; g++) {
+            uint32_t at = w->plan->gpu_first_slot[g];
+            for (uint32_t i = 0; i < w->n_items; i++)
+                if (w->gpu[l][i] == g)
+                    slots[at++] = w->copies[l][i];
+        }
+    }
+}
+
+/* Replicas of an expert on distinct, rising GPUs, at random. */
+static void deal(struct world *w, struct mp_rng *rng, uint32_t l) {
+    uint32_t n_gpus = w->plan->n_gpus;
+    for (uint32_t i = 0; i < w->n_items; i++) {
+        bool is_taken = true;
+        while (is_taken) {
+            w->gpu[l][i] = (uint16_t)mp_rng_below(rng, n_gpus);
+            is_taken = false;
+            for (uint32_t j = 0; j < i; j++)
+                is_taken |= w->copies[l][j] == w->copies[l][i] && w->gpu[l][j] == w->gpu[l][i];
+        }
+    }
+    for (uint32_t i = 0; i < w->n_items; i++)
+        for (uint32_t j = 0; j < i; j++)
+            if (w->copies[l][j] == w->copies[l][i] && w->gpu[l][j] > w->gpu[l][i]) {
+                uint16_t x = w->gpu[l][j];
+                w->gpu[l][j] = w->gpu[l][i];
+                w->gpu[l][i] = x;
+            }
+}
+
+/* Simulates, and compares step by step. */
+static void compare(struct world *w) {
+    struct mp_error err = {0};
+    struct mp_sim_result *r;
+    struct mp_sim_options options = w->problem.sim;
+    options.network = MP_NETWORK_PORT_BOUND;
+    options.stage_mode = -1;
+    write_plan(w);
+    CHECK_OK(mp_simulate(&r, w->plan, w->workload, w->problem.topology, w->problem.model, &options, &err), err);
+    uint64_t total = 0;
+    for (uint32_t s = 0; s < r->n_steps; s++) {
+        uint64_t sum = w->problem.model->other_ns_per_step;
+        for (uint32_t l = 0; l < w->plan->n_layers; l++)
+            sum += mp_layer_cost_steps(w->cost[l])[s];
+        assert_int_equal(sum, r->steps[s].step_ns);
+        total += sum;
+    }
+    uint64_t now = mp_layer_cost_now(w->cost[0]) + mp_layer_cost_now(w->cost[1]);
+    const struct mp_model *m = w->problem.model;
+    switch (w->problem.objective) {
+    case MP_OBJECTIVE_STEP:
+        assert_int_equal(now, total - r->n_steps * m->other_ns_per_step);
+        break;
+    case MP_OBJECTIVE_PEAK:
+        assert_true(fabs((double)now / (2 * r->n_steps) - r->balance.peak_rows) < 1e-9);
+        break;
+    case MP_OBJECTIVE_INTER:
+        assert_true(fabs((double)now * (double)(m->dispatch_bytes + m->combine_bytes) / r->n_steps - r->inter_bytes) <
+                    1e-3 * (1 + r->inter_bytes));
+        break;
+    case MP_OBJECTIVE_P95:
+    default:
+        break;
+    }
+    mp_sim_result_free(r);
+}
+
+/* One to three items of experts without replicas to random GPUs, or one replica; kept half of the time. */
+static void change(struct world *w, struct mp_rng *rng) {
+    uint32_t l = (uint32_t)mp_rng_below(rng, 2), n = 1 + (uint32_t)mp_rng_below(rng, 3);
+    struct mp_item_move moves[3];
+    for (uint32_t k = 0; k < n; k++) {
+        bool is_bad = true;
+        while (is_bad) {
+            moves[k].item = (uint16_t)mp_rng_below(rng, w->n_items);
+            is_bad = false;
+            for (uint32_t j = 0; j < k; j++)
+                is_bad |= moves[j].item == moves[k].item;
+            for (uint32_t i = 0; i < w->n_items; i++)
+                is_bad |= i != moves[k].item && w->copies[l][i] == w->copies[l][moves[k].item];
+        }
+        moves[k].gpu = (uint16_t)mp_rng_below(rng, w->plan->n_gpus);
+    }
+    uint64_t value = mp_layer_cost_try(w->cost[l], moves, n, false);
+    if (mp_rng_below(rng, 2) == 0)
+        return;
+    mp_layer_cost_keep(w->cost[l]);
+    assert_int_equal(value, mp_layer_cost_now(w->cost[l]));
+    for (uint32_t k = 0; k < n; k++)
+        w->gpu[l][moves[k].item] = moves[k].gpu;
+    assert_memory_equal(mp_layer_cost_gpus(w->cost[l]), w->gpu[l], w->n_items * sizeof(uint16_t));
+}
+
+static void run_world(const struct tiny_spec *spec, const char *dispatcher, enum mp_sources sources,
+                      enum mp_objective objective, uint32_t n_replicas, uint64_t seed) {
+    struct mp_error err = {0};
+    struct mp_rng rng = mp_rng_seed(seed);
+    static struct world w;
+    enum mp_outcome outcome;
+    uint32_t slots[MP_MAX_GPUS];
+    w = (struct world){0};
+    CHECK_OK(tiny_make(&w.tiny, spec, &err), err);
+    w.tiny.request.sim.dispatcher = mp_dispatcher_find(dispatcher);
+    w.tiny.request.sim.sources = sources;
+    CHECK_OK(mp_workload_build(&w.workload, &w.tiny.part, &w.tiny.request.batching, &err), err);
+    w.problem = (struct mp_problem){.workload = w.workload,
+                                    .topology = w.tiny.topology,
+                                    .model = w.tiny.model,
+                                    .sim = w.tiny.request.sim,
+                                    .objective = objective,
+                                    .n_threads = 1};
+    w.n_items = spec->n_experts + n_replicas;
+    for (uint32_t g = 0; g < w.tiny.topology->n_gpus; g++)
+        slots[g] = w.n_items;
+    CHECK_OK(mp_plan_new(&w.plan, 2, spec->n_experts, w.tiny.topology->n_gpus, slots, &err), err);
+    uint32_t *node = mp_arena_alloc(w.plan->arena, w.plan->n_gpus, sizeof *node);
+    for (uint32_t g = 0; g < w.plan->n_gpus; g++)
+        node[g] = mp_topology_node(w.tiny.topology, g);
+    w.plan->gpu_node = node;
+    w.plan->n_nodes = mp_topology_n_nodes(w.tiny.topology);
+    for (uint32_t l = 0; l < 2; l++) {
+        for (uint32_t i = 0; i < w.n_items; i++)
+            w.copies[l][i] = (uint16_t)(i < spec->n_experts ? i : i % 2); /* experts 0 and 1 have the replicas */
+        deal(&w, &rng, l);
+        const struct mp_layer_cost_spec cost = {.problem = &w.problem,
+                                                .copies = w.copies[l],
+                                                .n_copies = w.n_items,
+                                                .layer = l,
+                                                .n_steps = w.workload->n_steps};
+        CHECK_OK(mp_layer_cost_new(&w.cost[l], &cost, &outcome, &err), err);
+        assert_int_equal(outcome, MP_FOUND);
+        mp_layer_cost_set(w.cost[l], w.gpu[l]);
+    }
+    compare(&w);
+    for (int k = 0; k < 12; k++) {
+        change(&w, &rng);
+        compare(&w);
+    }
+    for (uint32_t l = 0; l < 2; l++)
+        mp_layer_cost_free(w.cost[l]);
+    mp_plan_free(w.plan);
+    mp_workload_free(w.workload);
+    tiny_free(&w.tiny);
+}
+
+static const char *const files[] = {"topologies/shared-nic.yaml", "topologies/rack-two-tier.yaml",
+                                    "topologies/mi300x-n1g8.yaml", "topologies/mixed-a100-l40s.yaml",
+                                    "topologies/h100-n4g8-oversubscribed.yaml"};
+static const char *const shapes[] = {"1:h100", "2:h100", "2x2:h100", "4x1:h100", "1x2:a100+1x1:l40s", "2x4:h100"};
+
+static void test_layer_cost__equals_the_simulator(void **state) {
+    (void)state;
+    static const char *const dispatchers[] = {"a2av", "deepep-ll", "deepep-normal", "hierarchical", "agrs"};
+    struct mp_rng rng = mp_rng_seed(7);
+    for (uint64_t i = 0; i < 110; i++) {
+        struct tiny_spec s = {.n_layers = 2,
+                              .n_experts = 6 + (uint32_t)mp_rng_below(&rng, 8),
+                              .top_k = 1 + (uint32_t)mp_rng_below(&rng, 4),
+                              .n_rows = 4 + (uint32_t)mp_rng_below(&rng, 12),
+                              .topology = i % 2 == 0 ? shapes[i / 2 % 6] : source_path(files[i / 2 % 5]),
+                              .phase = i % 3 == 0 ? MP_PHASE_DECODE : MP_PHASE_PREFILL,
+                              .seed = i};
+        s.batch = s.phase == MP_PHASE_DECODE ? 2 : 24;
+        s.n_requests = 160;
+        run_world(&s, dispatchers[i % 5], i % 7 == 0 ? MP_SOURCES_COUPLED : MP_SOURCES_DP, (enum mp_objective)(i % 4),
+                  0, i);
+    }
+}
+
+static void test_layer_cost__equals_the_simulator_with_replicas(void **state) {
+    (void)state;
+    static const char *const dispatchers[] = {"a2av", "deepep-normal", "hierarchical"};
+    for (uint64_t i = 0; i < 40; i++) {
+        const struct tiny_spec s = {.n_layers = 2,
+                                    .n_experts = 8,
+                                    .top_k = 3,
+                                    .n_requests = 160,
+                                    .n_rows = 8,
+                                    .topology = i % 2 == 0 ? "4:h100" : "2x4:h100",
+                                    .phase = MP_PHASE_PREFILL,
+                                    .batch = 40,
+                                    .seed = i};
+        run_world(&s, dispatchers[i % 3], i % 5 == 0 ? MP_SOURCES_COUPLED : MP_SOURCES_DP, MP_OBJECTIVE_STEP, 3, i);
+    }
+}
+
+static void test_layer_cost__equals_the_simulator_on_counts(void **state) {
+    (void)state;
+    static const char *const dispatchers[] = {"a2av", "deepep-ll", "agrs"};
+    for (uint64_t i = 0; i < 40; i++) {
+        const struct tiny_spec s = {.n_layers = 2,
+                                    .n_experts = 9,
+                                    .top_k = 2,
+                                    .n_requests = 6,
+                                    .n_rows = 1,
+                                    .topology = i % 2 == 0 ? shapes[i / 2 % 6] : source_path(files[i / 2 % 5]),
+                                    .is_counts = true,
+                                    .phase = MP_PHASE_PREFILL,
+                                    .batch = 8,
+                                    .seed = i};
+        bool has_replicas = i % 4 != 0 && strcmp(s.topology, "1:h100") != 0 && strcmp(s.topology, "2:h100") != 0;
+        run_world(&s, dispatchers[i % 3], MP_SOURCES_DP, (enum mp_objective)(i % 4), has_replicas ? 3 : 0, i);
+    }
+}
+
+int main(void) {
+    cmocka_set_message_output(CM_OUTPUT_TAP);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_layer_cost__equals_the_simulator),
+        cmocka_unit_test(test_layer_cost__equals_the_simulator_with_replicas),
+        cmocka_unit_test(test_layer_cost__equals_the_simulator_on_counts),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
