@@ -5,6 +5,11 @@
 #include <moeplan/verify.h>
 
 #define MAX_VIOLATIONS 1000u
+
+/* Scopes of the certificates in closed form: every plan that was planned carries one of each. */
+#define VF_SCOPE_DISPATCH "dispatch, all layers, planning steps"
+#define VF_SCOPE_COMBINE "combine, all layers, planning steps"
+#define VF_SCOPE_PLACEMENT "step, every static plan with these slots, planning steps"
 #define ULL(x) ((unsigned long long)(x))
 
 struct verifier {

@@ -373,12 +373,11 @@ static void check_certificate(struct vf_data *d, uint32_t i, const struct mp_pla
     uint64_t n = p->n_planning_steps;
     if (c->proof != MP_PROOF_CLOSED_FORM)
         return;
-    if (c->kind == MP_CERT_ORDER && strcmp(c->scope, "dispatch, all layers, planning steps") == 0) {
+    if (c->kind == MP_CERT_ORDER && strcmp(c->scope, VF_SCOPE_DISPATCH) == 0) {
         bound = check_order_value(d, i, false, mean, by);
-    } else if (c->kind == MP_CERT_ORDER && strcmp(c->scope, "combine, all layers, planning steps") == 0) {
+    } else if (c->kind == MP_CERT_ORDER && strcmp(c->scope, VF_SCOPE_COMBINE) == 0) {
         bound = check_order_value(d, i, true, mean, by);
-    } else if (c->kind == MP_CERT_PLACEMENT &&
-               strcmp(c->scope, "step, every static plan with these slots, planning steps") == 0) {
+    } else if (c->kind == MP_CERT_PLACEMENT && strcmp(c->scope, VF_SCOPE_PLACEMENT) == 0) {
         for (uint64_t s = 0; s < n; s++)
             bound += d->sums[s].lower_ns;
         vf_expect(v, c->value_ns == p->predicted_step_ns, MP_V_CERTIFICATE,

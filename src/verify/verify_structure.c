@@ -183,6 +183,32 @@ static void check_provenance(struct verifier *v) {
 }
 
 /* What the plan claims, as far as it can be wrong by itself. */
+static bool has_certificate(const struct mp_plan *p, enum mp_certificate_kind kind, const char *scope) {
+    for (uint32_t i = 0; i < p->n_certificates; i++) {
+        const struct mp_certificate *c = &p->certificates[i];
+        if (c->kind == kind && c->proof == MP_PROOF_CLOSED_FORM && strcmp(c->scope, scope) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* A plan with its samples or certificates cut off claims less than every plan must. */
+static void check_presence(struct verifier *v) {
+    static const struct {
+        enum mp_certificate_kind kind;
+        const char *name, *scope;
+    } needed[] = {{MP_CERT_ORDER, "order", VF_SCOPE_DISPATCH},
+                  {MP_CERT_ORDER, "order", VF_SCOPE_COMBINE},
+                  {MP_CERT_PLACEMENT, "placement", VF_SCOPE_PLACEMENT}};
+    if (v->plan->n_gpus < 2)
+        return;
+    vf_expect(v, v->plan->n_samples > 0, MP_V_SAMPLE, "the plan was planned and has no sample");
+    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
+        vf_expect(v, has_certificate(v->plan, needed[i].kind, needed[i].scope), MP_V_CERTIFICATE,
+                  "the plan was planned and has no %s certificate in closed form of scope \"%s\"", needed[i].name,
+                  needed[i].scope);
+}
+
 static void check_claims(struct verifier *v) {
     const struct mp_plan *p = v->plan;
     const struct mp_provenance *o = &p->provenance;
@@ -219,6 +245,7 @@ static void check_claims(struct verifier *v) {
         vf_expect(v, c->proof != MP_PROOF_CLOSED_FORM || c->nodes == 0, MP_V_CERTIFICATE,
                   "certificate %u: a closed form that took %llu search nodes", i, ULL(c->nodes));
     }
+    check_presence(v);
 }
 
 static void check_against_trace(struct verifier *v) {

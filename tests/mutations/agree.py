@@ -97,6 +97,25 @@ def drop_pair(lines):
     stage(lambda t: " ".join(t.split(" ")[1:]), 1)(lines)
 
 
+def delete_certificates(kind, which):
+    """Those of this kind with these numbers among them; the section's head alone is `certificates: []`."""
+    def apply(lines):
+        starts = [i for i, line in enumerate(lines) if line == f"  - kind: {kind}"]
+        for i in sorted((starts[k] for k in which), reverse=True):
+            del lines[i:i + 6]
+    return apply
+
+
+def delete_section(name):
+    def apply(lines):
+        i = lines.index(f"{name}:")
+        end = i + 1
+        while lines[end].startswith(" "):
+            end += 1
+        lines[i:end] = [f"{name}: []"]
+    return apply
+
+
 def fewer_gpus_slots(lines):
     edit(lines, "  slots: ", bump(1))
 
@@ -141,6 +160,14 @@ STRUCTURE = [
     ("sample out of range", "sample", on("  - step: ", lambda t: 4000), "step:"),
     ("parts above the step", "sample", on("    step_ns: ", lambda t: 1), None),
     ("bound above value", "certificate", on("    bound_ns: ", lambda t: 10**15), None),
+    ("no samples", "sample", delete_section("samples"), None),
+    ("no certificates", "certificate", delete_section("certificates"), None),
+    ("no certificate of the dispatch", "certificate", delete_certificates("order", [0]), None),
+    ("no certificate of the combine", "certificate", delete_certificates("order", [1]), None),
+    ("no certificates of orders", "certificate", delete_certificates("order", [0, 1]), None),
+    ("no certificate of the placement", "certificate", delete_certificates("placement", [0]), None),
+    ("certificate of the dispatch by search", "certificate", on("    proof: ", lambda t: "search"), None),
+    ("certificate of the combine of another scope", "certificate", on("    scope: ", lambda t: '"combine"', 1), None),
     ("nodes of a closed form", "certificate", on("    nodes: ", lambda t: 3), None),
 ]
 

@@ -397,6 +397,42 @@ static bool bound_above_value(struct mp_plan *p, struct mp_rng *rng) {
     return true;
 }
 
+static bool no_samples(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    p->n_samples = 0;
+    return p->provenance.has_workload && p->n_gpus > 1;
+}
+
+/* One of the three that every planned plan carries is deleted, or all that there are. */
+static bool certificate_deleted(struct mp_plan *p, struct mp_rng *rng) {
+    uint32_t at = below(rng, 4), n = p->n_certificates;
+    if (!p->provenance.has_workload || p->n_gpus < 2 || n < 3)
+        return false;
+    if (at < 3)
+        memmove(&p->certificates[at], &p->certificates[at + 1], (n - at - 1) * sizeof *p->certificates);
+    p->n_certificates = at < 3 ? n - 1 : 0;
+    return true;
+}
+
+/* Still there, under another name: of another kind, of another scope, or no longer in closed form. */
+static bool certificate_renamed(struct mp_plan *p, struct mp_rng *rng) {
+    if (!p->provenance.has_workload || p->n_gpus < 2 || p->n_certificates < 3)
+        return false;
+    struct mp_certificate *c = &p->certificates[below(rng, 3)];
+    switch (below(rng, 3)) {
+    case 0:
+        c->kind = c->kind == MP_CERT_ORDER ? MP_CERT_RESIDUAL : MP_CERT_ORDER;
+        break;
+    case 1:
+        c->proof = below(rng, 2) ? MP_PROOF_SEARCH : MP_PROOF_STOPPED;
+        break;
+    default:
+        c->scope = "dispatch, all layers, planning step";
+        break;
+    }
+    return true;
+}
+
 static bool sample_parts_above_step(struct mp_plan *p, struct mp_rng *rng) {
     if (p->n_samples == 0)
         return false;
@@ -706,6 +742,9 @@ const struct mutation mutations[] = {
     {"colocation-past-end", BIT(MP_V_COLOCATION), false, colocation_past_end},
     {"colocation-elsewhere", BIT(MP_V_COLOCATION), false, colocation_elsewhere},
     {"bound-above-value", BIT(MP_V_CERTIFICATE), false, bound_above_value},
+    {"no-samples", BIT(MP_V_SAMPLE), false, no_samples},
+    {"certificate-deleted", BIT(MP_V_CERTIFICATE), false, certificate_deleted},
+    {"certificate-renamed", BIT(MP_V_CERTIFICATE), false, certificate_renamed},
     {"sample-parts-above-step", BIT(MP_V_SAMPLE), false, sample_parts_above_step},
     {"sample-past-end", BIT(MP_V_SAMPLE), false, sample_past_end},
     {"wall-clock-reproducible", BIT(MP_V_PROVENANCE), false, wall_clock_reproducible},

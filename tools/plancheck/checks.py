@@ -118,6 +118,13 @@ def sections(c):
     for i, x in enumerate(p["certificates"]):
         c.expect(x["bound_ns"] <= x["value_ns"], "certificate", f"certificate {i}: bound {x['bound_ns']} above value {x['value_ns']}")
         c.expect(x["proof"] != "closed-form" or x["nodes"] == 0, "certificate", f"certificate {i}: a closed form with search nodes")
+    if p["gpus"] < 2:
+        return
+    c.expect(p["samples"] != [], "sample", "the plan was planned and has no sample")
+    carried = {(x["kind"], x["scope"]) for x in p["certificates"] if x["proof"] == "closed-form"}
+    for kind, scope in [("order", scope) for scope in ORDER_SCOPES] + [("placement", PLACEMENT_SCOPE)]:
+        c.expect((kind, scope) in carried, "certificate",
+                 f"the plan was planned and has no {kind} certificate in closed form of scope \"{scope}\"")
 
 
 def orders(c, topology):
