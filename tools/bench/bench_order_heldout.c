@@ -18,7 +18,7 @@ enum { STEPS_OWN = 4, STEPS_MAX = 32 };
 static const char ethernet[] = "schema: moeplan.topology\n"
                                "version: 1\n"
                                "name: %s\n"
-                               "summary: Eight GPUs on 100 Gbit/s Ethernet\n"
+                               "summary: GPUs on 100 Gbit/s Ethernet, one port each\n"
                                "source: An example\n"
                                "launch: {value: 10 us, source: \"an example\"}\n"
                                "levels:\n"
@@ -26,7 +26,7 @@ static const char ethernet[] = "schema: moeplan.topology\n"
                                "    latency: {value: 5 us, source: \"an example\"}\n"
                                "%s"
                                "gpus:\n"
-                               "  - repeat: 8\n"
+                               "  - repeat: %u\n"
                                "    type: h100\n"
                                "    ports:\n"
                                "      ethernet: {rate: 11 GB/s, source: \"FAST: usable of 100 Gbit/s\"}\n";
@@ -37,17 +37,41 @@ struct recording {
     uint32_t n_experts;
     int layer_base;
     enum mp_phase phase;
+    /* Clusters of as many GPUs as the recording has ranks, where it has ranks. */
+    const char *topologies[5];
+    uint32_t n_ethernet;
 };
 static const struct recording recordings[] = {
-    {"traces/qwen1.5-moe-6ranks/dispatch_counts.csv", "qwen1.5-moe-a2.7b", "qwen1.5 6 ranks", "time:0.5", 0, 0,
-     MP_PHASE_PREFILL},
-    {"traces/deepseek-v2-lite/chat_prefill.npz", "deepseek-v2-lite", "deepseek-v2-lite", "0.5", 64, 1,
-     MP_PHASE_PREFILL},
-    {"traces/gpt-oss-20b/mmlu_test.npz", "gpt-oss-20b", "gpt-oss-20b", "0.5", 32, 0, MP_PHASE_DECODE},
+    {"traces/qwen1.5-moe-6ranks/dispatch_counts.csv",
+     "qwen1.5-moe-a2.7b",
+     "qwen1.5 6 ranks",
+     "time:0.5",
+     0,
+     0,
+     MP_PHASE_PREFILL,
+     {"6:h100", "3x2:h100", "6x1:h100", "ethernet", "ethernet, incast"},
+     6},
+    {"traces/deepseek-v2-lite/chat_prefill.npz",
+     "deepseek-v2-lite",
+     "deepseek-v2-lite",
+     "0.5",
+     64,
+     1,
+     MP_PHASE_PREFILL,
+     {"8:h100", "2x8:h100", "4x8:h100", "ethernet", "ethernet, incast"},
+     8},
+    {"traces/gpt-oss-20b/mmlu_test.npz",
+     "gpt-oss-20b",
+     "gpt-oss-20b",
+     "0.5",
+     32,
+     0,
+     MP_PHASE_DECODE,
+     {"8:h100", "2x8:h100", "4x8:h100", "ethernet", "ethernet, incast"},
+     8},
 };
 /* Tokens of a step on all ranks (prefill), requests on each rank (decode). */
 static const uint32_t prefill_tokens[] = {4096, 16384, 65536}, decode_batches[] = {16, 64};
-static const char *const topologies[] = {"8:h100", "2x8:h100", "4x8:h100", "ethernet", "ethernet, incast"};
 
 struct bench {
     const struct recording *r;
@@ -61,7 +85,7 @@ struct bench {
     struct mp_workload *planned, *replayed;
 };
 
-static struct mp_topology *load_topology(const char *name) {
+static struct mp_topology *load_topology(const char *name, uint32_t n_ethernet) {
     struct mp_error err = {0};
     struct mp_topology *t;
     if (strncmp(name, "ethernet", 8) != 0) {
@@ -70,7 +94,7 @@ static struct mp_topology *load_topology(const char *name) {
     }
     char text[1024];
     struct mp_in *in;
-    snprintf(text, sizeof text, ethernet, "ethernet", strchr(name, ',') != NULL ? incast : "");
+    snprintf(text, sizeof text, ethernet, "ethernet", strchr(name, ',') != NULL ? incast : "", n_ethernet);
     bench_require(mp_in_from_memory(&in, name, text, strlen(text), &err), &err);
     bench_require(mp_topology_parse(&t, in, &mp_limits_default, &err), &err);
     mp_in_close(in);
@@ -278,7 +302,7 @@ static void row(const struct bench *b, const char *topology, uint32_t size, cons
 static void measure(struct bench *b, const char *topology, uint32_t size, struct totals *all) {
     static const char *const recipes[] = {"contiguous", "lpt"};
     const bool is_decode = b->r->phase == MP_PHASE_DECODE;
-    b->t = load_topology(topology);
+    b->t = load_topology(topology, b->r->n_ethernet);
     b->batching = (struct mp_batching){.phase = b->r->phase,
                                        .n_ranks = b->t->n_gpus,
                                        .batch_per_rank = is_decode ? size : 0,
@@ -311,17 +335,17 @@ static void run_recording(const char *folder, const struct recording *r, const c
     bench_require(mp_model_load(&b.model, r->model, &mp_limits_default, &err), &err);
     bench_require(mp_split_parse(&b.split, r->split, 1, &err), &err);
     bench_require(mp_part_split(&b.planning, &b.held_out, b.trace, &b.split, &err), &err);
-    for (size_t t = 0; t < sizeof topologies / sizeof *topologies; t++) {
-        if (only != NULL && strcmp(only, topologies[t]) != 0)
+    for (size_t t = 0; t < sizeof r->topologies / sizeof *r->topologies; t++) {
+        if (only != NULL && strcmp(only, r->topologies[t]) != 0)
             continue;
         if (b.trace->kind == MP_TRACE_COUNTS) {
-            measure(&b, topologies[t], 0, all);
+            measure(&b, r->topologies[t], 0, all);
         } else if (r->phase == MP_PHASE_DECODE) {
             for (size_t i = 0; i < sizeof decode_batches / sizeof *decode_batches; i++)
-                measure(&b, topologies[t], decode_batches[i], all);
+                measure(&b, r->topologies[t], decode_batches[i], all);
         } else {
             for (size_t i = 0; i < sizeof prefill_tokens / sizeof *prefill_tokens; i++)
-                measure(&b, topologies[t], prefill_tokens[i], all);
+                measure(&b, r->topologies[t], prefill_tokens[i], all);
         }
     }
     mp_part_free(&b.planning);
