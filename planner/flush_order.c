@@ -4,11 +4,12 @@
  * Minimises simulated time with launches.
  * Method    the time of a count is what it is with a barrier after each stage, which stages that load all ports alike
  * do not feel. Counts are tried on a geometric grid and then between the best and its neighbours; a count whose port
- * bound and launches lose already is not simulated.
+ * bound and launches lose already is not simulated. Where the way back counts (incast), a flush takes the mean of both.
  * Bound     never slower than the single shot, with barriers.
  * Cost      a simulation of each stage and of up to some 20 flushes. */
 #include "flush_order.h"
 #include "pair_time.h"
+#include "planner.h"
 #include <string.h>
 
 struct stage {
@@ -25,6 +26,7 @@ struct mp_flush_order {
     uint64_t *filled; /* [n][n] */
     uint64_t *done;   /* [n][n] time that the pairs had so far */
     uint64_t *bytes;  /* [n][n] of one stage, or left */
+    uint64_t *back;   /* [n][n] what is left on its way back, or NULL: that does not count */
     uint64_t *slack;  /* [2 * n] */
     uint32_t *degree; /* [2 * n] transfers of one stage at each end */
     /* the choice of a count */
@@ -77,7 +79,8 @@ enum mp_status mp_flush_order_new(struct mp_flush_order **out, const struct mp_o
     if (f == NULL)
         return mp_nomem(err, "ordering transfers");
     *f = (struct mp_flush_order){.in = in, .n = n};
-    f->time = mp_calloc(4 * n_pairs, sizeof *f->time);
+    const bool counts_return = mp_order_counts_return(in);
+    f->time = mp_calloc((counts_return ? 5 : 4) * n_pairs, sizeof *f->time);
     f->slack = mp_calloc(2 * (size_t)n, sizeof *f->slack);
     f->degree = mp_calloc(2 * (size_t)n, sizeof *f->degree);
     if (f->time == NULL || f->slack == NULL || f->degree == NULL) {
@@ -87,6 +90,7 @@ enum mp_status mp_flush_order_new(struct mp_flush_order **out, const struct mp_o
     f->filled = f->time + n_pairs;
     f->done = f->time + 2 * n_pairs;
     f->bytes = f->time + 3 * n_pairs;
+    f->back = counts_return ? f->time + 4 * n_pairs : NULL;
     mp_pair_times(f->time, in);
     memcpy(f->filled, f->time, n_pairs * sizeof *f->time);
     fill(f->filled, n, f->slack, f->slack + n);
@@ -192,7 +196,7 @@ static bool leftover(struct mp_flush_order *f) {
 static enum mp_status try_count(struct mp_flush_order *f, uint32_t n_stages, struct mp_error *err) {
     const struct mp_topology *t = f->in->topology;
     enum mp_status status = MP_OK;
-    uint64_t time_ns = n_stages > 0 ? f->stages[n_stages - 1].end_ns : 0, flush_ns;
+    uint64_t time_ns = n_stages > 0 ? f->stages[n_stages - 1].end_ns : 0, flush_ns, back_ns;
     if (time_ns >= f->best_ns)
         return MP_OK;
     rewind_to(f, n_stages);
@@ -201,6 +205,11 @@ static enum mp_status try_count(struct mp_flush_order *f, uint32_t n_stages, str
         if (time_ns + mp_net_port_bound(f->in->net, f->bytes) >= f->best_ns)
             return MP_OK;
         MP_TRY(mp_net_concurrent(f->in->net, f->bytes, &flush_ns, NULL, err));
+        if (f->back != NULL) {
+            mp_transpose(f->back, f->bytes, f->n);
+            MP_TRY(mp_net_concurrent(f->in->net, f->back, &back_ns, NULL, err));
+            flush_ns = flush_ns / 2 + back_ns / 2 + (flush_ns % 2 + back_ns % 2 + 1) / 2;
+        }
         time_ns += flush_ns;
     }
     if (time_ns < f->best_ns) {

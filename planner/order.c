@@ -41,6 +41,47 @@ static uint64_t largest(const uint64_t *matrix, size_t n) {
     return most;
 }
 
+bool mp_order_counts_return(const struct mp_order_problem *in) {
+    for (uint32_t l = 0; l < in->topology->n_levels && in->is_both_ways; l++)
+        if (in->topology->levels[l].n_incast > 0)
+            return true;
+    return false;
+}
+
+void mp_transpose(uint64_t *out, const uint64_t *matrix, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < n; j++)
+            out[j * n + i] = matrix[i * n + j];
+}
+
+static enum mp_status run_once(const struct mp_order_problem *in, const struct mp_order *order, enum mp_combine way,
+                               const uint64_t *matrix, uint64_t *time_ns, struct mp_error *err) {
+    return order == NULL ? mp_net_concurrent(in->net, matrix, time_ns, NULL, err)
+                         : mp_net_staged(in->net, order, way, in->mode, matrix, time_ns, err);
+}
+
+enum mp_status mp_order_time(const struct mp_order_problem *in, const struct mp_order *order, uint64_t *time_ns,
+                             struct mp_error *err) {
+    const size_t n = in->topology->n_gpus;
+    uint64_t *back = NULL, back_ns;
+    enum mp_status status;
+    MP_TRY(run_once(in, order, MP_COMBINE_FORWARD, in->matrix, time_ns, err));
+    if (!mp_order_counts_return(in))
+        goto out;
+    back = mp_calloc(n * n, sizeof *back);
+    if (back == NULL) {
+        status = mp_nomem(err, "timing an order");
+        goto out;
+    }
+    mp_transpose(back, in->matrix, n);
+    const bool is_nodes = order != NULL && order->between_nodes;
+    MP_TRY(run_once(in, order, is_nodes ? MP_COMBINE_REVERSED : MP_COMBINE_SWAPPED, back, &back_ns, err));
+    *time_ns = *time_ns / 2 + back_ns / 2 + (*time_ns % 2 + back_ns % 2 + 1) / 2;
+out:
+    mp_free(back);
+    return status;
+}
+
 enum mp_status mp_schedule_time(const struct mp_schedule *s, const struct mp_order_problem *in, uint64_t *time_ns,
                                 struct mp_error *err) {
     const uint32_t n_gpus = in->topology->n_gpus;
@@ -50,7 +91,7 @@ enum mp_status mp_schedule_time(const struct mp_schedule *s, const struct mp_ord
     struct mp_order order;
     enum mp_status status = MP_OK;
     if (s->n_stages == 0) {
-        MP_TRY(mp_net_concurrent(in->net, in->matrix, time_ns, NULL, err));
+        MP_TRY(mp_order_time(in, NULL, time_ns, err));
         *time_ns += *time_ns > 0 ? in->topology->launch_ns : 0;
         goto out;
     }
@@ -67,7 +108,7 @@ enum mp_status mp_schedule_time(const struct mp_schedule *s, const struct mp_ord
     uint64_t unit = largest(matrix, s->between_nodes ? s->n : n_gpus);
     unit = unit < UINT32_MAX ? unit : UINT32_MAX;
     MP_TRY(mp_schedule_order(&order, s, matrix, (uint32_t)unit, "", arena, err));
-    status = mp_net_staged(in->net, &order, MP_COMBINE_FORWARD, in->mode, in->matrix, time_ns, err);
+    status = mp_order_time(in, &order, time_ns, err);
 out:
     mp_arena_free(arena);
     mp_free(nodes);

@@ -8,8 +8,9 @@
  *            serves further layers whose mean matrix it takes within SHARE_PPM of their own order's time, or of the
  *            floor; the rest of the layers get orders of their own, largest possible gain first, while they fit the
  *            plan's text. Each layer's combine runs them backwards or in the dispatch's sequence, whichever is
- *            faster on the mean matrix. 3. On the second half of the steps, which those orders have not seen, a layer
- * has to gain MARGIN_PPM. 4. Orders of those that do are made again for all planning steps, summed over their layers.
+ *            faster on the mean matrix; under incast orders are made for the mean of both. 3. On the second half of the
+ * steps, which those orders have not seen, a layer has to gain MARGIN_PPM. 4. Orders of those that do are made again
+ * for all planning steps, summed over their layers.
  *            5. On all planning steps the tightest fallback is taken that costs at most INSURANCE_PPM over the best,
  * and a layer stays staged only where it gains.
  * Bound      on the planning steps no layer is slower than in one shot.
@@ -206,8 +207,9 @@ static enum mp_status mean_layer(void *ctx, size_t i, unsigned worker, struct mp
         return mp_nomem(err, "ordering transfers");
     MP_TRY(add_dispatch(j, w, index, l->mean, &l->second_ns, err));
     divide(l->mean, n, j->n_steps);
-    const struct mp_order_problem problem = {.topology = j->in->topology, .matrix = l->mean, .net = w->net};
-    MP_TRY(mp_net_concurrent(w->net, l->mean, &l->single_ns, NULL, err));
+    const struct mp_order_problem problem = {
+        .topology = j->in->topology, .matrix = l->mean, .net = w->net, .is_both_ways = true};
+    MP_TRY(mp_order_time(&problem, NULL, &l->single_ns, err));
     l->single_ns = direction(j, l->single_ns, l->second_ns, false);
     l->floor_ns = direction(j, mp_order_floor(&problem), l->second_ns, true);
     l->may_gain = is_below(l->floor_ns, l->single_ns, MARGIN_PPM);
@@ -240,7 +242,9 @@ static uint64_t text_of(const struct mp_order *o) {
 
 static enum mp_status time_of(const struct job *j, struct worker *w, const struct mp_order *order,
                               const uint64_t *matrix, uint64_t second_ns, uint64_t *time_ns, struct mp_error *err) {
-    enum mp_status status = mp_net_staged(w->net, order, MP_COMBINE_FORWARD, j->in->stage_mode, matrix, time_ns, err);
+    const struct mp_order_problem problem = {
+        .topology = j->in->topology, .matrix = matrix, .net = w->net, .mode = j->in->stage_mode, .is_both_ways = true};
+    enum mp_status status = mp_order_time(&problem, order, time_ns, err);
     *time_ns = direction(j, *time_ns, second_ns, true);
     return status;
 }
@@ -255,6 +259,7 @@ static enum mp_status make_order(const struct job *j, struct worker *w, const ui
                                              .net = w->net,
                                              .mode = j->in->stage_mode,
                                              .can_pace = j->in->can_pace,
+                                             .is_both_ways = true,
                                              .seed = j->in->seed,
                                              .option_values = j->option_values,
                                              .settings = j->in->settings,

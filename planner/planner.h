@@ -41,6 +41,13 @@ enum mp_status mp_plan_order(const struct mp_strategy *s, const struct mp_proble
 /* No order of this matrix, whatever its strategy and mode, takes less: the bytes through its busiest port (or node,
  * where bytes may take other rails), one latency and one launch. 0 without bytes. */
 uint64_t mp_order_floor(const struct mp_order_problem *in);
+/* Does the way back count? Without incast it takes what the way there takes, as far as ports are alike. */
+bool mp_order_counts_return(const struct mp_order_problem *in);
+/* Simulated time of an order on the problem's matrix, or of one shot without its launch (NULL); the mean with its
+ * combine where that counts. */
+enum mp_status mp_order_time(const struct mp_order_problem *in, const struct mp_order *order, uint64_t *time_ns,
+                             struct mp_error *err) MP_MUST_CHECK;
+void mp_transpose(uint64_t *out, const uint64_t *matrix, size_t n);
 
 /* Seconds on a clock that only goes forward: how long something took. */
 double mp_now_seconds(void);

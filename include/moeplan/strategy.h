@@ -61,6 +61,7 @@ struct mp_order_problem {
     struct mp_net *net;      /* this thread's simulator */
     enum mp_stage_mode mode; /* how stages will follow each other; matters to list schedules */
     bool can_pace;           /* the transport honours rate caps (sub-ports): sockets do, NCCL does not */
+    bool is_both_ways;       /* a combine of these sizes will run the order too: with incast, the mean of both counts */
     uint64_t seed;
     const int64_t *option_values; /* of the strategy being called, in its options' order; mp_order_run fills them in */
     const struct mp_setting *settings; /* in place of defaults */

@@ -41,7 +41,8 @@ static void fill(uint64_t *matrix, uint32_t n, int shape, uint64_t seed) {
         }
 }
 
-static void row(struct mp_topology *t, const char *curve, enum mp_stage_mode mode, int shape, double noise) {
+static void row(struct mp_topology *t, const char *curve, enum mp_stage_mode mode, int shape, double noise,
+                bool is_both_ways) {
     const size_t n = t->n_gpus;
     struct mp_error err = {0};
     struct mp_arena *a = mp_arena_new();
@@ -61,7 +62,8 @@ static void row(struct mp_topology *t, const char *curve, enum mp_stage_mode mod
         struct mp_rng r = mp_rng_seed(seed + 1000);
         for (size_t p = 0; p < n * n; p++)
             turned[p % n * n + p / n] = run[p] = (uint64_t)((double)matrix[p] * exp(noise * bench_normal(&r)));
-        const struct mp_order_problem in = {.topology = t, .matrix = matrix, .net = net, .mode = mode};
+        const struct mp_order_problem in = {
+            .topology = t, .matrix = matrix, .net = net, .mode = mode, .is_both_ways = is_both_ways};
         bench_require(mp_order_run(mp_strategy_find(MP_PLAN_ORDER, "matchings"), &in, &s, &outcome, &err), &err);
         n_stages += s.n_stages;
         n_flushes += s.has_flush;
@@ -79,14 +81,15 @@ static void row(struct mp_topology *t, const char *curve, enum mp_stage_mode mod
     mp_net_free(net);
     mp_arena_free(a);
     if (n_stages == 0)
-        printf("%3zu GPUs, incast %-8s %-8s %-13s noise %.1f, one shot\n", n, curve, mp_stage_mode_name(mode),
-               shapes[shape], noise);
+        printf("%3zu GPUs, incast %-8s %-8s %-13s noise %.1f, %-8s one shot\n", n, curve, mp_stage_mode_name(mode),
+               shapes[shape], noise, is_both_ways ? "mean" : "dispatch");
     else
-        printf("%3zu GPUs, incast %-8s %-8s %-13s noise %.1f, %4u stages, flush in %u of %d | dispatch %6.2f %% | "
+        printf("%3zu GPUs, incast %-8s %-8s %-13s noise %.1f, %-8s %4u stages, flush in %u of %d | dispatch %6.2f %% | "
                "combine reversed "
                "%6.2f %%, swapped %6.2f %%\n",
-               n, curve, mp_stage_mode_name(mode), shapes[shape], noise, n_stages / SEEDS, n_flushes, SEEDS,
-               loss[MP_COMBINE_FORWARD], loss[MP_COMBINE_REVERSED], loss[MP_COMBINE_SWAPPED]);
+               n, curve, mp_stage_mode_name(mode), shapes[shape], noise, is_both_ways ? "mean" : "dispatch",
+               n_stages / SEEDS, n_flushes, SEEDS, loss[MP_COMBINE_FORWARD], loss[MP_COMBINE_REVERSED],
+               loss[MP_COMBINE_SWAPPED]);
     fflush(stdout);
 }
 
@@ -95,7 +98,7 @@ int main(void) {
     for (size_t k = 0; k < 2; k++)
         for (size_t c = 0; c < sizeof curves / sizeof *curves; c++)
             for (int mode = 0; mode < 3; mode++)
-                for (int s = 0; s < 9; s++) {
+                for (int s = 0; s < 18; s++) {
                     struct mp_arena *a = mp_arena_new();
                     struct mp_topology *t = bench_switch(a, sizes[k]);
                     struct mp_resource *ports = mp_arena_alloc(a, t->n_resources, sizeof *ports);
@@ -112,7 +115,7 @@ int main(void) {
                     t->resources = ports;
                     t->levels = &level;
                     t->launch_ns = t->stage_launch_ns = 10000;
-                    row(t, curves[c].name, (enum mp_stage_mode)mode, s / 3, noises[s % 3]);
+                    row(t, curves[c].name, (enum mp_stage_mode)mode, s / 6, noises[s / 2 % 3], s % 2 == 1);
                     mp_arena_free(a);
                 }
     return 0;

@@ -325,6 +325,45 @@ static void test_order__the_combine_runs_the_faster_way(void **state) {
     assert_true(n_faster > 0);
 }
 
+/* Hot senders are hot receivers on the way back: an order for both ways takes more stages before its flush. */
+static void test_order__incast_on_the_way_back_counts(void **state) {
+    (void)state;
+    static const uint32_t curve[] = {1000000, 900000, 800000, 700000, 600000, 500000};
+    const struct mp_strategy *s = mp_strategy_find(MP_PLAN_ORDER, "matchings");
+    uint32_t n_better = 0;
+    for (uint32_t i = 0; i < 10; i++) {
+        struct mp_error err = {0};
+        struct mp_topology *t;
+        struct mp_net *net;
+        uint64_t matrix[64], ns[2];
+        CHECK_OK(mp_topology_load(&t, "8:h100", &mp_limits_default, &err), err);
+        struct mp_level level = t->levels[0];
+        const struct mp_level *loaded = t->levels;
+        level.incast_ppm = i < 8 ? curve : NULL;
+        level.n_incast = i < 8 ? sizeof curve / sizeof *curve : 0;
+        t->levels = &level;
+        CHECK_OK(mp_net_new(&net, t, &err), err);
+        for (uint32_t p = 0; p < 64; p++)
+            matrix[p] = p % 9 == 0 ? 0 : (uint64_t)(4e7 * (1 + uniform(i * 64 + p)) / (1 + p / 8));
+        const struct mp_order_problem both = {.topology = t, .matrix = matrix, .net = net, .is_both_ways = true};
+        for (int k = 0; k < 2; k++) {
+            struct mp_order_problem in = both;
+            struct mp_schedule made;
+            enum mp_outcome outcome;
+            in.is_both_ways = k == 1;
+            CHECK_OK(mp_order_run(s, &in, &made, &outcome, &err), err);
+            CHECK_OK(mp_schedule_time(&made, &both, &ns[k], &err), err);
+            mp_schedule_free(&made);
+        }
+        assert_true(ns[1] <= ns[0] + ns[0] / 500 && (i < 8 || ns[1] == ns[0]));
+        n_better += ns[1] < ns[0] - ns[0] / 50;
+        mp_net_free(net);
+        t->levels = loaded;
+        mp_topology_free(t);
+    }
+    assert_true(n_better >= 6);
+}
+
 static void test_order__a_plan_names_its_options_and_pacing(void **state) {
     (void)state;
     static const struct mp_setting settings[] = {
@@ -541,6 +580,7 @@ int main(void) {
         cmocka_unit_test(test_order__fallback_helps_or_is_free),
         cmocka_unit_test(test_order__the_combine_runs_the_faster_way),
         cmocka_unit_test(test_order__a_plan_names_its_options_and_pacing),
+        cmocka_unit_test(test_order__incast_on_the_way_back_counts),
         cmocka_unit_test(test_order__no_layer_is_slower_on_planning_steps_with_any_strategy),
         cmocka_unit_test(test_order__auto_is_never_worse_than_another),
         cmocka_unit_test(test_order__floor_is_below_every_order),
