@@ -354,10 +354,10 @@ static enum mp_status assign(struct mp_coloc_groups *g, uint32_t *const on[2], s
     uint64_t work;
     if (!g->is_separable)
         return mp_decline(err, outcome, MP_NOT_APPLICABLE,
-                          "exact: one level is needed, in which each GPU has ports of its own (use search)");
+                          "one level is needed, in which each GPU has ports of its own (use search)");
     MP_TRY(prepare(&s, &fits, err));
     if (!fits)
-        return mp_decline(err, outcome, MP_NOT_APPLICABLE, "exact: a layer may take 18 minutes at most (use search)");
+        return mp_decline(err, outcome, MP_NOT_APPLICABLE, "a layer may take 18 minutes at most (use search)");
     MP_TRY(mp_coloc_improve(g, on, EVALUATIONS, &s.value, &work, err));
     MP_TRY(root_peaks(&s, &root, err));
     partners(&s, &root, 0);

@@ -7,7 +7,8 @@
  *           kicks (three random swaps) from the best, kept when not worse.
  * Bound     no single swap improves what comes out, unless the work limit struck.
  * Paper     arXiv 2410.17043 section 7.2 has the first start only.
- * Cost      work_limit evaluations of O(layers * n); the first descent always ends. */
+ * Cost      work_limit evaluations of O(layers * n), O(n^2) where what a group costs depends on where the others are.
+ */
 #include "coloc.h"
 #include <moeplan/base.h>
 #include <string.h>
@@ -52,7 +53,7 @@ static void swap(uint32_t *on, uint32_t x, uint32_t y) {
     on[y] = was;
 }
 
-static enum mp_status descend(struct state *s, bool must_end, struct mp_error *err) {
+static enum mp_status descend(struct state *s, struct mp_error *err) {
     const uint32_t n = s->g->n;
     uint32_t since = 0; /* moves tried since one helped */
     enum mp_status status = look(s, &s->value, &s->spread, err);
@@ -63,7 +64,7 @@ static enum mp_status descend(struct state *s, bool must_end, struct mp_error *e
                 for (uint32_t which = 1; which <= 3 && since < n_moves; which++) {
                     uint64_t value;
                     u128 spread;
-                    if (!must_end && s->work >= s->work_limit)
+                    if (s->work >= s->work_limit)
                         return MP_OK;
                     if (which & 1)
                         swap(s->on[0], x, y);
@@ -129,7 +130,7 @@ enum mp_status mp_coloc_improve(struct mp_coloc_groups *g, uint32_t *const on[2]
                 break;
             random_start(&s);
         }
-        MP_TRY(descend(&s, start == 0, err));
+        MP_TRY(descend(&s, err));
         keep(&s);
     }
     while (n > 1 && s.work < work_limit) {
@@ -137,7 +138,7 @@ enum mp_status mp_coloc_improve(struct mp_coloc_groups *g, uint32_t *const on[2]
             memcpy(s.on[m], s.best[m], n * sizeof *s.on[m]);
         for (int k = 0; k < 3; k++)
             swap(s.on[mp_rng_below(&s.rng, 2)], (uint32_t)mp_rng_below(&s.rng, n), (uint32_t)mp_rng_below(&s.rng, n));
-        MP_TRY(descend(&s, false, err));
+        MP_TRY(descend(&s, err));
         keep(&s);
     }
     *value = s.best_value;

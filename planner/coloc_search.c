@@ -5,7 +5,7 @@
  * Method    planner/coloc_local.c.
  * Bound     never above what sorted, bottleneck and decoupled reach, where the work limit leaves time to look at them.
  * Paper     none.
- * Cost      work_limit evaluations, 20,000 by default. */
+ * Cost      work_limit evaluations, 20,000 by default, fewer on many GPUs with shared ports. */
 #include "coloc.h"
 
 #define EVALUATIONS 20000u
@@ -13,7 +13,8 @@
 static enum mp_status assign(struct mp_coloc_groups *g, uint32_t *const on[2], struct mp_coloc_plan *out,
                              enum mp_outcome *outcome, struct mp_error *err) {
     uint64_t value;
-    const uint64_t limit = g->in->work_limit > 0 ? g->in->work_limit : EVALUATIONS;
+    const uint64_t usual = g->is_separable ? EVALUATIONS : EVALUATIONS / (1 + (uint64_t)g->n * g->n / 256);
+    const uint64_t limit = g->in->work_limit > 0 ? g->in->work_limit : usual;
     (void)outcome;
     return mp_coloc_improve(g, on, limit, &value, &out->work_used, err);
 }

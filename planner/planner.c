@@ -232,6 +232,7 @@ static enum mp_status prepare(struct run *run, const struct mp_plan_request *r, 
                                        .exact_nodes = run->recipe->place == NULL && r->place == NULL
                                                           ? EXACT_NODES_IN_AUTO / (run->workload->n_steps + 1) + 1
                                                           : 0,
+                                       .given = r->given,
                                        .memory_bytes = r->memory_bytes,
                                        .seed = r->seed,
                                        .n_threads = r->n_threads};
@@ -322,6 +323,17 @@ static enum mp_status fill_provenance(struct mp_plan *p, const struct run *run, 
     v->is_synthetic = t->is_synthetic;
     v->has_workload = true;
     return is_full ? mp_nomem(err, "recording where a plan comes from") : write_settings(&v->options, p, r, err);
+    if (r->given != NULL)
+        v->strategy = v->place = keep(p, r->given_name, &is_full);
+    if (r->n_colocations > 0) {
+        struct mp_colocation *pairs = mp_arena_alloc(p->arena, r->n_colocations, sizeof *pairs);
+        is_full |= pairs == NULL;
+        if (pairs != NULL)
+            memcpy(pairs, r->colocations, r->n_colocations * sizeof *pairs);
+        p->colocations = pairs;
+        p->n_colocations = pairs != NULL ? r->n_colocations : 0;
+    }
+    return is_full ? mp_nomem(err, "recording where a plan comes from") : MP_OK;
 }
 
 static enum mp_status gate(const struct mp_plan *p, const struct mp_plan_request *r, struct mp_error *err) {
@@ -356,6 +368,8 @@ enum mp_status mp_plan_make(struct mp_plan **out, const struct mp_plan_request *
         MP_TRY(mp_combination_of(&run.combination, run.recipe, request, err));
     if (*outcome != MP_FOUND)
         goto out;
+    if (request->given != NULL)
+        run.combination.stage[MP_PLAN_PLACE] = &mp_place_given;
     MP_TRY(mp_combination_run(&plan, &run.problem, &run.combination, &budget, &run.work, outcome, err));
     if (plan == NULL)
         goto out;

@@ -49,6 +49,9 @@ enum mp_status mp_order_time(const struct mp_order_problem *in, const struct mp_
                              struct mp_error *err) MP_MUST_CHECK;
 void mp_transpose(uint64_t *out, const uint64_t *matrix, size_t n);
 
+/* Place: experts where problem->given has them. Not in the table. */
+extern const struct mp_strategy mp_place_given;
+
 /* Seconds on a clock that only goes forward: how long something took. */
 double mp_now_seconds(void);
 

@@ -4,6 +4,7 @@
 #define MOEPLAN_COLOC_H
 
 #include <moeplan/cost.h>
+#include <moeplan/workload.h>
 
 #define MP_COLOC_GPUS_MAX 512u
 
@@ -41,6 +42,18 @@ struct mp_coloc_plan {
 enum mp_status mp_coloc_plan_new(struct mp_coloc_plan **out, const struct mp_coloc_problem *in,
                                  struct mp_error *err) MP_MUST_CHECK;
 void mp_coloc_plan_free(struct mp_coloc_plan *p);
+
+/* A layer of a workload over steps [first_step, first_step + n_steps), arrays in `arena`: data-parallel sources, one
+ * copy for each (token, expert). */
+enum mp_status mp_coloc_model_of(struct mp_coloc_model *out, const struct mp_workload *w, const struct mp_model *model,
+                                 const struct mp_topology *topology, uint32_t layer, uint32_t first_step,
+                                 uint32_t n_steps, struct mp_arena *arena, struct mp_error *err) MP_MUST_CHECK;
+/* A model of one expert that does nothing: beside it the other one is alone. */
+enum mp_status mp_coloc_nobody(struct mp_coloc_model *out, uint32_t n_gpus, struct mp_arena *arena,
+                               struct mp_error *err) MP_MUST_CHECK;
+/* The same tokens started on n_share GPUs instead of n_gpus (not coupled). */
+enum mp_status mp_coloc_fold(struct mp_coloc_model *m, uint32_t n_gpus, uint32_t n_share, struct mp_arena *arena,
+                             struct mp_error *err) MP_MUST_CHECK;
 
 struct mp_coloc_times {
     uint64_t timeline_ns; /* one layer of both models, mean over the layers of the timeline, rounded up */

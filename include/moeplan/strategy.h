@@ -41,6 +41,7 @@ struct mp_problem {                     /* all borrowed */
     const int64_t *option_values; /* of the strategy being called, in its options' order */
     const struct mp_setting *settings;
     uint32_t n_settings;
+    const uint32_t *given;          /* [n_layers][n_experts] GPU of each expert, decided elsewhere; NULL = not */
     const struct mp_limits *limits; /* a plan's orders take at most an eighth of its text; NULL = the defaults */
     const char *export_lp, *import_solution; /* files, for place exact; NULL = none */
     uint64_t exact_nodes; /* search nodes of the exact strategies per layer; 0 = as their options say */
@@ -145,6 +146,11 @@ struct mp_plan_request {
     bool no_exact; /* `auto` does not try the exact searches */
     /* place exact: also write its program here (.mps: free MPS, else CPLEX LP); take this file's solution */
     const char *export_lp, *import_solution;
+    /* A placement decided elsewhere (colocation) in place of the recipe's, with its name; NULL = none. */
+    const uint32_t *given; /* [n_layers][n_experts] GPU */
+    const char *given_name;
+    const struct mp_colocation *colocations; /* recorded in the plan */
+    uint32_t n_colocations;
 };
 /* Runs the stages, simulates on the planning steps, fills in evidence, samples, certificates and provenance, and has
  * the verifier accept the plan; nothing unverified leaves this function. outcome NOT_FOUND: infeasible, err->message

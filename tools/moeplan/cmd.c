@@ -63,13 +63,21 @@ static const char *const generate_examples[] = {
     "moeplan generate --experts 64 --top-k 8 --zipf 0.8 -o trace.mpt",
     "moeplan generate --preset gpt-oss-20b-like --n-requests 500 -o trace.mpt", NULL};
 
-static const struct argument plan_arguments[] = {TRACE_ARGUMENT, TOPOLOGY_ARGUMENT, {0}};
-static const enum opt_id plan_options[] = {OPT_OUT, OPT_MODEL,      OPT_STRATEGY, STAGES,        COSTS,
-                                           STEPS,   OPT_SPLIT_PLAN, OPT_SCORE_ON, OPT_EXPORT_LP, OPT_IMPORT_SOLUTION,
-                                           HINTS,   COMMON,         OPT_END};
+#define COLOCATE OPT_COLOCATE, OPT_MODEL_B, OPT_COLOCATION, OPT_EVALUATOR
+#define COLOCATE_ARGUMENT                                                                                              \
+    {                                                                                                                  \
+        "TOPOLOGY_OF_TWO", "with --colocate: the topology; the second argument is then the second model's recording",  \
+            true, false, WORDS_FILE                                                                                    \
+    }
+
+static const struct argument plan_arguments[] = {TRACE_ARGUMENT, TOPOLOGY_ARGUMENT, COLOCATE_ARGUMENT, {0}};
+static const enum opt_id plan_options[] = {OPT_OUT,       OPT_MODEL,           OPT_STRATEGY, STAGES,   COSTS,
+                                           STEPS,         OPT_SPLIT_PLAN,      OPT_SCORE_ON, COLOCATE, OPT_OUT_B,
+                                           OPT_EXPORT_LP, OPT_IMPORT_SOLUTION, HINTS,        COMMON,   OPT_END};
 static const char *const plan_examples[] = {
     "moeplan plan trace.npz 8:h100 -m gpt-oss-20b --redundant 8 -o plan.yaml",
-    "moeplan plan trace.npz 2x8:h100 --strategy eplb --redundant 16 --for sglang -o plan.yaml", NULL};
+    "moeplan plan trace.npz 2x8:h100 --strategy eplb --redundant 16 --for sglang -o plan.yaml",
+    "moeplan plan a.mpt b.mpt 8:h100 --colocate -m mixtral-8x7b --model-b gpt-oss-20b -o a.yaml --out-b b.yaml", NULL};
 
 static const struct argument verify_arguments[] = {
     {"PLAN", "a plan file", false, false, WORDS_FILE},
@@ -92,7 +100,7 @@ static const char *const simulate_examples[] = {
     "moeplan simulate plan.yaml trace.npz 8:h100",
     "moeplan simulate plan.yaml other.npz 8:h100 --batch 32 --network spread-out", NULL};
 
-static const struct argument compare_arguments[] = {TRACE_ARGUMENT, TOPOLOGY_ARGUMENT, {0}};
+static const struct argument compare_arguments[] = {TRACE_ARGUMENT, TOPOLOGY_ARGUMENT, COLOCATE_ARGUMENT, {0}};
 static const enum opt_id compare_options[] = {OPT_STRATEGIES,
                                               OPT_INCUMBENT,
                                               OPT_INCUMBENT_ROUTE,
@@ -108,12 +116,14 @@ static const enum opt_id compare_options[] = {OPT_STRATEGIES,
                                               OPT_NETWORK,
                                               OPT_STAGE_BARRIER,
                                               OPT_STAGE_COUPLED,
+                                              COLOCATE,
                                               HINTS,
                                               COMMON,
                                               OPT_END};
 static const char *const compare_examples[] = {
     "moeplan compare trace.npz 8:h100 --redundant 8",
-    "moeplan compare trace.npz 2x8:h100 --strategy contiguous,eplb,auto --split time:0.5 --incumbent live.json", NULL};
+    "moeplan compare trace.npz 2x8:h100 --strategy contiguous,eplb,auto --split time:0.5 --incumbent live.json",
+    "moeplan compare a.mpt b.mpt 8:h100 --colocate -m mixtral-8x7b --model-b gpt-oss-20b", NULL};
 
 static const struct argument order_arguments[] = {
     {"MATRIX", "bytes from every GPU to every other: a file of alltoallv_perf, CSV or NumPy (moeplan list matrices)",

@@ -2,6 +2,7 @@
  * other. */
 #include <math.h>
 #include "score.h"
+#include "colocate.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -345,7 +346,9 @@ enum mp_status cmd_compare(const struct opts *o, const struct args *args, int *e
     struct contest c = {0};
     struct mp_out *out = NULL;
     char word[4096];
-    enum mp_status status = MP_OK;
+    enum mp_status status = colocate_check(o, args, err);
+    if (status != MP_OK || o->colocate)
+        return status == MP_OK ? colocate_compare(o, args, exit_code, err) : status;
     c.scores = mp_calloc(SCORE_PLANS_MAX, sizeof *c.scores);
     if (c.scores == NULL)
         return mp_nomem(err, "compare");

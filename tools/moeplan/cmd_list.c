@@ -1,5 +1,6 @@
 /* moeplan list: every table that can be extended, with references. */
 #include "tool.h"
+#include <moeplan/coloc.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -27,6 +28,14 @@ static bool strategies_row(uint32_t i, struct row *row, char *buf) {
     const struct mp_strategy *s = mp_strategy_at(i - n_recipes);
     if (s != NULL)
         *row = (struct row){s->name, mp_planner_stage_name(s->stage), s->summary, s->reference, s->options};
+    return s != NULL;
+}
+
+static bool colocations_row(uint32_t i, struct row *row, char *buf) {
+    (void)buf;
+    const struct mp_coloc_strategy *s = mp_coloc_strategy_at(i);
+    if (s != NULL)
+        *row = (struct row){s->name, "colocation", s->summary, s->reference, NULL};
     return s != NULL;
 }
 
@@ -126,6 +135,7 @@ static const struct {
     const char *title;
 } lists[] = {
     {"strategies", strategies_row, "strategies (--strategy) and their stages (--replicate, --place, --route, --order)"},
+    {"colocations", colocations_row, "colocations of two models (--colocation)"},
     {"formats", formats_row, "recordings that can be read (--format; detected otherwise)"},
     {"matrices", matrices_row, "traffic matrices that `moeplan order` reads (--format; detected otherwise)"},
     {"stacks", stacks_row, "serving stacks: placements out (export --to) and in"},

@@ -1,5 +1,6 @@
 /* moeplan plan: a verified plan file from a recording and a topology. */
 #include "score.h"
+#include "colocate.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -76,7 +77,9 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
     struct setup s = {.o = o};
     struct score score = {0};
     struct mp_out *file = NULL, *out = NULL;
-    enum mp_status status = MP_OK;
+    enum mp_status status = colocate_check(o, args, err);
+    if (status != MP_OK || o->colocate)
+        return status == MP_OK ? colocate_plan(o, args, exit_code, err) : status;
     if (o->out == NULL)
         return mp_fail(err, MP_EUSAGE, "plan: where to? (add -o PLAN, or -o - for standard output)");
     bool to_stdout = strcmp(o->out, "-") == 0;

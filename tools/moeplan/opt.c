@@ -171,6 +171,16 @@ const struct opt opt_table[OPT_END] = {
     [OPT_INTERVAL_GROUPS] = WHOLE("interval-groups", 0, "G", interval_groups, 0, 100, "10", NULL,
                                   "groups of requests of the jackknife behind the 95 % intervals; 0 = none"),
     [OPT_WIDE] = FLAG("wide", 0, wide, "all columns: also MoE time, dispatch, compute, combine, planning time"),
+    [OPT_COLOCATE] = FLAG("colocate", 0, colocate,
+                          "two models on one cluster: TRACE, the second model's TRACE, TOPOLOGY (docs/COLOCATION.md)"),
+    [OPT_MODEL_B] = TEXT("model-b", 0, "MODEL", model_b, WORDS_MODELS, NULL, "as without --model, of its recording",
+                         "--colocate: the second model"),
+    [OPT_OUT_B] =
+        TEXT("out-b", 0, "FILE", out_b, WORDS_FILE, NULL, NULL, "--colocate: where the second model's plan goes"),
+    [OPT_COLOCATION] = TEXT("colocation", 0, "NAME,...", colocation, WORDS_NONE, NULL,
+                            "plan: search; compare: all of them", "--colocate: strategies (moeplan list colocations)"),
+    [OPT_EVALUATOR] = ONE_OF("evaluator", "WHAT", evaluator, "timeline|closed-form", "timeline", NULL,
+                             "--colocate: what strategies minimise"),
     [OPT_MARKDOWN_TABLE] = FLAG("markdown", 0, markdown_table, "print the table as Markdown"),
 
     [OPT_TO] =
@@ -290,7 +300,8 @@ const char *opt_word(enum opt_words words, const char *choices, uint32_t i, char
     case WORDS_VERBS:
         return i < n_verbs ? verbs[i].name : NULL;
     case WORDS_LISTS:
-        return static_word("strategies|formats|matrices|stacks|exports|presets|models|dispatchers|topologies", i, buf);
+        return static_word(
+            "strategies|colocations|formats|matrices|stacks|exports|presets|models|dispatchers|topologies", i, buf);
     case WORDS_NONE:
     case WORDS_FILE:
         break;

@@ -68,6 +68,11 @@ enum opt_id {
     OPT_INTERVAL_GROUPS,
     OPT_MARKDOWN_TABLE,
     OPT_WIDE,
+    OPT_COLOCATE,
+    OPT_MODEL_B,
+    OPT_OUT_B,
+    OPT_COLOCATION,
+    OPT_EVALUATOR,
     OPT_TO,
     OPT_STEP,
     OPT_GPUS,
@@ -100,8 +105,8 @@ enum opt_id {
 struct opts {
     struct mp_limits limits; /* the defaults, with --mem-limit */
     bool is_set[OPT_END];
-    bool help, json, quiet, thorough, resample, stage_barrier, stage_coupled, pacing, markdown_table, wide, man,
-        markdown;
+    bool help, json, quiet, thorough, colocate, resample, stage_barrier, stage_coupled, pacing, markdown_table, wide,
+        man, markdown;
     uint64_t seed, threads, work_limit, mem_limit, layer_base, experts, top_k;
     double time_limit;
     uint64_t batch, tokens_per_rank, steps, pad, redundant, slots_per_gpu, interval_groups, gpus, nodes, hidden_layers,
@@ -110,6 +115,7 @@ struct opts {
     uint64_t gen_layers, gen_experts, gen_top_k, first_layer, n_requests, tokens_per_request, cluster, domains;
     uint64_t source_skew_ppm, zipf_ppm, coactivation_ppm, cross_layer_ppm, domain_share_ppm, drift_ppm, stickiness_ppm;
     const char *model, *out, *format, *phase, *ids, *map, *requests, *ranked, *axes;
+    const char *model_b, *out_b, *colocation, *evaluator;
     const char *strategy, *strategies, *replicate, *place, *route, *order, *stages, *set, *objective, *for_stack;
     const char *dispatcher, *sources, *split, *score_on, *network, *incumbent, *incumbent_route, *to, *preset, *against,
         *completion;

@@ -1,1 +1,1 @@
-moeplan plan t.mpt 8:h100 --colocate other.mpt -o p.yaml
+moeplan plan t.mpt 8:h100 --robust 3 -o p.yaml

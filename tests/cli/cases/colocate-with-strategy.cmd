@@ -1,0 +1,1 @@
+moeplan compare a.mpt b.mpt 4:h100 --colocate --strategy lpt
