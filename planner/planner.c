@@ -322,7 +322,6 @@ static enum mp_status fill_provenance(struct mp_plan *p, const struct run *run, 
     v->is_reproducible = !run->wall_struck;
     v->is_synthetic = t->is_synthetic;
     v->has_workload = true;
-    return is_full ? mp_nomem(err, "recording where a plan comes from") : write_settings(&v->options, p, r, err);
     if (r->given != NULL)
         v->strategy = v->place = keep(p, r->given_name, &is_full);
     if (r->n_colocations > 0) {
@@ -333,7 +332,7 @@ static enum mp_status fill_provenance(struct mp_plan *p, const struct run *run, 
         p->colocations = pairs;
         p->n_colocations = pairs != NULL ? r->n_colocations : 0;
     }
-    return is_full ? mp_nomem(err, "recording where a plan comes from") : MP_OK;
+    return is_full ? mp_nomem(err, "recording where a plan comes from") : write_settings(&v->options, p, r, err);
 }
 
 static enum mp_status gate(const struct mp_plan *p, const struct mp_plan_request *r, struct mp_error *err) {
