@@ -56,6 +56,10 @@ void mp_out_puts(struct mp_out *o, const char *s);
 void mp_out_printf(struct mp_out *o, const char *fmt, ...) MP_PRINTF(2, 3);
 uint64_t mp_out_offset(const struct mp_out *o);                                 /* bytes written so far */
 void mp_out_fail(struct mp_out *o, enum mp_status status, const char *message); /* records an error of the caller's */
+/* Completes the temporary file and closes it, so that mp_out_commit has only to give it its name; no writes after it.
+ * For sets of files that shall appear whole or not at all: finish each, then commit each; one takes no descriptor and
+ * little memory in between. Reports the writer's first error; the caller commits or cancels it in either case. */
+enum mp_status mp_out_finish(struct mp_out *o, struct mp_error *err) MP_MUST_CHECK;
 /* Ends the writer in either case (o is freed); on failure nothing is left behind and an old file is untouched. */
 enum mp_status mp_out_commit(struct mp_out *o, struct mp_error *err) MP_MUST_CHECK;
 void mp_out_cancel(struct mp_out *o); /* NULL is fine; removes the temporary file */

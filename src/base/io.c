@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <moeplan/base.h>
 #include <moeplan/io.h>
+#include <moeplan/limits.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -200,7 +201,7 @@ void mp_in_close(struct mp_in *in) {
 
 /* ---- writer ---- */
 
-enum { OUT_BUFFER = 65536, OUT_OPEN_MAX = 64 };
+enum { OUT_BUFFER = 65536, OUT_OPEN_MAX = 4 * (int)MP_MAX_LAYERS + 64 }; /* a set: 4 files of each layer */
 struct mp_out {
     int fd; /* -1 = memory */
     char *path, *temp_path;
@@ -210,6 +211,7 @@ struct mp_out {
     enum mp_status status;
     char message[256];
     int slot; /* in open_temps, or -1 */
+    bool is_finished;
 };
 
 /* Temporary files of open writers, for the signal handler. A slot is claimed and freed atomically. */
@@ -395,6 +397,10 @@ void mp_out_write(struct mp_out *o, const void *data, size_t n) {
     const uint8_t *p = data;
     if (o->status != MP_OK || n == 0)
         return;
+    if (o->is_finished) {
+        mp_out_fail(o, MP_EBUG, "written to after its end");
+        return;
+    }
     o->offset += n;
     if (o->fd < 0) {
         size_t need;
@@ -480,20 +486,43 @@ static void sync_folder(const char *path) {
     (void)io.close(io.ctx, fd);
 }
 
-enum mp_status mp_out_commit(struct mp_out *o, struct mp_error *err) {
+static enum mp_status out_status(const struct mp_out *o, struct mp_error *err) {
+    return o->status == MP_OK
+               ? MP_OK
+               : mp_fail_at(err, o->status, strcmp(o->path, "-") == 0 ? "<stdout>" : o->path, 0, 0, "%s", o->message);
+}
+
+static void finish(struct mp_out *o) {
+    if (o->is_finished)
+        return;
     if (o->fd >= 0)
         flush(o);
+    if (o->temp_path == NULL)
+        return;
+    if (o->status == MP_OK && io.fsync(io.ctx, o->fd) != 0 && errno != EINVAL)
+        fail_errno(o, "fsync");
+    if (io.close(io.ctx, o->fd) != 0 && errno != EINTR)
+        fail_errno(o, "close");
+    o->fd = -1;
+    o->is_finished = true;
+    mp_free(o->buf);
+    o->buf = NULL;
+    o->room = 0;
+    /* A device such as /dev/full or a pipe cannot be replaced by rename: say so instead of replacing it. */
+    struct stat st;
+    if (o->status == MP_OK && stat(o->path, &st) == 0 && !S_ISREG(st.st_mode))
+        mp_out_fail(o, MP_EIO, "is not a regular file (write to a file, or to - for standard output)");
+}
+
+enum mp_status mp_out_finish(struct mp_out *o, struct mp_error *err) {
+    if (o->temp_path != NULL)
+        finish(o);
+    return out_status(o, err);
+}
+
+enum mp_status mp_out_commit(struct mp_out *o, struct mp_error *err) {
+    finish(o);
     if (o->temp_path != NULL) {
-        if (o->status == MP_OK && io.fsync(io.ctx, o->fd) != 0 && errno != EINVAL)
-            fail_errno(o, "fsync");
-        if (io.close(io.ctx, o->fd) != 0 && errno != EINTR)
-            fail_errno(o, "close");
-        /* A device such as /dev/full or a pipe cannot be replaced by rename: say so instead of replacing it. */
-        if (o->status == MP_OK) {
-            struct stat st;
-            if (stat(o->path, &st) == 0 && !S_ISREG(st.st_mode))
-                mp_out_fail(o, MP_EIO, "is not a regular file (write to a file, or to - for standard output)");
-        }
         if (o->status == MP_OK && io.rename(io.ctx, o->temp_path, o->path) != 0)
             fail_errno(o, "rename");
         if (o->status == MP_OK)
@@ -501,9 +530,7 @@ enum mp_status mp_out_commit(struct mp_out *o, struct mp_error *err) {
         else
             (void)io.unlink(io.ctx, o->temp_path);
     }
-    enum mp_status status = o->status;
-    if (status != MP_OK)
-        (void)mp_fail_at(err, status, strcmp(o->path, "-") == 0 ? "<stdout>" : o->path, 0, 0, "%s", o->message);
+    enum mp_status status = out_status(o, err);
     out_free(o);
     return status;
 }
@@ -512,7 +539,8 @@ void mp_out_cancel(struct mp_out *o) {
     if (o == NULL)
         return;
     if (o->temp_path != NULL) {
-        (void)io.close(io.ctx, o->fd);
+        if (!o->is_finished)
+            (void)io.close(io.ctx, o->fd);
         (void)io.unlink(io.ctx, o->temp_path);
     }
     out_free(o);

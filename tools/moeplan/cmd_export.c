@@ -54,17 +54,13 @@ static enum mp_status name_file(const struct mp_exporter *e, const struct mp_exp
                                       : tool_check_output(buf, err);
 }
 
-static enum mp_status write_file(const struct mp_exporter *e, const struct mp_export *in, uint32_t i, const char *path,
-                                 struct mp_out *usage, struct mp_error *err) {
-    struct mp_out *file;
-    enum mp_status status = mp_out_open(&file, path, err);
-    if (status != MP_OK)
-        return status;
-    status = e->write(in, i, path, file, usage, err);
+/* Complete, but under its temporary name. */
+static enum mp_status write_file(struct mp_out **out, const struct mp_exporter *e, const struct mp_export *in,
+                                 uint32_t i, const char *path, struct mp_out *usage, struct mp_error *err) {
+    enum mp_status status = mp_out_open(out, path, err);
     if (status == MP_OK)
-        return mp_out_commit(file, err);
-    mp_out_cancel(file);
-    return status;
+        status = e->write(in, i, path, *out, usage, err);
+    return status == MP_OK ? mp_out_finish(*out, err) : status;
 }
 
 static enum mp_status export_steps(const struct opts *o, const struct args *args, const struct mp_exporter *e,
@@ -72,7 +68,8 @@ static enum mp_status export_steps(const struct opts *o, const struct args *args
     struct setup s = {.o = o};
     struct score score = {0};
     struct mp_verify_report *report = NULL;
-    struct mp_out *usage = NULL;
+    struct mp_out *usage = NULL, **written = NULL;
+    uint32_t n_files = 0;
     char path[4096];
     json_t *files = NULL;
     enum mp_status status = MP_OK;
@@ -106,15 +103,25 @@ static enum mp_status export_steps(const struct opts *o, const struct args *args
                                  .model = s.model,
                                  .sim = &s.sim,
                                  .step = o->is_set[OPT_STEP] ? (uint32_t)o->step : MP_NONE};
-    const uint32_t n_files = e->n_files != NULL ? e->n_files(&in) : 1;
+    n_files = e->n_files != NULL ? e->n_files(&in) : 1;
     files = json_array();
+    written = mp_calloc(n_files, sizeof(struct mp_out *));
+    if (written == NULL) {
+        status = mp_nomem(err, "exporting a plan");
+        goto out;
+    }
     MP_TRY(mp_out_open_memory(&usage, err));
     for (uint32_t i = 0; i < n_files; i++) /* nothing is written before every name is good */
         MP_TRY(name_file(e, &in, i, to, path, sizeof path, err));
     for (uint32_t i = 0; i < n_files; i++) {
         MP_TRY(name_file(e, &in, i, to, path, sizeof path, err));
-        MP_TRY(write_file(e, &in, i, path, usage, err));
+        MP_TRY(write_file(&written[i], e, &in, i, path, usage, err));
         (void)json_array_append_new(files, json_string(path));
+    }
+    for (uint32_t i = 0; i < n_files; i++) { /* and none has its name before all are complete */
+        struct mp_out *file = written[i];
+        written[i] = NULL;
+        MP_TRY(mp_out_commit(file, err));
     }
     size_t n;
     json_t *root =
@@ -122,6 +129,9 @@ static enum mp_status export_steps(const struct opts *o, const struct args *args
                   e->name, "files", files, "usage", (const char *)mp_out_memory_bytes(usage, &n));
     status = tell(o, root, usage, strcmp(to, "-") == 0, err);
 out:
+    for (uint32_t i = 0; written != NULL && i < n_files; i++)
+        mp_out_cancel(written[i]);
+    mp_free(written);
     json_decref(files);
     mp_out_cancel(usage);
     mp_verify_report_free(report);

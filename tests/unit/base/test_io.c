@@ -1,4 +1,5 @@
 #include "support.h"
+#include <dirent.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -44,6 +45,67 @@ static void test_io__every_fault_keeps_the_old_file(void **state) {
     }
     sweep_faults(write_file, path, 1);
     sweep_faults(read_file, path, 1);
+}
+
+enum { SET = 5 };
+
+/* Writes a set of files into the folder `ctx`. */
+static enum mp_status write_set(void *ctx, struct mp_error *err) {
+    struct mp_out *set[SET] = {NULL};
+    char path[300];
+    enum mp_status status = MP_OK;
+    for (int i = 0; i < SET && status == MP_OK; i++) {
+        snprintf(path, sizeof path, "%s/%d", (const char *)ctx, i);
+        status = mp_out_open(&set[i], path, err);
+        for (int k = 0; status == MP_OK && k < 20000; k++) /* longer than the buffer */
+            mp_out_printf(set[i], "%d\n", k);
+        if (status == MP_OK)
+            status = mp_out_finish(set[i], err);
+    }
+    for (int i = 0; i < SET; i++) {
+        if (status == MP_OK)
+            status = mp_out_commit(set[i], err);
+        else
+            mp_out_cancel(set[i]);
+    }
+    return status;
+}
+
+static int n_entries(const char *folder) {
+    int n = 0;
+    DIR *d = opendir(folder);
+    assert_non_null(d);
+    for (const struct dirent *e; (e = readdir(d)) != NULL;)
+        n += e->d_name[0] != '.';
+    closedir(d);
+    return n;
+}
+
+/* The disk fills while a set is written: none of it takes its name, and nothing else stays. */
+static void test_io__a_set_on_a_full_disk_leaves_nothing(void **state) {
+    (void)state;
+    char folder[256];
+    uint32_t n_failed = 0;
+    bool is_whole = false;
+    snprintf(folder, sizeof folder, "%s", temp_path("set"));
+    assert_int_equal(mkdir(folder, 0700), 0);
+    for (uint64_t k = 1; !is_whole; k++) {
+        struct mp_error err = {0};
+        fail_io(k, false, 28 /* ENOSPC */);
+        enum mp_status status = write_set(folder, &err);
+        (void)faults_end(NULL, NULL);
+        int n = n_entries(folder);
+        is_whole = n == SET && status == MP_OK;
+        if (n > 0) /* from the first rename on */
+            break;
+        assert_int_equal(status, MP_EIO);
+        n_failed++;
+    }
+    assert_true(n_failed > SET * 3); /* open, write, fsync of each at least */
+    sweep_faults(write_set, folder, 1);
+    struct mp_error err = {0};
+    CHECK_OK(write_set(folder, &err), err);
+    assert_int_equal(n_entries(folder), SET);
 }
 
 static void test_io__removes_what_killed_runs_left(void **state) {
@@ -104,6 +166,7 @@ int main(void) {
     cmocka_set_message_output(CM_OUTPUT_TAP);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_io__every_fault_keeps_the_old_file),
+        cmocka_unit_test(test_io__a_set_on_a_full_disk_leaves_nothing),
         cmocka_unit_test(test_io__removes_what_killed_runs_left),
         cmocka_unit_test(test_io__keeps_links_and_modes),
         cmocka_unit_test(test_io__refuses_folders_and_missing_files),
