@@ -101,6 +101,8 @@ static enum mp_status load(struct job *j, const struct opts *o, const struct arg
         if (m == 1)
             x->o.model = o->model_b;
         MP_TRY(setup_load(&x->s, &x->o, args->value[m], args->value[2], err));
+        if (o->is_set[OPT_BATCH] && o->is_set[OPT_TOKENS_PER_RANK]) /* each for the recording of its phase */
+            x->o.is_set[x->s.trace->phase == MP_PHASE_DECODE ? OPT_TOKENS_PER_RANK : OPT_BATCH] = false;
         MP_TRY(tool_batching(&x->s.batching, &x->o, x->s.trace, x->s.topology, err));
         x->s.sim = tool_sim_options(&x->o, x->s.trace, x->s.batching.phase);
         MP_TRY(setup_split(&x->s, o->split, err));
