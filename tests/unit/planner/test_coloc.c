@@ -2,7 +2,7 @@
 #include "support.h"
 
 #include "coloc.h"
-#include <moeplan/base.h>
+#include "tiny.h"
 
 #define MAX_N 16u
 
@@ -418,6 +418,89 @@ static void test_coloc__search_on_nodes_is_the_best_of_all_assignments(void **st
     }
 }
 
+/* A layer of a recording costs a model by itself what src/cost says, and a placement made here can be handed to the
+ * driver, which has it verified. */
+static void test_coloc__layers_of_recordings_agree_with_the_cost_model(void **state) {
+    static const char *const clusters[] = {"4:h100", "2x2:h100", "2:a100+2:l40s"};
+    (void)state;
+    for (uint64_t seed = 0; seed < 6; seed++) {
+        const struct tiny_spec spec = {.n_layers = 2,
+                                       .n_experts = 6 + 3 * (uint32_t)(seed % 2),
+                                       .top_k = 2,
+                                       .n_requests = 40,
+                                       .n_rows = 5,
+                                       .topology = clusters[seed % 3],
+                                       .phase = seed % 2 ? MP_PHASE_DECODE : MP_PHASE_PREFILL,
+                                       .batch = seed % 2 ? 3 : 12,
+                                       .seed = seed};
+        struct mp_error err = {0};
+        struct tiny t;
+        struct mp_workload *w;
+        struct mp_plan *plan;
+        struct mp_router *router;
+        struct mp_traffic *traffic;
+        struct mp_coloc_plan *places[2];
+        enum mp_outcome outcome;
+        struct mp_arena *arena = mp_arena_new();
+        uint32_t given[2 * 9];
+        CHECK_OK(tiny_make(&t, &spec, &err), err);
+        CHECK_OK(mp_workload_build(&w, &t.part, &t.request.batching, &err), err);
+        CHECK_OK(mp_traffic_new(&traffic, 4, &err), err);
+        struct mp_coloc_problem p[2];
+        for (uint32_t l = 0; l < 2; l++) {
+            p[l] = (struct mp_coloc_problem){.topology = t.topology, .seed = seed};
+            CHECK_OK(mp_coloc_model_of(&p[l].model[0], w, t.model, t.topology, l, 1, 1, arena, &err), err);
+            CHECK_OK(mp_coloc_nobody(&p[l].model[1], 4, arena, &err), err);
+            places[l] = solve(&p[l], "search");
+            memcpy(given + l * spec.n_experts, places[l]->gpu[0], spec.n_experts * sizeof *given);
+        }
+        t.request.strategy = "contiguous";
+        t.request.given = given;
+        t.request.given_name = "made here";
+        const struct mp_colocation pair = {.layer = 1, .expert_a = 2, .expert_b = 0, .gpu = given[spec.n_experts + 2]};
+        t.request.colocations = &pair;
+        t.request.n_colocations = 1;
+        CHECK_OK(mp_plan_make(&plan, &t.request, &outcome, NULL, &err), err);
+        assert_int_equal(outcome, MP_FOUND);
+        assert_string_equal(plan->provenance.place, "made here");
+        assert_true(plan->n_colocations == 1 && plan->colocations[0].gpu == pair.gpu);
+        CHECK_OK(mp_router_new(&router, plan, &err), err);
+        for (uint32_t l = 0; l < 2; l++) {
+            struct mp_coloc_load load[2];
+            const struct mp_cost_setup setup = {.plan = plan,
+                                                .router = router,
+                                                .workload = w,
+                                                .topology = t.topology,
+                                                .model = t.model,
+                                                .dispatcher = mp_dispatcher_find("a2av")};
+            CHECK_OK(mp_traffic_compute(traffic, &setup, 1, l, &err), err);
+            CHECK_OK(mp_coloc_loads(load, &p[l], places[l], arena, &err), err);
+            uint64_t dispatch = 0, combine = 0;
+            for (uint32_t k = 0; k < t.topology->n_resources; k++) {
+                dispatch = load[0].dispatch[k] > dispatch ? load[0].dispatch[k] : dispatch;
+                combine = load[0].combine[k] > combine ? load[0].combine[k] : combine;
+            }
+            assert_true(dispatch == mp_port_bound_ns(t.topology, traffic->dispatch));
+            assert_true(combine == mp_port_bound_ns(t.topology, traffic->combine));
+            for (uint32_t g = 0; g < 4; g++) {
+                assert_true(load[0].gate[g] == mp_attention_ns(t.topology, g, t.model, traffic->source_rows[g]));
+                assert_true(load[1].gate[g] == 0 && load[1].experts[g] == 0);
+                if (seed % 3 != 2) /* tiles are those of the first GPU */
+                    assert_true(load[0].experts[g] ==
+                                mp_compute_ns(t.topology, g, t.model, traffic->active[g], traffic->padded_rows[g]) +
+                                    mp_shared_ns(t.topology, g, t.model, traffic->source_rows[g]));
+            }
+            mp_coloc_plan_free(places[l]);
+        }
+        mp_router_free(router);
+        mp_plan_free(plan);
+        mp_traffic_free(traffic);
+        mp_workload_free(w);
+        mp_arena_free(arena);
+        tiny_free(&t);
+    }
+}
+
 static enum mp_status run_all(void *ctx, struct mp_error *err) {
     struct instance *x = ctx;
     enum mp_status status = MP_OK;
@@ -457,6 +540,7 @@ int main(void) {
         cmocka_unit_test(test_coloc__groups_when_experts_are_not_as_many_as_gpus),
         cmocka_unit_test(test_coloc__says_no_in_words),
         cmocka_unit_test(test_coloc__search_on_nodes_is_the_best_of_all_assignments),
+        cmocka_unit_test(test_coloc__layers_of_recordings_agree_with_the_cost_model),
         cmocka_unit_test(test_coloc__survives_every_failed_allocation),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
