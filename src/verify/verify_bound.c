@@ -365,14 +365,60 @@ static u128 check_order_value(struct vf_data *d, uint32_t i, bool is_combine, co
     return bound;
 }
 
+/* A search is proven by running it again; what can be said without: its scope, its value, and that its bound is neither
+ * below the closed one nor, when the search ended, away from the value. */
+static void check_search(struct vf_data *d, uint32_t i, u128 lower) {
+    struct verifier *v = d->v;
+    const struct mp_plan *p = v->plan;
+    const struct mp_certificate *c = &p->certificates[i];
+    bool is_single = strcmp(c->scope, "step, single shots, every placement of one copy per expert in these slots, "
+                                      "planning steps") == 0,
+         has_orders = false, has_replicas = false;
+    if (!vf_expect(v,
+                   c->kind == MP_CERT_PLACEMENT &&
+                       (is_single || strcmp(c->scope, "step, single shots, every placement of these replicas in these "
+                                                      "slots, planning steps") == 0),
+                   MP_V_CERTIFICATE, "certificate %u: no search is known for the scope \"%.80s\"", i, c->scope))
+        return;
+    for (uint32_t l = 0; l < p->n_layers; l++) {
+        uint32_t n = 0;
+        has_orders |= p->layers[l].order != MP_NONE;
+        for (uint32_t s = 0; s < p->n_slots; s++)
+            n += p->layers[l].slot_expert[s] != MP_NO_EXPERT;
+        has_replicas |= n > p->n_experts;
+    }
+    vf_expect(v, !has_orders, MP_V_CERTIFICATE, "certificate %u: single shots, and a layer has an order", i);
+    vf_expect(v, !is_single || !has_replicas, MP_V_CERTIFICATE,
+              "certificate %u: one copy per expert, and an expert has more", i);
+    vf_expect(v, is_single || p->route == MP_ROUTE_EVEN, MP_V_CERTIFICATE,
+              "certificate %u: replicas searched under the rule even, and the rule is %s", i,
+              mp_route_rule_name(p->route));
+    vf_expect(v, strcmp(p->provenance.sources, "dp") == 0, MP_V_CERTIFICATE,
+              "certificate %u: searched for sources dp, and they are %s", i, p->provenance.sources);
+    vf_expect(v, c->nodes > 0, MP_V_CERTIFICATE, "certificate %u: a search of no nodes", i);
+    vf_expect(v, c->value_ns == p->predicted_step_ns, MP_V_CERTIFICATE,
+              "certificate %u: value_ns is %llu, and the predicted step %llu", i, ULL(c->value_ns),
+              ULL(p->predicted_step_ns));
+    vf_expect(v, c->bound_ns >= clip(lower / p->n_planning_steps), MP_V_CERTIFICATE,
+              "certificate %u: bound_ns is %llu, and the closed form gives %llu already", i, ULL(c->bound_ns),
+              ULL(clip(lower / p->n_planning_steps)));
+    vf_expect(v, c->proof != MP_PROOF_SEARCH || c->bound_ns + 1 >= c->value_ns, MP_V_CERTIFICATE,
+              "certificate %u: a search that ended at bound %llu, and the value is %llu", i, ULL(c->bound_ns),
+              ULL(c->value_ns));
+}
+
 static void check_certificate(struct vf_data *d, uint32_t i, const struct mp_plan_sample *mean, uint64_t by) {
     struct verifier *v = d->v;
     const struct mp_plan *p = v->plan;
     const struct mp_certificate *c = &p->certificates[i];
     u128 bound = 0;
     uint64_t n = p->n_planning_steps;
-    if (c->proof != MP_PROOF_CLOSED_FORM)
+    if (c->proof != MP_PROOF_CLOSED_FORM) {
+        for (uint64_t s = 0; s < n && c->kind == MP_CERT_PLACEMENT; s++)
+            bound += d->sums[s].lower_ns;
+        check_search(d, i, bound);
         return;
+    }
     if (c->kind == MP_CERT_ORDER && strcmp(c->scope, VF_SCOPE_DISPATCH) == 0) {
         bound = check_order_value(d, i, false, mean, by);
     } else if (c->kind == MP_CERT_ORDER && strcmp(c->scope, VF_SCOPE_COMBINE) == 0) {

@@ -232,6 +232,17 @@ RATES = [
                                                              replace_line('- "0>2*1x3 1>3x2"', ['- "0>2*1x4 1>3x2"'])(lines)), None),
     ("rate over the port's", "order-rate", in_order("rated", "port_bytes_per_s: 16000000000", ["port_bytes_per_s: 17000000000"]), None),
 ]
+# The fourth certificate of a plan by search.
+SEARCHED = [
+    ("search: value", "certificate", on("    value_ns: ", bump(1), 3), None),
+    ("search: a gap", "certificate", on("    bound_ns: ", bump(-2), 3), None),
+    ("search: scope", "certificate", on("    scope: ", lambda t: '"everything"', 3), None),
+    ("search: other scope", "certificate", on("    scope: ", lambda t: '"step, every static plan with these slots, planning steps"', 3), None),
+    ("search: no nodes", "certificate", on("    nodes: ", lambda t: 0, 3), None),
+    ("search: of an order", "certificate", on("  - kind: ", lambda t: "order", 3), None),
+    ("stopped: below the closed form", "certificate", lambda lines: (on("    proof: ", lambda t: "stopped", 3)(lines),
+                                                                     on("    bound_ns: ", lambda t: 1000, 3)(lines)), None),
+]
 FAR = 100
 HASH = '"' + "0f" * 32 + '"'
 DATA = [
@@ -348,10 +359,23 @@ def main():
         path = at(f"plan{i}.yaml")
         need(moeplan("plan", trace, topology, *more, "-q", "-o", path), f"plan {more}")
         both_accept(f"{topology} {' '.join(more)}", path, [trace, topology])
+    for name, more in (("exact", []), ("replicas", ["--replicate", "eplb", "--redundant", "2"]), ("stopped", ["--work-limit", "20"])):
+        path = at(f"plan_{name}.yaml")
+        need(moeplan("plan", decode, "2x2:h100", "--batch", "2", "--strategy", "exact", *more, "-q", "-o", path), f"plan exact {more}")
+        both_accept(f"exact {name}", path, [decode, "2x2:h100"])
+        with open(path) as f:
+            if f"proof: {'stopped' if name == 'stopped' else 'search'}\n" not in f.read():
+                failures.append(f"exact {name}: no such certificate")
     with open(at("plan0.yaml")) as f:
         good = f.read().split("\n")[:-1]
     for name, kind, change, reading in DATA:
         lines = list(good)
+        change(lines)
+        try_both(name, lines, kind, reading, [decode, "2x2:h100"])
+    with open(at("plan_exact.yaml")) as f:
+        exact = f.read().split("\n")[:-1]
+    for name, kind, change, reading in SEARCHED:
+        lines = list(exact)
         change(lines)
         try_both(name, lines, kind, reading, [decode, "2x2:h100"])
     rich = list(good)
@@ -414,8 +438,8 @@ def main():
     n_twisted = twisted(sys.argv[3]) if len(sys.argv) > 3 else 0
     for text in failures:
         print(f"not agreed: {text}")
-    n_broken = sum(len(table) for table in (DATA, STRUCTURE, ORDERS, RATES)) + 1
-    print(f"{len(options) + 3 + n_twisted} plans accepted and {n_broken} broken ones refused by both, but for {len(failures)}")
+    n_broken = sum(len(table) for table in (DATA, STRUCTURE, ORDERS, RATES, SEARCHED)) + 1
+    print(f"{len(options) + 6 + n_twisted} plans accepted and {n_broken} broken ones refused by both, but for {len(failures)}")
     for name in os.listdir(FOLDER):
         os.unlink(at(name))
     os.rmdir(FOLDER)

@@ -9,6 +9,8 @@ from traffic import (DISPATCHERS, Layer, attention_ns, compute_bound, compute_ns
 
 ORDER_SCOPES = {"dispatch, all layers, planning steps": "dispatch", "combine, all layers, planning steps": "combine"}
 PLACEMENT_SCOPE = "step, every static plan with these slots, planning steps"
+SINGLE_SCOPE = "step, single shots, every placement of one copy per expert in these slots, planning steps"
+REPLICA_SCOPE = "step, single shots, every placement of these replicas in these slots, planning steps"
 
 
 class Check:
@@ -308,6 +310,26 @@ def simulate(setup, s):
     return {"step_ns": step, "dispatch_ns": dispatch, "compute_ns": compute, "combine_ns": combine}
 
 
+def searched(c, i, x, lower):
+    """What can be said of a search without running it again."""
+    p = c.plan
+    if not c.expect(x["kind"] == "placement" and x["scope"] in (SINGLE_SCOPE, REPLICA_SCOPE), "certificate",
+                    f"certificate {i}: no search is known for the scope \"{x['scope']}\""):
+        return
+    single = x["scope"] == SINGLE_SCOPE
+    c.expect(all(e["order"] is None for e in p["layer_list"]), "certificate", f"certificate {i}: single shots, and a layer has an order")
+    filled = max(sum(e is not None for e in entry["slots"]) for entry in p["layer_list"])
+    c.expect(not single or filled <= p["experts"], "certificate", f"certificate {i}: one copy per expert, and an expert has more")
+    c.expect(single or p["route"] == "even", "certificate", f"certificate {i}: searched under the rule even, and the rule is {p['route']}")
+    c.expect(p["provenance"]["sources"] == "dp", "certificate", f"certificate {i}: searched for sources dp")
+    c.expect(x["nodes"] > 0, "certificate", f"certificate {i}: a search of no nodes")
+    c.expect(x["value_ns"] == p["step_ns"], "certificate",
+             f"certificate {i}: value_ns is {x['value_ns']}, and the predicted step {p['step_ns']}")
+    c.expect(x["bound_ns"] >= lower, "certificate", f"certificate {i}: bound_ns is {x['bound_ns']}, and the closed form gives {lower} already")
+    c.expect(x["proof"] != "search" or x["bound_ns"] + 1 >= x["value_ns"], "certificate",
+             f"certificate {i}: a search that ended at bound {x['bound_ns']}, and the value is {x['value_ns']}")
+
+
 def claims(c, setup, sums, most_flows):
     p = c.plan
     n = len(sums)
@@ -343,6 +365,7 @@ def claims(c, setup, sums, most_flows):
         c.expect(p["step_ns"] >= least, "prediction", f"step_ns is {p['step_ns']}, and ports and computation alone need {least}")
     for i, x in enumerate(p["certificates"]):
         if x["proof"] != "closed-form":
+            searched(c, i, x, sum(s.lower for s in sums) // n)
             continue
         if x["kind"] == "order" and x["scope"] in ORDER_SCOPES:
             way = ORDER_SCOPES[x["scope"]]
