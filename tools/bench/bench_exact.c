@@ -1,0 +1,379 @@
+/* Exact solving: the known optima, how large a problem is proven in 1 s (and in 60 s with --long), unequal GPUs against
+ * every assignment, and, given a data folder, reduced recorded problems against what `auto` makes of them.
+ * usage: bench_exact [--long] [DATA FOLDER] */
+#include "../../planner/assign.h"
+#include "../../planner/exact_load.h"
+#include "../../planner/exact_steps.h"
+#include <math.h>
+#include <moeplan/base.h>
+#include <moeplan/strategy.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static double now(void) {
+    struct timespec t;
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+static void need(enum mp_status status, const struct mp_error *err) {
+    if (status == MP_OK)
+        return;
+    fprintf(stderr, "bench_exact: %s\n", err->message);
+    exit(1);
+}
+#define NEED(call) need((call), &err)
+
+/* ---- replica counts and placement of least load ---- */
+static double run_load(const uint64_t *load, uint32_t n, uint32_t n_gpus, uint32_t n_slots, uint64_t nodes,
+                       struct mp_exact_load_answer *a) {
+    struct mp_error err = {0};
+    uint32_t slots[MP_EXACT_LOAD_GPUS];
+    for (uint32_t g = 0; g < n_gpus; g++)
+        slots[g] = n_slots / n_gpus;
+    const struct mp_exact_load in = {n, n_gpus, load, slots, n_slots, nodes};
+    double start = now();
+    NEED(mp_exact_load_solve(a, &in, &err));
+    return now() - start;
+}
+
+static void known_optima(void) {
+    static const struct {
+        const char *name;
+        uint64_t load[12];
+        uint32_t n;
+        double optimum;
+    } known[] = {{"EPLB README layer 0", {90, 132, 40, 61, 104, 165, 39, 4, 73, 56, 183, 86}, 12, 136},
+                 {"EPLB README layer 1", {20, 107, 104, 64, 19, 197, 187, 157, 172, 86, 16, 27}, 12, 172},
+                 {"FlashLB example", {600, 560, 120, 120, 20, 10, 10, 10}, 8, 590.0 / 3}};
+    printf(
+        "replicate + place, 16 slots on 8 GPUs (reference: enumeration; GLPK on a direct model: unproven in 120 s)\n");
+    for (int i = 0; i < 3; i++) {
+        struct mp_exact_load_answer a;
+        double s = run_load(known[i].load, known[i].n, 8, 16, 0, &a);
+        printf("  %-20s %8.3f %-8s %6llu nodes %.5f s   reference: %.3f, < 1 s\n", known[i].name, (double)a.value / 840,
+               a.outcome == MP_FOUND ? "proven" : "stopped", (unsigned long long)a.nodes, s, known[i].optimum);
+    }
+}
+
+static void zipf_load(struct mp_rng *rng, uint64_t *load, uint32_t n) {
+    for (uint32_t e = 0; e < n; e++)
+        load[e] = (uint64_t)(10000 / pow(e + 1, 0.8) * (0.7 + 0.6 * mp_rng_unit(rng)));
+}
+
+static void load_frontier(double seconds) {
+    struct mp_rng rng = mp_rng_seed(1);
+    printf("replicate + place, Zipf 0.8, 25 %% redundant slots: of 10 problems, proven in %.0f s\n", seconds);
+    static const uint32_t sizes[][2] = {{8, 4},  {12, 4}, {16, 4}, {24, 4},  {32, 4}, {8, 8},
+                                        {16, 8}, {24, 8}, {32, 8}, {32, 16}, {64, 16}};
+    for (size_t k = 0; k < sizeof sizes / sizeof sizes[0]; k++) {
+        uint32_t n = sizes[k][0], n_gpus = sizes[k][1], n_slots = (n + n / 4 + n_gpus - 1) / n_gpus * n_gpus;
+        unsigned proven = 0;
+        double slowest = 0, gap = 0;
+        for (int i = 0; i < (seconds > 10 ? 2 : 10); i++) {
+            uint64_t load[MP_EXACT_LOAD_EXPERTS];
+            struct mp_exact_load_answer a;
+            zipf_load(&rng, load, n);
+            double s = run_load(load, n, n_gpus, n_slots, (uint64_t)(3e6 * seconds), &a);
+            slowest = fmax(slowest, s);
+            proven += a.outcome == MP_FOUND && s <= seconds;
+            gap = fmax(gap, (double)a.value / (double)a.bound - 1);
+        }
+        printf("  %2u experts, %2u slots, %2u GPUs: %2u, slowest %.3f s, largest gap %.3f %%\n", n, n_slots, n_gpus,
+               proven, slowest, 100 * gap);
+    }
+}
+
+/* ---- unequal GPUs, one expert each ---- */
+#define N 8
+struct unequal {
+    uint64_t wire[N * N], compute[N * N]; /* [expert][gpu] */
+    uint64_t best;
+    uint32_t used;
+};
+static void every_assignment(struct unequal *u, uint32_t e, uint64_t wire, uint64_t compute) {
+    if (2 * wire + compute >= u->best)
+        return;
+    if (e == N) {
+        u->best = 2 * wire + compute;
+        return;
+    }
+    for (uint32_t g = 0; g < N; g++) {
+        if (u->used >> g & 1)
+            continue;
+        uint64_t w = u->wire[e * N + g], c = u->compute[e * N + g];
+        u->used |= 1u << g;
+        every_assignment(u, e + 1, w > wire ? w : wire, c > compute ? c : compute);
+        u->used &= ~(1u << g);
+    }
+}
+
+/* Aurora's layer: slowest dispatch, slowest expert, the same wire back; sources move with their experts. */
+static void unequal_gpus(void) {
+    static const uint64_t gbps[N] = {100, 100, 80, 80, 50, 50, 40, 40};
+    struct mp_rng rng = mp_rng_seed(2);
+    unsigned n_optimal = 0, n_proven = 0, n = 1000;
+    double seconds = 0, sorted_sum = 0, sorted_max = 0;
+    for (unsigned i = 0; i < n; i++) {
+        struct unequal u = {.best = UINT64_MAX};
+        struct mp_error err = {0};
+        uint64_t send[N] = {0}, take[N] = {0}, twice[N * N], sum, bound, nodes;
+        uint32_t by_load[N], to[N];
+        double skew = 0.4 + 0.8 * mp_rng_unit(&rng);
+        bool is_found, is_proven;
+        for (uint32_t a = 0; a < N; a++)
+            for (uint32_t b = 0; b < N; b++) {
+                uint64_t tokens = (uint64_t)(100000 / pow(b + 1, skew) * (0.5 + mp_rng_unit(&rng)));
+                send[a] += a != b ? tokens : 0;
+                take[b] += a != b ? tokens : 0;
+            }
+        for (uint32_t e = 0; e < N; e++) {
+            by_load[e] = e;
+            for (uint32_t k = e; k > 0 && take[by_load[k]] > take[by_load[k - 1]]; k--) {
+                uint32_t swap = by_load[k];
+                by_load[k] = by_load[k - 1];
+                by_load[k - 1] = swap;
+            }
+            for (uint32_t g = 0; g < N; g++) {
+                uint64_t most = send[e] > take[e] ? send[e] : take[e];
+                u.wire[e * N + g] = most * 1000 / gbps[g];
+                twice[e * N + g] = 2 * u.wire[e * N + g];
+                u.compute[e * N + g] = take[e] * 400 / gbps[g];
+            }
+        }
+        const uint64_t *const tables[2] = {twice, u.compute};
+        double start = now();
+        NEED(mp_assign_sum(N, N, 2, tables, 0, to, &sum, &bound, &nodes, &is_found, &is_proven, &err));
+        seconds += now() - start;
+        uint64_t wire = 0, compute = 0;
+        for (uint32_t k = 0; k < N; k++) {
+            wire = u.wire[by_load[k] * N + k] > wire ? u.wire[by_load[k] * N + k] : wire;
+            compute = u.compute[by_load[k] * N + k] > compute ? u.compute[by_load[k] * N + k] : compute;
+        }
+        every_assignment(&u, 0, 0, 0);
+        double ratio = (double)(2 * wire + compute) / (double)u.best;
+        sorted_sum += ratio;
+        sorted_max = fmax(sorted_max, ratio);
+        n_optimal += sum == u.best;
+        n_proven += is_proven && bound == sum;
+    }
+    printf(
+        "unequal GPUs (100/80/50/40), n = 8, Zipf 0.4 to 1.2, Aurora's layer time: sum of bottlenecks\n"
+        "  optimal %u and proven %u of %u   reference: 1000 of 1000 (all 8! assignments)   %.6f s each\n"
+        "  Aurora's sorted order / optimum: mean %.4f, max %.4f   reference: mean 1.05-1.06, max 1.13 at mild skew\n",
+        n_optimal, n_proven, n, seconds / n, sorted_sum / n, sorted_max);
+}
+
+/* ---- the objective per step ---- */
+struct source {                   /* what a reduced problem is made of */
+    const struct mp_trace *trace; /* NULL = synthetic */
+    uint32_t layer, first_request;
+    uint64_t seed;
+};
+
+struct reduced {
+    struct mp_trace *trace;
+    struct mp_topology *topology;
+    struct mp_model *model;
+    struct mp_part part, unused;
+    struct mp_workload *workload;
+    struct mp_plan_request request;
+};
+
+/* 64 requests of 24 tokens over n experts; of a recording the first two experts of each token, ids modulo n. */
+static void make_reduced(struct reduced *r, const struct source *from, uint32_t n, uint32_t n_gpus) {
+    struct mp_error err = {0};
+    struct mp_trace_builder *b;
+    struct mp_rng rng = mp_rng_seed(from->seed);
+    char topology[16];
+    const struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS,
+                                       .phase = MP_PHASE_DECODE,
+                                       .model = "reduced",
+                                       .format = "bench",
+                                       .n_layers = 1,
+                                       .n_experts = n,
+                                       .top_k = 2};
+    *r = (struct reduced){0};
+    NEED(mp_trace_builder_new(&b, &meta, &mp_limits_default, &err));
+    uint32_t made = 0;
+    for (uint32_t q = from->first_request; made < 64; q++) {
+        const struct mp_trace *t = from->trace;
+        uint64_t first = 0, rows = 24;
+        if (t != NULL) {
+            first = t->requests[q % t->n_requests].first_row;
+            rows = t->requests[q % t->n_requests].n_rows;
+            if (rows < 24)
+                continue;
+        }
+        const struct mp_request request = {.id = q, .source = MP_NONE, .category = MP_NONE};
+        NEED(mp_trace_builder_request(b, &request, &err));
+        made++;
+        for (uint32_t i = 0; i < 24; i++) {
+            uint16_t ids[MP_MAX_TOP_K], two[2];
+            if (t != NULL) {
+                (void)mp_trace_row(t, from->layer, first + i, ids);
+            } else {
+                ids[0] = (uint16_t)mp_rng_below(&rng, 1 + mp_rng_below(&rng, n));
+                ids[1] = (uint16_t)mp_rng_below(&rng, 1 + mp_rng_below(&rng, n));
+            }
+            two[0] = (uint16_t)(ids[0] % n);
+            two[1] = (uint16_t)(ids[1] % n);
+            two[1] = two[0] == two[1] ? (uint16_t)((two[1] + 1) % n) : two[1];
+            NEED(mp_trace_builder_row(b, two, NULL, &err));
+        }
+    }
+    NEED(mp_trace_builder_finish(b, "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", &r->trace,
+                                 &err));
+    snprintf(topology, sizeof topology, "%u:h100", n_gpus);
+    NEED(mp_topology_load(&r->topology, topology, &mp_limits_default, &err));
+    NEED(mp_model_generic(&r->model, NULL, 1, n, 2, &err));
+    const struct mp_split split = {.kind = MP_SPLIT_NONE};
+    NEED(mp_part_split(&r->part, &r->unused, r->trace, &split, &err));
+    r->request = (struct mp_plan_request){
+        .planning = &r->part,
+        .batching = {.phase = MP_PHASE_DECODE, .n_ranks = n_gpus, .batch_per_rank = 64 / n_gpus, .n_steps_max = 16},
+        .split = split,
+        .topology = r->topology,
+        .model = r->model,
+        .sim = {.dispatcher = mp_dispatcher_find("deepep-ll"), .stage_mode = -1},
+        .order = "single",
+        .n_threads = 1,
+        .limits = &mp_limits_default};
+    NEED(mp_workload_build(&r->workload, &r->part, &r->request.batching, &err));
+}
+
+static void free_reduced(struct reduced *r) {
+    mp_workload_free(r->workload);
+    mp_part_free(&r->part);
+    mp_part_free(&r->unused);
+    mp_trace_free(r->trace);
+    mp_topology_free(r->topology);
+    mp_model_free(r->model);
+}
+
+static double search(const struct reduced *r, enum mp_objective objective, uint64_t nodes,
+                     struct mp_exact_steps_answer *a) {
+    struct mp_error err = {0};
+    const struct mp_problem *p;
+    uint16_t copies[MP_EXACT_COPIES];
+    uint64_t load[MP_EXACT_COPIES] = {0};
+    uint32_t n = r->trace->n_experts, slots[MP_EXACT_GPUS], n_gpus = r->topology->n_gpus;
+    struct mp_plan *shape;
+    const struct mp_problem problem = {.workload = r->workload,
+                                       .topology = r->topology,
+                                       .model = r->model,
+                                       .sim = r->request.sim,
+                                       .objective = objective,
+                                       .load = load};
+    p = &problem;
+    for (uint32_t g = 0; g < n_gpus; g++)
+        slots[g] = (n + n_gpus - 1) / n_gpus;
+    for (uint32_t e = 0; e < n; e++)
+        copies[e] = (uint16_t)e;
+    NEED(mp_plan_new(&shape, 1, n, n_gpus, slots, &err));
+    const struct mp_exact_steps in = {
+        .problem = p, .shape = shape, .n_copies = n, .copies = copies, .node_limit = nodes};
+    double start = now();
+    NEED(mp_exact_steps_solve(a, &in, &err));
+    mp_plan_free(shape);
+    return now() - start;
+}
+
+static void steps_frontier(double seconds) {
+    static const uint32_t sizes[][2] = {{8, 2},  {12, 2}, {16, 2}, {8, 4}, {10, 4},
+                                        {12, 4}, {14, 4}, {16, 4}, {8, 8}, {10, 8}};
+    printf("placement, 16 steps of 64 tokens, synthetic: of 5 problems, proven in %.0f s (step time; rows)\n", seconds);
+    for (size_t k = 0; k < sizeof sizes / sizeof sizes[0]; k++) {
+        unsigned proven[2] = {0};
+        double slowest[2] = {0}, gap[2] = {0};
+        for (uint64_t i = 0; i < (seconds > 10 ? 2 : 5); i++) {
+            struct reduced r;
+            struct mp_exact_steps_answer a;
+            const struct source from = {.seed = 100 * k + i};
+            make_reduced(&r, &from, sizes[k][0], sizes[k][1]);
+            for (int o = 0; o < 2; o++) {
+                double s = search(&r, o == 0 ? MP_OBJECTIVE_STEP : MP_OBJECTIVE_PEAK, (uint64_t)(4e5 * seconds), &a);
+                proven[o] += a.outcome == MP_FOUND && s <= seconds;
+                slowest[o] = fmax(slowest[o], s);
+                gap[o] = fmax(gap[o], (double)a.value / (double)a.bound - 1);
+            }
+            free_reduced(&r);
+        }
+        printf("  %2u experts, %u GPUs: %u, slowest %.3f s, gap %.3f %%; %u, %.3f s, %.3f %%\n", sizes[k][0],
+               sizes[k][1], proven[0], slowest[0], 100 * gap[0], proven[1], slowest[1], 100 * gap[1]);
+    }
+}
+
+static void reduced_recordings(const char *folder) {
+    static const char *const names[] = {"traces/gpt-oss-20b/tulu_polyglot.npz",
+                                        "traces/deepseek-v2-lite/chat_prefill.npz"};
+    static const char *const heuristics[] = {"auto", "lpt", "bottleneck"};
+    struct mp_trace *trace[2];
+    struct mp_error err = {0};
+    unsigned n_proven = 0, n = 500;
+    double sum[3] = {0}, worst[3] = {0}, slowest = 0, total = 0;
+    for (int i = 0; i < 2; i++) {
+        char path[1024];
+        struct mp_trace_hints hints = mp_trace_hints_none;
+        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
+        hints.phase = i == 0 ? MP_PHASE_DECODE : MP_PHASE_PREFILL;
+        hints.layer_base = i;
+        hints.ids_are_physical = 0;
+        hints.n_experts = i == 0 ? 32 : 64;
+        hints.is_ranked = i == 0;
+        NEED(mp_trace_load(&trace[i], path, &hints, &mp_limits_default, &err));
+    }
+    for (unsigned i = 0; i < n; i++) {
+        struct reduced r;
+        struct mp_exact_steps_answer a;
+        const struct source from = {trace[i % 2], i / 2 % trace[i % 2]->n_layers, 7 * i, i};
+        make_reduced(&r, &from, 8 + i % 5, 4);
+        double s = search(&r, MP_OBJECTIVE_STEP, 20000000, &a);
+        slowest = fmax(slowest, s);
+        total += s;
+        n_proven += a.outcome == MP_FOUND;
+        for (int h = 0; h < 3; h++) {
+            struct mp_plan *p = NULL;
+            struct mp_sim_result *result;
+            enum mp_outcome outcome;
+            r.request.strategy = heuristics[h];
+            r.request.no_exact = true; /* what the heuristics alone are worth */
+            NEED(mp_plan_make(&p, &r.request, &outcome, NULL, &err));
+            NEED(mp_simulate(&result, p, r.workload, r.topology, r.model, &r.request.sim, &err));
+            uint64_t moe = 0;
+            for (uint32_t k = 0; k < result->n_steps; k++)
+                moe += result->steps[k].dispatch_ns + result->steps[k].compute_ns + result->steps[k].combine_ns;
+            double gap = (double)moe / (double)a.value - 1;
+            sum[h] += gap;
+            worst[h] = fmax(worst[h], gap);
+            mp_sim_result_free(result);
+            mp_plan_free(p);
+        }
+        free_reduced(&r);
+    }
+    printf("%u reduced recorded problems (8-12 experts, 4 GPUs, 16 steps of 64 tokens): proven %u   reference: all\n"
+           "  %.3f s each, slowest %.3f s; above the optimum, exact searches left out, mean / max:\n",
+           n, n_proven, total / n, slowest);
+    for (int h = 0; h < 3; h++)
+        printf("  %-11s %.3f %% / %.3f %%%s\n", heuristics[h], 100 * sum[h] / n, 100 * worst[h],
+               h == 0 ? "   reference: 1 % / 3 %" : "");
+    mp_trace_free(trace[0]);
+    mp_trace_free(trace[1]);
+}
+
+int main(int argc, char **argv) {
+    bool is_long = argc > 1 && strcmp(argv[1], "--long") == 0;
+    const char *folder = argc > 1 + is_long ? argv[1 + is_long] : NULL;
+    known_optima();
+    unequal_gpus();
+    load_frontier(1);
+    steps_frontier(1);
+    if (is_long) {
+        load_frontier(60);
+        steps_frontier(60);
+    }
+    if (folder != NULL)
+        reduced_recordings(folder);
+    return 0;
+}
