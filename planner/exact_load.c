@@ -194,8 +194,8 @@ static void choose_counts(struct search *s, uint32_t k, uint32_t n) {
     if (must_stop(s) || s->best <= s->floor)
         return;
     if (k == in->n_experts) {
-        s->out->nodes++;
         list_copies(s);
+        s->out->nodes += 1 + s->n_copies / 2; /* sorting takes as long as that many nodes */
         if (pairing_bound(s) < s->best && may_improve(s, 0))
             pack(s, 0);
         return;

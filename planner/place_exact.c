@@ -132,7 +132,7 @@ static enum mp_status export_model(const struct mp_problem *in, const struct mp_
         goto out;
     MP_TRY(mp_out_open(&o, in->export_lp, err));
     mp_mip_write(m, n > 4 && strcmp(in->export_lp + n - 4, ".mps") == 0,
-                 "moeplan: x_LAYER_EXPERT_REPLICA_GPU is 1 where that replica goes; docs/EXACT.md", o);
+                 "moeplan: x_LAYER_EXPERT_REPLICA_GPU is 1 where that replica goes; docs/STRATEGIES.md, Exact", o);
     status = mp_out_commit(o, err);
 out:
     mp_mip_free(m);

@@ -12,7 +12,7 @@
 #include <moeplan/base.h>
 
 static const struct mp_option options[] = {
-    {"nodes", "nodes", "search nodes of each layer, unless --work-limit says", 200000, 1, INT64_MAX},
+    {"nodes", "nodes", "search nodes of each layer, unless --work-limit says", 1000000, 1, INT64_MAX},
     {NULL, NULL, NULL, 0, 0, 0}};
 
 struct work {
@@ -51,7 +51,7 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
                           MP_EXACT_LOAD_EXPERTS, MP_EXACT_LOAD_GPUS);
     for (uint32_t g = 0; g < p->n_gpus; g++)
         slots[g] = p->gpu_first_slot[g + 1] - p->gpu_first_slot[g];
-    w.node_limit = in->option_values != NULL ? (uint64_t)in->option_values[0] : 200000;
+    w.node_limit = in->option_values != NULL ? (uint64_t)in->option_values[0] : 1000000;
     if (in->exact_nodes > 0)
         w.node_limit = in->exact_nodes;
     else if (budget != NULL && budget->work_limit > 0)
