@@ -134,7 +134,10 @@ static enum mp_status try_one(struct search *s, struct mp_combination c, struct 
     if (s->is_stopped || s->n_tried == N_CANDIDATES_MAX || was_tried(s, &c) || must_stop(s))
         return MP_OK;
     s->tried[s->n_tried++] = c;
-    enum mp_status status = mp_combination_run(&plan, &s->fit, &c, s->budget, &s->work, &outcome, &why);
+    struct mp_budget left = *s->budget; /* what the search may still use */
+    if (left.work_limit > 0)
+        left.work_limit = left.work_limit > s->work ? left.work_limit - s->work : 1;
+    enum mp_status status = mp_combination_run(&plan, &s->fit, &c, &left, &s->work, &outcome, &why);
     if (status != MP_OK) {
         if (err != NULL)
             *err = why;

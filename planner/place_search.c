@@ -10,8 +10,8 @@
  *           copies, so it trades balance for traffic where the steps say so. Replicas: placed for the rule `even`, how
  *           many there are is the replicate stage's.
  * Over-fit  docs/STRATEGIES.md, "search": what was tried and which of it is on.
- * Cost      `effort` million elementary operations per layer; layers in parallel, the same bytes for any number of
- *           threads. */
+ * Cost      `effort` million elementary operations per layer (twice that where copies are counted per token);
+ * layers in parallel, the same bytes for any number of threads. */
 #include "grid.h"
 #include "layer_cost.h"
 #include <moeplan/base.h>
@@ -20,7 +20,8 @@
 
 enum { OPTION_EFFORT, OPTION_STEPS, OPTION_ROWS, OPTION_KICKS, OPTION_RANDOM, OPTION_RACE, OPTION_SHRINK };
 static const struct mp_option options[] = {
-    {"effort", "10^6 operations", "work of the search in each layer", 100, 1, 1000000},
+    {"effort", "10^6 operations",
+     "work of the search in each layer; twice that where copies are counted per token", 100, 1, 1000000},
     {"steps", "steps", "planning steps it looks at, evenly spaced", 128, 1, 65536},
     {"rows", "tokens", "tokens it looks at where copies are counted per token", 131072, 64, INT64_C(1) << 32},
     {"kicks", "kicks", "kicks without success after which a layer is done", 40, 0, 1000000},
@@ -409,16 +410,14 @@ static enum mp_status search_from_starts(struct local *x, uint32_t layer, struct
     if (n == 0)
         return MP_OK; /* best_value says that there is none */
     qsort(starts, n, sizeof *starts, by_value);
-    /* The first half of the work goes to descents, most of it to the best starts; the rest to kicks at the best. */
-    uint64_t all = x->limit, used = mp_layer_cost_work(x->cost), half = all > used ? (all - used) / 2 : 0;
+    /* Most of the work goes to the descent from the best start and to kicks; the other starts are a glance. */
+    const uint64_t all = x->limit;
     for (uint32_t i = 0; i < n; i++) {
-        used = mp_layer_cost_work(x->cost);
-        x->limit = i + 1 < n ? used + half / 2 : used + half;
-        x->limit = x->limit < all ? x->limit : all;
-        half -= i + 1 < n ? half / 2 : half;
+        if (i > 0 && starts[i].value == starts[i - 1].value)
+            continue; /* the same placement, as lpt and eplb often have it */
+        uint64_t used = mp_layer_cost_work(x->cost), left = all > used ? all - used : 0;
+        x->limit = used + (i == 0 ? left / 8 * 5 : left / 8);
         settle(x, gpu + (size_t)starts[i].number * x->n_items);
-        if (mp_layer_cost_work(x->cost) < x->limit)
-            half += x->limit - mp_layer_cost_work(x->cost);
         x->is_over = false;
     }
     x->limit = all;
@@ -541,7 +540,8 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     uint32_t n = in->workload->n_steps;
     enum mp_status status;
     s.n_steps = n < (uint64_t)s.values[OPTION_STEPS] ? n : (uint32_t)s.values[OPTION_STEPS];
-    s.effort = (uint64_t)s.values[OPTION_EFFORT] * 1000000;
+    bool by_token = in->sim.dispatcher->copies == MP_COPY_PER_NODE || in->sim.dispatcher->copies == MP_COPY_PER_GPU;
+    s.effort = (uint64_t)s.values[OPTION_EFFORT] * 1000000 * (by_token ? 2 : 1);
     if (budget->work_limit > 0) {
         uint64_t each = mp_mul_div(budget->work_limit, WORK_PER_PAIR, p->n_layers);
         s.effort = each < s.effort ? each : s.effort;

@@ -32,14 +32,14 @@ static const struct mp_recipe recipes[] = {
      "eplb", "eplb", "nearest", "single", true},
     {"eplb-hierarchical", "DeepSeek's load balancer, groups to nodes first", EPLB_URL, "eplb", "eplb-hierarchical",
      "even", "single", true},
-    {"search", "moeplan's own: local search on the cost of every planning step", "docs/STRATEGIES.md", "none", "search",
-     "even", "single", false},
     {"spread-out", "contiguous, with the all-to-all in rounds of one peer each where that pays",
      "spread-out all-to-all, MPI practice", "none", "contiguous", "even", "spread-out", false},
     {"aurora-order", "contiguous, with Aurora's order as printed where that pays", "Aurora, arXiv 2410.17043", "none",
      "contiguous", "even", "aurora", false},
     {"contiguous-ordered", "contiguous, with the fastest of all orders in every layer where that pays",
      "docs/STRATEGIES.md", "none", "contiguous", "even", "auto", false},
+    {"search", "moeplan's own: local search on the cost of every planning step", "docs/STRATEGIES.md", "none", "search",
+     "even", "single", false},
 };
 #define N_RECIPES (sizeof recipes / sizeof recipes[0])
 

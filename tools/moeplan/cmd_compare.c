@@ -298,6 +298,8 @@ static json_t *score_json(const struct contest *c, uint32_t i) {
         return NULL;
     bool ok = json_object_set_new(o, "kind", json_string(i < c->n_strategies ? "strategy" : "incumbent")) == 0;
     const struct mp_sim_result *b = base_result(c);
+    if (ok && s->plan != NULL && i < c->n_strategies) /* on its own planning steps: how far it fell is over-fitting */
+        ok = json_object_set_new(o, "planning_step_ns", json_integer((json_int_t)s->plan->predicted_step_ns)) == 0;
     if (ok && s->result != NULL && b != NULL) {
         ok = json_object_set_new(o, "change",
                                  mp_json_finite((double)s->result->mean.step_ns / (double)b->mean.step_ns - 1)) == 0 &&

@@ -1,0 +1,82 @@
+#!/usr/bin/env python3
+"""What placement is worth without redundancy, held out, on real recordings: auto beside every named placement.
+
+usage: place_results.py MOEPLAN DATA [--cells TEXT] [--threads N] [--set STRATEGY.OPTION=N,...]
+
+Cells are recordings x step sizes x {8, 16} GPUs x {1, 2, 4} nodes, as in issue 4; --cells keeps those whose label holds the text. Prints
+a markdown table: mean step against EPLB, the best named strategy, and the points by which a plan's gain over contiguous is smaller held out
+than on its planning steps (over-fitting). Ends with geometric means."""
+import argparse
+import json
+import math
+import subprocess
+import sys
+
+NAMED = ["contiguous", "round-robin", "lpt", "eplb", "eplb-hierarchical"]
+
+
+def cells():
+    for model, sizes in (("gpt-oss-20b", (256, 1024)), ("deepseek-v2-lite", (4096, 16384))):
+        for size in sizes:
+            for gpus in (8, 16):
+                for nodes in (1, 2, 4):
+                    yield model, size, gpus, nodes
+
+
+def arguments(data, model, size, gpus, nodes):
+    topology = f"{nodes}x{gpus // nodes}:h100"
+    if model == "gpt-oss-20b":
+        return [f"{data}/traces/gpt-oss-20b/mmlu_test.npz", topology, "--phase", "decode", "--layer-base", "0", "--ids", "logical",
+                "-m", model, "--experts", "32", "--batch", str(size // gpus)]
+    return [f"{data}/traces/deepseek-v2-lite/chat_prefill.npz", topology, "--phase", "prefill", "--layer-base", "1", "--ids", "logical",
+            "-m", model, "--experts", "64", "--tokens-per-rank", str(size // gpus)]
+
+
+def compare(options, args, strategies):
+    base = [options.moeplan, "compare", *args, "--split", "0.5", "--steps", "64", "--threads", options.threads, "--interval-groups", "0",
+            "--strategy", strategies, "--json", "--quiet", *(["--set", options.set] if options.set else [])]
+    for extra in ([], ["--resample"]):
+        done = subprocess.run(base + extra, capture_output=True, text=True)
+        if done.returncode == 0:
+            return json.loads(done.stdout)
+    sys.exit(done.stderr)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("moeplan")
+    parser.add_argument("data")
+    parser.add_argument("--cells", default="")
+    parser.add_argument("--threads", default="2")
+    parser.add_argument("--set", default="")
+    options = parser.parse_args()
+    ratios, bound, worst = [], [], 0.0
+    print("| model | size | GPUs | nodes | steps | contiguous, ms | eplb | best named | auto | auto vs eplb | auto vs best | "
+          "over-fit, points | plan s |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    for cell in cells():
+        if options.cells not in "{}-{}-{}x{}".format(*cell):
+            continue
+        found = compare(options, arguments(options.data, *cell), ",".join(NAMED + ["auto"]))
+        by = {r["strategy"]: r for r in found["results"] if r.get("step_time_ns")}
+        mean = {s: r["step_time_ns"]["mean"] for s, r in by.items()}
+        best = min((s for s in NAMED if s in mean), key=lambda s: mean[s])
+        lost = {s: 100 * (mean[s] / by[s]["planning_step_ns"] - 1) for s in ("contiguous", "auto")}
+        points = lost["auto"] - lost["contiguous"]
+        eplb = mean["auto"] / mean["eplb"] - 1 if "eplb" in mean else math.nan
+        ratios.append(1 + eplb)
+        if cell[3] > 1:
+            bound.append(1 + eplb)
+        worst = max(worst, mean["auto"] / mean[best] - 1)
+        percent = {s: f"{100 * (mean[s] / mean['contiguous'] - 1):+.1f}" if s in mean else "n/a" for s in NAMED + ["auto"]}
+        print(f"| {cell[0]} | {cell[1]:,} | {cell[2]} | {cell[3]} | {found['n_steps']} {found['steps']} | {mean['contiguous'] / 1e6:.3f} | "
+              f"{percent['eplb']} | {best} {percent[best]} | {percent['auto']} | {100 * eplb:+.2f} % | "
+              f"{100 * (mean['auto'] / mean[best] - 1):+.2f} % | {points:+.1f} | {by['auto']['plan_seconds']:.1f} |", flush=True)
+    for name, values in (("all cells", ratios), ("2 and 4 nodes", bound)):
+        values = [v for v in values if not math.isnan(v)]
+        if values:
+            print(f"{name}: auto is {100 * (1 - math.exp(sum(map(math.log, values)) / len(values))):.2f} % below eplb (geometric mean)")
+    print(f"auto is at most {100 * worst:.2f} % above the best named strategy of its cell")
+
+
+main()
