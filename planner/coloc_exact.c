@@ -19,6 +19,7 @@
 
 #define NODES 2000000u
 #define EVALUATIONS 20000u
+#define GPUS_MAX 64u
 #define N_SUMS 10u /* dispatch, combine, both: out and in of each; computation; of the first three out + in, halved */
 #define TABLE_MAX (UINT64_C(1) << 40)  /* so that sums of products below stay whole */
 #define MULTIPLIER (UINT64_C(1) << 14) /* of the fastest GPU */
@@ -355,6 +356,8 @@ static enum mp_status assign(struct mp_coloc_groups *g, uint32_t *const on[2], s
     if (!g->is_separable)
         return mp_decline(err, outcome, MP_NOT_APPLICABLE,
                           "one level is needed, in which each GPU has ports of its own (use search)");
+    if (g->n > GPUS_MAX)
+        return mp_decline(err, outcome, MP_NOT_APPLICABLE, "at most %u GPUs, not %u (use search)", GPUS_MAX, g->n);
     MP_TRY(prepare(&s, &fits, err));
     if (!fits)
         return mp_decline(err, outcome, MP_NOT_APPLICABLE, "a layer may take 18 minutes at most (use search)");
