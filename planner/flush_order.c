@@ -170,7 +170,7 @@ enum mp_status mp_flush_order_add(struct mp_flush_order *f, const struct mp_turn
         f->bytes[(size_t)turns[k].src * n + turns[k].dst] = bytes;
         has_bytes = has_bytes || bytes > 0;
     }
-    if (!has_bytes)
+    if (!has_bytes || mp_order_is_stopped(f->in->budget))
         return MP_OK;
     MP_TRY(mp_net_concurrent(f->in->net, f->bytes, &time_ns, NULL, err));
     time_ns += f->in->topology->stage_launch_ns;
@@ -193,6 +193,11 @@ static bool leftover(struct mp_flush_order *f) {
     return any;
 }
 
+/* With so much time at least: slower than the best count, or on many GPUs than what is reached already. */
+static bool is_known_to_lose(const struct mp_flush_order *f, uint64_t least_ns) {
+    return least_ns >= f->best_ns || (f->n > MP_QUICK_GPUS && f->in->reached_ns > 0 && least_ns >= f->in->reached_ns);
+}
+
 static enum mp_status try_count(struct mp_flush_order *f, uint32_t n_stages, struct mp_error *err) {
     const struct mp_topology *t = f->in->topology;
     enum mp_status status = MP_OK;
@@ -202,15 +207,21 @@ static enum mp_status try_count(struct mp_flush_order *f, uint32_t n_stages, str
     rewind_to(f, n_stages);
     if (leftover(f)) {
         time_ns += n_stages > 0 ? t->stage_launch_ns : t->launch_ns;
-        if (time_ns + mp_net_port_bound(f->in->net, f->bytes) >= f->best_ns)
+        if (is_known_to_lose(f, time_ns + mp_net_port_bound(f->in->net, f->bytes)))
             return MP_OK;
-        MP_TRY(mp_net_concurrent(f->in->net, f->bytes, &flush_ns, NULL, err));
-        if (f->back != NULL) {
-            mp_transpose(f->back, f->bytes, f->n);
-            MP_TRY(mp_net_concurrent(f->in->net, f->back, &back_ns, NULL, err));
-            flush_ns = flush_ns / 2 + back_ns / 2 + (flush_ns % 2 + back_ns % 2 + 1) / 2;
+        if (n_stages == 0 && f->in->single_ns > 0) {
+            time_ns = f->in->single_ns;
+        } else {
+            if (!mp_order_spend(f->in->budget))
+                return MP_OK;
+            MP_TRY(mp_net_concurrent(f->in->net, f->bytes, &flush_ns, NULL, err));
+            if (f->back != NULL) {
+                mp_transpose(f->back, f->bytes, f->n);
+                MP_TRY(mp_net_concurrent(f->in->net, f->back, &back_ns, NULL, err));
+                flush_ns = flush_ns / 2 + back_ns / 2 + (flush_ns % 2 + back_ns % 2 + 1) / 2;
+            }
+            time_ns += flush_ns;
         }
-        time_ns += flush_ns;
     }
     if (time_ns < f->best_ns) {
         f->best = n_stages;
@@ -253,10 +264,13 @@ out:
 
 bool mp_flush_order_may_pay(struct mp_flush_order *f, uint64_t time_ns) {
     uint64_t least = f->n_stages > 0 ? f->stages[f->n_stages - 1].end_ns : 0;
+    if (mp_order_is_stopped(f->in->budget))
+        return false;
     rewind_to(f, f->n_stages);
     if (!leftover(f))
         return false;
-    return least + f->in->topology->stage_launch_ns + mp_net_port_bound(f->in->net, f->bytes) < time_ns;
+    least += f->in->topology->stage_launch_ns + mp_net_port_bound(f->in->net, f->bytes);
+    return least < time_ns && !is_known_to_lose(f, least);
 }
 
 enum mp_status mp_flush_order_choose(struct mp_flush_order *f, uint32_t n_stages, uint64_t *time_ns,

@@ -2,6 +2,38 @@
 #include "planner.h"
 #include <moeplan/base.h>
 
+bool mp_order_is_stopped(const struct mp_budget *budget) {
+    struct mp_spent *spent = budget != NULL ? budget->spent : NULL;
+    if (spent == NULL || spent->is_stopped)
+        return spent != NULL;
+    if (budget->work_limit > 0 && spent->work >= budget->work_limit)
+        spent->is_stopped = true;
+    if (budget->wall_seconds > 0) {
+        const double now = mp_now_seconds();
+        spent->started = spent->started > 0 ? spent->started : now;
+        if (now - spent->started > budget->wall_seconds) {
+            spent->is_stopped = true;
+            if (budget->wall_struck != NULL)
+                *budget->wall_struck = true;
+        }
+    }
+    return spent->is_stopped;
+}
+
+bool mp_order_spend(const struct mp_budget *budget) {
+    if (mp_order_is_stopped(budget))
+        return false;
+    if (budget != NULL && budget->spent != NULL)
+        budget->spent->work++;
+    return true;
+}
+
+/* Times are rounded to ns, and the simulator takes rates for equal within 10^-12. */
+bool mp_order_gains(uint64_t time_ns, uint64_t single_ns) {
+    const uint64_t rounding = 1 + (single_ns >> 36);
+    return time_ns < single_ns && single_ns - time_ns > rounding;
+}
+
 enum mp_status mp_order_run(const struct mp_strategy *s, const struct mp_order_problem *in, struct mp_schedule *out,
                             enum mp_outcome *outcome, struct mp_error *err) {
     struct mp_arena *scratch = mp_arena_new();
@@ -13,6 +45,8 @@ enum mp_status mp_order_run(const struct mp_strategy *s, const struct mp_order_p
     if (problem.option_values == NULL)
         MP_TRY(mp_option_values(&problem.option_values, s, in->settings, in->n_settings, scratch, err));
     MP_TRY(s->order(&problem, scratch, out, outcome, err));
+    if (*outcome == MP_FOUND && in->budget != NULL && in->budget->spent != NULL && in->budget->spent->is_stopped)
+        *outcome = MP_STOPPED;
     if (*outcome != MP_FOUND && *outcome != MP_STOPPED)
         goto out;
     mp_schedule_finish(out);

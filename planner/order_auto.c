@@ -2,12 +2,14 @@
  *
  * Decides    which order strategy a matrix goes by, or the single shot.
  * Minimises  the simulated time of the matrix, launches included (mp_schedule_time).
- * Method     every registered order strategy is run and timed; ties go to the single shot, then to the earlier one.
- *            Nothing is built where the single shot is at the floor of every order (port bound, one latency, one
- *            launch), and a schedule is timed only when its launches and the bytes of its busiest GPU alone do not
- * lose.
+ * Method     orders between nodes first, which are cheap and may gain most, and the single shot (on few GPUs before
+ *            them); then every other registered order strategy is run and timed. Ties go to the single shot, which
+ *            only more than rounding beats, then to the earlier one. Nothing is built where the single shot is at the
+ *            floor of every order (port bound, one latency, one launch), nor between GPUs where the best is below the
+ *            port bound; and a schedule is timed only when its launches and the bytes of its busiest GPU alone do not
+ *            lose. A budget stops before a candidate or a simulation.
  * Bound      never worse than any other strategy, or than the single shot, on its matrix; above GPUS_MAX GPUs than
- * those between nodes.
+ *            those between nodes.
  * Cost       the sum of the strategies and of the simulations of those that could win. */
 #include "planner.h"
 #include <string.h>
@@ -62,51 +64,127 @@ static double least_ns(const struct mp_schedule *s, const struct mp_order_proble
     return in->mode == MP_STAGE_BARRIER && s->n_stages * launch > most ? s->n_stages * launch : most;
 }
 
-static enum mp_status order(const struct mp_order_problem *in, struct mp_arena *scratch, struct mp_schedule *out,
-                            enum mp_outcome *outcome, struct mp_error *err) {
-    const size_t n = in->topology->n_gpus;
-    struct mp_order_problem problem = *in;
-    struct mp_schedule tried;
-    uint64_t best_ns, time_ns;
-    enum mp_status status;
-    problem.option_values = NULL;
-    mp_schedule_init(&tried, (uint32_t)n);
-    *outcome = MP_FOUND;
-    MP_TRY(mp_schedule_time(&tried, &problem, &best_ns, err)); /* no stages yet: the single shot */
-    if (best_ns <= mp_order_floor(in))
+#define SINGLE UINT32_MAX /* as the number of a strategy */
+struct search {
+    struct mp_order_problem in;
+    struct mp_schedule *out, tried;
+    uint64_t best_ns, floor_ns; /* of orders between GPUs: the port bound, one latency and one launch */
+    uint32_t best;              /* number of the strategy, or SINGLE */
+    uint32_t *last;             /* for least_ns */
+    double *busy;
+};
+
+/* Everything at once, simulated unless the best is faster than its port bound. */
+static enum mp_status try_single(struct search *a, struct mp_error *err) {
+    const struct mp_topology *t = a->in.topology;
+    const struct mp_schedule none = {.n = t->n_gpus};
+    uint64_t single_ns = a->in.single_ns;
+    enum mp_status status = MP_OK;
+    if (a->best != SINGLE && mp_order_gains(a->best_ns, a->floor_ns - t->stage_launch_ns + t->launch_ns))
         return MP_OK;
-    uint32_t *last = mp_arena_alloc(scratch, 2 * n, sizeof *last);
-    double *busy = mp_arena_alloc(scratch, 2 * n, sizeof *busy);
-    if (last == NULL || busy == NULL)
-        return mp_nomem(err, "ordering transfers");
-    for (uint32_t i = 0; mp_strategy_at(i) != NULL; i++) {
-        const struct mp_strategy *s = mp_strategy_at(i);
-        struct mp_error why = {0};
-        enum mp_outcome tried_outcome;
-        if (s->stage != MP_PLAN_ORDER || s == &mp_strategy_order_auto || (n > GPUS_MAX && !s->between_nodes))
-            continue;
-        mp_schedule_free(&tried);
-        status = mp_order_run(s, &problem, &tried, &tried_outcome, &why);
-        if (status != MP_OK) {
-            if (err != NULL)
-                *err = why;
-            goto out;
-        }
-        if ((tried_outcome != MP_FOUND && tried_outcome != MP_STOPPED) || tried.n_stages == 0)
-            continue;
-        /* Below by a millionth: the bound is a sum of doubles. */
-        if (!tried.between_nodes && least_ns(&tried, &problem, last, busy) * (1 - 1e-6) > (double)best_ns)
-            continue;
-        MP_TRY(mp_schedule_time(&tried, &problem, &time_ns, err));
-        if (time_ns < best_ns) {
-            struct mp_schedule worse = *out;
-            *out = tried;
-            tried = worse;
-            best_ns = time_ns;
-        }
+    if (single_ns == 0 && (a->best == SINGLE || !mp_order_is_stopped(a->in.budget))) {
+        (void)mp_order_spend(a->in.budget);
+        status = mp_schedule_time(&none, &a->in, &single_ns, err);
+        a->in.single_ns = single_ns;
+    }
+    if (status != MP_OK || (a->best != SINGLE && single_ns > 0 && mp_order_gains(a->best_ns, single_ns)))
+        return status;
+    mp_schedule_free(a->out); /* unknown: whoever orders transfers has to know that it pays */
+    mp_schedule_init(a->out, t->n_gpus);
+    a->best = SINGLE;
+    a->best_ns = single_ns;
+    return MP_OK;
+}
+
+static enum mp_status try_strategy(struct search *a, uint32_t i, struct mp_error *err) {
+    const struct mp_strategy *s = mp_strategy_at(i);
+    struct mp_error why = {0};
+    enum mp_outcome outcome;
+    uint64_t time_ns;
+    if (!s->between_nodes && a->floor_ns > a->best_ns)
+        return MP_OK;
+    mp_schedule_free(&a->tried);
+    a->in.reached_ns = a->best_ns == UINT64_MAX ? 0 : a->best_ns;
+    enum mp_status status = mp_order_run(s, &a->in, &a->tried, &outcome, &why);
+    if (status != MP_OK) {
+        if (err != NULL)
+            *err = why;
+        return status;
+    }
+    if ((outcome != MP_FOUND && outcome != MP_STOPPED) || a->tried.n_stages == 0)
+        return MP_OK;
+    /* Below by a millionth: the bound is a sum of doubles. */
+    if (!a->tried.between_nodes && least_ns(&a->tried, &a->in, a->last, a->busy) * (1 - 1e-6) > (double)a->best_ns)
+        return MP_OK;
+    if (!mp_order_spend(a->in.budget))
+        return MP_OK;
+    MP_TRY(mp_schedule_time(&a->tried, &a->in, &time_ns, err));
+    bool is_better = time_ns < a->best_ns || (time_ns == a->best_ns && a->best != SINGLE && i < a->best);
+    if (a->in.single_ns > 0 && !mp_order_gains(time_ns, a->in.single_ns))
+        is_better = false;
+    if (is_better) {
+        struct mp_schedule worse = *a->out;
+        *a->out = a->tried;
+        a->tried = worse;
+        a->best_ns = time_ns;
+        a->best = i;
     }
 out:
-    mp_schedule_free(&tried);
+    return status;
+}
+
+static enum mp_status try_strategies(struct search *a, bool between_nodes, struct mp_error *err) {
+    const uint32_t n = a->in.topology->n_gpus;
+    enum mp_status status = MP_OK;
+    for (uint32_t i = 0; mp_strategy_at(i) != NULL && status == MP_OK && !mp_order_is_stopped(a->in.budget); i++) {
+        const struct mp_strategy *s = mp_strategy_at(i);
+        if (s->stage == MP_PLAN_ORDER && s != &mp_strategy_order_auto && s->between_nodes == between_nodes &&
+            (n <= GPUS_MAX || between_nodes))
+            status = try_strategy(a, i, err);
+    }
+    return status;
+}
+
+static enum mp_status order(const struct mp_order_problem *in, struct mp_arena *scratch, struct mp_schedule *out,
+                            enum mp_outcome *outcome, struct mp_error *err) {
+    const struct mp_topology *t = in->topology;
+    const size_t n = t->n_gpus;
+    uint64_t ports_ns = mp_net_port_bound(in->net, in->matrix);
+    struct search a = {.in = *in, .out = out, .best_ns = UINT64_MAX, .best = SINGLE};
+    enum mp_status status;
+    uint64_t latency_ns = t->levels[0].latency_ns;
+    *outcome = MP_FOUND;
+    if (ports_ns == 0)
+        return MP_OK;
+    for (uint32_t l = 1; l < t->n_levels; l++)
+        latency_ns = t->levels[l].latency_ns < latency_ns ? t->levels[l].latency_ns : latency_ns;
+    if (mp_order_counts_return(in)) { /* times are the mean of both ways */
+        uint64_t *back = mp_arena_alloc(scratch, n * n, sizeof *back);
+        if (back == NULL)
+            return mp_nomem(err, "ordering transfers");
+        mp_transpose(back, in->matrix, n);
+        const uint64_t back_ns = mp_net_port_bound(in->net, back);
+        ports_ns = back_ns < ports_ns ? back_ns : ports_ns;
+    }
+    a.floor_ns = ports_ns - 1 + latency_ns + t->stage_launch_ns;
+    a.in.option_values = NULL;
+    a.last = mp_arena_alloc(scratch, 2 * n, sizeof *a.last);
+    a.busy = mp_arena_alloc(scratch, 2 * n, sizeof *a.busy);
+    if (a.last == NULL || a.busy == NULL)
+        return mp_nomem(err, "ordering transfers");
+    mp_schedule_init(&a.tried, (uint32_t)n);
+    /* Of many GPUs the single shot takes long to simulate, and orders between nodes do not. */
+    const bool is_single_first = n <= MP_QUICK_GPUS || mp_topology_n_nodes(t) < 2;
+    if (!is_single_first)
+        MP_TRY(try_strategies(&a, true, err));
+    MP_TRY(try_single(&a, err));
+    if (a.best == SINGLE && a.best_ns <= mp_order_floor(in))
+        goto out;
+    if (is_single_first)
+        MP_TRY(try_strategies(&a, true, err));
+    status = try_strategies(&a, false, err);
+out:
+    mp_schedule_free(&a.tried);
     return status;
 }
 

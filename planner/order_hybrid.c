@@ -8,13 +8,15 @@
  *           1/16} * bound / n, the rest is tried: for free stages as a list that starts where the matchings leave
  *           each port; else packed into matchings, largest first, and as one flush (taken to lose what a single shot
  *           does; simulated only where the better of the two is in doubt). One run of matchings serves every tau.
- * Bound     none proven beyond that of the list alone, which is tried too. bench_hybrid: 1.011 of the startup-aware
+ * Bound     never slower than everything at once, which is simulated where the order is above its port bound; beyond
+ *           that none proven but the list's, which is tried too. bench_hybrid: 1.011 of the startup-aware
  *           bound at n = 64 with startups of 1e-4 of it.
  * Differs   entries are times, so that unequal rates do no harm of their own (unequal ports need sub-ports).
  * Cost      O(n^2 / 64) per entry that falls below the threshold, O(n^2) per fall of the threshold, 18 lists (each
  *           simulated where ports are shared). */
 #include "bottleneck.h"
 #include "list_schedule.h"
+#include "planner.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -285,6 +287,8 @@ static enum mp_status try_lists(struct hybrid *h, uint32_t n_stages, struct mp_s
             continue;
         uint64_t end = h->list->makespan;
         if (!h->ticks->is_alone) {
+            if (!mp_order_spend(h->in->budget) && h->best[LIST].least < UINT64_MAX)
+                break;
             MP_TRY(mp_list_append(h->list, h->bytes, out, h->scratch, err));
             mp_schedule_finish(out);
             MP_TRY(mp_schedule_time(out, h->in, &end, err));
@@ -321,7 +325,7 @@ static enum mp_status try_rest(struct hybrid *h, struct mp_schedule *out, struct
 /* Takes matchings off until the smallest tau, trying the tails at each. */
 static enum mp_status run_matchings(struct hybrid *h, struct mp_schedule *out, struct mp_error *err) {
     enum mp_status status = MP_OK;
-    for (uint32_t tau = 0; tau < N_TAUS;) {
+    for (uint32_t tau = 0; tau < N_TAUS && !mp_order_is_stopped(h->in->budget);) {
         const uint64_t length = mp_bottleneck_next(h->matchings);
         for (; tau < N_TAUS && (length == 0 || length < (h->bound / h->n) >> tau); tau++)
             MP_TRY(try_rest(h, out, err));
@@ -340,7 +344,7 @@ static enum mp_status measure_loss(struct hybrid *h, struct mp_error *err) {
     uint64_t time = 0;
     enum mp_status status = MP_OK;
     h->loss_ppm = 125000;
-    if (h->n > QUICK_GPUS || bound == 0 || h->in->mode == MP_STAGE_FREE)
+    if (h->n > QUICK_GPUS || bound == 0 || h->in->mode == MP_STAGE_FREE || !mp_order_spend(h->in->budget))
         return MP_OK;
     MP_TRY(mp_net_concurrent(h->in->net, h->in->matrix, &time, NULL, err));
     h->loss_ppm = mp_mul_div(time - bound, 1000000, bound);
@@ -359,6 +363,49 @@ static enum mp_status copy_stages(struct mp_schedule *to, const struct mp_schedu
             MP_TRY(mp_schedule_add(to, p->src, p->dst, p->width, p->bytes, err));
         }
     }
+out:
+    return status;
+}
+
+/* All is rest: one flush, or where its launch is no cheaper than that of the single shot, none. */
+static enum mp_status all_at_once(const struct mp_order_problem *in, struct mp_schedule *out, struct mp_error *err) {
+    const uint32_t n = out->n;
+    enum mp_status status = MP_OK;
+    mp_schedule_free(out);
+    mp_schedule_init(out, n);
+    if (in->topology->stage_launch_ns >= in->topology->launch_ns)
+        return MP_OK;
+    MP_TRY(mp_schedule_stage(out, err));
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t j = 0; j < n; j++)
+            if (i != j)
+                MP_TRY(mp_schedule_add(out, i, j, 1, in->matrix[(size_t)i * n + j], err));
+    out->has_flush = true;
+out:
+    return status;
+}
+
+/* Where the order is slower than everything at once, that. Who has reached a time compares with that himself. */
+static enum mp_status keep_if_faster(const struct mp_order_problem *in, struct mp_schedule *out, struct mp_error *err) {
+    const struct mp_topology *t = in->topology;
+    const struct mp_schedule none = {.n = out->n};
+    const uint64_t least_ns = mp_net_port_bound(in->net, in->matrix);
+    const uint64_t launch_ns = t->stage_launch_ns < t->launch_ns ? t->stage_launch_ns : t->launch_ns;
+    uint64_t time_ns, once_ns = in->single_ns;
+    enum mp_status status = MP_OK;
+    mp_schedule_finish(out);
+    if (in->reached_ns > 0 || out->n_stages == 0 || !mp_order_spend(in->budget))
+        return MP_OK;
+    MP_TRY(mp_schedule_time(out, in, &time_ns, err));
+    if (time_ns <= least_ns + launch_ns && !mp_order_counts_return(in))
+        return MP_OK;
+    if (once_ns == 0) {
+        if (!mp_order_spend(in->budget))
+            return MP_OK;
+        MP_TRY(mp_schedule_time(&none, in, &once_ns, err));
+    }
+    if (time_ns > once_ns - t->launch_ns + launch_ns)
+        status = all_at_once(in, out, err);
 out:
     return status;
 }
@@ -392,12 +439,16 @@ static enum mp_status order(const struct mp_order_problem *in, struct mp_arena *
     MP_TRY(try_rest(&h, out, err));
     MP_TRY(run_matchings(&h, out, err));
     if (in->mode == MP_STAGE_FREE) {
-        status = finish(&h, LIST, out, err);
+        MP_TRY(finish(&h, LIST, out, err));
+        status = keep_if_faster(in, out, err);
         goto out;
     }
     /* Simulating a flush takes longer than all the rest: only where the tails are close, or ports are shared. */
-    if (ticks->is_alone && (h.best[PACKED].least <= h.flush_least || h.best[PACKED].least >= h.flush_most)) {
-        status = finish(&h, h.best[PACKED].least <= h.flush_least ? PACKED : FLUSH, out, err);
+    const bool is_clear =
+        ticks->is_alone && (h.best[PACKED].least <= h.flush_least || h.best[PACKED].least >= h.flush_most);
+    if (is_clear || !mp_order_spend(in->budget) || !mp_order_spend(in->budget)) {
+        MP_TRY(finish(&h, h.best[PACKED].least <= h.flush_least ? PACKED : FLUSH, out, err));
+        status = keep_if_faster(in, out, err);
         goto out;
     }
     uint64_t packed_ns, flush_ns;
@@ -409,6 +460,7 @@ static enum mp_status order(const struct mp_order_problem *in, struct mp_arena *
         *out = other;
         other = swap;
     }
+    status = keep_if_faster(in, out, err);
 out:
     mp_bottleneck_free(h.matchings);
     mp_schedule_free(&other);

@@ -35,6 +35,11 @@ static const uint32_t fallbacks[] = {0, 20000, 50000, 100000, 200000, 500000};
 static const uint32_t units[] = {256, 1024, 4096, 16384, 65536};
 #define N_UNITS (sizeof units / sizeof units[0])
 
+/* What making one order used of the budget; a copy of its own, so that threads do not depend on each other. */
+struct tally {
+    struct mp_spent spent;
+    bool is_wall_struck;
+};
 struct layer {
     uint64_t *mean;                          /* [n][n] mean dispatch; while its block is worked on */
     uint64_t second_ns, single_ns, floor_ns; /* on it; second_ns: port bound of the second phase */
@@ -45,12 +50,14 @@ struct layer {
     struct mp_arena *arena;
     enum mp_combine combine;
     enum mp_outcome outcome;
+    struct tally tally;
     bool may_gain, is_made;
 };
 struct leader {
     struct mp_order order, again; /* again: made for all planning steps */
     struct mp_arena *arena, *again_arena;
     uint64_t text;
+    struct tally tally;
     bool is_made_again;
 };
 struct worker {
@@ -75,7 +82,7 @@ struct job {
     uint64_t text, n_stages, text_max, stages_max, work;
     double started;
     unsigned n_workers;
-    bool is_stopped;
+    bool is_stopped, is_out_of_budget;
     enum mp_outcome outcome; /* of the first order */
     struct mp_error declined;
 };
@@ -253,8 +260,17 @@ static enum mp_status time_of(const struct job *j, struct worker *w, const struc
  * shot, or not applicable (*outcome says). */
 static enum mp_status make_order(const struct job *j, struct worker *w, const uint64_t *matrix, uint64_t second_ns,
                                  struct mp_order *out, struct mp_arena *arena, uint64_t *time_ns, bool *is_made,
-                                 enum mp_outcome *outcome, struct mp_error *err) {
-    const struct mp_order_problem problem = {.topology = j->in->topology,
+                                 struct tally *tally, enum mp_outcome *outcome, struct mp_error *err) {
+    const double left_seconds = j->budget->wall_seconds - (mp_now_seconds() - j->started);
+    const struct mp_budget left = {.work_limit = j->budget->work_limit == 0        ? 0
+                                                 : j->work < j->budget->work_limit ? j->budget->work_limit - j->work
+                                                                                   : 1,
+                                   .wall_seconds =
+                                       j->budget->wall_seconds > 0 ? (left_seconds > 1e-9 ? left_seconds : 1e-9) : 0,
+                                   .wall_struck = &tally->is_wall_struck,
+                                   .spent = &tally->spent};
+    const struct mp_order_problem problem = {.budget = &left,
+                                             .topology = j->in->topology,
                                              .matrix = matrix,
                                              .net = w->net,
                                              .mode = j->in->stage_mode,
@@ -305,7 +321,7 @@ static enum mp_status make_own(void *ctx, size_t i, unsigned worker, struct mp_e
     if (l->arena == NULL)
         return mp_nomem(err, "ordering transfers");
     enum mp_status status = make_order(j, &j->workers[worker], l->mean, l->second_ns, &l->own, l->arena, &l->own_ns,
-                                       &l->is_made, &l->outcome, &why);
+                                       &l->is_made, &l->tally, &l->outcome, &why);
     if (status != MP_OK && err != NULL)
         *err = why;
     if (status == MP_OK && i == 0)
@@ -390,12 +406,21 @@ static enum mp_status settle(struct job *j, struct layer *l, struct mp_error *er
     return MP_OK;
 }
 
+static void count(struct job *j, const struct tally *t) {
+    j->work += t->spent.work;
+    j->is_out_of_budget |= t->spent.is_stopped;
+    if (t->is_wall_struck && j->budget->wall_struck != NULL)
+        *j->budget->wall_struck = true;
+}
+
 /* Orders for the first layers of the list; tested on the rest of it. *gains: one of them is faster than one shot. */
 static enum mp_status make_wave(struct job *j, bool *gains, struct mp_error *err) {
     const uint32_t n = j->n_list < WAVE ? j->n_list : WAVE;
     enum mp_status status;
     j->work += n;
     MP_TRY(mp_parallel_for(j->n_workers, n, make_own, j, err));
+    for (uint32_t i = 0; i < n; i++)
+        count(j, &j->layers[j->list[i]].tally);
     for (uint32_t i = 0; i < n; i++) {
         struct layer *l = &j->layers[j->list[i]];
         if (i == 0 && j->n_leaders == 0 && l->outcome != MP_FOUND && l->outcome != MP_STOPPED) {
@@ -418,9 +443,9 @@ out:
 
 static bool must_stop(struct job *j) {
     if (j->budget->work_limit > 0 && j->work >= j->budget->work_limit)
-        j->is_stopped = true;
+        j->is_stopped = j->is_out_of_budget = true;
     if (j->budget->wall_seconds > 0 && mp_now_seconds() - j->started > j->budget->wall_seconds) {
-        j->is_stopped = true;
+        j->is_stopped = j->is_out_of_budget = true;
         if (j->budget->wall_struck != NULL)
             *j->budget->wall_struck = true;
     }
@@ -620,7 +645,7 @@ static enum mp_status make_again(void *ctx, size_t i, unsigned worker, struct mp
         goto out;
     divide(sum, n, n_members * j->n_steps);
     MP_TRY(make_order(j, w, sum, second_ns / n_members, &leader->again, leader->again_arena, &time_ns,
-                      &leader->is_made_again, &outcome, err));
+                      &leader->is_made_again, &leader->tally, &outcome, err));
 out:
     mp_free(sum);
     return status;
@@ -628,13 +653,14 @@ out:
 
 static enum mp_status make_all_again(struct job *j, struct mp_error *err) {
     enum mp_status status = MP_OK;
-    for (uint32_t k = 0; k < j->n_leaders && status == MP_OK; k += j->n_block) {
+    for (uint32_t k = 0; k < j->n_leaders && status == MP_OK && !must_stop(j); k += j->n_block) {
         uint32_t n = j->n_leaders - k < j->n_block ? j->n_leaders - k : j->n_block;
         j->n_tested = k;
         j->work += n;
         status = mp_parallel_for(j->n_workers, n, make_again, j, err);
         for (uint32_t i = k; i < k + n && status == MP_OK; i++) {
             struct leader *leader = &j->leaders[i];
+            count(j, &leader->tally);
             uint64_t text = leader->is_made_again ? text_of(&leader->again) : 0;
             j->text -= leader->text;
             j->n_stages -= leader->order.n_stages;
@@ -807,6 +833,8 @@ enum mp_status mp_plan_order(const struct mp_strategy *s, const struct mp_proble
     *outcome = j.outcome;
     if (j.outcome != MP_FOUND && err != NULL)
         *err = j.declined;
+    if (j.outcome == MP_FOUND && j.is_out_of_budget)
+        *outcome = MP_STOPPED;
     draft->work_used += j.work;
 out:
     for (uint32_t k = 0; k < j.n_leaders; k++) {

@@ -33,6 +33,8 @@ static enum mp_status order(const struct mp_order_problem *in, struct mp_arena *
             continue;
         taken = next->makespan;
         if (!is_known) {
+            if (!mp_order_spend(in->budget) && least < UINT64_MAX)
+                break;
             struct mp_schedule tried;
             mp_schedule_init(&tried, out->n);
             status = mp_list_append(next, in->matrix, &tried, scratch, err);

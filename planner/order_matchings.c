@@ -40,7 +40,8 @@ static enum mp_status order(const struct mp_order_problem *in, struct mp_arena *
     if (wanted == 0)
         MP_TRY(mp_flush_order_choose(f, 0, &time_ns, err)); /* single shot */
     const uint32_t most = wanted > 0 ? wanted : STAGES_PER_GPU_MAX * n;
-    while (mp_flush_order_n_stages(f) < most && (wanted > 0 || mp_flush_order_may_pay(f, time_ns))) {
+    while (mp_flush_order_n_stages(f) < most && !mp_order_is_stopped(in->budget) &&
+           (wanted > 0 || mp_flush_order_may_pay(f, time_ns))) {
         uint64_t length = mp_bottleneck_next(b);
         if (length == 0)
             break;

@@ -69,14 +69,15 @@ out:
 }
 
 /* Stages of one share, and how many of them pay: better than *time_ns, or f has none. */
-static enum mp_status try_share(struct mp_flush_order *f, struct work *w, uint32_t wanted, uint64_t *time_ns,
-                                struct mp_error *err) {
+static enum mp_status try_share(const struct mp_budget *budget, struct mp_flush_order *f, struct work *w,
+                                uint32_t wanted, uint64_t *time_ns, struct mp_error *err) {
     const uint32_t most = wanted > 0 ? wanted : STAGES_MAX;
     enum mp_status status;
     memcpy(w->left, mp_flush_order_filled(f), (size_t)w->n * w->n * sizeof *w->left);
     if (wanted == 0 && *time_ns == UINT64_MAX)
         MP_TRY(mp_flush_order_choose(f, 0, time_ns, err)); /* single shot */
-    while (mp_flush_order_n_stages(f) < most && (wanted > 0 || mp_flush_order_may_pay(f, *time_ns))) {
+    while (mp_flush_order_n_stages(f) < most && !mp_order_is_stopped(budget) &&
+           (wanted > 0 || mp_flush_order_may_pay(f, *time_ns))) {
         MP_TRY(make_stage(w, err));
         if (w->length == 0)
             break;
@@ -103,9 +104,11 @@ static enum mp_status order(const struct mp_order_problem *in, struct mp_arena *
         return mp_nomem(err, "ordering transfers");
     for (uint32_t k = 0; k < (share > 0 || w.peers == 1 ? 1 : N_SHARES); k++) {
         uint64_t before = best_ns;
+        if (k > 0 && mp_order_is_stopped(in->budget))
+            break;
         w.share = share > 0 ? share : shares[k];
         MP_TRY(mp_flush_order_new(&f, in, err));
-        MP_TRY(try_share(f, &w, wanted, &best_ns, err));
+        MP_TRY(try_share(in->budget, f, &w, wanted, &best_ns, err));
         if (best_ns < before) {
             mp_flush_order_free(best);
             best = f;

@@ -15,6 +15,7 @@
  * Cost      bvn.c or bottleneck.c on at most 512 sub-ports of a side, and some ten simulations of a single shot. */
 #include "bottleneck.h"
 #include "bvn.h"
+#include "planner.h"
 #include "sub_ports.h"
 #include <string.h>
 
@@ -178,10 +179,17 @@ static enum mp_status try_count(struct work *w, struct few *f, uint32_t k, uint6
     uint64_t time_ns = staged_ns, flush_ns;
     if (leftover(w, f)) {
         time_ns += k > 0 ? w->in->topology->stage_launch_ns : w->in->topology->launch_ns;
-        if (time_ns + mp_net_port_bound(w->in->net, f->bytes) >= f->best_ns)
+        const uint64_t least_ns = time_ns + mp_net_port_bound(w->in->net, f->bytes);
+        if (least_ns >= f->best_ns || (w->n > MP_QUICK_GPUS && w->in->reached_ns > 0 && least_ns >= w->in->reached_ns))
             return MP_OK;
-        MP_TRY(mp_net_concurrent(w->in->net, f->bytes, &flush_ns, NULL, err));
-        time_ns += flush_ns;
+        if (k == 0 && w->in->single_ns > 0 && !mp_order_counts_return(w->in)) {
+            time_ns = w->in->single_ns;
+        } else {
+            if (!mp_order_spend(w->in->budget))
+                return MP_OK;
+            MP_TRY(mp_net_concurrent(w->in->net, f->bytes, &flush_ns, NULL, err));
+            time_ns += flush_ns;
+        }
     }
     if (time_ns < f->best_ns) {
         f->best_ns = time_ns;
@@ -214,7 +222,7 @@ static enum mp_status make_few(struct work *w, struct few *f, uint32_t wanted, s
     f->best_ns = UINT64_MAX;
     restart(w, f);
     MP_TRY(mp_bottleneck_new(&b, n_sub, filled, err));
-    for (uint32_t next = 0; f->n_stages < most;) {
+    for (uint32_t next = 0; f->n_stages < most && !mp_order_is_stopped(w->in->budget);) {
         if (wanted == 0 && f->n_stages == next) {
             MP_TRY(try_count(w, f, next, staged_ns, err));
             next = next_count(next);
@@ -273,7 +281,8 @@ static enum mp_status exact_pays(struct work *w, uint64_t best_ns, bool *pays, s
     for (size_t k = 0; k < cells; k++)
         n_entries += w->s->matrix[k] > 0;
     *pays = false;
-    if (best_ns <= bound_ns || (best_ns - bound_ns) / 2 < w->launch_ns * (n_entries / 4))
+    if (mp_order_is_stopped(w->in->budget) || best_ns <= bound_ns ||
+        (best_ns - bound_ns) / 2 < w->launch_ns * (n_entries / 4))
         return MP_OK;
     MP_TRY(exact(w, true, &n_stages, err));
     *pays = bound_ns + n_stages * w->launch_ns < best_ns;

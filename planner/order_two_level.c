@@ -414,6 +414,8 @@ static enum mp_status try_matchings(struct mp_schedule *out, const struct mp_ord
         goto out;
     mp_schedule_finish(out);
     if (in->topology->n_gpus <= SIMULATED_GPUS_MAX) {
+        if (!mp_order_spend(in->budget) || !mp_order_spend(in->budget))
+            goto out;
         MP_TRY(mp_schedule_time(out, in, &slices_ns, err));
         MP_TRY(mp_schedule_time(&matched, in, &matched_ns, err));
     } else {
@@ -460,7 +462,7 @@ static enum mp_status order(const struct mp_order_problem *in, struct mp_arena *
     choose_slices(&slices, wanted);
     begin(out, n);
     MP_TRY(add_slices(out, &slices.best, nodes, err));
-    if (n <= SIMULATED_NODES_MAX && wanted == 0)
+    if (n <= SIMULATED_NODES_MAX && wanted == 0 && !mp_order_is_stopped(in->budget))
         MP_TRY(try_matchings(out, in, nodes, &slices, scratch, err));
 out:
     return status;

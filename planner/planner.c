@@ -372,10 +372,13 @@ enum mp_status mp_plan_make(struct mp_plan **out, const struct mp_plan_request *
     MP_TRY(mp_combination_run(&plan, &run.problem, &run.combination, &budget, &run.work, outcome, err));
     if (plan == NULL)
         goto out;
-    if (*outcome == MP_STOPPED && run.problem.exact_nodes > 0)
+    const bool is_out_of_budget = run.wall_struck || (request->work_limit > 0 && run.work >= request->work_limit);
+    if (*outcome == MP_STOPPED && run.problem.exact_nodes > 0 && !is_out_of_budget)
         *outcome = MP_FOUND; /* a part of `auto` that had enough */
     if (*outcome == MP_STOPPED && strcmp(run.stopped_by, "done") == 0)
         run.stopped_by = run.wall_struck ? "wall_clock" : "work_limit";
+    if (run.wall_struck)
+        run.stopped_by = "wall_clock"; /* also where only a part of the search ran out of time */
     MP_TRY(fill_provenance(plan, &run, request, err));
     MP_TRY(mp_plan_prove(plan, &run.problem, err));
     MP_TRY(gate(plan, request, err));

@@ -55,6 +55,18 @@ struct mp_draft {
     uint16_t *copies;     /* [n_layers][n_slots], first n_copies of each row used */
     uint64_t work_used;
 };
+/* What the orders that share a budget have used; zero before the first. */
+struct mp_spent {
+    uint64_t work;  /* simulated orders */
+    double started; /* of mp_now_seconds; 0 = by the next order */
+    bool is_stopped;
+};
+struct mp_budget {
+    uint64_t work_limit;    /* work units; 0 = none */
+    double wall_seconds;    /* safety net; 0 = none */
+    bool *wall_struck;      /* set when the safety net ended a search */
+    struct mp_spent *spent; /* orders only; one thread's */
+};
 /* One traffic matrix to put in order. All borrowed. */
 struct mp_order_problem {
     const struct mp_topology *topology;
@@ -67,13 +79,13 @@ struct mp_order_problem {
     const int64_t *option_values; /* of the strategy being called, in its options' order; mp_order_run fills them in */
     const struct mp_setting *settings; /* in place of defaults */
     uint32_t n_settings;
+    const struct mp_budget *budget; /* with `spent`; NULL = none */
+    /* What is known beforehand, 0 = nothing: the time of the single shot, launch included, so that it is not simulated
+     * again; and a time that is reached already. On more than MP_QUICK_GPUS GPUs strategies leave out what cannot be
+     * below that. */
+    uint64_t single_ns, reached_ns;
 };
-
-struct mp_budget {
-    uint64_t work_limit; /* work units; 0 = none */
-    double wall_seconds; /* safety net; 0 = none */
-    bool *wall_struck;   /* set when the safety net ended a search */
-};
+#define MP_QUICK_GPUS 64u
 
 /* The extension point: planner/<stage prefix>_<name>.c (repl_, place_, route_, order_), one word in
  * planner/meson.build. */
@@ -100,9 +112,17 @@ enum mp_status mp_settings_check(const struct mp_setting *settings, uint32_t n_s
                                  struct mp_error *err) MP_MUST_CHECK;
 const char *mp_planner_stage_name(enum mp_planner_stage stage); /* "replicate", "place", "route", "order" */
 /* Runs an order strategy on one matrix and checks what it made with mp_schedule_check (and the port rule of
- * docs/ORDERS.md). The caller frees *out in every case. Thread-safe given a net of its own. */
+ * docs/ORDERS.md). The caller frees *out in every case. Thread-safe given a net of its own. Outcome STOPPED: the budget
+ * ran out, *out is the best so far. */
 enum mp_status mp_order_run(const struct mp_strategy *s, const struct mp_order_problem *in, struct mp_schedule *out,
                             enum mp_outcome *outcome, struct mp_error *err) MP_MUST_CHECK;
+/* Has the budget (NULL = none) stopped the orders that share it? From then on always. A strategy asks before each
+ * simulation and then makes do with the best so far. */
+bool mp_order_is_stopped(const struct mp_budget *budget);
+/* Takes one work unit, a simulated order; false: there is none left, or no time. */
+bool mp_order_spend(const struct mp_budget *budget);
+/* Is an order of this time faster than the single shot by more than rounding? */
+bool mp_order_gains(uint64_t time_ns, uint64_t single_ns);
 /* Time of a schedule on its own matrix, as the plan would be simulated (launches of its stages included); with no
  * stages the single shot and its one launch_ns. */
 enum mp_status mp_schedule_time(const struct mp_schedule *s, const struct mp_order_problem *in, uint64_t *time_ns,

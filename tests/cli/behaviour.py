@@ -439,6 +439,30 @@ class Orders(Case):
                         best = r["time_ns"]
                 self.assertEqual(best, next(r["time_ns"] for r in value["results"] if r["order"] == value["best"]))
 
+    def test_limits_stop_orders_and_the_plan_says_so(self):
+        run = lambda *limit: (json.loads(self.expect(0, "order", self.matrix(), "2x2:h100", "--json", "-q", "-o", "p.yaml", *limit).stdout), (self.folder / "p.yaml").read_text())
+        value, plan = run()
+        self.assertEqual(value["stopped_by"], "done")
+        self.assertIn("stopped_by: done\n", plan)
+        for limit, word, reproducible in (("--work-limit=2", "work_limit", "true"), ("--time-limit=0.000001", "wall_clock", "false")):
+            value, plan = run(limit)
+            self.assertEqual(value["stopped_by"], word)
+            self.assertIn(f"stopped_by: {word}\n", plan)
+            self.assertIn(f"reproducible: {reproducible}\n", plan)
+            self.expect(0, "verify", "p.yaml")
+            untried = [r for r in value["results"] if r["note"] and r["note"].startswith("stopped")]
+            self.assertGreater(len(untried), 5)
+            self.assertIn("auto", [r["order"] for r in untried])
+            text = self.expect(0, "order", self.matrix(), "2x2:h100", "-q", limit).stdout.decode()
+            self.assertRegex(text, r"(?m)^auto +stopped +- ")
+            self.assertIn("was stopped by its " + ("work limit" if word == "work_limit" else "time limit"), text)
+
+    def test_rounding_is_no_gain_and_no_minus_zero(self):
+        text = self.expect(0, "order", self.matrix([[0, 2 ** 53], [0, 0]]), "2:h100", "-q").stdout.decode()
+        self.assertNotIn("-0.0 %", text)
+        self.assertRegex(text, r"(?m)^single \*")
+        self.assertRegex(text, r"(?m)^auto +0 ")
+
     def test_same_matrix_and_seed_same_bytes(self):
         plans = set()
         for threads in ("1", "2", "7"):

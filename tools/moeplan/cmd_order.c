@@ -15,6 +15,7 @@ struct row {
     uint64_t time_ns, launches_ns, bound_ns; /* time includes launches */
     double seconds;
     char note[300];
+    bool is_untried; /* the budget was used up before it */
 };
 struct job {
     const struct opts *o;
@@ -30,6 +31,11 @@ struct job {
     const struct mp_setting *settings; /* --set */
     uint32_t n_settings;
     struct mp_arena *arena;
+    struct mp_budget budget;
+    struct mp_spent spent;
+    uint64_t work;          /* of the orders, without the baselines */
+    const char *stopped_by; /* "done" | "work_limit" | "wall_clock" */
+    bool wall_struck;
 };
 
 static double now_seconds(void) {
@@ -54,6 +60,8 @@ static enum mp_status check_strategy(void *ctx, const char *name, struct mp_erro
 static enum mp_status time_single(struct job *j, struct row *r, struct mp_error *err) {
     enum mp_status status = MP_OK;
     if (!j->has_single)
+        (void)mp_order_spend(&j->budget);
+    if (!j->has_single)
         status = mp_net_concurrent(j->net, j->matrix->cells, &j->single_ns, NULL, err);
     j->has_single = true;
     r->launches_ns = j->single_ns > 0 ? j->topology->launch_ns : 0;
@@ -63,6 +71,7 @@ static enum mp_status time_single(struct job *j, struct row *r, struct mp_error 
 
 static enum mp_status time_stages(struct job *j, struct row *r, struct mp_order_problem problem, struct mp_error *err) {
     uint64_t without = 0;
+    (void)mp_order_spend(&j->budget);
     enum mp_status status = mp_schedule_time(&r->schedule, &problem, &r->time_ns, err);
     problem.topology = &j->no_launches;
     problem.net = j->net_no_launches;
@@ -70,6 +79,15 @@ static enum mp_status time_stages(struct job *j, struct row *r, struct mp_order_
         status = mp_schedule_time(&r->schedule, &problem, &without, err);
     r->launches_ns = r->time_ns > without ? r->time_ns - without : 0;
     return status;
+}
+
+/* Has the budget ended before this row? Then the row says so. */
+static bool is_stopped_before(struct job *j, struct row *r) {
+    r->is_untried = mp_order_is_stopped(&j->budget);
+    if (r->is_untried)
+        snprintf(r->note, sizeof r->note, "stopped: the %s was reached before",
+                 j->wall_struck ? "time limit" : "work limit");
+    return r->is_untried;
 }
 
 static enum mp_status run_strategy(struct job *j, const struct mp_strategy *s, struct mp_error *err) {
@@ -81,14 +99,19 @@ static enum mp_status run_strategy(struct job *j, const struct mp_strategy *s, s
     struct row *r = &j->rows[j->n_rows++];
     *r = (struct row){.strategy = s, .name = s->name};
     mp_schedule_init(&r->schedule, j->matrix->n);
-    struct mp_order_problem problem = {.topology = j->topology,
-                                       .matrix = j->matrix->cells,
-                                       .net = j->net,
-                                       .mode = tool_stages(j->o),
-                                       .can_pace = j->o->pacing,
-                                       .seed = j->o->seed,
-                                       .settings = j->settings,
-                                       .n_settings = j->n_settings};
+    if (is_stopped_before(j, r))
+        return MP_OK;
+    struct mp_order_problem problem = {
+        .topology = j->topology,
+        .matrix = j->matrix->cells,
+        .net = j->net,
+        .mode = tool_stages(j->o),
+        .can_pace = j->o->pacing,
+        .seed = j->o->seed,
+        .settings = j->settings,
+        .n_settings = j->n_settings,
+        .budget = &j->budget,
+        .single_ns = j->has_single && j->single_ns > 0 ? j->single_ns + j->topology->launch_ns : 0};
     double started = now_seconds();
     enum mp_status status = mp_order_run(s, &problem, &r->schedule, &r->outcome, err);
     r->seconds = now_seconds() - started;
@@ -132,6 +155,9 @@ static enum mp_status add_baselines(struct job *j, struct mp_error *err) {
     for (size_t k = 0; k < sizeof known / sizeof *known && j->n_rows < ROWS_MAX; k++) {
         struct row *r = &j->rows[j->n_rows++];
         *r = (struct row){.name = known[k].name, .bound_ns = j->port_bound_ns};
+        if (is_stopped_before(j, r))
+            continue;
+        (void)mp_order_spend(&j->budget);
         enum mp_status status = mp_net_baseline(j->net, known[k].which, j->o->seed, j->matrix->cells, &r->time_ns, err);
         if (status != MP_OK)
             return status;
@@ -153,6 +179,9 @@ static void find_best(struct job *j) {
             (r->time_ns == b->time_ns && r->schedule.n_stages < b->schedule.n_stages))
             j->best = i;
     }
+    /* What is not faster by more than rounding is not worth an order. */
+    if (j->single != MP_NONE && !mp_order_gains(j->rows[j->best].time_ns, j->rows[j->single].time_ns))
+        j->best = j->single;
 }
 
 static enum mp_status load(struct job *j, const char *matrix, const char *topology, struct mp_error *err) {
@@ -241,7 +270,9 @@ static enum mp_status make_plan(struct mp_plan **out, const struct job *j, const
     p->provenance.topology = topology;
     p->provenance.topology_sha256 = sha256;
     p->provenance.seed = j->o->seed;
-    p->provenance.is_reproducible = true;
+    p->provenance.work_used = j->work;
+    p->provenance.stopped_by = j->stopped_by;
+    p->provenance.is_reproducible = strcmp(j->stopped_by, "wall_clock") != 0;
     if (r->schedule.n_stages > 0) {
         uint64_t unit = 1;
         if (r->schedule.between_nodes)
@@ -278,6 +309,8 @@ static double ratio(uint64_t a, uint64_t b) { return b > 0 ? (double)a / (double
 
 /* "-" where there is nothing to compare with. */
 static void put_percent(struct mp_table *t, bool has, const char *sign, double x) {
+    if (has && x > -0.0005 && x < 0) /* no "-0.0 %" */
+        x = 0;
     if (has)
         mp_table_cell(t, "%s%.1f %%", x >= 0 ? sign : "", 100 * x);
     else
@@ -305,7 +338,7 @@ static void write_table(const struct job *j, struct mp_out *out) {
         mp_table_cell(t, "%s%s", r->name, !is_order ? " (baseline)" : i == j->best ? " *" : "");
         if (r->note[0] != '\0') {
             for (int k = 0; k < 6; k++)
-                mp_table_cell(t, "-");
+                mp_table_cell(t, k == 0 && r->is_untried ? "stopped" : "-");
             continue;
         }
         snprintf(text, sizeof text, "%u%s%s", r->schedule.n_stages, r->schedule.has_flush ? " flush" : "",
@@ -345,8 +378,11 @@ static void write_text(const struct job *j, struct mp_out *out) {
                 "\nlaunches: share of the time that launching costs. x bound: time over the port bound, for orders "
                 "between\nnodes over the relay bound. Baselines: one flow at a time from each sender, receivers "
                 "shared, one launch.\n");
+    if (strcmp(j->stopped_by, "done") != 0)
+        mp_out_printf(out, "the search was stopped by its %s: the rows with an order show the best so far\n",
+                      j->wall_struck ? "time limit" : "work limit");
     for (uint32_t i = 0; i < j->n_rows; i++)
-        if (j->rows[i].note[0] != '\0')
+        if (j->rows[i].note[0] != '\0' && !j->rows[i].is_untried)
             mp_out_printf(out, "%s: %s\n", j->rows[i].name, j->rows[i].note);
     for (uint32_t i = 0; i < j->n_rows; i++) {
         const struct mp_schedule *s = &j->rows[i].schedule;
@@ -385,13 +421,13 @@ static void write_json(const struct job *j, struct mp_out *out) {
     json_t *rows = json_array();
     for (uint32_t i = 0; i < j->n_rows; i++)
         (void)json_array_append_new(rows, row_json(j, &j->rows[i]));
-    json_t *root =
-        json_pack("{s:s,s:i,s:s,s:i,s:s,s:I,s:I,s:I,s:s,s:b,s:o,s:o,s:o}", "schema", "moeplan.order", "version", 1,
-                  "topology", j->topology->name, "n_gpus", (int)j->matrix->n, "format", j->matrix->format, "bytes",
-                  (json_int_t)j->total_bytes, "port_bound_ns", (json_int_t)j->port_bound_ns, "relay_bound_ns",
-                  (json_int_t)j->relay_bound_ns, "stages", mp_stage_mode_name(tool_stages(j->o)), "pacing",
-                  (int)j->o->pacing, "best", text_or_null(j->best != MP_NONE ? j->rows[j->best].name : NULL), "output",
-                  text_or_null(j->best != MP_NONE ? j->o->out : NULL), "results", rows);
+    json_t *root = json_pack("{s:s,s:i,s:s,s:i,s:s,s:I,s:I,s:I,s:s,s:b,s:s,s:o,s:o,s:o}", "schema", "moeplan.order",
+                             "version", 1, "topology", j->topology->name, "n_gpus", (int)j->matrix->n, "format",
+                             j->matrix->format, "bytes", (json_int_t)j->total_bytes, "port_bound_ns",
+                             (json_int_t)j->port_bound_ns, "relay_bound_ns", (json_int_t)j->relay_bound_ns, "stages",
+                             mp_stage_mode_name(tool_stages(j->o)), "pacing", (int)j->o->pacing, "stopped_by",
+                             j->stopped_by, "best", text_or_null(j->best != MP_NONE ? j->rows[j->best].name : NULL),
+                             "output", text_or_null(j->best != MP_NONE ? j->o->out : NULL), "results", rows);
     mp_json_write(root, out);
     json_decref(root);
 }
@@ -408,6 +444,8 @@ enum mp_status cmd_order(const struct opts *o, const struct args *args, int *exi
     if (j == NULL)
         return mp_nomem(err, "order");
     j->o = o;
+    j->stopped_by = "done";
+    j->budget = (struct mp_budget){o->work_limit, o->time_limit, &j->wall_struck, &j->spent};
     j->arena = mp_arena_new();
     if (j->arena == NULL) {
         status = mp_nomem(err, "order");
@@ -421,6 +459,9 @@ enum mp_status cmd_order(const struct opts *o, const struct args *args, int *exi
     MP_TRY(load(j, args->value[0], args->value[1], err));
     MP_TRY(tool_for_each_word(o->strategies != NULL ? o->strategies : "all", "strategy", word, sizeof word,
                               add_strategy, j, err));
+    j->work = j->spent.work;
+    if (j->spent.is_stopped)
+        j->stopped_by = j->wall_struck ? "wall_clock" : "work_limit";
     MP_TRY(add_baselines(j, err));
     find_best(j);
     if (j->best == MP_NONE) { /* the answer is no */

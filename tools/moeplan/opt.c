@@ -47,7 +47,7 @@ const struct opt opt_table[OPT_END] = {
     [OPT_THREADS] = WHOLE("threads", 0, "N", threads, 1, MP_MAX_THREADS, NULL, "one per core",
                           "threads to use; the result does not depend on it"),
     [OPT_WORK_LIMIT] = WHOLE("work-limit", 0, "N", work_limit, 0, UINT64_MAX, "0", NULL,
-                             "work units a search may use (0 = the strategy's own limit)"),
+                             "work units a search may use; for orders simulated ones (0 = the strategy's own limit)"),
     [OPT_TIME_LIMIT] = {.name = "time-limit",
                         .metavar = "SECONDS",
                         .type = OPT_IS_SECONDS,

@@ -546,12 +546,161 @@ static void test_order__a_budget_ends_the_making_of_orders(void **state) {
     struct mp_plan *p = planted_plan(&t);
     assert_int_equal(n_staged(p), 0);
     assert_true(p->provenance.work_used > 0);
+    assert_string_equal(p->provenance.stopped_by, "work_limit");
+    assert_true(p->provenance.is_reproducible);
     mp_plan_free(p);
     t.request.work_limit = 1000000;
     p = planted_plan(&t);
     assert_int_equal(n_staged(p), 3);
+    assert_string_equal(p->provenance.stopped_by, "done");
+    mp_plan_free(p);
+    t.request.work_limit = 0;
+    t.request.wall_seconds = 1e-9;
+    p = planted_plan(&t);
+    assert_int_equal(n_staged(p), 0);
+    assert_string_equal(p->provenance.stopped_by, "wall_clock");
+    assert_false(p->provenance.is_reproducible);
     mp_plan_free(p);
     planted_free(&t);
+}
+
+/* A lognormal matrix on a topology, for tests of one order. */
+struct one {
+    struct mp_topology *t;
+    struct mp_net *net;
+    uint64_t *matrix;
+    struct mp_order_problem in;
+};
+static void one_make(struct one *o, const char *topology, uint64_t seed) {
+    struct mp_error err = {0};
+    CHECK_OK(mp_topology_load(&o->t, topology, &mp_limits_default, &err), err);
+    CHECK_OK(mp_net_new(&o->net, o->t, &err), err);
+    const size_t n = o->t->n_gpus;
+    o->matrix = calloc(n * n, sizeof *o->matrix);
+    for (size_t p = 0; p < n * n; p++)
+        o->matrix[p] = p / n == p % n ? 0 : (uint64_t)(1e6 * exp(1.5 * normal(seed * 65536 + p)));
+    o->in = (struct mp_order_problem){
+        .topology = o->t, .matrix = o->matrix, .net = o->net, .mode = MP_STAGE_COUPLED, .seed = seed};
+}
+static void one_free(struct one *o) {
+    free(o->matrix);
+    mp_net_free(o->net);
+    mp_topology_free(o->t);
+}
+static uint64_t one_run(const struct one *o, const char *name, enum mp_outcome *outcome, uint32_t *n_stages) {
+    struct mp_error err = {0};
+    struct mp_schedule s;
+    uint64_t ns;
+    CHECK_OK(mp_order_run(mp_strategy_find(MP_PLAN_ORDER, name), &o->in, &s, outcome, &err), err);
+    CHECK_OK(mp_schedule_time(&s, &o->in, &ns, &err), err);
+    *n_stages = s.n_stages;
+    mp_schedule_free(&s);
+    return ns;
+}
+
+/* Every limit up to what the order wants: it stops, keeps to the limit, is never worse than with less, and ends with
+ * what it finds unlimited. */
+static void test_order__a_work_limit_keeps_the_best_so_far(void **state) {
+    (void)state;
+    static const char *const names[] = {"auto", "matchings", "nested", "hybrid", "list", "two-level"};
+    struct one o;
+    one_make(&o, "3x4:h100", 3);
+    for (size_t k = 0; k < sizeof names / sizeof names[0]; k++) {
+        uint64_t free_ns, single_ns;
+        uint32_t n_stages;
+        enum mp_outcome outcome;
+        struct mp_spent all = {0};
+        const struct mp_budget unlimited = {.spent = &all};
+        single_ns = one_run(&o, "single", &outcome, &n_stages);
+        o.in.budget = &unlimited;
+        free_ns = one_run(&o, names[k], &outcome, &n_stages);
+        assert_int_equal(outcome, MP_FOUND);
+        assert_true((all.work > 0 || strcmp(names[k], "two-level") == 0) && !all.is_stopped);
+        for (uint64_t limit = 1; limit <= all.work + 1; limit++) {
+            struct mp_spent spent = {0};
+            const struct mp_budget budget = {.work_limit = limit, .spent = &spent};
+            o.in.budget = &budget;
+            uint64_t ns = one_run(&o, names[k], &outcome, &n_stages);
+            assert_int_equal(outcome, spent.is_stopped ? MP_STOPPED : MP_FOUND);
+            assert_true(spent.work <= limit);
+            assert_true(limit + 1 >= all.work || spent.is_stopped);
+            if (limit > all.work)
+                assert_true(ns == free_ns && outcome == MP_FOUND);
+            if (strcmp(names[k], "auto") == 0)
+                assert_true(ns >= free_ns && ns <= single_ns);
+        }
+        o.in.budget = NULL;
+    }
+    one_free(&o);
+}
+
+static void test_order__a_wall_clock_that_struck_is_told(void **state) {
+    (void)state;
+    struct one o;
+    enum mp_outcome outcome;
+    uint32_t n_stages;
+    bool struck = false;
+    struct mp_spent spent = {.started = 1e-9}; /* long ago */
+    const struct mp_budget budget = {.wall_seconds = 1e-6, .wall_struck = &struck, .spent = &spent};
+    one_make(&o, "2x4:h100", 4);
+    o.in.budget = &budget;
+    (void)one_run(&o, "auto", &outcome, &n_stages);
+    assert_int_equal(outcome, MP_STOPPED);
+    assert_true(struck && spent.work <= 1);
+    one_free(&o);
+}
+
+/* 128 GPUs in 16 nodes: the order between nodes is below the port bound, so nothing else is even simulated. */
+static void test_order__auto_on_many_gpus_goes_by_bounds(void **state) {
+    (void)state;
+    struct one o;
+    enum mp_outcome outcome;
+    uint32_t n_stages;
+    struct mp_spent spent = {0};
+    const struct mp_budget budget = {.spent = &spent};
+    one_make(&o, "16x8:h100", 5);
+    o.in.budget = &budget;
+    uint64_t ns = one_run(&o, "auto", &outcome, &n_stages), two_level_ns;
+    assert_true(spent.work <= 2);
+    two_level_ns = one_run(&o, "two-level", &outcome, &n_stages);
+    assert_true(ns == two_level_ns && ns < mp_port_bound_ns(o.t, o.matrix));
+    one_free(&o);
+}
+
+/* Above 32 GPUs all at once was not among what it simulates. */
+static void test_order__hybrid_never_loses_to_the_single_shot(void **state) {
+    (void)state;
+    static const char *const topologies[] = {"8x8:h100", "2x4:h100", "12:h100", "40:h100"};
+    for (uint64_t k = 0; k < 12; k++) {
+        struct one o;
+        enum mp_outcome outcome;
+        uint32_t n_stages;
+        if (k % 4 == 0 && k > 0)
+            continue; /* the largest once */
+        one_make(&o, topologies[k % 4], k);
+        o.in.mode = k % 4 == 0 ? MP_STAGE_COUPLED : (enum mp_stage_mode)(k / 4);
+        uint64_t hybrid_ns = one_run(&o, "hybrid", &outcome, &n_stages);
+        assert_true(hybrid_ns <= one_run(&o, "single", &outcome, &n_stages));
+        one_free(&o);
+    }
+}
+
+static void test_order__rounding_is_no_gain(void **state) {
+    (void)state;
+    struct one o;
+    enum mp_outcome outcome;
+    uint32_t n_stages;
+    assert_false(mp_order_gains(1000, 1000));
+    assert_false(mp_order_gains(999, 1000));
+    assert_true(mp_order_gains(998, 1000));
+    assert_false(mp_order_gains(1000, 998));
+    assert_true(mp_order_gains(23703155944465u - 1000, 23703155944465u));
+    one_make(&o, "2:h100", 1);
+    o.matrix[1] = UINT64_C(1) << 53;
+    o.matrix[2] = 0;
+    (void)one_run(&o, "auto", &outcome, &n_stages);
+    assert_int_equal(n_stages, 0);
+    one_free(&o);
 }
 
 static enum mp_status fault_flow(void *ctx, struct mp_error *err) {
@@ -585,6 +734,11 @@ int main(void) {
         cmocka_unit_test(test_order__auto_is_never_worse_than_another),
         cmocka_unit_test(test_order__floor_is_below_every_order),
         cmocka_unit_test(test_order__a_budget_ends_the_making_of_orders),
+        cmocka_unit_test(test_order__a_work_limit_keeps_the_best_so_far),
+        cmocka_unit_test(test_order__a_wall_clock_that_struck_is_told),
+        cmocka_unit_test(test_order__auto_on_many_gpus_goes_by_bounds),
+        cmocka_unit_test(test_order__hybrid_never_loses_to_the_single_shot),
+        cmocka_unit_test(test_order__rounding_is_no_gain),
         cmocka_unit_test(test_order__faults_leak_nothing),
     };
     return cmocka_run_group_tests_name("order", tests, NULL, NULL);
