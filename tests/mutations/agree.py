@@ -335,6 +335,30 @@ def twisted(program, n=40):
     return n
 
 
+def gives_up_long_samples(path, trace, topology):
+    """Past its operations plancheck bounds a sample and says so; what bounds see it still refuses; --all simulates it."""
+    sys.path.insert(0, os.path.join(ROOT, "tools", "plancheck"))
+    sys.dont_write_bytecode = True
+    import checks
+    import cluster
+    import planfile
+    import tracefile
+    plan, recording, net = planfile.read(path), tracefile.Trace(trace), cluster.load_topology(topology)
+    model = cluster.generic_model(recording)
+    usual = checks.SAMPLE_OPERATIONS
+    n = len(plan["samples"])
+    for operations, is_all, simulated in ((10, False, 0), (10, True, n), (usual, False, n)):
+        checks.SAMPLE_OPERATIONS = operations
+        violations, _, done, notes = checks.check(plan, recording, net, model, is_all)
+        if violations or done != simulated or len(notes) != n - simulated:
+            failures.append(f"long samples, {operations} operations, all {is_all}: {violations[:2]}, {done} simulated, {notes}")
+    checks.SAMPLE_OPERATIONS = 10
+    plan["samples"][0]["dispatch_ns"] = 1
+    violations, _, _, _ = checks.check(plan, recording, net, model)
+    if [kind for kind, _ in violations] != ["sample"]:
+        failures.append(f"long samples: a dispatch of 1 ns: {violations[:2]}")
+
+
 def main():
     decode, prefill = at("decode.mpt"), at("prefill.mpt")
     small = ["--layers", "2", "--experts", "8", "--top-k", "2", "--n-requests", "40", "--tokens-per-request", "6", "-q"]
@@ -366,6 +390,7 @@ def main():
         with open(path) as f:
             if f"proof: {'stopped' if name == 'stopped' else 'search'}\n" not in f.read():
                 failures.append(f"exact {name}: no such certificate")
+    gives_up_long_samples(at("plan0.yaml"), decode, "2x2:h100")
     with open(at("plan0.yaml")) as f:
         good = f.read().split("\n")[:-1]
     for name, kind, change, reading in DATA:

@@ -69,6 +69,7 @@ class Topology:
         self.n_nodes = self._groups[0]
         self.node = [g["group"][0] for g in self.gpus]
         self._paths = {}
+        self.operations, self.operations_max = 0, float("inf")  # of simulating, counted so that it can stop
 
     def _resource(self, rate, level, is_in, is_uplink=False):
         self.resources.append({"rate": rate, "level": level, "is_in": is_in, "is_uplink": is_uplink})

@@ -6,6 +6,16 @@ from nodes import falls_back, relay_bound, shots, turned
 from traffic import DISPATCHERS
 
 
+class TooLong(Exception):
+    """Past the operations that a simulation may take."""
+
+
+def spend(topology, n):
+    topology.operations += n
+    if topology.operations > topology.operations_max:
+        raise TooLong
+
+
 class Flow:
     __slots__ = ("src", "dst", "stage", "left", "ids", "latency", "cap", "state", "at")
 
@@ -30,7 +40,9 @@ def rates(topology, flows):
         if port["is_in"] and not port["is_uplink"] and curve:
             room[r] *= Fraction(curve[min(len(fs), len(curve)) - 1], 10**6)
     loose = set(flows)
+    spend(topology, sum(len(f.ids) for f in flows) + len(room))
     while loose:
+        spend(topology, len(room) + len(loose))
         level = min(room[r] / len(fs) for r, fs in users.items() if fs)
         caps = [f.cap for f in loose if f.cap is not None]
         if caps:
@@ -105,6 +117,7 @@ def staged(topology, flows, mode):
     since = {q: Fraction(0) for q in groups}
     now, end, active, reached = Fraction(0), Fraction(0), set(), list(groups)
     while active or reached:
+        spend(topology, len(active) * (1 + now.denominator.bit_length() // 64))  # long fractions take longer
         for q in reached:
             for f in groups[q][line[q][-1]]:
                 if f.state == "waiting" and all(line[k] and line[k][-1] == f.stage for k in queues(f)):
