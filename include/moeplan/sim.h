@@ -25,6 +25,15 @@ uint64_t mp_net_port_bound(struct mp_net *n, const uint64_t *matrix);
 enum mp_status mp_net_staged(struct mp_net *n, const struct mp_order *order, enum mp_combine way,
                              enum mp_stage_mode mode, const uint64_t *matrix, uint64_t *time_ns,
                              struct mp_error *err) MP_MUST_CHECK;
+/* The same for ranks that come at their own times: clock_ns[n_gpus] says when each rank has come to the transfers, and
+ * then when it goes on, which is when all that it sends and receives has ended (at once without any). A transfer waits
+ * for both its ends. After stages with a barrier, and orders between nodes, all go on together, and before them the
+ * last to come is waited for. docs/COST.md part 6. */
+enum mp_status mp_net_concurrent_from(struct mp_net *n, const uint64_t *matrix, uint64_t *clock_ns,
+                                      struct mp_error *err) MP_MUST_CHECK;
+enum mp_status mp_net_staged_from(struct mp_net *n, const struct mp_order *order, enum mp_combine way,
+                                  enum mp_stage_mode mode, const uint64_t *matrix, uint64_t *clock_ns,
+                                  struct mp_error *err) MP_MUST_CHECK;
 /* The two sides of the rule that lets a direction fall back to one shot (docs/ORDERS.md part 5): what this order is
  * estimated to take on this matrix, and one shot. From counts alone, whole numbers, nothing simulated. */
 enum mp_status mp_net_order_estimate(struct mp_net *n, const struct mp_order *order, enum mp_combine way,
@@ -101,7 +110,8 @@ struct mp_sim_options {
     bool no_pacing;               /* caps of sub-ports count for nothing even if the plan is paced */
     unsigned n_threads;
     uint64_t seed;
-    bool with_bound;      /* also compute lower_bound_ns */
+    bool with_bound;      /* also compute lower_bound_ns; not of the pipelined reading, which it does not hold for */
+    bool is_pipelined;    /* every GPU goes on when its own part has ended: docs/COST.md part 6 */
     uint32_t n_steps_max; /* 0 = all steps of the workload; else this many, evenly spaced */
 };
 
@@ -145,8 +155,9 @@ struct mp_sim_result {
     struct mp_arena *arena;
 };
 /* One layer is: attention and gate on every GPU (max), dispatch, experts (max), combine; shared experts run beside
- * the dispatch on their own GPU and count only past it. Steps run in parallel over n_threads; the result does not
- * depend on n_threads. */
+ * the dispatch on their own GPU and count only past it. Pipelined: no barriers between these, and the parts of a step
+ * are those of the GPU that ends last, waiting counted where it waits. Steps run in parallel over n_threads; the result
+ * does not depend on n_threads. */
 enum mp_status mp_simulate(struct mp_sim_result **out, const struct mp_plan *plan, const struct mp_workload *workload,
                            const struct mp_topology *topology, const struct mp_model *model,
                            const struct mp_sim_options *options, struct mp_error *err) MP_MUST_CHECK;
@@ -178,7 +189,8 @@ struct mp_timeline {
     size_t n, n_allocated;
     struct mp_timeline_event *events; /* in order of layers; the step's events of a layer before those of its GPUs */
 };
-/* What mp_simulate does in step `step` of the workload. Transfers lie inside the step's event of their direction. */
+/* What mp_simulate does in step `step` of the workload, with barriers (MP_EUSAGE when is_pipelined). Transfers lie
+ * inside the step's event of their direction. */
 enum mp_status mp_simulate_timeline(struct mp_timeline **out, const struct mp_plan *plan,
                                     const struct mp_workload *workload, const struct mp_topology *topology,
                                     const struct mp_model *model, const struct mp_sim_options *options, uint32_t step,

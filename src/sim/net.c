@@ -34,7 +34,8 @@ static void free_lists(struct mp_net *n) {
                      n->listed,         n->flows,
                      n->ports,          n->port_stamp,
                      n->port_number,    n->shot,
-                     n->shot_pairs,     n->component_first};
+                     n->shot_pairs,     n->component_first,
+                     n->come,           n->gone};
     for (size_t i = 0; i < sizeof owned / sizeof owned[0]; i++)
         mp_free(owned[i]);
 }
@@ -240,13 +241,15 @@ enum mp_status mp_net_new(struct mp_net **out, const struct mp_topology *t, stru
     n->queue_left = mp_calloc(2 * gpus, sizeof *n->queue_left);
     n->queue_ready = mp_calloc(2 * gpus, sizeof *n->queue_ready);
     n->sender_list = mp_calloc(gpus, sizeof *n->sender_list);
+    n->come = mp_calloc(gpus, sizeof *n->come);
+    n->gone = mp_calloc(gpus, sizeof *n->gone);
     if (n->resources == NULL || n->local == NULL || n->local_stamp == NULL || n->global == NULL || n->n_alive == NULL ||
         n->n_free == NULL || n->list_first == NULL || n->touched == NULL || n->used == NULL || n->residual == NULL ||
         n->share == NULL || n->capacity == NULL || n->cumulative == NULL || n->ready == NULL || n->ready_next == NULL ||
         n->seen == NULL || n->seen_stage == NULL || n->seen_width == NULL || n->queue_first == NULL ||
         n->queue_head == NULL || n->queue_tail == NULL || n->queue_left == NULL || n->queue_ready == NULL ||
         n->sender_list == NULL || n->through == NULL || n->component_first == NULL || n->ports == NULL ||
-        n->port_stamp == NULL || n->port_number == NULL) {
+        n->port_stamp == NULL || n->port_number == NULL || n->come == NULL || n->gone == NULL) {
         status = mp_nomem(err, "the network");
         goto out;
     }

@@ -79,12 +79,14 @@ struct mp_net {
     uint32_t *queue_head, *queue_tail, *queue_left; /* [2 * n] */
     double *queue_ready;
     uint32_t *starting, *pending, *ending, *ended; /* pending, ending: heaps by time */
-    uint64_t *flush_bytes;                         /* [n * n], these three NULL until an order has a flush */
+    uint64_t *flush_bytes;                         /* [n * n], these three NULL until they are needed */
     double *flush_start, *flush_end;
     uint64_t *seen_width;  /* [2 * n] */
     uint32_t *sender_list; /* [n] */
 
     struct mp_net_log *log; /* NULL = nobody listens */
+    double *come, *gone;    /* [n] of a call with clocks: when ranks come, from the first on, and when they go on */
+    bool has_clocks;        /* such a call is under way: queues start at `come` */
 };
 
 struct net_job {
@@ -131,6 +133,15 @@ enum mp_status net_list_reserve(struct mp_net *n, size_t n_flows, struct mp_erro
 /* The flows of these pairs of a matrix at max-min fair rates; start NULL (all at 0) or [n * n]. */
 enum mp_status net_at_once(struct mp_net *n, const uint32_t *pairs, size_t n_flows, const uint64_t *matrix,
                            const double *start, struct net_end *end, struct mp_error *err);
+
+/* Clocks of ranks (net_clocks.c). Begin: n->come from clock_ns, less the earliest, which is *base_ns. End: clock_ns of
+ * n->gone; the last of it is not below *base_ns + least_ns, what no rounding may pass. */
+void net_clocks_begin(struct mp_net *n, const uint64_t *clock_ns, uint64_t *base_ns);
+void net_clocks_end(struct mp_net *n, uint64_t *clock_ns, uint64_t base_ns, uint64_t least_ns);
+/* Everybody waits for the last, and goes on time_ns later. */
+void net_clocks_barrier(const struct mp_net *n, uint64_t *clock_ns, uint64_t time_ns);
+/* n->flush_*, and room for n_flows in n->listed. */
+enum mp_status net_flush_reserve(struct mp_net *n, size_t n_flows, struct mp_error *err);
 
 /* Makes room for n more entries of the log, when there is one; then each is added. */
 enum mp_status net_log_reserve(struct mp_net *n, size_t n_more, struct mp_error *err);

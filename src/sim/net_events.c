@@ -115,7 +115,7 @@ static void fill_queues(struct mp_net *n, size_t n_jobs, uint32_t n_queues) {
     for (uint32_t q = 0; q < n_queues; q++) {
         n->queue_first[q + 1] += n->queue_first[q];
         n->queue_head[q] = n->queue_first[q];
-        n->queue_ready[q] = 0;
+        n->queue_ready[q] = n->has_clocks ? n->come[q % n->n] : 0; /* queue q, or n->n + q, is rank q's */
     }
     for (size_t i = 0; i < n_jobs; i++)
         for (int k = 0; k < 2; k++)

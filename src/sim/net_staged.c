@@ -259,11 +259,16 @@ static enum mp_status event_run(struct run *x, struct mp_error *err) {
     MP_TRY(net_events_run(n, n_jobs, x->mode == MP_STAGE_BARRIER ? 1 : 2 * gpus, (double)n->t->stage_launch_ns, NULL,
                           &last, err));
     x->now += last;
+    for (size_t i = 0; n->has_clocks && i < n_jobs; i++) { /* `time` is when it ended */
+        const uint32_t src = n->job_pair[i] / gpus, dst = n->job_pair[i] % gpus;
+        n->ready[src] = fmax(n->ready[src], n->jobs[i].time);
+        n->ready[dst] = fmax(n->ready[dst], n->jobs[i].time);
+    }
 out:
     return status;
 }
 
-static enum mp_status reserve_flush(struct mp_net *n, size_t n_flows, struct mp_error *err) {
+enum mp_status net_flush_reserve(struct mp_net *n, size_t n_flows, struct mp_error *err) {
     const size_t pairs = (size_t)n->n * n->n;
     if (n->flush_bytes == NULL)
         n->flush_bytes = mp_calloc(pairs, sizeof *n->flush_bytes);
@@ -288,7 +293,7 @@ static enum mp_status flush_run(struct run *x, struct mp_error *err) {
     size_t n_flows = 0;
     bool is_together = true; /* all start at once: nothing else ran before, or a barrier did */
     enum mp_status status = MP_OK;
-    MP_TRY(reserve_flush(n, stage->n, err));
+    MP_TRY(net_flush_reserve(n, stage->n, err));
     for (uint32_t k = 0; k < stage->n; k++) {
         const struct mp_transfer *t = &stage->transfers[k];
         size_t pair = x->is_swapped ? t->dst * gpus + t->src : t->src * gpus + t->dst, a, b;
@@ -323,11 +328,9 @@ out:
     return status;
 }
 
-enum mp_status mp_net_staged(struct mp_net *n, const struct mp_order *order, enum mp_combine way,
-                             enum mp_stage_mode mode, const uint64_t *matrix, uint64_t *time_ns, struct mp_error *err) {
-    *time_ns = 0;
-    if (order->between_nodes)
-        return net_nodes_staged(n, order, way, matrix, time_ns, NULL, err);
+/* The whole order; its end in *last. With n->has_clocks ranks come at n->come, and n->ready is when each ended. */
+static enum mp_status run_stages(struct mp_net *n, const struct mp_order *order, enum mp_combine way,
+                                 enum mp_stage_mode mode, const uint64_t *matrix, double *last, struct mp_error *err) {
     struct run x = {.n = n,
                     .order = order,
                     .is_swapped = way != MP_COMBINE_FORWARD,
@@ -339,8 +342,8 @@ enum mp_status mp_net_staged(struct mp_net *n, const struct mp_order *order, enu
     const bool is_quick = n->log == NULL && is_uncontended(&x); /* who listens wants to hear of every transfer */
     const bool is_apart = order->has_flush && n->log == NULL && order->n_stages > 0 &&
                           (mode == MP_STAGE_BARRIER || (is_quick && !has_shared(n))); /* the flush by itself */
-    memset(n->ready, 0, 2 * (size_t)n->n * sizeof *n->ready);
-    memset(n->ready_next, 0, 2 * (size_t)n->n * sizeof *n->ready_next);
+    for (size_t i = 0; i < 2 * (size_t)n->n; i++)
+        n->ready[i] = n->ready_next[i] = n->has_clocks ? n->come[i % n->n] : 0;
     x.first = is_apart && x.is_backwards;
     x.stop = order->n_stages - (is_apart && !x.is_backwards);
     if (is_apart && x.is_backwards)
@@ -351,11 +354,46 @@ enum mp_status mp_net_staged(struct mp_net *n, const struct mp_order *order, enu
         MP_TRY(event_run(&x, err));
     if (is_apart && !x.is_backwards)
         MP_TRY(flush_run(&x, err));
-    double last = x.now;
+    *last = x.now;
     for (size_t i = 0; i < 2 * (size_t)n->n; i++)
-        last = n->ready[i] > last ? n->ready[i] : last;
-    uint64_t bound = mp_net_port_bound(n, matrix), rounded = net_round_up(last);
-    *time_ns = rounded > bound ? rounded : bound; /* rounding must not pass below what no schedule can */
+        *last = n->ready[i] > *last ? n->ready[i] : *last;
 out:
     return status;
+}
+
+enum mp_status mp_net_staged(struct mp_net *n, const struct mp_order *order, enum mp_combine way,
+                             enum mp_stage_mode mode, const uint64_t *matrix, uint64_t *time_ns, struct mp_error *err) {
+    double last = 0;
+    *time_ns = 0;
+    if (order->between_nodes)
+        return net_nodes_staged(n, order, way, matrix, time_ns, NULL, err);
+    enum mp_status status = run_stages(n, order, way, mode, matrix, &last, err);
+    if (status != MP_OK)
+        return status;
+    uint64_t bound = mp_net_port_bound(n, matrix), rounded = net_round_up(last);
+    *time_ns = rounded > bound ? rounded : bound; /* rounding must not pass below what no schedule can */
+    return MP_OK;
+}
+
+enum mp_status mp_net_staged_from(struct mp_net *n, const struct mp_order *order, enum mp_combine way,
+                                  enum mp_stage_mode mode, const uint64_t *matrix, uint64_t *clock_ns,
+                                  struct mp_error *err) {
+    uint64_t time_ns, base_ns;
+    double last = 0;
+    if (order->between_nodes || mode == MP_STAGE_BARRIER) {
+        enum mp_status status = mp_net_staged(n, order, way, mode, matrix, &time_ns, err);
+        if (status == MP_OK)
+            net_clocks_barrier(n, clock_ns, time_ns);
+        return status;
+    }
+    net_clocks_begin(n, clock_ns, &base_ns);
+    n->has_clocks = true;
+    enum mp_status status = run_stages(n, order, way, mode, matrix, &last, err);
+    n->has_clocks = false;
+    if (status != MP_OK)
+        return status;
+    for (size_t i = 0; i < n->n; i++)
+        n->gone[i] = fmax(n->ready[i], n->ready[n->n + i]);
+    net_clocks_end(n, clock_ns, base_ns, mp_net_port_bound(n, matrix));
+    return MP_OK;
 }

@@ -4,45 +4,62 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* One direction of one layer, launches included. */
-static enum mp_status transfer_ns(const struct run *run, struct worker *w, uint32_t step, uint32_t layer,
-                                  bool is_combine, uint64_t *out_ns, uint64_t *bound_ns, struct mp_error *err) {
+enum mp_status sim_transfer(const struct run *run, struct worker *w, uint32_t step, uint32_t layer, bool is_combine,
+                            uint64_t *clock_ns, uint64_t *out_ns, uint64_t *bound_ns, struct mp_error *err) {
     const struct mp_plan *plan = run->setup.plan;
     const struct mp_plan_layer *l = &plan->layers[layer];
     const struct mp_dispatcher *d = run->setup.dispatcher;
     const struct mp_topology *t = run->setup.topology;
     const struct mp_traffic *traffic = w->traffic;
-    const uint64_t *first = is_combine ? traffic->combine : traffic->dispatch;
-    const uint64_t *second = is_combine ? traffic->combine2 : traffic->dispatch2;
-    uint64_t first_ns = 0, second_ns = 0, launch_ns;
+    struct sim_direction x = {.first = is_combine ? traffic->combine : traffic->dispatch,
+                              .second = !traffic->has_second ? NULL
+                                        : is_combine         ? traffic->combine2
+                                                             : traffic->dispatch2,
+                              .is_overlapped = d->is_overlapped,
+                              .is_combine = is_combine};
+    uint64_t first_ns = 0, second_ns = 0;
     enum mp_status status = MP_OK;
     *out_ns = *bound_ns = 0;
     if (plan->n_gpus < 2)
         return MP_OK;
     const bool is_plan = run->options->network == MP_NETWORK_PLAN,
-               is_floor = run->options->network == MP_NETWORK_PORT_BOUND;
+               is_floor = run->options->network == MP_NETWORK_PORT_BOUND,
+               is_concurrent = run->options->network == MP_NETWORK_CONCURRENT;
     if (l->order != MP_NONE && l->order >= plan->n_orders)
         return mp_fail(err, MP_EBUG, "layer %u uses order %u of %u", l->layer_id, l->order, plan->n_orders);
-    bool is_staged = is_plan && l->order != MP_NONE;
     /* Bytes that other GPUs pass on are not held by their own GPU's ports alone. */
     const bool is_relayed = (is_plan || is_floor) && l->order != MP_NONE && plan->orders[l->order].between_nodes;
-    const uint64_t floor_ns = is_relayed ? mp_relay_bound_ns(t, first) : mp_net_port_bound(w->net, first);
-    if (is_staged) {
-        enum mp_stage_mode mode =
-            run->options->stage_mode < 0 ? plan->stage_mode : (enum mp_stage_mode)run->options->stage_mode;
-        struct mp_order unpaced = plan->orders[l->order];
-        const struct mp_order *order = run->options->no_pacing || !plan->is_paced ? &unpaced : &plan->orders[l->order];
-        unpaced.port_bytes_per_s = 0;
-        const enum mp_combine way = is_combine ? l->combine : MP_COMBINE_FORWARD;
+    const uint64_t floor_ns = is_relayed ? mp_relay_bound_ns(t, x.first) : mp_net_port_bound(w->net, x.first);
+    if (is_plan && l->order != MP_NONE) {
         bool falls_back = false;
-        MP_TRY(mp_net_falls_back(w->net, order, way, plan->fallback_ppm, first, &falls_back, err));
-        is_staged = !falls_back;
-        if (falls_back)
-            MP_TRY(mp_net_concurrent(w->net, first, &first_ns, NULL, err));
-        else
-            MP_TRY(mp_net_staged(w->net, order, way, mode, first, &first_ns, err));
-    } else if (is_plan || run->options->network == MP_NETWORK_CONCURRENT) {
-        MP_TRY(mp_net_concurrent(w->net, first, &first_ns, NULL, err));
+        x.mode = run->options->stage_mode < 0 ? plan->stage_mode : (enum mp_stage_mode)run->options->stage_mode;
+        x.order = plan->orders[l->order];
+        if (run->options->no_pacing || !plan->is_paced)
+            x.order.port_bytes_per_s = 0;
+        x.way = is_combine ? l->combine : MP_COMBINE_FORWARD;
+        MP_TRY(mp_net_falls_back(w->net, &x.order, x.way, plan->fallback_ppm, x.first, &falls_back, err));
+        x.is_staged = !falls_back;
+    }
+    /* Stages pay for themselves; what remains is launched once. */
+    const bool is_ordered = x.is_staged || (is_floor && l->order != MP_NONE);
+    x.launch_ns = (d->n_launches - (is_ordered && d->n_launches > 0)) * sane(t->launch_ns);
+    if (is_floor && is_ordered && floor_ns > 0) /* one stage, or the one shot that a fallback may make of it */
+        x.launch_ns += sane(t->stage_launch_ns < t->launch_ns ? t->stage_launch_ns : t->launch_ns);
+    *bound_ns = floor_ns;
+    if (x.second != NULL) {
+        const uint64_t second_bound = mp_net_port_bound(w->net, x.second);
+        *bound_ns = !x.is_overlapped ? *bound_ns + second_bound : *bound_ns > second_bound ? *bound_ns : second_bound;
+        second_ns = is_floor ? second_bound : 0;
+    }
+    *bound_ns = sane(*bound_ns);
+    if (clock_ns != NULL && (is_plan || is_concurrent)) {
+        status = sim_move_clocks(w, &x, clock_ns, err);
+        goto out;
+    }
+    if (x.is_staged) {
+        MP_TRY(mp_net_staged(w->net, &x.order, x.way, x.mode, x.first, &first_ns, err));
+    } else if (is_plan || is_concurrent) {
+        MP_TRY(mp_net_concurrent(w->net, x.first, &first_ns, NULL, err));
     } else if (is_floor) {
         first_ns = floor_ns;
     } else {
@@ -51,31 +68,20 @@ static enum mp_status transfer_ns(const struct run *run, struct worker *w, uint3
                                                                            : MP_BASELINE_SPREAD_OUT;
         uint64_t seed =
             mp_mix64(run->options->seed ^ mp_mix64((uint64_t)step << 32 | (uint64_t)layer << 1 | is_combine));
-        MP_TRY(mp_net_baseline(w->net, which, seed, first, &first_ns, err));
+        MP_TRY(mp_net_baseline(w->net, which, seed, x.first, &first_ns, err));
     }
     w->seen[is_combine].n_first = w->log.n;
-    *bound_ns = floor_ns;
-    if (traffic->has_second) {
-        uint64_t second_bound = mp_net_port_bound(w->net, second);
-        if (is_floor)
-            second_ns = second_bound;
-        else
-            MP_TRY(mp_net_concurrent(w->net, second, &second_ns, NULL, err));
-        *bound_ns = !d->is_overlapped ? *bound_ns + second_bound : *bound_ns > second_bound ? *bound_ns : second_bound;
-    }
-    /* Stages pay for themselves; what remains is launched once. */
+    if (x.second != NULL && !is_floor)
+        MP_TRY(mp_net_concurrent(w->net, x.second, &second_ns, NULL, err));
     first_ns = sane(first_ns);
     second_ns = sane(second_ns);
-    *bound_ns = sane(*bound_ns);
     w->seen[is_combine].first_ns = first_ns;
     w->seen[is_combine].second_ns = second_ns;
-    const bool is_ordered = is_staged || (is_floor && l->order != MP_NONE);
-    launch_ns = (d->n_launches - (is_ordered && d->n_launches > 0)) * sane(t->launch_ns);
-    if (is_floor && is_ordered && floor_ns > 0) /* one stage, or the one shot that a fallback may make of it */
-        launch_ns += sane(t->stage_launch_ns < t->launch_ns ? t->stage_launch_ns : t->launch_ns);
-    *out_ns = (!d->is_overlapped ? first_ns + second_ns : first_ns > second_ns ? first_ns : second_ns) + launch_ns;
-    w->seen[is_combine].launch_ns = launch_ns;
-    w->seen[is_combine].is_staged = is_staged;
+    *out_ns = (!x.is_overlapped ? first_ns + second_ns : first_ns > second_ns ? first_ns : second_ns) + x.launch_ns;
+    w->seen[is_combine].launch_ns = x.launch_ns;
+    w->seen[is_combine].is_staged = x.is_staged;
+    if (clock_ns != NULL) /* the papers' baselines, and the floor, know no clocks */
+        net_clocks_barrier(w->net, clock_ns, *out_ns);
 out:
     w->seen[is_combine].n_all = w->log.n;
     return status;
@@ -110,12 +116,19 @@ enum mp_status sim_one_step(void *ctx, size_t i, unsigned worker, struct mp_erro
     uint32_t n_dense = m->n_hidden_layers > m->n_layers ? m->n_hidden_layers - m->n_layers : 0;
     enum mp_status status = MP_OK;
     sum.other_ns = o->lower_bound_ns = m->other_ns_per_step;
+    if (run->options->is_pipelined)
+        sim_pipelined_begin(w, n);
     for (uint32_t layer = 0; layer < n_layers; layer++) {
-        uint64_t dispatch, combine, bounds[2], attention = 0, shared = 0, compute = 0;
+        uint64_t dispatch = 0, combine = 0, bounds[2], attention = 0, shared = 0, compute = 0;
+        uint64_t times = layer == 0 ? 1 + n_dense : 1; /* dense layers attend like the first one */
         struct mp_traffic *x = w->traffic;
         MP_TRY(mp_traffic_compute(x, in, step, layer, err));
-        MP_TRY(transfer_ns(run, w, step, layer, false, &dispatch, &bounds[0], err));
-        MP_TRY(transfer_ns(run, w, step, layer, true, &combine, &bounds[1], err));
+        if (run->options->is_pipelined) {
+            MP_TRY(sim_pipelined_layer(run, w, step, layer, times, bounds, err));
+        } else {
+            MP_TRY(sim_transfer(run, w, step, layer, false, NULL, &dispatch, &bounds[0], err));
+            MP_TRY(sim_transfer(run, w, step, layer, true, NULL, &combine, &bounds[1], err));
+        }
         for (uint32_t g = 0; g < n; g++) {
             uint64_t a = sane(mp_attention_ns(t, g, m, x->source_rows[g])),
                      s = sane(mp_shared_ns(t, g, m, x->source_rows[g]));
@@ -126,15 +139,16 @@ enum mp_status sim_one_step(void *ctx, size_t i, unsigned worker, struct mp_erro
             o->compute_sum_ns += c;
             w->rows[(size_t)layer * n + g] += x->rows[g];
         }
-        uint64_t times = layer == 0 ? 1 + n_dense : 1; /* dense layers attend like the first one */
-        sum.other_ns += attention * times + (shared > dispatch ? shared - dispatch : 0);
+        if (!run->options->is_pipelined) {
+            sum.other_ns += attention * times + (shared > dispatch ? shared - dispatch : 0);
+            sum.dispatch_ns += dispatch;
+            sum.compute_ns += compute;
+            sum.combine_ns += combine;
+            w->layer_ns[layer] += dispatch + compute + combine;
+        }
         if (run->timeline != NULL)
             MP_TRY(sim_timeline_layer(run, w, layer,
                                       &(struct sim_layer){attention, times, dispatch, shared, compute, combine}, err));
-        sum.dispatch_ns += dispatch;
-        sum.compute_ns += compute;
-        sum.combine_ns += combine;
-        w->layer_ns[layer] += dispatch + compute + combine;
         o->port_bound_ns += bounds[0] + bounds[1];
         o->intra += x->intra_bytes;
         o->inter += x->inter_bytes;
@@ -151,6 +165,8 @@ enum mp_status sim_one_step(void *ctx, size_t i, unsigned worker, struct mp_erro
                                  sane(b.compute_ns) + sane(b.combine_ns);
         }
     }
+    if (run->options->is_pipelined)
+        sim_pipelined_end(w, n, n_layers, &sum);
     sum.step_ns = sum.dispatch_ns + sum.compute_ns + sum.combine_ns + sum.other_ns;
     run->r->steps[i] = sum;
 out:
@@ -287,7 +303,7 @@ enum mp_status mp_simulate(struct mp_sim_result **out, const struct mp_plan *pla
                                 .sources = options->sources},
                       .options = options,
                       .r = r,
-                      .has_bound = options->with_bound};
+                      .has_bound = options->with_bound && !options->is_pipelined};
     run.steps = mp_arena_alloc(scratch, n_steps, sizeof *run.steps);
     run.imbalance = mp_arena_alloc(scratch, (size_t)n_steps * n_layers, sizeof *run.imbalance);
     run.workers = workers = mp_arena_alloc(scratch, n_workers, sizeof *workers);
@@ -313,6 +329,8 @@ enum mp_status mp_simulate(struct mp_sim_result **out, const struct mp_plan *pla
             status = mp_nomem(err, "a simulation");
             goto out;
         }
+        if (options->is_pipelined)
+            MP_TRY(sim_pipelined_new(&workers[k], scratch, n_gpus, n_layers, err));
     }
     MP_TRY(mp_parallel_for(n_workers, n_steps, sim_one_step, &run, err));
     reduce(&run, n_workers, sorted, balance, totals);

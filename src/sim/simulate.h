@@ -3,6 +3,7 @@
 #define SIM_SIMULATE_H
 
 #include "balance.h"
+#include "net.h"
 
 /* Times of one layer stop at 52 days, so that no sum over layers can overflow. */
 static inline uint64_t sane(uint64_t ns) { return ns < UINT64_C(1) << 52 ? ns : UINT64_C(1) << 52; }
@@ -16,6 +17,11 @@ struct sim_seen { /* what the last dispatch [0] and combine [1] took, and where 
     size_t n_first, n_all;
     bool is_staged;
 };
+struct sim_clocks {              /* of the pipelined reading */
+    uint64_t *at, *came, *other; /* [n_gpus] where each GPU is; was; scratch */
+    struct mp_step_times *parts; /* [n_gpus] what its time of this step went into; step_ns unused */
+    uint64_t *moe;               /* [n_layers][n_gpus] of this step */
+};
 struct worker {
     struct mp_net *net;
     struct mp_traffic *traffic;
@@ -23,6 +29,7 @@ struct worker {
     uint64_t *layer_ns;    /* [n_layers] */
     struct mp_net_log log; /* filled for a timeline only */
     struct sim_seen seen[2];
+    struct sim_clocks clocks; /* NULLs unless pipelined */
 };
 struct run {
     struct mp_cost_setup setup;
@@ -37,6 +44,31 @@ struct run {
 
 /* Step i of the run on this worker's scratch. */
 enum mp_status sim_one_step(void *ctx, size_t i, unsigned worker, struct mp_error *err);
+
+struct sim_direction {              /* how a dispatch or combine goes */
+    const uint64_t *first, *second; /* second NULL = one phase */
+    struct mp_order order;          /* of the first phase, when staged */
+    enum mp_combine way;
+    enum mp_stage_mode mode;
+    uint64_t launch_ns; /* before anything; stages pay their own */
+    bool is_staged, is_overlapped, is_combine;
+};
+/* One direction of one layer, launches included. clock_ns NULL, or [n_gpus] when each GPU comes, then goes on; *out_ns
+ * is of the barrier reading only. */
+enum mp_status sim_transfer(const struct run *run, struct worker *w, uint32_t step, uint32_t layer, bool is_combine,
+                            uint64_t *clock_ns, uint64_t *out_ns, uint64_t *bound_ns, struct mp_error *err);
+
+/* The pipelined reading (pipeline.c). A step: begin, every layer, end. */
+enum mp_status sim_pipelined_new(struct worker *w, struct mp_arena *arena, uint32_t n_gpus, uint32_t n_layers,
+                                 struct mp_error *err);
+void sim_pipelined_begin(struct worker *w, uint32_t n_gpus);
+enum mp_status sim_pipelined_layer(const struct run *run, struct worker *w, uint32_t step, uint32_t layer,
+                                   uint64_t n_attention, uint64_t bounds_ns[2], struct mp_error *err);
+/* Adds the parts of the GPU that ends last to *sum, and its layers to w->layer_ns. */
+void sim_pipelined_end(struct worker *w, uint32_t n_gpus, uint32_t n_layers, struct mp_step_times *sum);
+/* Both phases of a direction, each GPU from its clock on. */
+enum mp_status sim_move_clocks(struct worker *w, const struct sim_direction *x, uint64_t *clock_ns,
+                               struct mp_error *err);
 
 struct sim_layer { /* times of a layer: attention and shared of the slowest GPU; attention counts n_attention times */
     uint64_t attention_ns, n_attention, dispatch_ns, shared_ns, compute_ns, combine_ns;

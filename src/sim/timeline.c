@@ -119,6 +119,8 @@ enum mp_status mp_simulate_timeline(struct mp_timeline **out, const struct mp_pl
     struct mp_sim_result r = {.n_steps = 1, .n_layers = plan->n_layers, .n_gpus = plan->n_gpus};
     if (options->dispatcher == NULL)
         return mp_fail(err, MP_EUSAGE, "no dispatcher is given");
+    if (options->is_pipelined)
+        return mp_fail(err, MP_EUSAGE, "a step is laid out with barriers only (leave the pipelined reading out)");
     if (step >= workload->n_steps)
         return mp_fail(err, MP_EUSAGE, "there is no step %u: the steps are 0 to %u", step, workload->n_steps - 1);
     r.step_of = &step_of;

@@ -93,9 +93,20 @@ static const struct argument simulate_arguments[] = {
     TRACE_ARGUMENT,
     TOPOLOGY_ARGUMENT,
     {0}};
-static const enum opt_id simulate_options[] = {
-    OPT_MODEL,         OPT_SPLIT_SIMULATE, OPT_INCUMBENT_ROUTE, STEPS, COSTS,  OPT_NETWORK, OPT_STAGE_BARRIER,
-    OPT_STAGE_COUPLED, OPT_PACING,         OPT_INTERVAL_GROUPS, HINTS, COMMON, OPT_END};
+static const enum opt_id simulate_options[] = {OPT_MODEL,
+                                               OPT_SPLIT_SIMULATE,
+                                               OPT_INCUMBENT_ROUTE,
+                                               STEPS,
+                                               COSTS,
+                                               OPT_NETWORK,
+                                               OPT_TIMELINE,
+                                               OPT_STAGE_BARRIER,
+                                               OPT_STAGE_COUPLED,
+                                               OPT_PACING,
+                                               OPT_INTERVAL_GROUPS,
+                                               HINTS,
+                                               COMMON,
+                                               OPT_END};
 static const char *const simulate_examples[] = {
     "moeplan simulate plan.yaml trace.npz 8:h100",
     "moeplan simulate plan.yaml other.npz 8:h100 --batch 32 --network spread-out", NULL};
@@ -114,6 +125,7 @@ static const enum opt_id compare_options[] = {OPT_STRATEGIES,
                                               COSTS,
                                               STEPS,
                                               OPT_NETWORK,
+                                              OPT_TIMELINE,
                                               OPT_STAGE_BARRIER,
                                               OPT_STAGE_COUPLED,
                                               COLOCATE,

@@ -280,10 +280,11 @@ static void write_text(const struct contest *c, struct mp_out *o) {
     put_footnotes(c, o);
     const struct mp_sim_result *r = base_result(c);
     if (r != NULL && best_of(c) != MP_NONE) {
-        mp_out_printf(o,
-                      "\nMoE time is %.1f %% of %s's step; gap is to a bound that no static plan with these slots can "
-                      "go below.\n",
-                      100 * (double)r->moe_ns / (double)r->mean.step_ns, base_name(c));
+        mp_out_printf(o, "\nMoE time is %.1f %% of %s's step; %s.\n", 100 * (double)r->moe_ns / (double)r->mean.step_ns,
+                      base_name(c),
+                      c->setup.sim.is_pipelined
+                          ? "no bound is known for this timeline"
+                          : "gap is to a bound that no static plan with these slots can go below");
     }
     if (c->setup.sim.dispatcher->copies == MP_COPY_ALL)
         mp_out_puts(o, "This dispatcher sends every token to every GPU: placement cannot change the bytes.\n");
@@ -332,14 +333,15 @@ static void write_json(const struct contest *c, struct mp_out *o) {
         json_decref(split);
         split = NULL;
     }
-    json_t *root = json_pack(
-        "{s:s,s:i,s:s,s:s,s:s?,s:o,s:s,s:I,s:I,s:s,s:s,s:s,s:b,s:I,s:s,s:o}", "schema", "moeplan.compare", "version", 1,
-        "topology", s->topology->name, "model", s->model->name, "baseline",
-        c->base != MP_NONE ? c->scores[c->base].name : NULL, "split", split, "steps",
-        s->workload->is_bootstrap ? "bootstrap" : "recorded", "n_steps", (json_int_t)s->workload->n_steps, "n_requests",
-        (json_int_t)s->workload->n_requests, "phase", mp_phase_name(s->batching.phase), "dispatcher",
-        s->sim.dispatcher->name, "sources", s->sim.sources == MP_SOURCES_COUPLED ? "coupled" : "dp", "synthetic",
-        (int)s->trace->is_synthetic, "seed", (json_int_t)s->o->seed, "verdict", verdict, "results", results);
+    json_t *root =
+        json_pack("{s:s,s:i,s:s,s:s,s:s?,s:o,s:s,s:I,s:I,s:s,s:s,s:s,s:s,s:b,s:I,s:s,s:o}", "schema", "moeplan.compare",
+                  "version", 1, "topology", s->topology->name, "model", s->model->name, "baseline",
+                  c->base != MP_NONE ? c->scores[c->base].name : NULL, "split", split, "steps",
+                  s->workload->is_bootstrap ? "bootstrap" : "recorded", "n_steps", (json_int_t)s->workload->n_steps,
+                  "n_requests", (json_int_t)s->workload->n_requests, "phase", mp_phase_name(s->batching.phase),
+                  "dispatcher", s->sim.dispatcher->name, "sources",
+                  s->sim.sources == MP_SOURCES_COUPLED ? "coupled" : "dp", "timeline", s->o->timeline, "synthetic",
+                  (int)s->trace->is_synthetic, "seed", (json_int_t)s->o->seed, "verdict", verdict, "results", results);
     mp_json_write(root, o);
     json_decref(root);
 }

@@ -1,9 +1,11 @@
 /* moeplan simulate: what a plan (or any stack's placement) is worth on a recording. */
+#include <math.h>
 #include "score.h"
 #include <stdio.h>
 #include <string.h>
 
-static void write_text(const struct setup *s, const struct score *score, struct mp_out *o) {
+/* barrier: the step with barriers, beside a pipelined one; else 0. */
+static void write_text(const struct setup *s, const struct score *score, uint64_t barrier_ns, struct mp_out *o) {
     char a[32], b[32], c[32], text[1024];
     const struct mp_sim_result *r = score->result;
     const struct mp_balance *l = &r->balance;
@@ -21,6 +23,9 @@ static void write_text(const struct setup *s, const struct score *score, struct 
                       mp_human_ns(score->shown.step_ns.high, b));
     mp_out_printf(o, ", p50 %s, p95 %s, max %s\n", mp_human_ns((double)r->p50_ns, a), mp_human_ns((double)r->p95_ns, b),
                   mp_human_ns((double)r->max_ns, c));
+    if (barrier_ns > 0)
+        mp_out_printf(o, "barriers    %s mean: %.2f %% %s pipelined\n", mp_human_ns((double)barrier_ns, a),
+                      100 * fabs(1 - step / (double)barrier_ns), step <= (double)barrier_ns ? "shorter" : "longer");
     const struct {
         const char *name;
         uint64_t ns;
@@ -31,7 +36,8 @@ static void write_text(const struct setup *s, const struct score *score, struct 
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         mp_out_printf(o, "%-10s  %s (%.1f %% of the step)\n", parts[i].name, mp_human_ns((double)parts[i].ns, a),
                       100 * (double)parts[i].ns / step);
-    mp_out_printf(o, "bound       %s, gap %.1f %%\n", mp_human_ns((double)r->lower_bound_ns, a), 100 * r->gap);
+    if (barrier_ns == 0)
+        mp_out_printf(o, "bound       %s, gap %.1f %%\n", mp_human_ns((double)r->lower_bound_ns, a), 100 * r->gap);
     mp_out_printf(o, "bytes       %s inside nodes, %s between nodes, per step\n", mp_human_bytes(r->intra_bytes, a),
                   mp_human_bytes(r->inter_bytes, b));
     mp_out_printf(o, "copies      %.0f per (token, expert), %.0f per (token, GPU), %.0f per (token, node), per step\n",
@@ -46,12 +52,15 @@ static void write_text(const struct setup *s, const struct score *score, struct 
                   mp_human_bytes((double)r->memory_bytes_max, a), score_kv_tokens(s, r, b));
 }
 
-static void write_json(const struct setup *s, const struct score *score, struct mp_out *o) {
+static void write_json(const struct setup *s, const struct score *score, uint64_t barrier_ns, struct mp_out *o) {
     json_t *root = mp_scored_json(&score->shown, s->workload);
-    json_t *head = json_pack("{s:s,s:i,s:s,s:s,s:s,s:s,s:b}", "schema", "moeplan.simulate", "version", 1, "topology",
-                             s->topology->name, "model", s->model->name, "phase", mp_phase_name(s->batching.phase),
-                             "dispatcher", s->sim.dispatcher->name, "synthetic", (int)s->trace->is_synthetic);
-    if (root == NULL || head == NULL || json_object_update(head, root) != 0) {
+    json_t *head =
+        json_pack("{s:s,s:i,s:s,s:s,s:s,s:s,s:s,s:b}", "schema", "moeplan.simulate", "version", 1, "topology",
+                  s->topology->name, "model", s->model->name, "phase", mp_phase_name(s->batching.phase), "dispatcher",
+                  s->sim.dispatcher->name, "timeline", s->o->timeline, "synthetic", (int)s->trace->is_synthetic);
+    if (root == NULL || head == NULL || json_object_update(head, root) != 0 ||
+        (barrier_ns > 0 &&
+         json_object_set_new(head, "step_time_barrier_ns", json_integer((json_int_t)barrier_ns)) != 0)) {
         json_decref(head);
         head = NULL;
     }
@@ -65,6 +74,8 @@ enum mp_status cmd_simulate(const struct opts *o, const struct args *args, int *
     struct setup s = {.o = o};
     struct score score = {0};
     struct mp_out *out = NULL;
+    struct mp_sim_result *barrier = NULL;
+    uint64_t barrier_ns = 0;
     enum mp_status status = MP_OK;
     MP_TRY(setup_load(&s, o, args->value[1], args->value[2], err));
     MP_TRY(score_load(&score, &s, args->value[0], err));
@@ -72,13 +83,20 @@ enum mp_status cmd_simulate(const struct opts *o, const struct args *args, int *
         snprintf(score.name, sizeof score.name, "%s", score.plan->provenance.strategy);
     MP_TRY(setup_as_planned(&s, score.plan, err));
     MP_TRY(score_all(&score, 1, 0, &s, (uint32_t)o->interval_groups, err));
+    if (s.sim.is_pipelined) { /* both are shown */
+        struct mp_sim_options other = s.sim;
+        other.is_pipelined = other.with_bound = false;
+        MP_TRY(mp_simulate(&barrier, score.plan, s.workload, s.topology, s.model, &other, err));
+        barrier_ns = barrier->mean.step_ns;
+    }
     MP_TRY(mp_out_open(&out, "-", err));
     if (o->json)
-        write_json(&s, &score, out);
+        write_json(&s, &score, barrier_ns, out);
     else
-        write_text(&s, &score, out);
+        write_text(&s, &score, barrier_ns, out);
     status = mp_out_commit(out, err);
 out:
+    mp_sim_result_free(barrier);
     score_free(&score);
     setup_free(&s);
     return status;

@@ -61,6 +61,7 @@ enum opt_id {
     OPT_SPLIT_SIMULATE,
     OPT_SCORE_ON,
     OPT_NETWORK,
+    OPT_TIMELINE,
     OPT_STAGE_BARRIER,
     OPT_STAGE_COUPLED,
     OPT_INCUMBENT,
@@ -117,7 +118,7 @@ struct opts {
     const char *model, *out, *format, *phase, *ids, *map, *requests, *ranked, *axes;
     const char *model_b, *out_b, *colocation, *evaluator;
     const char *strategy, *strategies, *replicate, *place, *route, *order, *stages, *set, *objective, *for_stack;
-    const char *dispatcher, *sources, *split, *score_on, *network, *incumbent, *incumbent_route, *to, *preset, *against,
+    const char *dispatcher, *sources, *split, *score_on, *network, *timeline, *incumbent, *incumbent_route, *to, *preset, *against,
         *completion;
     const char *solver, *export_lp, *import_solution;
 };

@@ -164,6 +164,8 @@ out:
 
 struct mp_plan_request score_request(const struct setup *s, const char *strategy) {
     const struct opts *o = s->o;
+    struct mp_sim_options sim = s->sim;
+    sim.is_pipelined = false; /* plans are made and claimed with barriers */
     const struct mp_stack *stack = o->for_stack != NULL ? mp_stack_find(o->for_stack) : NULL;
     const bool is_exact = o->solver != NULL && strcmp(o->solver, "exact") == 0 && strcmp(strategy, "auto") == 0;
     return (struct mp_plan_request){
@@ -176,7 +178,7 @@ struct mp_plan_request score_request(const struct setup *s, const char *strategy
         .split = s->split,
         .topology = s->topology,
         .model = s->model,
-        .sim = s->sim,
+        .sim = sim,
         .objective = tool_objective(o),
         .strategy = strategy,
         .replicate = o->replicate,
@@ -467,15 +469,17 @@ const char *score_describe(const struct setup *s, char *buf, size_t size) {
         snprintf(split, sizeof split, "held-out: %.3g %% of the %s, %s", 100 - s->split.planning_ppm / 1e4,
                  s->trace->kind == MP_TRACE_COUNTS ? "iterations" : "requests",
                  s->split.kind == MP_SPLIT_TIME ? "the last in file order" : "by hash of the request id");
-    const char *sources = s->sim.sources == MP_SOURCES_COUPLED ? "coupled" : "dp";
+    const char *sources = s->sim.sources == MP_SOURCES_COUPLED ? "coupled" : "dp",
+               *pipelined = s->sim.is_pipelined ? ", timeline pipelined" : "";
     if (s->trace->kind == MP_TRACE_COUNTS)
-        snprintf(buf, size, "%u recorded %s iteration%s; dispatcher %s, sources %s\n%s", w->n_steps,
-                 mp_phase_name(b->phase), tool_s(w->n_steps), s->sim.dispatcher->name, sources, split);
+        snprintf(buf, size, "%u recorded %s iteration%s; dispatcher %s, sources %s%s\n%s", w->n_steps,
+                 mp_phase_name(b->phase), tool_s(w->n_steps), s->sim.dispatcher->name, sources, pipelined, split);
     else
-        snprintf(buf, size, "%u %s %s step%s of %s; %u distinct request%s, %llu tokens; dispatcher %s, sources %s\n%s",
+        snprintf(buf, size,
+                 "%u %s %s step%s of %s; %u distinct request%s, %llu tokens; dispatcher %s, sources %s%s\n%s",
                  w->n_steps, w->is_bootstrap ? "bootstrap" : "recorded", mp_phase_name(b->phase), tool_s(w->n_steps),
                  rule, w->n_requests, tool_s(w->n_requests), (unsigned long long)w->n_rows, s->sim.dispatcher->name,
-                 sources, split);
+                 sources, pipelined, split);
     return buf;
 }
 

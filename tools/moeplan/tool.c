@@ -221,6 +221,7 @@ struct mp_sim_options tool_sim_options(const struct opts *o, const struct mp_tra
         .no_pacing = !o->pacing,
         .n_threads = tool_threads(o),
         .seed = o->seed,
+        .is_pipelined = says(o->timeline, "pipelined"),
         .with_bound = true,
     };
 }

@@ -135,6 +135,52 @@ void case_matrix(struct net_case *c, struct mp_rng *r) {
     }
 }
 
+void case_order(struct test_order *x, struct mp_rng *r, uint32_t n, uint32_t ports, uint64_t port_rate,
+                bool has_flush) {
+    static struct mp_transfer flush[CASE_PER_STAGE];
+    uint32_t n_flush = 0;
+    static uint32_t sends[CASE_STAGES][CASE_GPUS], receives[CASE_STAGES][CASE_GPUS];
+    memset(sends, 0, sizeof sends);
+    memset(receives, 0, sizeof receives);
+    *x = (struct test_order){.o = {.name = "test",
+                                   .unit = 1 + (uint32_t)mp_rng_below(r, 1000),
+                                   .ports = ports,
+                                   .port_bytes_per_s = port_rate}};
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t j = 0; j < n; j++) {
+            uint32_t left = i == j ? 0 : x->o.unit, s = (uint32_t)mp_rng_below(r, 4);
+            for (; left > 0; s++) {
+                assert_true(s < CASE_STAGES);
+                if (has_flush && mp_rng_below(r, 2) == 0) {
+                    assert_true(n_flush < CASE_PER_STAGE);
+                    flush[n_flush++] = (struct mp_transfer){(uint16_t)i, (uint16_t)j, left, 1};
+                    break;
+                }
+                if (sends[s][i] == ports || receives[s][j] == ports)
+                    continue;
+                uint32_t share = mp_rng_below(r, 2) ? left : 1 + (uint32_t)mp_rng_below(r, left);
+                uint32_t room = ports - (sends[s][i] > receives[s][j] ? sends[s][i] : receives[s][j]);
+                uint32_t width = 1 + (uint32_t)mp_rng_below(r, room);
+                sends[s][i] += width;
+                receives[s][j] += width;
+                assert_true(x->stages[s].n < CASE_PER_STAGE);
+                x->transfers[s][x->stages[s].n++] =
+                    (struct mp_transfer){(uint16_t)i, (uint16_t)j, share, (uint16_t)width};
+                left -= share;
+                x->o.n_stages = s + 1 > x->o.n_stages ? s + 1 : x->o.n_stages;
+            }
+        }
+    if (n_flush > 0) {
+        assert_true(x->o.n_stages < CASE_STAGES);
+        memcpy(x->transfers[x->o.n_stages], flush, sizeof flush);
+        x->stages[x->o.n_stages++].n = n_flush;
+        x->o.has_flush = true;
+    }
+    for (uint32_t s = 0; s < x->o.n_stages; s++)
+        x->stages[s].transfers = x->transfers[s];
+    x->o.stages = x->stages;
+}
+
 /* ---- slow and obvious ---- */
 
 struct slow_flow {
@@ -263,8 +309,9 @@ struct slow_job {
     bool is_sent;
 };
 
+/* come NULL, or when each rank has come; gone NULL, or when each has ended all its jobs. */
 static long double slow_run(const struct mp_topology *t, struct slow_job *jobs, struct slow_flow *flows, size_t n,
-                            int mode, long double launch) {
+                            int mode, long double launch, const uint64_t *come, long double *gone) {
     long double now = 0, last = 0;
     size_t n_left = n;
     while (n_left > 0) {
@@ -273,6 +320,8 @@ static long double slow_run(const struct mp_topology *t, struct slow_job *jobs, 
             long double ready = 0;
             if (jobs[i].start < INFINITY)
                 continue;
+            if (come != NULL)
+                ready = fmaxl((long double)come[jobs[i].src], (long double)come[jobs[i].dst]);
             for (size_t k = 0; k < n; k++) {
                 if (jobs[k].stage >= jobs[i].stage)
                     continue;
@@ -310,11 +359,38 @@ static long double slow_run(const struct mp_topology *t, struct slow_job *jobs, 
         }
         now = next;
     }
+    for (uint32_t g = 0; gone != NULL && g < t->n_gpus; g++) {
+        gone[g] = (long double)come[g];
+        for (size_t i = 0; i < n; i++)
+            if (jobs[i].src == g || jobs[i].dst == g)
+                gone[g] = fmaxl(gone[g], jobs[i].end);
+    }
     return last;
 }
 
 long double slow_staged(const struct mp_topology *t, const struct mp_order *o, enum mp_combine way,
                         enum mp_stage_mode mode, const uint64_t *matrix) {
+    return slow_staged_from(t, o, way, mode, matrix, NULL, NULL);
+}
+
+void slow_concurrent_from(const struct mp_topology *t, const uint64_t *matrix, const uint64_t *come,
+                          long double *gone) {
+    static struct slow_job jobs[4096];
+    static struct slow_flow flows[4096];
+    size_t n = 0;
+    for (uint32_t i = 0; i < t->n_gpus; i++)
+        for (uint32_t j = 0; j < t->n_gpus; j++) {
+            if (i == j || matrix[(size_t)i * t->n_gpus + j] == 0)
+                continue;
+            jobs[n] = (struct slow_job){i, j, 0, INFINITY, INFINITY, false};
+            flows[n] = (struct slow_flow){.src = i, .dst = j, .left = (long double)matrix[(size_t)i * t->n_gpus + j]};
+            slow_route(t, &flows[n++]);
+        }
+    (void)slow_run(t, jobs, flows, n, MP_STAGE_FREE, 0, come, gone);
+}
+
+long double slow_staged_from(const struct mp_topology *t, const struct mp_order *o, enum mp_combine way,
+                             enum mp_stage_mode mode, const uint64_t *matrix, const uint64_t *come, long double *gone) {
     static struct slow_job jobs[4096];
     static struct slow_flow flows[4096];
     const bool is_turned = way != MP_COMBINE_FORWARD;
@@ -345,7 +421,7 @@ long double slow_staged(const struct mp_topology *t, const struct mp_order *o, e
                 flows[n].cap = fminl(flows[n].cap, (long double)o->port_bytes_per_s * x.width / 1e9L);
             n++;
         }
-    return slow_run(t, jobs, flows, n, (int)mode, (long double)t->stage_launch_ns);
+    return slow_run(t, jobs, flows, n, (int)mode, (long double)t->stage_launch_ns, come, gone);
 }
 
 long double slow_one_at_a_time(const struct mp_topology *t, const uint32_t *order, const uint64_t *matrix) {
@@ -359,5 +435,5 @@ long double slow_one_at_a_time(const struct mp_topology *t, const uint32_t *orde
             flows[n] = (struct slow_flow){.src = i, .dst = dst, .left = (long double)matrix[i * t->n_gpus + dst]};
             slow_route(t, &flows[n++]);
         }
-    return slow_run(t, jobs, flows, n, -1, 0);
+    return slow_run(t, jobs, flows, n, -1, 0, NULL, NULL);
 }

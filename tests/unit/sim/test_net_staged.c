@@ -1,62 +1,6 @@
 #include "net_case.h"
 #include <math.h>
 
-#define MAX_STAGES 64
-#define MAX_PER_STAGE 64
-struct test_order {
-    struct mp_order o;
-    struct mp_stage stages[MAX_STAGES];
-    struct mp_transfer transfers[MAX_STAGES][MAX_PER_STAGE];
-};
-
-/* Every pair's unit cut into random pieces, each put into a stage where both ends have a port left; `ports` per GPU, a
- * transfer takes one or more of them. With a flush, what a pair has left at some point goes there. */
-static void random_order(struct test_order *x, struct mp_rng *r, uint32_t n, uint32_t ports, uint64_t port_rate,
-                         bool has_flush) {
-    static struct mp_transfer flush[MAX_PER_STAGE];
-    uint32_t n_flush = 0;
-    static uint32_t sends[MAX_STAGES][CASE_GPUS], receives[MAX_STAGES][CASE_GPUS];
-    memset(sends, 0, sizeof sends);
-    memset(receives, 0, sizeof receives);
-    *x = (struct test_order){.o = {.name = "test",
-                                   .unit = 1 + (uint32_t)mp_rng_below(r, 1000),
-                                   .ports = ports,
-                                   .port_bytes_per_s = port_rate}};
-    for (uint32_t i = 0; i < n; i++)
-        for (uint32_t j = 0; j < n; j++) {
-            uint32_t left = i == j ? 0 : x->o.unit, s = (uint32_t)mp_rng_below(r, 4);
-            for (; left > 0; s++) {
-                assert_true(s < MAX_STAGES);
-                if (has_flush && mp_rng_below(r, 2) == 0) {
-                    assert_true(n_flush < MAX_PER_STAGE);
-                    flush[n_flush++] = (struct mp_transfer){(uint16_t)i, (uint16_t)j, left, 1};
-                    break;
-                }
-                if (sends[s][i] == ports || receives[s][j] == ports)
-                    continue;
-                uint32_t share = mp_rng_below(r, 2) ? left : 1 + (uint32_t)mp_rng_below(r, left);
-                uint32_t room = ports - (sends[s][i] > receives[s][j] ? sends[s][i] : receives[s][j]);
-                uint32_t width = 1 + (uint32_t)mp_rng_below(r, room);
-                sends[s][i] += width;
-                receives[s][j] += width;
-                assert_true(x->stages[s].n < MAX_PER_STAGE);
-                x->transfers[s][x->stages[s].n++] =
-                    (struct mp_transfer){(uint16_t)i, (uint16_t)j, share, (uint16_t)width};
-                left -= share;
-                x->o.n_stages = s + 1 > x->o.n_stages ? s + 1 : x->o.n_stages;
-            }
-        }
-    if (n_flush > 0) {
-        assert_true(x->o.n_stages < MAX_STAGES);
-        memcpy(x->transfers[x->o.n_stages], flush, sizeof flush);
-        x->stages[x->o.n_stages++].n = n_flush;
-        x->o.has_flush = true;
-    }
-    for (uint32_t s = 0; s < x->o.n_stages; s++)
-        x->stages[s].transfers = x->transfers[s];
-    x->o.stages = x->stages;
-}
-
 static uint64_t staged(struct net_case *c, const struct test_order *x, enum mp_combine way, enum mp_stage_mode mode) {
     struct mp_error err = {0};
     struct mp_net *net;
@@ -86,7 +30,7 @@ static void test_net_staged__agrees_with_predecessors_worked_out_by_hand(void **
         uint32_t ports = mp_rng_below(&r, 3) == 0 ? 2 + (uint32_t)mp_rng_below(&r, 4) : 1;
         uint64_t rate = ports > 1 && mp_rng_below(&r, 2) ? UINT64_C(20000000000) >> mp_rng_below(&r, 3) : 0;
         n_wide += rate > 0;
-        random_order(&x, &r, c.t.n_gpus, ports, rate, mp_rng_below(&r, 2) == 0);
+        case_order(&x, &r, c.t.n_gpus, ports, rate, mp_rng_below(&r, 2) == 0);
         n_flush += x.o.has_flush;
         for (int mode = 0; mode < 3; mode++) {
             enum mp_combine way = (enum mp_combine)mp_rng_below(&r, MP_N_COMBINES);
@@ -112,7 +56,7 @@ static void test_net_staged__free_is_never_behind_where_ports_are_alone(void **s
         c.t.stage_launch_ns = mp_rng_below(&r, 5000);
         c.levels[0].latency_ns = mp_rng_below(&r, 2000);
         case_matrix(&c, &r);
-        random_order(&x, &r, 5, 1, 0, false);
+        case_order(&x, &r, 5, 1, 0, false);
         uint64_t relaxed = staged(&c, &x, false, MP_STAGE_FREE),
                  coupled = staged(&c, &x, MP_COMBINE_FORWARD, MP_STAGE_COUPLED);
         assert_true(relaxed <= coupled);
@@ -223,7 +167,7 @@ static void test_net_staged__estimate_and_fallback(void **state) {
         enum mp_combine way = (enum mp_combine)mp_rng_below(&r, MP_N_COMBINES);
         case_random(&c, &r, 2, 3);
         uint32_t ports = 1 + (uint32_t)mp_rng_below(&r, 3);
-        random_order(&x, &r, c.t.n_gpus, ports, mp_rng_below(&r, 2) * UINT64_C(7000000000), mp_rng_below(&r, 2) == 0);
+        case_order(&x, &r, c.t.n_gpus, ports, mp_rng_below(&r, 2) * UINT64_C(7000000000), mp_rng_below(&r, 2) == 0);
         CHECK_OK(mp_net_new(&net, &c.t, &err), err);
         CHECK_OK(mp_net_order_estimate(net, &x.o, way, c.matrix, &got, &single, &err), err);
         assert_int_equal(got, slow_estimate(&c, &x.o, way));
@@ -245,7 +189,7 @@ static void test_net_staged__estimate_and_fallback(void **state) {
             mp_net_free(net);
             case_plain(&c, 1, 4, UINT64_C(50000000000), 0);
             case_matrix(&c, &r);
-            random_order(&x, &r, 4, 1, 0, false);
+            case_order(&x, &r, 4, 1, 0, false);
             CHECK_OK(mp_net_new(&net, &c.t, &err), err);
             CHECK_OK(mp_net_order_estimate(net, &x.o, MP_COMBINE_FORWARD, c.matrix, &got, &single, &err), err);
             CHECK_OK(mp_net_staged(net, &x.o, MP_COMBINE_FORWARD, MP_STAGE_BARRIER, c.matrix, &time_ns, &err), err);
@@ -387,7 +331,7 @@ static enum mp_status one_staged(void *ctx, struct mp_error *err) {
     uint64_t t;
     enum mp_status status;
     struct mp_rng r = mp_rng_seed(1);
-    random_order(&x, &r, c->t.n_gpus, 1, 0, true);
+    case_order(&x, &r, c->t.n_gpus, 1, 0, true);
     MP_TRY(mp_net_new(&net, &c->t, err));
     MP_TRY(mp_net_staged(net, &x.o, MP_COMBINE_FORWARD, MP_STAGE_FREE, c->matrix, &t, err));
 out:

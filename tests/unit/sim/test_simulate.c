@@ -16,27 +16,6 @@ static struct mp_sim_result *simulate(const struct world *w, const struct mp_sim
     return r;
 }
 
-/* Rotation for the layers that get it, in the plan's own memory. */
-static void add_rotation(struct world *w) {
-    struct mp_plan *p = w->plan;
-    uint32_t n = p->n_gpus;
-    struct mp_order *o = mp_arena_alloc(p->arena, 1, sizeof *o);
-    struct mp_stage *stages = mp_arena_alloc(p->arena, n, sizeof *stages);
-    for (uint32_t s = 0; s + 1 < n; s++) {
-        struct mp_transfer *t = mp_arena_alloc(p->arena, n, sizeof *t);
-        for (uint32_t i = 0; i < n; i++)
-            t[i] = (struct mp_transfer){(uint16_t)i, (uint16_t)((i + s + 1) % n), 1, 1};
-        stages[s] = (struct mp_stage){n, t};
-    }
-    *o = (struct mp_order){.name = "rotation", .unit = 1, .ports = 1, .n_stages = n - 1, .stages = stages};
-    p->orders = o;
-    p->n_orders = 1;
-    for (uint32_t l = 0; l < p->n_layers; l++) {
-        p->layers[l].order = l % 2 == 0 ? 0 : MP_NONE;
-        p->layers[l].combine = (enum mp_combine)(l / 2 % MP_N_COMBINES);
-    }
-}
-
 /* The step put together again from its parts. */
 static void test_simulate__is_the_sum_of_its_parts(void **state) {
     (void)state;
@@ -50,7 +29,7 @@ static void test_simulate__is_the_sum_of_its_parts(void **state) {
         w.setup.dispatcher = mp_dispatcher_at((uint32_t)mp_rng_below(&r, 5));
         w.setup.sources = mp_rng_below(&r, 3) == 0 ? MP_SOURCES_COUPLED : MP_SOURCES_DP;
         if (seed % 2 == 0)
-            add_rotation(&w);
+            world_rotation(&w);
         w.plan->stage_mode = (enum mp_stage_mode)mp_rng_below(&r, 3);
         w.plan->fallback_ppm = mp_rng_below(&r, 2) ? 1 + (uint32_t)mp_rng_below(&r, 500000) : 0;
         struct mp_sim_options o = options_of(&w);
@@ -136,7 +115,7 @@ static void test_simulate__the_floor_holds_for_orders_between_nodes(void **state
             n_tried++;
             uint32_t n_gpus = w.plan->n_gpus;
             w.plan->n_gpus = n_nodes; /* a rotation of nodes */
-            add_rotation(&w);
+            world_rotation(&w);
             w.plan->n_gpus = n_gpus;
             ((struct mp_order *)(uintptr_t)w.plan->orders)->between_nodes = true;
             w.plan->fallback_ppm = (uint32_t)mp_rng_below(&r, 2) * 1000;
@@ -165,7 +144,7 @@ static void test_simulate__without_pacing_caps_do_not_count(void **state) {
     for (uint64_t seed = 0; seed < 20; seed++) {
         struct mp_rng r = mp_rng_seed(seed + 70);
         world_make(&w, &r, (struct world_shape){0});
-        add_rotation(&w);
+        world_rotation(&w);
         struct mp_order *order = (struct mp_order *)(uintptr_t)w.plan->orders;
         struct mp_sim_options o = options_of(&w);
         struct mp_sim_result *without = simulate(&w, &o);
@@ -193,7 +172,7 @@ static void test_simulate__threads_do_not_matter(void **state) {
     for (uint64_t seed = 0; seed < 20; seed++) {
         struct mp_rng r = mp_rng_seed(seed + 10);
         world_make(&w, &r, (struct world_shape){.n_steps = 13});
-        add_rotation(&w);
+        world_rotation(&w);
         struct mp_sim_options o = options_of(&w);
         for (int network = 0; network < 5; network++) {
             o.network = (enum mp_network_mode)network;
@@ -361,7 +340,7 @@ static void test_simulate__survives_every_fault(void **state) {
     static struct world w;
     struct mp_rng r = mp_rng_seed(6);
     world_make(&w, &r, (struct world_shape){0});
-    add_rotation(&w);
+    world_rotation(&w);
     sweep_faults(flow_alone, &w, 1);
     struct mp_error err = {0};
     CHECK_OK(flow(&w, &err), err);

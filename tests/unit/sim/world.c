@@ -143,6 +143,26 @@ void world_make(struct world *w, struct mp_rng *r, struct world_shape s) {
     world_place(w, r);
 }
 
+void world_rotation(struct world *w) {
+    struct mp_plan *p = w->plan;
+    uint32_t n = p->n_gpus;
+    struct mp_order *o = mp_arena_alloc(p->arena, 1, sizeof *o);
+    struct mp_stage *stages = mp_arena_alloc(p->arena, n, sizeof *stages);
+    for (uint32_t s = 0; s + 1 < n; s++) {
+        struct mp_transfer *t = mp_arena_alloc(p->arena, n, sizeof *t);
+        for (uint32_t i = 0; i < n; i++)
+            t[i] = (struct mp_transfer){(uint16_t)i, (uint16_t)((i + s + 1) % n), 1, 1};
+        stages[s] = (struct mp_stage){n, t};
+    }
+    *o = (struct mp_order){.name = "rotation", .unit = 1, .ports = 1, .n_stages = n - 1, .stages = stages};
+    p->orders = o;
+    p->n_orders = 1;
+    for (uint32_t l = 0; l < p->n_layers; l++) {
+        p->layers[l].order = l % 2 == 0 ? 0 : MP_NONE;
+        p->layers[l].combine = (enum mp_combine)(l / 2 % MP_N_COMBINES);
+    }
+}
+
 void world_free(struct world *w) {
     mp_router_free(w->router);
     mp_plan_free(w->plan);

@@ -24,6 +24,8 @@ void world_make(struct world *w, struct mp_rng *r, struct world_shape shape);
 void world_place(struct world *w, struct mp_rng *r);
 /* The router of the plan as it is now. */
 void world_route(struct world *w);
+/* Rotation for every second layer, in the plan's own memory. */
+void world_rotation(struct world *w);
 void world_free(struct world *w);
 
 #endif
