@@ -118,8 +118,8 @@ struct opts {
     const char *model, *out, *format, *phase, *ids, *map, *requests, *ranked, *axes;
     const char *model_b, *out_b, *colocation, *evaluator;
     const char *strategy, *strategies, *replicate, *place, *route, *order, *stages, *set, *objective, *for_stack;
-    const char *dispatcher, *sources, *split, *score_on, *network, *timeline, *incumbent, *incumbent_route, *to, *preset, *against,
-        *completion;
+    const char *dispatcher, *sources, *split, *score_on, *network, *timeline, *incumbent, *incumbent_route, *to,
+        *preset, *against, *completion;
     const char *solver, *export_lp, *import_solution;
 };
 
