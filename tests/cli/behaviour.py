@@ -440,7 +440,8 @@ class Orders(Case):
                 self.assertEqual(best, next(r["time_ns"] for r in value["results"] if r["order"] == value["best"]))
 
     def test_limits_stop_orders_and_the_plan_says_so(self):
-        run = lambda *limit: (json.loads(self.expect(0, "order", self.matrix(), "2x2:h100", "--json", "-q", "-o", "p.yaml", *limit).stdout), (self.folder / "p.yaml").read_text())
+        run = lambda *limit: (json.loads(self.expect(0, "order", self.matrix(), "2x2:h100", "--json", "-q", "-o", "p.yaml",
+                                                     *limit).stdout), (self.folder / "p.yaml").read_text())
         value, plan = run()
         self.assertEqual(value["stopped_by"], "done")
         self.assertIn("stopped_by: done\n", plan)
