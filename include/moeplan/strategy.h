@@ -97,7 +97,8 @@ struct mp_strategy {
     enum mp_status (*solve)(const struct mp_problem *in, const struct mp_budget *budget, struct mp_arena *scratch,
                             struct mp_draft *draft, enum mp_outcome *outcome, struct mp_error *err);
     /* Stage ORDER in place of solve: stages for one matrix. *out is initialised for n_gpus ends. FOUND with no stages =
-     * single shot. NOT_APPLICABLE: err->message says why. The driver (planner/order.c) decides which layers use it. */
+     * single shot. NOT_APPLICABLE: err->message says why. The driver (planner/order/order.c) decides which layers use
+     * it. */
     enum mp_status (*order)(const struct mp_order_problem *in, struct mp_arena *scratch, struct mp_schedule *out,
                             enum mp_outcome *outcome, struct mp_error *err);
 };

@@ -1,9 +1,9 @@
 /* Exact solving: the known optima, how large a problem is proven in 1 s (and in 60 s with --long), unequal GPUs against
  * every assignment, and, given a data folder, reduced recorded problems against what `auto` makes of them.
  * usage: bench_exact [--long] [DATA FOLDER] */
-#include "../../planner/assign.h"
-#include "../../planner/exact_load.h"
-#include "../../planner/exact_steps.h"
+#include "assign.h"
+#include "exact_load.h"
+#include "exact_steps.h"
 #include <math.h>
 #include <moeplan/base.h>
 #include <moeplan/strategy.h>

@@ -3,7 +3,7 @@
  * Decides   how many replicas each expert gets and which GPU holds each; of the replicate stage it takes only how many
  *           redundant slots there are.
  * Minimises in each layer the fullest GPU's load, summed over all steps, replicas sharing evenly.
- * Method    planner/exact_load.c.
+ * Method    planner/exact/exact_load.c.
  * Bound     proven, or the heuristic solution it began with and better ones found until its budget struck.
  * Differs   load only: neither steps nor traffic. Equal GPUs: speeds are not looked at.
  * Cost      exponential; `nodes` for each layer (or an equal share of --work-limit). */

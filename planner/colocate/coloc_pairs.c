@@ -4,7 +4,8 @@
  *           bottleneck: the second half of the decoupled heuristic).
  * Minimises pairing: the largest of (a_i + b_j sent, a_i + b_j received), GPUs left out of account; bottleneck
  *           assignment: the largest time of a pair by itself on its GPU, by the closed form.
- * Method    sorting; thresholds with augmenting paths (planner/bottleneck.c) on the entries' distance to the largest.
+ * Method    sorting; thresholds with augmenting paths (planner/order/bottleneck.c) on the entries' distance to the
+ * largest.
  * Bound     sorted pairing: optimal where every group sends what it receives; bottleneck pairing: optimal for what it
  *           minimises; the two steps together: none (three-dimensional bottleneck matching is NP-hard).
  * Paper     arXiv 2410.17043, theorems 5.1, 6.2, sections 6.2, 7.2; Crama and Spieksma, EJOR 60, 1992.

@@ -2,8 +2,8 @@
  *
  * Decides   which GPU holds each copy, layer by layer; replica counts are those of the replicate stage.
  * Minimises mean step time as simulated (single shots, rule EVEN), or with --objective peak the fullest GPU's rows.
- * Method    planner/exact_steps.c on every layer: layers do not meet, so the best of each is the best of all. With
- *           `engine` 1 GLPK instead, on the program of planner/place_model.c with the greedy solution to begin with.
+ * Method    planner/exact/exact_steps.c on every layer: layers do not meet, so the best of each is the best of all.
+ * With `engine` 1 GLPK instead, on the program of planner/place/place_model.c with the greedy solution to begin with.
  *           An imported solution is taken as it is, once all its rows hold.
  * Bound     proven, or the least bound of what the search had not looked at when its budget struck; GLPK's bound is in
  *           floating point and is not used.

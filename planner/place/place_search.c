@@ -1,8 +1,8 @@
 /* moeplan's own placement: local search on the cost of every step.
  *
  * Decides   expert -> GPU, layer by layer (a step's time is a sum over layers, so layers are independent).
- * Minimises the objective on planning steps: mean step with every transfer at its port bound (planner/layer_cost.h), or
- *           its own terms for p95, peak and inter.
+ * Minimises the objective on planning steps: mean step with every transfer at its port bound
+ * (planner/place/layer_cost.h), or its own terms for p95, peak and inter.
  * Method    iterated local search. Starts: contiguous, lpt, eplb and seeded random placements. Descent: the first
  *           exchange of two experts, or move to an empty slot, that is better, around GPUs that changed lately; then
  *           3-cycles. When nothing is better: a kick of random exchanges, another descent, back where that is worse.
@@ -20,8 +20,8 @@
 
 enum { OPTION_EFFORT, OPTION_STEPS, OPTION_ROWS, OPTION_KICKS, OPTION_RANDOM, OPTION_RACE, OPTION_SHRINK };
 static const struct mp_option options[] = {
-    {"effort", "10^6 operations",
-     "work of the search in each layer; twice that where copies are counted per token", 100, 1, 1000000},
+    {"effort", "10^6 operations", "work of the search in each layer; twice that where copies are counted per token",
+     100, 1, 1000000},
     {"steps", "steps", "planning steps it looks at, evenly spaced", 128, 1, 65536},
     {"rows", "tokens", "tokens it looks at where copies are counted per token", 131072, 64, INT64_C(1) << 32},
     {"kicks", "kicks", "kicks without success after which a layer is done", 40, 0, 1000000},

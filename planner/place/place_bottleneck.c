@@ -3,11 +3,10 @@
  * Decides   which GPU holds each copy.
  * Minimises with one copy per GPU at most: slowest dispatch + slowest experts + slowest combine, each the worst pair
  *           (copy, GPU) of its own, over all steps together; with more copies the slowest GPU of each round.
- * Method    threshold and Hopcroft-Karp (planner/assign.c), exactly, for at most 16 GPUs; above that one table of the
- *           sums. With several copies per GPU: copies by falling rows in rounds of as many as there are GPUs; each
- *           round is a bottleneck assignment of its copies to GPUs, a pair weighing what the GPU would take in all.
- *           The last round, of fewer copies than GPUs, goes first when it leaves nobody more slots than others, so that
- *           fast GPUs get one more.
+ * Method    threshold and Hopcroft-Karp (planner/exact/assign.c), exactly, for at most 16 GPUs; above that one table of
+ * the sums. With several copies per GPU: copies by falling rows in rounds of as many as there are GPUs; each round is a
+ * bottleneck assignment of its copies to GPUs, a pair weighing what the GPU would take in all. The last round, of fewer
+ * copies than GPUs, goes first when it leaves nobody more slots than others, so that fast GPUs get one more.
  * Bound     exact for one copy per GPU under totals over steps (Aurora's sorted order is up to 1.13 times worse where
  *           GPUs differ in more than one figure).
  * Differs   from Aurora, arXiv 2410.17043, section 5: a time per pair in place of one popularity and one speed.

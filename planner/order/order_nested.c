@@ -127,7 +127,7 @@ out:
 
 const struct mp_strategy mp_strategy_order_nested = {.name = "nested",
                                                      .summary = "few launches of many matchings each, then the rest",
-                                                     .reference = "planner/order_nested.c",
+                                                     .reference = "planner/order/order_nested.c",
                                                      .stage = MP_PLAN_ORDER,
                                                      .options = options,
                                                      .order = order};

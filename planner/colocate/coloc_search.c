@@ -2,7 +2,7 @@
  *
  * Decides   the GPU of each group of both models.
  * Minimises the problem's objective.
- * Method    planner/coloc_local.c.
+ * Method    planner/colocate/coloc_local.c.
  * Bound     never above what sorted, bottleneck and decoupled reach, where the work limit leaves time to look at them.
  * Paper     none.
  * Cost      work_limit evaluations, 20,000 by default, fewer on many GPUs with shared ports. */

@@ -2,7 +2,7 @@
  *
  * Decides   the GPU of each group of both models.
  * Minimises the largest of what a pair of groups sends or receives; then GPUs.
- * Method    bottleneck matching of groups, then bottleneck matching of pairs and GPUs (planner/coloc_pairs.c).
+ * Method    bottleneck matching of groups, then bottleneck matching of pairs and GPUs (planner/colocate/coloc_pairs.c).
  * Bound     none; the paper measures a mean of 1.07 times the optimum.
  * Paper     Aurora, arXiv 2410.17043, section 7.2.
  * Cost      O(n^3) at worst. */

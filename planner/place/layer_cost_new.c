@@ -1,5 +1,5 @@
 /* What the evaluator of one layer needs to know: where each resource's count stands in a row, and what every step asks
- * of every item. Read once; planner/layer_cost.c then works on it. */
+ * of every item. Read once; planner/place/layer_cost.c then works on it. */
 #include "layer_cost_parts.h"
 #include <stdlib.h>
 #include <string.h>
