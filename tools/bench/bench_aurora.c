@@ -25,32 +25,6 @@ struct bench {
     struct mp_error err;
 };
 
-static struct mp_topology *cluster(struct mp_arena *a, bool unequal) {
-    static const uint64_t gbps[] = {100, 80, 50, 40};
-    struct mp_topology *t = bench_switch(a, N);
-    struct mp_gpu *gpus = mp_arena_alloc(a, N, sizeof *gpus);
-    struct mp_resource *ports = mp_arena_alloc(a, 2 * N, sizeof *ports);
-    struct mp_level *level = mp_arena_alloc(a, 1, sizeof *level);
-    if (gpus == NULL || ports == NULL || level == NULL)
-        exit(4);
-    for (uint32_t g = 0; g < N; g++) {
-        const uint64_t rate = unequal ? gbps[g / 2] : 100;
-        gpus[g] = t->gpus[g];
-        gpus[g].speed_ppm = (uint32_t)rate * 10000;
-        for (uint32_t k = 0; k < 2; k++) {
-            ports[2 * g + k] = t->resources[2 * g + k];
-            ports[2 * g + k].bytes_per_s = rate * 125000000;
-        }
-    }
-    *level = *t->levels;
-    level->latency_ns = 0;
-    t->gpus = gpus;
-    t->resources = ports;
-    t->levels = level;
-    t->launch_ns = t->stage_launch_ns = 0;
-    return t;
-}
-
 /* like NULL: hot experts of its own; else those of that order, each expert's popularity off by lognormal(0.3). */
 static void fill(uint64_t *tokens, double zipf, enum sources kind, const uint32_t *like, struct mp_rng *r) {
     uint32_t rank[N];
@@ -361,7 +335,7 @@ int main(int argc, char **argv) {
         return 4;
     x->arena = mp_arena_new();
     for (int u = 0; u < 2; u++) {
-        x->cluster[u] = cluster(x->arena, u == 1);
+        x->cluster[u] = bench_aurora_switch(x->arena, N, u == 1);
         bench_require(mp_net_new(&x->net[u], x->cluster[u], &x->err), &x->err);
     }
     for (int kind = 0; kind < N_SOURCES; kind++)

@@ -8,31 +8,6 @@
 
 #define N_MAX 16u
 
-static struct mp_topology *cluster(struct mp_arena *a, uint32_t n) {
-    static const uint64_t gbps[] = {100, 80, 50, 40};
-    struct mp_topology *t = bench_switch(a, n);
-    struct mp_gpu *gpus = mp_arena_alloc(a, n, sizeof *gpus);
-    struct mp_resource *ports = mp_arena_alloc(a, 2 * n, sizeof *ports);
-    struct mp_level *level = mp_arena_alloc(a, 1, sizeof *level);
-    if (gpus == NULL || ports == NULL || level == NULL)
-        exit(4);
-    for (uint32_t g = 0; g < n; g++) {
-        gpus[g] = t->gpus[g];
-        gpus[g].speed_ppm = (uint32_t)(gbps[g * 4 / n] * 10000);
-        for (uint32_t k = 0; k < 2; k++) {
-            ports[2 * g + k] = t->resources[2 * g + k];
-            ports[2 * g + k].bytes_per_s = gbps[g * 4 / n] * 125000000;
-        }
-    }
-    *level = *t->levels;
-    level->latency_ns = 0;
-    t->gpus = gpus;
-    t->resources = ports;
-    t->levels = level;
-    t->launch_ns = t->stage_launch_ns = 0;
-    return t;
-}
-
 /* Tokens of n sources to n experts, top-1. Sources are equal (0), skewed on their own (1), or as busy as the expert
  * that they move with (2). */
 static void fill(uint64_t *tokens, uint32_t n, double zipf, uint32_t kind, struct mp_rng *r) {
@@ -75,7 +50,7 @@ static void measure(uint32_t n, uint32_t instances, enum mp_coloc_objective obje
         struct mp_rng r = mp_rng_seed(k + 1000 * n);
         static uint64_t tokens[2][N_MAX * N_MAX];
         struct mp_coloc_problem p = {
-            .topology = cluster(arena, n), .objective = objective, .seed = k, .work_limit = nodes};
+            .topology = bench_aurora_switch(arena, n, true), .objective = objective, .seed = k, .work_limit = nodes};
         for (int m = 0; m < 2; m++) {
             fill(tokens[m], n, 0.4 + 0.2 * (k % 5), k / 5 % 3, &r);
             p.model[m] = (struct mp_coloc_model){.n_experts = n,

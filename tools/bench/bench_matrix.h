@@ -66,6 +66,33 @@ static inline struct mp_topology *bench_switch(struct mp_arena *a, uint32_t n) {
                               .stage_launch_ns = 10000};
     return t;
 }
+/* Aurora's clusters: a big switch without launch or latency cost, 100 Gbit/s a port, or 100, 80, 50 and 40 in equal
+ * parts with compute speeds to match. */
+static inline struct mp_topology *bench_aurora_switch(struct mp_arena *a, uint32_t n, bool is_unequal) {
+    static const uint64_t gbps[] = {100, 80, 50, 40};
+    struct mp_topology *t = bench_switch(a, n);
+    struct mp_gpu *gpus = mp_arena_alloc(a, n, sizeof *gpus);
+    struct mp_resource *ports = mp_arena_alloc(a, 2 * n, sizeof *ports);
+    struct mp_level *level = mp_arena_alloc(a, 1, sizeof *level);
+    if (gpus == NULL || ports == NULL || level == NULL)
+        exit(4);
+    for (uint32_t g = 0; g < n; g++) {
+        const uint64_t rate = is_unequal ? gbps[g * 4 / n] : 100;
+        gpus[g] = t->gpus[g];
+        gpus[g].speed_ppm = (uint32_t)rate * 10000;
+        for (uint32_t k = 0; k < 2; k++) {
+            ports[2 * g + k] = t->resources[2 * g + k];
+            ports[2 * g + k].bytes_per_s = rate * 125000000;
+        }
+    }
+    *level = *t->levels;
+    level->latency_ns = 0;
+    t->gpus = gpus;
+    t->resources = ports;
+    t->levels = level;
+    t->launch_ns = t->stage_launch_ns = 0;
+    return t;
+}
 static inline double bench_seconds(void) {
     struct timespec t;
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);

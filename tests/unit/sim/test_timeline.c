@@ -7,26 +7,6 @@ static int by_gpu_and_start(const void *a, const void *b) {
     return (x->start_ns > y->start_ns) - (x->start_ns < y->start_ns);
 }
 
-static void add_rotation(struct world *w) {
-    struct mp_plan *p = w->plan;
-    uint32_t n = p->n_gpus;
-    struct mp_order *o = mp_arena_alloc(p->arena, 1, sizeof *o);
-    struct mp_stage *stages = mp_arena_alloc(p->arena, n, sizeof *stages);
-    for (uint32_t s = 0; s + 1 < n; s++) {
-        struct mp_transfer *t = mp_arena_alloc(p->arena, n, sizeof *t);
-        for (uint32_t i = 0; i < n; i++)
-            t[i] = (struct mp_transfer){(uint16_t)i, (uint16_t)((i + s + 1) % n), 1, 1};
-        stages[s] = (struct mp_stage){n, t};
-    }
-    *o = (struct mp_order){.name = "rotation", .unit = 1, .ports = 1, .n_stages = n - 1, .stages = stages};
-    p->orders = o;
-    p->n_orders = 1;
-    for (uint32_t l = 0; l < p->n_layers; l++) {
-        p->layers[l].order = l % 3 == 0 ? MP_NONE : 0;
-        p->layers[l].combine = (enum mp_combine)(l % MP_N_COMBINES);
-    }
-}
-
 /* The event of the step itself in which e lies. */
 static const struct mp_timeline_event *part_of(const struct mp_timeline *t, const struct mp_timeline_event *e) {
     for (size_t i = 0; i < t->n; i++)
@@ -102,7 +82,7 @@ static void test_timeline__adds_up_to_what_is_simulated(void **state) {
         w.setup.dispatcher = mp_dispatcher_at((uint32_t)mp_rng_below(&r, 5));
         w.setup.sources = mp_rng_below(&r, 3) == 0 ? MP_SOURCES_COUPLED : MP_SOURCES_DP;
         if (seed % 4 != 0 && w.plan->n_gpus > 1)
-            add_rotation(&w);
+            world_rotation(&w);
         w.plan->stage_mode = (enum mp_stage_mode)mp_rng_below(&r, 3);
         w.plan->fallback_ppm = seed % 5 == 0 ? 100000 : 0;
         struct mp_sim_options o = {.dispatcher = w.setup.dispatcher,
@@ -211,7 +191,7 @@ static void test_timeline__survives_every_fault(void **state) {
     struct mp_rng r = mp_rng_seed(5);
     world_make(&w, &r, (struct world_shape){.n_layers = 2, .n_steps = 2});
     if (w.plan->n_gpus > 1)
-        add_rotation(&w);
+        world_rotation(&w);
     struct faulted f = {&w, {.dispatcher = w.setup.dispatcher, .sources = w.setup.sources, .stage_mode = -1}};
     sweep_faults(tell, &f, 1);
     world_free(&w);
