@@ -26,7 +26,8 @@ nettle-dev|pkg-config --exists nettle
 libxxhash-dev|pkg-config --exists libxxhash
 libglpk-dev|echo "#include <glpk.h>" | cc -E -x c -o /dev/null -
 libcmocka-dev|pkg-config --exists cmocka'
-needs_to_check='python3-yaml|python3 -c "import yaml"
+needs_to_check='iproute2|command -v ip && command -v tc || [ -x /usr/sbin/tc ]
+python3-yaml|python3 -c "import yaml"
 clang|command -v clang
 libclang-rt-14-dev|printf "int LLVMFuzzerTestOneInput(const char *d, unsigned long n) { return d == 0 && n > 0; }" | clang -x c -fsanitize=fuzzer,address -o /dev/null -'
 

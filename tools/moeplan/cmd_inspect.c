@@ -9,6 +9,7 @@ static const char *or_dash(const char *s) { return s != NULL && s[0] != '\0' ? s
 struct facts {
     struct mp_table *table;
     json_t *json;
+    json_t *topology; /* of a topology: all of its ports and groups, for programs; else NULL */
 };
 
 static void fact_text(struct facts *f, const char *key, const char *value) {
@@ -142,6 +143,42 @@ static enum mp_status trace_facts(struct facts *f, const char *path, const struc
     return status;
 }
 
+static json_t *json_ids(const uint32_t *ids, uint32_t n) {
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < n; i++)
+        (void)json_array_append_new(list, json_integer(ids[i]));
+    return list;
+}
+
+/* The topology as programs want it: what struct mp_topology says of groups and resources, by the same numbers. */
+static json_t *topology_json(const struct mp_topology *t) {
+    json_t *levels = json_array(), *resources = json_array(), *gpus = json_array();
+    for (uint32_t l = 0; l < t->n_levels; l++) {
+        const struct mp_level *v = &t->levels[l];
+        json_t *out = v->uplink_out != NULL ? json_ids(v->uplink_out, v->n_groups) : json_null();
+        json_t *in = v->uplink_in != NULL ? json_ids(v->uplink_in, v->n_groups) : json_null();
+        (void)json_array_append_new(levels,
+                                    json_pack("{s:s,s:I,s:I,s:I,s:o,s:o,s:o}", "name", v->name, "groups",
+                                              (json_int_t)v->n_groups, "latency_ns", (json_int_t)v->latency_ns,
+                                              "pair_bytes_per_s", (json_int_t)v->pair_bytes_per_s, "uplink_out", out,
+                                              "uplink_in", in, "incast_ppm", json_ids(v->incast_ppm, v->n_incast)));
+    }
+    for (uint32_t r = 0; r < t->n_resources; r++) {
+        const struct mp_resource *v = &t->resources[r];
+        (void)json_array_append_new(resources, json_pack("{s:I,s:I,s:s,s:b}", "bytes_per_s", (json_int_t)v->bytes_per_s,
+                                                         "level", (json_int_t)v->level, "direction",
+                                                         v->is_in ? "in" : "out", "is_uplink", v->is_uplink ? 1 : 0));
+    }
+    for (uint32_t g = 0; g < t->n_gpus; g++) {
+        const struct mp_gpu *v = &t->gpus[g];
+        (void)json_array_append_new(gpus, json_pack("{s:s,s:o,s:o,s:o}", "type", t->types[v->type].name, "group",
+                                                    json_ids(v->group, t->n_levels), "out_port",
+                                                    json_ids(v->out_port, t->n_levels), "in_port",
+                                                    json_ids(v->in_port, t->n_levels)));
+    }
+    return json_pack("{s:o,s:o,s:o}", "levels", levels, "resources", resources, "gpus", gpus);
+}
+
 static enum mp_status topology_facts(struct facts *f, const char *spec, const struct opts *o, struct mp_error *err) {
     struct mp_topology *t;
     char key[96], text[256], a[32], b[32];
@@ -179,6 +216,8 @@ static enum mp_status topology_facts(struct facts *f, const char *spec, const st
     fact_quantity(f, "launch", t->launch_ns, mp_human_ns);
     fact_quantity(f, "stage launch", t->stage_launch_ns, mp_human_ns);
     fact_text(f, "sha256", t->sha256);
+    if (o->json)
+        f->topology = topology_json(t);
     mp_topology_free(t);
     return MP_OK;
 }
@@ -272,7 +311,7 @@ enum mp_status cmd_inspect(const struct opts *o, const struct args *args, int *e
     const char *spec = args->value[0];
     static const char *const kinds[] = {"recording", "plan", "placement", "topology", "model"};
     enum tool_kind kind;
-    struct facts f = {mp_table_new(), json_object()};
+    struct facts f = {mp_table_new(), json_object(), NULL};
     struct mp_out *out;
     enum mp_status status = f.table == NULL || f.json == NULL ? mp_nomem(err, "inspect") : MP_OK;
     if (status != MP_OK)
@@ -292,6 +331,8 @@ enum mp_status cmd_inspect(const struct opts *o, const struct args *args, int *e
     if (o->json) {
         json_t *root = json_pack("{s:s,s:i,s:s,s:s,s:O}", "schema", "moeplan.inspect", "version", 1, "input", spec,
                                  "kind", kinds[kind], "facts", f.json);
+        if (f.topology != NULL)
+            (void)json_object_set(root, "topology", f.topology);
         mp_json_write(root, out);
         json_decref(root);
     } else {
@@ -300,6 +341,7 @@ enum mp_status cmd_inspect(const struct opts *o, const struct args *args, int *e
     status = mp_out_commit(out, err);
 out:
     json_decref(f.json);
+    json_decref(f.topology);
     mp_table_free(f.table);
     return status;
 }

@@ -1,0 +1,280 @@
+"""Starts a command for each rank, passes its output and signals on, and decides when and how the whole thing ends."""
+import os
+import selectors
+import signal
+import sys
+import time
+
+FORWARDED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT, signal.SIGWINCH)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+TIMED_OUT = 124
+KILL_AFTER_S = 1.0  # from SIGTERM to SIGKILL
+LINE_MAX = 1 << 16
+
+
+def exit_code(status):
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def outcome(code):
+    return f"was ended by {signal.Signals(code - 128).name}" if 128 < code < 128 + signal.NSIG else f"ended with {code}"
+
+
+class Rank:
+    def __init__(self, rank, pid):
+        self.rank, self.pid = rank, pid
+        self.code = self.ended_s = self.cpu_s = None
+        self.was_told = None  # "TERM" or "KILL" once we ended it
+
+
+class Stream:
+    """One pipe of a rank, written on line by line with the rank in front."""
+
+    def __init__(self, fd, rank, to):
+        self.fd, self.prefix, self.to, self.rest = fd, f"[{rank}] ".encode(), to, b""
+
+    def pump(self):
+        """False at the end."""
+        try:
+            data = os.read(self.fd, 1 << 16)
+        except BlockingIOError:
+            return True
+        self.rest += data
+        *lines, self.rest = self.rest.split(b"\n")
+        if len(self.rest) > LINE_MAX or not data and self.rest:
+            lines.append(self.rest)
+            self.rest = b""
+        write_all(self.to, b"".join(self.prefix + line + b"\n" for line in lines))
+        return bool(data)
+
+
+def write_all(fd, data):
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view):]
+
+
+class Run:
+    """One command on every rank of a cluster (or on those asked for)."""
+
+    def __init__(self, cluster, command, options):
+        self.cluster, self.command, self.options = cluster, command, options
+        self.ranks, self.streams = {}, {}
+        self.selector = selectors.DefaultSelector()
+        self.signals = []  # that came and were not looked at yet
+        self.events = []  # (time, what to do), earliest first
+        self.first_failure = None
+        self.ended_by = None  # exit code when we end the run ourselves
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+        if not self.options.quiet:
+            write_all(2, f"emulate: {text}\n".encode())
+
+    # starting
+
+    def _child(self, rank, out, err):
+        for s in range(1, signal.NSIG):
+            if s not in (signal.SIGKILL, signal.SIGSTOP) and s not in range(32, 34):
+                signal.signal(s, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        if out is not None:
+            os.setsid()
+            null = os.open("/dev/null", os.O_RDONLY)
+            os.dup2(null, 0)
+            os.dup2(out, 1)
+            os.dup2(err, 2)
+        if rank is not None:
+            self.cluster.enter_rank(rank)
+        os.environ.update(self.cluster.common if rank is None else self.cluster.environment[rank])
+        try:
+            os.execvp(self.command[0], self.command)
+        except OSError as e:
+            write_all(2, f"emulate: cannot run {self.command[0]}: {e.strerror}\n".encode())
+        os._exit(127 if not os.path.exists(self.command[0]) else 126)
+
+    def _fork(self, rank, out=None, err=None):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self._child(rank, out, err)
+            except BaseException as e:  # never back into the caller's code
+                write_all(2, f"emulate: rank {rank}: {e}\n".encode())
+            finally:
+                os._exit(125)
+        return Rank(rank, pid)
+
+    def _start(self):
+        for rank in range(self.cluster.n_ranks):
+            if self.options.log is not None:
+                log = os.open(os.path.join(self.options.log, f"rank-{rank}.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+                self.ranks[rank] = self._fork(rank, log, log)
+                os.close(log)
+                continue
+            pipes = [os.pipe() for _ in range(2)]
+            self.ranks[rank] = self._fork(rank, pipes[0][1], pipes[1][1])
+            for to, (read, write) in enumerate(pipes, 1):
+                os.close(write)
+                os.set_blocking(read, False)
+                self.selector.register(read, selectors.EVENT_READ, Stream(read, rank, to))
+
+    # running
+
+    def _catch(self):
+        wake, self.waker = os.pipe()
+        for fd in (wake, self.waker):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(self.waker, warn_on_full_buffer=False)
+        for s in FORWARDED + ENDING + (signal.SIGCHLD,):
+            signal.signal(s, lambda number, _: self.signals.append(number) if number != signal.SIGCHLD else None)
+        self.selector.register(wake, selectors.EVENT_READ, None)
+
+    def _send(self, number, ranks=None):
+        for r in ranks if ranks is not None else self.ranks.values():
+            if r.code is None:
+                try:
+                    os.killpg(r.pid, number)
+                except ProcessLookupError:  # not a group yet: just forked
+                    try:
+                        os.kill(r.pid, number)
+                    except ProcessLookupError:
+                        pass
+
+    def _at(self, delay_s, action):
+        self.events.append((time.monotonic() + delay_s, action))
+        self.events.sort(key=lambda e: e[0])
+
+    def _end(self):
+        """Asks those that still run to end, and makes them after a while."""
+        def make():
+            for r in self.ranks.values():
+                if r.code is None:
+                    r.was_told = "KILL"
+            self._send(signal.SIGKILL)
+        for r in self.ranks.values():
+            if r.code is None:
+                r.was_told = r.was_told or "TERM"
+        self._send(signal.SIGTERM)
+        self._send(signal.SIGCONT)
+        self._at(KILL_AFTER_S, make)
+
+    def _time_out(self):
+        if any(r.code is None for r in self.ranks.values()):
+            late = [str(r.rank) for r in self.ranks.values() if r.code is None]
+            self.note(f"timeout after {self.options.timeout:g} s: rank{'s' * (len(late) > 1)} {', '.join(late)} still running")
+            self.ended_by = TIMED_OUT if self.ended_by is None else self.ended_by
+            self._end()
+
+    def _after_failure(self):
+        if any(r.code is None for r in self.ranks.values()):
+            self._end()
+
+    def _reap(self):
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            r = next((r for r in self.ranks.values() if r.pid == pid), None)
+            if r is None:
+                continue  # a grandchild whose parent is gone
+            r.code, r.ended_s, r.cpu_s = exit_code(status), time.monotonic() - self.started, usage.ru_utime + usage.ru_stime
+            if r.code != 0 and self.first_failure is None and r.was_told is None:
+                self.first_failure = r
+                self.note(f"rank {r.rank} {outcome(r.code)} after {r.ended_s:.3f} s")
+                if not self.options.keep_going:
+                    self._at(self.options.grace, self._after_failure)
+
+    def _handle_signals(self):
+        while self.signals:
+            number = self.signals.pop(0)
+            if number in ENDING:
+                self.ended_by = 128 + number if self.ended_by is None else self.ended_by
+                self._send(number)
+                self._at(self.options.grace, self._after_failure)
+            else:
+                self._send(number)
+
+    def run(self):
+        """The exit code."""
+        self.started = time.monotonic()
+        self._catch()
+        self._start()
+        if self.options.timeout is not None:
+            self._at(self.options.timeout, self._time_out)
+        for rank, number, delay_s in self.options.inject:
+            self._at(delay_s, lambda rank=rank, number=number: self._send(number, [self.ranks[rank]]))
+        try:
+            while any(r.code is None for r in self.ranks.values()):
+                wait = max(0, self.events[0][0] - time.monotonic()) if self.events else None
+                self._pump(wait)
+                while self.events and self.events[0][0] <= time.monotonic():
+                    self.events.pop(0)[1]()
+                self._handle_signals()
+                self._reap()
+            self._drain()
+        except BrokenPipeError:
+            return 128 + signal.SIGPIPE
+        if self.ended_by is not None:
+            return self.ended_by
+        return self.first_failure.code if self.first_failure else 0
+
+    def _pump(self, wait):
+        for key, _ in self.selector.select(wait):
+            if key.data is None:
+                try:
+                    os.read(key.fd, 4096)
+                except BlockingIOError:
+                    pass
+            elif not key.data.pump():
+                self.selector.unregister(key.fd)
+                os.close(key.fd)
+
+    def _drain(self):
+        """What the ranks wrote and nobody read yet. A process that one left behind may hold a pipe open: that is not waited for."""
+        while True:
+            ready = [key.data for key, _ in self.selector.select(0) if key.data is not None]
+            if not ready:
+                return
+            for stream in ready:
+                if not stream.pump():
+                    self.selector.unregister(stream.fd)
+
+    def report(self, code):
+        return {"exit": code, "notes": self.notes,
+                "ranks": [{"rank": r.rank, "exit": r.code, "ended_s": round(r.ended_s, 6), "cpu_s": round(r.cpu_s, 6), "told": r.was_told}
+                          for r in self.ranks.values() if r.code is not None]}
+
+
+def run_one(cluster, command, rank, options):
+    """The command once, in a rank's host (None: beside the switch), with our own stdin, stdout and stderr."""
+    run = Run(cluster, command, options)
+    run._catch()
+    only = run.ranks[0] = run._fork(rank)
+    while only.code is None:
+        run._pump(None)
+        while run.signals:
+            number = run.signals.pop(0)
+            try:
+                if number not in (signal.SIGINT, signal.SIGQUIT) or not os.isatty(0):  # a terminal sends those to all of us
+                    os.kill(only.pid, number)
+            except ProcessLookupError:
+                pass
+        while only.code is None:
+            try:
+                pid, status, _ = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            if pid == only.pid:
+                only.code = exit_code(status)
+    return only.code
+
+
+def complain(text):
+    print(f"emulate: {text}", file=sys.stderr, flush=True)
