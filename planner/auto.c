@@ -25,6 +25,9 @@ struct search {
     struct mp_problem fit;      /* what plans are made on */
     struct mp_problem score_on; /* what they are scored on */
     struct mp_combination tried[N_CANDIDATES_MAX], best;
+    struct mp_placed_list *placed; /* on the fit data */
+    struct mp_plan *best_plan;
+    enum mp_outcome best_outcome;
     uint32_t n_tried, n_scored;
     uint64_t scored[N_CANDIDATES_MAX]; /* keys of the plans scored so far */
     bool is_found, is_stopped;
@@ -137,7 +140,7 @@ static enum mp_status try_one(struct search *s, struct mp_combination c, struct 
     struct mp_budget left = *s->budget; /* what the search may still use */
     if (left.work_limit > 0)
         left.work_limit = left.work_limit > s->work ? left.work_limit - s->work : 1;
-    enum mp_status status = mp_combination_run(&plan, &s->fit, &c, &left, &s->work, &outcome, &why);
+    enum mp_status status = mp_combination_run(&plan, &s->fit, &c, s->placed, &left, &s->work, &outcome, &why);
     if (status != MP_OK) {
         if (err != NULL)
             *err = why;
@@ -157,6 +160,10 @@ static enum mp_status try_one(struct search *s, struct mp_combination c, struct 
         s->is_found = true;
         s->best_score = score;
         s->best = c;
+        s->best_outcome = outcome;
+        mp_plan_free(s->best_plan);
+        s->best_plan = plan;
+        plan = NULL;
     }
     mp_plan_free(plan);
     return status;
@@ -280,7 +287,7 @@ static enum mp_status split_parts(struct parts *p, const struct mp_plan_request 
     return status;
 }
 
-enum mp_status mp_auto_choose(struct mp_combination *out, const struct mp_plan_request *request,
+enum mp_status mp_auto_choose(struct mp_combination *out, struct mp_plan **plan, const struct mp_plan_request *request,
                               const struct mp_problem *problem, const struct mp_budget *budget, uint64_t *work,
                               const char **selected_on, const char **stopped_by, enum mp_outcome *outcome,
                               struct mp_error *err) {
@@ -288,6 +295,7 @@ enum mp_status mp_auto_choose(struct mp_combination *out, const struct mp_plan_r
     bool has_parts;
     enum mp_status status;
     struct search *s = mp_calloc(1, sizeof *s);
+    *plan = NULL;
     if (s == NULL)
         return mp_nomem(err, "choosing a strategy");
     s->request = request;
@@ -295,6 +303,7 @@ enum mp_status mp_auto_choose(struct mp_combination *out, const struct mp_plan_r
     s->fit = s->score_on = *problem;
     s->stopped_by = "done";
     s->started = mp_now_seconds();
+    MP_TRY(mp_placed_list_new(&s->placed, err));
     MP_TRY(split_parts(&parts, request, &has_parts, err));
     *selected_on = "planning data";
     if (has_parts) {
@@ -319,11 +328,18 @@ enum mp_status mp_auto_choose(struct mp_combination *out, const struct mp_plan_r
     *stopped_by = s->stopped_by;
     *outcome = MP_FOUND;
     *out = s->best;
+    if (s->is_found && !has_parts) {
+        *outcome = s->best_outcome;
+        *plan = s->best_plan;
+        s->best_plan = NULL;
+    }
     if (!s->is_found)
         status = mp_decline(err, outcome, MP_NOT_APPLICABLE, "auto: no strategy applies; the first says: %s",
                             s->declined.message);
 out:
     free_parts(&parts);
+    mp_plan_free(s->best_plan);
+    mp_placed_list_free(s->placed);
     mp_free(s);
     return status;
 }

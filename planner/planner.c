@@ -68,104 +68,6 @@ enum mp_status mp_score_below(struct mp_sim_result **out, const struct mp_plan *
     return score(out, plan, p, MP_NETWORK_PORT_BOUND, err);
 }
 
-/* ---- one combination ---- */
-static enum mp_status empty_plan(struct mp_plan **out, const struct mp_problem *p, struct mp_error *err) {
-    const struct mp_trace *t = p->workload->trace;
-    uint32_t n_gpus = p->topology->n_gpus, *slots = mp_calloc(n_gpus, sizeof *slots);
-    *out = NULL;
-    if (slots == NULL)
-        return mp_nomem(err, "making a plan");
-    for (uint32_t g = 0; g < n_gpus; g++)
-        slots[g] = p->gpu_slots != NULL ? p->gpu_slots[g] : p->slots_per_gpu;
-    enum mp_status status = mp_plan_new(out, t->n_layers, t->n_experts, n_gpus, slots, err);
-    mp_free(slots);
-    if (status != MP_OK)
-        return status;
-    uint32_t *node = mp_arena_alloc((*out)->arena, n_gpus, sizeof *node);
-    if (node == NULL) {
-        mp_plan_free(*out);
-        *out = NULL;
-        return mp_nomem(err, "making a plan");
-    }
-    for (uint32_t g = 0; g < n_gpus; g++)
-        node[g] = mp_topology_node(p->topology, g);
-    (*out)->gpu_node = node;
-    (*out)->n_nodes = mp_topology_n_nodes(p->topology);
-    for (uint32_t l = 0; l < t->n_layers; l++)
-        (*out)->layers[l].layer_id = t->layer_ids[l];
-    return MP_OK;
-}
-
-static bool repeats_on_gpu(const struct mp_plan *p) {
-    for (uint32_t l = 0; l < p->n_layers; l++)
-        for (uint32_t g = 0; g < p->n_gpus; g++)
-            for (uint32_t a = p->gpu_first_slot[g]; a < p->gpu_first_slot[g + 1]; a++)
-                for (uint32_t b = p->gpu_first_slot[g]; b < a; b++)
-                    if (p->layers[l].slot_expert[a] == p->layers[l].slot_expert[b] &&
-                        p->layers[l].slot_expert[a] != MP_NO_EXPERT)
-                        return true;
-    return false;
-}
-
-enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem *problem,
-                                  const struct mp_combination *c, const struct mp_budget *budget, uint64_t *work,
-                                  enum mp_outcome *outcome, struct mp_error *err) {
-    struct mp_problem p = *problem;
-    struct mp_draft draft = {0};
-    struct mp_arena *scratch = mp_arena_new(), *copies = mp_arena_new();
-    enum mp_status status;
-    bool was_stopped = false;
-    *out = NULL;
-    *outcome = MP_FOUND;
-    p.needs_distinct = problem->needs_distinct || !c->may_repeat_on_gpu;
-    if (scratch == NULL || copies == NULL) {
-        status = mp_nomem(err, "planning");
-        goto out;
-    }
-    MP_TRY(empty_plan(&draft.plan, &p, err));
-    draft.copies = mp_arena_alloc(copies, (size_t)draft.plan->n_layers * draft.plan->n_slots, sizeof *draft.copies);
-    if (draft.copies == NULL) {
-        status = mp_nomem(err, "planning");
-        goto out;
-    }
-    for (int s = 0; s < MP_N_PLANNER_STAGES && *outcome == MP_FOUND; s++) {
-        MP_TRY(mp_option_values(&p.option_values, c->stage[s], p.settings, p.n_settings, scratch, err));
-        MP_TRY(s == MP_PLAN_ORDER ? mp_plan_order(c->stage[s], &p, budget, &draft, outcome, err)
-                                  : c->stage[s]->solve(&p, budget, scratch, &draft, outcome, err));
-        mp_arena_reset(scratch);
-        if (s < MP_PLAN_ORDER && *outcome == MP_STOPPED) { /* the best so far is a placement, too */
-            was_stopped = true;
-            *outcome = MP_FOUND;
-        }
-        if (s == MP_PLAN_REPLICATE && *outcome == MP_FOUND && p.needs_equal_slots &&
-            draft.n_copies != draft.plan->n_slots)
-            status = mp_decline(err, outcome, MP_NOT_APPLICABLE,
-                                "%s: %u of %u slots would be filled, and the target needs all (write --redundant %u "
-                                "with a strategy that "
-                                "replicates, such as eplb)",
-                                c->stage[s]->name, draft.n_copies, draft.plan->n_slots,
-                                draft.plan->n_slots - draft.plan->n_experts);
-        if (s == MP_PLAN_ROUTE && *outcome == MP_FOUND && p.allowed_routes != 0 &&
-            (p.allowed_routes >> draft.plan->route & 1) == 0)
-            status = mp_decline(err, outcome, MP_NOT_APPLICABLE,
-                                "%s: the target does not choose replicas by the rule %s (write --route even)",
-                                c->stage[s]->name, mp_route_rule_name(draft.plan->route));
-    }
-    *work += draft.work_used;
-    if (was_stopped && *outcome == MP_FOUND)
-        *outcome = MP_STOPPED;
-    if (*outcome == MP_FOUND || *outcome == MP_STOPPED) {
-        draft.plan->allow_same_gpu_replicas = !p.needs_distinct && repeats_on_gpu(draft.plan);
-        *out = draft.plan;
-        draft.plan = NULL;
-    }
-out:
-    mp_plan_free(draft.plan);
-    mp_arena_free(scratch);
-    mp_arena_free(copies);
-    return status;
-}
-
 /* ---- the whole ---- */
 struct run {
     struct mp_problem problem;
@@ -361,15 +263,19 @@ enum mp_status mp_plan_make(struct mp_plan **out, const struct mp_plan_request *
     if (*outcome != MP_FOUND)
         goto out;
     if (run.recipe->place == NULL)
-        MP_TRY(mp_auto_choose(&run.combination, request, &run.problem, &budget, &run.work, &run.selected_on,
+        MP_TRY(mp_auto_choose(&run.combination, &plan, request, &run.problem, &budget, &run.work, &run.selected_on,
                               &run.stopped_by, outcome, err));
     else
         MP_TRY(mp_combination_of(&run.combination, run.recipe, request, err));
-    if (*outcome != MP_FOUND)
+    if (*outcome != MP_FOUND && *outcome != MP_STOPPED)
         goto out;
-    if (request->given != NULL)
+    if (request->given != NULL) {
         run.combination.stage[MP_PLAN_PLACE] = &mp_place_given;
-    MP_TRY(mp_combination_run(&plan, &run.problem, &run.combination, &budget, &run.work, outcome, err));
+        mp_plan_free(plan);
+        plan = NULL;
+    }
+    if (plan == NULL)
+        MP_TRY(mp_combination_run(&plan, &run.problem, &run.combination, NULL, &budget, &run.work, outcome, err));
     if (plan == NULL)
         goto out;
     const bool is_out_of_budget = run.wall_struck || (request->work_limit > 0 && run.work >= request->work_limit);

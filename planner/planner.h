@@ -26,11 +26,17 @@ enum mp_status mp_strategy_need(const struct mp_strategy **out, enum mp_planner_
 enum mp_status mp_problem_check(struct mp_problem *p, struct mp_arena *arena, enum mp_outcome *outcome,
                                 struct mp_error *err) MP_MUST_CHECK;
 
+/* Placements made so far, for combinations that differ in later stages only; all of one problem. */
+struct mp_placed_list;
+enum mp_status mp_placed_list_new(struct mp_placed_list **out, struct mp_error *err) MP_MUST_CHECK;
+void mp_placed_list_free(struct mp_placed_list *list);
+
 /* Replicate -> place -> route -> order, no evidence and no provenance. *work gets the simulated (step, layer) pairs
- * added. */
+ * added. A placement in `list` (NULL = none) is not made again and costs no work. */
 enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem *problem,
-                                  const struct mp_combination *c, const struct mp_budget *budget, uint64_t *work,
-                                  enum mp_outcome *outcome, struct mp_error *err) MP_MUST_CHECK;
+                                  const struct mp_combination *c, struct mp_placed_list *list,
+                                  const struct mp_budget *budget, uint64_t *work, enum mp_outcome *outcome,
+                                  struct mp_error *err) MP_MUST_CHECK;
 
 /* Stage ORDER: makes orders for the layers of draft->plan with the strategy, and uses them where they pay on the
  * planning steps; *outcome as the strategy's. Once this call has used up the budget it makes no further orders. */
@@ -59,9 +65,10 @@ double mp_now_seconds(void);
 enum mp_status mp_load_table(const uint64_t **out, const struct mp_workload *w, unsigned n_threads,
                              struct mp_arena *arena, struct mp_error *err) MP_MUST_CHECK;
 
-/* The search of `auto`: the combination with the best selection score, to be run again on all planning data.
- * selected_on gets where it was chosen. NOT_APPLICABLE when no combination is. */
-enum mp_status mp_auto_choose(struct mp_combination *out, const struct mp_plan_request *request,
+/* The search of `auto`: the combination with the best selection score. selected_on gets where it was chosen: on the
+ * validation part it is to be run again on all planning data, and *plan is NULL; else *plan is what it came to, which
+ * the caller owns. NOT_APPLICABLE when no combination is. */
+enum mp_status mp_auto_choose(struct mp_combination *out, struct mp_plan **plan, const struct mp_plan_request *request,
                               const struct mp_problem *problem, const struct mp_budget *budget, uint64_t *work,
                               const char **selected_on, const char **stopped_by, enum mp_outcome *outcome,
                               struct mp_error *err) MP_MUST_CHECK;

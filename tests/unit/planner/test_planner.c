@@ -567,6 +567,66 @@ static void test_planner__scores_from_below_are_below_and_exact_where_the_networ
     }
 }
 
+static void test_planner__placements_in_a_list_are_made_once_and_are_the_same(void **state) {
+    (void)state;
+    static const char *const places[] = {"search", "eplb", "exact", "lpt"};
+    static const char *const routes[] = {"even", "nearest"};
+    struct mp_error err = {0};
+    struct tiny_spec s = small;
+    struct tiny t;
+    struct mp_workload *w;
+    struct mp_placed_list *list;
+    struct mp_arena *arena = mp_arena_new();
+    s.n_experts = 6; /* small enough for `exact`, which leaves a certificate */
+    CHECK_OK(tiny_make(&t, &s, &err), err);
+    CHECK_OK(mp_workload_build(&w, &t.part, &t.request.batching, &err), err);
+    struct mp_problem problem = {.workload = w,
+                                 .topology = t.topology,
+                                 .model = t.model,
+                                 .sim = t.request.sim,
+                                 .n_redundant = 2,
+                                 .n_threads = 1};
+    enum mp_outcome outcome;
+    CHECK_OK(mp_problem_check(&problem, arena, &outcome, &err), err);
+    CHECK_OK(mp_load_table(&problem.load, w, 1, arena, &err), err);
+    CHECK_OK(mp_placed_list_new(&list, &err), err);
+    const struct mp_budget budget = {0};
+    for (size_t k = 0; k < sizeof places / sizeof *places; k++)
+        for (int is_repeating = 0; is_repeating < 2; is_repeating++)
+            for (size_t r = 0; r < 2; r++) {
+                struct mp_combination c = {.may_repeat_on_gpu = is_repeating};
+                struct mp_plan *alone, *listed;
+                uint64_t work_alone = 0, work_listed = 0;
+                c.stage[MP_PLAN_REPLICATE] = mp_strategy_find(MP_PLAN_REPLICATE, "eplb");
+                c.stage[MP_PLAN_PLACE] = mp_strategy_find(MP_PLAN_PLACE, places[k]);
+                c.stage[MP_PLAN_ROUTE] = mp_strategy_find(MP_PLAN_ROUTE, routes[r]);
+                c.stage[MP_PLAN_ORDER] = mp_strategy_find(MP_PLAN_ORDER, "single");
+                CHECK_OK(mp_combination_run(&alone, &problem, &c, NULL, &budget, &work_alone, &outcome, &err), err);
+                const enum mp_outcome found = outcome;
+                CHECK_OK(mp_combination_run(&listed, &problem, &c, list, &budget, &work_listed, &outcome, &err), err);
+                assert_int_equal(outcome, found);
+                assert_int_equal(work_listed, r == 0 ? work_alone : 0);
+                if (is_repeating && strcmp(places[k], "exact") == 0) { /* its replicas are distinct */
+                    assert_int_equal(found, MP_NOT_APPLICABLE);
+                    assert_true(alone == NULL && listed == NULL);
+                    mp_error_clear(&err);
+                    continue;
+                }
+                assert_int_equal(found, MP_FOUND);
+                assert_int_equal(listed->n_certificates, alone->n_certificates);
+                char *a = tiny_text(alone), *b = tiny_text(listed);
+                assert_string_equal(a, b);
+                mp_free(a);
+                mp_free(b);
+                mp_plan_free(alone);
+                mp_plan_free(listed);
+            }
+    mp_placed_list_free(list);
+    mp_workload_free(w);
+    tiny_free(&t);
+    mp_arena_free(arena);
+}
+
 static void test_planner__auto_keeps_a_validation_part_and_a_work_limit(void **state) {
     (void)state;
     struct mp_error err = {0};
@@ -680,6 +740,7 @@ int main(void) {
         cmocka_unit_test(test_planner__counts_need_a_dispatcher_that_counts_can_feed),
         cmocka_unit_test(test_planner__auto_is_never_worse_than_any_named_recipe),
         cmocka_unit_test(test_planner__scores_from_below_are_below_and_exact_where_the_network_has_no_part),
+        cmocka_unit_test(test_planner__placements_in_a_list_are_made_once_and_are_the_same),
         cmocka_unit_test(test_planner__auto_keeps_a_validation_part_and_a_work_limit),
         cmocka_unit_test(test_planner__layers_are_staged_only_where_that_pays),
         cmocka_unit_test(test_planner__every_fault_is_survived),
