@@ -131,7 +131,7 @@ static enum mp_status prepare(struct run *run, const struct mp_plan_request *r, 
                                        .limits = r->limits,
                                        .export_lp = r->export_lp,
                                        .import_solution = r->import_solution,
-                                       .exact_nodes = run->recipe->place == NULL && r->place == NULL
+                                       .exact_nodes = (run->recipe->place == NULL && r->place == NULL) || r->is_trial
                                                           ? EXACT_NODES_IN_AUTO / (run->workload->n_steps + 1) + 1
                                                           : 0,
                                        .given = r->given,
@@ -223,7 +223,7 @@ static enum mp_status fill_provenance(struct mp_plan *p, const struct run *run, 
     v->stopped_by = run->stopped_by;
     v->is_reproducible = !run->wall_struck;
     v->is_synthetic = t->is_synthetic;
-    v->has_workload = true;
+    v->has_workload = !r->is_trial; /* a trial claims nothing */
     if (r->given != NULL)
         v->strategy = v->place = keep(p, r->given_name, &is_full);
     if (r->n_colocations > 0) {
@@ -239,7 +239,8 @@ static enum mp_status fill_provenance(struct mp_plan *p, const struct run *run, 
 
 static enum mp_status gate(const struct mp_plan *p, const struct mp_plan_request *r, struct mp_error *err) {
     struct mp_verify_report *report = NULL;
-    enum mp_status status = mp_plan_verify(&report, p, r->planning->trace, r->topology, r->model, err);
+    const struct mp_trace *trace = r->is_trial ? NULL : r->planning->trace; /* structure alone */
+    enum mp_status status = mp_plan_verify(&report, p, trace, r->topology, r->model, err);
     if (status == MP_OK && report->n > 0)
         status = mp_fail(err, MP_EBUG,
                          "the verifier refuses this plan of strategy %s: %s: %s (%u violations in all; please report)",
@@ -286,7 +287,8 @@ enum mp_status mp_plan_make(struct mp_plan **out, const struct mp_plan_request *
     if (run.wall_struck)
         run.stopped_by = "wall_clock"; /* also where only a part of the search ran out of time */
     MP_TRY(fill_provenance(plan, &run, request, err));
-    MP_TRY(mp_plan_prove(plan, &run.problem, err));
+    if (!request->is_trial)
+        MP_TRY(mp_plan_prove(plan, &run.problem, err));
     MP_TRY(gate(plan, request, err));
     *out = plan;
     plan = NULL;

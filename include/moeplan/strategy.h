@@ -165,6 +165,9 @@ struct mp_plan_request {
     unsigned n_threads;
     const struct mp_limits *limits;
     bool no_exact; /* `auto` does not try the exact searches */
+    /* Only to be scored, never for a file: no evidence, samples or certificates, and the verifier checks the structure
+     * alone; exact searches get as little as they get in `auto`. */
+    bool is_trial;
     /* place exact: also write its program here (.mps: free MPS, else CPLEX LP); take this file's solution */
     const char *export_lp, *import_solution;
     /* A placement decided elsewhere (colocation) in place of the recipe's, with its name; NULL = none. */

@@ -557,6 +557,93 @@ class Detection(Case):
             self.assertIn(kind, self.expect(0, "inspect", word).stdout.splitlines()[2])
 
 
+class Gain(Case):
+    """`plan` says what the plan gains over contiguous, and when that is no more than noise."""
+    SKEWED = ["--n-requests", "160", "--layers", "2", "--experts", "16", "--top-k", "1", "--zipf", "1.2", "--tokens-per-request", "32", "--phase", "prefill"]
+
+    def recording(self, *more):
+        self.expect(0, "generate", "-o", "r.mpt", *more, "-q")
+        return "r.mpt"
+
+    def gain(self, *arguments, code=0):
+        return json.loads(self.expect(code, "plan", *arguments, "-o", "p.yaml", "--json", "-q").stdout)["gain"]
+
+    def test_it_is_what_compare_finds_with_its_default_split(self):
+        for more in (["--strategy", "lpt"], ["--strategy", "eplb", "--redundant", "4"]):
+            for batch in (STEPS, ["--batch", "2", "--resample"]):
+                arguments = [DECODE, "4:h100", *batch, "--steps", "20", *more]
+                gain = self.gain(*arguments)
+                arguments[arguments.index("--strategy") + 1] += ",contiguous"
+                rows = json.loads(self.expect(0, "compare", *arguments, "--json", "-q").stdout)["results"]
+                row = next(r for r in rows if r["strategy"] != "contiguous")
+                self.assertEqual((gain["change"], gain["change_interval"]), (row["change"], row["change_interval"]))
+                self.assertIsNotNone(gain["change_interval"])
+
+    def test_what_was_held_out_is_scored_when_there_is_such_a_part(self):
+        gain = self.gain(DECODE, "4:h100", *STEPS, "--steps", "20", "--strategy", "lpt", "--split", "time:0.5")
+        self.assertEqual(gain["evaluated_on"], "held-out")
+        rows = json.loads(self.expect(0, "compare", DECODE, "4:h100", *STEPS, "--steps", "20", "--strategy", "lpt,contiguous", "--split", "time:0.5",
+                                      "--json", "-q").stdout)["results"]
+        self.assertEqual(gain["change"], rows[0]["change"])
+
+    def test_a_gain_is_worth_it_and_strict_lets_it_pass(self):
+        arguments = (self.recording(*self.SKEWED), "4:h100", "--tokens-per-rank", "256", "--strategy", "lpt")
+        gain = self.gain(*arguments, "--strict")
+        self.assertEqual((gain["kind"], gain["worth"]), ("real", True))
+        self.assertLess(gain["change_interval"]["high"], 0)
+        done = self.expect(0, "plan", *arguments, "-o", "p.yaml")
+        self.assertIn(b"shorter than contiguous's (95 % interval", done.stderr)
+        self.assertNotIn(b"do not bother", done.stderr)
+
+    def test_noise_is_not_worth_it_and_strict_refuses(self):
+        recording = self.recording("--n-requests", "60", "--layers", "2", "--experts", "8", "--top-k", "1", "--zipf", "0.2", "--stickiness", "0.2",
+                                   "--tokens-per-request", "256", "--phase", "prefill")
+        arguments = ("plan", recording, "4:h100", "--tokens-per-rank", "1024", "--strategy", "lpt", "-o", "p.yaml")
+        done = self.expect(0, *arguments)
+        self.assertRegex(done.stderr.decode(), "do not bother: lpt's steps are .* within the noise .* requests would tell .the recording has 60.")
+        (self.folder / "p.yaml").write_text("the old plan")
+        done = self.expect(1, *arguments, "--strict", "-q")
+        self.assertIn(b"moeplan: plan: do not bother: ", done.stderr)
+        self.assertEqual((self.folder / "p.yaml").read_text(), "the old plan")
+        answer = json.loads(self.expect(1, *arguments, "--strict", "--json").stdout)
+        self.assertEqual(answer["outcome"], "refused")
+        self.assertIn("do not bother", answer["note"])
+        compare = self.expect(1, "compare", *arguments[1:5], "--strategy", "contiguous,lpt", "--strict", "-q")
+        self.assertIn(b"verdict: do not bother: lpt's steps are", compare.stdout)
+
+    def test_too_few_requests_say_how_many_would_do(self):
+        recording = self.recording("--n-requests", "12", "--layers", "2", "--experts", "8", "--top-k", "1", "--zipf", "1.5")
+        arguments = (recording, "2:h100", "--batch", "1", "--strategy", "lpt")
+        done = self.expect(0, "plan", *arguments, "-o", "p.yaml")
+        self.assertRegex(done.stderr.decode(), "do not bother: .* nothing says whether that is noise .no interval: too few requests; .*; at least "
+                                               "[0-9]+ requests would tell .the recording has 12.")
+        self.assertEqual(self.gain(*arguments)["kind"], "too few")
+        done = self.expect(0, "compare", *arguments[:4], "--strategy", "contiguous,lpt", "-q")
+        self.assertRegex(done.stdout.decode(), "verdict: do not bother: .* nothing says whether that is noise .no interval: too few requests; .*the recording has 12")
+        self.expect(0, "generate", "-o", "one.mpt", "--n-requests", "1", "--layers", "2", "--experts", "8", "-q")
+        done = self.expect(0, "plan", "one.mpt", "1:h100", "--batch", "1", "--strategy", "lpt", "-o", "p.yaml")
+        self.assertIn(b"do not bother: nothing says what the plan gains over contiguous: ", done.stderr)
+
+    def test_it_can_be_switched_off_and_strict_needs_it(self):
+        arguments = (DECODE, "4:h100", *STEPS, "--strategy", "lpt")
+        self.assertIsNone(self.gain(*arguments, "--interval-groups", "0"))
+        self.assertNotIn(b"contiguous", self.expect(0, "plan", *arguments, "--interval-groups", "0", "-o", "p.yaml").stderr)
+        self.assertIn(b"--strict: ", self.expect(2, "plan", *arguments, "--interval-groups", "1", "--strict", "-o", "q.yaml").stderr)
+        self.assertIn(b"--strict: ", self.expect(2, "compare", *arguments, "--interval-groups", "0", "--strict").stderr)
+        self.assertFalse((self.folder / "q.yaml").exists())
+
+    def test_contiguous_itself_has_nothing_to_say(self):
+        done = self.expect(0, "plan", DECODE, "4:h100", *STEPS, "--strategy", "contiguous", "-o", "p.yaml")
+        self.assertNotIn(b"bother", done.stderr)
+        self.assertEqual(self.gain(DECODE, "4:h100", *STEPS, "--strategy", "contiguous")["kind"], "tie")
+
+    def test_the_plan_is_the_same_with_and_without_it(self):
+        arguments = ("plan", DECODE, "4:h100", *STEPS, "--redundant", "4", "--strategy", "eplb", "-q", "-o")
+        self.expect(0, *arguments, "with.yaml", "--strict" if self.gain(*arguments[1:-2])["worth"] else "--json")
+        self.expect(0, *arguments, "without.yaml", "--interval-groups", "0")
+        self.assertEqual((self.folder / "with.yaml").read_bytes(), (self.folder / "without.yaml").read_bytes())
+
+
 class Results(Case):
     def json(self, *arguments, code=0):
         value = json.loads(self.expect(code, *arguments, "--json", "--quiet").stdout)

@@ -71,9 +71,23 @@ static const char *const generate_examples[] = {
     }
 
 static const struct argument plan_arguments[] = {TRACE_ARGUMENT, TOPOLOGY_ARGUMENT, COLOCATE_ARGUMENT, {0}};
-static const enum opt_id plan_options[] = {OPT_OUT,       OPT_MODEL,           OPT_STRATEGY, STAGES,   COSTS,
-                                           STEPS,         OPT_SPLIT_PLAN,      OPT_SCORE_ON, COLOCATE, OPT_OUT_B,
-                                           OPT_EXPORT_LP, OPT_IMPORT_SOLUTION, HINTS,        COMMON,   OPT_END};
+static const enum opt_id plan_options[] = {OPT_OUT,
+                                           OPT_MODEL,
+                                           OPT_STRATEGY,
+                                           STAGES,
+                                           COSTS,
+                                           STEPS,
+                                           OPT_SPLIT_PLAN,
+                                           OPT_SCORE_ON,
+                                           OPT_INTERVAL_GROUPS,
+                                           OPT_STRICT,
+                                           COLOCATE,
+                                           OPT_OUT_B,
+                                           OPT_EXPORT_LP,
+                                           OPT_IMPORT_SOLUTION,
+                                           HINTS,
+                                           COMMON,
+                                           OPT_END};
 static const char *const plan_examples[] = {
     "moeplan plan trace.npz 8:h100 -m gpt-oss-20b --redundant 8 -o plan.yaml",
     "moeplan plan trace.npz 2x8:h100 --strategy eplb --redundant 16 --for sglang -o plan.yaml",
@@ -119,6 +133,7 @@ static const enum opt_id compare_options[] = {OPT_STRATEGIES,
                                               OPT_SPLIT_COMPARE,
                                               OPT_SCORE_ON,
                                               OPT_INTERVAL_GROUPS,
+                                              OPT_STRICT,
                                               OPT_WIDE,
                                               OPT_MARKDOWN_TABLE,
                                               STAGES,
@@ -212,7 +227,9 @@ const struct verb verbs[] = {
      "moeplan plan TRACE TOPOLOGY [-m MODEL] [options] -o PLAN",
      "Builds the steps of the recording, runs the strategy, predicts the step time and writes the plan once the "
      "verifier has accepted it. "
-     "Exit code 1: no plan satisfies the constraints; the message says what to change.",
+     "Says on standard error what the plan gains over contiguous on requests it was not made from, and when that is no "
+     "more than noise. Exit code 1: no plan satisfies the constraints, or --strict and no gain; the message says what "
+     "to change.",
      plan_arguments, plan_options, plan_examples},
     {"verify", cmd_verify, "check a plan independently of the planner",
      "moeplan verify PLAN [TRACE TOPOLOGY] [options]",

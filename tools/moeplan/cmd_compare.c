@@ -201,6 +201,17 @@ static uint32_t judged_of(const struct contest *c, bool *is_after_the_fact) {
 /* Percent that the table shows as more than 0.0; less is a tie. */
 #define VISIBLE 0.05
 
+/* What is judged, against the baseline; TIE when there is nothing else than the baseline. */
+static enum gain_kind judged_kind(const struct contest *c) {
+    bool is_after_the_fact;
+    const uint32_t judged = judged_of(c, &is_after_the_fact);
+    if (best_of(c) == MP_NONE || base_result(c) == NULL || judged == c->base)
+        return GAIN_TIE;
+    const struct score *s = &c->scores[judged];
+    const double change = (double)s->result->mean.step_ns / (double)base_result(c)->mean.step_ns - 1;
+    return score_gain_kind(change, &s->against_base, s->shown.no_interval);
+}
+
 static void verdict_text(const struct contest *c, char *buf, size_t size) {
     bool is_after_the_fact;
     uint32_t best = best_of(c), judged = judged_of(c, &is_after_the_fact);
@@ -215,7 +226,8 @@ static void verdict_text(const struct contest *c, char *buf, size_t size) {
     double share = 100 * (double)base->result->moe_ns / (double)base->result->mean.step_ns;
     const char *label = s->shown.evaluated_on, *base_label = base->shown.evaluated_on;
     const char *sign = gain >= 0 ? "shorter" : "longer";
-    char where[MP_MAX_NAME + 64], range[96], other[MP_MAX_NAME + 128] = "";
+    char where[MP_MAX_NAME + 64], range[96], more_data[160], other[MP_MAX_NAME + 128] = "";
+    const enum gain_kind kind = judged_kind(c);
     if (strcmp(label, base_label) == 0)
         snprintf(where, sizeof where, "%s", label);
     else
@@ -232,13 +244,19 @@ static void verdict_text(const struct contest *c, char *buf, size_t size) {
                  c->scores[best].name, more, mark_of(c, best)[0] != '\0' ? " (" : "",
                  mark_of(c, best)[0] != '\0' ? c->scores[best].shown.evaluated_on : "",
                  mark_of(c, best)[0] != '\0' ? ")" : "");
+    score_what_to_record(&c->setup, kind, -gain / 100, i, more_data);
     if (judged == c->base)
         snprintf(buf, size, "no strategy has shorter steps than %s (%s)", base->name, where);
-    else if (fabs(gain) < VISIBLE)
-        snprintf(buf, size, "a tie: %s's steps are as long as %s's (%s)%s", s->name, base->name, where, other);
-    else if (i->is_known && i->low <= 0 && i->high >= 0)
-        snprintf(buf, size, "do not bother: %s's steps are %.1f %% %s than %s's, within the noise (%s, %s)%s", s->name,
-                 fabs(gain), sign, base->name, range, where, other);
+    else if (kind == GAIN_TIE)
+        snprintf(buf, size, "do not bother: %s's steps are as long as %s's (%s)%s", s->name, base->name, where, other);
+    else if (kind == GAIN_NOISE)
+        snprintf(buf, size, "do not bother: %s's steps are %.1f %% %s than %s's, within the noise (%s, %s)%s%s",
+                 s->name, fabs(gain), sign, base->name, range, where, more_data, other);
+    else if (kind == GAIN_TOO_FEW)
+        snprintf(buf, size,
+                 "do not bother: %s's steps are %.1f %% %s than %s's, and nothing says whether that is noise (no "
+                 "interval: %s; %s)%s%s",
+                 s->name, fabs(gain), sign, base->name, s->shown.no_interval, where, more_data, other);
     else if (gain <= 0)
         snprintf(buf, size, "no: %s's steps are %.1f %% longer than %s's (%s, %s)%s", s->name, -gain, base->name, range,
                  where, other);
@@ -353,6 +371,9 @@ enum mp_status cmd_compare(const struct opts *o, const struct args *args, int *e
     enum mp_status status = colocate_check(o, args, err);
     if (status != MP_OK || o->colocate)
         return status == MP_OK ? colocate_compare(o, args, exit_code, err) : status;
+    status = tool_check_strict(o, err);
+    if (status != MP_OK)
+        return status;
     c.scores = mp_calloc(SCORE_PLANS_MAX, sizeof *c.scores);
     if (c.scores == NULL)
         return mp_nomem(err, "compare");
@@ -376,6 +397,8 @@ enum mp_status cmd_compare(const struct opts *o, const struct args *args, int *e
     if (c.base == MP_NONE) /* nothing is feasible: the answer is no */
         *exit_code = 1;
     MP_TRY(score_all(c.scores, c.n, c.base, &c.setup, (uint32_t)o->interval_groups, err));
+    if (o->strict && judged_kind(&c) != GAIN_REAL)
+        *exit_code = 1;
     MP_TRY(mp_out_open(&out, "-", err));
     if (o->json)
         write_json(&c, out);

@@ -49,7 +49,7 @@ static void write_text(const struct setup *s, const struct score *score, struct 
                   mp_human_bytes((double)r->memory_bytes_max, a), score_kv_tokens(s, r, b));
 }
 
-static void write_json(const struct setup *s, const struct score *score, struct mp_out *o) {
+static void write_json(const struct setup *s, const struct score *score, const struct gain *gain, struct mp_out *o) {
     const struct mp_plan *p = score->plan;
     json_t *certificates = json_array();
     for (uint32_t i = 0; i < p->n_certificates; i++) {
@@ -60,14 +60,14 @@ static void write_json(const struct setup *s, const struct score *score, struct 
                                     "bound_ns", (json_int_t)c->bound_ns, "gap", mp_json_finite(gap_of(c))));
     }
     json_t *root = json_pack(
-        "{s:s,s:i,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:i,s:I,s:I,s:o,s:s,s:b,s:o,s:o}", "schema", "moeplan.plan",
-        "version", 1, "outcome", "found", "output", s->o->out, "strategy", p->provenance.strategy, "replicate",
-        p->provenance.replicate, "place", p->provenance.place, "route", p->provenance.route, "order",
+        "{s:s,s:i,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:i,s:I,s:I,s:o,s:s,s:b,s:o,s:o,s:o}", "schema",
+        "moeplan.plan", "version", 1, "outcome", "found", "output", s->o->out, "strategy", p->provenance.strategy,
+        "replicate", p->provenance.replicate, "place", p->provenance.place, "route", p->provenance.route, "order",
         p->provenance.order, "n_layers", (int)p->n_layers, "n_experts", (int)p->n_experts, "n_gpus", (int)p->n_gpus,
         "n_slots", (int)p->n_slots, "predicted_step_ns", (json_int_t)p->predicted_step_ns, "n_planning_steps",
         (json_int_t)p->n_planning_steps, "plan_seconds", mp_json_finite(score->shown.plan_seconds), "stopped_by",
         p->provenance.stopped_by != NULL ? p->provenance.stopped_by : "done", "reproducible",
-        (int)p->provenance.is_reproducible, "certificates", certificates, "result",
+        (int)p->provenance.is_reproducible, "certificates", certificates, "gain", gain_json(gain), "result",
         score->result != NULL ? mp_scored_json(&score->shown, s->workload) : json_null());
     mp_json_write(root, o);
     json_decref(root);
@@ -76,10 +76,12 @@ static void write_json(const struct setup *s, const struct score *score, struct 
 enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
     struct setup s = {.o = o};
     struct score score = {0};
+    struct gain gain = {.is_known = false};
     struct mp_out *file = NULL, *out = NULL;
     enum mp_status status = colocate_check(o, args, err);
     if (status != MP_OK || o->colocate)
         return status == MP_OK ? colocate_plan(o, args, exit_code, err) : status;
+    MP_TRY(tool_check_strict(o, err));
     if (o->out == NULL)
         return mp_fail(err, MP_EUSAGE, "plan: where to? (add -o PLAN, or -o - for standard output)");
     bool to_stdout = strcmp(o->out, "-") == 0;
@@ -108,6 +110,14 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
         status = o->json ? tool_write_no("moeplan.plan", "refused", score.note, err) : MP_OK;
         goto out;
     }
+    if (o->interval_groups > 0 && (o->strict || o->json || !o->quiet))
+        MP_TRY(gain_over_contiguous(&gain, &s, score.plan, err));
+    if (o->strict && gain.kind != GAIN_REAL) {
+        fprintf(stderr, "moeplan: plan: %s\n", gain.verdict);
+        *exit_code = 1;
+        status = o->json ? tool_write_no("moeplan.plan", "refused", gain.verdict, err) : MP_OK;
+        goto out;
+    }
     /* Scored before the file is replaced, so that trouble in scoring leaves the old plan. */
     if (!to_stdout)
         MP_TRY(score_all(&score, 1, MP_NONE, &s, 0, err));
@@ -115,11 +125,15 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
     mp_plan_write(score.plan, file);
     status = mp_out_commit(file, err);
     file = NULL;
-    if (status != MP_OK || to_stdout)
+    if (status != MP_OK)
+        goto out;
+    if (gain.is_known && (gain.kind != GAIN_TIE || strcmp(o->strategy, "contiguous") != 0))
+        tool_note(o, "%s", gain.verdict);
+    if (to_stdout)
         goto out;
     MP_TRY(mp_out_open(&out, "-", err));
     if (o->json)
-        write_json(&s, &score, out);
+        write_json(&s, &score, &gain, out);
     else
         write_text(&s, &score, out);
     status = mp_out_commit(out, err);

@@ -68,6 +68,8 @@ enum mp_status colocate_check(const struct opts *o, const struct args *args, str
         return mp_fail(err, MP_EUSAGE,
                        "--colocate does not go with --strategy, --place, --replicate, --redundant, --for, --score-on "
                        "or --incumbent (one slot per expert; strategies: --colocation)");
+    if (o->strict)
+        return mp_fail(err, MP_EUSAGE, "--strict is for one model (leave it out; compare --colocate says what pays)");
     if (o->sources != NULL && strcmp(o->sources, "coupled") == 0)
         return mp_fail(err, MP_EUSAGE, "--colocate: tokens start on data-parallel ranks (write --sources dp)");
     return MP_OK;

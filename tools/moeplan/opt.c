@@ -173,6 +173,8 @@ const struct opt opt_table[OPT_END] = {
                                    "(SGLang: --ep-dispatch-algorithm static is nearest)"),
     [OPT_INTERVAL_GROUPS] = WHOLE("interval-groups", 0, "G", interval_groups, 0, 100, "10", NULL,
                                   "groups of requests of the jackknife behind the 95 % intervals; 0 = none"),
+    [OPT_STRICT] = FLAG("strict", 0, strict,
+                        "exit code 1, and no plan written, unless the gain over contiguous is more than noise"),
     [OPT_WIDE] = FLAG("wide", 0, wide, "all columns: also MoE time, dispatch, compute, combine, planning time"),
     [OPT_COLOCATE] = FLAG("colocate", 0, colocate,
                           "two models on one cluster: TRACE, the second model's TRACE, TOPOLOGY (docs/COLOCATION.md)"),

@@ -67,6 +67,7 @@ enum opt_id {
     OPT_INCUMBENT,
     OPT_INCUMBENT_ROUTE,
     OPT_INTERVAL_GROUPS,
+    OPT_STRICT,
     OPT_MARKDOWN_TABLE,
     OPT_WIDE,
     OPT_COLOCATE,
@@ -106,8 +107,8 @@ enum opt_id {
 struct opts {
     struct mp_limits limits; /* the defaults, with --mem-limit */
     bool is_set[OPT_END];
-    bool help, json, quiet, thorough, colocate, resample, stage_barrier, stage_coupled, pacing, markdown_table, wide,
-        man, markdown;
+    bool help, json, quiet, strict, thorough, colocate, resample, stage_barrier, stage_coupled, pacing, markdown_table,
+        wide, man, markdown;
     uint64_t seed, threads, work_limit, mem_limit, layer_base, experts, top_k;
     double time_limit;
     uint64_t batch, tokens_per_rank, steps, pad, redundant, slots_per_gpu, interval_groups, gpus, nodes, hidden_layers,

@@ -339,8 +339,9 @@ static enum mp_status score_replicate(struct score *scores, uint32_t n, const st
     }
     if (status == MP_OK && part.n == s->scored.n)
         goto out;
-    if (batching.resample && (batching.n_steps_max == 0 || batching.n_steps_max > SCORE_REPLICATE_STEPS))
-        batching.n_steps_max = SCORE_REPLICATE_STEPS;
+    const uint32_t most = s->n_replicate_steps > 0 ? s->n_replicate_steps : SCORE_REPLICATE_STEPS;
+    if (batching.resample && (batching.n_steps_max == 0 || batching.n_steps_max > most))
+        batching.n_steps_max = most;
     if (status == MP_OK)
         status = mp_workload_build(&w, &part, &batching, &refused);
     if (status == MP_EINPUT) { /* what is left does not fill a recorded step, and others would not compare with it */
@@ -353,7 +354,9 @@ static enum mp_status score_replicate(struct score *scores, uint32_t n, const st
         goto out;
     }
     sim.with_bound = false;
-    sim.n_steps_max = SCORE_REPLICATE_STEPS;
+    sim.n_steps_max = most;
+    if (s->is_replicate_bound)
+        sim.network = MP_NETWORK_PORT_BOUND;
     for (uint32_t i = 0; i < n; i++) {
         struct mp_sim_result *r = NULL;
         if (scores[i].plan == NULL)

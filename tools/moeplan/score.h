@@ -23,7 +23,9 @@ struct setup {
     const struct mp_setting *settings; /* --set */
     uint32_t n_settings;
     struct mp_arena *arena;
-    const char *evaluated_on; /* what the scored steps are to plans made here: "held-out" | "planning data" */
+    const char *evaluated_on;   /* what the scored steps are to plans made here: "held-out" | "planning data" */
+    uint32_t n_replicate_steps; /* of the jackknife, at most; 0 = SCORE_REPLICATE_STEPS */
+    bool is_replicate_bound; /* the jackknife's transfers take their port bound: much faster, nearly the same spread */
 };
 /* Reads recording, topology and model. */
 enum mp_status setup_load(struct setup *s, const struct opts *o, const char *trace, const char *topology,
@@ -60,6 +62,31 @@ enum mp_status score_load(struct score *out, const struct setup *s, const char *
 enum mp_status score_all(struct score *scores, uint32_t n, uint32_t base, const struct setup *s, uint32_t n_groups,
                          struct mp_error *err) MP_MUST_CHECK;
 void score_free(struct score *score);
+
+/* What a difference to a baseline is worth, as every verb says it: only REAL is worth the trouble. */
+enum gain_kind { GAIN_REAL, GAIN_TIE, GAIN_TOO_FEW, GAIN_NOISE, GAIN_LOSS };
+/* change = step / baseline's step - 1. no_interval: why there is none although one was asked for, or NULL. */
+enum gain_kind score_gain_kind(double change, const struct mp_interval *interval, const char *no_interval);
+/* What to record so that more can be said, after a comma: "; about 1,300 requests would tell (the recording has 120)",
+ * or "". buf of at least 160. */
+const char *score_what_to_record(const struct setup *s, enum gain_kind kind, double change,
+                                 const struct mp_interval *interval, char *buf);
+
+/* What a plan made by `plan` gains over contiguous. */
+struct gain {
+    enum gain_kind kind;
+    double change;
+    struct mp_interval interval;
+    const char *evaluated_on; /* "held-out" | "validation part" */
+    uint32_t n_steps, n_requests;
+    bool is_known, is_bootstrap;
+    char verdict[1200];
+};
+/* Mean step time against contiguous with the jackknife's interval: on what was held out from the plan, else on half of
+ * the requests with a plan that the same strategies make from the other half. */
+enum mp_status gain_over_contiguous(struct gain *out, const struct setup *s, const struct mp_plan *plan,
+                                    struct mp_error *err) MP_MUST_CHECK;
+json_t *gain_json(const struct gain *g); /* null when it was not asked for */
 /* What the scored steps are to a plan that was read: "held-out", "planning data" (made from this recording, and not
  * with the split that is scored) or "unknown origin" (the file does not say what it was made from). */
 const char *score_origin(const struct setup *s, const struct mp_plan *plan);

@@ -19,6 +19,14 @@ void tool_note(const struct opts *o, const char *fmt, ...) {
     va_end(ap);
 }
 
+enum mp_status tool_check_strict(const struct opts *o, struct mp_error *err) {
+    if (o->strict && o->interval_groups < 2)
+        return mp_fail(err, MP_EUSAGE,
+                       "--strict: without an interval nothing is more than noise (write "
+                       "--interval-groups 10)");
+    return MP_OK;
+}
+
 unsigned tool_threads(const struct opts *o) {
     if (o->threads > 0)
         return (unsigned)o->threads;

@@ -48,6 +48,8 @@ enum mp_status tool_for_each_word(const char *list, const char *option, char *wo
 enum mp_status tool_settings(const struct mp_setting **out, uint32_t *n, const struct opts *o, struct mp_arena *arena,
                              struct mp_error *err) MP_MUST_CHECK;
 enum mp_stage_mode tool_stages(const struct opts *o); /* --stages */
+/* --strict needs an interval, and one model. */
+enum mp_status tool_check_strict(const struct opts *o, struct mp_error *err) MP_MUST_CHECK;
 enum mp_objective tool_objective(const struct opts *o);
 
 /* Can `path` be written (its folder is there, it is no folder, device or pipe itself)? Asked before long work. "-"
