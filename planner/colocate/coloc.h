@@ -29,6 +29,9 @@ void mp_coloc_peaks_of(struct mp_coloc_peaks *out, const struct mp_coloc_load lo
 /* Mean ns per layer. which: bit m = model m runs. log NULL or to be appended to. *failed: the log ran out of memory. */
 uint64_t mp_coloc_timeline(const struct mp_coloc_load load[2], unsigned which, const struct mp_coloc_shape *shape,
                            struct mp_coloc_log *log, bool *failed);
+/* The same of both models, given up (UINT64_MAX) as soon as it cannot end below `limit` ns per layer. */
+uint64_t mp_coloc_timeline_below(const struct mp_coloc_load load[2], const struct mp_coloc_shape *shape,
+                                 const struct mp_coloc_peaks *peaks, uint64_t limit);
 
 /* A problem by groups of experts, one group of each model for each GPU; the search's view of it. */
 struct mp_coloc_groups {
@@ -49,8 +52,9 @@ struct mp_coloc_groups {
 enum mp_status mp_coloc_groups_new(struct mp_coloc_groups **out, const struct mp_coloc_problem *in,
                                    struct mp_error *err) MP_MUST_CHECK;
 void mp_coloc_groups_free(struct mp_coloc_groups *g);
-/* on[m][gpu] = group of model m there. The value by the problem's objective; peaks may be NULL. */
-enum mp_status mp_coloc_value(struct mp_coloc_groups *g, uint32_t *const on[2], uint64_t *value,
+/* on[m][gpu] = group of model m there. The value by the problem's objective where it is below `limit`, else any that is
+ * not; peaks may be NULL. */
+enum mp_status mp_coloc_value(struct mp_coloc_groups *g, uint32_t *const on[2], uint64_t limit, uint64_t *value,
                               struct mp_coloc_peaks *peaks, struct mp_error *err) MP_MUST_CHECK;
 uint64_t mp_coloc_bound(const struct mp_coloc_groups *g, const struct mp_coloc_peaks *k);
 void mp_coloc_place(const struct mp_coloc_groups *g, uint32_t *const on[2], struct mp_coloc_plan *out);

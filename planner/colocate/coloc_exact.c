@@ -5,13 +5,16 @@
  * Method    branch and bound. An incumbent by local search first. GPUs, the fastest first, are given one group of each
  *           model; GPUs that are alike take theirs in rising order. Both evaluators never fall when a peak (the largest
  *           dispatch, the largest sum of both, ...) rises, so bounds of the peaks bound the objective: what is
- *           placed so far; for each peak of one model its bottleneck assignment; for each peak of both, what is left
- *           to place over what the free GPUs can take, and what every group left costs in its best place.
+ *           placed so far; the least that each peak of the rest can be (planner/colocate/coloc_states.c: all peaks up
+ * to 10 GPUs, those of one model up to 16); above 10, for each peak of one model its bottleneck assignment, and for
+ * each peak of both what is left to place over what the free GPUs can take, and what every group left costs in its best
+ * place.
  * Bound     its own: value when finished, else the least bound of what was not looked at.
  * Paper     none; the problem is Aurora's, arXiv 2410.17043 section 7.1 (NP-hard).
  * Cost      work_limit nodes of O(n^2), 2,000,000 by default. Declines shared ports and several levels, where what a
  *           group costs depends on where the others are. */
 #include "coloc.h"
+#include "coloc_states.h"
 #include "planner.h"
 #include <moeplan/base.h>
 #include <stdlib.h>
@@ -44,8 +47,10 @@ struct search {
     bool is_falling[N_SUMS];   /* multipliers fall in the order of GPUs */
     uint32_t *on[2], *best[2];
     bool *used[2];
-    uint64_t left[2][N_SUMS]; /* sum of least over the groups not placed */
-    struct child *children;   /* [n][n * n] by depth */
+    struct mp_coloc_states *states; /* NULL above MP_COLOC_STATES_GPUS */
+    uint32_t mask[2];               /* groups placed, with states */
+    uint64_t left[2][N_SUMS];       /* sum of least over the groups not placed */
+    struct child *children;         /* [n][n * n] by depth */
     uint64_t value, bound, nodes, node_limit;
     bool stopped;
 };
@@ -142,13 +147,32 @@ static int by_bound(const void *x, const void *y) {
     return a->j < b->j ? -1 : a->j > b->j;
 }
 
+/* With groups i and j on the next GPU as well. */
+static uint64_t child_bound(const struct search *s, const struct mp_coloc_peaks *placed, uint32_t i, uint32_t j,
+                            uint32_t depth) {
+    struct mp_coloc_peaks k = *placed;
+    uint64_t left[2][N_SUMS];
+    mp_coloc_peaks_add(&k, s->g, i, j, s->order[depth]);
+    if (s->states != NULL) {
+        const uint32_t mask[2] = {s->mask[0] | 1u << i, s->mask[1] | 1u << j};
+        mp_coloc_states_raise(s->states, mask, &k);
+    }
+    if (s->n <= MP_COLOC_PAIRS_GPUS)
+        return mp_coloc_bound(s->g, &k);
+    for (uint32_t what = 0; what < N_SUMS; what++) {
+        left[0][what] = s->left[0][what] - s->least[0][(size_t)what * s->n + i];
+        left[1][what] = s->left[1][what] - s->least[1][(size_t)what * s->n + j];
+    }
+    return bound_of(s, &k, (const uint64_t(*)[N_SUMS])left, depth + 1);
+}
+
 static enum mp_status visit(struct search *s, uint32_t depth, const struct mp_coloc_peaks *placed,
                             struct mp_error *err) {
     const uint32_t n = s->n;
     enum mp_status status;
     if (depth == n) {
         uint64_t value;
-        status = mp_coloc_value(s->g, s->on, &value, NULL, err);
+        status = mp_coloc_value(s->g, s->on, s->value, &value, NULL, err);
         if (status == MP_OK && value < s->value) {
             s->value = value;
             for (int m = 0; m < 2; m++)
@@ -166,14 +190,7 @@ static enum mp_status visit(struct search *s, uint32_t depth, const struct mp_co
         for (uint32_t j = 0; j < n; j++) {
             if (s->used[1][j])
                 continue;
-            struct mp_coloc_peaks k = *placed;
-            uint64_t left[2][N_SUMS];
-            mp_coloc_peaks_add(&k, s->g, i, j, gpu);
-            for (uint32_t what = 0; what < N_SUMS; what++) {
-                left[0][what] = s->left[0][what] - s->least[0][(size_t)what * n + i];
-                left[1][what] = s->left[1][what] - s->least[1][(size_t)what * n + j];
-            }
-            const uint64_t bound = bound_of(s, &k, (const uint64_t(*)[N_SUMS])left, depth + 1);
+            const uint64_t bound = child_bound(s, placed, i, j, depth);
             if (bound < s->value)
                 children[count++] =
                     (struct child){.bound = bound,
@@ -195,20 +212,31 @@ static enum mp_status visit(struct search *s, uint32_t depth, const struct mp_co
         s->nodes++;
         struct mp_coloc_peaks k = *placed;
         uint64_t left[2][N_SUMS];
+        const uint32_t mask[2] = {s->mask[0], s->mask[1]};
         mp_coloc_peaks_add(&k, s->g, i, j, gpu);
         memcpy(left, s->left, sizeof left);
         s->on[0][gpu] = i;
         s->on[1][gpu] = j;
         s->used[0][i] = s->used[1][j] = true;
-        for (uint32_t what = 0; what < N_SUMS; what++) {
-            s->left[0][what] -= s->least[0][(size_t)what * n + i];
-            s->left[1][what] -= s->least[1][(size_t)what * n + j];
+        uint64_t inner = children[c].bound;
+        if (s->states != NULL) {
+            s->mask[0] |= 1u << i;
+            s->mask[1] |= 1u << j;
         }
-        partners(s, &k, depth + 1);
-        subsets(s, &k, depth + 1);
-        uint64_t inner = bound_of(s, &k, (const uint64_t(*)[N_SUMS])s->left, depth + 1);
+        if (n > MP_COLOC_PAIRS_GPUS) {
+            for (uint32_t what = 0; what < N_SUMS; what++) {
+                s->left[0][what] -= s->least[0][(size_t)what * n + i];
+                s->left[1][what] -= s->least[1][(size_t)what * n + j];
+            }
+            if (s->states != NULL)
+                mp_coloc_states_raise(s->states, s->mask, &k);
+            partners(s, &k, depth + 1);
+            subsets(s, &k, depth + 1);
+            inner = bound_of(s, &k, (const uint64_t(*)[N_SUMS])s->left, depth + 1);
+        }
         status = inner < s->value ? visit(s, depth + 1, &k, err) : MP_OK;
         memcpy(s->left, left, sizeof left);
+        memcpy(s->mask, mask, sizeof mask);
         s->used[0][i] = s->used[1][j] = false;
         if (status != MP_OK)
             return status;
@@ -362,9 +390,13 @@ static enum mp_status assign(struct mp_coloc_groups *g, uint32_t *const on[2], s
     if (!fits)
         return mp_decline(err, outcome, MP_NOT_APPLICABLE, "a layer may take 18 minutes at most (use search)");
     MP_TRY(mp_coloc_improve(g, on, EVALUATIONS, &s.value, &work, err));
-    MP_TRY(root_peaks(&s, &root, err));
-    partners(&s, &root, 0);
-    subsets(&s, &root, 0);
+    if (g->n <= MP_COLOC_STATES_GPUS)
+        MP_TRY(mp_coloc_states_new(&s.states, g, s.order, g->arena, err));
+    if (g->n > MP_COLOC_PAIRS_GPUS) {
+        MP_TRY(root_peaks(&s, &root, err));
+        partners(&s, &root, 0);
+        subsets(&s, &root, 0);
+    }
     MP_TRY(visit(&s, 0, &root, err));
     out->work_used = s.nodes;
     out->is_optimal = !s.stopped;

@@ -246,11 +246,10 @@ static enum mp_status fill(struct mp_coloc_groups *g, uint32_t *const on[2], str
     return MP_OK;
 }
 
-enum mp_status mp_coloc_value(struct mp_coloc_groups *g, uint32_t *const on[2], uint64_t *value,
+enum mp_status mp_coloc_value(struct mp_coloc_groups *g, uint32_t *const on[2], uint64_t limit, uint64_t *value,
                               struct mp_coloc_peaks *peaks, struct mp_error *err) {
     struct mp_coloc_load load[2];
     struct mp_coloc_peaks k;
-    bool failed = false;
     enum mp_status status = fill(g, on, load, err);
     if (status != MP_OK)
         return status;
@@ -258,7 +257,7 @@ enum mp_status mp_coloc_value(struct mp_coloc_groups *g, uint32_t *const on[2], 
     if (peaks != NULL)
         *peaks = k;
     *value = g->in->objective == MP_COLOC_CLOSED ? mp_coloc_closed(&k, g->shape.shot_ns)
-                                                 : mp_coloc_timeline(load, 3, &g->shape, NULL, &failed);
+                                                 : mp_coloc_timeline_below(load, &g->shape, &k, limit);
     return MP_OK;
 }
 

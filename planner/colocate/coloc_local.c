@@ -41,10 +41,11 @@ static u128 spread_of(const struct mp_coloc_groups *g, uint32_t *const on[2]) {
     return sum;
 }
 
-static enum mp_status look(struct state *s, uint64_t *value, u128 *spread, struct mp_error *err) {
+/* The value where it is below the limit. */
+static enum mp_status look(struct state *s, uint64_t limit, uint64_t *value, u128 *spread, struct mp_error *err) {
     s->work++;
     *spread = spread_of(s->g, s->on);
-    return mp_coloc_value(s->g, s->on, value, NULL, err);
+    return mp_coloc_value(s->g, s->on, limit, value, NULL, err);
 }
 
 static void swap(uint32_t *on, uint32_t x, uint32_t y) {
@@ -56,7 +57,7 @@ static void swap(uint32_t *on, uint32_t x, uint32_t y) {
 static enum mp_status descend(struct state *s, struct mp_error *err) {
     const uint32_t n = s->g->n;
     uint32_t since = 0; /* moves tried since one helped */
-    enum mp_status status = look(s, &s->value, &s->spread, err);
+    enum mp_status status = look(s, UINT64_MAX, &s->value, &s->spread, err);
     const uint32_t n_moves = 3 * (n * (n - 1) / 2);
     while (status == MP_OK && since < n_moves) {
         for (uint32_t x = 1; x < n && since < n_moves; x++)
@@ -70,7 +71,7 @@ static enum mp_status descend(struct state *s, struct mp_error *err) {
                         swap(s->on[0], x, y);
                     if (which & 2)
                         swap(s->on[1], x, y);
-                    status = look(s, &value, &spread, err);
+                    status = look(s, s->value + 1, &value, &spread, err);
                     if (status != MP_OK)
                         return status;
                     since++;

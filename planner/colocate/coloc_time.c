@@ -13,6 +13,7 @@
  * Differs   combine bytes may differ from dispatch bytes; launches and latencies.
  * Cost      O(layers * (GPUs + ports)). */
 #include "coloc.h"
+#include <moeplan/base.h>
 
 static uint64_t more(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
@@ -120,8 +121,57 @@ static struct phase phase_of(const struct mp_coloc_load *x, const struct mp_colo
     return p;
 }
 
-uint64_t mp_coloc_timeline(const struct mp_coloc_load load[2], unsigned which, const struct mp_coloc_shape *shape,
-                           struct mp_coloc_log *log, bool *failed) {
+/* How far a timeline is, for mp_coloc_timeline_below. */
+struct progress {
+    const struct mp_coloc_load *load;
+    const struct mp_coloc_shape *shape;
+    const struct mp_coloc_peaks *peaks;
+    uint64_t rest[2]; /* each model's phases to come, by themselves */
+    uint64_t limit;   /* of the whole timeline */
+};
+
+static uint64_t phase_peak(const struct progress *p, uint32_t m, uint32_t step) {
+    const struct mp_coloc_peaks *k = p->peaks;
+    if (step == 0)
+        return k->gate[m];
+    switch ((step - 1) % 4) {
+    case 0:
+        return shot(k->dispatch[m], p->shape->shot_ns);
+    case 1:
+        return k->experts[m];
+    case 2:
+        return shot(k->combine[m], p->shape->shot_ns);
+    default:
+        return step == 4 * p->shape->n_layers ? k->aggregate[m] : k->between[m];
+    }
+}
+
+/* Will it end past the limit? Each model's phases to come follow each other; a port has to do all that is left to it,
+ * and then an aggregate is left. Ports are looked at once a layer. */
+static bool is_past(const struct progress *p, const uint32_t step[2], const uint64_t release[2]) {
+    if (release[0] + p->rest[0] > p->limit || release[1] + p->rest[1] > p->limit)
+        return true;
+    if (step[0] % 4 != 0)
+        return false;
+    const uint64_t *a = p->peaks->aggregate, end = p->shape->shot_ns + (a[0] < a[1] ? a[0] : a[1]);
+    uint64_t dispatches[2], combines[2];
+    for (int m = 0; m < 2; m++) {
+        const uint64_t left = 4 * p->shape->n_layers + 1 - (step[m] > 0 ? step[m] : 1);
+        dispatches[m] = left / 4;
+        combines[m] = (left + 2) / 4;
+    }
+    for (uint32_t r = 0; r < p->shape->n_ports; r++) {
+        uint64_t sum = 0;
+        for (int m = 0; m < 2; m++)
+            sum += dispatches[m] * p->load[m].dispatch[r] + combines[m] * p->load[m].combine[r];
+        if (sum > 0 && p->shape->free_at[p->shape->n_gpus + r] + sum + end > p->limit)
+            return true;
+    }
+    return false;
+}
+
+static uint64_t run(const struct mp_coloc_load load[2], unsigned which, const struct mp_coloc_shape *shape,
+                    struct mp_coloc_log *log, bool *failed, struct progress *progress) {
     const uint32_t n_steps = 4 * shape->n_layers + 1;
     uint64_t release[2] = {0, 0};
     uint32_t step[2] = {which & 1 ? 0 : n_steps, which & 2 ? 0 : n_steps};
@@ -149,7 +199,30 @@ uint64_t mp_coloc_timeline(const struct mp_coloc_load load[2], unsigned which, c
                 *failed = true;
         }
         release[m] = end + (any && p.is_transfer ? shape->shot_ns : 0);
-        step[m]++;
+        if (progress != NULL) {
+            progress->rest[m] -= phase_peak(progress, m, step[m]);
+            step[m]++;
+            if (is_past(progress, step, release))
+                return UINT64_MAX;
+        } else
+            step[m]++;
     }
     return mp_ceil_div(more(release[0], release[1]), shape->n_layers);
+}
+
+uint64_t mp_coloc_timeline(const struct mp_coloc_load load[2], unsigned which, const struct mp_coloc_shape *shape,
+                           struct mp_coloc_log *log, bool *failed) {
+    return run(load, which, shape, log, failed, NULL);
+}
+
+uint64_t mp_coloc_timeline_below(const struct mp_coloc_load load[2], const struct mp_coloc_shape *shape,
+                                 const struct mp_coloc_peaks *peaks, uint64_t limit) {
+    bool failed = false;
+    struct progress p = {.load = load, .shape = shape, .peaks = peaks};
+    if (limit == 0 || mp_mul_overflow(limit - 1, shape->n_layers, &p.limit))
+        p.limit = limit == 0 ? 0 : UINT64_MAX;
+    for (uint32_t m = 0; m < 2; m++)
+        for (uint32_t step = 0; step <= 4 * shape->n_layers; step++)
+            p.rest[m] += phase_peak(&p, m, step);
+    return run(load, 3, shape, NULL, &failed, &p);
 }

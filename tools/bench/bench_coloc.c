@@ -111,6 +111,7 @@ int main(int argc, char **argv) {
     const uint32_t instances = argc > 1 ? (uint32_t)atoi(argv[1]) : 50, only = argc > 2 ? (uint32_t)atoi(argv[2]) : 0;
     for (uint32_t n = 4; n <= N_MAX; n *= 2)
         for (int objective = 0; objective < 2 && (only == 0 || only == n); objective++)
-            measure(n, n == 16 && instances > 20 ? 20 : instances, (enum mp_coloc_objective)objective, 2000000);
+            measure(n, n == 16 && instances > 20 ? 20 : instances, (enum mp_coloc_objective)objective,
+                    n < 16 ? 100000000 : 2000000);
     return 0;
 }

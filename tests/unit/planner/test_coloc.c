@@ -2,6 +2,7 @@
 #include "support.h"
 
 #include "coloc.h"
+#include "coloc_states.h"
 #include "tiny.h"
 
 #define MAX_N 16u
@@ -163,6 +164,35 @@ static void test_coloc__exact_proves_what_it_stopped_at(void **state) {
     assert_true(n_stopped > 0);
 }
 
+/* Above 10 GPUs bounds are others. Seven GPUs so slow that nobody wants them, and seven experts of each model that do
+ * nothing, leave the optimum what it is without them. */
+static void test_coloc__exact_is_the_best_of_all_assignments_on_many_gpus(void **state) {
+    (void)state;
+    for (uint64_t seed = 0; seed < 12; seed++) {
+        struct instance few, many;
+        make(&few, 4, 4, 4, (int)seed / 2 % 4, seed);
+        make(&many, 11, 11, 11, (int)seed / 2 % 4, seed);
+        few.p.objective = many.p.objective = seed % 2 ? MP_COLOC_CLOSED : MP_COLOC_TIMELINE;
+        for (uint32_t g = 0; g < 11; g++) {
+            many.gpus[g].speed_ppm = g < 4 ? few.gpus[g].speed_ppm : 10;
+            for (uint32_t k = 0; k < 2; k++)
+                many.resources[2 * g + k].bytes_per_s = g < 4 ? few.resources[2 * g + k].bytes_per_s : 1000000;
+        }
+        for (uint32_t m = 0; m < 2; m++) {
+            memset(many.tokens[m], 0, sizeof many.tokens[m]);
+            for (uint32_t s = 0; s < 4; s++)
+                for (uint32_t e = 0; e < 4; e++)
+                    many.tokens[m][s * 11 + e] = few.tokens[m][s * 4 + e];
+        }
+        many.p.work_limit = 200000;
+        struct mp_coloc_plan *exact = solve(&many.p, "exact");
+        const uint64_t best = best_of_all(&few.p);
+        assert_true(value_of(&many.p, exact) == best && exact->bound_ns <= best);
+        assert_true(seed % 2 == 0 || exact->is_optimal); /* the timeline's bound leaves a gap at some leaves */
+        mp_coloc_plan_free(exact);
+    }
+}
+
 /* What the largest pair of groups sends or receives, over all pairings or of one. */
 static uint64_t pair_load(const struct mp_coloc_groups *g, const uint32_t *pair) {
     uint64_t most = 0;
@@ -322,10 +352,98 @@ static void test_coloc__bounds_hold_for_every_assignment(void **state) {
         mp_rng_shuffle(&r, a, 6);
         mp_rng_shuffle(&r, b, 6);
         CHECK_OK(mp_coloc_groups_new(&g, &x.p, &err), err);
-        CHECK_OK(mp_coloc_value(g, on, &value, &k, &err), err);
+        CHECK_OK(mp_coloc_value(g, on, UINT64_MAX, &value, &k, &err), err);
         assert_true(mp_coloc_timeline_bound(&k, &g->shape) <= value);
         mp_coloc_groups_free(g);
     }
+}
+
+static void of_one(const struct mp_coloc_peaks *k, uint64_t *out) {
+    const uint64_t all[16] = {k->gate[0],       k->gate[1],      k->experts[0], k->experts[1],
+                              k->aggregate[0],  k->aggregate[1], k->between[0], k->between[1],
+                              k->dispatch[0],   k->dispatch[1],  k->combine[0], k->combine[1],
+                              k->both_dispatch, k->both_combine, k->port,       k->compute};
+    memcpy(out, all, sizeof all);
+}
+
+/* For sets of placed groups: each peak of the rest, by all ways to place it. */
+static void test_coloc__states_know_the_least_of_every_peak(void **state) {
+    (void)state;
+    for (uint64_t seed = 0; seed < 24; seed++) {
+        struct instance x;
+        struct mp_coloc_groups *g;
+        struct mp_coloc_states *states;
+        struct mp_error err = {0};
+        struct mp_rng r = mp_rng_seed(seed);
+        uint32_t order[5] = {0, 1, 2, 3, 4}, a[5], b[5], placed[2][5] = {{0, 1, 2, 3, 4}, {0, 1, 2, 3, 4}};
+        const uint32_t n = 5, depth = (uint32_t)seed % 5;
+        make(&x, n, n, n, (int)(seed / 5) % 8, seed);
+        mp_rng_shuffle(&r, order, n);
+        for (int m = 0; m < 2; m++)
+            mp_rng_shuffle(&r, placed[m], n);
+        CHECK_OK(mp_coloc_groups_new(&g, &x.p, &err), err);
+        CHECK_OK(mp_coloc_states_new(&states, g, order, g->arena, &err), err);
+        uint64_t least[16], got[16];
+        uint32_t mask[2] = {0, 0};
+        memset(least, 0xff, sizeof least);
+        for (uint32_t d = 0; d < depth; d++)
+            for (int m = 0; m < 2; m++)
+                mask[m] |= 1u << placed[m][d];
+        for (uint32_t i = 0; i < n; i++)
+            a[i] = i;
+        do { /* a[k], b[k]: places among what is not placed */
+            for (uint32_t i = 0; i < n; i++)
+                b[i] = i;
+            do {
+                struct mp_coloc_peaks k = {.port = 0};
+                bool is_other = false;
+                for (uint32_t d = 0; d < depth; d++)
+                    is_other |= a[d] != d || b[d] != d;
+                for (uint32_t d = depth; d < n && !is_other; d++)
+                    mp_coloc_peaks_add(&k, g, placed[0][a[d]], placed[1][b[d]], order[d]);
+                uint64_t all[16];
+                of_one(&k, all);
+                for (int i = 0; i < 16 && !is_other; i++)
+                    least[i] = all[i] < least[i] ? all[i] : least[i];
+            } while (next_permutation(b, n));
+        } while (next_permutation(a, n));
+        struct mp_coloc_peaks k = {.port = 0};
+        mp_coloc_states_raise(states, mask, &k);
+        of_one(&k, got);
+        assert_memory_equal(got, least, sizeof least);
+        mp_coloc_groups_free(g);
+    }
+}
+
+static void test_coloc__a_timeline_given_up_is_no_shorter_than_its_limit(void **state) {
+    uint32_t n_given_up = 0;
+    (void)state;
+    for (uint64_t seed = 0; seed < 100; seed++) {
+        struct instance x;
+        struct mp_coloc_groups *g;
+        struct mp_error err = {0};
+        struct mp_rng r = mp_rng_seed(seed);
+        uint32_t a[6] = {0, 1, 2, 3, 4, 5}, b[6] = {0, 1, 2, 3, 4, 5}, *const on[2] = {a, b};
+        make(&x, 6, 6, 6, (int)seed % 8, seed);
+        x.p.n_layers = 1 + (uint32_t)seed % 5;
+        mp_rng_shuffle(&r, a, 6);
+        mp_rng_shuffle(&r, b, 6);
+        CHECK_OK(mp_coloc_groups_new(&g, &x.p, &err), err);
+        struct mp_coloc_plan *plan;
+        CHECK_OK(mp_coloc_plan_new(&plan, &x.p, &err), err);
+        mp_coloc_place(g, on, plan);
+        const uint64_t exact = value_of(&x.p, plan);
+        for (uint64_t permille = 900; permille <= 1100; permille += 10) {
+            const uint64_t limit = permille == 1000 ? exact + seed % 2 : exact * permille / 1000;
+            uint64_t value;
+            CHECK_OK(mp_coloc_value(g, on, limit, &value, NULL, &err), err);
+            assert_true(exact < limit ? value == exact : value >= limit);
+            n_given_up += value == UINT64_MAX;
+        }
+        mp_coloc_plan_free(plan);
+        mp_coloc_groups_free(g);
+    }
+    assert_true(n_given_up > 500); /* of 1,100 that could be */
 }
 
 static void test_coloc__names_of_equal_gpus_do_not_matter(void **state) {
@@ -530,12 +648,15 @@ static void test_coloc__survives_every_failed_allocation(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_coloc__exact_is_the_best_of_all_assignments),
+        cmocka_unit_test(test_coloc__exact_is_the_best_of_all_assignments_on_many_gpus),
         cmocka_unit_test(test_coloc__exact_proves_what_it_stopped_at),
         cmocka_unit_test(test_coloc__case_two_is_the_best_pairing_and_case_one_where_sent_is_received),
         cmocka_unit_test(test_coloc__search_is_not_above_what_it_starts_from),
         cmocka_unit_test(test_coloc__timeline_runs_one_thing_at_a_time_everywhere),
         cmocka_unit_test(test_coloc__closed_form_of_one_example_and_its_terms),
         cmocka_unit_test(test_coloc__bounds_hold_for_every_assignment),
+        cmocka_unit_test(test_coloc__states_know_the_least_of_every_peak),
+        cmocka_unit_test(test_coloc__a_timeline_given_up_is_no_shorter_than_its_limit),
         cmocka_unit_test(test_coloc__names_of_equal_gpus_do_not_matter),
         cmocka_unit_test(test_coloc__groups_when_experts_are_not_as_many_as_gpus),
         cmocka_unit_test(test_coloc__says_no_in_words),
