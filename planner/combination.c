@@ -206,9 +206,12 @@ enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem 
     *outcome = MP_FOUND;
     p.needs_distinct = problem->needs_distinct || !c->may_repeat_on_gpu;
     struct placed *x = find_placed(list, &p, c), *own = NULL;
+    struct mp_budget left = *budget; /* of routing and orders */
     if (x == NULL) {
         MP_TRY(place(&x, &p, c, budget, err));
         *work += x->draft.work_used;
+        if (left.work_limit > 0)
+            left.work_limit = left.work_limit > x->draft.work_used ? left.work_limit - x->draft.work_used : 1;
         if (list != NULL) {
             x->next = list->first;
             list->first = x;
@@ -231,7 +234,7 @@ enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem 
         MP_TRY(copy_of(&draft.plan, &p, x->plan, err));
     }
     bool was_stopped = x->outcome == MP_STOPPED;
-    MP_TRY(run_stages(&p, c, MP_PLAN_ROUTE, MP_N_PLANNER_STAGES, budget, &draft, &was_stopped, outcome, err));
+    MP_TRY(run_stages(&p, c, MP_PLAN_ROUTE, MP_N_PLANNER_STAGES, &left, &draft, &was_stopped, outcome, err));
     *work += draft.work_used;
     if (was_stopped && *outcome == MP_FOUND)
         *outcome = MP_STOPPED;

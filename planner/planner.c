@@ -18,6 +18,15 @@ double mp_now_seconds(void) {
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+#define NODE_STEPS_PER_PAIR 32u
+
+uint64_t mp_work_of_nodes(const struct mp_problem *p, uint64_t nodes, uint32_t steps_of_a_node) {
+    uint64_t work;
+    if (p->exact_nodes == 0)
+        return nodes;
+    return mp_mul_overflow(nodes, steps_of_a_node, &work) ? UINT64_MAX : mp_ceil_div(work, NODE_STEPS_PER_PAIR);
+}
+
 struct load_ctx {
     const struct mp_workload *workload;
     uint64_t *load;
@@ -219,7 +228,7 @@ static enum mp_status fill_provenance(struct mp_plan *p, const struct run *run, 
     v->split = r->split;
     v->split.categories = keep(p, r->split.categories, &is_full);
     v->seed = r->seed;
-    v->work_used = run->work;
+    v->work_used = run->work + r->given_work;
     v->stopped_by = run->stopped_by;
     v->is_reproducible = !run->wall_struck;
     v->is_synthetic = t->is_synthetic;
@@ -284,6 +293,8 @@ enum mp_status mp_plan_make(struct mp_plan **out, const struct mp_plan_request *
         *outcome = MP_FOUND; /* a part of `auto` that had enough */
     if (*outcome == MP_STOPPED && strcmp(run.stopped_by, "done") == 0)
         run.stopped_by = run.wall_struck ? "wall_clock" : "work_limit";
+    if (request->given_is_stopped && strcmp(run.stopped_by, "done") == 0)
+        run.stopped_by = "work_limit";
     if (run.wall_struck)
         run.stopped_by = "wall_clock"; /* also where only a part of the search ran out of time */
     MP_TRY(fill_provenance(plan, &run, request, err));

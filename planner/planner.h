@@ -60,6 +60,9 @@ extern const struct mp_strategy mp_place_given;
 
 /* Seconds on a clock that only goes forward: how long something took. */
 double mp_now_seconds(void);
+/* Search nodes as work units: each one where a strategy is run for itself, and where it is one of `auto`'s parts, whose
+ * unit is a simulated (step, layer) pair, about as many as take that long. */
+uint64_t mp_work_of_nodes(const struct mp_problem *p, uint64_t nodes, uint32_t steps_of_a_node);
 
 /* load[n_layers][n_experts] over all steps of a workload, in `arena`. */
 enum mp_status mp_load_table(const uint64_t **out, const struct mp_workload *w, unsigned n_threads,

@@ -173,6 +173,8 @@ struct mp_plan_request {
     /* A placement decided elsewhere (colocation) in place of the recipe's, with its name; NULL = none. */
     const uint32_t *given; /* [n_layers][n_experts] GPU */
     const char *given_name;
+    uint64_t given_work;                     /* what deciding it took */
+    bool given_is_stopped;                   /* and whether work_limit ended it */
     const struct mp_colocation *colocations; /* recorded in the plan */
     uint32_t n_colocations;
 };

@@ -223,6 +223,10 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
                               draft->n_copies);
         is_stopped |= w.answers[l].outcome == MP_STOPPED;
     }
+    uint64_t nodes = 0;
+    for (uint32_t l = 0; l < p->n_layers; l++)
+        nodes += w.answers[l].nodes;
+    draft->work_used += mp_work_of_nodes(in, nodes, in->workload->n_steps);
     status = fill(&w, draft, scratch, err);
     if (status == MP_OK && in->objective == MP_OBJECTIVE_STEP && !is_glpk)
         status = keep_proof(&w, draft, err);

@@ -42,6 +42,7 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     uint32_t *slots = mp_arena_alloc(scratch, p->n_gpus, sizeof *slots);
     struct work w = {.in = in, .plan = p, .slots = slots};
     bool is_stopped = false;
+    uint64_t nodes = 0;
     w.answers = mp_arena_alloc(scratch, p->n_layers, sizeof *w.answers);
     if (slots == NULL || w.answers == NULL)
         return mp_nomem(err, "an exact placement");
@@ -77,7 +78,9 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
                               l, n, p->n_slots);
         mp_grid_sort(grid);
         is_stopped |= a->outcome == MP_STOPPED;
+        nodes += a->nodes;
     }
+    draft->work_used += mp_work_of_nodes(in, nodes, 1);
     *outcome = is_stopped ? MP_STOPPED : MP_FOUND;
     return MP_OK;
 }

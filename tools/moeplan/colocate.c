@@ -18,7 +18,8 @@ struct row {
     uint32_t n_proven;
     double seconds;
     char note[300];
-    bool is_found;
+    uint64_t work_used;
+    bool is_found, is_stopped;
 };
 /* Each model on GPUs of its own: the first on GPUs 0..n_first-1, the second on the others. */
 struct share {
@@ -161,7 +162,7 @@ static enum mp_status problem_of(const struct job *j, struct mp_coloc_problem *p
     *p = (struct mp_coloc_problem){.topology = j->topology,
                                    .objective = j->objective,
                                    .seed = mp_mix64(j->o->seed ^ layer),
-                                   .work_limit = j->o->work_limit};
+                                   .work_limit = mp_ceil_div(j->o->work_limit, j->n_layers)};
     for (int m = 0; m < 2 && status == MP_OK; m++) {
         const struct side *x = &j->side[m];
         if (layer >= x->s.trace->n_layers || (only >= 0 && m != only)) {
@@ -183,6 +184,7 @@ struct planning {
     struct row *row;
     enum mp_outcome *outcome; /* [n_layers] */
     bool *proven;
+    uint64_t *work;
     char (*note)[300];
 };
 static enum mp_status plan_layer(void *ctx, size_t i, unsigned worker, struct mp_error *err) {
@@ -210,6 +212,7 @@ static enum mp_status plan_layer(void *ctx, size_t i, unsigned worker, struct mp
             memcpy(c->row->gpu[m] + i * t->n_experts, plan->gpu[m], t->n_experts * sizeof *plan->gpu[m]);
     }
     c->proven[i] = plan != NULL && plan->is_optimal;
+    c->work[i] = plan != NULL ? plan->work_used : 0;
     mp_coloc_plan_free(plan);
     mp_arena_free(arena);
     return status;
@@ -268,16 +271,19 @@ static enum mp_status run(struct job *j, const struct mp_coloc_strategy *s, stru
     }
     c.outcome = mp_arena_alloc(j->arena, j->n_layers, sizeof *c.outcome);
     c.proven = mp_arena_alloc(j->arena, j->n_layers, sizeof *c.proven);
+    c.work = mp_arena_alloc(j->arena, j->n_layers, sizeof *c.work);
     c.note = mp_arena_alloc(j->arena, j->n_layers, sizeof *c.note);
     scoring.step = mp_arena_alloc(j->arena, j->n_steps, sizeof *scoring.step);
-    if (r->gpu[0] == NULL || r->gpu[1] == NULL || c.outcome == NULL || c.proven == NULL || c.note == NULL ||
-        scoring.step == NULL)
+    if (r->gpu[0] == NULL || r->gpu[1] == NULL || c.outcome == NULL || c.proven == NULL || c.work == NULL ||
+        c.note == NULL || scoring.step == NULL)
         return mp_nomem(err, "two models");
     const double started = now_seconds();
     MP_TRY(mp_parallel_for(tool_threads(j->o), j->n_layers, plan_layer, &c, err));
     r->seconds = now_seconds() - started;
     for (uint32_t l = 0; l < j->n_layers; l++) {
         r->n_proven += c.proven[l];
+        r->work_used += c.work[l];
+        r->is_stopped |= c.outcome[l] == MP_STOPPED;
         if (c.note[l][0] != '\0') {
             snprintf(r->note, sizeof r->note, "%s", c.note[l]);
             return MP_OK;
@@ -628,6 +634,8 @@ enum mp_status colocate_plan(const struct opts *o, const struct args *args, int 
         request.colocations = pairs;
         request.given = j->rows[0].gpu[m];
         request.given_name = name;
+        request.given_work = j->rows[0].work_used;
+        request.given_is_stopped = j->rows[0].is_stopped;
         request.slots_per_gpu = j->side[m].slots;
         MP_TRY(mp_plan_make(&plan[m], &request, &outcome, NULL, err));
         if (plan[m] == NULL) {

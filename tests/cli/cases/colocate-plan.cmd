@@ -8,3 +8,5 @@ sed -n '/^colocation/,/^[^c ]/p' B.yaml | head -n 9
 moeplan plan a.mpt b.mpt 2:h100+2:l40s --colocate --batch 8 -q -o A1.yaml --out-b B1.yaml --threads 1 > one.txt
 cmp A.yaml A1.yaml && cmp B.yaml B1.yaml && echo same bytes for any number of threads
 moeplan plan a.mpt b.mpt 2:h100+2:l40s --colocate --batch 8 -q -o C.yaml --out-b D.yaml --colocation decoupled --evaluator closed-form --json | sed 's/"plan_seconds": [0-9.e-]*/"plan_seconds": T/'
+moeplan plan a.mpt b.mpt 4:h100 --colocate --batch 8 -q -o C.yaml --out-b D.yaml --colocation exact --work-limit 30 > one.txt
+grep -h -A 1 work_used A.yaml C.yaml D.yaml

@@ -165,13 +165,17 @@ static void test_exact__stopped_bounds_are_bounds(void **state) {
         CHECK_OK(mp_plan_make(&q, &t.request, &outcome, NULL, &err), err);
         if (q != NULL && outcome == MP_STOPPED) {
             assert_string_equal(q->provenance.stopped_by, "work_limit");
+            assert_true(q->provenance.work_used >= t.request.work_limit);
             n_stopped++;
         }
+        if (q != NULL)
+            assert_true(q->provenance.work_used > 0 && q->provenance.work_used <= p->provenance.work_used);
         if (q != NULL && t.request.objective == MP_OBJECTIVE_STEP) {
             const struct mp_certificate *c = &q->certificates[3];
             assert_int_equal(q->n_certificates, 4);
             assert_int_equal(c->proof, outcome == MP_STOPPED ? MP_PROOF_STOPPED : MP_PROOF_SEARCH);
             assert_int_equal(c->value_ns, q->predicted_step_ns);
+            assert_true(c->nodes == q->provenance.work_used);
             assert_true(c->bound_ns <= p->certificates[3].bound_ns && c->bound_ns <= c->value_ns);
             assert_true(q->predicted_step_ns >= p->predicted_step_ns);
             n_open += c->bound_ns < c->value_ns;
