@@ -3,10 +3,10 @@
  * Decides   nothing; says what a placement of one layer costs on many steps, and what a swap, a move or a cycle would
  *           make of it.
  * Method    per step one row of counts: padded rows, active slots and rows of each GPU, and copies through each
- *           resource. A change copies the row, moves the counts of its items, and takes maxima. Copies per pair move by
- *           sums over groups of sources; copies per token (GPU or node) move only for tokens that use a changed item
- *           and whose set of GPUs or nodes changes. Dispatch and combine share their counts, since the combine takes
- *           the same paths backwards.
+ *           resource; eight steps side by side. A change copies the row, moves the counts of its items, and takes
+ *           maxima. Copies per pair move by sums over groups of sources; copies per token (GPU or node) move only for
+ * tokens that use a changed item and whose set of GPUs or nodes changes. Dispatch and combine share their counts, since
+ * the combine takes the same paths backwards.
  * Bound     equal to the simulator with every transfer at its port bound.
  * Differs   replicas only under the rule `even`; p95 is taken layer by layer.
  * Cost      O(steps * (GPUs + resources)) for a change, plus the tokens of its items where copies are counted per
@@ -23,96 +23,137 @@ void mp_layer_cost_free(struct mp_layer_cost *c) {
 bool mp_layer_cost_is_exact(const struct mp_layer_cost *c) { return c->is_exact; }
 const uint16_t *mp_layer_cost_gpus(const struct mp_layer_cost *c) { return c->gpu; }
 uint64_t mp_layer_cost_now(const struct mp_layer_cost *c) { return c->now; }
-const uint64_t *mp_layer_cost_steps(const struct mp_layer_cost *c) { return c->base_ns; }
+const uint64_t *mp_layer_cost_steps(const struct mp_layer_cost *c) {
+    for (uint32_t i = 0; i < c->n_steps; i++)
+        c->given_ns[c->order[i]] = c->base_ns[i];
+    return c->given_ns;
+}
 uint64_t mp_layer_cost_rows(const struct mp_layer_cost *c, uint32_t item) { return c->total_rows[item]; }
 uint64_t mp_layer_cost_work(const struct mp_layer_cost *c) { return c->n_work; }
 
+/* Loops over blocks are compiled twice, for any processor and for one with AVX2; what they call has to be inlined. */
+#define INLINE static inline __attribute__((always_inline))
+/* Of counts, which are below 2^31: processors compare numbers with a sign. */
+#define LARGER(a, b)                                                                                                   \
+    (((a) & (lanes)((signed_lanes)(a) > (signed_lanes)(b))) | ((b) & ~(lanes)((signed_lanes)(a) > (signed_lanes)(b))))
+
+INLINE const lanes *lanes_in(const uint32_t *row, size_t at) { return (const lanes *)(row + at * LANES); }
+INLINE lanes *lanes_of(uint32_t *row, size_t at) { return (lanes *)(row + at * LANES); }
+
 /* ---- copies on their paths ---- */
 
-/* n copies (or -n, wrapping) from src to dst, not the same GPU. */
+/* In one lane, that of `row`: n copies (or -n, wrapping) from src to dst, not the same GPU. */
 static void add_copies(const struct mp_layer_cost *c, uint32_t *row, uint32_t src, uint32_t dst, uint32_t n) {
     uint32_t L = c->n_levels, level = level_of(c, src, dst);
-    row[c->out_at[src * L + level]] += n;
-    row[c->in_at[dst * L + level]] += n;
+    row[c->out_at[src * L + level] * LANES] += n;
+    row[c->in_at[dst * L + level] * LANES] += n;
     for (uint32_t l = 0; l < level; l++)
         if (c->has_uplink[l]) {
-            row[c->up_out_at[l * c->n_gpus + c->group[src * L + l]]] += n;
-            row[c->up_in_at[l * c->n_gpus + c->group[dst * L + l]]] += n;
+            row[c->up_out_at[l * c->n_gpus + c->group[src * L + l]] * LANES] += n;
+            row[c->up_in_at[l * c->n_gpus + c->group[dst * L + l]] * LANES] += n;
         }
     if (c->cell_at != NULL && c->cell_at[src * c->n_gpus + dst] != MP_NONE)
-        row[c->cell_at[src * c->n_gpus + dst]] += n;
+        row[c->cell_at[src * c->n_gpus + dst] * LANES] += n;
     if (level > 0)
-        row[c->inter_at] += n;
+        row[c->inter_at * LANES] += n;
 }
 /* The same in the second phase, inside a node. */
 static void add_copies2(const struct mp_layer_cost *c, uint32_t *row, uint32_t src, uint32_t dst, uint32_t n) {
-    row[c->out2_at[src]] += n;
-    row[c->in2_at[dst]] += n;
+    row[c->out2_at[src] * LANES] += n;
+    row[c->in2_at[dst] * LANES] += n;
     if (c->cell2_at != NULL && c->cell2_at[src * c->n_gpus + dst] != MP_NONE)
-        row[c->cell2_at[src * c->n_gpus + dst]] += n;
+        row[c->cell2_at[src * c->n_gpus + dst] * LANES] += n;
 }
 static uint32_t gateway(const struct mp_layer_cost *c, uint32_t src, uint32_t node) {
     return c->node_first[node] + c->index_in_node[src] % c->node_size[node];
 }
 
-/* ---- time of a step from its row ---- */
-static inline uint64_t wire_ns(uint64_t count, uint64_t bytes, uint64_t rate, bool is_small) {
-    if (is_small)
-        return (count * bytes * NS_PER_S + rate - 1) / rate;
-    return mp_mul_div_ceil(count * bytes, NS_PER_S, rate);
-}
-
-static void phase_ns(const struct mp_layer_cost *c, const uint32_t *row, uint32_t from, uint32_t to, uint64_t *dispatch,
-                     uint64_t *combine) {
-    *dispatch = *combine = 0;
+/* ---- time of steps from their rows ---- */
+INLINE void phase_ns(const struct mp_layer_cost *c, const uint32_t *row, uint32_t from, uint32_t to,
+                     uint64_t dispatch[LANES], uint64_t combine[LANES]) {
     for (uint32_t i = from; i < to; i++) {
         const struct cost_class *k = &c->classes[i];
-        const uint32_t *at = row + k->first;
-        uint32_t most = 0;
-        for (uint32_t j = 0; j < k->n; j++)
-            most = at[j] > most ? at[j] : most;
-        uint64_t d = wire_ns(most, c->dispatch_bytes, k->dispatch_rate, k->is_small),
-                 b = wire_ns(most, c->combine_bytes, k->combine_rate, k->is_small);
-        *dispatch = d > *dispatch ? d : *dispatch;
-        *combine = b > *combine ? b : *combine;
+        lanes most = *lanes_in(row, k->first);
+        for (uint32_t j = 1; j < k->n; j++) {
+            const lanes x = *lanes_in(row, k->first + j);
+            most = LARGER(x, most);
+        }
+        for (uint32_t way = 0; way < 2; way++) {
+            const struct cost_rate r = way == 0 ? k->dispatch : k->combine;
+            uint64_t *longest = way == 0 ? dispatch : combine;
+            for (uint32_t x = 0; x < LANES; x++) {
+                uint64_t ns = k->is_small ? divide(&r.by, most[x] * r.unit + r.by.by - 1)
+                                          : mp_mul_div_ceil(most[x], r.unit, r.by.by);
+                longest[x] = ns > longest[x] ? ns : longest[x];
+            }
+        }
     }
 }
 
-static inline uint64_t compute_ns(const struct gpu_cost *k, uint32_t active, uint32_t padded) {
+INLINE uint64_t compute_ns(const struct gpu_cost *k, uint32_t active, uint32_t padded) {
     if (active == 0)
         return 0;
     uint64_t weights = k->a + k->b * active, tokens = k->c + k->beta * padded;
-    return ((weights > tokens ? weights : tokens) * 1000 + k->speed - 1) / k->speed;
+    return divide(&k->by_speed, (weights > tokens ? weights : tokens) * 1000 + k->speed - 1);
+}
+INLINE void compute_gpu(const struct mp_layer_cost *c, uint32_t g, const uint32_t *row, uint64_t *compute) {
+    const uint32_t *active = row + (c->active_at + g) * (size_t)LANES, *padded = row + g * (size_t)LANES;
+    for (uint32_t x = 0; x < LANES; x++)
+        compute[g * (size_t)LANES + x] = compute_ns(&c->gpus[g], active[x], padded[x]);
 }
 
-/* Times of step s from its row; compute[n_gpus] is up to date. */
-static void time_step(const struct mp_layer_cost *c, uint32_t s, const uint32_t *row, const uint64_t *compute,
-                      uint64_t *ns, uint64_t *value) {
-    uint64_t dispatch[2] = {0, 0}, combine[2] = {0, 0}, slow = 0;
+/* Coupled sources: attention and shared experts of what starts on each GPU. */
+static void sources_ns(const struct mp_layer_cost *c, const uint32_t *row, uint64_t attention[LANES],
+                       uint64_t shared[LANES]) {
+    for (uint32_t x = 0; x < LANES; x++) {
+        attention[x] = layer_slowest_ns(c, row + c->source_at * (size_t)LANES + x, LANES, false) * c->attention_times;
+        shared[x] = layer_slowest_ns(c, row + c->source_at * (size_t)LANES + x, LANES, true);
+    }
+}
+
+/* Times of the steps of block b from their rows; compute[n_gpus] is up to date. ns and value are those of all steps. */
+INLINE void time_block(const struct mp_layer_cost *c, uint32_t b, const uint32_t *row, const uint64_t *compute,
+                       uint64_t *ns, uint64_t *value) {
+    uint64_t dispatch[2][LANES] = {{0}}, combine[2][LANES] = {{0}}, slow[LANES] = {0}, attention[LANES], shared[LANES];
     if (!c->is_alone) {
-        phase_ns(c, row, 0, c->n_first, &dispatch[0], &combine[0]);
+        phase_ns(c, row, 0, c->n_first, dispatch[0], combine[0]);
         if (c->has_second)
-            phase_ns(c, row, c->n_first, c->n_classes, &dispatch[1], &combine[1]);
-        for (int k = 0; k < 2; k++) {
-            uint64_t *x = k == 0 ? dispatch : combine;
-            x[0] = (!c->is_overlapped ? x[0] + x[1] : x[0] > x[1] ? x[0] : x[1]) + c->launch_ns;
+            phase_ns(c, row, c->n_first, c->n_classes, dispatch[1], combine[1]);
+        for (uint32_t x = 0; x < LANES; x++) {
+            const uint64_t d = dispatch[1][x], k = combine[1][x];
+            dispatch[0][x] = (!c->is_overlapped    ? dispatch[0][x] + d
+                              : dispatch[0][x] > d ? dispatch[0][x]
+                                                   : d) +
+                             c->launch_ns;
+            combine[0][x] = (!c->is_overlapped   ? combine[0][x] + k
+                             : combine[0][x] > k ? combine[0][x]
+                                                 : k) +
+                            c->launch_ns;
         }
     }
     for (uint32_t g = 0; g < c->n_gpus; g++)
-        slow = compute[g] > slow ? compute[g] : slow;
-    uint64_t attention = c->attention_ns[s], shared = c->shared_ns[s];
-    if (c->is_coupled) {
-        attention = layer_slowest_ns(c, row + c->source_at, false) * c->attention_times;
-        shared = layer_slowest_ns(c, row + c->source_at, true);
-    }
-    *ns = attention + (dispatch[0] > shared ? dispatch[0] : shared) + slow + combine[0];
+        for (uint32_t x = 0; x < LANES; x++)
+            slow[x] = compute[g * (size_t)LANES + x] > slow[x] ? compute[g * (size_t)LANES + x] : slow[x];
+    memcpy(attention, c->attention_ns + (size_t)b * LANES, sizeof attention);
+    memcpy(shared, c->shared_ns + (size_t)b * LANES, sizeof shared);
+    if (c->is_coupled)
+        sources_ns(c, row, attention, shared);
+    ns += (size_t)b * LANES;
+    value += (size_t)b * LANES;
+    for (uint32_t x = 0; x < LANES; x++)
+        value[x] = ns[x] =
+            attention[x] + (dispatch[0][x] > shared[x] ? dispatch[0][x] : shared[x]) + slow[x] + combine[0][x];
     if (c->objective == MP_OBJECTIVE_PEAK) {
-        uint32_t most = 0;
-        for (uint32_t g = 0; g < c->n_gpus; g++)
-            most = row[c->rows_at + g] > most ? row[c->rows_at + g] : most;
-        *value = most;
-    } else {
-        *value = c->objective == MP_OBJECTIVE_INTER ? row[c->inter_at] : *ns;
+        lanes most = *lanes_in(row, c->rows_at);
+        for (uint32_t g = 1; g < c->n_gpus; g++) {
+            const lanes rows = *lanes_in(row, c->rows_at + g);
+            most = LARGER(rows, most);
+        }
+        for (uint32_t x = 0; x < LANES; x++)
+            value[x] = most[x];
+    } else if (c->objective == MP_OBJECTIVE_INTER) {
+        for (uint32_t x = 0; x < LANES; x++)
+            value[x] = row[c->inter_at * (size_t)LANES + x];
     }
 }
 
@@ -135,12 +176,12 @@ static uint64_t objective_of(struct mp_layer_cost *c, const uint64_t *value) {
 }
 
 /* ---- tokens ---- */
-/* Everything that token t sends, added (n = weight) or taken away (n = -weight). */
+/* In one lane, that of `row`: everything that token t sends, added (n = weight) or taken away (n = -weight). */
 static void add_token(const struct mp_layer_cost *c, uint32_t *row, uint32_t t, const uint16_t *gpu, uint32_t n) {
     const uint16_t *ids = c->ids + (size_t)t * c->top_k;
     uint32_t src = c->is_coupled ? gpu[c->home[t]] : c->source[t], own = node_of(c, src);
     if (c->is_coupled)
-        row[c->source_at + src] += n;
+        row[(c->source_at + src) * LANES] += n;
     if (c->copies == MP_COPY_ALL) {
         for (uint32_t g = 0; g < c->n_gpus; g++)
             if (g != src)
@@ -168,79 +209,90 @@ static void add_token(const struct mp_layer_cost *c, uint32_t *row, uint32_t t, 
     }
 }
 
+/* Counts of block b, everything anew. */
+static void count_block(const struct mp_layer_cost *c, uint32_t b, const uint16_t *gpu, uint32_t *row) {
+    const size_t I = c->n_items, n = c->n_gpus;
+    for (size_t i = 0; i < I; i++) {
+        const uint32_t g = gpu[i];
+        const lanes rows = *lanes_in(c->lane_rows, b * I + i);
+        *lanes_of(row, g) += *lanes_in(c->lane_padded, ((size_t)c->gpus[g].tile_class * c->n_blocks + b) * I + i);
+        *lanes_of(row, c->active_at + g) -= (lanes)(rows > 0);
+        *lanes_of(row, c->rows_at + g) += rows;
+    }
+    for (size_t x = 0; x < LANES && b * LANES + x < c->n_steps; x++) {
+        const size_t s = b * LANES + x;
+        for (size_t i = 0; i < I && c->lane_count != NULL; i++) {
+            const uint32_t *count = c->lane_count + (b * I + i) * c->n_counts * LANES + x;
+            for (uint32_t src = 0; src < n; src++)
+                if (src != gpu[i] && count[src * LANES] > 0)
+                    add_copies(c, row + x, src, gpu[i], count[src * LANES]);
+        }
+        for (uint32_t t = c->by_token ? c->step_first[s] : 0; c->by_token && t < c->step_first[s + 1]; t++)
+            add_token(c, row + x, t, gpu, c->weight[s]);
+        for (uint32_t src = 0; c->is_coupled && src < n; src++) /* padding */
+            row[(c->source_at + src) * LANES + x] += c->source_rows[s * n + src];
+        for (uint32_t src = 0; !c->is_coupled && c->copies == MP_COPY_ALL && src < n; src++)
+            for (uint32_t g = 0; g < n; g++)
+                if (g != src)
+                    add_copies(c, row + x, src, g, c->tokens_of_rank[s * n + src]);
+    }
+}
+
 void mp_layer_cost_set(struct mp_layer_cost *c, const uint16_t *gpu) {
     const size_t I = c->n_items, n = c->n_gpus;
     memcpy(c->gpu, gpu, I * sizeof *gpu);
     memcpy(c->tried_gpu, gpu, I * sizeof *gpu);
-    memset(c->base, 0, (size_t)c->n_steps * c->width * sizeof *c->base);
-    for (uint32_t s = 0; s < c->n_steps; s++) {
-        uint32_t *row = c->base + (size_t)s * c->width;
-        for (size_t i = 0; i < I; i++) {
-            uint32_t g = gpu[i], rows = c->rows[s * I + i];
-            row[g] += c->padded[((size_t)c->gpus[g].tile_class * c->n_steps + s) * I + i];
-            row[c->active_at + g] += rows > 0;
-            row[c->rows_at + g] += rows;
-            for (uint32_t src = 0; c->count != NULL && src < n; src++)
-                if (src != g && c->count[(s * I + i) * n + src] > 0)
-                    add_copies(c, row, src, g, c->count[(s * I + i) * n + src]);
-        }
-        for (uint32_t t = c->by_token ? c->step_first[s] : 0; c->by_token && t < c->step_first[s + 1]; t++)
-            add_token(c, row, t, gpu, c->weight[s]);
-        for (uint32_t src = 0; c->is_coupled && src < n; src++) /* padding */
-            row[c->source_at + src] += c->source_rows[s * n + src];
-        for (uint32_t src = 0; !c->is_coupled && c->copies == MP_COPY_ALL && src < n; src++)
-            for (uint32_t g = 0; g < n; g++)
-                if (g != src)
-                    add_copies(c, row, src, g, c->tokens_of_rank[s * n + src]);
-        uint64_t *compute = c->base_compute + s * n;
+    memset(c->base, 0, (size_t)c->n_blocks * c->width * LANES * sizeof *c->base);
+    for (uint32_t b = 0; b < c->n_blocks; b++) {
+        uint32_t *row = c->base + (size_t)b * c->width * LANES;
+        uint64_t *compute = c->base_compute + b * n * LANES;
+        count_block(c, b, gpu, row);
         for (uint32_t g = 0; g < n; g++)
-            compute[g] = compute_ns(&c->gpus[g], row[c->active_at + g], row[g]);
-        time_step(c, s, row, compute, &c->base_ns[s], &c->base_value[s]);
+            compute_gpu(c, g, row, compute);
+        time_block(c, b, row, compute, c->base_ns, c->base_value);
     }
-    c->n_work += (uint64_t)c->n_steps * (c->width + I * (c->count != NULL ? n : 1)) +
+    c->n_work += (uint64_t)c->n_steps * (c->width + I * (c->lane_count != NULL ? n : 1)) +
                  (c->by_token ? (uint64_t)c->step_first[c->n_steps] * c->top_k * 8 : 0);
     c->now = objective_of(c, c->base_value);
     c->n_moves = 0;
 }
 
 /* ---- a change ---- */
-static uint32_t sum_of(const uint32_t *x, uint32_t from, uint32_t to) {
-    uint32_t sum = 0;
-    for (uint32_t i = from; i < to; i++)
-        sum += x[i];
-    return sum;
-}
 
-/* The copies of one item, count[n_gpus] by source, go to h in place of g. Sources outside the innermost group that
- * holds both leave by the same ports as before, and so do those that were in neither's own part of it. */
-static void move_pairs(const struct mp_layer_cost *c, uint32_t *row, const uint32_t *count, uint32_t g, uint32_t h) {
+/* The copies of one item, count[n_counts] by source, less those of another, go to h in place of g. Sources outside the
+ * innermost group that holds both leave by the same ports as before, and so do those that were in neither's own part of
+ * it. */
+INLINE void move_pairs(const struct mp_layer_cost *c, uint32_t *row, const uint32_t *count, const uint32_t *less,
+                       uint32_t g, uint32_t h) {
+#define COUNT(at) (*lanes_in(count, (at)) - *lanes_in(less, (at)))
     const uint32_t L = c->n_levels, n = c->n_gpus, m = level_of(c, g, h);
-    for (int side = 0; side < 2; side++) {
+    const lanes total = COUNT(c->sum_at[L - 1] + c->group[g * L + L - 1]); /* all GPUs are one group there */
+    for (uint32_t side = 0; side < 2; side++) {
         const uint32_t x = side == 0 ? g : h, sign = side == 0 ? UINT32_MAX : 1; /* -1 or 1, wrapping */
-        uint32_t inner = count[x], total = 0;
-        if (m > 0)
-            total = sum_of(count, 0, n);
+        lanes inner = COUNT(x);
         for (uint32_t l = 0; l < L; l++) {
-            uint32_t here = sum_of(count, c->group_first[x * L + l], c->group_end[x * L + l]);
-            row[c->in_at[x * L + l]] += sign * (here - inner);
+            const lanes here = COUNT(c->sum_at[l] + c->group[x * L + l]);
+            *lanes_of(row, c->in_at[x * L + l]) += sign * (here - inner);
             inner = here;
             if (l < m && c->has_uplink[l]) {
-                row[c->up_in_at[l * n + c->group[x * L + l]]] += sign * (total - here);
-                row[c->up_out_at[l * n + c->group[x * L + l]]] -= sign * here;
+                *lanes_of(row, c->up_in_at[l * n + c->group[x * L + l]]) += sign * (total - here);
+                *lanes_of(row, c->up_out_at[l * n + c->group[x * L + l]]) -= sign * here;
             }
             if (l == 0 && m > 0)
-                row[c->inter_at] += sign * (total - here);
+                *lanes_of(row, c->inter_at) += sign * (total - here);
         }
         uint32_t from = m == 0 ? x : c->group_first[x * L + m - 1], to = m == 0 ? x + 1 : c->group_end[x * L + m - 1];
         for (uint32_t src = from; src < to; src++) {
+            const lanes mine = sign * COUNT(src);
             if (src != x)
-                row[c->out_at[src * L + level_of(c, src, x)]] += sign * count[src];
-            row[c->out_at[src * L + m]] -= sign * count[src];
+                *lanes_of(row, c->out_at[src * L + level_of(c, src, x)]) += mine;
+            *lanes_of(row, c->out_at[src * L + m]) -= mine;
         }
         for (uint32_t src = 0; c->cell_at != NULL && src < n; src++)
             if (src != x && c->cell_at[src * n + x] != MP_NONE)
-                row[c->cell_at[src * n + x]] += sign * count[src];
+                *lanes_of(row, c->cell_at[src * n + x]) += sign * COUNT(src);
     }
+#undef COUNT
 }
 
 struct change {
@@ -266,7 +318,7 @@ static void set_tags(struct mp_layer_cost *c, const struct change *x) {
     c->n_work += 2 * c->n_items;
 }
 
-/* Token t, whose set of touched GPUs or nodes differs. */
+/* In one lane, that of `row`: token t, whose set of touched GPUs or nodes differs. */
 static void move_token(const struct mp_layer_cost *c, uint32_t *row, uint32_t t, uint64_t tags, const struct change *x,
                        uint32_t weight) {
     const uint32_t src = c->source[t], own = node_of(c, src);
@@ -313,7 +365,7 @@ static void move_tokens(struct mp_layer_cost *c, uint32_t *row, uint32_t s, cons
                 continue;
             move_token(c, row, t, tags, x, c->weight[s]);
         }
-        c->n_work += (uint64_t)(c->token_first[cell + 1] - c->token_first[cell]) * (4 + k / 2);
+        c->step_work[s] += (uint64_t)(c->token_first[cell + 1] - c->token_first[cell]) * (4 + k / 2);
     }
 }
 
@@ -335,41 +387,72 @@ static void move_coupled(struct mp_layer_cost *c, uint32_t *row, uint32_t s) {
                     continue;
                 add_token(c, row, of[a], c->gpu, 0 - c->weight[s]);
                 add_token(c, row, of[a], c->tried_gpu, c->weight[s]);
-                c->n_work += 16 * (uint64_t)c->top_k;
+                c->step_work[s] += 16 * (uint64_t)c->top_k;
             }
         }
     }
 }
 
-static void try_step(struct mp_layer_cost *c, uint32_t s, const struct change *x) {
+INLINE void try_block(struct mp_layer_cost *c, uint32_t b, const struct change *x) {
     const size_t I = c->n_items, n = c->n_gpus;
-    uint32_t *row = c->work + (size_t)s * c->width;
-    memcpy(row, c->base + (size_t)s * c->width, c->width * sizeof *row);
+    const struct mp_item_move *moves = c->moves;
+    uint32_t *row = c->work + (size_t)b * c->width * LANES;
+    memcpy(row, c->base + (size_t)b * c->width * LANES, c->width * LANES * sizeof *row);
     for (uint32_t j = 0; j < c->n_moves; j++) {
-        uint32_t i = c->moves[j].item, g = c->gpu[i], h = c->moves[j].gpu, rows = c->rows[s * I + i];
+        uint32_t i = moves[j].item, g = c->gpu[i], h = moves[j].gpu;
         if (g == h)
             continue;
-        row[g] -= c->padded[((size_t)c->gpus[g].tile_class * c->n_steps + s) * I + i];
-        row[h] += c->padded[((size_t)c->gpus[h].tile_class * c->n_steps + s) * I + i];
-        row[c->active_at + g] -= rows > 0;
-        row[c->active_at + h] += rows > 0;
-        row[c->rows_at + g] -= rows;
-        row[c->rows_at + h] += rows;
-        if (c->count != NULL)
-            move_pairs(c, row, c->count + (s * I + i) * n, g, h);
+        const lanes rows = *lanes_in(c->lane_rows, b * I + i), is_active = (lanes)(rows > 0); /* all ones: -1 */
+        *lanes_of(row, g) -= *lanes_in(c->lane_padded, ((size_t)c->gpus[g].tile_class * c->n_blocks + b) * I + i);
+        *lanes_of(row, h) += *lanes_in(c->lane_padded, ((size_t)c->gpus[h].tile_class * c->n_blocks + b) * I + i);
+        *lanes_of(row, c->active_at + g) += is_active;
+        *lanes_of(row, c->active_at + h) -= is_active;
+        *lanes_of(row, c->rows_at + g) -= rows;
+        *lanes_of(row, c->rows_at + h) += rows;
     }
-    if (c->is_coupled)
-        move_coupled(c, row, s);
-    else if (c->by_token)
-        move_tokens(c, row, s, x);
-    uint64_t *compute = c->compute + s * n;
-    memcpy(compute, c->base_compute + s * n, n * sizeof *compute);
-    for (uint32_t k = 0; k < x->n_gpus; k++) {
-        uint32_t g = x->gpus[k];
-        compute[g] = compute_ns(&c->gpus[g], row[c->active_at + g], row[g]);
+    if (c->lane_count != NULL) {
+        const size_t each = (size_t)c->n_counts * LANES;
+        const uint32_t *count = c->lane_count + b * I * each;
+        if (c->n_moves == 2 && moves[0].gpu == c->gpu[moves[1].item] && moves[1].gpu == c->gpu[moves[0].item]) {
+            if (moves[0].gpu != moves[1].gpu)
+                move_pairs(c, row, count + moves[0].item * each, count + moves[1].item * each, moves[1].gpu,
+                           moves[0].gpu);
+        } else {
+            for (uint32_t j = 0; j < c->n_moves; j++)
+                if (c->gpu[moves[j].item] != moves[j].gpu)
+                    move_pairs(c, row, count + moves[j].item * each, c->no_count, c->gpu[moves[j].item], moves[j].gpu);
+        }
     }
-    time_step(c, s, row, compute, &c->ns[s], &c->value[s]);
+    for (uint32_t k = 0; c->by_token && k < LANES && b * LANES + k < c->n_steps; k++) {
+        c->step_work[b * LANES + k] = 0;
+        if (c->is_coupled)
+            move_coupled(c, row + k, b * LANES + k);
+        else
+            move_tokens(c, row + k, b * LANES + k, x);
+    }
+    uint64_t *compute = c->compute + b * n * LANES;
+    memcpy(compute, c->base_compute + b * n * LANES, n * LANES * sizeof *compute);
+    for (uint32_t k = 0; k < x->n_gpus; k++)
+        compute_gpu(c, x->gpus[k], row, compute);
+    time_block(c, b, row, compute, c->ns, c->value);
 }
+
+/* Blocks [from, to). */
+INLINE void try_blocks(struct mp_layer_cost *c, uint32_t from, uint32_t to, const struct change *x) {
+    for (uint32_t b = from; b < to; b++)
+        try_block(c, b, x);
+}
+static void try_anywhere(struct mp_layer_cost *c, uint32_t from, uint32_t to, const struct change *x) {
+    try_blocks(c, from, to, x);
+}
+#if defined(__x86_64__)
+static __attribute__((target("avx2"))) void try_with_avx2(struct mp_layer_cost *c, uint32_t from, uint32_t to,
+                                                          const struct change *x) {
+    try_blocks(c, from, to, x);
+}
+#else
+#define try_with_avx2 try_anywhere
+#endif
 
 static void touch(struct change *x, uint32_t gpu) {
     for (uint32_t k = 0; k < x->n_gpus; k++)
@@ -394,14 +477,18 @@ uint64_t mp_layer_cost_try(struct mp_layer_cost *c, const struct mp_item_move *m
     if (c->by_token)
         set_tags(c, &x);
     is_race &= c->objective != MP_OBJECTIVE_P95 && c->n_steps >= 16;
-    for (uint32_t i = 0; i < c->n_steps; i++) {
-        uint32_t s = c->order[i];
-        try_step(c, s, &x);
-        before += c->base_value[s];
-        after += c->value[s];
-        if (is_race && (i + 1 == c->n_steps / 8 || i + 1 == c->n_steps / 4 || i + 1 == c->n_steps / 2) &&
-            after >= before) {
-            c->n_work += (uint64_t)(i + 1) * (c->width / 4 + c->n_gpus + 8);
+    uint32_t n_done = 0, n_blocks = 0; /* steps, blocks */
+    for (uint32_t part = is_race ? 8 : 1; part > 0; part /= 2) {
+        const uint32_t until = c->n_steps / part, blocks = (until + LANES - 1) / LANES;
+        (c->has_avx2 ? try_with_avx2 : try_anywhere)(c, n_blocks, blocks, &x);
+        n_blocks = blocks;
+        for (; n_done < until; n_done++) {
+            before += c->base_value[n_done];
+            after += c->value[n_done];
+            c->n_work += c->by_token ? c->step_work[n_done] : 0;
+        }
+        if (part > 1 && after >= before) {
+            c->n_work += (uint64_t)n_done * (c->width / 4 + c->n_gpus + 8);
             return c->tried = UINT64_MAX;
         }
     }
@@ -431,10 +518,10 @@ void mp_layer_cost_keep(struct mp_layer_cost *c) {
 void mp_layer_cost_busy(const struct mp_layer_cost *c, uint32_t *busy) {
     memset(busy, 0, c->n_gpus * sizeof *busy);
     for (uint32_t s = 0; s < c->n_steps; s++) {
-        const uint64_t *compute = c->base_compute + (size_t)s * c->n_gpus;
+        const uint64_t *compute = c->base_compute + (size_t)(s / LANES) * c->n_gpus * LANES + s % LANES;
         uint32_t most = 0;
         for (uint32_t g = 1; g < c->n_gpus; g++)
-            most = compute[g] > compute[most] ? g : most;
+            most = compute[g * (size_t)LANES] > compute[most * (size_t)LANES] ? g : most;
         busy[most]++;
     }
 }

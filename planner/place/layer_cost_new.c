@@ -22,7 +22,9 @@ static void number(struct mp_layer_cost *c, struct ranked *r, uint32_t n, uint32
     qsort(r, n, sizeof *r, by_rates);
     for (uint32_t i = 0; i < n; i++) {
         if (i == 0 || r[i].dispatch_rate != r[i - 1].dispatch_rate || r[i].combine_rate != r[i - 1].combine_rate)
-            c->classes[c->n_classes++] = (struct cost_class){c->width, 0, r[i].dispatch_rate, r[i].combine_rate, false};
+            c->classes[c->n_classes++] = (struct cost_class){.first = c->width,
+                                                             .dispatch.bytes_per_s = r[i].dispatch_rate,
+                                                             .combine.bytes_per_s = r[i].combine_rate};
         c->classes[c->n_classes - 1].n++;
         at[r[i].key] = c->width++;
     }
@@ -63,6 +65,8 @@ static enum mp_status lay_out(struct mp_layer_cost *c, struct mp_error *err) {
     c->node_first = mp_arena_alloc(c->arena, n, sizeof *c->node_first);
     c->node_size = mp_arena_alloc(c->arena, n, sizeof *c->node_size);
     c->index_in_node = mp_arena_alloc(c->arena, n, sizeof *c->index_in_node);
+    c->level = mp_arena_alloc(c->arena, (size_t)n * n, sizeof *c->level);
+    c->sum_at = mp_arena_alloc(c->arena, L, sizeof *c->sum_at);
     if (has_caps) {
         c->cell_at = mp_arena_alloc(c->arena, pairs, sizeof *c->cell_at);
         c->cell2_at = mp_arena_alloc(c->arena, pairs, sizeof *c->cell2_at);
@@ -70,7 +74,8 @@ static enum mp_status lay_out(struct mp_layer_cost *c, struct mp_error *err) {
     if (at == NULL || ranked == NULL || mirror == NULL || c->classes == NULL || c->out_at == NULL || c->in_at == NULL ||
         c->out2_at == NULL || c->in2_at == NULL || c->group == NULL || c->group_first == NULL || c->group_end == NULL ||
         c->up_out_at == NULL || c->up_in_at == NULL || c->has_uplink == NULL || c->node_first == NULL ||
-        c->node_size == NULL || c->index_in_node == NULL || (has_caps && (c->cell_at == NULL || c->cell2_at == NULL)))
+        c->node_size == NULL || c->index_in_node == NULL || c->level == NULL || c->sum_at == NULL ||
+        (has_caps && (c->cell_at == NULL || c->cell2_at == NULL)))
         return mp_nomem(err, "the cost of a layer");
     for (uint32_t r = 0; r < R; r++)
         mirror[r] = t->resources[r].bytes_per_s;
@@ -89,6 +94,15 @@ static enum mp_status lay_out(struct mp_layer_cost *c, struct mp_error *err) {
     for (uint32_t g = 0; g < n; g++)
         for (uint32_t l = 0; l < L; l++)
             c->group_end[g * L + l] = c->group_end[c->group_first[g * L + l] * L + l];
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < n; j++)
+            for (uint8_t *l = &c->level[i * n + j]; c->group[i * L + *l] != c->group[j * L + *l];)
+                ++*l;
+    c->n_counts = n;
+    for (uint32_t l = 0; l < L; l++) {
+        c->sum_at[l] = c->n_counts;
+        c->n_counts += t->levels[l].n_groups;
+    }
     for (uint32_t g = 0; g < n; g++) {
         uint32_t node = node_of(c, g);
         c->node_first[node] = c->group_first[g * L];
@@ -174,6 +188,11 @@ static uint32_t item_of(const struct replicas *r, uint32_t layer, uint32_t exper
     return r->list[r->first[expert] + hash % n];
 }
 
+/* The step that is looked at as the i-th. */
+static uint32_t step_at(const struct mp_layer_cost *c, const struct mp_layer_cost_spec *s, uint32_t i) {
+    return s->steps != NULL ? s->steps[c->order[i]] : c->order[i];
+}
+
 static enum mp_status read_counts(struct mp_layer_cost *c, const struct replicas *r, const struct mp_layer_cost_spec *s,
                                   struct mp_error *err) {
     const struct mp_workload *w = s->problem->workload;
@@ -182,7 +201,7 @@ static enum mp_status read_counts(struct mp_layer_cost *c, const struct replicas
     if (tokens == NULL)
         return mp_nomem(err, "the cost of a layer");
     for (uint32_t i = 0; i < c->n_steps; i++) {
-        mp_workload_tokens(w, s->steps != NULL ? s->steps[i] : i, c->layer, tokens);
+        mp_workload_tokens(w, step_at(c, s, i), c->layer, tokens);
         for (uint32_t src = 0; src < w->n_ranks; src++) {
             uint64_t pairs = 0;
             for (uint32_t e = 0; e < n_experts; e++) {
@@ -209,12 +228,12 @@ static enum mp_status read_tokens(struct mp_layer_cost *c, const struct replicas
     uint16_t ids[MP_MAX_TOP_K];
     uint64_t n_rows = 0, n_kept = 0;
     for (uint32_t i = 0; i < c->n_steps; i++)
-        n_rows += w->steps[s->steps != NULL ? s->steps[i] : i].n;
+        n_rows += w->steps[step_at(c, s, i)].n;
     uint64_t every = s->rows_max > 0 && !c->is_coupled ? mp_ceil_div(n_rows, s->rows_max) : 1;
     every = every < 1 || !c->by_token ? 1 : every;
     c->is_exact = every == 1;
     for (uint32_t i = 0; i < c->n_steps; i++)
-        n_kept += mp_ceil_div(w->steps[s->steps != NULL ? s->steps[i] : i].n, every);
+        n_kept += mp_ceil_div(w->steps[step_at(c, s, i)].n, every);
     if (c->by_token) {
         c->ids = mp_arena_alloc(c->arena, n_kept * c->top_k, sizeof *c->ids);
         c->source = mp_arena_alloc(c->arena, n_kept, sizeof *c->source);
@@ -234,7 +253,7 @@ static enum mp_status read_tokens(struct mp_layer_cost *c, const struct replicas
     }
     uint32_t token = 0;
     for (uint32_t i = 0; i < c->n_steps; i++) {
-        const struct mp_step *st = &w->steps[s->steps != NULL ? s->steps[i] : i];
+        const struct mp_step *st = &w->steps[step_at(c, s, i)];
         if (c->by_token) {
             c->step_first[i] = token;
             c->weight[i] = (uint32_t)every;
@@ -323,10 +342,25 @@ static void pad_and_shrink(struct mp_layer_cost *c, uint32_t permille) {
     }
 }
 
+static struct divider divider_of(uint64_t by) {
+    const uint32_t log = by < 2 ? 0 : 64 - (uint32_t)__builtin_clzll(by - 1); /* rounded up */
+    return (struct divider){by, (uint64_t)((((unsigned __int128)1 << (63 + log)) + by - 1) / by), log};
+}
+static void set_rate(struct cost_rate *r, uint64_t bytes) {
+    uint64_t a = bytes * NS_PER_S, b = r->bytes_per_s; /* bytes < 2^32 */
+    while (b != 0) {
+        uint64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    r->unit = bytes * NS_PER_S / a;
+    r->by = divider_of(r->bytes_per_s / a);
+}
+
 /* Picoseconds and bytes times 10^9 stay inside 64 bits for the largest counts there are; false where they do not. */
 static bool fits(struct mp_layer_cost *c, uint64_t rows_most, uint64_t copies_most) {
     const unsigned __int128 most = (unsigned __int128)1 << 52;
-    if (rows_most >= UINT32_MAX || copies_most >= UINT32_MAX)
+    if (rows_most > INT32_MAX || copies_most > INT32_MAX)
         return false;
     for (uint32_t g = 0; g < c->n_gpus; g++) {
         const struct gpu_cost *k = &c->gpus[g];
@@ -336,13 +370,20 @@ static bool fits(struct mp_layer_cost *c, uint64_t rows_most, uint64_t copies_mo
             return false;
     }
     uint64_t bytes = c->dispatch_bytes > c->combine_bytes ? c->dispatch_bytes : c->combine_bytes;
+    if (bytes >= UINT64_C(1) << 32)
+        return false;
     for (uint32_t i = 0; i < c->n_classes; i++) {
         struct cost_class *k = &c->classes[i];
         unsigned __int128 product = (unsigned __int128)copies_most * bytes * NS_PER_S;
-        uint64_t rate = k->dispatch_rate < k->combine_rate ? k->dispatch_rate : k->combine_rate;
-        k->is_small = (product >> 63) == 0;
-        if (bytes >= UINT64_C(1) << 32 || product / rate >= most)
+        uint64_t rate =
+            k->dispatch.bytes_per_s < k->combine.bytes_per_s ? k->dispatch.bytes_per_s : k->combine.bytes_per_s;
+        if (product / rate >= most)
             return false;
+        set_rate(&k->dispatch, c->dispatch_bytes);
+        set_rate(&k->combine, c->combine_bytes);
+        const uint64_t unit = k->dispatch.unit > k->combine.unit ? k->dispatch.unit : k->combine.unit;
+        k->is_small =
+            (unsigned __int128)copies_most * unit + k->dispatch.by.by + k->combine.by.by < (unsigned __int128)1 << 63;
     }
     return true;
 }
@@ -362,19 +403,42 @@ static enum mp_status set_gpus(struct mp_layer_cost *c, struct mp_error *err) {
             i++;
         c->tiles[i] = tile;
         c->n_tiles = i == c->n_tiles ? i + 1 : c->n_tiles;
-        c->gpus[g] = (struct gpu_cost){k.a_ps, k.b_ps, k.c_ps, k.beta_ps, speed == 0 ? 1 : speed, i};
+        speed = speed == 0 ? 1 : speed;
+        c->gpus[g] = (struct gpu_cost){k.a_ps, k.b_ps, k.c_ps, k.beta_ps, speed, divider_of(speed), i};
     }
     return MP_OK;
 }
 
-uint64_t layer_slowest_ns(const struct mp_layer_cost *c, const uint32_t *rows, bool is_shared) {
+uint64_t layer_slowest_ns(const struct mp_layer_cost *c, const uint32_t *rows, size_t stride, bool is_shared) {
     uint64_t most = 0;
     for (uint32_t g = 0; g < c->n_gpus; g++) {
-        uint64_t ns = is_shared ? mp_shared_ns(c->problem.topology, g, c->problem.model, rows[g])
-                                : mp_attention_ns(c->problem.topology, g, c->problem.model, rows[g]);
+        uint64_t ns = is_shared ? mp_shared_ns(c->problem.topology, g, c->problem.model, rows[g * stride])
+                                : mp_attention_ns(c->problem.topology, g, c->problem.model, rows[g * stride]);
         most = ns > most ? ns : most;
     }
     return most < UINT64_C(1) << 52 ? most : UINT64_C(1) << 52;
+}
+
+/* What was read, eight steps side by side. */
+static void fold(struct mp_layer_cost *c) {
+    const size_t S = c->n_steps, I = c->n_items, n = c->n_gpus, L = c->n_levels, C = c->n_counts;
+    for (size_t s = 0; s < S; s++) {
+        const size_t block = s / LANES, lane = s % LANES;
+        for (size_t i = 0; i < I; i++) {
+            c->lane_rows[(block * I + i) * LANES + lane] = c->rows[s * I + i];
+            for (size_t k = 0; k < c->n_tiles; k++)
+                c->lane_padded[((k * c->n_blocks + block) * I + i) * LANES + lane] = c->padded[(k * S + s) * I + i];
+            if (c->count == NULL)
+                continue;
+            uint32_t *to = c->lane_count + (block * I + i) * C * LANES + lane;
+            for (size_t src = 0; src < n; src++) {
+                const uint32_t count = c->count[(s * I + i) * n + src];
+                to[src * LANES] = count;
+                for (size_t l = 0; l < L && count > 0; l++)
+                    to[(c->sum_at[l] + c->group[src * L + l]) * LANES] += count;
+            }
+        }
+    }
 }
 
 /* Steps in an order in which every beginning is spread over all of them: by the digits of the index, reversed. */
@@ -397,13 +461,15 @@ enum mp_status mp_layer_cost_new(struct mp_layer_cost **out, const struct mp_lay
     const struct mp_dispatcher *d = p->sim.dispatcher;
     const struct mp_model *m = p->model;
     struct mp_arena *arena = mp_arena_new();
-    struct mp_layer_cost *c = arena != NULL ? mp_arena_alloc(arena, 1, sizeof *c) : NULL;
+    struct mp_arena *read = mp_arena_new(); /* tables that are needed until they are folded */
+    struct mp_layer_cost *c = arena != NULL && read != NULL ? mp_arena_alloc(arena, 1, sizeof *c) : NULL;
     struct replicas replicas;
     enum mp_status status;
     *out = NULL;
     *outcome = MP_FOUND;
     if (c == NULL) {
         mp_arena_free(arena);
+        mp_arena_free(read);
         return mp_nomem(err, "the cost of a layer");
     }
     *c = (struct mp_layer_cost){.arena = arena,
@@ -425,6 +491,9 @@ enum mp_status mp_layer_cost_new(struct mp_layer_cost **out, const struct mp_lay
                                 .is_exact = true,
                                 .dispatch_bytes = m->dispatch_bytes,
                                 .combine_bytes = m->combine_bytes};
+#if defined(__x86_64__)
+    c->has_avx2 = __builtin_cpu_supports("avx2");
+#endif
     c->by_token = c->is_coupled || c->copies == MP_COPY_PER_NODE || c->copies == MP_COPY_PER_GPU;
     if (c->by_token && c->is_counts) {
         status = mp_decline(err, outcome, MP_NOT_APPLICABLE,
@@ -439,34 +508,44 @@ enum mp_status mp_layer_cost_new(struct mp_layer_cost **out, const struct mp_lay
     size_t S = c->n_steps, I = c->n_items, n = c->n_gpus;
     MP_TRY(set_gpus(c, err));
     MP_TRY(lay_out(c, err));
-    c->rows = mp_arena_alloc(arena, S * I, sizeof *c->rows);
-    c->padded = mp_arena_alloc(arena, S * I * c->n_tiles, sizeof *c->padded);
+    c->n_blocks = (uint32_t)mp_ceil_div(S, LANES);
+    const size_t P = (size_t)c->n_blocks * LANES;
+    bool by_pair = !c->by_token && c->copies == MP_COPY_PER_EXPERT;
+    c->rows = mp_arena_alloc(read, S * I, sizeof *c->rows);
+    c->padded = mp_arena_alloc(read, S * I * c->n_tiles, sizeof *c->padded);
+    c->lane_rows = mp_arena_alloc(arena, P * I, sizeof *c->lane_rows);
+    c->lane_padded = mp_arena_alloc(arena, P * I * c->n_tiles, sizeof *c->lane_padded);
     c->tokens_of_rank = mp_arena_alloc(arena, S * n, sizeof *c->tokens_of_rank);
     c->source_rows = mp_arena_alloc(arena, S * n, sizeof *c->source_rows);
-    c->attention_ns = mp_arena_alloc(arena, S, sizeof *c->attention_ns);
-    c->shared_ns = mp_arena_alloc(arena, S, sizeof *c->shared_ns);
+    c->attention_ns = mp_arena_alloc(arena, P, sizeof *c->attention_ns);
+    c->shared_ns = mp_arena_alloc(arena, P, sizeof *c->shared_ns);
     c->total_rows = mp_arena_alloc(arena, I, sizeof *c->total_rows);
     c->gpu = mp_arena_alloc(arena, I, sizeof *c->gpu);
     c->tried_gpu = mp_arena_alloc(arena, I, sizeof *c->tried_gpu);
-    c->base = mp_arena_alloc(arena, S * c->width, sizeof *c->base);
-    c->work = mp_arena_alloc(arena, S * c->width, sizeof *c->work);
-    c->base_compute = mp_arena_alloc(arena, S * n, sizeof *c->base_compute);
-    c->compute = mp_arena_alloc(arena, S * n, sizeof *c->compute);
-    c->base_ns = mp_arena_alloc(arena, S, sizeof *c->base_ns);
-    c->ns = mp_arena_alloc(arena, S, sizeof *c->ns);
-    c->base_value = mp_arena_alloc(arena, S, sizeof *c->base_value);
-    c->value = mp_arena_alloc(arena, S, sizeof *c->value);
+    c->base = mp_arena_alloc(arena, P * c->width, sizeof *c->base);
+    c->work = mp_arena_alloc(arena, P * c->width, sizeof *c->work);
+    c->base_compute = mp_arena_alloc(arena, P * n, sizeof *c->base_compute);
+    c->compute = mp_arena_alloc(arena, P * n, sizeof *c->compute);
+    c->base_ns = mp_arena_alloc(arena, P, sizeof *c->base_ns);
+    c->ns = mp_arena_alloc(arena, P, sizeof *c->ns);
+    c->base_value = mp_arena_alloc(arena, P, sizeof *c->base_value);
+    c->value = mp_arena_alloc(arena, P, sizeof *c->value);
+    c->step_work = mp_arena_alloc(arena, P, sizeof *c->step_work);
     c->sorted = mp_arena_alloc(arena, S, sizeof *c->sorted);
     c->order = mp_arena_alloc(arena, S, sizeof *c->order);
+    c->given_ns = mp_arena_alloc(arena, S, sizeof *c->given_ns);
     c->tag = mp_arena_alloc(arena, I + 1, sizeof *c->tag);
-    bool by_pair = !c->by_token && c->copies == MP_COPY_PER_EXPERT;
-    if (by_pair)
-        c->count = mp_arena_alloc(arena, S * I * n, sizeof *c->count);
-    if (c->rows == NULL || c->padded == NULL || c->tokens_of_rank == NULL || c->source_rows == NULL ||
-        c->attention_ns == NULL || c->shared_ns == NULL || c->total_rows == NULL || c->gpu == NULL ||
-        c->tried_gpu == NULL || c->base == NULL || c->work == NULL || c->base_compute == NULL || c->compute == NULL ||
-        c->base_ns == NULL || c->ns == NULL || c->base_value == NULL || c->value == NULL || c->sorted == NULL ||
-        c->order == NULL || c->tag == NULL || (by_pair && c->count == NULL)) {
+    if (by_pair) {
+        c->count = mp_arena_alloc(read, S * I * n, sizeof *c->count);
+        c->lane_count = mp_arena_alloc(arena, P * I * c->n_counts, sizeof *c->lane_count);
+        c->no_count = mp_arena_alloc(arena, (size_t)c->n_counts * LANES, sizeof *c->no_count);
+    }
+    if (c->rows == NULL || c->padded == NULL || c->lane_rows == NULL || c->lane_padded == NULL ||
+        c->tokens_of_rank == NULL || c->source_rows == NULL || c->attention_ns == NULL || c->shared_ns == NULL ||
+        c->total_rows == NULL || c->gpu == NULL || c->tried_gpu == NULL || c->base == NULL || c->work == NULL ||
+        c->base_compute == NULL || c->compute == NULL || c->base_ns == NULL || c->ns == NULL || c->base_value == NULL ||
+        c->value == NULL || c->step_work == NULL || c->sorted == NULL || c->order == NULL || c->given_ns == NULL ||
+        c->tag == NULL || (by_pair && (c->count == NULL || c->lane_count == NULL || c->no_count == NULL))) {
         status = mp_nomem(err, "the cost of a layer");
         goto out;
     }
@@ -492,8 +571,8 @@ enum mp_status mp_layer_cost_new(struct mp_layer_cost **out, const struct mp_lay
         rows_most = of_step[1] > rows_most ? of_step[1] : rows_most;
         copies_most = copies > copies_most ? copies : copies_most;
         if (!c->is_coupled) {
-            c->attention_ns[s] = layer_slowest_ns(c, c->source_rows + s * n, false) * c->attention_times;
-            c->shared_ns[s] = layer_slowest_ns(c, c->source_rows + s * n, true);
+            c->attention_ns[s] = layer_slowest_ns(c, c->source_rows + s * n, 1, false) * c->attention_times;
+            c->shared_ns[s] = layer_slowest_ns(c, c->source_rows + s * n, 1, true);
         }
     }
     if (!fits(c, rows_most, c->is_exact ? copies_most : copies_most * 2)) {
@@ -502,10 +581,13 @@ enum mp_status mp_layer_cost_new(struct mp_layer_cost **out, const struct mp_lay
                             (unsigned long long)rows_most);
         goto out;
     }
+    fold(c);
+    c->rows = c->padded = c->count = NULL;
     *out = c;
     c = NULL;
 out:
     if (c != NULL)
         mp_arena_free(arena);
+    mp_arena_free(read);
     return status;
 }

@@ -7,13 +7,34 @@
 
 #define NS_PER_S UINT64_C(1000000000)
 
+/* Steps are worked on eight at a time: a *block*. Every counter of a row is eight numbers side by side, one of each
+ * step; what is left of the last block is steps without tokens. */
+#define LANES 8u
+typedef uint32_t lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t signed_lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+/* Division by a number that stays, of anything below 2^63: 2 * ceil(2^(63 + shift) / by) / 2^(64 + shift) is close
+ * enough to 1 / by (T. Granlund, P. Montgomery, PLDI 1994). */
+struct divider {
+    uint64_t by, magic;
+    uint32_t shift;
+};
+static inline uint64_t divide(const struct divider *d, uint64_t x) {
+    return (uint64_t)((unsigned __int128)(2 * x) * d->magic >> 64) >> d->shift;
+}
+
+struct cost_rate { /* ns of a count: ceil(count * unit / by), the fraction in lowest terms */
+    uint64_t bytes_per_s, unit;
+    struct divider by;
+};
 struct cost_class { /* counters of equal rates, consecutive in a row */
     uint32_t first, n;
-    uint64_t dispatch_rate, combine_rate;
-    bool is_small; /* count * bytes * 10^9 fits 64 bits */
+    struct cost_rate dispatch, combine;
+    bool is_small; /* count * unit fits 63 bits */
 };
 struct gpu_cost {
     uint64_t a, b, c, beta, speed;
+    struct divider by_speed;
     uint32_t tile_class;
 };
 
@@ -38,45 +59,53 @@ struct mp_layer_cost {
     uint32_t n_first, n_classes;
     uint32_t active_at, rows_at, inter_at, source_at, width; /* of a row; padded rows begin it */
 
-    /* what the steps ask for */
-    uint32_t *rows;   /* [n_steps][n_items] */
-    uint32_t *padded; /* [n_tiles][n_steps][n_items] */
-    uint32_t *count;  /* [n_steps][n_items][n_gpus] by source; NULL where copies are counted per token */
-    uint32_t *token_first, *token_of;   /* tokens of [step][item]: [n_steps * n_items + 1], ascending */
-    uint32_t *home_first, *home_of;     /* coupled sources: the same by the item a token starts at */
+    uint8_t *level; /* [n_gpus][n_gpus] */
+    uint32_t *sum_at,
+        n_counts; /* [n_levels] where the sums over a level's groups begin in a row of counts; its length */
+
+    /* what the steps ask for; steps are in the order in which they are looked at: the i-th is the order[i]-th given */
+    uint32_t n_blocks;
+    uint32_t *rows, *padded, *count;                /* while they are read: [n_steps][n_items], [n_tiles][n_steps]
+                                                       [n_items], [n_steps][n_items][n_gpus] by source */
+    uint32_t *lane_rows, *lane_padded, *lane_count; /* [n_blocks][n_items][LANES], [n_tiles] of the same, [n_blocks]
+                                                       [n_items][n_counts][LANES]: by source, then sums over groups;
+                                                       NULL where copies are counted per token */
+    uint32_t *no_count;                             /* [n_counts][LANES] zero */
+    uint32_t *token_first, *token_of;               /* tokens of [step][item]: [n_steps * n_items + 1], ascending */
+    uint32_t *home_first, *home_of;                 /* coupled sources: the same by the item a token starts at */
     uint16_t *ids, *source, *home;      /* of a token: items [top_k] (n_items = unused), rank, item it starts at */
     uint32_t *step_first;               /* [n_steps + 1] tokens */
     uint32_t *weight;                   /* [n_steps] tokens that one kept token stands for */
     uint32_t *source_rows;              /* [n_steps][n_gpus] coupled: padding only */
     uint32_t *tokens_of_rank;           /* [n_steps][n_gpus] */
-    uint64_t *attention_ns, *shared_ns; /* [n_steps] of the slowest GPU; coupled: worked out step by step */
+    uint64_t *attention_ns, *shared_ns; /* [n_blocks * LANES] of the slowest GPU; coupled: worked out step by step */
     uint32_t attention_times;
     uint64_t *total_rows; /* [n_items] */
 
     /* the placement, and what was tried last */
     uint16_t *gpu, *tried_gpu;
-    uint32_t *base, *work;            /* [n_steps][width] */
-    uint64_t *base_compute, *compute; /* [n_steps][n_gpus] */
-    uint64_t *base_ns, *ns;           /* [n_steps] */
-    uint64_t *base_value, *value;     /* [n_steps] the objective's term */
+    uint32_t *base, *work;            /* [n_blocks][width][LANES] */
+    uint64_t *base_compute, *compute; /* [n_blocks][n_gpus][LANES] */
+    uint64_t *base_ns, *ns;           /* [n_blocks * LANES] */
+    uint64_t *base_value, *value;     /* [n_blocks * LANES] the objective's term */
     uint64_t *sorted;                 /* [n_steps] */
-    uint32_t *order;                  /* [n_steps] in which steps are looked at */
+    uint64_t *step_work;              /* [n_blocks * LANES] of the change at hand: operations on tokens */
+    uint32_t *order;                  /* [n_steps] */
+    uint64_t *given_ns;               /* [n_steps] base_ns as the steps were given */
     uint64_t *tag;                    /* [n_items + 1] */
     uint64_t now, tried, n_work;
     struct mp_item_move moves[2 * MP_LAYER_MOVES_MAX];
     uint32_t n_moves;
+    bool has_avx2;
 };
 
 /* Innermost level of which both are in one group. */
 static inline uint32_t level_of(const struct mp_layer_cost *c, uint32_t i, uint32_t j) {
-    uint32_t l = 0;
-    while (c->group[i * c->n_levels + l] != c->group[j * c->n_levels + l])
-        l++;
-    return l;
+    return c->level[(size_t)i * c->n_gpus + j];
 }
 static inline uint32_t node_of(const struct mp_layer_cost *c, uint32_t gpu) { return c->group[gpu * c->n_levels]; }
 
-/* Attention, or shared experts, of the GPU they take longest on; rows[n_gpus]. */
-uint64_t layer_slowest_ns(const struct mp_layer_cost *c, const uint32_t *rows, bool is_shared);
+/* Attention, or shared experts, of the GPU they take longest on; rows[g * stride]. */
+uint64_t layer_slowest_ns(const struct mp_layer_cost *c, const uint32_t *rows, size_t stride, bool is_shared);
 
 #endif
