@@ -10,7 +10,7 @@ const char *ex_part_name(enum ex_part part) {
 }
 
 const char *ex_script_name(const struct ex_script *s, char *buf, size_t size) {
-    snprintf(buf, size, "%s of step %u, layer %u", ex_part_name(s->part), s->step, s->layer);
+    snprintf(buf, size, "%s of step %u, layer %u", ex_part_name(s->part), s->step, s->layer_id);
     return buf;
 }
 
@@ -287,6 +287,7 @@ enum mp_status ex_script_new(struct ex_script **out, const struct ex_script_requ
         return mp_nomem(err, "a script");
     *s = (struct ex_script){.step = q->step,
                             .layer = q->layer,
+                            .layer_id = q->layer_id,
                             .part = q->part,
                             .n_ranks = q->flows->n,
                             .mode = q->mode,

@@ -50,7 +50,7 @@ struct ex_copy {
     uint64_t from_at, to_at, bytes;
 };
 struct ex_script {
-    uint32_t step, layer; /* layer: index into the plan's */
+    uint32_t step, layer, layer_id; /* layer: index into the plan's, layer_id: the model's */
     enum ex_part part;
     uint32_t n_ranks, n_stages;
     enum mp_stage_mode mode;   /* how stages follow each other (docs/COST.md part 5); one stage: no matter */
@@ -75,7 +75,7 @@ struct ex_script_request {
     enum mp_stage_mode mode;      /* orders between nodes always have barriers */
     const struct ex_flows *flows;
     uint64_t *used; /* [n_ranks] bytes of each block in use; relays are laid behind, and it moves on */
-    uint32_t step, layer;
+    uint32_t step, layer, layer_id;
     enum ex_part part;
 };
 /* MP_EBUG when the order does not send every byte. */

@@ -19,6 +19,7 @@ struct verb {
     const struct argument *arguments; /* ends with name NULL */
     const enum opt_id *options;       /* ends with OPT_END */
     const char *const *examples;      /* ends with NULL */
+    bool is_program;                  /* no verb of moeplan, but a program of its own: name is the program's */
 };
 extern const struct verb verbs[];
 extern const uint32_t n_verbs;

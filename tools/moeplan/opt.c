@@ -234,7 +234,35 @@ const struct opt opt_table[OPT_END] = {
     [OPT_MAN] = FLAG("man", 0, man, "print the manual page (roff)"),
     [OPT_COMPLETION] =
         ONE_OF("completion", "SHELL", completion, "bash|zsh", NULL, NULL, "print the completion script of a shell"),
-    [OPT_MARKDOWN] = FLAG("markdown", 0, markdown, "print docs/CLI.md"),
+    [OPT_MARKDOWN] = FLAG("markdown", 0, markdown, "print the page of docs/ about the command line"),
+
+    [OPT_TRANSPORT] = NAMED("transport", "NAME", transport, WORDS_TRANSPORTS, "loop", NULL,
+                            "what moves the bytes (moeplan-exec --list transports)"),
+    [OPT_ITERATIONS] =
+        WHOLE("iterations", 0, "N", iterations, 1, 100000, "5", NULL, "timed repetitions of every step's layers"),
+    [OPT_WARMUP] = WHOLE("warmup", 0, "N", warmup, 0, 100000, "1", NULL, "repetitions before them, not timed"),
+    [OPT_DEADLINE] = WHOLE("deadline", 0, "MS", deadline_ms, 1, 86400000, "30000", NULL,
+                           "no wait for another rank lasts longer, in milliseconds"),
+    [OPT_TIMELINE_FILE] = TEXT("timeline", 0, "FILE", timeline_file, WORDS_FILE, NULL, NULL,
+                               "write the first step as a Chrome trace, predicted and measured side by side"),
+    [OPT_LOCAL] = WHOLE("local", 0, "N", local, 1, MP_MAX_GPUS, NULL, "one process for each GPU of the plan",
+                        "start N ranks on this machine"),
+    [OPT_RENDEZVOUS] = TEXT("rendezvous", 0, "WHERE", rendezvous, WORDS_NONE, NULL, NULL,
+                            "where ranks that were started one by one meet: file:///PATH or tcp://HOST:PORT"),
+    [OPT_RANK] = WHOLE("rank", 0, "R", rank, 0, MP_MAX_GPUS - 1, NULL, "what the launcher's environment says",
+                       "this process is rank R"),
+    [OPT_NRANKS] = WHOLE("nranks", 0, "N", n_ranks, 1, MP_MAX_GPUS, NULL, "what the launcher's environment says",
+                         "there are N ranks, one for each GPU of the plan"),
+    [OPT_HOSTS] = TEXT("hosts", 0, "FILE", hosts, WORDS_FILE, NULL, NULL,
+                       "addresses of the ranks by level (tools/emulate writes it)"),
+    [OPT_FAULT] = {.name = "fault",
+                   .metavar = "KIND@STEP/LAYER/STAGE[/RANK]",
+                   .type = OPT_IS_TEXT,
+                   .offset = AT(fault),
+                   .summary = "let something go wrong on purpose",
+                   .is_hidden = true},
+    [OPT_LIST] = ONE_OF("list", "WHAT", list, "transports", NULL, NULL, "list what is built in, and exit"),
+    [OPT_VERSION] = FLAG("version", 'V', version, "print the version and exit"),
 };
 
 /* ---- words ---- */
@@ -307,6 +335,8 @@ const char *opt_word(enum opt_words words, const char *choices, uint32_t i, char
     case WORDS_LISTS:
         return static_word(
             "strategies|colocations|formats|matrices|stacks|exports|presets|models|dispatchers|topologies", i, buf);
+    case WORDS_TRANSPORTS:
+        return static_word(MOEPLAN_TRANSPORTS, i, buf); /* those that are built in */
     case WORDS_NONE:
     case WORDS_FILE:
         break;
@@ -461,6 +491,16 @@ static enum opt_id find_letter(const struct verb *verb, char letter) {
     return OPT_END;
 }
 
+/* How messages begin: the verb, or nothing for a program without verbs. */
+static const char *speaker(const struct verb *verb, char buf[64]) {
+    snprintf(buf, 64, "%s%s", verb->is_program ? "" : verb->name, verb->is_program ? "" : ": ");
+    return buf;
+}
+static const char *help_of(const struct verb *verb, char buf[64]) {
+    snprintf(buf, 64, verb->is_program ? "%s --help" : "moeplan help %s", verb->name);
+    return buf;
+}
+
 static enum mp_status unknown_option(const struct verb *verb, const char *arg, struct mp_error *err) {
     char shown[64];
     size_t n = strcspn(arg, "=");
@@ -468,26 +508,28 @@ static enum mp_status unknown_option(const struct verb *verb, const char *arg, s
     const char *bare = arg + strspn(arg, "-");
     snprintf(name, sizeof name, "%.*s", (int)strcspn(bare, "="), bare);
     const char *near = opt_nearest(name, option_of_verb, (void *)(uintptr_t)verb);
-    return mp_fail(err, MP_EUSAGE, "%s: unknown option \"%s\" (nearest: --%s; all: moeplan help %s)", verb->name,
-                   mp_quote(arg, n, shown, sizeof shown), near != NULL ? near : "help", verb->name);
+    char who[64], help[64];
+    return mp_fail(err, MP_EUSAGE, "%sunknown option \"%s\" (nearest: --%s; all: %s)", speaker(verb, who),
+                   mp_quote(arg, n, shown, sizeof shown), near != NULL ? near : "help", help_of(verb, help));
 }
 
 /* Options that say the same thing differently, or need each other. */
 static enum mp_status check_together(const struct opts *o, const struct verb *verb, struct mp_error *err) {
+    char who[64];
     if (o->stage_barrier && o->stage_coupled)
-        return mp_fail(err, MP_EUSAGE, "%s: --stage-barrier and --stage-coupled exclude each other (give one)",
-                       verb->name);
+        return mp_fail(err, MP_EUSAGE, "%s--stage-barrier and --stage-coupled exclude each other (give one)",
+                       speaker(verb, who));
     if (o->score_on != NULL && (o->is_set[OPT_SPLIT_PLAN] || o->is_set[OPT_SPLIT_COMPARE]))
         return mp_fail(err, MP_EUSAGE,
-                       "%s: --score-on and --split exclude each other: another recording is scored whole, and all of "
+                       "%s--score-on and --split exclude each other: another recording is scored whole, and all of "
                        "TRACE is planned on (give one)",
-                       verb->name);
+                       speaker(verb, who));
     if ((o->export_lp != NULL || o->import_solution != NULL) && strcmp(o->strategy, "exact") != 0 &&
         (o->place == NULL || strcmp(o->place, "exact") != 0))
-        return mp_fail(err, MP_EUSAGE, "%s: --%s is about the placement problem of strategy exact (add --place exact)",
-                       verb->name, o->export_lp != NULL ? "export-lp" : "import-solution");
+        return mp_fail(err, MP_EUSAGE, "%s--%s is about the placement problem of strategy exact (add --place exact)",
+                       speaker(verb, who), o->export_lp != NULL ? "export-lp" : "import-solution");
     if (o->map != NULL && (o->ids == NULL || strcmp(o->ids, "physical") != 0))
-        return mp_fail(err, MP_EUSAGE, "%s: --map is for physical ids (add --ids physical)", verb->name);
+        return mp_fail(err, MP_EUSAGE, "%s--map is for physical ids (add --ids physical)", speaker(verb, who));
     return MP_OK;
 }
 
@@ -504,13 +546,14 @@ enum mp_status opt_parse(struct opts *o, struct args *args, const struct verb *v
         if (opt_table[*id].initial != NULL && set_value(o, &opt_table[*id], opt_table[*id].initial, err) != MP_OK)
             return MP_EBUG;
     bool only_arguments = false;
+    char who[64], help[64];
     for (int i = 1; i < argc; i++) {
         const char *arg = argv[i], *value = NULL;
         char shown[64];
         if (only_arguments || arg[0] != '-' || arg[1] == '\0') {
             if (args->n >= n_allowed)
-                return mp_fail(err, MP_EUSAGE, "%s: too many arguments: \"%s\" (see: moeplan help %s)", verb->name,
-                               mp_quote(arg, strlen(arg), shown, sizeof shown), verb->name);
+                return mp_fail(err, MP_EUSAGE, "%stoo many arguments: \"%s\" (see: %s)", speaker(verb, who),
+                               mp_quote(arg, strlen(arg), shown, sizeof shown), help_of(verb, help));
             args->value[args->n++] = arg;
             continue;
         }
@@ -529,15 +572,15 @@ enum mp_status opt_parse(struct opts *o, struct args *args, const struct verb *v
         else if (!is_long && arg[2] != '\0')
             value = arg + 2;
         if (opt->type == OPT_IS_FLAG && value != NULL)
-            return mp_fail(err, MP_EUSAGE, "%s: --%s takes no value", verb->name, opt->name);
+            return mp_fail(err, MP_EUSAGE, "%s--%s takes no value", speaker(verb, who), opt->name);
         if (opt->type != OPT_IS_FLAG && value == NULL) {
             if (i + 1 >= argc)
-                return mp_fail(err, MP_EUSAGE, "%s: --%s needs a value (write --%s %s)", verb->name, opt->name,
+                return mp_fail(err, MP_EUSAGE, "%s--%s needs a value (write --%s %s)", speaker(verb, who), opt->name,
                                opt->name, opt->metavar);
             value = argv[++i];
         }
         if (o->is_set[id] && opt->type != OPT_IS_FLAG)
-            return mp_fail(err, MP_EUSAGE, "%s: --%s is given twice", verb->name, opt->name);
+            return mp_fail(err, MP_EUSAGE, "%s--%s is given twice", speaker(verb, who), opt->name);
         o->is_set[id] = true;
         enum mp_status status = set_value(o, opt, value, err);
         if (status != MP_OK)
@@ -545,8 +588,10 @@ enum mp_status opt_parse(struct opts *o, struct args *args, const struct verb *v
         if (id == OPT_HELP)
             return MP_OK;
     }
-    if (args->n < n_needed)
-        return mp_fail(err, MP_EUSAGE, "%s: %s is missing (usage: %s)", verb->name, verb->arguments[args->n].name,
+    const bool is_about_itself =
+        verb->is_program && (o->list != NULL || o->version || o->man || o->markdown || o->completion != NULL);
+    if (args->n < n_needed && !is_about_itself)
+        return mp_fail(err, MP_EUSAGE, "%s%s is missing (usage: %s)", speaker(verb, who), verb->arguments[args->n].name,
                        verb->usage);
     if ((o->export_lp != NULL || o->import_solution != NULL) && !o->is_set[OPT_STRATEGY])
         o->strategy = "exact";

@@ -100,6 +100,19 @@ enum opt_id {
     OPT_MAN,
     OPT_COMPLETION,
     OPT_MARKDOWN,
+    OPT_TRANSPORT,
+    OPT_ITERATIONS,
+    OPT_WARMUP,
+    OPT_DEADLINE,
+    OPT_TIMELINE_FILE,
+    OPT_LOCAL,
+    OPT_RENDEZVOUS,
+    OPT_RANK,
+    OPT_NRANKS,
+    OPT_HOSTS,
+    OPT_FAULT,
+    OPT_LIST,
+    OPT_VERSION,
     OPT_END
 };
 
@@ -108,7 +121,7 @@ struct opts {
     struct mp_limits limits; /* the defaults, with --mem-limit */
     bool is_set[OPT_END];
     bool help, json, quiet, strict, thorough, colocate, resample, stage_barrier, stage_coupled, pacing, markdown_table,
-        wide, man, markdown;
+        wide, man, markdown, version;
     uint64_t seed, threads, work_limit, mem_limit, layer_base, experts, top_k;
     double time_limit;
     uint64_t batch, tokens_per_rank, steps, pad, redundant, slots_per_gpu, interval_groups, gpus, nodes, hidden_layers,
@@ -122,6 +135,8 @@ struct opts {
     const char *dispatcher, *sources, *split, *score_on, *network, *timeline, *incumbent, *incumbent_route, *to,
         *preset, *against, *completion;
     const char *solver, *export_lp, *import_solution;
+    uint64_t iterations, warmup, deadline_ms, local, rank, n_ranks;
+    const char *transport, *timeline_file, *rendezvous, *hosts, *fault, *list;
 };
 
 enum opt_type { OPT_IS_FLAG, OPT_IS_WHOLE, OPT_IS_TEXT, OPT_IS_CHOICE, OPT_IS_SECONDS, OPT_IS_SIZE, OPT_IS_RATIO };
@@ -145,7 +160,8 @@ enum opt_words {
     WORDS_SYNTH,
     WORDS_TOPOLOGIES,
     WORDS_VERBS,
-    WORDS_LISTS
+    WORDS_LISTS,
+    WORDS_TRANSPORTS
 };
 
 struct opt {
@@ -160,6 +176,7 @@ struct opt {
     const char *initial;   /* parsed as if given; NULL = unset */
     const char *otherwise; /* what happens without it, when `initial` does not say it */
     const char *summary;
+    bool is_hidden; /* parsed, and shown by no help: for tests */
 };
 extern const struct opt opt_table[OPT_END];
 

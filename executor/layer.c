@@ -1,0 +1,125 @@
+/* A layer of a step ready to run: its routing, where its flows lie, a script for each part. */
+#include "prove.h"
+#include "run.h"
+
+/* How a part goes: the order it is run by, or one shot. */
+struct way {
+    struct mp_order order;
+    enum mp_combine turned;
+    enum mp_stage_mode mode;
+    bool is_staged, has_fallen_back;
+};
+
+static enum mp_status way_of(struct way *out, const struct mp_cost_setup *in, struct mp_net *net, int stage_mode,
+                             bool paces, uint32_t layer, enum ex_part part, const uint64_t *matrix,
+                             struct mp_error *err) {
+    const struct mp_plan *plan = in->plan;
+    const struct mp_plan_layer *l = &plan->layers[layer];
+    *out = (struct way){.mode = stage_mode < 0 ? plan->stage_mode : (enum mp_stage_mode)stage_mode};
+    if (l->order == MP_NONE || plan->n_gpus < 2 || part == EX_DISPATCH_INSIDE || part == EX_COMBINE_INSIDE)
+        return MP_OK;
+    if (l->order >= plan->n_orders)
+        return mp_fail(err, MP_EBUG, "layer %u uses order %u of %u", l->layer_id, l->order, plan->n_orders);
+    out->order = plan->orders[l->order];
+    if (!plan->is_paced || !paces)
+        out->order.port_bytes_per_s = 0;
+    out->turned = part == EX_COMBINE ? l->combine : MP_COMBINE_FORWARD;
+    enum mp_status status =
+        mp_net_falls_back(net, &out->order, out->turned, plan->fallback_ppm, matrix, &out->has_fallen_back, err);
+    out->is_staged = status == MP_OK && !out->has_fallen_back;
+    return status;
+}
+
+static enum mp_status make_part(struct ex_layer *l, const struct mp_cost_setup *in, struct mp_net *net, int stage_mode,
+                                const struct ex_limits *limits, uint32_t step, uint32_t layer, enum ex_part part,
+                                struct mp_error *err) {
+    struct way way;
+    enum mp_status status = MP_OK;
+    MP_TRY(way_of(&way, in, net, stage_mode, limits->paces, layer, part, l->matrix[part], err));
+    l->has_fallen_back[part] = way.has_fallen_back;
+    const struct ex_script_request request = {.topology = in->topology,
+                                              .order = way.is_staged ? &way.order : NULL,
+                                              .way = way.turned,
+                                              .mode = way.mode,
+                                              .flows = l->flows[part],
+                                              .used = l->used,
+                                              .step = step,
+                                              .layer = layer,
+                                              .layer_id = in->plan->layers[layer].layer_id,
+                                              .part = part};
+    status = ex_script_new(&l->scripts[part], &request, err);
+out:
+    return status;
+}
+
+enum mp_status ex_layer_new(struct ex_layer **out, const struct mp_cost_setup *in, struct mp_net *net, int stage_mode,
+                            const struct ex_limits *limits, uint32_t step, uint32_t layer, struct mp_error *err) {
+    *out = NULL;
+    const uint32_t n = in->plan->n_gpus;
+    enum mp_status status = MP_OK;
+    struct ex_layer *l = mp_calloc(1, sizeof *l);
+    if (l == NULL)
+        return mp_nomem(err, "a layer");
+    l->used = mp_calloc(n, sizeof *l->used);
+    if (l->used == NULL) {
+        status = mp_nomem(err, "a layer");
+        goto out;
+    }
+    MP_TRY(ex_route_new(&l->route, in, step, layer, err));
+    const struct mp_traffic *t = l->route->traffic;
+    l->matrix[EX_DISPATCH] = t->dispatch;
+    l->matrix[EX_COMBINE] = t->combine;
+    l->matrix[EX_DISPATCH_INSIDE] = l->route->has_inside ? t->dispatch2 : NULL;
+    l->matrix[EX_COMBINE_INSIDE] = l->route->has_inside ? t->combine2 : NULL;
+    for (int part = 0; part < EX_N_PARTS; part++)
+        if (l->matrix[part] != NULL)
+            MP_TRY(ex_flows_new(&l->flows[part], n, l->matrix[part], l->used, err));
+    for (int part = 0; part < EX_N_PARTS; part++)
+        if (l->matrix[part] != NULL)
+            MP_TRY(make_part(l, in, net, stage_mode, limits, step, layer, (enum ex_part)part, err));
+    for (int part = 0; part < EX_N_PARTS; part++) /* relays are laid behind: blocks have their sizes now */
+        if (l->matrix[part] != NULL)
+            MP_TRY(ex_prove(l->scripts[part], l->flows[part], l->used, limits, err));
+out:
+    if (status != MP_OK)
+        ex_layer_free(l);
+    else
+        *out = l;
+    return status;
+}
+
+void ex_layer_free(struct ex_layer *l) {
+    if (l == NULL)
+        return;
+    for (int part = 0; part < EX_N_PARTS; part++) {
+        ex_script_free(l->scripts[part]);
+        ex_flows_free(l->flows[part]);
+    }
+    ex_route_free(l->route);
+    mp_free(l->used);
+    mp_free(l);
+}
+
+enum mp_status ex_layer_predict(const struct ex_layer *l, const struct mp_cost_setup *in, struct mp_net *net,
+                                int stage_mode, bool paces, enum ex_part part, struct mp_net_log *log,
+                                uint64_t *predicted_ns, uint64_t *bound_ns, struct mp_error *err) {
+    struct way way;
+    const uint64_t *matrix = l->matrix[part];
+    enum mp_status status = MP_OK;
+    *predicted_ns = *bound_ns = 0;
+    if (in->plan->n_gpus < 2)
+        return MP_OK;
+    MP_TRY(way_of(&way, in, net, stage_mode, paces, l->scripts[part]->layer, part, matrix, err));
+    *bound_ns = way.is_staged && way.order.between_nodes ? mp_relay_bound_ns(in->topology, matrix)
+                                                         : mp_net_port_bound(net, matrix);
+    mp_net_log_to(net, log);
+    if (way.is_staged) {
+        status = mp_net_staged(net, &way.order, way.turned, way.mode, matrix, predicted_ns, err);
+    } else {
+        status = mp_net_concurrent(net, matrix, predicted_ns, NULL, err);
+        *predicted_ns += in->topology->launch_ns;
+    }
+out:
+    mp_net_log_to(net, NULL);
+    return status;
+}

@@ -1,0 +1,527 @@
+/* The executor's loop: every step, every layer, every iteration, with all that is checked and timed on the way. */
+#include "run.h"
+#include "fault.h"
+#include <stdio.h>
+#include <string.h>
+
+struct run {
+    const struct mp_exec *in;
+    const struct ex_transport *transport;
+    struct ex_link *link;
+    struct ex_world world;
+    struct mp_cost_setup setup;
+    struct mp_router *router;
+    struct mp_net *net;
+    struct mp_exec_result *r;
+    struct ex_layer **layers; /* [n_layers] of the step */
+    struct ex_times **times;  /* [n_layers][EX_N_PARTS] of the step */
+    uint8_t **views;          /* [n_local] blocks as this process sees them */
+    uint64_t *view_bytes;     /* [n_local] */
+    uint64_t *counts;         /* [n_local][2] tokens, copies checked */
+    struct ex_payload payload;
+    const struct ex_layer *layer; /* the one at hand */
+    int task;
+    struct mp_net_log log;              /* of one prediction */
+    struct mp_exec_transfer *predicted; /* of the first step, with the timeline */
+    size_t n_predicted, n_predicted_allocated;
+    uint64_t predicted_at_ns;
+};
+
+bool mp_transport_at(uint32_t i, const char **name, const char **summary, const char **needs) {
+    const struct ex_transport *t = ex_transport_at(i);
+    if (t == NULL)
+        return false;
+    *name = t->name;
+    *summary = t->summary;
+    *needs = t->needs;
+    return true;
+}
+
+const char *mp_exec_part_name(enum mp_exec_part_kind kind) { return ex_part_name((enum ex_part)kind); }
+
+/* ---- what all ranks must agree on ---- */
+
+static enum mp_status identify(struct run *x, struct mp_error *err) {
+    const struct mp_exec *in = x->in;
+    const struct mp_workload *w = in->workload;
+    struct mp_out *text = NULL;
+    uint64_t rows = 0;
+    size_t n;
+    enum mp_status status = mp_out_open_memory(&text, err);
+    if (status != MP_OK)
+        return status;
+    mp_plan_write(in->plan, text);
+    for (uint32_t s = 0; w->steps != NULL && s < w->n_steps; s++)
+        for (uint32_t i = 0; i < w->steps[s].n; i++)
+            rows = mp_mix64(rows ^ mp_mix64(w->steps[s].row[i] << 16 ^ w->steps[s].source[i]));
+    for (uint32_t s = 0; w->iterations != NULL && s < w->n_steps; s++)
+        rows = mp_mix64(rows ^ w->iterations[s]);
+    mp_out_printf(text, "%s %s %s %s %d %d %u %llu %u %u %llu %d %s\n", w->trace->sha256, in->topology->sha256,
+                  in->model->sha256, in->dispatcher->name, (int)in->sources, in->stage_mode, w->n_steps,
+                  (unsigned long long)rows, in->n_warmup, in->n_iterations, (unsigned long long)in->seed,
+                  (int)in->with_timeline, in->transport);
+    const uint8_t *bytes = mp_out_memory_bytes(text, &n);
+    mp_sha256_hex(bytes, n, x->world.identity);
+    return mp_out_commit(text, err);
+}
+
+/* ---- work of each local rank, in parallel ---- */
+
+enum { TASK_PACK, TASK_PASS_ON, TASK_EXPERTS, TASK_GATHER_UP, TASK_CHECK };
+
+static enum mp_status task(void *ctx, size_t i, unsigned worker, struct mp_error *err) {
+    (void)worker;
+    struct run *x = ctx;
+    const uint32_t rank = x->world.first_rank + (uint32_t)i;
+    uint8_t *block = x->views[i];
+    enum mp_status status = MP_OK;
+    if (x->transport->pull != NULL && x->task != TASK_PACK)
+        status = x->transport->pull(x->link, rank, 0, x->layer->used[rank], err);
+    if (status != MP_OK)
+        return status;
+    switch (x->task) {
+    case TASK_PACK:
+        ex_pack(x->layer, &x->payload, rank, block);
+        break;
+    case TASK_PASS_ON:
+        ex_pass_on(x->layer, &x->payload, rank, block);
+        break;
+    case TASK_EXPERTS:
+        status = ex_experts(x->layer, &x->payload, rank, block, &x->counts[2 * i + 1], err);
+        break;
+    case TASK_GATHER_UP:
+        ex_gather_up(x->layer, &x->payload, rank, block);
+        break;
+    default:
+        status = ex_check_home(x->layer, &x->payload, rank, block, &x->counts[2 * i], err);
+        break;
+    }
+    if (status == MP_OK && x->transport->push != NULL && x->task != TASK_CHECK)
+        status = x->transport->push(x->link, rank, 0, x->layer->used[rank], err);
+    return status;
+}
+
+static enum mp_status all_ranks(struct run *x, int which, struct mp_error *err) {
+    x->task = which;
+    return mp_parallel_for(x->in->n_threads, x->world.n_local, task, x, err);
+}
+
+/* ---- a layer, once ---- */
+
+static enum mp_status run_part(struct run *x, uint32_t layer, enum ex_part part, struct mp_error *err) {
+    struct ex_times *t = x->times[(size_t)layer * EX_N_PARTS + part];
+    const struct ex_script *s = x->layer->scripts[part];
+    const size_t cells = (size_t)t->n_ranks * t->n_stages;
+    memset(t->total_ns, 0, t->n_ranks * sizeof *t->total_ns);
+    memset(t->begin_ns, 0, cells * sizeof *t->begin_ns);
+    memset(t->end_ns, 0, cells * sizeof *t->end_ns);
+    memset(t->message_begin_ns, 0, s->n_messages * sizeof *t->message_begin_ns);
+    memset(t->message_end_ns, 0, s->n_messages * sizeof *t->message_end_ns);
+    return x->transport->run(x->link, s, t, err);
+}
+
+static enum mp_status run_layer(struct run *x, uint32_t layer, struct mp_error *err) {
+    enum mp_status status = MP_OK;
+    x->layer = x->layers[layer];
+    x->payload.layer = layer;
+    const bool has_inside = x->layer->route->has_inside;
+    MP_TRY(all_ranks(x, TASK_PACK, err));
+    MP_TRY(run_part(x, layer, EX_DISPATCH, err));
+    if (has_inside) {
+        MP_TRY(all_ranks(x, TASK_PASS_ON, err));
+        MP_TRY(run_part(x, layer, EX_DISPATCH_INSIDE, err));
+    }
+    MP_TRY(all_ranks(x, TASK_EXPERTS, err));
+    if (has_inside) {
+        MP_TRY(run_part(x, layer, EX_COMBINE_INSIDE, err));
+        MP_TRY(all_ranks(x, TASK_GATHER_UP, err));
+    }
+    MP_TRY(run_part(x, layer, EX_COMBINE, err));
+    status = all_ranks(x, TASK_CHECK, err);
+out:
+    return status;
+}
+
+/* The slowest rank's time of each part of the layer. */
+static enum mp_status slowest(struct run *x, uint32_t layer, uint64_t ns[EX_N_PARTS], struct mp_error *err) {
+    const uint32_t n = x->world.n_ranks, n_local = x->world.n_local;
+    enum mp_status status = MP_OK;
+    uint64_t *mine = mp_calloc((size_t)n_local * EX_N_PARTS, sizeof *mine),
+             *all = mp_calloc((size_t)n * EX_N_PARTS, sizeof *all);
+    if (mine == NULL || all == NULL) {
+        status = mp_nomem(err, "times");
+        goto out;
+    }
+    for (uint32_t i = 0; i < n_local; i++)
+        for (int part = 0; part < EX_N_PARTS; part++) {
+            const struct ex_times *t = x->times[(size_t)layer * EX_N_PARTS + (uint32_t)part];
+            mine[i * EX_N_PARTS + (uint32_t)part] = t != NULL ? t->total_ns[x->world.first_rank + i] : 0;
+        }
+    MP_TRY(x->transport->gather(x->link, mine, all, EX_N_PARTS * sizeof *mine, err));
+    for (int part = 0; part < EX_N_PARTS; part++)
+        for (uint32_t r = 0; r < n; r++) {
+            const uint64_t one = all[r * EX_N_PARTS + (uint32_t)part];
+            ns[part] = r == 0 || one > ns[part] ? one : ns[part];
+        }
+out:
+    mp_free(mine);
+    mp_free(all);
+    return status;
+}
+
+/* ---- the timeline: transfers of the first step, last iteration ---- */
+
+static enum mp_status keep_measured(struct run *x, uint32_t layer, enum ex_part part, struct mp_exec_transfer *to,
+                                    struct mp_error *err) {
+    const struct ex_script *s = x->layers[layer]->scripts[part];
+    const struct ex_times *t = x->times[(size_t)layer * EX_N_PARTS + part];
+    const uint32_t n = x->world.n_ranks;
+    const size_t m = s->n_messages, row = 2 * m * sizeof(uint64_t);
+    enum mp_status status = MP_OK;
+    /* Every process says what its ranks saw; the first local rank speaks for all of them. */
+    uint64_t *mine = mp_calloc((size_t)x->world.n_local, row), *all = mp_calloc(n, row);
+    if (mine == NULL || all == NULL) {
+        status = mp_nomem(err, "a timeline");
+        goto out;
+    }
+    memcpy(mine, t->message_begin_ns, m * sizeof *mine);
+    memcpy(mine + m, t->message_end_ns, m * sizeof *mine);
+    if (row > 0)
+        MP_TRY(x->transport->gather(x->link, mine, all, row, err));
+    for (size_t i = 0; i < m; i++) {
+        to[i] = (struct mp_exec_transfer){.layer = layer,
+                                          .part = part,
+                                          .stage = s->messages[i].stage,
+                                          .src = s->messages[i].src,
+                                          .dst = s->messages[i].dst,
+                                          .bytes = s->messages[i].bytes};
+        for (uint32_t k = 0; k < 2; k++) { /* the sender's word, then the receiver's, which counts */
+            const uint64_t *seen = all + (size_t)(k == 0 ? to[i].src : to[i].dst) * 2 * m;
+            if (seen[m + i] > 0) {
+                to[i].begin_ns = seen[i];
+                to[i].end_ns = seen[m + i];
+            }
+        }
+        if (to[i].end_ns == 0) { /* all ranks in one process */
+            to[i].begin_ns = all[i];
+            to[i].end_ns = all[m + i];
+        }
+    }
+out:
+    mp_free(mine);
+    mp_free(all);
+    return status;
+}
+
+static enum mp_status keep_timeline(struct run *x, struct mp_error *err) {
+    struct mp_exec_result *r = x->r;
+    enum mp_status status = MP_OK;
+    size_t n = 0, part_at = 0; /* the first step's parts come first */
+    uint64_t at_ns = 0;
+    for (uint32_t l = 0; l < r->n_layers; l++)
+        for (int part = 0; part < EX_N_PARTS; part++)
+            n += x->layers[l]->scripts[part] != NULL ? x->layers[l]->scripts[part]->n_messages : 0;
+    r->measured = mp_arena_alloc(r->arena, n, sizeof *r->measured);
+    if (r->measured == NULL)
+        return mp_nomem(err, "a timeline");
+    for (uint32_t l = 0; l < r->n_layers; l++)
+        for (int part = 0; part < EX_N_PARTS; part++) {
+            const struct ex_script *s = x->layers[l]->scripts[part];
+            if (s == NULL)
+                continue;
+            MP_TRY(keep_measured(x, l, (enum ex_part)part, r->measured + r->n_measured, err));
+            for (size_t i = r->n_measured; i < r->n_measured + s->n_messages; i++) {
+                r->measured[i].begin_ns += at_ns;
+                r->measured[i].end_ns += at_ns;
+            }
+            r->n_measured += s->n_messages;
+            at_ns += r->parts[part_at++].measured_ns[r->n_iterations - 1];
+        }
+    r->predicted = mp_arena_alloc(r->arena, x->n_predicted, sizeof *r->predicted);
+    if (r->predicted == NULL)
+        return mp_nomem(err, "a timeline");
+    if (x->n_predicted > 0)
+        memcpy(r->predicted, x->predicted, x->n_predicted * sizeof *r->predicted);
+    r->n_predicted = x->n_predicted;
+out:
+    return status;
+}
+
+/* ---- a step ---- */
+
+static enum mp_status make_room(struct run *x, struct mp_error *err) {
+    for (uint32_t i = 0; i < x->world.n_local; i++) {
+        const uint32_t rank = x->world.first_rank + i;
+        uint64_t most = 1;
+        for (uint32_t l = 0; l < x->r->n_layers; l++)
+            most = x->layers[l]->used[rank] > most ? x->layers[l]->used[rank] : most;
+        if (x->views[i] != NULL && most <= x->view_bytes[i])
+            continue;
+        void *view;
+        enum mp_status status = x->transport->alloc(x->link, rank, most, &view, err);
+        if (status != MP_OK)
+            return status;
+        x->views[i] = view;
+        x->view_bytes[i] = most;
+    }
+    return MP_OK;
+}
+
+static enum mp_status prepare(struct run *x, struct mp_error *err) {
+    const struct ex_script **all = mp_calloc((size_t)x->r->n_layers * EX_N_PARTS, sizeof *all);
+    size_t n = 0;
+    if (all == NULL)
+        return mp_nomem(err, "a step");
+    for (uint32_t l = 0; l < x->r->n_layers; l++)
+        for (int part = 0; part < EX_N_PARTS; part++)
+            if (x->layers[l]->scripts[part] != NULL)
+                all[n++] = x->layers[l]->scripts[part];
+    enum mp_status status = x->transport->prepare(x->link, all, n, err);
+    mp_free(all);
+    return status;
+}
+
+/* The transfers just predicted, behind those of the parts before. */
+static enum mp_status keep_predicted(struct run *x, uint32_t layer, enum ex_part part, const struct mp_exec_part *p,
+                                     struct mp_error *err) {
+    const uint64_t launch_ns = p->is_staged ? 0 : x->in->topology->launch_ns;
+    if (x->n_predicted + x->log.n > x->n_predicted_allocated) {
+        size_t more = 2 * x->n_predicted_allocated + x->log.n;
+        struct mp_exec_transfer *grown = mp_realloc(x->predicted, more, sizeof *grown);
+        if (grown == NULL)
+            return mp_nomem(err, "a timeline");
+        x->predicted = grown;
+        x->n_predicted_allocated = more;
+    }
+    for (size_t i = 0; i < x->log.n; i++) {
+        const struct mp_net_transfer *t = &x->log.transfers[i];
+        x->predicted[x->n_predicted++] = (struct mp_exec_transfer){layer,
+                                                                   part,
+                                                                   t->stage,
+                                                                   t->src,
+                                                                   t->dst,
+                                                                   t->bytes,
+                                                                   x->predicted_at_ns + launch_ns + t->start_ns,
+                                                                   x->predicted_at_ns + launch_ns + t->end_ns};
+    }
+    x->predicted_at_ns += p->predicted_ns;
+    x->log.n = 0;
+    return MP_OK;
+}
+
+static enum mp_status predict(struct run *x, uint32_t step, struct mp_error *err) {
+    struct mp_exec_result *r = x->r;
+    const bool is_logged = x->in->with_timeline && step == 0;
+    enum mp_status status = MP_OK;
+    for (uint32_t l = 0; l < r->n_layers; l++)
+        for (int part = 0; part < EX_N_PARTS; part++) {
+            const struct ex_script *s = x->layers[l]->scripts[part];
+            if (s == NULL)
+                continue;
+            struct mp_exec_part *p = &r->parts[r->n_parts++];
+            *p = (struct mp_exec_part){.step = step,
+                                       .layer = l,
+                                       .kind = (enum mp_exec_part_kind)part,
+                                       .n_stages = s->n_stages,
+                                       .n_messages = s->n_messages,
+                                       .is_staged = !s->is_single,
+                                       .has_fallen_back = x->layers[l]->has_fallen_back[part]};
+            for (size_t f = 0; f < (size_t)r->n_ranks * r->n_ranks; f++)
+                p->bytes += x->layers[l]->matrix[part][f];
+            p->measured_ns = mp_arena_alloc(r->arena, r->n_iterations, sizeof *p->measured_ns);
+            if (p->measured_ns == NULL)
+                return mp_nomem(err, "times");
+            MP_TRY(ex_layer_predict(x->layers[l], &x->setup, x->net, x->in->stage_mode, x->transport->limits.paces,
+                                    (enum ex_part)part, is_logged ? &x->log : NULL, &p->predicted_ns, &p->bound_ns,
+                                    err));
+            if (is_logged)
+                MP_TRY(keep_predicted(x, l, (enum ex_part)part, p, err));
+        }
+out:
+    return status;
+}
+
+static void free_step(struct run *x) {
+    for (uint32_t l = 0; x->layers != NULL && l < x->r->n_layers; l++) {
+        ex_layer_free(x->layers[l]);
+        x->layers[l] = NULL;
+        for (int part = 0; part < EX_N_PARTS; part++) {
+            ex_times_free(x->times[(size_t)l * EX_N_PARTS + (uint32_t)part]);
+            x->times[(size_t)l * EX_N_PARTS + (uint32_t)part] = NULL;
+        }
+    }
+}
+
+static enum mp_status run_step(struct run *x, uint32_t step, struct mp_error *err) {
+    struct mp_exec_result *r = x->r;
+    const uint32_t n_warmup = x->in->n_warmup;
+    enum mp_status status = MP_OK;
+    const size_t first_part = r->n_parts;
+    for (uint32_t l = 0; l < r->n_layers; l++) {
+        MP_TRY(ex_layer_new(&x->layers[l], &x->setup, x->net, x->in->stage_mode, &x->transport->limits, step, l, err));
+        for (int part = 0; part < EX_N_PARTS; part++)
+            if (x->layers[l]->scripts[part] != NULL)
+                MP_TRY(
+                    ex_times_new(&x->times[(size_t)l * EX_N_PARTS + (uint32_t)part], x->layers[l]->scripts[part], err));
+    }
+    MP_TRY(predict(x, step, err));
+    MP_TRY(make_room(x, err));
+    if (x->transport->prepare != NULL)
+        MP_TRY(prepare(x, err));
+    x->payload.step = step;
+    for (uint32_t i = 0; i < n_warmup + r->n_iterations; i++) {
+        size_t part_at = first_part;
+        x->payload.iteration = i;
+        for (uint32_t l = 0; l < r->n_layers; l++) {
+            uint64_t ns[EX_N_PARTS] = {0};
+            MP_TRY(run_layer(x, l, err));
+            MP_TRY(slowest(x, l, ns, err));
+            for (int part = 0; part < EX_N_PARTS; part++)
+                if (x->layers[l]->scripts[part] != NULL) {
+                    if (i >= n_warmup)
+                        r->parts[part_at].measured_ns[i - n_warmup] = ns[part];
+                    for (uint32_t k = 0; k < x->world.n_local; k++)
+                        r->n_bytes += ex_script_bytes(x->layers[l]->scripts[part], x->world.first_rank + k, true);
+                    part_at++;
+                }
+        }
+    }
+    if (x->in->with_timeline && step == 0)
+        status = keep_timeline(x, err);
+out:
+    free_step(x);
+    return status;
+}
+
+/* ---- all of it ---- */
+
+static enum mp_status open_run(struct run *x, struct mp_error *err) {
+    const struct mp_exec *in = x->in;
+    enum mp_status status = MP_OK;
+    x->transport = ex_transport_find(in->transport);
+    if (x->transport == NULL)
+        return mp_fail(err, MP_EUSAGE, "unknown transport \"%s\" (all: moeplan-exec --list transports)", in->transport);
+    if (in->n_ranks != in->plan->n_gpus || in->plan->n_gpus != in->topology->n_gpus)
+        return mp_fail(err, MP_EUSAGE,
+                       "the plan is for %u GPUs, the topology has %u, and there are %u ranks (one for each GPU)",
+                       in->plan->n_gpus, in->topology->n_gpus, in->n_ranks);
+    x->world = (struct ex_world){.n_ranks = in->n_ranks,
+                                 .first_rank = in->first_rank,
+                                 .n_local = in->n_local,
+                                 .local_rank = in->local_rank,
+                                 .topology = in->topology,
+                                 .deadline_ms = in->deadline_ms,
+                                 .rendezvous = in->rendezvous,
+                                 .hosts = in->hosts,
+                                 .congestion = in->congestion,
+                                 .sockets_fd = in->launcher_fd};
+    if (in->fault != NULL)
+        MP_TRY(ex_fault_parse(&x->world.fault, in->fault, err));
+    MP_TRY(mp_router_new(&x->router, in->plan, err));
+    MP_TRY(mp_net_new(&x->net, in->topology, err));
+    x->setup = (struct mp_cost_setup){.plan = in->plan,
+                                      .router = x->router,
+                                      .workload = in->workload,
+                                      .topology = in->topology,
+                                      .model = in->model,
+                                      .dispatcher = in->dispatcher,
+                                      .sources = in->sources};
+    x->payload = (struct ex_payload){
+        .seed = in->seed, .dispatch_bytes = in->model->dispatch_bytes, .combine_bytes = in->model->combine_bytes};
+    MP_TRY(identify(x, err));
+out:
+    return status;
+}
+
+static enum mp_status new_result(struct run *x, struct mp_error *err) {
+    const struct mp_exec *in = x->in;
+    const size_t n_layers = in->plan->n_layers;
+    struct mp_arena *arena = mp_arena_new();
+    struct mp_exec_result *r = arena != NULL ? mp_arena_alloc(arena, 1, sizeof *r) : NULL;
+    if (r == NULL) {
+        mp_arena_free(arena);
+        return mp_nomem(err, "a result");
+    }
+    *r = (struct mp_exec_result){.n_ranks = in->n_ranks,
+                                 .n_steps = in->workload->n_steps,
+                                 .n_layers = in->plan->n_layers,
+                                 .n_iterations = in->n_iterations,
+                                 .transport = x->transport->name,
+                                 .arena = arena};
+    x->r = r;
+    r->parts = mp_arena_alloc(arena, n_layers * EX_N_PARTS * r->n_steps, sizeof *r->parts);
+    x->layers = mp_calloc(n_layers, sizeof *x->layers);
+    x->times = mp_calloc(n_layers * EX_N_PARTS, sizeof *x->times);
+    x->views = mp_calloc(in->n_local, sizeof *x->views);
+    x->view_bytes = mp_calloc(in->n_local, sizeof *x->view_bytes);
+    x->counts = mp_calloc((size_t)in->n_local * 3, sizeof *x->counts);
+    if (r->parts == NULL || x->layers == NULL || x->times == NULL || x->views == NULL || x->view_bytes == NULL ||
+        x->counts == NULL)
+        return mp_nomem(err, "a result");
+    return MP_OK;
+}
+
+/* Counts of all ranks. */
+static enum mp_status add_up(struct run *x, struct mp_error *err) {
+    const uint32_t n = x->world.n_ranks, n_local = x->world.n_local;
+    uint64_t *mine = mp_calloc((size_t)n_local * 3, sizeof *mine), *all = mp_calloc((size_t)n * 3, sizeof *all);
+    enum mp_status status = MP_OK;
+    if (mine == NULL || all == NULL) {
+        status = mp_nomem(err, "a result");
+        goto out;
+    }
+    for (uint32_t i = 0; i < n_local; i++) {
+        mine[3 * i] = x->counts[2 * i];
+        mine[3 * i + 1] = x->counts[2 * i + 1];
+        mine[3 * i + 2] = i == 0 ? x->r->n_bytes : 0; /* of the process */
+    }
+    MP_TRY(x->transport->gather(x->link, mine, all, 3 * sizeof *mine, err));
+    x->r->n_bytes = 0;
+    for (uint32_t r = 0; r < n; r++) {
+        x->r->n_tokens += all[3 * r];
+        x->r->n_copies += all[3 * r + 1];
+        x->r->n_bytes += all[3 * r + 2];
+    }
+out:
+    mp_free(mine);
+    mp_free(all);
+    return status;
+}
+
+enum mp_status mp_exec_run(struct mp_exec_result **out, const struct mp_exec *in, struct mp_error *err) {
+    *out = NULL;
+    struct run x = {.in = in};
+    struct mp_error why = {0};
+    enum mp_status status = MP_OK;
+    MP_TRY(open_run(&x, &why));
+    MP_TRY(new_result(&x, &why));
+    MP_TRY(x.transport->open(&x.link, &x.world, &why));
+    for (uint32_t s = 0; s < in->workload->n_steps; s++)
+        MP_TRY(run_step(&x, s, &why));
+    MP_TRY(add_up(&x, &why));
+    *out = x.r;
+    x.r = NULL;
+out:
+    if (status != MP_OK && x.link != NULL)
+        x.transport->abort(x.link, &why);
+    if (x.transport != NULL)
+        x.transport->close(x.link);
+    if (status != MP_OK && err != NULL && err->status == MP_OK)
+        *err = why;
+    mp_net_log_free(&x.log);
+    mp_free(x.predicted);
+    mp_net_free(x.net);
+    mp_router_free(x.router);
+    mp_free(x.layers);
+    mp_free(x.times);
+    mp_free(x.views);
+    mp_free(x.view_bytes);
+    mp_free(x.counts);
+    mp_exec_result_free(x.r);
+    return status;
+}
+
+void mp_exec_result_free(struct mp_exec_result *r) {
+    if (r != NULL)
+        mp_arena_free(r->arena);
+}

@@ -1,0 +1,41 @@
+/* One step of a plan, ready to run: routing, memory and proven scripts of every layer. */
+#ifndef EXECUTOR_RUN_H
+#define EXECUTOR_RUN_H
+
+#include "payload.h"
+#include "route.h"
+#include "transport.h"
+#include <moeplan/executor.h>
+
+struct ex_layer {
+    struct ex_route *route;
+    struct ex_flows *flows[EX_N_PARTS]; /* NULL: the layer has no such part */
+    struct ex_script *scripts[EX_N_PARTS];
+    const uint64_t *matrix[EX_N_PARTS]; /* the route's */
+    bool has_fallen_back[EX_N_PARTS];
+    uint64_t *used; /* [n_ranks] bytes of each block */
+};
+/* Makes and proves all of a layer for the limits of a transport. */
+enum mp_status ex_layer_new(struct ex_layer **out, const struct mp_cost_setup *setup, struct mp_net *net,
+                            int stage_mode, const struct ex_limits *limits, uint32_t step, uint32_t layer,
+                            struct mp_error *err) MP_MUST_CHECK;
+void ex_layer_free(struct ex_layer *l);
+/* What the network model says of a script's part, launches included; log: NULL, or where its transfers go. */
+enum mp_status ex_layer_predict(const struct ex_layer *l, const struct mp_cost_setup *setup, struct mp_net *net,
+                                int stage_mode, bool paces, enum ex_part part, struct mp_net_log *log,
+                                uint64_t *predicted_ns, uint64_t *bound_ns, struct mp_error *err) MP_MUST_CHECK;
+
+/* What rank r does with its block between scripts. `p` says which step, layer and iteration. */
+void ex_pack(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank, uint8_t *block);
+/* A gateway hands what came on inside its node. */
+void ex_pass_on(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank, uint8_t *block);
+/* Checks every activation that came, computes and packs the answers. *n_copies: how many were checked. */
+enum mp_status ex_experts(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank, uint8_t *block,
+                          uint64_t *n_copies, struct mp_error *err) MP_MUST_CHECK;
+/* A gateway adds up what came from its node. */
+void ex_gather_up(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank, uint8_t *block);
+/* Back home: adds up the answers of every token of the rank and compares with what it derives itself. */
+enum mp_status ex_check_home(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank, const uint8_t *block,
+                             uint64_t *n_tokens, struct mp_error *err) MP_MUST_CHECK;
+
+#endif

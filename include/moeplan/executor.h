@@ -1,0 +1,73 @@
+/* The executor: replays a plan over real links, checks every token bit for bit, and times what it did beside what was
+ * predicted. It never plans. docs/EXECUTOR.md. */
+#ifndef MOEPLAN_EXECUTOR_H
+#define MOEPLAN_EXECUTOR_H
+
+#include <moeplan/json.h>
+#include <moeplan/sim.h>
+
+/* Transports built in: fills what is known of transport i; false past the last. */
+bool mp_transport_at(uint32_t i, const char **name, const char **summary, const char **needs);
+
+struct mp_exec { /* what to execute; all borrowed */
+    const struct mp_plan *plan;
+    const struct mp_workload *workload; /* every step of it is executed */
+    const struct mp_topology *topology;
+    const struct mp_model *model;
+    const struct mp_dispatcher *dispatcher;
+    enum mp_sources sources;
+    int stage_mode; /* -1 = the plan's, else enum mp_stage_mode */
+    const char *transport;
+    uint32_t n_warmup, n_iterations; /* of a step: not timed, timed; at least one timed */
+    uint64_t seed;
+    unsigned n_threads;   /* for packing and checking; what moves is the transport's business */
+    bool with_timeline;   /* keep every transfer of the first step's last iteration */
+    uint64_t deadline_ms; /* of every wait */
+    const char *fault;    /* executor/fault.h, or NULL */
+    /* Launch: which ranks this process has, and how it finds the others. */
+    uint32_t n_ranks, first_rank, n_local, local_rank;
+    const char *rendezvous, *hosts, *congestion; /* see executor/transport.h */
+    int launcher_fd;
+};
+
+/* One part of a layer that moves bytes, in one step. INSIDE: of dispatchers that send one copy per node. */
+enum mp_exec_part_kind { MP_EXEC_DISPATCH, MP_EXEC_DISPATCH_INSIDE, MP_EXEC_COMBINE_INSIDE, MP_EXEC_COMBINE };
+#define MP_N_EXEC_PARTS 4
+const char *mp_exec_part_name(enum mp_exec_part_kind kind);
+struct mp_exec_part {
+    uint32_t step, layer; /* of the workload; index into the plan's layers */
+    enum mp_exec_part_kind kind;
+    uint32_t n_stages;
+    uint64_t n_messages, bytes; /* bytes: the matrix; what is passed on by others is not counted */
+    bool is_staged, has_fallen_back;
+    uint64_t bound_ns;     /* port bound, or relay bound */
+    uint64_t predicted_ns; /* what the network model says of exactly this: launches included */
+    uint64_t *measured_ns; /* [n_iterations] the slowest rank's */
+};
+struct mp_exec_transfer { /* of the timeline */
+    uint32_t layer, part, stage, src, dst;
+    uint64_t bytes, begin_ns, end_ns;
+};
+struct mp_exec_result {
+    uint32_t n_ranks, n_steps, n_layers, n_iterations;
+    const char *transport;
+    uint64_t n_tokens; /* verified at home: (token, layer, iteration) */
+    uint64_t n_copies; /* verified where they arrived */
+    uint64_t n_bytes;  /* moved between ranks, checked */
+    size_t n_parts;
+    struct mp_exec_part *parts;     /* by step, layer, part */
+    size_t n_predicted, n_measured; /* of the timeline: every transfer, as predicted and as it was */
+    struct mp_exec_transfer *predicted, *measured;
+    struct mp_arena *arena;
+};
+/* Every rank gets the counts of all ranks. MP_EPEER: a rank failed, was too slow or sent what it should not have; the
+ * message names stage, peer and bytes, or token, expert, source and byte. */
+enum mp_status mp_exec_run(struct mp_exec_result **out, const struct mp_exec *in, struct mp_error *err) MP_MUST_CHECK;
+void mp_exec_result_free(struct mp_exec_result *r);
+
+/* What people read; schema moeplan.exec; a Chrome trace with predicted and measured side by side. */
+void mp_exec_write_text(const struct mp_exec_result *r, const struct mp_exec *in, struct mp_out *o);
+void mp_exec_write_json(const struct mp_exec_result *r, const struct mp_exec *in, struct mp_out *o);
+void mp_exec_write_timeline(const struct mp_exec_result *r, const struct mp_exec *in, struct mp_out *o);
+
+#endif

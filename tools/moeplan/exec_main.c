@@ -1,0 +1,279 @@
+/* moeplan-exec: replays a plan over real links, checks every token, and says how true the prediction was. */
+#include "help.h"
+#include "score.h"
+#include <moeplan/executor.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static const struct argument exec_arguments[] = {
+    {"PLAN", "a plan file", false, false, WORDS_FILE},
+    {"TRACE", "a recording in any known format (moeplan list formats)", false, false, WORDS_FILE},
+    {"TOPOLOGY", "a YAML file, or a short string such as 8:h100 or 4x8:h100 (moeplan list topologies)", false, false,
+     WORDS_FILE},
+    {0}};
+static const enum opt_id exec_options[] = {OPT_TRANSPORT,
+                                           OPT_ITERATIONS,
+                                           OPT_WARMUP,
+                                           OPT_DEADLINE,
+                                           OPT_TIMELINE_FILE,
+                                           OPT_LOCAL,
+                                           OPT_RENDEZVOUS,
+                                           OPT_RANK,
+                                           OPT_NRANKS,
+                                           OPT_HOSTS,
+                                           OPT_MODEL,
+                                           OPT_SPLIT_SIMULATE,
+                                           OPT_BATCH,
+                                           OPT_TOKENS_PER_RANK,
+                                           OPT_RESAMPLE,
+                                           OPT_STEPS,
+                                           OPT_SOURCE_SKEW,
+                                           OPT_PAD,
+                                           OPT_DISPATCHER,
+                                           OPT_SOURCES,
+                                           OPT_STAGE_BARRIER,
+                                           OPT_STAGE_COUPLED,
+                                           OPT_FORMAT,
+                                           OPT_PHASE,
+                                           OPT_LAYER_BASE,
+                                           OPT_IDS,
+                                           OPT_MAP,
+                                           OPT_REQUESTS,
+                                           OPT_RANKED,
+                                           OPT_EXPERTS,
+                                           OPT_TOP_K,
+                                           OPT_AXES,
+                                           OPT_JSON,
+                                           OPT_QUIET,
+                                           OPT_SEED,
+                                           OPT_THREADS,
+                                           OPT_MEM_LIMIT,
+                                           OPT_LIST,
+                                           OPT_MAN,
+                                           OPT_COMPLETION,
+                                           OPT_MARKDOWN,
+                                           OPT_VERSION,
+                                           OPT_HELP,
+                                           OPT_FAULT,
+                                           OPT_END};
+static const char *const exec_examples[] = {
+    "moeplan-exec plan.yaml trace.npz 8:h100",
+    "moeplan-exec plan.yaml trace.npz 2x4:h100 --transport loop --steps 4 --timeline step.json --json", NULL};
+static const struct verb exec_verb = {
+    .name = "moeplan-exec",
+    .summary = "replay a plan over real links and check every token",
+    .usage = "moeplan-exec PLAN TRACE TOPOLOGY [--transport NAME] [options]",
+    .about =
+        "Rebuilds the steps that the plan was made for (or those of the options, as moeplan simulate), and for each "
+        "step and layer moves every token to its experts and back in the stages of the plan, over the transport. "
+        "Every token is checked bit for bit where it arrives and back home. Prints what it took beside the bound "
+        "and the prediction. Exit code 5: a rank failed or was too slow, or something came wrong.",
+    .arguments = exec_arguments,
+    .options = exec_options,
+    .examples = exec_examples,
+    .is_program = true,
+};
+
+static void on_signal(int number) {
+    mp_out_cancel_all_signal_safe();
+    _exit(128 + number);
+}
+
+static void catch_signals(void) {
+    struct sigaction action = {.sa_handler = on_signal};
+    sigemptyset(&action.sa_mask);
+    (void)sigaction(SIGINT, &action, NULL);
+    (void)sigaction(SIGTERM, &action, NULL);
+    (void)sigaction(SIGHUP, &action, NULL);
+    action.sa_handler = SIG_IGN;
+    (void)sigaction(SIGPIPE, &action, NULL);
+}
+
+/* As in moeplan: a closed standard stream must not give its number to a file. */
+static void keep_standard_streams(void) {
+    for (int fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) < 0)
+            (void)open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY);
+}
+
+/* ---- about itself ---- */
+
+static void list_transports(const struct opts *o, struct mp_out *out) {
+    const char *name, *summary, *needs;
+    json_t *all = json_array();
+    struct mp_table *t = mp_table_new();
+    mp_table_column(t, "transport", false);
+    mp_table_column(t, "needs", false);
+    mp_table_column(t, "what it is", false);
+    for (uint32_t i = 0; mp_transport_at(i, &name, &summary, &needs); i++) {
+        mp_table_cell(t, "%s", name);
+        mp_table_cell(t, "%s", needs);
+        mp_table_cell(t, "%s", summary);
+        (void)json_array_append_new(all, json_pack("{s:s,s:s,s:s}", "name", name, "needs", needs, "summary", summary));
+    }
+    if (o->json) {
+        json_t *root = json_pack("{s:s,s:i,s:O}", "schema", "moeplan.transports", "version", 1, "transports", all);
+        mp_json_write(root, out);
+        json_decref(root);
+    } else {
+        mp_table_write(t, out);
+    }
+    json_decref(all);
+    mp_table_free(t);
+}
+
+/* What asks about the program itself, and needs no arguments. */
+static bool is_about_itself(const struct opts *o) {
+    return o->help || o->version || o->man || o->markdown || o->completion != NULL || o->list != NULL;
+}
+static enum mp_status about_itself(const struct opts *o, struct mp_error *err) {
+    struct mp_out *out;
+    enum mp_status status = mp_out_open(&out, "-", err);
+    if (status != MP_OK)
+        return status;
+    if (o->help)
+        help_verb(&exec_verb, out);
+    else if (o->version)
+        mp_out_printf(out, "moeplan-exec %s\n", MOEPLAN_VERSION);
+    else if (o->man)
+        help_man(&exec_verb, out);
+    else if (o->markdown)
+        help_program_markdown(&exec_verb, out);
+    else if (o->completion != NULL && o->completion[0] == 'b')
+        help_program_bash(&exec_verb, out);
+    else if (o->completion != NULL)
+        help_program_zsh(&exec_verb, out);
+    else
+        list_transports(o, out);
+    return mp_out_commit(out, err);
+}
+
+/* ---- a run ---- */
+
+/* The plan, its structure accepted by the verifier, fitted to the recording. */
+static enum mp_status load_plan(struct mp_plan **out, const struct setup *s, const char *path, bool *is_refused,
+                                struct mp_error *err) {
+    struct mp_verify_report *report = NULL;
+    enum mp_status status = MP_OK;
+    MP_TRY(mp_plan_load(out, path, &s->o->limits, err));
+    MP_TRY(mp_plan_verify(&report, *out, NULL, NULL, NULL, err));
+    *is_refused = report->n > 0;
+    if (*is_refused)
+        fprintf(stderr, "moeplan-exec: %s: %s: %s\n", path, mp_violation_name(report->violations[0].kind),
+                report->violations[0].message);
+    else
+        MP_TRY(score_fit(*out, path, s->trace, s->topology, err));
+out:
+    mp_verify_report_free(report);
+    return status;
+}
+
+static struct mp_exec exec_of(const struct setup *s, const struct mp_plan *plan) {
+    const struct opts *o = s->o;
+    return (struct mp_exec){
+        .plan = plan,
+        .workload = s->workload,
+        .topology = s->topology,
+        .model = s->model,
+        .dispatcher = s->sim.dispatcher,
+        .sources = s->sim.sources,
+        .stage_mode = s->sim.stage_mode,
+        .transport = o->transport,
+        .n_warmup = (uint32_t)o->warmup,
+        .n_iterations = (uint32_t)o->iterations,
+        .seed = o->seed,
+        .n_threads = tool_threads(o),
+        .with_timeline = o->timeline_file != NULL,
+        .deadline_ms = o->deadline_ms,
+        .fault = o->fault,
+        .n_ranks = s->topology->n_gpus,
+        .n_local = s->topology->n_gpus,
+        .rendezvous = o->rendezvous,
+        .hosts = o->hosts,
+        .launcher_fd = -1,
+    };
+}
+
+static enum mp_status write_results(const struct mp_exec_result *r, const struct mp_exec *in, const struct setup *s,
+                                    struct mp_error *err) {
+    const struct opts *o = s->o;
+    struct mp_out *out = NULL, *timeline = NULL;
+    char text[1024];
+    enum mp_status status = MP_OK;
+    if (o->timeline_file != NULL) {
+        MP_TRY(mp_out_open(&timeline, o->timeline_file, err));
+        mp_exec_write_timeline(r, in, timeline);
+        status = mp_out_commit(timeline, err);
+        if (status != MP_OK)
+            return status;
+    }
+    MP_TRY(mp_out_open(&out, "-", err));
+    if (o->json) {
+        mp_exec_write_json(r, in, out);
+    } else {
+        mp_out_printf(out, "%s on %s, transport %s\n%s\n\n", in->plan->provenance.strategy, s->topology->name,
+                      r->transport, score_describe(s, text, sizeof text));
+        mp_exec_write_text(r, in, out);
+    }
+    status = mp_out_commit(out, err);
+out:
+    return status;
+}
+
+static enum mp_status execute(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
+    struct setup s = {.o = o};
+    struct mp_plan *plan = NULL;
+    struct mp_exec_result *result = NULL;
+    bool is_refused = false;
+    enum mp_status status = MP_OK;
+    if (o->timeline_file != NULL)
+        MP_TRY(tool_check_output(o->timeline_file, err));
+    if (o->timeline_file != NULL && strcmp(o->timeline_file, "-") == 0)
+        return mp_fail(err, MP_EUSAGE, "--timeline: standard output is taken by the report (name a file)");
+    MP_TRY(setup_load(&s, o, args->value[1], args->value[2], err));
+    MP_TRY(load_plan(&plan, &s, args->value[0], &is_refused, err));
+    if (is_refused) {
+        *exit_code = 1;
+        goto out;
+    }
+    MP_TRY(setup_as_planned(&s, plan, err));
+    const struct mp_exec in = exec_of(&s, plan);
+    MP_TRY(mp_exec_run(&result, &in, err));
+    status = write_results(result, &in, &s, err);
+out:
+    mp_exec_result_free(result);
+    mp_plan_free(plan);
+    setup_free(&s);
+    return status;
+}
+
+static enum mp_status run(int argc, char **argv, int *exit_code, struct mp_error *err) {
+    struct opts o;
+    struct args args;
+    enum mp_status status = opt_parse(&o, &args, &exec_verb, argc, argv, err);
+    if (status != MP_OK)
+        return status;
+    if (is_about_itself(&o))
+        return about_itself(&o, err);
+    o.limits = mp_limits_default;
+    o.limits.memory_bytes = o.mem_limit;
+    mp_alloc_limit(o.mem_limit);
+    return execute(&o, &args, exit_code, err);
+}
+
+int main(int argc, char **argv) {
+    int exit_code = 0;
+    struct mp_error err = {0};
+    char text[2048];
+    keep_standard_streams();
+    catch_signals();
+    enum mp_status status = run(argc, argv, &exit_code, &err);
+    if (status == MP_OK)
+        return exit_code;
+    fprintf(stderr, "moeplan-exec: %s\n",
+            err.status != MP_OK ? mp_error_text(&err, text, sizeof text) : "internal error without a message");
+    return mp_exit_code(status);
+}
