@@ -1,5 +1,5 @@
 /* The parts of a script that all ways of making one share: where flows lie, what each rank's program is. */
-#include "script.h"
+#include "script_private.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,8 +18,7 @@ const char *ex_script_name(const struct ex_script *s, char *buf, size_t size) {
 
 static uint64_t aligned(uint64_t at) { return (at + EX_ALIGN - 1) / EX_ALIGN * EX_ALIGN; }
 
-/* Takes `bytes` of a block, from an aligned offset on. */
-static bool take(uint64_t *used, uint64_t bytes, uint64_t *at) {
+bool script_take(uint64_t *used, uint64_t bytes, uint64_t *at) {
     *at = aligned(*used);
     return *at >= *used && !mp_add_overflow(*at, bytes, used);
 }
@@ -41,9 +40,9 @@ enum mp_status ex_flows_new(struct ex_flows **out, uint32_t n, const uint64_t *b
     bool fits = true;
     for (uint32_t r = 0; r < n; r++) {
         for (uint32_t j = 0; j < n; j++)
-            fits = fits && take(&used[r], bytes[(size_t)r * n + j], &f->out_at[(size_t)r * n + j]);
+            fits = fits && script_take(&used[r], bytes[(size_t)r * n + j], &f->out_at[(size_t)r * n + j]);
         for (uint32_t i = 0; i < n; i++)
-            fits = fits && take(&used[r], bytes[(size_t)i * n + r], &f->in_at[(size_t)i * n + r]);
+            fits = fits && script_take(&used[r], bytes[(size_t)i * n + r], &f->in_at[(size_t)i * n + r]);
     }
     if (!fits) {
         ex_flows_free(f);
@@ -179,7 +178,7 @@ uint64_t ex_script_bytes(const struct ex_script *s, uint32_t rank, bool is_recei
 
 /* ---- one shot ---- */
 
-static enum mp_status add_message(struct ex_script *s, size_t *n_allocated, struct ex_message m, struct mp_error *err) {
+enum mp_status script_add(struct ex_script *s, size_t *n_allocated, struct ex_message m, struct mp_error *err) {
     if (m.bytes == 0)
         return MP_OK;
     if (s->n_messages == *n_allocated) {
@@ -201,7 +200,7 @@ static enum mp_status make_single(struct ex_script *s, const struct ex_flows *f,
     for (uint32_t i = 0; i < f->n; i++)
         for (uint32_t j = 0; j < f->n; j++) {
             size_t at = (size_t)i * f->n + j;
-            enum mp_status status = add_message(
+            enum mp_status status = script_add(
                 s, &n_allocated,
                 (struct ex_message){0, (uint16_t)i, (uint16_t)j, 1, f->bytes[at], f->out_at[at], f->in_at[at]}, err);
             if (status != MP_OK)
@@ -245,10 +244,10 @@ static enum mp_status make_staged(struct ex_script *s, const struct ex_script_re
             }
             const uint64_t from = mp_mul_div(f->bytes[at], before, order->unit),
                            to = mp_mul_div(f->bytes[at], cumulative[at], order->unit);
-            MP_TRY(add_message(s, &n_allocated,
-                               (struct ex_message){q->way == MP_COMBINE_REVERSED ? order->n_stages - 1 - k : k, src,
-                                                   dst, r->width, to - from, f->out_at[at] + from, f->in_at[at] + from},
-                               err));
+            MP_TRY(script_add(s, &n_allocated,
+                              (struct ex_message){q->way == MP_COMBINE_REVERSED ? order->n_stages - 1 - k : k, src, dst,
+                                                  r->width, to - from, f->out_at[at] + from, f->in_at[at] + from},
+                              err));
         }
     }
     for (size_t at = 0; at < (size_t)n * n; at++)
@@ -295,6 +294,8 @@ enum mp_status ex_script_new(struct ex_script **out, const struct ex_script_requ
     enum mp_status status = MP_OK;
     if (q->order == NULL)
         MP_TRY(make_single(s, q->flows, err));
+    else if (q->order->between_nodes)
+        MP_TRY(script_nodes(s, q, err));
     else
         MP_TRY(make_staged(s, q, err));
     MP_TRY(ex_script_index(s, err));
