@@ -18,6 +18,7 @@ struct stage {
 };
 struct mp_flush_order {
     const struct mp_order_problem *in;
+    bool is_timed;
     uint32_t n, n_stages, n_stages_allocated;
     size_t n_turns, n_turns_allocated;
     struct stage *stages;
@@ -70,7 +71,7 @@ static void fill(uint64_t *matrix, uint32_t n, uint64_t *row_slack, uint64_t *co
     }
 }
 
-enum mp_status mp_flush_order_new(struct mp_flush_order **out, const struct mp_order_problem *in,
+enum mp_status mp_flush_order_new(struct mp_flush_order **out, const struct mp_order_problem *in, bool is_timed,
                                   struct mp_error *err) {
     const uint32_t n = in->topology->n_gpus;
     const size_t n_pairs = (size_t)n * n;
@@ -78,7 +79,7 @@ enum mp_status mp_flush_order_new(struct mp_flush_order **out, const struct mp_o
     *out = NULL;
     if (f == NULL)
         return mp_nomem(err, "ordering transfers");
-    *f = (struct mp_flush_order){.in = in, .n = n};
+    *f = (struct mp_flush_order){.in = in, .is_timed = is_timed, .n = n};
     const bool counts_return = mp_order_counts_return(in);
     f->time = mp_calloc((counts_return ? 5 : 4) * n_pairs, sizeof *f->time);
     f->slack = mp_calloc(2 * (size_t)n, sizeof *f->slack);
@@ -159,7 +160,7 @@ enum mp_status mp_flush_order_add(struct mp_flush_order *f, const struct mp_turn
     const uint32_t n = f->n;
     enum mp_status status;
     bool has_bytes = false;
-    uint64_t time_ns;
+    uint64_t time_ns = 0;
     if (!reserve(f, n_turns))
         return mp_nomem(err, "ordering transfers");
     rewind_to(f, f->n_stages);
@@ -172,12 +173,14 @@ enum mp_status mp_flush_order_add(struct mp_flush_order *f, const struct mp_turn
     }
     if (!has_bytes || mp_order_is_stopped(f->in->budget))
         return MP_OK;
-    MP_TRY(mp_net_concurrent(f->in->net, f->bytes, &time_ns, NULL, err));
+    if (f->is_timed)
+        MP_TRY(mp_net_concurrent(f->in->net, f->bytes, &time_ns, NULL, err));
     time_ns += f->in->topology->stage_launch_ns;
     time_ns += f->n_stages > 0 ? f->stages[f->n_stages - 1].end_ns : 0;
     f->stages[f->n_stages++] = (struct stage){f->n_turns, n_turns, time_ns};
     f->n_turns += n_turns;
     f->n_done = f->n_stages;
+    status = MP_OK;
 out:
     return status;
 }

@@ -10,8 +10,8 @@ struct mp_turn { /* of one pair in a stage */
     uint16_t src, dst;
     uint64_t length; /* time it gets, in the unit of mp_flush_order_filled */
 };
-/* Borrows `in`. */
-enum mp_status mp_flush_order_new(struct mp_flush_order **out, const struct mp_order_problem *in,
+/* Borrows `in`. is_timed: the time of stages will be asked for. */
+enum mp_status mp_flush_order_new(struct mp_flush_order **out, const struct mp_order_problem *in, bool is_timed,
                                   struct mp_error *err) MP_MUST_CHECK;
 void mp_flush_order_free(struct mp_flush_order *f);
 /* [n][n] times of the pairs (pair_time.h) with slack filled in, so that all rows and columns sum to the same. Borrowed.
@@ -26,7 +26,7 @@ uint32_t mp_flush_order_n_stages(const struct mp_flush_order *f);
 bool mp_flush_order_may_pay(struct mp_flush_order *f, uint64_t time_ns);
 /* Chooses the first n_stages stages, or with 0 as many as take the least time (none at all = single shot, looked at
  * only while *time_ns is UINT64_MAX), if that is below *time_ns, which it then becomes. time_ns NULL: without a look at
- * the time, n_stages > 0. */
+ * the time, n_stages > 0; the only choice where stages are not timed. */
 enum mp_status mp_flush_order_choose(struct mp_flush_order *f, uint32_t n_stages, uint64_t *time_ns,
                                      struct mp_error *err) MP_MUST_CHECK;
 /* Writes the stages chosen, and the flush if anything is left. */

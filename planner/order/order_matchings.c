@@ -35,7 +35,7 @@ static enum mp_status order(const struct mp_order_problem *in, struct mp_arena *
     *outcome = MP_FOUND;
     if (turns == NULL)
         return mp_nomem(err, "ordering transfers");
-    MP_TRY(mp_flush_order_new(&f, in, err));
+    MP_TRY(mp_flush_order_new(&f, in, wanted == 0, err));
     MP_TRY(mp_bottleneck_new(&b, n, mp_flush_order_filled(f), err));
     if (wanted == 0)
         MP_TRY(mp_flush_order_choose(f, 0, &time_ns, err)); /* single shot */

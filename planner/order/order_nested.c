@@ -68,9 +68,9 @@ out:
     return status;
 }
 
-/* Stages of one share, and how many of them pay: better than *time_ns, or f has none. */
+/* Stages of one share, and how many of them pay: better than *time_ns, or f has none; is_fixed: all that are wanted. */
 static enum mp_status try_share(const struct mp_budget *budget, struct mp_flush_order *f, struct work *w,
-                                uint32_t wanted, uint64_t *time_ns, struct mp_error *err) {
+                                uint32_t wanted, bool is_fixed, uint64_t *time_ns, struct mp_error *err) {
     const uint32_t most = wanted > 0 ? wanted : STAGES_MAX;
     enum mp_status status;
     memcpy(w->left, mp_flush_order_filled(f), (size_t)w->n * w->n * sizeof *w->left);
@@ -83,7 +83,9 @@ static enum mp_status try_share(const struct mp_budget *budget, struct mp_flush_
             break;
         MP_TRY(mp_flush_order_add(f, w->turns, w->n_turns, err));
     }
-    status = mp_flush_order_choose(f, wanted, time_ns, err);
+    if (is_fixed)
+        *time_ns = 0; /* whatever it takes */
+    status = mp_flush_order_choose(f, wanted, is_fixed ? NULL : time_ns, err);
 out:
     return status;
 }
@@ -93,6 +95,7 @@ static enum mp_status order(const struct mp_order_problem *in, struct mp_arena *
     const uint32_t n = out->n, wanted = (uint32_t)in->option_values[0], peers = (uint32_t)in->option_values[1];
     const uint32_t share = (uint32_t)in->option_values[2];
     const size_t n_pairs = (size_t)n * n;
+    const bool is_fixed = wanted > 0 && (share > 0 || peers == 1); /* nothing to choose by time */
     enum mp_status status = MP_OK;
     struct mp_flush_order *best = NULL, *f = NULL;
     struct work w = {.n = n, .peers = peers > 0 && peers < n ? peers : n};
@@ -107,8 +110,8 @@ static enum mp_status order(const struct mp_order_problem *in, struct mp_arena *
         if (k > 0 && mp_order_is_stopped(in->budget))
             break;
         w.share = share > 0 ? share : shares[k];
-        MP_TRY(mp_flush_order_new(&f, in, err));
-        MP_TRY(try_share(in->budget, f, &w, wanted, &best_ns, err));
+        MP_TRY(mp_flush_order_new(&f, in, !is_fixed, err));
+        MP_TRY(try_share(in->budget, f, &w, wanted, is_fixed, &best_ns, err));
         if (best_ns < before) {
             mp_flush_order_free(best);
             best = f;

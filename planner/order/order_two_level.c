@@ -5,18 +5,23 @@
  *            the last, which nothing hides.
  * Method     *Slices*: every pair of nodes in every stage, each stage a fraction f_k of everything. A shot then takes
  *            the largest over ports of f_k B + f_(k-1) R + f_(k-2) F (bytes of balance, rails and inside traffic,
- * forward through the port), so all counts and sizes of slices are compared in closed form: sizes rise by the factor
- * that still hides the balance of the next, stay, and fall by the one that still hides the forward of the one before.
- * Pairs share ports fairly in a slice, which costs nothing where one node is hotter than the others. Where nodes are
- * loaded evenly and pairs are not, or in ports lose by incast, the same nodes are ordered as if they were GPUs by the
- * matchings strategy, and what simulates best is taken.
- * Bound      relay bound + launches + balance of the first and forward of the last slice (bench_two_level).
+ *            forward through the port), so all counts and sizes of slices are compared in closed form: sizes rise by
+ *            the factor that still hides the balance of the next, stay, and fall by the one that still hides the
+ *            forward of the one before.
+ *            Pairs share ports fairly in a slice, which costs nothing where one node is hotter than the others. Where
+ *            that costs more than two launches (fair_share.h) the nodes are also ordered as if they were GPUs, in four
+ *            ways (node_stages.h), and what is fastest is taken: by simulation up to SIMULATED_GPUS_MAX GPUs, by sums
+ *            of bounds above. If the single shot is no slower, that is taken; above ESTIMATED_GPUS_MAX GPUs also where
+ *            its port bound is not.
+ * Bound      relay bound + launches + balance of the first and forward of the last slice (bench_two_level); with every
+ *            option at its default no slower than the single shot, on many GPUs as far as the sums say.
  * Paper      Y. Lei et al., FAST, arXiv 2505.09764, 2025: balance, one-to-one between servers, redistribution,
  * overlapped.
- * Differs    slices in place of one matching of servers after another: a few launches for any number of nodes; unequal
- *            nodes by weights.
+ * Differs    slices, or many matchings in a stage, in place of one matching of servers after another: a few launches
+ *            for any number of nodes; unequal nodes by weights.
  * Cost       O(bytes' segments: n_gpus^2) and some thousand evaluations of at most 2 n_gpus linear forms. */
-#include "node_level.h"
+#include "fair_share.h"
+#include "node_stages.h"
 #include "planner.h"
 #include <stdlib.h>
 #include <string.h>
@@ -24,11 +29,16 @@
 #define UNIT 65536u            /* fractions of a slice; what plans use */
 #define SLICES_MAX 64u         /* more are never worth their launches */
 #define FORMS_MAX 48u          /* linear forms kept: the largest in their direction */
-#define SIMULATED_NODES_MAX 64 /* past that one simulation of all pairs of nodes takes too long to plan with */
-#define SIMULATED_GPUS_MAX 64  /* and of an order between nodes past that */
+#define SIMULATED_GPUS_MAX 64  /* past that one simulation takes too long to plan with */
+#define ESTIMATED_GPUS_MAX 512 /* and an estimate of the single shot past that */
 
-static const struct mp_option options[] = {{"slices", "stages", "slices of all traffic; 0 = as many as pay", 0, 0, 64},
-                                           {NULL, NULL, NULL, 0, 0, 0}};
+static const struct mp_option options[] = {
+    {"slices", "stages", "slices of all traffic; 0 = as many as pay", 0, 0, 64},
+    {"nodes", "way",
+     "how nodes take turns: 0 = what is fastest, 1 = slices, 2 = matchings, 3 = exact decomposition, 4 = hybrid, 5 = "
+     "nested",
+     MP_NODES_BEST, MP_NODES_BEST, MP_N_NODE_WAYS - 1},
+    {NULL, NULL, NULL, 0, 0, 0}};
 
 /* ns per unit of traffic that one port takes in the three phases. */
 struct form {
@@ -235,155 +245,27 @@ out:
     return status;
 }
 
-/* ---- matchings of nodes ---- */
-
-/* The nodes as ends of their own, and what all their pairs at once lose against their port bound. */
-struct node_net {
-    struct mp_topology *t;
-    struct mp_net *net;
-    uint64_t bound_ns;
-    double loss;
-};
-
-static enum mp_status open_node_net(struct node_net *x, const struct mp_topology *t, const uint64_t *nodes,
-                                    struct mp_arena *scratch, struct mp_error *err) {
-    uint64_t time_ns, latency_ns = 0;
-    enum mp_status status;
-    MP_TRY(mp_node_level(&x->t, t, scratch, err));
-    MP_TRY(mp_net_new(&x->net, x->t, err));
-    MP_TRY(mp_net_concurrent(x->net, nodes, &time_ns, NULL, err));
-    for (uint32_t l = 0; l < x->t->n_levels; l++)
-        latency_ns = x->t->levels[l].latency_ns > latency_ns ? x->t->levels[l].latency_ns : latency_ns;
-    x->bound_ns = mp_net_port_bound(x->net, nodes);
-    x->loss = time_ns > x->bound_ns + latency_ns ? (double)(time_ns - x->bound_ns - latency_ns) : 0;
-out:
-    return status;
-}
-
-struct length {
-    uint64_t ns;
-    uint32_t stage;
-};
-static int by_length(const void *a, const void *b) {
-    const struct length *x = a, *y = b;
-    return x->ns != y->ns ? (x->ns > y->ns ? -1 : 1) : (x->stage > y->stage) - (x->stage < y->stage);
-}
-
-/* Number of stages of `all` after which sending the rest at once is quickest: what the rest loses falls with it. *ns:
- * time of the rails with launches. */
-static uint32_t choose_count(const struct mp_schedule *all, const struct node_net *x, double launch, uint64_t *left,
-                             const struct length *lengths, double *ns) {
-    double total = 0, best_ns = (double)x->bound_ns + x->loss + launch;
-    uint32_t best = 0;
-    for (uint32_t k = 0; k + (all->has_flush ? 1 : 0) < all->n_stages; k++) {
-        total += (double)lengths[k].ns + launch;
-        for (uint32_t i = all->first[k]; i < all->first[k + 1]; i++)
-            left[(size_t)all->pieces[i].src * all->n + all->pieces[i].dst] -= all->pieces[i].bytes;
-        double rest = (double)mp_net_port_bound(x->net, left);
-        rest = rest > 0 ? rest * (1 + x->loss / (double)x->bound_ns) + launch : 0;
-        if (total + rest < best_ns) {
-            best_ns = total + rest;
-            best = k + 1;
-        }
-    }
-    *ns = best_ns;
-    return best;
-}
-
-/* The first `count` stages of `all` and one of all the rest, the shortest at the ends: the first balance and the last
- * forward are not hidden. */
-static enum mp_status arrange(struct mp_schedule *out, const struct mp_schedule *all, uint32_t count,
-                              struct length *lengths, const uint64_t *rest, struct mp_error *err) {
-    const uint32_t n = all->n, n_sorted = count + 1;
-    enum mp_status status = MP_OK;
-    qsort(lengths, n_sorted, sizeof *lengths, by_length);
-    /* The longest in the middle, the shortest last, the next shortest first. */
-    for (uint32_t k = 0; k < n_sorted; k++) {
-        const uint32_t at_head = 2 * k + 1, at_tail = 2 * (n_sorted - 1 - k); /* counted from the shortest */
-        const uint32_t at = n_sorted - 1 - (at_head < n_sorted ? at_head : at_tail);
-        const uint32_t stage = lengths[at].stage;
-        MP_TRY(mp_schedule_stage(out, err));
-        if (stage == MP_NONE) {
-            for (uint32_t a = 0; a < n; a++)
-                for (uint32_t b = 0; b < n; b++)
-                    if (a != b)
-                        MP_TRY(mp_schedule_add(out, a, b, 1, rest[(size_t)a * n + b], err));
-            continue;
-        }
-        for (uint32_t i = all->first[stage]; i < all->first[stage + 1]; i++)
-            MP_TRY(mp_schedule_add(out, all->pieces[i].src, all->pieces[i].dst, 1, all->pieces[i].bytes, err));
-    }
-out:
-    return status;
-}
-
-/* Stages of few matchings of nodes; none when the strategy is not there or none pays. *rails_ns: their time without
- * what GPUs of a node pass to each other. */
-static enum mp_status add_matchings(struct mp_schedule *out, const struct mp_order_problem *in,
-                                    const struct node_net *x, const uint64_t *nodes, double launch, double *rails_ns,
-                                    struct mp_arena *scratch, struct mp_error *err) {
-    const struct mp_strategy *matchings = mp_strategy_find(MP_PLAN_ORDER, "matchings");
-    const uint32_t n = x->t->n_gpus;
-    int64_t *values = NULL;
-    struct mp_order_problem problem = {.topology = x->t,
-                                       .matrix = nodes,
-                                       .net = x->net,
-                                       .mode = MP_STAGE_BARRIER,
-                                       .seed = in->seed,
-                                       .option_values = NULL};
-    struct mp_schedule all;
-    enum mp_outcome outcome;
-    enum mp_status status;
-    if (matchings == NULL || matchings->options == NULL)
-        return MP_OK;
-    uint32_t n_options = 0;
-    while (matchings->options[n_options].name != NULL)
-        n_options++;
-    values = mp_arena_alloc(scratch, n_options, sizeof *values);
-    if (values == NULL)
-        return mp_nomem(err, "ordering transfers between nodes");
-    for (uint32_t i = 0; i < n_options; i++) /* more stages than can pay, without simulating each count */
-        values[i] =
-            strcmp(matchings->options[i].name, "stages") == 0 ? 3 * (int64_t)n : matchings->options[i].default_value;
-    problem.option_values = values;
-    MP_TRY(mp_order_run(matchings, &problem, &all, &outcome, err));
-    if (outcome != MP_FOUND || all.n_stages == 0)
-        goto out;
-    struct length *lengths = mp_arena_alloc(scratch, (size_t)all.n_stages + 1, sizeof *lengths);
-    uint64_t *stage = mp_arena_alloc(scratch, (size_t)n * n, sizeof *stage);
-    uint64_t *left = mp_arena_alloc(scratch, (size_t)n * n, sizeof *left);
-    if (lengths == NULL || stage == NULL || left == NULL) {
-        status = mp_nomem(err, "ordering transfers between nodes");
-        goto out;
-    }
-    for (uint32_t k = 0; k < all.n_stages; k++) {
-        memset(stage, 0, (size_t)n * n * sizeof *stage);
-        for (uint32_t i = all.first[k]; i < all.first[k + 1]; i++)
-            stage[(size_t)all.pieces[i].src * n + all.pieces[i].dst] = all.pieces[i].bytes;
-        lengths[k] = (struct length){mp_net_port_bound(x->net, stage), k};
-    }
-    memcpy(left, nodes, (size_t)n * n * sizeof *left);
-    uint32_t count = choose_count(&all, x, launch, left, lengths, rails_ns);
-    if (count == 0)
-        goto out;
-    memcpy(left, nodes, (size_t)n * n * sizeof *left);
-    for (uint32_t i = 0; i < all.first[count]; i++)
-        left[(size_t)all.pieces[i].src * n + all.pieces[i].dst] -= all.pieces[i].bytes;
-    for (uint32_t v = 0; v < n; v++)
-        left[(size_t)v * n + v] = 0;
-    lengths[count] = (struct length){mp_net_port_bound(x->net, left), MP_NONE};
-    MP_TRY(arrange(out, &all, count, lengths, left, err));
-out:
-    mp_schedule_free(&all);
-    return status;
-}
-
 /* ---- the strategy ---- */
 static void begin(struct mp_schedule *s, uint32_t n) {
     mp_schedule_init(s, n);
     s->between_nodes = true;
     s->ports = n - 1;
 }
+
+/* What a schedule is known to take: by simulation on few GPUs, else by sums. */
+struct candidate {
+    struct mp_schedule s;
+    double sum_ns; /* rails, launches, first balance and last forward */
+    uint64_t ns;   /* 0 = not known yet */
+};
+struct search {
+    const struct mp_order_problem *in;
+    const uint64_t *nodes;
+    struct choice slices;
+    struct candidate best, tried;
+    bool is_simulated; /* times are */
+    struct mp_arena *scratch;
+};
 
 /* Bytes of a stage as a part of all. */
 static double part_of(const struct mp_schedule *s, uint32_t stage) {
@@ -395,43 +277,119 @@ static double part_of(const struct mp_schedule *s, uint32_t stage) {
     return part / all;
 }
 
-/* Where sharing ports fairly loses more than two launches in the slices: matchings instead, when they simulate better;
- * on many GPUs, where that would take longer than planning may, when the sums say so. */
-static enum mp_status try_matchings(struct mp_schedule *out, const struct mp_order_problem *in, const uint64_t *nodes,
-                                    const struct choice *slices, struct mp_arena *scratch, struct mp_error *err) {
-    struct node_net x = {0};
-    struct mp_schedule matched;
-    uint64_t slices_ns, matched_ns;
-    double rails_ns = 0;
-    enum mp_status status;
-    begin(&matched, out->n);
-    MP_TRY(open_node_net(&x, in->topology, nodes, scratch, err));
-    if (x.loss < 2 * slices->launch)
-        goto out;
-    MP_TRY(add_matchings(&matched, in, &x, nodes, slices->launch, &rails_ns, scratch, err));
-    mp_schedule_finish(&matched);
-    if (matched.n_stages == 0)
-        goto out;
-    mp_schedule_finish(out);
-    if (in->topology->n_gpus <= SIMULATED_GPUS_MAX) {
-        if (!mp_order_spend(in->budget) || !mp_order_spend(in->budget))
-            goto out;
-        MP_TRY(mp_schedule_time(out, in, &slices_ns, err));
-        MP_TRY(mp_schedule_time(&matched, in, &matched_ns, err));
-    } else {
-        double ends = shot_ns(slices->forms, slices->n_forms, part_of(&matched, 0), 0, 0) +
-                      shot_ns(slices->forms, slices->n_forms, 0, 0, part_of(&matched, matched.n_stages - 1));
-        matched_ns = (uint64_t)(rails_ns + ends + 2 * slices->launch);
-        slices_ns = (uint64_t)(slices->best.ns + x.loss);
+/* Finds out *ns of a candidate; false = the budget does not allow it. */
+static enum mp_status measure(struct search *x, struct candidate *c, bool *is_known, struct mp_error *err) {
+    enum mp_status status = MP_OK;
+    *is_known = true;
+    if (c->ns > 0)
+        return MP_OK;
+    if (!x->is_simulated) {
+        c->ns = (uint64_t)c->sum_ns + 1;
+        return MP_OK;
     }
-    if (matched_ns < slices_ns) {
-        struct mp_schedule swap = *out;
-        *out = matched;
-        matched = swap;
+    *is_known = mp_order_spend(x->in->budget);
+    if (*is_known)
+        status = mp_schedule_time(&c->s, x->in, &c->ns, err);
+    return status;
+}
+
+/* The nodes ordered in one way, in place of the best so far where that is quicker (or it is what is asked for). */
+static enum mp_status try_way(struct search *x, const struct mp_node_net *net, enum mp_node_way way, bool is_asked,
+                              struct mp_error *err) {
+    const struct choice *f = &x->slices;
+    double rails_ns;
+    bool is_known;
+    enum mp_status status = MP_OK;
+    mp_schedule_free(&x->tried.s);
+    x->tried.ns = 0;
+    begin(&x->tried.s, x->best.s.n);
+    if (!is_asked) {
+        MP_TRY(measure(x, &x->best, &is_known, err));
+        if (!is_known || !mp_nodes_may_pay(net, way, (double)x->best.ns))
+            goto out;
+    }
+    MP_TRY(mp_node_stages(&x->tried.s, net, way, x->in, &rails_ns, x->scratch, err));
+    if (x->tried.s.n_stages == 0)
+        goto out;
+    mp_schedule_finish(&x->tried.s);
+    x->tried.sum_ns = rails_ns + 2 * f->launch + shot_ns(f->forms, f->n_forms, part_of(&x->tried.s, 0), 0, 0) +
+                      shot_ns(f->forms, f->n_forms, 0, 0, part_of(&x->tried.s, x->tried.s.n_stages - 1));
+    if (!is_asked) {
+        if (rails_ns >= (double)x->best.ns)
+            goto out;
+        MP_TRY(measure(x, &x->tried, &is_known, err));
+        if (!is_known || x->tried.ns >= x->best.ns)
+            goto out;
+    }
+    struct candidate worse = x->best;
+    x->best = x->tried;
+    x->tried = worse;
+out:
+    return status;
+}
+
+static bool has_incast(const struct mp_topology *t) {
+    for (uint32_t l = 0; l < t->n_levels; l++)
+        if (t->levels[l].n_incast > 0)
+            return true;
+    return false;
+}
+
+/* Where sharing ports fairly loses more than two launches in the slices, or when asked: the nodes as ends of their
+ * own. On many GPUs hybrids, which simulate much of what they try, are left out, and plain matchings where nested ones
+ * lose nothing. */
+static enum mp_status try_ways(struct search *x, enum mp_node_way asked, struct mp_error *err) {
+    static const enum mp_node_way ways[] = {MP_NODES_NESTED, MP_NODES_MATCHINGS, MP_NODES_HYBRID, MP_NODES_EXACT};
+    struct mp_node_net net;
+    enum mp_status status;
+    MP_TRY(mp_node_net_open(&net, x->in->topology, x->nodes, x->slices.launch, x->scratch, err));
+    x->best.sum_ns += net.loss_ns;
+    if (asked != MP_NODES_BEST)
+        MP_TRY(try_way(x, &net, asked, true, err));
+    for (size_t i = 0; i < sizeof ways / sizeof ways[0] && asked == MP_NODES_BEST; i++) {
+        const bool is_left_out = !x->is_simulated && (ways[i] == MP_NODES_HYBRID ||
+                                                      (ways[i] == MP_NODES_MATCHINGS && !has_incast(x->in->topology)));
+        if (net.loss_ns >= 2 * x->slices.launch && !is_left_out)
+            MP_TRY(try_way(x, &net, ways[i], false, err));
     }
 out:
-    mp_schedule_free(&matched);
-    mp_net_free(x.net);
+    mp_node_net_close(&net);
+    return status;
+}
+
+/* Everything at once, where orders between nodes do not pay. On many GPUs they have to be below the port bound, or
+ * where that can be had in the time, the estimate, of the single shot. */
+static enum mp_status fall_back(struct search *x, struct mp_error *err) {
+    const struct mp_order_problem *in = x->in;
+    const struct mp_topology *t = in->topology;
+    const struct mp_schedule none = {.n = t->n_gpus};
+    uint64_t single_ns = in->single_ns;
+    bool is_known;
+    enum mp_status status;
+    MP_TRY(measure(x, &x->best, &is_known, err));
+    if (!is_known)
+        goto out;
+    if (single_ns == 0) {
+        const uint64_t least = mp_net_port_bound(in->net, in->matrix) + t->launch_ns;
+        if (!mp_order_counts_return(in) && mp_order_gains(x->best.ns, least))
+            goto out;
+        if (x->is_simulated) {
+            if (!mp_order_spend(in->budget))
+                goto out;
+            MP_TRY(mp_schedule_time(&none, in, &single_ns, err));
+        } else {
+            double ns = 0;
+            if (t->n_gpus <= ESTIMATED_GPUS_MAX)
+                MP_TRY(mp_fair_share_ns(&ns, t, in->matrix, x->scratch, err));
+            single_ns = (uint64_t)ns + t->launch_ns;
+            single_ns = single_ns > least ? single_ns : least;
+        }
+    }
+    if (mp_order_gains(x->best.ns, single_ns))
+        goto out;
+    mp_schedule_free(&x->best.s);
+    mp_schedule_init(&x->best.s, t->n_gpus);
+out:
     return status;
 }
 
@@ -439,8 +397,9 @@ static enum mp_status order(const struct mp_order_problem *in, struct mp_arena *
                             enum mp_outcome *outcome, struct mp_error *err) {
     const struct mp_topology *t = in->topology;
     const uint32_t n = mp_topology_n_nodes(t), wanted = (uint32_t)in->option_values[0];
+    const enum mp_node_way asked = (enum mp_node_way)in->option_values[1];
     enum mp_status status = MP_OK;
-    struct choice slices = {0};
+    struct search x = {.in = in, .is_simulated = t->n_gpus <= SIMULATED_GPUS_MAX, .scratch = scratch};
     if (n < 2)
         return mp_decline(err, outcome, MP_NOT_APPLICABLE, "two-level orders need more than one node");
     if (n == t->n_gpus)
@@ -454,17 +413,29 @@ static enum mp_status order(const struct mp_order_problem *in, struct mp_arena *
         any |= nodes[p];
     if (any == 0)
         return MP_OK; /* nothing between nodes: single shot */
+    x.nodes = nodes;
     uint64_t latency_ns = 0;
     for (uint32_t l = 0; l < t->n_levels; l++)
         latency_ns = t->levels[l].latency_ns > latency_ns ? t->levels[l].latency_ns : latency_ns;
-    slices.launch = (double)(t->stage_launch_ns + latency_ns);
-    MP_TRY(make_forms(&slices.forms, &slices.n_forms, in, scratch, err));
-    choose_slices(&slices, wanted);
-    begin(out, n);
-    MP_TRY(add_slices(out, &slices.best, nodes, err));
-    if (n <= SIMULATED_NODES_MAX && wanted == 0 && !mp_order_is_stopped(in->budget))
-        MP_TRY(try_matchings(out, in, nodes, &slices, scratch, err));
+    x.slices.launch = (double)(t->stage_launch_ns + latency_ns);
+    begin(&x.best.s, n);
+    MP_TRY(make_forms(&x.slices.forms, &x.slices.n_forms, in, scratch, err));
+    choose_slices(&x.slices, wanted);
+    MP_TRY(add_slices(&x.best.s, &x.slices.best, nodes, err));
+    mp_schedule_finish(&x.best.s);
+    x.best.sum_ns = x.slices.best.ns;
+    if (wanted == 0 && asked != MP_NODES_SLICES && !mp_order_is_stopped(in->budget))
+        MP_TRY(try_ways(&x, asked, err));
+    if (wanted == 0 && asked == MP_NODES_BEST)
+        status = fall_back(&x, err);
 out:
+    mp_schedule_free(&x.tried.s);
+    if (status == MP_OK) {
+        mp_schedule_free(out);
+        *out = x.best.s;
+    } else {
+        mp_schedule_free(&x.best.s);
+    }
     return status;
 }
 
