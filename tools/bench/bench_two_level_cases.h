@@ -65,10 +65,21 @@ static inline void bench_even_nodes(uint64_t *matrix, uint32_t n_nodes, uint32_t
     free(x);
 }
 
+/* Node 0 receives four times what each other node does; its first GPU half of that. */
+static inline void bench_hot_node(uint64_t *matrix, uint32_t n_nodes, uint32_t per_node, double mean, uint64_t seed) {
+    struct mp_rng r = mp_rng_seed(seed);
+    const uint32_t n = n_nodes * per_node;
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t j = 0; j < n; j++) {
+            double weight = j >= per_node ? 1 : j == 0 ? 2.0 * per_node : 2.0 * per_node / (per_node - 1);
+            matrix[(size_t)i * n + j] = i == j ? 0 : (uint64_t)(weight * mean / n * (0.5 + mp_rng_unit(&r)));
+        }
+}
+
 /* PAIRS: the pairs of GPUs, in random sequence, get weights 1 / rank^s. EXPERTS: each GPU holds one of n groups of
  * experts of Zipf popularity, sources differ by a factor in [1/2, 3/2]. Each GPU sends `mean` bytes on average. */
-enum bench_skew { BENCH_PAIRS, BENCH_EXPERTS, BENCH_EVEN };
-static const char *const bench_skew_names[] = {"pairs", "experts", "even nodes"};
+enum bench_skew { BENCH_PAIRS, BENCH_EXPERTS, BENCH_EVEN, BENCH_HOT };
+static const char *const bench_skew_names[] = {"pairs", "experts", "even nodes, uneven pairs", "one hot node"};
 
 static inline void bench_zipf(uint64_t *matrix, uint32_t n, enum bench_skew skew, double s, double mean,
                               uint64_t seed) {
