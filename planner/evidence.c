@@ -140,7 +140,7 @@ enum mp_status mp_plan_prove(struct mp_plan *plan, const struct mp_problem *prob
     plan->n_planning_steps = n;
     plan->predicted_step_ns = r->mean.step_ns;
     plan->samples = mp_arena_alloc(plan->arena, 3, sizeof *plan->samples);
-    plan->certificates = mp_arena_alloc(plan->arena, 4, sizeof *plan->certificates);
+    plan->certificates = mp_arena_alloc(plan->arena, 5, sizeof *plan->certificates);
     if (plan->samples == NULL || plan->certificates == NULL) {
         status = mp_nomem(err, "summing up evidence");
         goto out;
@@ -153,7 +153,7 @@ enum mp_status mp_plan_prove(struct mp_plan *plan, const struct mp_problem *prob
         plan->samples[plan->n_samples++] =
             (struct mp_plan_sample){sample[i], t->step_ns, t->dispatch_ns, t->compute_ns, t->combine_ns};
     }
-    plan->n_certificates = 3;
+    plan->n_certificates = 4;
     plan->certificates[0] = (struct mp_certificate){.kind = MP_CERT_ORDER,
                                                     .proof = MP_PROOF_CLOSED_FORM,
                                                     .scope = "dispatch, all layers, planning steps",
@@ -169,6 +169,12 @@ enum mp_status mp_plan_prove(struct mp_plan *plan, const struct mp_problem *prob
                                                     .scope = "step, every static plan with these slots, planning steps",
                                                     .value_ns = r->mean.step_ns,
                                                     .bound_ns = r->lower_bound_ns};
+    plan->certificates[3] =
+        (struct mp_certificate){.kind = MP_CERT_RESIDUAL,
+                                .proof = MP_PROOF_CLOSED_FORM,
+                                .scope = "step, a plan for each step with any slots, planning steps",
+                                .value_ns = r->mean.step_ns,
+                                .bound_ns = r->residual_ns};
     if (searched.kind == MP_CERT_PLACEMENT && has_single_shots(plan, problem, &searched))
         plan->certificates[plan->n_certificates++] = searched_certificate(&searched, r);
 out:

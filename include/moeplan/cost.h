@@ -90,6 +90,8 @@ uint64_t mp_launch_floor_ns(const struct mp_topology *t, const struct mp_dispatc
  * at most these slots and any routing; their sum bounds the layer. docs/BOUNDS.md. */
 struct mp_layer_bound {
     uint64_t dispatch_ns, compute_ns, combine_ns;
+    /* The same where every GPU may hold every expert, part 2.4: what no plan made for this step alone goes below. */
+    uint64_t free_dispatch_ns, free_compute_ns, free_combine_ns;
 };
 enum mp_status mp_layer_lower_bound(struct mp_layer_bound *out, const struct mp_cost_setup *s, uint32_t step,
                                     uint32_t layer, struct mp_error *err) MP_MUST_CHECK;

@@ -146,6 +146,7 @@ struct mp_sim_result {
     double port_bound_ns;      /* mean per step: sum over layers of the dispatch and combine port bounds (relay bounds
                                 * where the plan's order is between nodes) */
     uint64_t lower_bound_ns;   /* mean per step; 0 when not asked for; includes other_ns */
+    uint64_t residual_ns;      /* with it: of a plan for each step where every GPU may hold every expert */
     double gap;                /* mean step / lower bound - 1; 0 without a bound */
     double *gpu_rows;          /* [n_layers][n_gpus] mean rows per step */
     double *layer_ns;          /* [n_layers] mean MoE time per step */

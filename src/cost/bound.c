@@ -111,17 +111,18 @@ static uint64_t ports_of_gpu(const struct mp_topology *t, uint32_t gpu, bool is_
     return rate;
 }
 
-/* Can every GPU be done within T ns? False only when no placement at all allows it. */
+/* Can every GPU be done within T ns? False only when no placement at all allows it. is_free: every GPU may hold every
+ * expert. */
 static bool is_possible(struct bound_scratch *s, const struct mp_topology *t, uint64_t T, uint64_t n_active,
-                        const uint64_t *heavy, uint64_t total_rows) {
+                        const uint64_t *heavy, uint64_t total_rows, bool is_free) {
     uint64_t active = 0, rows = 0;
     for (uint32_t g = 0; g < s->n; g++) {
         const struct mp_compute_coefficients *k = &s->k[g];
         uint64_t tile = larger(1, t->types[t->gpus[g].type].tile_tokens);
         uint64_t P = mp_mul_div(T, t->gpus[g].speed_ppm, 1000); /* picoseconds of nominal work */
-        uint64_t experts = 0, capacity = 0;
+        uint64_t experts = 0, capacity = 0, slots = is_free ? larger(s->slots[g], s->n_experts) : s->slots[g];
         if (P >= k->a_ps && P >= k->c_ps) {
-            experts = k->b_ps == 0 ? s->slots[g] : smaller(s->slots[g], (P - k->a_ps) / k->b_ps);
+            experts = k->b_ps == 0 ? slots : smaller(slots, (P - k->a_ps) / k->b_ps);
             capacity = k->beta_ps == 0 ? total_rows : (P - k->c_ps) / k->beta_ps;
             capacity = k->beta_ps == 0 ? capacity : capacity / tile * tile;
             if (experts == 0 || capacity == 0)
@@ -134,7 +135,7 @@ static bool is_possible(struct bound_scratch *s, const struct mp_topology *t, ui
     if (active < n_active || rows < total_rows)
         return false;
     uint64_t spare = s->n_slots - s->n_experts; /* q experts have at most spare + q slots */
-    if (spare + 1 >= s->n)
+    if (is_free || spare + 1 >= s->n)
         return true;
     qsort(s->capacity, s->n, sizeof *s->capacity, descending);
     uint64_t room = 0, need = 0;
@@ -149,7 +150,8 @@ static bool is_possible(struct bound_scratch *s, const struct mp_topology *t, ui
     return true;
 }
 
-static uint64_t compute_bound(struct bound_scratch *s, const struct mp_topology *t) {
+/* *free_ns: where every GPU may hold every expert. */
+static uint64_t compute_bound(struct bound_scratch *s, const struct mp_topology *t, uint64_t *free_ns) {
     uint64_t tile = 0, n_active = 0, total = 0;
     for (uint32_t g = 0; g < s->n; g++)
         tile = gcd(tile, larger(1, t->types[t->gpus[g].type].tile_tokens));
@@ -158,11 +160,12 @@ static uint64_t compute_bound(struct bound_scratch *s, const struct mp_topology 
         total += s->sorted[e];
         n_active += s->load[e] > 0;
     }
+    *free_ns = 0;
     if (n_active == 0 || s->n_slots < s->n_experts)
         return 0;
     qsort(s->sorted, s->n_experts, sizeof *s->sorted, descending);
     uint64_t low = 0, high = 1; /* low is impossible */
-    while (!is_possible(s, t, high, n_active, s->sorted, total)) {
+    while (!is_possible(s, t, high, n_active, s->sorted, total, false)) {
         low = high;
         high *= 2;
         if (high > UINT64_C(1) << 52)
@@ -170,8 +173,16 @@ static uint64_t compute_bound(struct bound_scratch *s, const struct mp_topology 
     }
     while (high - low > 1) {
         uint64_t middle = low + (high - low) / 2;
-        if (is_possible(s, t, middle, n_active, s->sorted, total))
+        if (is_possible(s, t, middle, n_active, s->sorted, total, false))
             high = middle;
+        else
+            low = middle;
+    }
+    *free_ns = high; /* more slots make nothing impossible */
+    for (low = 0; *free_ns - low > 1;) {
+        uint64_t middle = low + (*free_ns - low) / 2;
+        if (is_possible(s, t, middle, n_active, s->sorted, total, true))
+            *free_ns = middle;
         else
             low = middle;
     }
@@ -336,9 +347,12 @@ static void one_layer(struct bound_scratch *s, const struct mp_cost_setup *in, u
             }
         s->node_remote[v] = pairs - sum_of_largest(s->sorted, s->n_experts, s->node_slots[v]);
     }
-    out->compute_ns = compute_bound(s, t);
+    out->compute_ns = compute_bound(s, t, &out->free_compute_ns);
     out->dispatch_ns = transfer_bound(s, in, true);
     out->combine_ns = transfer_bound(s, in, false);
+    const bool is_gathered = in->dispatcher->copies == MP_COPY_ALL; /* whatever is where */
+    out->free_dispatch_ns = is_gathered ? out->dispatch_ns : 0;
+    out->free_combine_ns = is_gathered ? out->combine_ns : 0;
 }
 
 enum mp_status mp_layer_lower_bound(struct mp_layer_bound *out, const struct mp_cost_setup *in, uint32_t step,

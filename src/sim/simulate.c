@@ -115,7 +115,7 @@ enum mp_status sim_one_step(void *ctx, size_t i, unsigned worker, struct mp_erro
     uint32_t step = (uint32_t)run->r->step_of[i], n = in->plan->n_gpus, n_layers = in->plan->n_layers;
     uint32_t n_dense = m->n_hidden_layers > m->n_layers ? m->n_hidden_layers - m->n_layers : 0;
     enum mp_status status = MP_OK;
-    sum.other_ns = o->lower_bound_ns = m->other_ns_per_step;
+    sum.other_ns = o->lower_bound_ns = o->residual_ns = m->other_ns_per_step;
     if (run->options->is_pipelined)
         sim_pipelined_begin(w, n);
     for (uint32_t layer = 0; layer < n_layers; layer++) {
@@ -163,6 +163,8 @@ enum mp_status sim_one_step(void *ctx, size_t i, unsigned worker, struct mp_erro
                 anywhere(run, x, &attention, &shared);
             o->lower_bound_ns += attention * times + sane(shared > b.dispatch_ns ? shared : b.dispatch_ns) +
                                  sane(b.compute_ns) + sane(b.combine_ns);
+            o->residual_ns += attention * times + sane(shared > b.free_dispatch_ns ? shared : b.free_dispatch_ns) +
+                              sane(b.free_compute_ns) + sane(b.free_combine_ns);
         }
     }
     if (run->options->is_pipelined)
@@ -203,7 +205,7 @@ static void reduce(struct run *run, uint32_t n_workers, uint64_t *sorted, struct
     struct mp_sim_result *r = run->r;
     uint32_t n = r->n_steps, n_gpus = r->n_gpus, n_layers = r->n_layers;
     unsigned __int128 step = 0, dispatch = 0, compute = 0, combine = 0, other = 0, moe = 0, bound = 0, busy = 0,
-                      lower = 0, intra = 0, inter = 0, by_expert = 0, by_gpu = 0, by_node = 0;
+                      lower = 0, residual = 0, intra = 0, inter = 0, by_expert = 0, by_gpu = 0, by_node = 0;
     for (uint32_t i = 0; i < n; i++) {
         const struct mp_step_times *s = &r->steps[i];
         const struct step_out *o = &run->steps[i];
@@ -215,6 +217,7 @@ static void reduce(struct run *run, uint32_t n_workers, uint64_t *sorted, struct
         other += s->other_ns;
         bound += o->port_bound_ns;
         lower += o->lower_bound_ns;
+        residual += o->residual_ns;
         busy += o->compute_sum_ns;
         intra += o->intra;
         inter += o->inter;
@@ -240,6 +243,7 @@ static void reduce(struct run *run, uint32_t n_workers, uint64_t *sorted, struct
     r->utilization = moe == 0 ? 0 : (double)busy / ((double)moe * n_gpus);
     if (run->has_bound) {
         r->lower_bound_ns = (uint64_t)(lower / n); /* rounded down: it stays a bound */
+        r->residual_ns = (uint64_t)(residual / n);
         r->gap = lower == 0 ? 0 : (double)step / (double)lower - 1;
     }
     for (uint32_t l = 0; l < n_layers; l++) {

@@ -10,6 +10,7 @@
 #define VF_SCOPE_DISPATCH "dispatch, all layers, planning steps"
 #define VF_SCOPE_COMBINE "combine, all layers, planning steps"
 #define VF_SCOPE_PLACEMENT "step, every static plan with these slots, planning steps"
+#define VF_SCOPE_RESIDUAL "step, a plan for each step with any slots, planning steps"
 #define ULL(x) ((unsigned long long)(x))
 
 struct verifier {
@@ -55,6 +56,7 @@ struct vf_sums {
     uint64_t n_copying, n_combining; /* layers in which anything travels */
     uint64_t compute_ns, other_ns;   /* other: attention, and other_ns_per_step */
     uint64_t lower_ns;               /* docs/BOUNDS.md part 2.3 */
+    uint64_t residual_ns;            /* part 2.4 */
 };
 struct vf_slowest { /* over GPUs, of one step and layer */
     uint64_t attention_ns, shared_ns, compute_ns;
@@ -137,8 +139,8 @@ uint64_t vf_layer_weight(const struct vf_data *d, uint32_t layer);
 enum mp_status vf_time_of_step(struct vf_data *d, uint32_t step, struct mp_plan_sample *out, bool *is_done,
                                struct mp_error *err) MP_MUST_CHECK;
 enum mp_status vf_bounds_open(struct vf_data *d, struct mp_error *err) MP_MUST_CHECK;
-/* Of the prepared layer with d->flows of this step: attention, max(D, shared) + C + R. */
-uint64_t vf_layer_bound(struct vf_data *d, uint32_t step);
+/* Of the prepared layer with d->flows of this step: adds attention, max(D, shared) + C + R of parts 2.3 and 2.4. */
+void vf_layer_bound(struct vf_data *d, uint32_t step, struct vf_sums *sums);
 uint64_t vf_launch_floor(const struct vf_data *d); /* latency and launch that any copy pays at least */
 
 /* Each returns MP_OK whatever it finds; other statuses are out of memory and the like. */

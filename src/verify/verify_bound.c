@@ -104,16 +104,17 @@ static uint64_t tile_of(const struct vf_data *d, uint32_t g) {
     return max_of(1, d->v->topology->types[d->v->topology->gpus[g].type].tile_tokens);
 }
 
-/* Conditions (1), (2) and (3) at T. b->padded is falling. */
-static bool is_possible(struct vf_data *d, uint64_t T, uint64_t M, uint64_t A) {
+/* Conditions (1), (2) and (3) at T; any slots: (1) and (2) alone. b->padded is falling. */
+static bool is_possible(struct vf_data *d, uint64_t T, uint64_t M, uint64_t A, bool any_slots) {
     struct vf_bounds *b = &d->bounds;
     const struct mp_plan *p = d->v->plan;
     u128 rows = 0, experts = 0;
     for (uint32_t g = 0; g < d->n; g++) {
         const struct mp_compute_coefficients *k = &b->k[g];
         uint64_t P = clip((u128)T * d->v->topology->gpus[g].speed_ppm / 1000), most = 0, capacity = 0;
+        uint64_t slots = any_slots ? max_of(b->slots[g], p->n_experts) : b->slots[g];
         if (P >= k->a_ps && P >= k->c_ps) {
-            most = k->b_ps == 0 ? b->slots[g] : min_of(b->slots[g], (P - k->a_ps) / k->b_ps);
+            most = k->b_ps == 0 ? slots : min_of(slots, (P - k->a_ps) / k->b_ps);
             capacity = k->beta_ps == 0 ? M : (P - k->c_ps) / k->beta_ps / tile_of(d, g) * tile_of(d, g);
         }
         if (most == 0 || capacity == 0)
@@ -122,8 +123,8 @@ static bool is_possible(struct vf_data *d, uint64_t T, uint64_t M, uint64_t A) {
         rows += b->rows[g];
         experts += most;
     }
-    if (rows < M || experts < A)
-        return false;
+    if (rows < M || experts < A || any_slots)
+        return rows >= M && experts >= A;
     uint64_t spare = p->n_slots - p->n_experts;
     if (spare + 1 >= d->n)
         return true;
@@ -140,7 +141,7 @@ static bool is_possible(struct vf_data *d, uint64_t T, uint64_t M, uint64_t A) {
     return true;
 }
 
-static uint64_t compute_bound(struct vf_data *d) {
+static uint64_t compute_bound(struct vf_data *d, bool any_slots) {
     struct vf_bounds *b = &d->bounds;
     const struct mp_plan *p = d->v->plan;
     uint64_t t = 0, M = 0, A = 0;
@@ -160,12 +161,12 @@ static uint64_t compute_bound(struct vf_data *d) {
     if (A == 0 || p->n_slots < p->n_experts)
         return 0;
     qsort(b->padded, p->n_experts, sizeof *b->padded, falling);
-    if (!is_possible(d, T_MAX, M, A))
+    if (!is_possible(d, T_MAX, M, A, false))
         return 0;
     uint64_t low = 0, high = T_MAX; /* low is not possible (0 ns), high is */
     while (high - low > 1) {
         uint64_t middle = (low + high) / 2;
-        if (is_possible(d, middle, M, A))
+        if (is_possible(d, middle, M, A, any_slots))
             high = middle;
         else
             low = middle;
@@ -247,7 +248,7 @@ uint64_t vf_launch_floor(const struct vf_data *d) {
     return clip((u128)latency + min_of(launch, t->stage_launch_ns));
 }
 
-uint64_t vf_layer_bound(struct vf_data *d, uint32_t step) {
+void vf_layer_bound(struct vf_data *d, uint32_t step, struct vf_sums *sums) {
     struct vf_bounds *b = &d->bounds;
     const struct mp_plan *p = d->v->plan;
     const struct mp_workload *w = d->workload;
@@ -278,8 +279,10 @@ uint64_t vf_layer_bound(struct vf_data *d, uint32_t step) {
             most.shared_ns = min_of(most.shared_ns, vf_shared_ns(d, g, rows));
         }
     }
-    return most.attention_ns * vf_layer_weight(d, d->layer) + max_of(most.shared_ns, transfer_bound(d, false)) +
-           compute_bound(d) + transfer_bound(d, true);
+    const uint64_t attention = most.attention_ns * vf_layer_weight(d, d->layer), out = transfer_bound(d, false),
+                   back = transfer_bound(d, true), moves = d->dispatcher.copies == VF_ALL;
+    sums->lower_ns += attention + max_of(most.shared_ns, out) + compute_bound(d, false) + back;
+    sums->residual_ns += attention + max_of(most.shared_ns, moves * out) + compute_bound(d, true) + moves * back;
 }
 
 /* ---- the claims ---- */
@@ -423,9 +426,10 @@ static void check_certificate(struct vf_data *d, uint32_t i, const struct mp_pla
         bound = check_order_value(d, i, false, mean, by);
     } else if (c->kind == MP_CERT_ORDER && strcmp(c->scope, VF_SCOPE_COMBINE) == 0) {
         bound = check_order_value(d, i, true, mean, by);
-    } else if (c->kind == MP_CERT_PLACEMENT && strcmp(c->scope, VF_SCOPE_PLACEMENT) == 0) {
+    } else if ((c->kind == MP_CERT_PLACEMENT && strcmp(c->scope, VF_SCOPE_PLACEMENT) == 0) ||
+               (c->kind == MP_CERT_RESIDUAL && strcmp(c->scope, VF_SCOPE_RESIDUAL) == 0)) {
         for (uint64_t s = 0; s < n; s++)
-            bound += d->sums[s].lower_ns;
+            bound += c->kind == MP_CERT_PLACEMENT ? d->sums[s].lower_ns : d->sums[s].residual_ns;
         vf_expect(v, c->value_ns == p->predicted_step_ns, MP_V_CERTIFICATE,
                   "certificate %u: value_ns is %llu, and the predicted step %llu", i, ULL(c->value_ns),
                   ULL(p->predicted_step_ns));

@@ -199,7 +199,8 @@ static void check_presence(struct verifier *v) {
         const char *name, *scope;
     } needed[] = {{MP_CERT_ORDER, "order", VF_SCOPE_DISPATCH},
                   {MP_CERT_ORDER, "order", VF_SCOPE_COMBINE},
-                  {MP_CERT_PLACEMENT, "placement", VF_SCOPE_PLACEMENT}};
+                  {MP_CERT_PLACEMENT, "placement", VF_SCOPE_PLACEMENT},
+                  {MP_CERT_RESIDUAL, "residual", VF_SCOPE_RESIDUAL}};
     if (v->plan->n_gpus < 2)
         return;
     vf_expect(v, v->plan->n_samples > 0, MP_V_SAMPLE, "the plan was planned and has no sample");

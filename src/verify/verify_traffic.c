@@ -420,9 +420,9 @@ enum mp_status vf_check_evidence(struct vf_data *d, struct mp_error *err) {
     struct verifier *v = d->v;
     bool wants_bound = false;
     for (uint32_t i = 0; i < v->plan->n_certificates; i++)
-        wants_bound |= v->plan->certificates[i].kind == MP_CERT_PLACEMENT;
+        wants_bound |= v->plan->certificates[i].kind != MP_CERT_ORDER;
     for (uint32_t step = 0; step < d->workload->n_steps; step++)
-        d->sums[step].other_ns = d->sums[step].lower_ns = v->model->other_ns_per_step;
+        d->sums[step].other_ns = d->sums[step].lower_ns = d->sums[step].residual_ns = v->model->other_ns_per_step;
     for (uint32_t l = 0; l < v->plan->n_layers; l++) {
         const struct mp_plan_layer *layer = &v->plan->layers[l];
         uint64_t rows = 0, intra = 0, inter = 0, bound = 0;
@@ -451,7 +451,8 @@ enum mp_status vf_check_evidence(struct vf_data *d, struct mp_error *err) {
             sums->combine_bound_ns += back;
             sums->compute_ns += slowest.compute_ns;
             sums->other_ns += slowest.attention_ns * vf_layer_weight(d, l);
-            sums->lower_ns += wants_bound ? vf_layer_bound(d, step) : 0;
+            if (wants_bound)
+                vf_layer_bound(d, step, sums);
         }
         if (status != MP_OK)
             return status;

@@ -166,6 +166,7 @@ STRUCTURE = [
     ("no certificate of the combine", "certificate", delete_certificates("order", [1]), None),
     ("no certificates of orders", "certificate", delete_certificates("order", [0, 1]), None),
     ("no certificate of the placement", "certificate", delete_certificates("placement", [0]), None),
+    ("no certificate of the residual", "certificate", delete_certificates("residual", [0]), None),
     ("certificate of the dispatch by search", "certificate", on("    proof: ", lambda t: "search"), None),
     ("certificate of the combine of another scope", "certificate", on("    scope: ", lambda t: '"combine"', 1), None),
     ("nodes of a closed form", "certificate", on("    nodes: ", lambda t: 3), None),
@@ -232,16 +233,16 @@ RATES = [
                                                              replace_line('- "0>2*1x3 1>3x2"', ['- "0>2*1x4 1>3x2"'])(lines)), None),
     ("rate over the port's", "order-rate", in_order("rated", "port_bytes_per_s: 16000000000", ["port_bytes_per_s: 17000000000"]), None),
 ]
-# The fourth certificate of a plan by search.
+# The fifth certificate of a plan by search.
 SEARCHED = [
-    ("search: value", "certificate", on("    value_ns: ", bump(1), 3), None),
-    ("search: a gap", "certificate", on("    bound_ns: ", bump(-2), 3), None),
-    ("search: scope", "certificate", on("    scope: ", lambda t: '"everything"', 3), None),
-    ("search: other scope", "certificate", on("    scope: ", lambda t: '"step, every static plan with these slots, planning steps"', 3), None),
-    ("search: no nodes", "certificate", on("    nodes: ", lambda t: 0, 3), None),
-    ("search: of an order", "certificate", on("  - kind: ", lambda t: "order", 3), None),
-    ("stopped: below the closed form", "certificate", lambda lines: (on("    proof: ", lambda t: "stopped", 3)(lines),
-                                                                     on("    bound_ns: ", lambda t: 1000, 3)(lines)), None),
+    ("search: value", "certificate", on("    value_ns: ", bump(1), 4), None),
+    ("search: a gap", "certificate", on("    bound_ns: ", bump(-2), 4), None),
+    ("search: scope", "certificate", on("    scope: ", lambda t: '"everything"', 4), None),
+    ("search: other scope", "certificate", on("    scope: ", lambda t: '"step, every static plan with these slots, planning steps"', 4), None),
+    ("search: no nodes", "certificate", on("    nodes: ", lambda t: 0, 4), None),
+    ("search: of an order", "certificate", on("  - kind: ", lambda t: "order", 4), None),
+    ("stopped: below the closed form", "certificate", lambda lines: (on("    proof: ", lambda t: "stopped", 4)(lines),
+                                                                     on("    bound_ns: ", lambda t: 1000, 4)(lines)), None),
 ]
 FAR = 100
 HASH = '"' + "0f" * 32 + '"'
@@ -263,6 +264,8 @@ DATA = [
     ("combine certificate: bound", "certificate", on("    bound_ns: ", bump(1), 1), None),
     ("placement certificate: value", "certificate", on("    value_ns: ", bump(1), 2), None),
     ("placement certificate: bound", "certificate", on("    bound_ns: ", bump(-1), 2), None),
+    ("residual certificate: value", "certificate", on("    value_ns: ", bump(1), 3), None),
+    ("residual certificate: bound", "certificate", on("    bound_ns: ", bump(1), 3), None),
     ("certificate: scope", "certificate", on("    scope: ", lambda t: '"everything"'), None),
     ("trace hash", "provenance", on("  trace_sha256: ", lambda t: HASH), None),
     ("topology hash", "provenance", on("  topology_sha256: ", lambda t: HASH), None),

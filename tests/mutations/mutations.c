@@ -403,22 +403,22 @@ static bool no_samples(struct mp_plan *p, struct mp_rng *rng) {
     return p->provenance.has_workload && p->n_gpus > 1;
 }
 
-/* One of the three that every planned plan carries is deleted, or all that there are. */
+/* One of the four that every planned plan carries is deleted, or all that there are. */
 static bool certificate_deleted(struct mp_plan *p, struct mp_rng *rng) {
-    uint32_t at = below(rng, 4), n = p->n_certificates;
-    if (!p->provenance.has_workload || p->n_gpus < 2 || n < 3)
+    uint32_t at = below(rng, 5), n = p->n_certificates;
+    if (!p->provenance.has_workload || p->n_gpus < 2 || n < 4)
         return false;
-    if (at < 3)
+    if (at < 4)
         memmove(&p->certificates[at], &p->certificates[at + 1], (n - at - 1) * sizeof *p->certificates);
-    p->n_certificates = at < 3 ? n - 1 : 0;
+    p->n_certificates = at < 4 ? n - 1 : 0;
     return true;
 }
 
 /* Still there, under another name: of another kind, of another scope, or no longer in closed form. */
 static bool certificate_renamed(struct mp_plan *p, struct mp_rng *rng) {
-    if (!p->provenance.has_workload || p->n_gpus < 2 || p->n_certificates < 3)
+    if (!p->provenance.has_workload || p->n_gpus < 2 || p->n_certificates < 4)
         return false;
-    struct mp_certificate *c = &p->certificates[below(rng, 3)];
+    struct mp_certificate *c = &p->certificates[below(rng, 4)];
     switch (below(rng, 3)) {
     case 0:
         c->kind = c->kind == MP_CERT_ORDER ? MP_CERT_RESIDUAL : MP_CERT_ORDER;
@@ -649,6 +649,12 @@ static bool edit_placement_value(struct mp_plan *p, struct mp_rng *rng) {
 static bool edit_placement_bound(struct mp_plan *p, struct mp_rng *rng) {
     return edit_certificate(p, MP_CERT_PLACEMENT, false, rng);
 }
+static bool edit_residual_value(struct mp_plan *p, struct mp_rng *rng) {
+    return edit_certificate(p, MP_CERT_RESIDUAL, true, rng);
+}
+static bool edit_residual_bound(struct mp_plan *p, struct mp_rng *rng) {
+    return edit_certificate(p, MP_CERT_RESIDUAL, false, rng);
+}
 
 #define OTHER_HASH "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210"
 static bool other_trace(struct mp_plan *p, struct mp_rng *rng) {
@@ -776,6 +782,8 @@ const struct mutation mutations[] = {
     {"edit-order-bound", BIT(MP_V_CERTIFICATE), true, edit_order_bound},
     {"edit-placement-value", BIT(MP_V_CERTIFICATE), true, edit_placement_value},
     {"edit-placement-bound", BIT(MP_V_CERTIFICATE), true, edit_placement_bound},
+    {"edit-residual-value", BIT(MP_V_CERTIFICATE), true, edit_residual_value},
+    {"edit-residual-bound", BIT(MP_V_CERTIFICATE), true, edit_residual_bound},
     {"other-trace", BIT(MP_V_PROVENANCE), true, other_trace},
     {"other-topology", BIT(MP_V_PROVENANCE), true, other_topology},
     {"other-model", BIT(MP_V_PROVENANCE), true, other_model},

@@ -2,32 +2,10 @@
  * 50 and 40 Gbps on one switch, equally many; experts of Zipf popularity (0.4 to 1.2), and sources that move with them
  * as Aurora has it: equal, skewed on their own, or as their experts; computation is a fifth of the time or so.
  * References: Aurora, arXiv 2410.17043 (decoupled: mean 1.07 of brute force). usage: bench_coloc [INSTANCES [GPUS]] */
-#include "bench_matrix.h"
-#include <moeplan/coloc.h>
+#include "bench_two_models.h"
 #include <string.h>
 
 #define N_MAX 16u
-
-/* Tokens of n sources to n experts, top-1. Sources are equal (0), skewed on their own (1), or as busy as the expert
- * that they move with (2). */
-static void fill(uint64_t *tokens, uint32_t n, double zipf, uint32_t kind, struct mp_rng *r) {
-    uint32_t expert_rank[N_MAX], source_rank[N_MAX];
-    double sum = 0;
-    for (uint32_t e = 0; e < n; e++) {
-        expert_rank[e] = source_rank[e] = e;
-        sum += pow(1 + e, -zipf);
-    }
-    mp_rng_shuffle(r, expert_rank, n);
-    mp_rng_shuffle(r, source_rank, n);
-    for (uint32_t s = 0; s < n; s++) {
-        const uint32_t rank = kind == 1 ? source_rank[s] : expert_rank[s];
-        const double from = kind == 0 ? 1 : n * pow(1 + rank, -zipf) / sum;
-        for (uint32_t e = 0; e < n; e++) {
-            double to = pow(1 + expert_rank[e], -zipf) / sum * exp(0.3 * bench_normal(r));
-            tokens[s * n + e] = (uint64_t)(4096 * from * to + 0.5);
-        }
-    }
-}
 
 struct tally {
     double sum, most;
@@ -47,22 +25,9 @@ static void measure(uint32_t n, uint32_t instances, enum mp_coloc_objective obje
     for (uint32_t k = 0; k < instances; k++) {
         struct mp_arena *arena = mp_arena_new();
         struct mp_error err = {0};
-        struct mp_rng r = mp_rng_seed(k + 1000 * n);
         static uint64_t tokens[2][N_MAX * N_MAX];
-        struct mp_coloc_problem p = {
-            .topology = bench_aurora_switch(arena, n, true), .objective = objective, .seed = k, .work_limit = nodes};
-        for (int m = 0; m < 2; m++) {
-            fill(tokens[m], n, 0.4 + 0.2 * (k % 5), k / 5 % 3, &r);
-            p.model[m] = (struct mp_coloc_model){.n_experts = n,
-                                                 .is_coupled = true,
-                                                 .tokens = tokens[m],
-                                                 .n_steps = 1,
-                                                 .dispatch_bytes = 2048,
-                                                 .combine_bytes = 2048,
-                                                 .gate_ps = 10000,
-                                                 .experts_ps = 60000,
-                                                 .aggregate_ps = 10000};
-        }
+        struct mp_coloc_problem p = bench_two_models(arena, n, k, (uint64_t *[2]){tokens[0], tokens[1]});
+        p.objective = objective;
         uint64_t value[16] = {0}, bound = 0;
         uint32_t exact = 0;
         for (uint32_t i = 0; mp_coloc_strategy_at(i) != NULL; i++) {

@@ -2,6 +2,7 @@
  * every assignment, and, given a data folder, reduced recorded problems against what `auto` makes of them.
  * usage: bench_exact [--long] [DATA FOLDER] */
 #include "assign.h"
+#include "bench_two_models.h"
 #include "exact_load.h"
 #include "exact_steps.h"
 #include <math.h>
@@ -12,11 +13,8 @@
 #include <string.h>
 #include <time.h>
 
-static double now(void) {
-    struct timespec t;
-    (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
+/* Of this thread's processor time: what else runs on the machine does not count. */
+static double now(void) { return bench_seconds(); }
 static void need(enum mp_status status, const struct mp_error *err) {
     if (status == MP_OK)
         return;
@@ -307,6 +305,44 @@ static void steps_frontier(double seconds) {
     }
 }
 
+/* ---- two models on unequal GPUs ---- */
+static void coloc_frontier(double seconds) {
+    static const uint32_t sizes[] = {4, 6, 8, 10, 12, 16};
+    printf("colocation, GPUs of 4 types (bench_coloc's problems): of 10 problems, proven in %.0f s (timeline; closed "
+           "form)\n",
+           seconds);
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        const uint32_t n = sizes[i], n_problems = seconds > 10 ? 5 : 10;
+        unsigned proven[2] = {0};
+        double slowest[2] = {0}, gap[2] = {0};
+        for (uint32_t k = 0; k < n_problems; k++)
+            for (int o = 0; o < 2; o++) {
+                static uint64_t tokens[2][BENCH_TWO_MODELS_GPUS * BENCH_TWO_MODELS_GPUS];
+                struct mp_error err = {0};
+                struct mp_arena *arena = mp_arena_new();
+                struct mp_coloc_plan *plan;
+                struct mp_coloc_times times;
+                enum mp_outcome outcome;
+                /* every exponent and kind of sources among the problems */
+                struct mp_coloc_problem p = bench_two_models(arena, n, 3 * k, (uint64_t *[2]){tokens[0], tokens[1]});
+                p.objective = o == 0 ? MP_COLOC_TIMELINE : MP_COLOC_CLOSED;
+                p.work_limit = (uint64_t)((n <= 10 ? 1.2e6 : 4e5) * seconds);
+                double start = now();
+                NEED(mp_coloc_solve(&plan, mp_coloc_strategy_find("exact"), &p, &outcome, &err));
+                double s = now() - start;
+                NEED(mp_coloc_evaluate(&times, &p, plan, NULL, &err));
+                proven[o] += plan->is_optimal && s <= seconds;
+                slowest[o] = fmax(slowest[o], s);
+                gap[o] =
+                    fmax(gap[o], (double)(o == 0 ? times.timeline_ns : times.closed_ns) / (double)plan->bound_ns - 1);
+                mp_coloc_plan_free(plan);
+                mp_arena_free(arena);
+            }
+        printf("  %2u GPUs: %u of %u, slowest %.3f s, gap %.3f %%; %u, %.3f s, %.3f %%\n", n, proven[0], n_problems,
+               slowest[0], 100 * gap[0], proven[1], slowest[1], 100 * gap[1]);
+    }
+}
+
 static void reduced_recordings(const char *folder) {
     static const char *const names[] = {"traces/gpt-oss-20b/tulu_polyglot.npz",
                                         "traces/deepseek-v2-lite/chat_prefill.npz"};
@@ -372,9 +408,11 @@ int main(int argc, char **argv) {
     unequal_gpus();
     load_frontier(1);
     steps_frontier(1);
+    coloc_frontier(1);
     if (is_long) {
         load_frontier(60);
         steps_frontier(60);
+        coloc_frontier(60);
     }
     if (folder != NULL)
         reduced_recordings(folder);

@@ -12,6 +12,7 @@ MOST_FLOWS = 120
 # About a microsecond each, or a few where an order's stages run free: then fractions grow.
 SAMPLE_OPERATIONS, ALL_OPERATIONS = 2 * 10**6, 2 * 10**6
 PLACEMENT_SCOPE = "step, every static plan with these slots, planning steps"
+RESIDUAL_SCOPE = "step, a plan for each step with any slots, planning steps"
 SINGLE_SCOPE = "step, single shots, every placement of one copy per expert in these slots, planning steps"
 REPLICA_SCOPE = "step, single shots, every placement of these replicas in these slots, planning steps"
 
@@ -127,7 +128,7 @@ def sections(c):
         return
     c.expect(p["samples"] != [], "sample", "the plan was planned and has no sample")
     carried = {(x["kind"], x["scope"]) for x in p["certificates"] if x["proof"] == "closed-form"}
-    for kind, scope in [("order", scope) for scope in ORDER_SCOPES] + [("placement", PLACEMENT_SCOPE)]:
+    for kind, scope in [("order", scope) for scope in ORDER_SCOPES] + [("placement", PLACEMENT_SCOPE), ("residual", RESIDUAL_SCOPE)]:
         c.expect((kind, scope) in carried, "certificate",
                  f"the plan was planned and has no {kind} certificate in closed form of scope \"{scope}\"")
 
@@ -213,7 +214,7 @@ class Step:
     """Sums of one planning step over the layers."""
 
     def __init__(self, other):
-        self.other = self.lower = other
+        self.other = self.lower = self.residual = other
         self.dispatch_bound = self.combine_bound = self.compute = self.copying = self.combining = 0
         self.flows = []
 
@@ -241,7 +242,7 @@ def evidence(c, setup):
     if not c.expect(len(steps) == p["planning_steps"], "prediction",
                     f"the plan says {p['planning_steps']} planning steps, and the trace gives {len(steps)}"):
         return None
-    wants_bound = any(x["kind"] == "placement" for x in p["certificates"])
+    wants_bound = any(x["kind"] != "order" for x in p["certificates"])
     kept = {s["step"] for s in p["samples"]} if len(steps) * p["layers"] > 2000 else set(range(len(steps)))
     sums = [Step(model.other) for _ in steps]
     dense = model.hidden_layers - len(model.layer_ids)
@@ -289,8 +290,11 @@ def evidence(c, setup):
                     even = -(-sum(f.starts) // topology.n)
                     attention = min(attention_ns(topology, g, model, even) for g in gpus)
                     shared = min(shared_ns(topology, g, model, even) for g in gpus)
-                s.lower += (attention * times + max(shared, transfer_bound(setup, pairs, starts, False)) + compute_bound(setup, pairs) +
-                            transfer_bound(setup, pairs, starts, True))
+                out, back = transfer_bound(setup, pairs, starts, False), transfer_bound(setup, pairs, starts, True)
+                s.lower += attention * times + max(shared, out) + compute_bound(setup, pairs) + back
+                if DISPATCHERS[v["dispatcher"]][0] != "all":
+                    out = back = 0
+                s.residual += attention * times + max(shared, out) + compute_bound(setup, pairs, True) + back
         where = f"layer {entry['layer']}"
         for kind, key, own in (("evidence-rows", "rows_max_sum", rows), ("evidence-bytes", "dispatch_intra_bytes", intra),
                                ("evidence-bytes", "dispatch_inter_bytes", inter), ("evidence-bound", "port_bound_ns", bound)):
@@ -390,8 +394,8 @@ def claims(c, setup, sums, is_all):
                          f"certificate {i}: value_ns is {x['value_ns']}, and simulating all steps gives {own}")
             else:
                 c.expect(x["value_ns"] <= p["step_ns"], "certificate", f"certificate {i}: value_ns {x['value_ns']} is above the step's")
-        elif x["kind"] == "placement" and x["scope"] == PLACEMENT_SCOPE:
-            bound = sum(s.lower for s in sums) // n
+        elif (x["kind"], x["scope"]) in (("placement", PLACEMENT_SCOPE), ("residual", RESIDUAL_SCOPE)):
+            bound = sum(s.lower if x["kind"] == "placement" else s.residual for s in sums) // n
             c.expect(x["value_ns"] == p["step_ns"], "certificate",
                      f"certificate {i}: value_ns is {x['value_ns']}, and the predicted step {p['step_ns']}")
         else:

@@ -238,7 +238,7 @@ def _top(k, x):
     return sum(sorted(x, reverse=True)[:k])
 
 
-def compute_bound(setup, c):
+def compute_bound(setup, c, any_slots=False):
     plan, topology = setup.plan, setup.topology
     n, S, E = topology.n, plan["slots"], plan["experts"]
     if S < E:
@@ -254,14 +254,15 @@ def compute_bound(setup, c):
         return 0
     k = [coefficients(topology, g, setup.model) for g in range(n)]
 
-    def is_possible(T):
+    def is_possible(T, any_slots):
         rows, experts = [], 0
+        slots = [max(x, E) if any_slots else x for x in plan["gpu_slots"]]
         for g in range(n):
             a, b, fixed, beta = k[g]
             P = T * topology.gpus[g]["speed"] // 1000
             most = room = 0
             if P >= a and P >= fixed:
-                most = min(plan["gpu_slots"][g], (P - a) // b) if b else plan["gpu_slots"][g]
+                most = min(slots[g], (P - a) // b) if b else slots[g]
                 room = (P - fixed) // beta // tiles[g] * tiles[g] if beta else M
             if most and room:
                 experts += most
@@ -270,6 +271,8 @@ def compute_bound(setup, c):
                 rows.append(0)
         if sum(rows) < M or experts < A:
             return False
+        if any_slots:
+            return True
         rows.sort(reverse=True)
         need, room = 0, sum(rows[:S - E])
         for q in range(1, E + 1):
@@ -282,11 +285,11 @@ def compute_bound(setup, c):
         return True
 
     low, high = 0, 2**52
-    if not is_possible(high):
+    if not is_possible(high, False):
         return 0
     while high - low > 1:
         middle = (low + high) // 2
-        if is_possible(middle):
+        if is_possible(middle, any_slots):
             high = middle
         else:
             low = middle

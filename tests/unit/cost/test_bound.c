@@ -62,6 +62,40 @@ static void test_bound__is_below_2000_random_placements(void **state) {
         assert_true(closest[i] > 0.95);
 }
 
+/* What a plan for one step alone cannot go below is the bound of a plan with a slot for every expert on every GPU. */
+static void test_bound__of_one_step_is_that_of_all_slots(void **state) {
+    (void)state;
+    static struct world w;
+    uint32_t n_less = 0, n_moving = 0;
+    for (uint64_t seed = 0; seed < 300; seed++) {
+        struct mp_rng r = mp_rng_seed(seed);
+        struct mp_error err = {0};
+        world_make(&w, &r, (struct world_shape){.n_layers = 1, .n_steps = 1, .no_replicas = seed % 2 == 0});
+        w.setup.dispatcher = mp_dispatcher_at((uint32_t)mp_rng_below(&r, 5));
+        world_place(&w, &r);
+        struct mp_layer_bound b, all;
+        struct mp_plan *shape;
+        uint32_t slots[64];
+        const uint32_t n = w.net.t.n_gpus;
+        assert_true(n <= 64);
+        for (uint32_t g = 0; g < n; g++)
+            slots[g] = w.plan->n_experts > w.plan->n_slots ? w.plan->n_experts : w.plan->n_slots;
+        CHECK_OK(mp_layer_lower_bound(&b, &w.setup, 0, 0, &err), err);
+        CHECK_OK(mp_plan_new(&shape, 1, w.plan->n_experts, n, slots, &err), err);
+        struct mp_cost_setup setup = w.setup;
+        setup.plan = shape;
+        CHECK_OK(mp_layer_lower_bound(&all, &setup, 0, 0, &err), err);
+        assert_true(b.free_dispatch_ns == all.dispatch_ns && b.free_combine_ns == all.combine_ns);
+        assert_true(b.free_compute_ns == all.compute_ns);
+        assert_true(b.free_compute_ns <= b.compute_ns && b.free_dispatch_ns <= b.dispatch_ns);
+        n_less += b.free_compute_ns < b.compute_ns;
+        n_moving += b.free_dispatch_ns > 0;
+        mp_plan_free(shape);
+        world_free(&w);
+    }
+    assert_true(n_less > 20 && n_moving > 20);
+}
+
 /* Every placement of few experts into few slots: none is below the bound, and some come close. */
 static void test_bound__is_below_the_best_of_all_placements(void **state) {
     (void)state;
@@ -187,6 +221,7 @@ int main(void) {
     cmocka_set_message_output(CM_OUTPUT_TAP);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bound__is_below_2000_random_placements),
+        cmocka_unit_test(test_bound__of_one_step_is_that_of_all_slots),
         cmocka_unit_test(test_bound__is_below_the_best_of_all_placements),
         cmocka_unit_test(test_bound__known_values),
         cmocka_unit_test(test_bound__counts_the_uplink_of_a_node),

@@ -164,18 +164,20 @@ static void fill_outlook(struct mp_rng *rng, struct mp_plan *p) {
     p->samples = arena_alloc(p, p->n_samples, sizeof *p->samples);
     for (uint32_t i = 0; i < p->n_samples; i++)
         p->samples[i] = (struct mp_plan_sample){i, 9 + mp_rng_below(rng, UINT64_MAX - 9), 2, 3, 4};
-    /* The three that every planned plan carries, and others. */
+    /* The four that every planned plan carries, and others. */
     static const char *const scopes[] = {"dispatch, all layers, planning steps", "combine, all layers, planning steps",
-                                         "step, every static plan with these slots, planning steps"};
-    p->n_certificates = 3 + (uint32_t)mp_rng_below(rng, 3);
+                                         "step, every static plan with these slots, planning steps",
+                                         "step, a plan for each step with any slots, planning steps"};
+    p->n_certificates = 4 + (uint32_t)mp_rng_below(rng, 3);
     p->certificates = arena_alloc(p, p->n_certificates, sizeof *p->certificates);
     for (uint32_t i = 0; i < p->n_certificates; i++)
         p->certificates[i] =
             (struct mp_certificate){i < 2    ? MP_CERT_ORDER
                                     : i == 2 ? MP_CERT_PLACEMENT
+                                    : i == 3 ? MP_CERT_RESIDUAL
                                              : (enum mp_certificate_kind)mp_rng_below(rng, 3),
-                                    i < 3 ? MP_PROOF_CLOSED_FORM : (enum mp_proof_kind)mp_rng_below(rng, 3),
-                                    i < 3 ? scopes[i] : "dispatch, all layers",
+                                    i < 4 ? MP_PROOF_CLOSED_FORM : (enum mp_proof_kind)mp_rng_below(rng, 3),
+                                    i < 4 ? scopes[i] : "dispatch, all layers",
                                     1000 + mp_rng_below(rng, 1000),
                                     mp_rng_below(rng, 1000),
                                     0};

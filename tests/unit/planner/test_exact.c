@@ -135,10 +135,10 @@ static void test_exact__agrees_with_every_placement(void **state) {
         n_replicated += v.n_copies > p->n_experts;
         if (t.request.objective == MP_OBJECTIVE_PEAK) {
             n_peak++;
-            assert_int_equal(p->n_certificates, 3);
-        } else {
-            const struct mp_certificate *c = &p->certificates[3];
             assert_int_equal(p->n_certificates, 4);
+        } else {
+            const struct mp_certificate *c = &p->certificates[4];
+            assert_int_equal(p->n_certificates, 5);
             assert_int_equal(c->proof, MP_PROOF_SEARCH);
             assert_int_equal(c->value_ns, p->predicted_step_ns);
             assert_int_equal(c->bound_ns, (uint64_t)(v.best / p->n_planning_steps));
@@ -171,12 +171,12 @@ static void test_exact__stopped_bounds_are_bounds(void **state) {
         if (q != NULL)
             assert_true(q->provenance.work_used > 0 && q->provenance.work_used <= p->provenance.work_used);
         if (q != NULL && t.request.objective == MP_OBJECTIVE_STEP) {
-            const struct mp_certificate *c = &q->certificates[3];
-            assert_int_equal(q->n_certificates, 4);
+            const struct mp_certificate *c = &q->certificates[4];
+            assert_int_equal(q->n_certificates, 5);
             assert_int_equal(c->proof, outcome == MP_STOPPED ? MP_PROOF_STOPPED : MP_PROOF_SEARCH);
             assert_int_equal(c->value_ns, q->predicted_step_ns);
             assert_true(c->nodes == q->provenance.work_used);
-            assert_true(c->bound_ns <= p->certificates[3].bound_ns && c->bound_ns <= c->value_ns);
+            assert_true(c->bound_ns <= p->certificates[4].bound_ns && c->bound_ns <= c->value_ns);
             assert_true(q->predicted_step_ns >= p->predicted_step_ns);
             n_open += c->bound_ns < c->value_ns;
         }
@@ -286,7 +286,7 @@ static void test_exact__glpk_is_near_on_step_time(void **state) {
             double gap = (double)cost_of(&v, q) / (double)cost_of(&v, p);
             assert_true(gap >= 1 && gap < 1.05);
             worst = gap > worst ? gap : worst;
-            assert_int_equal(q->n_certificates, 3);
+            assert_int_equal(q->n_certificates, 4);
             n++;
         }
         mp_plan_free(q);
@@ -343,7 +343,7 @@ static void test_exact__a_solution_comes_back(void **state) {
     static const uint16_t want[2][4] = {{0, 2, 1, 3}, {2, 3, 0, 1}};
     assert_memory_equal(p->layers[0].slot_expert, want[0], sizeof want[0]);
     assert_memory_equal(p->layers[1].slot_expert, want[1], sizeof want[1]);
-    assert_int_equal(p->n_certificates, 3);
+    assert_int_equal(p->n_certificates, 4);
     mp_plan_free(p);
     p = NULL;
     static const char *const bad[2] = {"x_0_0_0_0 1\nx_0_1_0_0 1\nx_0_2_0_0 1\n", "x_0_0_0_0 1\n"};

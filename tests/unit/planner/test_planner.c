@@ -156,12 +156,15 @@ static void test_planner__plan_says_where_it_comes_from_and_what_it_is_worth(voi
     assert_string_equal(p->provenance.trace_sha256, t.trace->sha256);
     assert_true(p->provenance.has_workload && p->provenance.is_synthetic && p->provenance.is_reproducible);
     assert_int_equal(p->n_samples, 3);
-    assert_int_equal(p->n_certificates, 3);
-    for (uint32_t c = 0; c < 3; c++) {
+    assert_int_equal(p->n_certificates, 4);
+    for (uint32_t c = 0; c < 4; c++) {
         assert_int_equal(p->certificates[c].proof, MP_PROOF_CLOSED_FORM);
         assert_true(p->certificates[c].bound_ns > 0 && p->certificates[c].bound_ns <= p->certificates[c].value_ns);
     }
     assert_int_equal(p->certificates[2].value_ns, p->predicted_step_ns);
+    assert_true(p->certificates[3].kind == MP_CERT_RESIDUAL);
+    assert_int_equal(p->certificates[3].value_ns, p->predicted_step_ns);
+    assert_true(p->certificates[3].bound_ns < p->certificates[2].bound_ns); /* tokens have to travel in these slots */
     /* 8 slots in use and 16 tokens x 2 experts a step: the fullest GPU computes at least a quarter. */
     assert_true(p->layers[0].rows_max_sum * 4 >= p->n_planning_steps * 16);
     mp_plan_free(p);
