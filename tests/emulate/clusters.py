@@ -279,6 +279,13 @@ class Endings(Case):
             process.communicate(timeout=PATIENCE_S)
             self.assertEqual(process.returncode, 128 + number)
 
+    def test_a_reader_that_goes_away_ends_the_run(self):
+        process = self.start(self.path, "-q", "--", "sh", "-c", "while :; do echo much; done")
+        process.stdout.readline()
+        process.stdout.close()
+        self.assertEqual(process.wait(timeout=PATIENCE_S), 128 + signal.SIGPIPE)
+        process.stderr.close()
+
     def test_an_orphan_does_not_keep_us(self):
         out, _ = self.expect(0, self.path, "--", "sh", "-c", "setsid sleep 1000 & echo left")
         self.assertEqual(out.count("left"), 4)
@@ -312,6 +319,14 @@ print(os.read(read, 1))  # returns once all that held the other end are gone
 
     def test_exit_code_of_the_driver(self):
         self.expect(9, self.file(TWO_TIERS), "--driver", "--", "sh", "-c", "exit 9")
+        self.expect(124, self.file(TWO_TIERS), "--driver", "--timeout", "0.3", "--", "sleep", "100")
+        self.expect(2, self.file(TWO_TIERS), "--only", "4", "--", "true")
+
+    def test_remote_shell(self):
+        # What mpirun does: options, a host, one string; and a daemon that is to outlive the shell.
+        script = "$MOEPLAN_RSH -x rank3 'uname -n; echo $RANK; setsid sleep 30 >/dev/null 2>&1 &'; sleep 0.2; pgrep -c sleep"
+        out, _ = self.expect(0, self.file(TWO_TIERS), "--only", "0", "--", "sh", "-c", script)
+        self.assertEqual(out.splitlines(), ["rank3", "3", "1"])
 
 
 class NothingIsLeft(Case):

@@ -110,9 +110,9 @@ class Layout(unittest.TestCase):
             ports = [r for r in inspect(topology)["resources"] if not r["is_uplink"]]
             fastest = max(r["bytes_per_s"] for r in ports) * 8
             total = max(sum(r["bytes_per_s"] * 8 for r in ports if r["direction"] == "out" and r["level"] == level) for level in range(4))
-            self.assertTrue(fastest / scale <= 400e6 and total / scale <= 3e9, topology)
+            self.assertTrue(fastest / scale <= 1e9 and total / scale <= 4e9, topology)
             smaller = scale / 2.5
-            self.assertTrue(scale == 1 or fastest / smaller > 400e6 or total / smaller > 3e9, topology)
+            self.assertTrue(scale == 1 or fastest / smaller > 1e9 or total / smaller > 4e9, topology)
             self.assertRegex(str(scale), "^[125]0*$")
 
     def test_a_mesh_limits_every_pair(self):
@@ -145,6 +145,8 @@ class Layout(unittest.TestCase):
         self.assertIn("whole number", self.expect(2, "2:h100", "--scale", "0", "--", "true").stderr)
         self.assertIn("number of seconds", self.expect(2, "2:h100", "--timeout", "soon", "--", "true").stderr)
         self.assertIn("RANK:SIGNAL:SECONDS", self.expect(2, "2:h100", "--inject", "1:NOTHING:1", "--", "true").stderr)
+        self.assertIn("--driver excludes", self.expect(2, "2:h100", "--driver", "--only", "1", "--", "true").stderr)
+        self.assertIn("on every rank", self.expect(2, "2:h100", "--driver", "--log", "x", "--", "true").stderr)
         self.assertIn("no emulated cluster", self.expect(2, "--inside", "--", "true").stderr)
 
     def test_refused_topologies(self):

@@ -28,7 +28,6 @@ class Sender:
         while True:  # the other rank may not listen yet
             self.socket = socket.socket()
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)
             self.socket.bind((address, 0))
             try:
                 self.socket.connect((to, PORT))

@@ -209,7 +209,8 @@ class Cluster:
         with open(os.path.join(STATE, "cluster.json"), encoding="utf-8") as f:
             self.environment = json.load(f)["environment"]
         self.n_ranks = len(self.environment)
-        common = {"MOEPLAN_HOSTS": os.path.join(STATE, "hosts"), "MOEPLAN_CLUSTER": STATE}
+        common = {"MOEPLAN_HOSTS": os.path.join(STATE, "hosts"), "MOEPLAN_CLUSTER": STATE,
+                  "MOEPLAN_RSH": os.path.join(os.path.dirname(os.path.abspath(__file__)), "rsh")}
         if os.path.exists(os.path.join(STATE, "topology.yaml")):
             common["MOEPLAN_TOPOLOGY"] = os.path.join(STATE, "topology.yaml")
         for environment in self.environment:

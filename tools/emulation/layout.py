@@ -25,7 +25,7 @@ class LayoutError(Exception):
 
 
 def automatic_scale(topology):
-    """The smallest 1, 2 or 5 x 10^k for which two cores keep up: no port above 400 Mbit/s, no level above 3 Gbit/s for all its ports."""
+    """The smallest 1, 2 or 5 x 10^k for which two cores keep up: no port above 1 Gbit/s, no level above 4 Gbit/s for all its ports."""
     rates, sums = [], {}
     for resource in topology["resources"]:
         bits = resource["bytes_per_s"] * 8
@@ -33,7 +33,7 @@ def automatic_scale(topology):
             rates.append(bits)
             if resource["direction"] == "out":
                 sums[resource["level"]] = sums.get(resource["level"], 0) + bits
-    need = max([1.0] + [r / 400e6 for r in rates] + [s / 3e9 for s in sums.values()])
+    need = max([1.0] + [r / 1e9 for r in rates] + [s / 4e9 for s in sums.values()])
     decade = 10 ** max(0, math.floor(math.log10(need)))
     return next(k * decade for k in (1, 2, 5, 10, 20) if k * decade >= need * (1 - 1e-9))
 

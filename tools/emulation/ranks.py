@@ -49,6 +49,20 @@ class Stream:
         return bool(data)
 
 
+def terminal_signals(is_interactive):
+    """Those that a terminal sends to the command and to us, and that are not ours to pass on."""
+    return (signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH) if is_interactive and os.isatty(0) else ()
+
+
+def execute(command):
+    """Does not come back, but with an exit code as a shell gives it."""
+    try:
+        os.execvp(command[0], command)
+    except OSError as e:
+        write_all(2, f"emulate: cannot run {command[0]}: {e.strerror}\n".encode())
+        return 126 if os.path.exists(command[0]) else 127
+
+
 def write_all(fd, data):
     view = memoryview(data)
     while view:
@@ -56,10 +70,12 @@ def write_all(fd, data):
 
 
 class Run:
-    """One command on every rank of a cluster (or on those asked for)."""
+    """One command on every rank of a cluster; or, interactively, once: on options.only, or for a driver beside the ranks. That one has our
+    stdin, stdout and stderr, and hears the terminal itself."""
 
     def __init__(self, cluster, command, options):
         self.cluster, self.command, self.options = cluster, command, options
+        self.is_interactive = options.driver or options.only is not None
         self.ranks, self.streams = {}, {}
         self.selector = selectors.DefaultSelector()
         self.signals = []  # that came and were not looked at yet
@@ -89,11 +105,7 @@ class Run:
         if rank is not None:
             self.cluster.enter_rank(rank)
         os.environ.update(self.cluster.common if rank is None else self.cluster.environment[rank])
-        try:
-            os.execvp(self.command[0], self.command)
-        except OSError as e:
-            write_all(2, f"emulate: cannot run {self.command[0]}: {e.strerror}\n".encode())
-        os._exit(127 if not os.path.exists(self.command[0]) else 126)
+        os._exit(execute(self.command))
 
     def _fork(self, rank, out=None, err=None):
         pid = os.fork()
@@ -129,6 +141,8 @@ class Run:
         signal.set_wakeup_fd(self.waker, warn_on_full_buffer=False)
         for s in FORWARDED + ENDING + (signal.SIGCHLD,):
             signal.signal(s, lambda number, _: self.signals.append(number) if number != signal.SIGCHLD else None)
+        for s in terminal_signals(self.is_interactive):
+            signal.signal(s, signal.SIG_IGN)
         self.selector.register(wake, selectors.EVENT_READ, None)
 
     def _send(self, number, ranks=None):
@@ -162,8 +176,9 @@ class Run:
 
     def _time_out(self):
         if any(r.code is None for r in self.ranks.values()):
-            late = [str(r.rank) for r in self.ranks.values() if r.code is None]
-            self.note(f"timeout after {self.options.timeout:g} s: rank{'s' * (len(late) > 1)} {', '.join(late)} still running")
+            late = [str(r.rank) for r in self.ranks.values() if r.code is None and r.rank is not None]
+            who = f"rank{'s' * (len(late) > 1)} {', '.join(late)}" if late else "the command"
+            self.note(f"timeout after {self.options.timeout:g} s: {who} still running")
             self.ended_by = TIMED_OUT if self.ended_by is None else self.ended_by
             self._end()
 
@@ -185,7 +200,8 @@ class Run:
             r.code, r.ended_s, r.cpu_s = exit_code(status), time.monotonic() - self.started, usage.ru_utime + usage.ru_stime
             if r.code != 0 and self.first_failure is None and r.was_told is None:
                 self.first_failure = r
-                self.note(f"rank {r.rank} {outcome(r.code)} after {r.ended_s:.3f} s")
+                if not self.is_interactive:
+                    self.note(f"rank {r.rank} {outcome(r.code)} after {r.ended_s:.3f} s")
                 if not self.options.keep_going:
                     self._at(self.options.grace, self._after_failure)
 
@@ -203,7 +219,10 @@ class Run:
         """The exit code."""
         self.started = time.monotonic()
         self._catch()
-        self._start()
+        if self.is_interactive:
+            self.ranks[self.options.only] = self._fork(self.options.only)
+        else:
+            self._start()
         if self.options.timeout is not None:
             self._at(self.options.timeout, self._time_out)
         for rank, number, delay_s in self.options.inject:
@@ -248,32 +267,6 @@ class Run:
         return {"exit": code, "notes": self.notes,
                 "ranks": [{"rank": r.rank, "exit": r.code, "ended_s": round(r.ended_s, 6), "cpu_s": round(r.cpu_s, 6), "told": r.was_told}
                           for r in self.ranks.values() if r.code is not None]}
-
-
-def run_one(cluster, command, rank, options):
-    """The command once, in a rank's host (None: beside the switch), with our own stdin, stdout and stderr."""
-    run = Run(cluster, command, options)
-    run._catch()
-    only = run.ranks[0] = run._fork(rank)
-    while only.code is None:
-        run._pump(None)
-        while run.signals:
-            number = run.signals.pop(0)
-            try:
-                if number not in (signal.SIGINT, signal.SIGQUIT) or not os.isatty(0):  # a terminal sends those to all of us
-                    os.kill(only.pid, number)
-            except ProcessLookupError:
-                pass
-        while only.code is None:
-            try:
-                pid, status, _ = os.wait4(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if pid == 0:
-                break
-            if pid == only.pid:
-                only.code = exit_code(status)
-    return only.code
 
 
 def complain(text):
