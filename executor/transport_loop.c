@@ -28,6 +28,7 @@ struct rank {
     uint32_t number;
     size_t send, receive;                   /* first of the group that each queue has come to; the end = done */
     size_t send_end, receive_end;           /* behind that group */
+    size_t copy;                            /* the next one */
     size_t n_sends, n_receives;             /* of the group that are still to be done */
     struct ex_end *faulty;                  /* what it sends instead, or NULL */
     bool is_waiting, has_ended, has_copied; /* has_copied: the copies before this stage are done (barriers) */
@@ -149,12 +150,13 @@ static bool wait_until(struct ex_link *l, uint64_t until_ns) {
 
 /* ---- one rank ---- */
 
-static void copy_around(const struct rank *r, uint32_t stage, bool is_before) {
+static void copy_around(struct rank *r, uint32_t stage, bool is_before) {
     const struct ex_script *s = r->run->s;
     uint8_t *block = r->run->link->blocks[r->number];
-    for (size_t i = s->copy_first[r->number]; i < s->copy_first[r->number + 1]; i++)
-        if (s->copies[i].stage == stage && s->copies[i].is_before == is_before)
-            memmove(block + s->copies[i].to_at, block + s->copies[i].from_at, s->copies[i].bytes);
+    for (; r->copy < s->copy_first[r->number + 1] && s->copies[r->copy].stage == stage &&
+           s->copies[r->copy].is_before == is_before;
+         r->copy++)
+        memcpy(block + s->copies[r->copy].to_at, block + s->copies[r->copy].from_at, s->copies[r->copy].bytes);
 }
 
 /* Under the lock, which it lets go while bytes are copied. */
@@ -406,7 +408,8 @@ static enum mp_status loop_run(struct ex_link *l, const struct ex_script *s, str
         goto out;
     }
     for (uint32_t r = 0; r < s->n_ranks; r++) {
-        x.ranks[r] = (struct rank){.run = &x, .number = r, .send = s->send_first[r], .receive = s->receive_first[r]};
+        x.ranks[r] = (struct rank){
+            .run = &x, .number = r, .send = s->send_first[r], .receive = s->receive_first[r], .copy = s->copy_first[r]};
         come_to_sends(&x.ranks[r]);
         come_to_receives(&x.ranks[r]);
         MP_TRY(ex_fault_sends(&x.ranks[r].faulty, &l->world.fault, s, r, err));
