@@ -4,13 +4,13 @@
  *           make of it.
  * Method    per step one row of counts: padded rows, active slots and rows of each GPU, and copies through each
  *           resource; eight steps side by side. A change copies the row, moves the counts of its items, and takes
- *           maxima. Copies per pair move by sums over groups of sources; copies per token (GPU or node) move only for
- * tokens that use a changed item and whose set of GPUs or nodes changes. Dispatch and combine share their counts, since
- * the combine takes the same paths backwards.
+ *           maxima. Copies per pair move by sums over groups of sources; copies per token (GPU or node) are counted
+ *           from sets of tokens as bits: which use an item, which any item of a GPU or node. Dispatch and combine share
+ *           their counts, since the combine takes the same paths backwards.
  * Bound     equal to the simulator with every transfer at its port bound.
  * Differs   replicas only under the rule `even`; p95 is taken layer by layer.
- * Cost      O(steps * (GPUs + resources)) for a change, plus the tokens of its items where copies are counted per
- * token. */
+ * Cost      O(steps * (GPUs + resources)) for a change, plus a 64th of the tokens times the items of the touched GPUs
+ *           where copies are counted per token; tokens of the changed items with coupled sources. */
 #include "layer_cost_parts.h"
 #include <stdlib.h>
 #include <string.h>
@@ -175,13 +175,12 @@ static uint64_t objective_of(struct mp_layer_cost *c, const uint64_t *value) {
     return sum;
 }
 
-/* ---- tokens ---- */
+/* ---- tokens with coupled sources ---- */
 /* In one lane, that of `row`: everything that token t sends, added (n = weight) or taken away (n = -weight). */
 static void add_token(const struct mp_layer_cost *c, uint32_t *row, uint32_t t, const uint16_t *gpu, uint32_t n) {
     const uint16_t *ids = c->ids + (size_t)t * c->top_k;
-    uint32_t src = c->is_coupled ? gpu[c->home[t]] : c->source[t], own = node_of(c, src);
-    if (c->is_coupled)
-        row[(c->source_at + src) * LANES] += n;
+    uint32_t src = gpu[c->home[t]], own = node_of(c, src);
+    row[(c->source_at + src) * LANES] += n;
     if (c->copies == MP_COPY_ALL) {
         for (uint32_t g = 0; g < c->n_gpus; g++)
             if (g != src)
@@ -209,9 +208,102 @@ static void add_token(const struct mp_layer_cost *c, uint32_t *row, uint32_t t, 
     }
 }
 
+/* ---- sets of tokens ---- */
+/* d copies (wrapping) from src to dst, not the same GPU: add_copies on all lanes. */
+INLINE void add_lanes(const struct mp_layer_cost *c, uint32_t *row, uint32_t src, uint32_t dst, lanes d) {
+    const uint32_t L = c->n_levels, n = c->n_gpus, level = level_of(c, src, dst);
+    *lanes_of(row, c->out_at[src * L + level]) += d;
+    *lanes_of(row, c->in_at[dst * L + level]) += d;
+    for (uint32_t l = 0; l < level; l++)
+        if (c->has_uplink[l]) {
+            *lanes_of(row, c->up_out_at[l * n + c->group[src * L + l]]) += d;
+            *lanes_of(row, c->up_in_at[l * n + c->group[dst * L + l]]) += d;
+        }
+    if (c->cell_at != NULL && c->cell_at[src * n + dst] != MP_NONE)
+        *lanes_of(row, c->cell_at[src * n + dst]) += d;
+    if (level > 0)
+        *lanes_of(row, c->inter_at) += d;
+}
+INLINE void add_lanes2(const struct mp_layer_cost *c, uint32_t *row, uint32_t src, uint32_t dst, lanes d) {
+    *lanes_of(row, c->out2_at[src]) += d;
+    *lanes_of(row, c->in2_at[dst]) += d;
+    if (c->cell2_at != NULL && c->cell2_at[src * c->n_gpus + dst] != MP_NONE)
+        *lanes_of(row, c->cell2_at[src * c->n_gpus + dst]) += d;
+}
+
+/* Tokens of a set that come from src. */
+INLINE uint32_t count_from(const struct mp_layer_cost *c, const uint64_t *set, uint32_t src) {
+    if (c->field_bits < 64) {
+        const uint32_t at = src * c->field_bits;
+        return (uint32_t)__builtin_popcountll(set[at / 64] >> at % 64 & ((UINT64_C(1) << c->field_bits) - 1));
+    }
+    uint32_t n = 0;
+    for (uint32_t w = c->word_first[src]; w < c->word_first[src + 1]; w++)
+        n += (uint32_t)__builtin_popcountll(set[w]);
+    return n;
+}
+/* delta[src] of one lane: how many more tokens of each source there are in `is` than in `was` (NULL = none). */
+INLINE void count_delta(const struct mp_layer_cost *c, uint32_t lane, const uint64_t *is, const uint64_t *was) {
+    for (uint32_t src = 0; src < c->n_ranks; src++)
+        c->delta[(size_t)src * LANES + lane] =
+            (count_from(c, is, src) - (was != NULL ? count_from(c, was, src) : 0)) * c->weight[0];
+}
+INLINE void join_set(const struct mp_layer_cost *c, uint64_t *set, const uint64_t *more) {
+    for (uint32_t w = 0; w < c->n_words; w += WORDS)
+        *(words *)(set + w) |= *(const words *)(more + w);
+}
+/* Copies that the tokens of `delta` send because of GPU g, or to node v. */
+INLINE void send_to_gpu(const struct mp_layer_cost *c, uint32_t *row, uint32_t g) {
+    const uint32_t v = node_of(c, g);
+    for (uint32_t src = 0; src < c->n_ranks; src++) {
+        const lanes d = *lanes_in(c->delta, src);
+        if (src == g)
+            continue;
+        if (c->copies != MP_COPY_PER_NODE || node_of(c, src) == v)
+            add_lanes(c, row, src, g, d);
+        else if (c->gate[(size_t)src * c->n_nodes + v] != g)
+            add_lanes2(c, row, c->gate[(size_t)src * c->n_nodes + v], g, d);
+    }
+}
+INLINE void send_to_node(const struct mp_layer_cost *c, uint32_t *row, uint32_t v) {
+    for (uint32_t src = 0; src < c->n_ranks; src++)
+        if (node_of(c, src) != v)
+            add_lanes(c, row, src, c->gate[(size_t)src * c->n_nodes + v], *lanes_in(c->delta, src));
+}
+INLINE uint32_t lanes_used(const struct mp_layer_cost *c, uint32_t b) {
+    return c->n_steps - b * LANES < LANES ? c->n_steps - b * LANES : LANES;
+}
+
+/* Everything that the tokens of block b send in this placement. */
+static void count_sets(const struct mp_layer_cost *c, uint32_t b, const uint16_t *gpu, uint32_t *row) {
+    const size_t I = c->n_items, n = c->n_gpus, W = c->n_words;
+    const uint32_t used = lanes_used(c, b);
+    memset(c->on_gpu + b * LANES * n * W, 0, used * n * W * sizeof *c->on_gpu);
+    memset(c->delta, 0, n * LANES * sizeof *c->delta);
+    for (uint32_t x = 0; x < used; x++)
+        for (size_t s = b * LANES + x, i = 0; i < I; i++)
+            join_set(c, c->on_gpu + (s * n + gpu[i]) * W, c->tokens + (s * I + i) * W);
+    for (uint32_t g = 0; g < n; g++) {
+        for (uint32_t x = 0; x < used; x++)
+            count_delta(c, x, c->on_gpu + ((b * LANES + x) * n + g) * W, NULL);
+        send_to_gpu(c, row, g);
+    }
+    for (uint32_t v = 0; c->copies == MP_COPY_PER_NODE && v < c->n_nodes; v++) {
+        for (uint32_t x = 0; x < used; x++) {
+            memset(c->set[0], 0, W * sizeof *c->set[0]);
+            for (uint32_t g = c->node_first[v]; g < c->node_first[v] + c->node_size[v]; g++)
+                join_set(c, c->set[0], c->on_gpu + ((b * LANES + x) * n + g) * W);
+            count_delta(c, x, c->set[0], NULL);
+        }
+        send_to_node(c, row, v);
+    }
+}
+
 /* Counts of block b, everything anew. */
 static void count_block(const struct mp_layer_cost *c, uint32_t b, const uint16_t *gpu, uint32_t *row) {
     const size_t I = c->n_items, n = c->n_gpus;
+    if (c->tokens != NULL)
+        count_sets(c, b, gpu, row);
     for (size_t i = 0; i < I; i++) {
         const uint32_t g = gpu[i];
         const lanes rows = *lanes_in(c->lane_rows, b * I + i);
@@ -227,7 +319,7 @@ static void count_block(const struct mp_layer_cost *c, uint32_t b, const uint16_
                 if (src != gpu[i] && count[src * LANES] > 0)
                     add_copies(c, row + x, src, gpu[i], count[src * LANES]);
         }
-        for (uint32_t t = c->by_token ? c->step_first[s] : 0; c->by_token && t < c->step_first[s + 1]; t++)
+        for (uint32_t t = c->is_coupled ? c->step_first[s] : 0; c->is_coupled && t < c->step_first[s + 1]; t++)
             add_token(c, row + x, t, gpu, c->weight[s]);
         for (uint32_t src = 0; c->is_coupled && src < n; src++) /* padding */
             row[(c->source_at + src) * LANES + x] += c->source_rows[s * n + src];
@@ -236,6 +328,30 @@ static void count_block(const struct mp_layer_cost *c, uint32_t b, const uint16_
                 if (g != src)
                     add_copies(c, row + x, src, g, c->tokens_of_rank[s * n + src]);
     }
+}
+
+/* What was tried last is forgotten. */
+static void forget(struct mp_layer_cost *c) {
+    for (uint32_t j = 0; j < c->n_moves; j++)
+        c->tried_gpu[c->moves[j].item] = c->gpu[c->moves[j].item];
+    for (uint32_t j = 0; c->is_coupled && j < c->n_moves; j++)
+        c->tag[c->moves[j].item] = 0;
+    for (uint32_t k = 0; c->place != NULL && k < c->n_touched; k++)
+        c->place[c->touched[k]] = 0;
+    c->n_moves = c->n_touched = 0;
+}
+
+/* items of each GPU */
+static void list_items(struct mp_layer_cost *c) {
+    if (c->tokens == NULL)
+        return;
+    memset(c->items_first, 0, (c->n_gpus + 2) * sizeof *c->items_first);
+    for (uint32_t i = 0; i < c->n_items; i++)
+        c->items_first[c->gpu[i] + 2]++;
+    for (uint32_t g = 1; g < c->n_gpus + 2; g++)
+        c->items_first[g] += c->items_first[g - 1];
+    for (uint32_t i = 0; i < c->n_items; i++)
+        c->items[c->items_first[c->gpu[i] + 1]++] = i;
 }
 
 void mp_layer_cost_set(struct mp_layer_cost *c, const uint16_t *gpu) {
@@ -254,7 +370,8 @@ void mp_layer_cost_set(struct mp_layer_cost *c, const uint16_t *gpu) {
     c->n_work += (uint64_t)c->n_steps * (c->width + I * (c->lane_count != NULL ? n : 1)) +
                  (c->by_token ? (uint64_t)c->step_first[c->n_steps] * c->top_k * 8 : 0);
     c->now = objective_of(c, c->base_value);
-    c->n_moves = 0;
+    forget(c);
+    list_items(c);
 }
 
 /* ---- a change ---- */
@@ -295,77 +412,52 @@ INLINE void move_pairs(const struct mp_layer_cost *c, uint32_t *row, const uint3
 #undef COUNT
 }
 
-struct change {
-    uint32_t n_gpus, gpus[MP_LAYER_MOVES_MAX]; /* touched */
-};
-
-/* tag of an item: bits 0-7 which touched GPU it was on, 8-15 which touched GPU's node; 16-31 the same after the
- * change; 32 + j: it is moved item j. */
-static void set_tags(struct mp_layer_cost *c, const struct change *x) {
-    for (uint32_t i = 0; i < c->n_items; i++) {
-        uint64_t tag = 0;
-        uint32_t was = c->gpu[i], is = c->tried_gpu[i], was_node = node_of(c, was), is_node = node_of(c, is);
-        for (uint32_t k = 0; k < x->n_gpus; k++) {
-            uint32_t g = x->gpus[k], v = node_of(c, g);
-            tag |= (uint64_t)(was == g) << k | (uint64_t)(was_node == v) << (8 + k) | (uint64_t)(is == g) << (16 + k) |
-                   (uint64_t)(is_node == v) << (24 + k);
+/* In block b: what tokens send because of the touched GPUs and their nodes, after less before. */
+INLINE void move_sets(struct mp_layer_cost *c, uint32_t b, uint32_t *row) {
+    const size_t I = c->n_items, n = c->n_gpus, W = c->n_words;
+    const uint32_t used = lanes_used(c, b);
+    for (uint32_t lane = used; lane < LANES; lane++)
+        for (uint32_t src = 0; src < n; src++)
+            c->delta[(size_t)src * LANES + lane] = 0;
+    for (uint32_t k = 0; k < c->n_touched; k++) {
+        const uint32_t g = c->touched[k];
+        for (uint32_t lane = 0; lane < used; lane++) {
+            const size_t s = b * LANES + lane;
+            uint64_t *set = c->tried_on_gpu + (s * MP_LAYER_MOVES_MAX + k) * W;
+            const uint64_t *tokens = c->tokens + s * I * W;
+            memset(set, 0, W * sizeof *set);
+            for (uint32_t i = c->items_first[g]; i < c->items_first[g + 1]; i++)
+                if (c->tried_gpu[c->items[i]] == g)
+                    join_set(c, set, tokens + c->items[i] * W);
+            for (uint32_t j = 0; j < c->n_moves; j++)
+                if (c->moves[j].gpu == g)
+                    join_set(c, set, tokens + c->moves[j].item * W);
+            count_delta(c, lane, set, c->on_gpu + (s * n + g) * W);
         }
-        c->tag[i] = tag;
+        send_to_gpu(c, row, g);
     }
-    for (uint32_t j = 0; j < c->n_moves; j++)
-        c->tag[c->moves[j].item] |= UINT64_C(1) << (32 + j);
-    c->tag[c->n_items] = 0;
-    c->n_work += 2 * c->n_items;
-}
-
-/* In one lane, that of `row`: token t, whose set of touched GPUs or nodes differs. */
-static void move_token(const struct mp_layer_cost *c, uint32_t *row, uint32_t t, uint64_t tags, const struct change *x,
-                       uint32_t weight) {
-    const uint32_t src = c->source[t], own = node_of(c, src);
-    uint32_t gone = (uint32_t)(tags & ~(tags >> 16)) & 0xff, come = (uint32_t)(tags >> 16 & ~tags) & 0xff;
-    for (uint32_t left = gone | come; left != 0; left &= left - 1) {
-        uint32_t k = (uint32_t)__builtin_ctz(left), g = x->gpus[k], v = node_of(c, g);
-        uint32_t n = (gone >> k & 1) != 0 ? 0 - weight : weight;
-        if (g == src)
+    for (uint32_t k = 0; c->copies == MP_COPY_PER_NODE && k < c->n_touched; k++) {
+        const uint32_t v = node_of(c, c->touched[k]), end = c->node_first[v] + c->node_size[v];
+        bool is_first = true, is_alone = true; /* of its node; while everything stays in one node, no node changes */
+        for (uint32_t i = 0; i < c->n_touched; i++) {
+            is_first &= i >= k || node_of(c, c->touched[i]) != v;
+            is_alone &= node_of(c, c->touched[i]) == v;
+        }
+        if (!is_first || is_alone)
             continue;
-        if (c->copies != MP_COPY_PER_NODE || v == own) {
-            add_copies(c, row, src, g, n);
-        } else {
-            uint32_t gate = gateway(c, src, v);
-            if (gate != g)
-                add_copies2(c, row, gate, g, n);
+        for (uint32_t lane = 0; lane < used; lane++) {
+            const size_t s = b * LANES + lane;
+            const uint64_t *tried = c->tried_on_gpu + s * MP_LAYER_MOVES_MAX * W;
+            memset(c->set[0], 0, W * sizeof *c->set[0]);
+            memset(c->set[1], 0, W * sizeof *c->set[1]);
+            for (uint32_t g = c->node_first[v]; g < end; g++) {
+                const uint64_t *was = c->on_gpu + (s * n + g) * W;
+                join_set(c, c->set[0], was);
+                join_set(c, c->set[1], c->place[g] > 0 ? tried + (c->place[g] - 1) * W : was);
+            }
+            count_delta(c, lane, c->set[1], c->set[0]);
         }
-    }
-    if (c->copies != MP_COPY_PER_NODE)
-        return;
-    gone = (uint32_t)(tags >> 8 & ~(tags >> 24)) & 0xff;
-    come = (uint32_t)(tags >> 24 & ~(tags >> 8)) & 0xff;
-    for (uint32_t left = gone | come; left != 0; left &= left - 1) {
-        uint32_t k = (uint32_t)__builtin_ctz(left), v = node_of(c, x->gpus[k]);
-        bool is_first = true; /* touched GPUs of one node share their bit's meaning */
-        for (uint32_t i = 0; i < k; i++)
-            is_first &= node_of(c, x->gpus[i]) != v;
-        if (is_first && v != own)
-            add_copies(c, row, src, gateway(c, src, v), (gone >> k & 1) != 0 ? 0 - weight : weight);
-    }
-}
-
-static void move_tokens(struct mp_layer_cost *c, uint32_t *row, uint32_t s, const struct change *x) {
-    const uint32_t k = c->top_k;
-    for (uint32_t j = 0; j < c->n_moves; j++) {
-        size_t cell = (size_t)s * c->n_items + c->moves[j].item;
-        const uint64_t earlier = ((UINT64_C(1) << j) - 1) << 32;
-        for (uint32_t a = c->token_first[cell]; a < c->token_first[cell + 1]; a++) {
-            uint32_t t = c->token_of[a];
-            const uint16_t *ids = c->ids + (size_t)t * k;
-            uint64_t tags = 0;
-            for (uint32_t i = 0; i < k; i++)
-                tags |= c->tag[ids[i]];
-            if ((tags & earlier) != 0 || ((tags ^ tags >> 16) & 0xffff) == 0)
-                continue;
-            move_token(c, row, t, tags, x, c->weight[s]);
-        }
-        c->step_work[s] += (uint64_t)(c->token_first[cell + 1] - c->token_first[cell]) * (4 + k / 2);
+        send_to_node(c, row, v);
     }
 }
 
@@ -373,7 +465,7 @@ static void move_tokens(struct mp_layer_cost *c, uint32_t *row, uint32_t s, cons
 static void move_coupled(struct mp_layer_cost *c, uint32_t *row, uint32_t s) {
     for (uint32_t j = 0; j < c->n_moves; j++) {
         size_t cell = (size_t)s * c->n_items + c->moves[j].item;
-        const uint64_t earlier = ((UINT64_C(1) << j) - 1) << 32, here = UINT64_C(1) << (32 + j);
+        const uint64_t earlier = (UINT64_C(1) << j) - 1, here = UINT64_C(1) << j;
         for (int is_home = 0; is_home < 2; is_home++) {
             const uint32_t *first = is_home ? c->home_first : c->token_first, *of = is_home ? c->home_of : c->token_of;
             for (uint32_t a = first[cell]; a < first[cell + 1]; a++) {
@@ -393,7 +485,7 @@ static void move_coupled(struct mp_layer_cost *c, uint32_t *row, uint32_t s) {
     }
 }
 
-INLINE void try_block(struct mp_layer_cost *c, uint32_t b, const struct change *x) {
+INLINE void try_block(struct mp_layer_cost *c, uint32_t b) {
     const size_t I = c->n_items, n = c->n_gpus;
     const struct mp_item_move *moves = c->moves;
     uint32_t *row = c->work + (size_t)b * c->width * LANES;
@@ -423,64 +515,64 @@ INLINE void try_block(struct mp_layer_cost *c, uint32_t b, const struct change *
                     move_pairs(c, row, count + moves[j].item * each, c->no_count, c->gpu[moves[j].item], moves[j].gpu);
         }
     }
-    for (uint32_t k = 0; c->by_token && k < LANES && b * LANES + k < c->n_steps; k++) {
-        c->step_work[b * LANES + k] = 0;
+    if (c->tokens != NULL)
+        move_sets(c, b, row);
+    for (uint32_t k = 0; c->by_token && k < lanes_used(c, b); k++) {
+        const size_t s = b * LANES + k;
+        c->step_work[s] = 0;
+        for (uint32_t j = 0; c->tokens != NULL && j < c->n_moves; j++)
+            c->step_work[s] += (uint64_t)c->kept[s * I + moves[j].item] * (4 + c->top_k / 2);
         if (c->is_coupled)
-            move_coupled(c, row + k, b * LANES + k);
-        else
-            move_tokens(c, row + k, b * LANES + k, x);
+            move_coupled(c, row + k, (uint32_t)s);
     }
     uint64_t *compute = c->compute + b * n * LANES;
     memcpy(compute, c->base_compute + b * n * LANES, n * LANES * sizeof *compute);
-    for (uint32_t k = 0; k < x->n_gpus; k++)
-        compute_gpu(c, x->gpus[k], row, compute);
+    for (uint32_t k = 0; k < c->n_touched; k++)
+        compute_gpu(c, c->touched[k], row, compute);
     time_block(c, b, row, compute, c->ns, c->value);
 }
 
 /* Blocks [from, to). */
-INLINE void try_blocks(struct mp_layer_cost *c, uint32_t from, uint32_t to, const struct change *x) {
+INLINE void try_blocks(struct mp_layer_cost *c, uint32_t from, uint32_t to) {
     for (uint32_t b = from; b < to; b++)
-        try_block(c, b, x);
+        try_block(c, b);
 }
-static void try_anywhere(struct mp_layer_cost *c, uint32_t from, uint32_t to, const struct change *x) {
-    try_blocks(c, from, to, x);
-}
+static void try_anywhere(struct mp_layer_cost *c, uint32_t from, uint32_t to) { try_blocks(c, from, to); }
 #if defined(__x86_64__)
-static __attribute__((target("avx2"))) void try_with_avx2(struct mp_layer_cost *c, uint32_t from, uint32_t to,
-                                                          const struct change *x) {
-    try_blocks(c, from, to, x);
+static __attribute__((target("avx2,popcnt"))) void try_with_avx2(struct mp_layer_cost *c, uint32_t from, uint32_t to) {
+    try_blocks(c, from, to);
 }
 #else
 #define try_with_avx2 try_anywhere
 #endif
 
-static void touch(struct change *x, uint32_t gpu) {
-    for (uint32_t k = 0; k < x->n_gpus; k++)
-        if (x->gpus[k] == gpu)
+static void touch(struct mp_layer_cost *c, uint32_t gpu) {
+    for (uint32_t k = 0; k < c->n_touched; k++)
+        if (c->touched[k] == gpu)
             return;
-    if (x->n_gpus < MP_LAYER_MOVES_MAX)
-        x->gpus[x->n_gpus++] = gpu;
+    if (c->n_touched < MP_LAYER_MOVES_MAX)
+        c->touched[c->n_touched++] = gpu;
+    if (c->place != NULL)
+        c->place[gpu] = (uint8_t)c->n_touched;
 }
-
 uint64_t mp_layer_cost_try(struct mp_layer_cost *c, const struct mp_item_move *moves, uint32_t n, bool is_race) {
-    struct change x = {0};
     uint64_t before = 0, after = 0;
-    for (uint32_t j = 0; j < c->n_moves; j++) /* what was tried last and not kept */
-        c->tried_gpu[c->moves[j].item] = c->gpu[c->moves[j].item];
+    forget(c);
     c->n_moves = n < 2 * MP_LAYER_MOVES_MAX ? n : 2 * MP_LAYER_MOVES_MAX;
     for (uint32_t j = 0; j < c->n_moves; j++) {
         c->moves[j] = moves[j];
-        touch(&x, c->gpu[moves[j].item]);
-        touch(&x, moves[j].gpu);
+        touch(c, c->gpu[moves[j].item]);
+        touch(c, moves[j].gpu);
         c->tried_gpu[moves[j].item] = moves[j].gpu;
+        if (c->is_coupled)
+            c->tag[moves[j].item] = UINT64_C(1) << j;
     }
-    if (c->by_token)
-        set_tags(c, &x);
+    c->n_work += c->by_token ? 2 * c->n_items : 0;
     is_race &= c->objective != MP_OBJECTIVE_P95 && c->n_steps >= 16;
     uint32_t n_done = 0, n_blocks = 0; /* steps, blocks */
     for (uint32_t part = is_race ? 8 : 1; part > 0; part /= 2) {
         const uint32_t until = c->n_steps / part, blocks = (until + LANES - 1) / LANES;
-        (c->has_avx2 ? try_with_avx2 : try_anywhere)(c, n_blocks, blocks, &x);
+        (c->has_avx2 ? try_with_avx2 : try_anywhere)(c, n_blocks, blocks);
         n_blocks = blocks;
         for (; n_done < until; n_done++) {
             before += c->base_value[n_done];
@@ -511,7 +603,12 @@ void mp_layer_cost_keep(struct mp_layer_cost *c) {
     c->value = value;
     for (uint32_t j = 0; j < c->n_moves; j++)
         c->gpu[c->moves[j].item] = c->tried_gpu[c->moves[j].item];
-    c->n_moves = 0;
+    for (size_t s = 0; c->tokens != NULL && s < c->n_steps; s++)
+        for (uint32_t k = 0; k < c->n_touched; k++)
+            memcpy(c->on_gpu + (s * c->n_gpus + c->touched[k]) * c->n_words,
+                   c->tried_on_gpu + (s * MP_LAYER_MOVES_MAX + k) * c->n_words, c->n_words * sizeof *c->on_gpu);
+    list_items(c);
+    forget(c);
     c->now = c->tried;
 }
 

@@ -103,6 +103,7 @@ static enum mp_status lay_out(struct mp_layer_cost *c, struct mp_error *err) {
         c->sum_at[l] = c->n_counts;
         c->n_counts += t->levels[l].n_groups;
     }
+    c->n_nodes = t->levels[0].n_groups;
     for (uint32_t g = 0; g < n; g++) {
         uint32_t node = node_of(c, g);
         c->node_first[node] = c->group_first[g * L];
@@ -221,6 +222,58 @@ static enum mp_status read_counts(struct mp_layer_cost *c, const struct replicas
     return MP_OK;
 }
 
+/* Room for the sets of every step's kept tokens: every `every`-th. */
+static enum mp_status lay_out_sets(struct mp_layer_cost *c, const struct mp_layer_cost_spec *s, uint32_t every,
+                                   struct mp_error *err) {
+    const struct mp_workload *w = s->problem->workload;
+    const size_t S = c->n_steps, I = c->n_items, n = c->n_gpus;
+    uint32_t *most = mp_arena_alloc(c->arena, n, sizeof *most), all = 1;
+    c->delta = mp_arena_alloc(c->arena, n * LANES, sizeof *c->delta);
+    c->word_first = mp_arena_alloc(c->arena, n + 1, sizeof *c->word_first);
+    if (most == NULL || c->delta == NULL || c->word_first == NULL)
+        return mp_nomem(err, "the tokens of a layer");
+    for (uint32_t i = 0; i < S; i++) {
+        const struct mp_step *st = &w->steps[step_at(c, s, i)];
+        memset(c->delta, 0, n * sizeof *c->delta);
+        for (uint32_t k = 0; k < st->n; k += every) {
+            const uint32_t src = st->source[k], count = ++c->delta[src];
+            most[src] = count > most[src] ? count : most[src];
+            all = count > all ? count : all;
+        }
+    }
+    memset(c->delta, 0, n * sizeof *c->delta);
+    c->field_bits = 1;
+    while (c->field_bits < all && c->field_bits < 64)
+        c->field_bits *= 2;
+    for (uint32_t src = 0; src < n; src++)
+        c->word_first[src + 1] = c->word_first[src] + (uint32_t)mp_ceil_div(most[src], 64);
+    c->n_words = c->field_bits == 64 ? c->word_first[n] : (uint32_t)mp_ceil_div(n * c->field_bits, 64);
+    c->n_words = (uint32_t)mp_ceil_div(c->n_words > 0 ? c->n_words : 1, WORDS) * WORDS;
+    c->tokens = mp_arena_alloc(c->arena, S * I * c->n_words, sizeof *c->tokens);
+    c->on_gpu = mp_arena_alloc(c->arena, S * n * c->n_words, sizeof *c->on_gpu);
+    c->tried_on_gpu = mp_arena_alloc(c->arena, S * MP_LAYER_MOVES_MAX * c->n_words, sizeof *c->tried_on_gpu);
+    c->kept = mp_arena_alloc(c->arena, S * I, sizeof *c->kept);
+    c->items_first = mp_arena_alloc(c->arena, n + 2, sizeof *c->items_first);
+    c->items = mp_arena_alloc(c->arena, I, sizeof *c->items);
+    c->place = mp_arena_alloc(c->arena, n, sizeof *c->place);
+    for (int k = 0; k < 2; k++)
+        c->set[k] = mp_arena_alloc(c->arena, c->n_words, sizeof *c->set[k]);
+    c->gate = mp_arena_alloc(c->arena, n * c->n_nodes, sizeof *c->gate);
+    if (c->tokens == NULL || c->on_gpu == NULL || c->tried_on_gpu == NULL || c->kept == NULL ||
+        c->items_first == NULL || c->items == NULL || c->set[0] == NULL || c->set[1] == NULL || c->place == NULL ||
+        c->gate == NULL)
+        return mp_nomem(err, "the tokens of a layer");
+    for (size_t src = 0; src < n; src++)
+        for (size_t v = 0; v < c->n_nodes; v++)
+            c->gate[src * c->n_nodes + v] = c->node_first[v] + c->index_in_node[src] % c->node_size[v];
+    return MP_OK;
+}
+/* The bit of the step's next kept token from src; delta counts them. */
+static size_t next_bit(struct mp_layer_cost *c, uint32_t src) {
+    const size_t k = c->delta[src]++;
+    return c->field_bits == 64 ? (size_t)c->word_first[src] * 64 + k : (size_t)src * c->field_bits + k;
+}
+
 static enum mp_status read_tokens(struct mp_layer_cost *c, const struct replicas *r, const struct mp_layer_cost_spec *s,
                                   struct mp_error *err) {
     const struct mp_workload *w = s->problem->workload;
@@ -235,21 +288,25 @@ static enum mp_status read_tokens(struct mp_layer_cost *c, const struct replicas
     for (uint32_t i = 0; i < c->n_steps; i++)
         n_kept += mp_ceil_div(w->steps[step_at(c, s, i)].n, every);
     if (c->by_token) {
-        c->ids = mp_arena_alloc(c->arena, n_kept * c->top_k, sizeof *c->ids);
-        c->source = mp_arena_alloc(c->arena, n_kept, sizeof *c->source);
-        c->home = c->is_coupled ? mp_arena_alloc(c->arena, n_kept, sizeof *c->home) : NULL;
         c->step_first = mp_arena_alloc(c->arena, c->n_steps + 1, sizeof *c->step_first);
         c->weight = mp_arena_alloc(c->arena, c->n_steps, sizeof *c->weight);
+        if (c->step_first == NULL || c->weight == NULL)
+            return mp_nomem(err, "the tokens of a layer");
+    }
+    if (c->is_coupled) {
+        c->ids = mp_arena_alloc(c->arena, n_kept * c->top_k, sizeof *c->ids);
+        c->home = mp_arena_alloc(c->arena, n_kept, sizeof *c->home);
         c->token_first = mp_arena_alloc(c->arena, (size_t)c->n_steps * c->n_items + 2, sizeof *c->token_first);
         c->token_of = mp_arena_alloc(c->arena, n_kept * c->top_k, sizeof *c->token_of);
-        if (c->is_coupled) {
-            c->home_first = mp_arena_alloc(c->arena, (size_t)c->n_steps * c->n_items + 2, sizeof *c->home_first);
-            c->home_of = mp_arena_alloc(c->arena, n_kept, sizeof *c->home_of);
-        }
-        if (c->ids == NULL || c->source == NULL || (c->is_coupled && c->home == NULL) || c->step_first == NULL ||
-            c->weight == NULL || c->token_first == NULL || c->token_of == NULL ||
-            (c->is_coupled && (c->home_first == NULL || c->home_of == NULL)))
+        c->home_first = mp_arena_alloc(c->arena, (size_t)c->n_steps * c->n_items + 2, sizeof *c->home_first);
+        c->home_of = mp_arena_alloc(c->arena, n_kept, sizeof *c->home_of);
+        if (c->ids == NULL || c->home == NULL || c->token_first == NULL || c->token_of == NULL ||
+            c->home_first == NULL || c->home_of == NULL)
             return mp_nomem(err, "the tokens of a layer");
+    } else if (c->by_token) {
+        enum mp_status status = lay_out_sets(c, s, (uint32_t)every, err);
+        if (status != MP_OK)
+            return status;
     }
     uint32_t token = 0;
     for (uint32_t i = 0; i < c->n_steps; i++) {
@@ -263,45 +320,53 @@ static enum mp_status read_tokens(struct mp_layer_cost *c, const struct replicas
             uint32_t n = mp_trace_row(t, c->layer, st->row[k], ids), src = st->source[k];
             bool is_kept = c->by_token && k % every == 0;
             c->tokens_of_rank[(size_t)i * c->n_gpus + src]++;
+            const size_t bit = is_kept && !c->is_coupled ? next_bit(c, src) : 0;
             for (uint32_t j = 0; j < n; j++) {
                 uint32_t item = item_of(r, c->layer, ids[j], hash);
                 size_t cell = (size_t)i * c->n_items + item;
                 c->rows[cell]++;
                 if (c->count != NULL)
                     c->count[cell * c->n_gpus + src]++;
-                if (is_kept) {
-                    c->ids[(size_t)token * c->top_k + j] = (uint16_t)item;
-                    c->token_first[cell + 2]++;
+                if (!is_kept)
+                    continue;
+                if (!c->is_coupled) {
+                    c->tokens[cell * c->n_words + bit / 64] |= UINT64_C(1) << bit % 64;
+                    c->kept[cell]++;
+                    continue;
                 }
+                c->ids[(size_t)token * c->top_k + j] = (uint16_t)item;
+                c->token_first[cell + 2]++;
             }
             if (!is_kept)
                 continue;
-            for (uint32_t j = n; j < c->top_k; j++)
-                c->ids[(size_t)token * c->top_k + j] = (uint16_t)c->n_items;
-            c->source[token] = (uint16_t)src;
             if (c->is_coupled) {
+                for (uint32_t j = n; j < c->top_k; j++)
+                    c->ids[(size_t)token * c->top_k + j] = (uint16_t)c->n_items;
                 c->home[token] = (uint16_t)item_of(r, c->layer, (uint32_t)(st->row[k] % t->n_experts), hash);
                 c->home_first[(size_t)i * c->n_items + c->home[token] + 2]++;
             }
             token++;
         }
+        for (uint32_t src = 0; c->n_words > 0 && src < c->n_gpus; src++)
+            c->delta[src] = 0;
         for (uint32_t g = 0; g < w->n_ranks; g++)
             c->source_rows[(size_t)i * c->n_gpus + g] = st->padding != NULL ? st->padding[g] : 0;
     }
     if (!c->by_token)
         return MP_OK;
     c->step_first[c->n_steps] = token;
+    if (!c->is_coupled)
+        return MP_OK;
     size_t cells = (size_t)c->n_steps * c->n_items;
     for (size_t i = 1; i < cells + 2; i++)
         c->token_first[i] += c->token_first[i - 1];
-    for (size_t i = 1; c->is_coupled && i < cells + 2; i++)
+    for (size_t i = 1; i < cells + 2; i++)
         c->home_first[i] += c->home_first[i - 1];
     for (uint32_t i = 0; i < c->n_steps; i++)
         for (uint32_t k = c->step_first[i]; k < c->step_first[i + 1]; k++) {
             for (uint32_t j = 0; j < c->top_k && c->ids[(size_t)k * c->top_k + j] < c->n_items; j++)
                 c->token_of[c->token_first[(size_t)i * c->n_items + c->ids[(size_t)k * c->top_k + j] + 1]++] = k;
-            if (c->is_coupled)
-                c->home_of[c->home_first[(size_t)i * c->n_items + c->home[k] + 1]++] = k;
+            c->home_of[c->home_first[(size_t)i * c->n_items + c->home[k] + 1]++] = k;
         }
     return MP_OK;
 }
@@ -492,7 +557,7 @@ enum mp_status mp_layer_cost_new(struct mp_layer_cost **out, const struct mp_lay
                                 .dispatch_bytes = m->dispatch_bytes,
                                 .combine_bytes = m->combine_bytes};
 #if defined(__x86_64__)
-    c->has_avx2 = __builtin_cpu_supports("avx2");
+    c->has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt");
 #endif
     c->by_token = c->is_coupled || c->copies == MP_COPY_PER_NODE || c->copies == MP_COPY_PER_GPU;
     if (c->by_token && c->is_counts) {

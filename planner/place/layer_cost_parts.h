@@ -11,6 +11,8 @@
  * step; what is left of the last block is steps without tokens. */
 #define LANES 8u
 typedef uint32_t lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint64_t words __attribute__((vector_size(32), aligned(8), may_alias));
+#define WORDS 4u
 typedef int32_t signed_lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 /* Division by a number that stays, of anything below 2^63: 2 * ceil(2^(63 + shift) / by) / 2^(64 + shift) is close
@@ -71,9 +73,24 @@ struct mp_layer_cost {
                                                        [n_items][n_counts][LANES]: by source, then sums over groups;
                                                        NULL where copies are counted per token */
     uint32_t *no_count;                             /* [n_counts][LANES] zero */
-    uint32_t *token_first, *token_of;               /* tokens of [step][item]: [n_steps * n_items + 1], ascending */
-    uint32_t *home_first, *home_of;                 /* coupled sources: the same by the item a token starts at */
-    uint16_t *ids, *source, *home;      /* of a token: items [top_k] (n_items = unused), rank, item it starts at */
+    /* Copies per GPU or node, sources that stay: sets of tokens as bits. Those of source r are field_bits bits from
+     * field_bits * r on; where that is 64, the words [word_first[r], word_first[r + 1]). */
+    uint32_t n_words, field_bits, *word_first; /* n_words: of a set, a multiple of WORDS */
+    uint64_t *tokens;                          /* [n_steps][n_items][n_words] that use the item */
+    uint64_t *on_gpu, *tried_on_gpu;           /* [n_steps][n_gpus][n_words] that use any item there; [n_steps]
+                                                  [MP_LAYER_MOVES_MAX][n_words] of the touched GPUs after the change */
+    uint64_t *set[2];                          /* [n_words] scratch */
+    uint32_t *kept;                            /* [n_steps][n_items] tokens in the set */
+    uint32_t *delta;                           /* [n_gpus][LANES] scratch: by source */
+    uint32_t *gate;                            /* [n_gpus][n_nodes] through which a source reaches a node */
+    uint32_t *items_first, *items;             /* [n_gpus + 2], [n_items] of each GPU in the placement */
+    uint8_t *place;                            /* [n_gpus] 1 + which of the touched GPUs it is, or 0 */
+    uint32_t n_nodes;
+
+    /* Coupled sources. */
+    uint32_t *token_first, *token_of;   /* tokens of [step][item]: [n_steps * n_items + 1], ascending */
+    uint32_t *home_first, *home_of;     /* the same by the item a token starts at */
+    uint16_t *ids, *home;               /* of a token: items [top_k] (n_items = unused), item it starts at */
     uint32_t *step_first;               /* [n_steps + 1] tokens */
     uint32_t *weight;                   /* [n_steps] tokens that one kept token stands for */
     uint32_t *source_rows;              /* [n_steps][n_gpus] coupled: padding only */
@@ -92,10 +109,10 @@ struct mp_layer_cost {
     uint64_t *step_work;              /* [n_blocks * LANES] of the change at hand: operations on tokens */
     uint32_t *order;                  /* [n_steps] */
     uint64_t *given_ns;               /* [n_steps] base_ns as the steps were given */
-    uint64_t *tag;                    /* [n_items + 1] */
+    uint64_t *tag;                    /* [n_items + 1] coupled sources; bit j: it is moved item j */
     uint64_t now, tried, n_work;
     struct mp_item_move moves[2 * MP_LAYER_MOVES_MAX];
-    uint32_t n_moves;
+    uint32_t n_moves, n_touched, touched[MP_LAYER_MOVES_MAX]; /* GPUs */
     bool has_avx2;
 };
 
