@@ -235,6 +235,12 @@ static enum mp_status fill_provenance(struct mp_plan *p, const struct run *run, 
     v->has_workload = !r->is_trial; /* a trial claims nothing */
     if (r->given != NULL)
         v->strategy = v->place = keep(p, r->given_name, &is_full);
+    if (r->together != NULL) {
+        p->together = *r->together;
+        p->together.is_present = true;
+        p->together.other_trace_sha256 = keep(p, r->together->other_trace_sha256, &is_full);
+        p->together.other_model_sha256 = keep(p, r->together->other_model_sha256, &is_full);
+    }
     if (r->n_colocations > 0) {
         struct mp_colocation *pairs = mp_arena_alloc(p->arena, r->n_colocations, sizeof *pairs);
         is_full |= pairs == NULL;
@@ -272,6 +278,8 @@ enum mp_status mp_plan_make(struct mp_plan **out, const struct mp_plan_request *
     MP_TRY(mp_problem_check(&run.problem, run.arena, outcome, err));
     if (*outcome != MP_FOUND)
         goto out;
+    if (request->gpu_slots != NULL)
+        run.problem.gpu_slots = request->gpu_slots;
     if (run.recipe->place == NULL)
         MP_TRY(mp_auto_choose(&run.combination, &plan, request, &run.problem, &budget, &run.work, &run.selected_on,
                               &run.stopped_by, outcome, err));

@@ -83,13 +83,14 @@ enum mp_status mp_coloc_evaluate(struct mp_coloc_times *out, const struct mp_col
 /* The extension point: planner/coloc_<name>.c, one word in planner/meson.build. */
 struct mp_coloc_strategy {
     const char *name, *summary, *reference;
+    bool is_apart; /* no GPU has experts of both models; then one may have as many as half of the GPUs have to hold */
     enum mp_status (*solve)(const struct mp_coloc_problem *in, struct mp_coloc_plan *out, enum mp_outcome *outcome,
                             struct mp_error *err);
 };
 const struct mp_coloc_strategy *mp_coloc_strategy_at(uint32_t i); /* NULL past the last */
 const struct mp_coloc_strategy *mp_coloc_strategy_find(const char *name);
-/* Runs a strategy and checks what it made: every expert on one GPU, no GPU over its slots. The caller frees *out.
- * NOT_APPLICABLE and NOT_FOUND: *out NULL, err->message says why (status MP_OK then). */
+/* Runs a strategy and checks what it made: every expert on one GPU, no GPU over its slots (or apart, as above). The
+ * caller frees *out. NOT_APPLICABLE and NOT_FOUND: *out NULL, err->message says why (status MP_OK then). */
 enum mp_status mp_coloc_solve(struct mp_coloc_plan **out, const struct mp_coloc_strategy *s,
                               const struct mp_coloc_problem *in, enum mp_outcome *outcome,
                               struct mp_error *err) MP_MUST_CHECK;

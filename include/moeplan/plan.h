@@ -92,10 +92,15 @@ struct mp_plan_sample { /* one sampled planning step, recomputed by the verifier
     uint64_t step_ns, dispatch_ns, compute_ns, combine_ns;
 };
 
-/* Two models on one cluster: expert `expert_b` of the second plan's layer shares a GPU with expert_a. For later work.
- */
+/* Two models on one cluster: expert `expert_b` of the other plan's layer shares a GPU with expert_a. */
 struct mp_colocation {
     uint32_t layer, expert_a, expert_b, gpu;
+};
+/* Of a plan that is one of two: which, who the other is, and what a step of both takes (docs/COLOCATION.md part 6). */
+struct mp_plan_together {
+    bool is_present, is_second;
+    const char *other_trace_sha256, *other_model_sha256;
+    uint64_t timeline_ns, closed_form_ns; /* both planning data's mean steps, summed over layers */
 };
 /* Training sections (chunk size, priorities, bucket order). For later work: read, kept, written, checked for range. */
 struct mp_plan_training {
@@ -139,6 +144,7 @@ struct mp_plan {
     uint32_t n_orders, n_colocations, n_certificates, n_samples;
     const struct mp_order *orders;
     const struct mp_colocation *colocations;
+    struct mp_plan_together together;
     struct mp_certificate *certificates;
     struct mp_plan_sample *samples;
     struct mp_plan_training training;

@@ -177,6 +177,8 @@ struct mp_plan_request {
     bool given_is_stopped;                   /* and whether work_limit ended it */
     const struct mp_colocation *colocations; /* recorded in the plan */
     uint32_t n_colocations;
+    const struct mp_plan_together *together; /* the same; NULL = the plan is not one of two */
+    const uint32_t *gpu_slots;               /* [n_gpus] slots of each GPU in place of slots_per_gpu; NULL = not */
 };
 /* Runs the stages, simulates on the planning steps, fills in evidence, samples, certificates and provenance, and has
  * the verifier accept the plan; nothing unverified leaves this function. outcome NOT_FOUND: infeasible, err->message

@@ -58,6 +58,16 @@ enum mp_status mp_plan_verify(struct mp_verify_report **out, const struct mp_pla
 enum mp_status mp_plan_verify_thoroughly(struct mp_verify_report **out, const struct mp_plan *plan,
                                          const struct mp_trace *trace, const struct mp_topology *topology,
                                          const struct mp_model *model, struct mp_error *err) MP_MUST_CHECK;
+/* Two plans of two models on the same GPUs, each accepted by itself beforehand: do the two belong together, are their
+ * lists of pairs the same and complete; with all the data also whether every GPU's memory holds both and a step of both
+ * takes what the plans say by both evaluators (docs/COLOCATION.md part 6). */
+struct mp_verify_side {
+    const struct mp_plan *plan;
+    const struct mp_trace *trace; /* NULL: structure only, like the two others */
+    const struct mp_model *model;
+};
+enum mp_status mp_plan_verify_together(struct mp_verify_report **out, const struct mp_verify_side side[2],
+                                       const struct mp_topology *topology, struct mp_error *err) MP_MUST_CHECK;
 void mp_verify_report_free(struct mp_verify_report *r);
 
 #endif

@@ -28,22 +28,25 @@ static uint32_t slots_of(const struct mp_coloc_problem *in, uint32_t model) {
     return in->slots[model] > 0 ? in->slots[model] : (in->model[model].n_experts + n - 1) / n;
 }
 
-static enum mp_status check(const struct mp_coloc_problem *in, const struct mp_coloc_plan *plan, const char *name,
-                            struct mp_error *err) {
+static enum mp_status check(const struct mp_coloc_problem *in, const struct mp_coloc_plan *plan,
+                            const struct mp_coloc_strategy *s, struct mp_error *err) {
     const uint32_t n = in->topology->n_gpus;
-    uint32_t *used = mp_calloc(n, sizeof *used);
+    uint32_t *used = mp_calloc(2 * (size_t)n, sizeof *used);
+    const char *name = s->name;
     enum mp_status status = MP_OK;
     if (used == NULL)
         return mp_nomem(err, "checking a plan of two models");
     for (uint32_t m = 0; m < 2; m++) {
-        memset(used, 0, n * sizeof *used);
+        const uint32_t half = n / 2 > 0 ? n / 2 : 1, experts = in->model[m].n_experts;
+        const uint32_t most = s->is_apart ? (experts + half - 1) / half : slots_of(in, m);
         for (uint32_t e = 0; e < in->model[m].n_experts && status == MP_OK; e++) {
             const uint32_t gpu = plan->gpu[m][e];
             if (gpu >= n)
                 status = mp_fail(err, MP_EBUG, "%s: expert %u of model %u is on no GPU", name, e, m);
-            else if (++used[gpu] > slots_of(in, m))
-                status = mp_fail(err, MP_EBUG, "%s: GPU %u holds more than %u experts of model %u", name, gpu,
-                                 slots_of(in, m), m);
+            else if (++used[m * (size_t)n + gpu] > most)
+                status = mp_fail(err, MP_EBUG, "%s: GPU %u holds more than %u experts of model %u", name, gpu, most, m);
+            else if (s->is_apart && m == 1 && used[gpu] > 0)
+                status = mp_fail(err, MP_EBUG, "%s: GPU %u holds experts of both models", name, gpu);
         }
     }
     mp_free(used);
@@ -72,7 +75,7 @@ enum mp_status mp_coloc_solve(struct mp_coloc_plan **out, const struct mp_coloc_
     MP_TRY(s->solve(in, plan, outcome, err));
     if (*outcome == MP_NOT_FOUND || *outcome == MP_NOT_APPLICABLE)
         goto out;
-    MP_TRY(check(in, plan, s->name, err));
+    MP_TRY(check(in, plan, s, err));
     *out = plan;
     return MP_OK;
 out:

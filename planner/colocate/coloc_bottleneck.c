@@ -24,5 +24,5 @@ static enum mp_status solve(const struct mp_coloc_problem *in, struct mp_coloc_p
 const struct mp_coloc_strategy mp_strategy_coloc_bottleneck = {
     .name = "bottleneck",
     .summary = "bottleneck matching of groups, sorted onto the GPUs",
-    .reference = "Aurora, arXiv 2410.17043, section 6.2",
+    .reference = "Aurora case II, arXiv 2410.17043, section 6.2",
     .solve = solve};

@@ -24,5 +24,5 @@ static enum mp_status solve(const struct mp_coloc_problem *in, struct mp_coloc_p
 const struct mp_coloc_strategy mp_strategy_coloc_sorted = {
     .name = "sorted",
     .summary = "most loaded with least loaded, sorted onto the GPUs",
-    .reference = "Aurora, arXiv 2410.17043, theorems 5.1 and 6.2",
+    .reference = "Aurora case I, arXiv 2410.17043, theorems 5.1 and 6.2",
     .solve = solve};

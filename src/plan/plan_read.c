@@ -555,6 +555,24 @@ out:
     return status;
 }
 
+static enum mp_status read_together(struct reader *r, const struct mp_yaml *map) {
+    static const char *const keys[] = {"role",        "other_trace_sha256", "other_model_sha256",
+                                       "timeline_ns", "closed_form_ns",     NULL};
+    struct mp_plan_together *t = &r->plan->together;
+    unsigned role = 0;
+    enum mp_status status;
+    MP_TRY(mp_yaml_keys(r->doc, map, keys, r->err));
+    MP_TRY(get_word(r, map, "role", plan_role_names, &role));
+    MP_TRY(get_string(r, map, "other_trace_sha256", &t->other_trace_sha256));
+    MP_TRY(get_string(r, map, "other_model_sha256", &t->other_model_sha256));
+    MP_TRY(get_u64(r, map, "timeline_ns", UINT64_MAX, &t->timeline_ns));
+    MP_TRY(get_u64(r, map, "closed_form_ns", UINT64_MAX, &t->closed_form_ns));
+    t->is_present = true;
+    t->is_second = role == 1;
+out:
+    return status;
+}
+
 static enum mp_status read_training(struct reader *r, const struct mp_yaml *map) {
     static const char *const keys[] = {"chunk_bytes", "experts_per_gpu", "bucket_order", NULL};
     struct mp_plan_training *t = &r->plan->training;
@@ -654,7 +672,8 @@ out:
 
 static enum mp_status read_lists(struct reader *r, const struct mp_yaml *root, const struct mp_yaml *layers) {
     struct mp_plan *p = r->plan;
-    const struct mp_yaml *orders = NULL, *colocation = NULL, *training = mp_yaml_get(root, "training");
+    const struct mp_yaml *orders = NULL, *colocation = NULL, *training = mp_yaml_get(root, "training"),
+                         *together = mp_yaml_get(root, "together");
     enum mp_status status;
     uint32_t *scratch = mp_calloc(p->n_slots, sizeof *scratch);
     MP_TRY(get_kind(r, root, "orders", MP_YAML_SEQUENCE, &orders));
@@ -675,6 +694,8 @@ static enum mp_status read_lists(struct reader *r, const struct mp_yaml *root, c
         MP_TRY(read_order(r, &orders->items[i], &order[i]));
     for (uint32_t i = 0; i < colocation->n; i++)
         MP_TRY(read_colocation(r, &colocation->items[i], &pair[i]));
+    if (together != NULL)
+        MP_TRY(read_together(r, together));
     if (training != NULL)
         MP_TRY(read_training(r, training));
 out:
@@ -708,9 +729,9 @@ static enum mp_status check_canonical(const struct mp_in *in, const struct mp_pl
 }
 
 static enum mp_status read_document(struct reader *r, const struct mp_in *in) {
-    static const char *const keys[] = {"schema",  "version",      "provenance", "shape",    "rules",
-                                       "layers",  "orders",       "colocation", "training", "prediction",
-                                       "samples", "certificates", "checksum",   NULL};
+    static const char *const keys[] = {"schema",     "version", "provenance",   "shape",    "rules",
+                                       "layers",     "orders",  "colocation",   "together", "training",
+                                       "prediction", "samples", "certificates", "checksum", NULL};
     const struct mp_yaml *root = r->doc->root, *shape = NULL, *layers = NULL, *part = NULL;
     enum mp_status status;
     MP_TRY(mp_yaml_expect(r->doc, root, MP_YAML_MAPPING, r->err));

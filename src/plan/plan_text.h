@@ -10,9 +10,11 @@
 #define PLAN_CHECKSUM_BYTES (sizeof PLAN_CHECKSUM_KEY - 1 + 64 + 2) /* with the closing quote and the newline */
 
 /* Each in the order of its enum, ended by NULL. */
-extern const char *const plan_split_names[],
-    *const plan_phase_names[], *const plan_certificate_names[],
-                                   *const plan_proof_names[], *const plan_stop_names[], *const plan_source_names[],
-                                                                                            *const plan_combine_names[];
+extern const char *const plan_split_names[], *const plan_phase_names[], *const plan_certificate_names[],
+                                                                            *const plan_proof_names[],
+                                                                                *const plan_stop_names[],
+                                                                                    *const plan_source_names[],
+                                                                                        *const plan_combine_names[],
+                                                                                            *const plan_role_names[];
 
 #endif

@@ -6,6 +6,7 @@
 const char *const plan_split_names[] = {"none", "hash", "time", "category", NULL};
 const char *const plan_phase_names[] = {"unknown", "prefill", "decode", "train", "mixed", NULL};
 const char *const plan_certificate_names[] = {"order", "placement", "residual", NULL};
+const char *const plan_role_names[] = {"first", "second", NULL};
 const char *const plan_proof_names[] = {"closed-form", "search", "stopped", NULL};
 const char *const plan_stop_names[] = {"done", "work_limit", "wall_clock", NULL};
 const char *const plan_source_names[] = {"dp", "coupled", NULL};
@@ -287,6 +288,14 @@ static void write_body(struct mp_out *o, const struct mp_plan *p) {
         const struct mp_colocation *c = &p->colocations[i];
         mp_out_printf(o, "  - {layer: %u, expert_a: %u, expert_b: %u, gpu: %u}\n", c->layer, c->expert_a, c->expert_b,
                       c->gpu);
+    }
+    if (p->together.is_present) {
+        mp_out_puts(o, "together:\n");
+        mp_out_printf(o, "  role: %s\n", plan_role_names[p->together.is_second]);
+        put_string(o, "  other_trace_sha256: ", p->together.other_trace_sha256);
+        put_string(o, "  other_model_sha256: ", p->together.other_model_sha256);
+        put_key_u64(o, "  timeline_ns: ", p->together.timeline_ns);
+        put_key_u64(o, "  closed_form_ns: ", p->together.closed_form_ns);
     }
     if (p->training.is_present) {
         mp_out_puts(o, "training:\n");

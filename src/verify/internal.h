@@ -24,6 +24,8 @@ struct verifier {
     bool is_thorough;       /* no limit on the samples' simulation */
 };
 
+/* An empty report, and *v pointing into it. */
+enum mp_status vf_report_new(struct mp_verify_report **out, struct verifier *v, struct mp_error *err) MP_MUST_CHECK;
 /* Counts one compared fact; when it does not hold, records a violation. Returns `holds`. */
 bool vf_expect(struct verifier *v, bool holds, enum mp_violation_kind kind, const char *fmt, ...) MP_PRINTF(4, 5);
 
@@ -130,6 +132,8 @@ enum mp_status vf_falls_back(struct vf_data *d, const struct mp_order *o, bool i
 
 /* Of the GPUs of d->flows. */
 struct mp_compute_coefficients vf_coefficients(const struct vf_data *d, uint32_t gpu);
+/* Of so many active slots and padded rows. */
+uint64_t vf_expert_ns(const struct vf_data *d, uint32_t gpu, uint64_t active, uint64_t rows);
 uint64_t vf_attention_ns(const struct vf_data *d, uint32_t gpu, uint64_t rows);
 uint64_t vf_shared_ns(const struct vf_data *d, uint32_t gpu, uint64_t rows);
 struct vf_slowest vf_slowest_gpu(const struct vf_data *d);

@@ -53,31 +53,35 @@ bool vf_expect(struct verifier *v, bool holds, enum mp_violation_kind kind, cons
     return false;
 }
 
-static enum mp_status verify(struct mp_verify_report **out, const struct mp_plan *plan, const struct mp_trace *trace,
-                             const struct mp_topology *topology, const struct mp_model *model, bool is_thorough,
-                             struct mp_error *err) {
-    *out = NULL;
+enum mp_status vf_report_new(struct mp_verify_report **out, struct verifier *v, struct mp_error *err) {
     struct mp_arena *arena = mp_arena_new();
     struct mp_verify_report *r = arena != NULL ? mp_arena_alloc(arena, 1, sizeof *r) : NULL;
+    *out = NULL;
     if (r != NULL)
         r->violations = mp_arena_alloc(arena, MAX_VIOLATIONS, sizeof *r->violations);
     if (r == NULL || r->violations == NULL) {
         mp_arena_free(arena);
         return mp_nomem(err, "verifying a plan");
     }
-    r->arena = arena;
+    r->arena = v->arena = arena;
+    v->report = *out = r;
+    return MP_OK;
+}
+
+static enum mp_status verify(struct mp_verify_report **out, const struct mp_plan *plan, const struct mp_trace *trace,
+                             const struct mp_topology *topology, const struct mp_model *model, bool is_thorough,
+                             struct mp_error *err) {
+    struct mp_verify_report *r;
+    struct verifier v = {
+        .plan = plan, .trace = trace, .topology = topology, .model = model, .is_thorough = is_thorough};
+    enum mp_status status = vf_report_new(&r, &v, err);
+    *out = NULL;
+    if (status != MP_OK)
+        return status;
     r->has_data = trace != NULL && topology != NULL && model != NULL;
     bool wants_data = r->has_data && plan->provenance.has_workload;
-    struct verifier v = {.report = r,
-                         .plan = plan,
-                         .trace = trace,
-                         .topology = topology,
-                         .model = model,
-                         .arena = arena,
-                         .is_thorough = is_thorough};
     struct vf_data d = {0};
     bool is_indexable = false, is_usable = false;
-    enum mp_status status;
     MP_TRY(vf_check_structure(&v, &is_indexable, err));
     if (is_indexable)
         MP_TRY(vf_check_orders(&v, err));
@@ -95,7 +99,7 @@ out:
     if (status == MP_OK)
         *out = r;
     else
-        mp_arena_free(arena);
+        mp_verify_report_free(r);
     return status;
 }
 

@@ -36,7 +36,7 @@ struct mp_compute_coefficients vf_coefficients(const struct vf_data *d, uint32_t
         ps_of(m->expert_flops_per_token, flops_of(type, m), type->flops_efficiency_ppm)};
 }
 
-static uint64_t expert_ns(const struct vf_data *d, uint32_t gpu, uint64_t active, uint64_t rows) {
+uint64_t vf_expert_ns(const struct vf_data *d, uint32_t gpu, uint64_t active, uint64_t rows) {
     if (active == 0)
         return 0;
     struct mp_compute_coefficients k = vf_coefficients(d, gpu);
@@ -68,7 +68,7 @@ struct vf_slowest vf_slowest_gpu(const struct vf_data *d) {
     for (uint32_t g = 0; g < d->n; g++) {
         uint64_t attention = vf_attention_ns(d, g, d->flows.source_rows[g]),
                  shared = vf_shared_ns(d, g, d->flows.source_rows[g]);
-        uint64_t compute = expert_ns(d, g, d->flows.active[g], d->flows.padded_rows[g]);
+        uint64_t compute = vf_expert_ns(d, g, d->flows.active[g], d->flows.padded_rows[g]);
         most.attention_ns = attention > most.attention_ns ? attention : most.attention_ns;
         most.shared_ns = shared > most.shared_ns ? shared : most.shared_ns;
         most.compute_ns = compute > most.compute_ns ? compute : most.compute_ns;

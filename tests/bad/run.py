@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs moeplan on every bad input of tests/bad/<area>/expected.tsv and demands exactly what the line says.
 
-A line: file, arguments of moeplan with {} for the file, exact standard error with {} for the path (moeplan's prefix included, several
+A line: file (or -), arguments of moeplan with {} for the file and {root} for the source folder, exact standard error with {} for the path (moeplan's prefix included, several
 lines joined by \\n), and in a fourth column an exit code other than 3. Each case must also write nothing to standard output, create no
 file, stay under 64 MiB of memory and end within the time limit (1 s on an idle machine; MOEPLAN_BAD_SECONDS overrides the 10 s given here
 for loaded ones).
@@ -56,11 +56,12 @@ def run_case(moeplan, area, line_number, line):
     if name != "-" and not os.path.exists(path):
         return where, [f"there is no file {path}"]
     problems = []
+    root = str(area.parents[2])
     with tempfile.TemporaryDirectory(prefix="moeplan-bad-") as folder:
-        command = [moeplan] + [word.replace("{}", path) for word in shlex.split(arguments)]
+        command = [moeplan] + [word.replace("{}", path).replace("{root}", root) for word in shlex.split(arguments)]
         code, out, err, rss = run_limited(command, folder)
         left = sorted(os.listdir(folder))
-    want = expected.replace("{}", path)
+    want = expected.replace("{}", path).replace("{root}", root)
     got = err.rstrip("\n")
     if code != want_code:
         problems.append(f"exit code {code} instead of {want_code}")

@@ -133,19 +133,6 @@ static void rank(const struct mp_coloc_model *m, uint32_t *by) {
     }
 }
 
-/* Lina: each model has four GPUs of the eight, two experts on each, the most popular with the least. */
-static void lina(const struct mp_coloc_problem *p, struct mp_coloc_plan *plan, struct mp_rng *r) {
-    uint32_t gpus[N], by[N];
-    for (uint32_t g = 0; g < N; g++)
-        gpus[g] = g;
-    mp_rng_shuffle(r, gpus, N);
-    for (int m = 0; m < 2; m++) {
-        rank(&p->model[m], by);
-        for (uint32_t k = 0; k < N / 2; k++)
-            plan->gpu[m][by[k]] = plan->gpu[m][by[N - 1 - k]] = gpus[(uint32_t)m * N / 2 + k];
-    }
-}
-
 enum row {
     SJF_OVER_ORDER,
     RCS_OVER_ORDER,
@@ -224,11 +211,13 @@ static void measure(struct bench *x, double *out, uint64_t seed) {
                     t[6 + o] += layer_ns(x, 1, &p[1], plan, m, (enum order)o, NULL) / RANDOM;
             for (int u = 0; u < 2; u++) {
                 static const enum order orders[] = {RCS, SJF, BOUND};
-                lina(&p[u], plan, &r);
+                p[u].seed = mp_rng_next(&r);
+                struct mp_coloc_plan *lina = plan_of(x, "lina", &p[u]);
                 for (int o = 0; o < 3; o++)
-                    t[(u == 0 ? 9 : 13) + o] += fmax(layer_ns(x, u, &p[u], plan, 0, orders[o], NULL),
-                                                     layer_ns(x, u, &p[u], plan, 1, orders[o], NULL)) /
+                    t[(u == 0 ? 9 : 13) + o] += fmax(layer_ns(x, u, &p[u], lina, 0, orders[o], NULL),
+                                                     layer_ns(x, u, &p[u], lina, 1, orders[o], NULL)) /
                                                 RANDOM;
+                mp_coloc_plan_free(lina);
             }
             mp_coloc_plan_free(plan);
         }

@@ -97,10 +97,16 @@ static const struct argument verify_arguments[] = {
     {"PLAN", "a plan file", false, false, WORDS_FILE},
     {"TRACE", "the recording it was planned on", true, false, WORDS_FILE},
     {"TOPOLOGY", "the topology it was planned for", true, false, WORDS_FILE},
+    {"TRACE_OF_SECOND",
+     "with --colocate the arguments are PLAN, the second model's PLAN, and TRACE, the second model's TRACE, TOPOLOGY",
+     true, false, WORDS_FILE},
+    {"TOPOLOGY_OF_TWO", "with --colocate: see TRACE_OF_SECOND", true, false, WORDS_FILE},
     {0}};
-static const enum opt_id verify_options[] = {OPT_THOROUGH, OPT_MODEL, HINTS, COMMON, OPT_END};
-static const char *const verify_examples[] = {"moeplan verify plan.yaml", "moeplan verify plan.yaml trace.npz 8:h100",
-                                              NULL};
+static const enum opt_id verify_options[] = {OPT_THOROUGH, OPT_MODEL, OPT_COLOCATE, OPT_MODEL_B,
+                                             HINTS,        COMMON,    OPT_END};
+static const char *const verify_examples[] = {
+    "moeplan verify plan.yaml", "moeplan verify plan.yaml trace.npz 8:h100",
+    "moeplan verify a.yaml b.yaml a.mpt b.mpt 8:h100 --colocate -m mixtral-8x7b --model-b gpt-oss-20b", NULL};
 
 static const struct argument simulate_arguments[] = {
     {"PLAN", "a plan file, or a placement of any serving stack", false, false, WORDS_FILE},
@@ -233,9 +239,10 @@ const struct verb verbs[] = {
      plan_arguments, plan_options, plan_examples},
     {"verify", cmd_verify, "check a plan independently of the planner",
      "moeplan verify PLAN [TRACE TOPOLOGY] [options]",
-     "Structure always; with the recording and the topology also every number that the plan claims. Exit code 0: "
-     "accepted, 1: refused, "
-     "with one line for each violation.",
+     "Structure always; with the recording and the topology also every number that the plan claims. With --colocate "
+     "two "
+     "plans that were made together: each by itself, their pairs against each other, the memory that both need and "
+     "the step of both. Exit code 0: accepted, 1: refused, with one line for each violation.",
      verify_arguments, verify_options, verify_examples},
     {"simulate", cmd_simulate, "predict what a plan is worth on a recording",
      "moeplan simulate PLAN TRACE TOPOLOGY [options]",

@@ -1,61 +1,127 @@
-/* moeplan verify: the independent check of a plan file. */
+/* moeplan verify: the independent check of a plan file, or of two that were made together. */
 #include "tool.h"
 #include <stdio.h>
 
-static void write_report(const struct opts *o, const char *path, const struct mp_verify_report *r, struct mp_out *out) {
+/* What is checked: one plan; or two, and then the two together. */
+struct checked {
+    const char *path[3];
+    struct mp_verify_report *report[3];
+    uint32_t n;
+};
+
+static json_t *violations_of(const struct checked *c) {
+    json_t *list = json_array();
+    for (uint32_t k = 0; k < c->n; k++)
+        for (uint32_t i = 0; i < c->report[k]->n; i++) {
+            const struct mp_violation *v = &c->report[k]->violations[i];
+            json_t *one = json_pack("{s:s,s:s}", "kind", mp_violation_name(v->kind), "message", v->message);
+            if (c->n > 1 && one != NULL)
+                (void)json_object_set_new(one, "plan", k < 2 ? json_string(c->path[k]) : json_null());
+            (void)json_array_append_new(list, one);
+        }
+    return list;
+}
+
+static void write_report(const struct opts *o, const struct checked *c, struct mp_out *out) {
+    uint64_t n = 0, n_checks = 0, n_steps = 0;
+    for (uint32_t k = 0; k < c->n; k++) {
+        n += c->report[k]->n;
+        n_checks += c->report[k]->n_checks;
+        n_steps += c->report[k]->n_steps_simulated;
+    }
+    const bool has_data = c->report[0]->has_data;
+    const char *path = c->path[c->n - 1];
     if (o->json) {
-        json_t *list = json_array();
-        for (uint32_t i = 0; i < r->n; i++)
-            (void)json_array_append_new(list, json_pack("{s:s,s:s}", "kind", mp_violation_name(r->violations[i].kind),
-                                                        "message", r->violations[i].message));
-        json_t *root =
-            json_pack("{s:s,s:i,s:s,s:b,s:b,s:I,s:i,s:o}", "schema", "moeplan.verify", "version", 1, "plan", path,
-                      "accepted", (int)(r->n == 0), "with_data", (int)r->has_data, "checks", (json_int_t)r->n_checks,
-                      "steps_simulated", (int)r->n_steps_simulated, "violations", list);
+        json_t *root = json_pack("{s:s,s:i,s:s,s:b,s:b,s:I,s:i,s:o}", "schema", "moeplan.verify", "version", 1, "plan",
+                                 c->path[0], "accepted", (int)(n == 0), "with_data", (int)has_data, "checks",
+                                 (json_int_t)n_checks, "steps_simulated", (int)n_steps, "violations", violations_of(c));
+        if (c->n > 1 && root != NULL)
+            (void)json_object_set_new(root, "plan_b", json_string(c->path[1]));
         mp_json_write(root, out);
         json_decref(root);
         return;
     }
-    for (uint32_t i = 0; i < r->n; i++)
-        mp_out_printf(out, "%s: %s: %s\n", path, mp_violation_name(r->violations[i].kind), r->violations[i].message);
-    if (r->n > 0)
-        mp_out_printf(out, "%s: refused, %u violation%s in %llu checks\n", path, r->n, r->n == 1 ? "" : "s",
-                      (unsigned long long)r->n_checks);
-    else if (r->has_data)
-        mp_out_printf(out, "%s: accepted, %llu checks, %u steps simulated again\n", path,
-                      (unsigned long long)r->n_checks, r->n_steps_simulated);
+    for (uint32_t k = 0; k < c->n; k++)
+        for (uint32_t i = 0; i < c->report[k]->n; i++)
+            mp_out_printf(out, "%s: %s: %s\n", c->path[k], mp_violation_name(c->report[k]->violations[i].kind),
+                          c->report[k]->violations[i].message);
+    if (n > 0)
+        mp_out_printf(out, "%s: refused, %llu violation%s in %llu checks\n", path, (unsigned long long)n,
+                      n == 1 ? "" : "s", (unsigned long long)n_checks);
+    else if (has_data)
+        mp_out_printf(out, "%s: accepted, %llu checks, %llu steps simulated again\n", path,
+                      (unsigned long long)n_checks, (unsigned long long)n_steps);
     else
-        mp_out_printf(out,
-                      "%s: accepted, %llu checks of its structure (give TRACE and TOPOLOGY to check what it claims)\n",
-                      path, (unsigned long long)r->n_checks);
+        mp_out_printf(out, "%s: accepted, %llu checks of %s structure (give %s to check what %s)\n", path,
+                      (unsigned long long)n_checks, c->n > 1 ? "their" : "its",
+                      c->n > 1 ? "both recordings and TOPOLOGY" : "TRACE and TOPOLOGY",
+                      c->n > 1 ? "they claim" : "it claims");
+}
+
+static enum mp_status check_arguments(const struct opts *o, const struct args *args, struct mp_error *err) {
+    if (o->colocate && args->n != 2 && args->n != 5)
+        return mp_fail(err, MP_EUSAGE,
+                       "verify --colocate: %d argument%s (write PLAN, the second model's PLAN, and TRACE, "
+                       "the second model's TRACE, TOPOLOGY, or not these three)",
+                       args->n, tool_s((uint64_t)args->n));
+    if (!o->colocate && o->model_b != NULL)
+        return mp_fail(err, MP_EUSAGE, "--model-b is for two models (add --colocate)");
+    if (!o->colocate && args->n > 3)
+        return mp_fail(err, MP_EUSAGE, "too many arguments: \"%.60s\" (two plans need --colocate)", args->value[3]);
+    if (!o->colocate && args->n == 2)
+        return mp_fail(err, MP_EUSAGE, "verify: TOPOLOGY is missing (give TRACE and TOPOLOGY, or neither)");
+    return MP_OK;
 }
 
 enum mp_status cmd_verify(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
-    struct mp_plan *plan = NULL;
-    struct mp_trace *trace = NULL;
+    const int n_plans = o->colocate ? 2 : 1;
+    struct opts own[2] = {*o, *o};
+    struct mp_plan *plan[2] = {NULL, NULL};
+    struct mp_trace *trace[2] = {NULL, NULL};
+    struct mp_model *model[2] = {NULL, NULL};
     struct mp_topology *topology = NULL;
-    struct mp_model *model = NULL;
-    struct mp_verify_report *report = NULL;
+    struct checked c = {.n = (uint32_t)n_plans};
     struct mp_out *out = NULL;
-    enum mp_status status = MP_OK;
-    if (args->n == 2)
-        return mp_fail(err, MP_EUSAGE, "verify: TOPOLOGY is missing (give TRACE and TOPOLOGY, or neither)");
-    MP_TRY(mp_plan_load(&plan, args->value[0], &o->limits, err));
-    if (args->n == 3) {
-        MP_TRY(mp_topology_load(&topology, args->value[2], &o->limits, err));
-        MP_TRY(tool_load_trace(&trace, args->value[1], o, err));
-        MP_TRY(tool_load_model(&model, o, trace, err));
+    char both[256];
+    enum mp_status status = check_arguments(o, args, err);
+    if (status != MP_OK)
+        return status;
+    own[1].model = o->model_b;
+    for (int k = 0; k < n_plans; k++) {
+        c.path[k] = args->value[k];
+        MP_TRY(mp_plan_load(&plan[k], args->value[k], &o->limits, err));
     }
-    MP_TRY((o->thorough ? mp_plan_verify_thoroughly : mp_plan_verify)(&report, plan, trace, topology, model, err));
-    *exit_code = report->n == 0 ? 0 : 1;
+    if (args->n > 2)
+        MP_TRY(mp_topology_load(&topology, args->value[args->n - 1], &o->limits, err));
+    for (int k = 0; k < n_plans && topology != NULL; k++) {
+        MP_TRY(tool_load_trace(&trace[k], args->value[n_plans + k], &own[k], err));
+        MP_TRY(tool_load_model(&model[k], &own[k], trace[k], err));
+    }
+    bool is_accepted = true;
+    for (int k = 0; k < n_plans; k++) {
+        MP_TRY((o->thorough ? mp_plan_verify_thoroughly : mp_plan_verify)(&c.report[k], plan[k], trace[k], topology,
+                                                                          model[k], err));
+        is_accepted &= c.report[k]->n == 0;
+    }
+    if (n_plans == 2 && is_accepted) { /* a broken plan says nothing about two */
+        const struct mp_verify_side side[2] = {{plan[0], trace[0], model[0]}, {plan[1], trace[1], model[1]}};
+        snprintf(both, sizeof both, "%.120s, %.120s", c.path[0], c.path[1]);
+        c.path[c.n++] = both;
+        MP_TRY(mp_plan_verify_together(&c.report[2], side, topology, err));
+        is_accepted = c.report[2]->n == 0;
+    }
+    *exit_code = is_accepted ? 0 : 1;
     MP_TRY(mp_out_open(&out, "-", err));
-    write_report(o, args->value[0], report, out);
+    write_report(o, &c, out);
     status = mp_out_commit(out, err);
 out:
-    mp_verify_report_free(report);
-    mp_model_free(model);
+    for (int k = 0; k < 3; k++)
+        mp_verify_report_free(c.report[k]);
+    for (int k = 0; k < 2; k++) {
+        mp_model_free(model[k]);
+        mp_trace_free(trace[k]);
+        mp_plan_free(plan[k]);
+    }
     mp_topology_free(topology);
-    mp_trace_free(trace);
-    mp_plan_free(plan);
     return status;
 }

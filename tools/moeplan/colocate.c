@@ -13,7 +13,8 @@ struct worth {
 };
 struct row {
     const char *name;
-    uint32_t *gpu[2]; /* [layers of the model][its experts] */
+    uint32_t *gpu[2];       /* [layers of the model][its experts] */
+    uint32_t *gpu_slots[2]; /* [GPUs] of a strategy that keeps the models apart, or NULL */
     struct worth worth;
     uint32_t n_proven;
     double seconds;
@@ -91,14 +92,21 @@ static uint64_t memory_of(const struct mp_topology *t, uint32_t gpu) {
     return t->types[t->gpus[gpu].type].memory_bytes;
 }
 
+/* Of two recordings a message says which. */
+static void name_recording(struct mp_error *err, enum mp_status status, const char *path) {
+    if (status == MP_EINPUT && err->path[0] == '\0')
+        snprintf(err->path, sizeof err->path, "%s", path);
+}
+
 static enum mp_status load(struct job *j, const struct opts *o, const struct args *args, struct mp_error *err) {
     enum mp_status status = MP_OK;
+    int m = 0;
     j->o = o;
     j->arena = mp_arena_new();
     if (j->arena == NULL)
         return mp_nomem(err, "two models");
     j->objective = strcmp(o->evaluator, "closed-form") == 0 ? MP_COLOC_CLOSED : MP_COLOC_TIMELINE;
-    for (int m = 0; m < 2; m++) {
+    for (; m < 2; m++) {
         struct side *x = &j->side[m];
         x->o = *o;
         if (m == 1)
@@ -113,8 +121,9 @@ static enum mp_status load(struct job *j, const struct opts *o, const struct arg
         const uint32_t least = (x->s.trace->n_experts + x->s.topology->n_gpus - 1) / x->s.topology->n_gpus;
         x->slots = o->slots_per_gpu > 0 ? (uint32_t)o->slots_per_gpu : least;
         if (x->slots < least)
-            return mp_fail(err, MP_EUSAGE, "--slots-per-gpu: %u experts need %u slots on each of %u GPUs",
-                           x->s.trace->n_experts, least, x->s.topology->n_gpus);
+            return mp_fail(err, MP_EUSAGE,
+                           "--slots-per-gpu: %u experts need %u slots on each of %u GPUs (write --slots-per-gpu %u)",
+                           x->s.trace->n_experts, least, x->s.topology->n_gpus, least);
         if (x->s.trace->n_layers > j->n_layers)
             j->n_layers = x->s.trace->n_layers;
     }
@@ -125,6 +134,8 @@ static enum mp_status load(struct job *j, const struct opts *o, const struct arg
                                                                                  : j->side[1].s.workload->n_steps;
     j->n_steps = j->n_steps < STEPS_MAX ? j->n_steps : STEPS_MAX;
 out:
+    if (status != MP_OK)
+        name_recording(err, status, args->value[m]);
     return status;
 }
 
@@ -137,11 +148,12 @@ static void unload(struct job *j) {
     mp_free(j);
 }
 
-/* NULL: both fit on every GPU. Else says why not. */
-static const char *no_room(const struct job *j, char *buf, size_t size) {
+/* NULL: both fit on every GPU. Else says why not. gpu_slots: NULL, or where the strategy keeps the models apart. */
+static const char *no_room(const struct job *j, uint32_t *const *gpu_slots, char *buf, size_t size) {
     for (uint32_t g = 0; g < j->topology->n_gpus; g++) {
         char a[32], b[32], c[32];
-        uint64_t both, first = weights(&j->side[0], j->side[0].slots), second = weights(&j->side[1], j->side[1].slots);
+        uint64_t both, first = weights(&j->side[0], gpu_slots != NULL ? gpu_slots[0][g] : j->side[0].slots);
+        uint64_t second = weights(&j->side[1], gpu_slots != NULL ? gpu_slots[1][g] : j->side[1].slots);
         if (mp_add_overflow(first, second, &both))
             both = UINT64_MAX;
         if (both <= memory_of(j->topology, g))
@@ -178,6 +190,29 @@ static enum mp_status problem_of(const struct job *j, struct mp_coloc_problem *p
     return status;
 }
 
+/* Slots of each GPU that a row's places need over all layers. NULL = as many as for every strategy; not for those that
+ * keep the models apart. */
+static enum mp_status slots_of_row(struct job *j, struct row *r, const struct mp_coloc_strategy *s,
+                                   struct mp_error *err) {
+    const uint32_t n = j->topology->n_gpus;
+    uint32_t *count = mp_arena_alloc(j->arena, n, sizeof *count);
+    for (int m = 0; m < 2 && s->is_apart; m++) {
+        const struct mp_trace *t = j->side[m].s.trace;
+        r->gpu_slots[m] = mp_arena_alloc(j->arena, n, sizeof *r->gpu_slots[m]);
+        if (r->gpu_slots[m] == NULL || count == NULL)
+            return mp_nomem(err, "two models");
+        for (uint32_t l = 0; l < t->n_layers; l++) {
+            memset(count, 0, n * sizeof *count);
+            for (uint32_t e = 0; e < t->n_experts; e++) {
+                const uint32_t gpu = r->gpu[m][(size_t)l * t->n_experts + e];
+                if (++count[gpu] > r->gpu_slots[m][gpu])
+                    r->gpu_slots[m][gpu] = count[gpu];
+            }
+        }
+    }
+    return MP_OK;
+}
+
 struct planning {
     const struct job *j;
     const struct mp_coloc_strategy *s;
@@ -197,6 +232,8 @@ static enum mp_status plan_layer(void *ctx, size_t i, unsigned worker, struct mp
     if (arena == NULL)
         return mp_nomem(err, "a layer of two models");
     enum mp_status status = problem_of(c->j, &p, layer, true, 0, -1, arena, err);
+    if (c->s->is_apart) /* a GPU is one model's in all layers */
+        p.seed = mp_mix64(c->j->o->seed);
     const uint64_t n = c->j->topology->n_gpus;
     if (p.work_limit == 0 && strcmp(c->s->name, "exact") == 0) /* for many layers; a node takes about n * n */
         p.work_limit = EXACT_WORK / (n * n) + 1;
@@ -289,6 +326,9 @@ static enum mp_status run(struct job *j, const struct mp_coloc_strategy *s, stru
             return MP_OK;
         }
     }
+    MP_TRY(slots_of_row(j, r, s, err));
+    if (s->is_apart && no_room(j, r->gpu_slots, r->note, sizeof r->note) != NULL)
+        return MP_OK;
     r->is_found = true;
     MP_TRY(mp_parallel_for(tool_threads(j->o), j->n_steps, score_step, &scoring, err));
     uint64_t *const to = &r->worth.timeline_ns;
@@ -541,7 +581,7 @@ enum mp_status colocate_compare(const struct opts *o, const struct args *args, i
     if (j == NULL)
         return mp_nomem(err, "compare");
     MP_TRY(load(j, o, args, err));
-    if (no_room(j, note, sizeof note) != NULL) {
+    if (no_room(j, NULL, note, sizeof note) != NULL) {
         status = say_no(j, "compare", note, exit_code, err);
         goto out;
     }
@@ -597,10 +637,52 @@ static enum mp_status pairs_of(const struct job *j, const struct row *r, bool is
     return MP_OK;
 }
 
+/* What the plans say of a step of both: the planning steps' mean, layer by layer. */
+static enum mp_status claim(const struct job *j, const struct row *r, struct mp_plan_together *out,
+                            struct mp_error *err) {
+    struct mp_arena *arena = mp_arena_new();
+    enum mp_status status = MP_OK;
+    uint32_t nobody = 0;
+    if (arena == NULL)
+        return mp_nomem(err, "a step of two models");
+    for (uint32_t l = 0; l < j->n_layers; l++) {
+        struct mp_coloc_problem p;
+        struct mp_coloc_times t;
+        struct mp_coloc_plan plan = {.gpu = {&nobody, &nobody}};
+        for (int m = 0; m < 2; m++)
+            if (l < j->side[m].s.trace->n_layers)
+                plan.gpu[m] = r->gpu[m] + (size_t)l * j->side[m].s.trace->n_experts;
+        MP_TRY(problem_of(j, &p, l, true, 0, -1, arena, err));
+        MP_TRY(mp_coloc_evaluate(&t, &p, &plan, NULL, err));
+        out->timeline_ns += t.timeline_ns;
+        out->closed_form_ns += t.closed_ns;
+        mp_arena_reset(arena);
+    }
+out:
+    mp_arena_free(arena);
+    return status;
+}
+
+/* Nothing is written that the verifier has not accepted; each plan by itself already was. */
+static enum mp_status gate(const struct job *j, struct mp_plan *const plan[2], struct mp_error *err) {
+    struct mp_verify_report *report = NULL;
+    struct mp_verify_side side[2];
+    for (int m = 0; m < 2; m++)
+        side[m] = (struct mp_verify_side){plan[m], j->side[m].s.trace, j->side[m].s.model};
+    enum mp_status status = mp_plan_verify_together(&report, side, j->topology, err);
+    if (status == MP_OK && report->n > 0)
+        status =
+            mp_fail(err, MP_EBUG, "the verifier refuses these two plans: %s: %s (%u violations in all; please report)",
+                    mp_violation_name(report->violations[0].kind), report->violations[0].message, report->n);
+    mp_verify_report_free(report);
+    return status;
+}
+
 enum mp_status colocate_plan(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
     struct job *j = mp_calloc(1, sizeof *j);
     struct mp_out *file[2] = {NULL, NULL}, *out = NULL;
     struct mp_plan *plan[2] = {NULL, NULL};
+    struct mp_plan_together together = {.is_present = true};
     char note[300], name[80], a[32], b[32];
     enum mp_status status = MP_OK;
     if (j == NULL)
@@ -615,7 +697,7 @@ enum mp_status colocate_plan(const struct opts *o, const struct args *args, int 
     MP_TRY(tool_check_output(o->out, err));
     MP_TRY(tool_check_output(o->out_b, err));
     MP_TRY(load(j, o, args, err));
-    if (no_room(j, note, sizeof note) != NULL) {
+    if (no_room(j, NULL, note, sizeof note) != NULL) {
         status = say_no(j, "plan", note, exit_code, err);
         goto out;
     }
@@ -626,17 +708,23 @@ enum mp_status colocate_plan(const struct opts *o, const struct args *args, int 
         goto out;
     }
     snprintf(name, sizeof name, "colocate-%s", j->rows[0].name);
+    MP_TRY(claim(j, &j->rows[0], &together, err));
     for (int m = 0; m < 2; m++) {
         struct mp_plan_request request = score_request(&j->side[m].s, "contiguous");
         struct mp_colocation *pairs = NULL;
         enum mp_outcome outcome;
+        together.is_second = m == 1;
+        together.other_trace_sha256 = j->side[1 - m].s.trace->sha256;
+        together.other_model_sha256 = j->side[1 - m].s.model->sha256;
+        request.together = &together;
         MP_TRY(pairs_of(j, &j->rows[0], m == 1, &pairs, &request.n_colocations, err));
         request.colocations = pairs;
         request.given = j->rows[0].gpu[m];
         request.given_name = name;
         request.given_work = j->rows[0].work_used;
         request.given_is_stopped = j->rows[0].is_stopped;
-        request.slots_per_gpu = j->side[m].slots;
+        request.slots_per_gpu = j->rows[0].gpu_slots[m] == NULL ? j->side[m].slots : 0;
+        request.gpu_slots = j->rows[0].gpu_slots[m];
         MP_TRY(mp_plan_make(&plan[m], &request, &outcome, NULL, err));
         if (plan[m] == NULL) {
             snprintf(note, sizeof note, "the %s model: %.240s", m == 0 ? "first" : "second", err->message);
@@ -645,6 +733,7 @@ enum mp_status colocate_plan(const struct opts *o, const struct args *args, int 
             goto out;
         }
     }
+    MP_TRY(gate(j, plan, err));
     for (int m = 0; m < 2; m++) { /* both are written before either replaces a file */
         MP_TRY(mp_out_open(&file[m], m == 0 ? o->out : o->out_b, err));
         mp_plan_write(plan[m], file[m]);

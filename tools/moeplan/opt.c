@@ -176,8 +176,9 @@ const struct opt opt_table[OPT_END] = {
     [OPT_STRICT] = FLAG("strict", 0, strict,
                         "exit code 1, and no plan written, unless the gain over contiguous is more than noise"),
     [OPT_WIDE] = FLAG("wide", 0, wide, "all columns: also MoE time, dispatch, compute, combine, planning time"),
-    [OPT_COLOCATE] = FLAG("colocate", 0, colocate,
-                          "two models on one cluster: TRACE, the second model's TRACE, TOPOLOGY (docs/COLOCATION.md)"),
+    [OPT_COLOCATE] =
+        FLAG("colocate", 0, colocate,
+             "two models on one cluster: twice TRACE (or PLAN, then twice TRACE), TOPOLOGY (docs/COLOCATION.md)"),
     [OPT_MODEL_B] = TEXT("model-b", 0, "MODEL", model_b, WORDS_MODELS, NULL, "as without --model, of its recording",
                          "--colocate: the second model"),
     [OPT_OUT_B] =

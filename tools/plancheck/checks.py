@@ -3,6 +3,7 @@ import re
 
 from fluid import TooLong, direction
 from nodes import relay_bound, turned
+import together
 from steps import StepError, build, planning_part
 from traffic import (DISPATCHERS, Layer, attention_ns, compute_bound, compute_ns, flows_of, launch_floor, pairs_by_rank, port_bound, shared_ns,
                      transfer_bound)
@@ -421,3 +422,12 @@ def check(plan, trace=None, topology=None, model=None, is_all=False):
             if sums is not None and not c.violations:
                 simulated, notes = claims(c, setup, sums, is_all)
     return c.violations, c.n, simulated, notes
+
+
+def check_together(plans, traces, topology, models):
+    """(violations, facts compared) of two plans that are good by themselves."""
+    c = Check(plans[0])
+    gpus = [[g for g, n in enumerate(p["gpu_slots"]) for _ in range(n)] for p in plans]
+    setups = None if topology is None else [Setup(p, g, t, topology, m) for p, g, t, m in zip(plans, gpus, traces, models)]
+    together.check(c, plans, gpus, setups, topology)
+    return c.violations, c.n

@@ -279,6 +279,12 @@ def read(path):
     plan["layer_list"] = _list(r, "layers", "  - ", lambda: _layer(r, plan))
     plan["orders"] = _list(r, "orders", "  - ", lambda: _order(r, plan))
     plan["colocation"] = _list(r, "colocation", "  - ", lambda: _colocation(r))
+    plan["together"] = None
+    if r.peek() == "together:":
+        r.at += 1
+        plan["together"] = {"role": r.word("  role: ", ("first", "second")), "other_trace_sha256": r.string("  other_trace_sha256: "),
+                            "other_model_sha256": r.string("  other_model_sha256: "), "timeline_ns": r.number("  timeline_ns: "),
+                            "closed_form_ns": r.number("  closed_form_ns: ")}
     plan["training"] = None
     if r.peek() == "training:":
         r.at += 1

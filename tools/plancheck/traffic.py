@@ -153,7 +153,7 @@ def flows_of(setup, layer, step):
                 for g in range(n):
                     if g != source:
                         add(f.first, source, g, f.starts[source])
-    f.rows, f.padded, f.active = [0] * n, [0] * n, [0] * n
+    f.rows, f.padded, f.active, f.slot_rows = [0] * n, [0] * n, [0] * n, slot_rows
     for s, x in enumerate(slot_rows):
         if x:
             g = setup.slot_gpu[s]

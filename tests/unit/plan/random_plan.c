@@ -252,6 +252,9 @@ struct mp_plan *random_plan(struct mp_rng *rng, const struct random_plan_shape *
         order[2] = 1;
         p->training = (struct mp_plan_training){true, 65536, 2, 3, order};
     }
+    if (mp_rng_below(rng, 2))
+        p->together =
+            (struct mp_plan_together){true, mp_rng_below(rng, 2) == 1, "0123abcd", "", mp_rng_below(rng, 1000), 7};
     if (v->has_workload)
         fill_outlook(rng, p);
     CHECK_OK(mp_plan_check(p, &err), err);

@@ -482,7 +482,7 @@ static void test_coloc__groups_when_experts_are_not_as_many_as_gpus(void **state
         x.p.slots[0] = seed % 2 ? 4 : 0;
         for (uint32_t i = 0; mp_coloc_strategy_at(i) != NULL; i++) {
             struct mp_coloc_plan *plan = solve(&x.p, mp_coloc_strategy_at(i)->name);
-            for (int m = 0; m < 2; m++)
+            for (int m = 0; m < 2 && !mp_coloc_strategy_at(i)->is_apart; m++)
                 for (uint32_t g = 0; g < 4; g++) {
                     uint32_t here = 0;
                     for (uint32_t e = 0; e < experts[m]; e++)
@@ -619,6 +619,44 @@ static void test_coloc__layers_of_recordings_agree_with_the_cost_model(void **st
     }
 }
 
+static uint64_t popularity(const struct mp_coloc_problem *p, int m, uint32_t e) {
+    const struct mp_coloc_model *x = &p->model[m];
+    uint64_t sum = 0;
+    for (uint32_t s = 0; s < (x->is_coupled ? x->n_experts : p->topology->n_gpus); s++)
+        sum += x->tokens[(size_t)s * x->n_experts + e];
+    return sum;
+}
+
+static void test_coloc__lina_packs_the_most_popular_with_the_least_on_half_of_the_gpus(void **state) {
+    (void)state;
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        struct instance x;
+        make(&x, 8, 8, 5 + (uint32_t)seed % 12, (int)seed % 4, seed);
+        x.p.seed = seed;
+        struct mp_coloc_plan *plan = solve(&x.p, "lina");
+        uint32_t count[2][8] = {{0}}, n_gpus[2] = {0};
+        for (int m = 0; m < 2; m++)
+            for (uint32_t e = 0; e < x.p.model[m].n_experts; e++)
+                n_gpus[m] += count[m][plan->gpu[m][e]]++ == 0;
+        for (uint32_t g = 0; g < 8; g++)
+            assert_true(count[0][g] == 0 || count[1][g] == 0);
+        assert_int_equal(n_gpus[0], 4);
+        assert_true(n_gpus[1] <= 4);
+        for (uint32_t e = 0; e < 8; e++) { /* two on a GPU: as many are more popular than one as less than the other */
+            uint32_t partner = 0, above = 0, below = 0;
+            while (partner == e || plan->gpu[0][partner] != plan->gpu[0][e])
+                partner++;
+            for (uint32_t k = 0; k < 8; k++) {
+                const uint64_t a = popularity(&x.p, 0, e), b = popularity(&x.p, 0, partner), c = popularity(&x.p, 0, k);
+                above += c > a || (c == a && k < e);
+                below += c < b || (c == b && k > partner);
+            }
+            assert_int_equal(above, below);
+        }
+        mp_coloc_plan_free(plan);
+    }
+}
+
 static enum mp_status run_all(void *ctx, struct mp_error *err) {
     struct instance *x = ctx;
     enum mp_status status = MP_OK;
@@ -660,6 +698,7 @@ int main(void) {
         cmocka_unit_test(test_coloc__names_of_equal_gpus_do_not_matter),
         cmocka_unit_test(test_coloc__groups_when_experts_are_not_as_many_as_gpus),
         cmocka_unit_test(test_coloc__says_no_in_words),
+        cmocka_unit_test(test_coloc__lina_packs_the_most_popular_with_the_least_on_half_of_the_gpus),
         cmocka_unit_test(test_coloc__search_on_nodes_is_the_best_of_all_assignments),
         cmocka_unit_test(test_coloc__layers_of_recordings_agree_with_the_cost_model),
         cmocka_unit_test(test_coloc__survives_every_failed_allocation),
