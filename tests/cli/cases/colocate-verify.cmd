@@ -5,5 +5,5 @@ moeplan verify A.yaml B.yaml a.mpt b.mpt 2:h100+2:l40s --colocate; echo "rc $?"
 sed -n '/^colocation/,/^prediction/p' A.yaml
 moeplan verify B.yaml A.yaml b.mpt a.mpt 2:h100+2:l40s --colocate; echo "rc $?"
 moeplan verify A.yaml A.yaml --colocate | head -n 3
-moeplan verify A.yaml B.yaml --colocate --json
+moeplan verify A.yaml B.yaml --colocate --json | sed 's|"checks": [0-9]*|"checks": N|'
 moeplan verify A.yaml B.yaml a.mpt b.mpt 4:h100 --colocate; echo "rc $?"
