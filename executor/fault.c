@@ -5,26 +5,22 @@
 static const char *const kinds[] = {"none", "corrupt", "swap", "drop", "stop", "kill", "lie", "slow"};
 
 enum mp_status ex_fault_parse(struct ex_fault *out, const char *text, struct mp_error *err) {
-    const char *at = strchr(text, '@');
+    const size_t n_kind = strcspn(text, "@");
     uint64_t numbers[4] = {0};
     size_t n = 0;
     *out = (struct ex_fault){0};
-    for (uint32_t k = 1; at != NULL && k < sizeof kinds / sizeof *kinds; k++)
-        if (strlen(kinds[k]) == (size_t)(at - text) && memcmp(kinds[k], text, (size_t)(at - text)) == 0)
+    for (uint32_t k = 1; k < sizeof kinds / sizeof *kinds; k++)
+        if (strlen(kinds[k]) == n_kind && memcmp(kinds[k], text, n_kind) == 0)
             out->kind = (enum ex_fault_kind)k;
-    for (const char *p = at; p != NULL && n < 4; n++) {
-        size_t length = strcspn(++p, "/");
-        if (!mp_parse_u64(p, length, &numbers[n]) || numbers[n] >= MP_NONE)
-            break;
-        p = p[length] == '/' ? p + length : NULL;
-        if (p == NULL) {
-            n++;
-            break;
-        }
-        if (n == 3)
-            break;
+    const char *p = text + n_kind;
+    bool is_good = out->kind != EX_FAULT_NONE;
+    while (*p != '\0' && n < 4 && is_good) {
+        const size_t length = strcspn(++p, "/"); /* behind the @ or a / */
+        is_good = mp_parse_u64(p, length, &numbers[n]) && numbers[n] < MP_NONE;
+        n++;
+        p += length;
     }
-    if (out->kind == EX_FAULT_NONE || n < 3 || strspn(at + 1, "0123456789/") != strlen(at + 1))
+    if (!is_good || n < 3 || *p != '\0')
         return mp_fail(err, MP_EUSAGE,
                        "--fault: \"%.80s\" is not KIND@STEP/LAYER/STAGE[/RANK] (KIND: corrupt, swap, drop, stop, kill, "
                        "lie or slow)",
@@ -41,14 +37,17 @@ bool ex_fault_strikes(const struct ex_fault *f, const struct ex_script *s, uint3
            f->stage == stage && (f->kind == EX_FAULT_DROP || f->rank == rank);
 }
 
-/* Two messages whose payloads are exchanged: the first two of the rank from the stage on, MP_NONE when there are not
- * two. */
+/* The first two messages of the rank from the stage on exchange what they carry; where sizes differ, what lies around
+ * it goes along, within what the rank has to send. */
 static void swap(struct ex_end *sends, size_t n, uint32_t stage) {
+    uint64_t end = 0;
+    for (size_t i = 0; i < n; i++)
+        end = sends[i].at + sends[i].bytes > end ? sends[i].at + sends[i].bytes : end;
     for (size_t i = 0; i + 1 < n; i++)
         if (sends[i].stage >= stage) {
-            uint64_t at = sends[i].at;
-            sends[i].at = sends[i + 1].at;
-            sends[i + 1].at = at;
+            const uint64_t at[2] = {sends[i + 1].at, sends[i].at};
+            for (size_t k = 0; k < 2; k++)
+                sends[i + k].at = at[k] + sends[i + k].bytes <= end ? at[k] : end - sends[i + k].bytes;
             return;
         }
 }

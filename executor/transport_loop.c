@@ -127,7 +127,8 @@ static void blame(struct run *x, const struct rank *r, struct mp_error *err) {
                 bool is_receive = i < a->receive_end;
                 const struct ex_end *e = is_receive ? &s->receives[i] : &s->sends[a->send + (i - a->receive_end)];
                 const struct rank *peer = &x->ranks[e->peer];
-                if (x->is_done[e->message] || (pass == 0 && (peer->is_waiting || peer->has_ended)))
+                if (x->is_done[e->message] || !is_open(a, e->stage) ||
+                    (pass == 0 && (peer->is_waiting || peer->has_ended)))
                     continue;
                 (void)ex_fail_deadline(err, s, a->number, e->stage, e->peer, is_receive, e->bytes,
                                        x->link->world.deadline_ms);
@@ -255,7 +256,7 @@ static bool misbehave(struct rank *r, bool *has_misbehaved) {
     const struct ex_fault *f = &x->link->world.fault;
     const uint64_t deadline_ns = x->link->world.deadline_ms * 1000000;
     if (*has_misbehaved || f->kind == EX_FAULT_DROP || !ex_fault_strikes(f, x->s, f->stage, r->number) ||
-        (rank_stage(r) != MP_NONE && rank_stage(r) < f->stage))
+        (x->has_barriers ? x->stage : rank_stage(r)) < f->stage)
         return true;
     *has_misbehaved = true;
     if (f->kind == EX_FAULT_SLOW) {

@@ -1,0 +1,402 @@
+/* Whole runs of random plans on random recordings and clusters over loop: every token verified, counts and predictions
+ * those of the cost model and the simulator, and every fault caught. */
+#include "../../../executor/run.h"
+#include "../sim/world.h"
+#include <moeplan/executor.h>
+#include <moeplan/report.h>
+
+static const char *const dispatchers[] = {"a2av", "deepep-ll", "deepep-normal", "hierarchical", "agrs"};
+
+struct trial {
+    struct world w;
+    struct mp_exec in;
+    struct test_order order;
+};
+
+static void trial_make(struct trial *t, uint64_t seed, bool is_counts) {
+    struct mp_rng r = mp_rng_seed(seed);
+    memset(t, 0, sizeof *t);
+    world_make(&t->w, &r,
+               (struct world_shape){.max_nodes = 3, .max_per_node = 3, .n_steps = 2, .is_counts = is_counts});
+    struct mp_plan *p = t->w.plan;
+    t->w.model.dispatch_bytes = 1 + mp_rng_below(&r, 200);
+    t->w.model.combine_bytes = 1 + mp_rng_below(&r, 200);
+    t->w.net.t.name = "random";
+    p->provenance.strategy = "test";
+    p->stage_mode = (enum mp_stage_mode)mp_rng_below(&r, 3);
+    p->fallback_ppm = mp_rng_below(&r, 3) == 0 ? 1000000 : 0;
+    if (mp_rng_below(&r, 3) == 0) {
+        world_rotation(&t->w);
+    } else if (mp_rng_below(&r, 3) > 0) {
+        const uint32_t n_nodes = t->w.net.levels[0].n_groups, n = p->n_gpus;
+        const bool is_between = n_nodes > 1 && mp_rng_below(&r, 2) == 0;
+        if (is_between || n <= 8) {
+            case_order(&t->order, &r, is_between ? n_nodes : n, 1 + (uint32_t)mp_rng_below(&r, 2) * !is_between, 0,
+                       !is_between && mp_rng_below(&r, 2));
+            t->order.o.between_nodes = is_between;
+            p->orders = &t->order.o;
+            p->n_orders = 1;
+            for (uint32_t l = 0; l < p->n_layers; l++) {
+                p->layers[l].order = mp_rng_below(&r, 4) == 0 ? MP_NONE : 0;
+                p->layers[l].combine = p->layers[l].order == MP_NONE ? MP_COMBINE_FORWARD
+                                                                     : (enum mp_combine)mp_rng_below(&r, MP_N_COMBINES);
+            }
+        }
+    }
+    t->in = (struct mp_exec){.plan = p,
+                             .workload = t->w.workload,
+                             .topology = &t->w.net.t,
+                             .model = &t->w.model,
+                             .dispatcher = mp_dispatcher_find(dispatchers[is_counts ? 0 : seed % 5]),
+                             .sources = !is_counts && mp_rng_below(&r, 4) == 0 ? MP_SOURCES_COUPLED : MP_SOURCES_DP,
+                             .stage_mode = -1,
+                             .transport = "loop",
+                             .n_warmup = (uint32_t)mp_rng_below(&r, 2),
+                             .n_iterations = 1 + (uint32_t)mp_rng_below(&r, 2),
+                             .seed = seed,
+                             .n_threads = 1,
+                             .deadline_ms = 30000,
+                             .n_ranks = p->n_gpus,
+                             .n_local = p->n_gpus,
+                             .launcher_fd = -1};
+}
+
+/* ---- what a run has done ---- */
+
+static void check_counts(const struct trial *t, const struct mp_exec_result *r) {
+    struct mp_error err = {0};
+    struct mp_cost_setup setup = t->w.setup;
+    struct mp_traffic *x;
+    setup.dispatcher = t->in.dispatcher;
+    setup.sources = t->in.sources;
+    CHECK_OK(mp_traffic_new(&x, t->in.n_ranks, &err), err);
+    const uint64_t times = t->in.n_warmup + t->in.n_iterations;
+    const size_t cells = (size_t)t->in.n_ranks * t->in.n_ranks;
+    uint64_t n_tokens = 0, n_copies = 0, bytes = 0;
+    size_t part = 0;
+    for (uint32_t s = 0; s < t->w.workload->n_steps; s++)
+        for (uint32_t l = 0; l < t->w.plan->n_layers; l++) {
+            CHECK_OK(mp_traffic_compute(x, &setup, s, l, &err), err);
+            const uint64_t *const matrices[] = {x->dispatch, x->dispatch2, x->combine2, x->combine};
+            for (int k = 0; k < MP_N_EXEC_PARTS; k++) {
+                uint64_t sum = 0;
+                if (!x->has_second && (k == MP_EXEC_DISPATCH_INSIDE || k == MP_EXEC_COMBINE_INSIDE))
+                    continue;
+                for (size_t p = 0; p < cells; p++)
+                    sum += matrices[k][p];
+                assert_true(part < r->n_parts);
+                const struct mp_exec_part *p = &r->parts[part++];
+                assert_true(p->step == s && p->layer == l && (int)p->kind == k);
+                assert_int_equal(p->bytes, sum);
+                bytes += sum * times;
+                if (k == MP_EXEC_DISPATCH || k == MP_EXEC_DISPATCH_INSIDE)
+                    n_copies += sum / t->w.model.dispatch_bytes * times;
+            }
+            if (t->w.workload->steps != NULL)
+                n_tokens += t->w.workload->steps[s].n * times;
+            else
+                for (uint32_t k = 0; k < x->n_slots; k++)
+                    n_tokens += x->slot_rows[k] * times;
+        }
+    assert_int_equal(part, r->n_parts);
+    assert_int_equal(r->n_tokens, n_tokens);
+    assert_int_equal(r->n_copies, n_copies);
+    if (t->order.o.between_nodes) /* what is passed on is moved more than once */
+        assert_true(r->n_bytes >= bytes);
+    else
+        assert_int_equal(r->n_bytes, bytes);
+    mp_traffic_free(x);
+}
+
+static void test_exec__every_token_of_random_plans(void **state) {
+    (void)state;
+    static struct trial t;
+    uint64_t n_tokens = 0;
+    uint32_t n_staged = 0, n_fallen_back = 0, n_inside = 0;
+    for (uint64_t seed = 0; seed < 120; seed++) {
+        struct mp_error err = {0};
+        struct mp_exec_result *r;
+        trial_make(&t, seed, seed % 8 == 7);
+        CHECK_OK(mp_exec_run(&r, &t.in, &err), err);
+        check_counts(&t, r);
+        n_tokens += r->n_tokens;
+        for (size_t i = 0; i < r->n_parts; i++) {
+            n_staged += r->parts[i].is_staged;
+            n_fallen_back += r->parts[i].has_fallen_back;
+            n_inside += r->parts[i].kind == MP_EXEC_DISPATCH_INSIDE && r->parts[i].bytes > 0;
+        }
+        mp_exec_result_free(r);
+        world_free(&t.w);
+    }
+    assert_true(n_tokens > 10000 && n_staged > 100 && n_fallen_back > 2 && n_inside > 20);
+}
+
+/* Without overlap the parts of a step add up to the simulator's dispatch and combine, to the nanosecond. */
+static void test_exec__predictions_are_the_simulators(void **state) {
+    (void)state;
+    static struct trial t;
+    uint32_t n = 0;
+    for (uint64_t seed = 1000; seed < 1060; seed++) {
+        struct mp_error err = {0};
+        struct mp_exec_result *r;
+        struct mp_sim_result *sim;
+        trial_make(&t, seed, false);
+        const struct mp_sim_options options = {.dispatcher = t.in.dispatcher,
+                                               .sources = t.in.sources,
+                                               .network = MP_NETWORK_PLAN,
+                                               .stage_mode = -1,
+                                               .no_pacing = true,
+                                               .n_threads = 1};
+        if (t.in.dispatcher->is_overlapped || t.in.n_ranks < 2) {
+            world_free(&t.w);
+            continue;
+        }
+        CHECK_OK(mp_exec_run(&r, &t.in, &err), err);
+        CHECK_OK(mp_simulate(&sim, t.w.plan, t.w.workload, &t.w.net.t, &t.w.model, &options, &err), err);
+        for (uint32_t s = 0; s < sim->n_steps; s++) {
+            uint64_t ns = 0;
+            for (size_t i = 0; i < r->n_parts; i++)
+                ns += r->parts[i].step == s ? r->parts[i].predicted_ns : 0;
+            assert_int_equal(ns, sim->steps[s].dispatch_ns + sim->steps[s].combine_ns);
+            n++;
+        }
+        mp_sim_result_free(sim);
+        mp_exec_result_free(r);
+        world_free(&t.w);
+    }
+    assert_true(n > 40);
+}
+
+/* All but measured times is the same for any number of threads. */
+static void test_exec__threads_do_not_matter(void **state) {
+    (void)state;
+    static struct trial t;
+    for (uint64_t seed = 2000; seed < 2015; seed++) {
+        struct mp_error err = {0};
+        struct mp_exec_result *a, *b;
+        trial_make(&t, seed, false);
+        t.in.with_timeline = true;
+        CHECK_OK(mp_exec_run(&a, &t.in, &err), err);
+        t.in.n_threads = 3;
+        CHECK_OK(mp_exec_run(&b, &t.in, &err), err);
+        assert_true(a->n_tokens == b->n_tokens && a->n_copies == b->n_copies && a->n_bytes == b->n_bytes &&
+                    a->n_parts == b->n_parts && a->n_predicted == b->n_predicted && a->n_measured == b->n_measured);
+        for (size_t i = 0; i < a->n_parts; i++)
+            assert_true(a->parts[i].predicted_ns == b->parts[i].predicted_ns &&
+                        a->parts[i].bound_ns == b->parts[i].bound_ns && a->parts[i].bytes == b->parts[i].bytes);
+        for (size_t i = 0; i < a->n_predicted; i++)
+            assert_true(a->predicted[i].src == b->predicted[i].src && a->predicted[i].dst == b->predicted[i].dst &&
+                        a->predicted[i].begin_ns == b->predicted[i].begin_ns &&
+                        a->predicted[i].end_ns == b->predicted[i].end_ns);
+        for (size_t i = 0; i < a->n_measured; i++)
+            assert_true(a->measured[i].src == b->measured[i].src && a->measured[i].bytes == b->measured[i].bytes &&
+                        a->measured[i].stage == b->measured[i].stage);
+        mp_exec_result_free(a);
+        mp_exec_result_free(b);
+        world_free(&t.w);
+    }
+}
+
+/* Every copy goes to where its experts are, every expert of every token gets its copy. */
+static void test_exec__copies_reach_all_experts(void **state) {
+    (void)state;
+    static struct trial t;
+    for (uint64_t seed = 3000; seed < 3060; seed++) {
+        struct mp_error err = {0};
+        struct ex_route *route;
+        trial_make(&t, seed, false);
+        struct mp_cost_setup setup = t.w.setup;
+        setup.dispatcher = t.in.dispatcher;
+        setup.sources = t.in.sources;
+        CHECK_OK(ex_route_new(&route, &setup, 0, 0, &err), err);
+        const uint32_t n = route->n;
+        for (uint32_t i = 0; i < route->n_tokens; i++)
+            for (uint32_t c = route->tokens[i].first_choice;
+                 c < route->tokens[i].first_choice + route->tokens[i].n_choices; c++) {
+                const uint32_t src = route->tokens[i].source, g = route->choices[c].gpu;
+                uint32_t found = g == src;
+                for (uint32_t from = 0; from < n; from++)
+                    for (int inside = 0; inside < 2; inside++) {
+                        const struct ex_carriage *x = inside ? &route->inside : &route->out;
+                        for (size_t k = x->first[from * n + g]; k < x->first[from * n + g + 1]; k++)
+                            found += x->list[k].token == i && (x->list[k].choice == MP_NONE || x->list[k].choice == c);
+                    }
+                assert_int_equal(found, 1);
+            }
+        for (size_t k = 0; route->has_inside && k < route->inside.first[n * n]; k++) {
+            size_t flow = 0; /* what is passed on came to the gateway first */
+            while (route->inside.first[flow + 1] <= k)
+                flow++;
+            const struct ex_carried *x = &route->inside.list[k];
+            const size_t brought = route->tokens[x->token].source * n + flow / n;
+            assert_true(route->out.first[brought] + x->relay < route->out.first[brought + 1]);
+            assert_int_equal(route->out.list[route->out.first[brought] + x->relay].token, x->token);
+        }
+        ex_route_free(route);
+        world_free(&t.w);
+    }
+}
+
+/* ---- faults ---- */
+
+/* Plans with traffic out of rank `rank` in the first stage of step 0, layer 0. */
+static bool has_victim(const struct trial *t, uint32_t *rank, uint32_t *stage, uint64_t *n_sends) {
+    struct mp_error err = {0};
+    struct mp_net *net;
+    struct ex_layer *l;
+    struct mp_cost_setup setup = t->w.setup;
+    bool is_found = false;
+    setup.dispatcher = t->in.dispatcher;
+    setup.sources = t->in.sources;
+    CHECK_OK(mp_net_new(&net, &t->w.net.t, &err), err);
+    CHECK_OK(ex_layer_new(&l, &setup, net, -1, &(struct ex_limits){0}, 0, 0, &err), err);
+    const struct ex_script *s = l->scripts[EX_DISPATCH];
+    for (size_t m = 0; m < s->n_messages && !is_found; m++) {
+        *rank = s->messages[m].src;
+        *stage = s->messages[m].stage;
+        *n_sends = 0;
+        for (size_t i = s->send_first[*rank]; i < s->send_first[*rank + 1]; i++)
+            *n_sends += s->sends[i].stage >= *stage && s->sends[i].bytes >= 16;
+        is_found = *n_sends >= 2 && s->messages[m].bytes >= 16;
+    }
+    ex_layer_free(l);
+    mp_net_free(net);
+    return is_found;
+}
+
+static void test_exec__faults_are_caught(void **state) {
+    (void)state;
+    static struct trial t;
+    static const char *const kinds[] = {"corrupt", "swap", "drop", "lie", "stop"};
+    uint32_t n[5] = {0};
+    for (uint64_t seed = 4000; seed < 4060; seed++) {
+        uint32_t rank = 0, stage = 0;
+        uint64_t n_sends = 0;
+        char fault[64];
+        trial_make(&t, seed, false);
+        const size_t k = seed % 5;
+        if (has_victim(&t, &rank, &stage, &n_sends) && (k != 4 || n[4] < 3)) {
+            struct mp_error err = {0};
+            struct mp_exec_result *r;
+            snprintf(fault, sizeof fault, "%s@0/0/%u/%u", kinds[k], stage, rank);
+            t.in.fault = fault;
+            t.in.deadline_ms = k == 4 ? 300 : 30000;
+            assert_int_equal(mp_exec_run(&r, &t.in, &err), MP_EPEER);
+            assert_null(r);
+            const bool is_data = k < 3;
+            if (strstr(err.message, is_data ? "wrong" : "bytes") == NULL || strstr(err.message, "rank") == NULL)
+                fail_msg("%s: %s", fault, err.message);
+            n[k]++;
+        }
+        world_free(&t.w);
+    }
+    for (size_t k = 0; k < 5; k++)
+        assert_true(n[k] >= 2);
+}
+
+static enum mp_status run_once(void *ctx, struct mp_error *err) {
+    const struct trial *t = ctx;
+    struct mp_exec_result *r;
+    struct mp_out *o = NULL;
+    enum mp_status status = mp_exec_run(&r, &t->in, err);
+    if (status != MP_OK)
+        return status;
+    status = mp_out_open_memory(&o, err);
+    if (status == MP_OK) {
+        mp_exec_write_text(r, &t->in, o);
+        mp_exec_write_timeline(r, &t->in, o);
+        status = mp_out_commit(o, err);
+    }
+    mp_exec_result_free(r);
+    return status;
+}
+static void test_exec__no_memory(void **state) {
+    (void)state;
+    static struct trial t;
+    for (uint64_t seed = 5002; seed < 5006; seed++) {
+        trial_make(&t, seed, false);
+        t.in.n_warmup = 0;
+        t.in.n_iterations = 1;
+        t.in.with_timeline = true;
+        sweep_faults(run_once, &t, 11);
+        world_free(&t.w);
+    }
+}
+
+static void test_exec__asks_for_what_fits(void **state) {
+    (void)state;
+    static struct trial t;
+    struct mp_exec_result *r;
+    struct mp_error err = {0};
+    trial_make(&t, 1, false);
+    t.in.transport = "pigeon";
+    assert_int_equal(mp_exec_run(&r, &t.in, &err), MP_EUSAGE);
+    assert_non_null(strstr(err.message, "--list transports"));
+    err = (struct mp_error){0};
+    t.in.transport = "loop";
+    t.in.n_ranks++;
+    assert_int_equal(mp_exec_run(&r, &t.in, &err), MP_EUSAGE);
+    world_free(&t.w);
+    trial_make(&t, 7, true);
+    err = (struct mp_error){0};
+    t.in.dispatcher = mp_dispatcher_find("deepep-normal");
+    assert_int_equal(mp_exec_run(&r, &t.in, &err), MP_EUSAGE);
+    world_free(&t.w);
+}
+
+/* ---- payloads ---- */
+
+static void test_exec__payloads(void **state) {
+    (void)state;
+    struct mp_rng rng = mp_rng_seed(1);
+    uint8_t a[300], b[300], sum[300], other[300];
+    for (uint32_t i = 0; i < 400; i++) {
+        struct ex_payload p = {.seed = i,
+                               .step = i % 3,
+                               .layer = i % 5,
+                               .iteration = i % 2,
+                               .dispatch_bytes = 1 + mp_rng_below(&rng, 200),
+                               .combine_bytes = 1 + mp_rng_below(&rng, 200)};
+        const uint64_t row = mp_rng_next(&rng), at = mp_rng_below(&rng, p.dispatch_bytes);
+        memset(a, 0x5A, sizeof a);
+        ex_payload_fill(&p, row, a);
+        assert_int_equal(a[p.dispatch_bytes], 0x5A);
+        assert_int_equal(ex_payload_check(&p, row, a), p.dispatch_bytes);
+        assert_int_equal(ex_payload_byte(&p, row, at), a[at]);
+        const uint64_t key = ex_payload_key(&p, a);
+        a[at] ^= (uint8_t)(1u << mp_rng_below(&rng, 8));
+        assert_int_equal(ex_payload_check(&p, row, a), at);
+        assert_true(ex_payload_key(&p, a) != key);
+        if (p.dispatch_bytes >= 24) { /* what an earlier iteration left does not pass */
+            ex_payload_fill(&p, row, a);
+            p.iteration++;
+            assert_true(ex_payload_check(&p, row, a) < p.dispatch_bytes);
+        }
+        /* Sums of answers do not know their order, and end where they shall. */
+        memset(sum, 0, sizeof sum);
+        memset(b, 0, sizeof b);
+        memset(other, 0, sizeof other);
+        ex_payload_answer(&p, key, 1, 3, sum);
+        ex_payload_answer(&p, key, 2, 65535, sum);
+        ex_payload_answer(&p, key, 2, 65535, b);
+        ex_payload_answer(&p, key, 1, 3, other);
+        ex_payload_add(&p, other, b);
+        assert_memory_equal(sum, b, sizeof sum);
+        for (size_t k = p.combine_bytes; k < sizeof sum; k++)
+            assert_int_equal(sum[k], 0);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_exec__every_token_of_random_plans),
+        cmocka_unit_test(test_exec__predictions_are_the_simulators),
+        cmocka_unit_test(test_exec__threads_do_not_matter),
+        cmocka_unit_test(test_exec__copies_reach_all_experts),
+        cmocka_unit_test(test_exec__faults_are_caught),
+        cmocka_unit_test(test_exec__no_memory),
+        cmocka_unit_test(test_exec__asks_for_what_fits),
+        cmocka_unit_test(test_exec__payloads),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
