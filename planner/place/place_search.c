@@ -6,6 +6,7 @@
  * Method    iterated local search. Starts: contiguous, lpt, eplb and seeded random placements. Descent: the first
  *           exchange of two experts, or move to an empty slot, that is better, around GPUs that changed lately; then
  *           3-cycles. When nothing is better: a kick of random exchanges, another descent, back where that is worse.
+ *           Where tokens pay for every node or GPU they need, one more start: planner/place/layer_cost_groups.c.
  * Differs   from balancing totals (LPT, EPLB): sees the experts that a step reads, tiles, every port and de-duplicated
  *           copies, so it trades balance for traffic where the steps say so. Replicas: placed for the rule `even`, how
  *           many there are is the replicate stage's.
@@ -32,6 +33,7 @@ static const struct mp_option options[] = {
 
 #define WORK_PER_PAIR 4096u /* elementary operations that count as one simulated (step, layer) pair */
 #define STARTS_MAX 8u
+#define GROUPS_PART 8u /* of the work goes into grouping experts by node */
 
 struct starts {
     uint32_t n;
@@ -393,9 +395,9 @@ static int by_value(const void *a, const void *b) {
 static enum mp_status search_from_starts(struct local *x, uint32_t layer, struct mp_error *err) {
     const struct search *s = x->search;
     uint32_t n = 0, n_slots = s->draft->plan->n_slots, n_all = s->starts.n + (uint32_t)s->values[OPTION_RANDOM];
-    uint16_t *gpu = mp_arena_alloc(x->arena, (size_t)n_all * x->n_items, sizeof *gpu);
+    uint16_t *gpu = mp_arena_alloc(x->arena, ((size_t)n_all + 1) * x->n_items, sizeof *gpu);
     uint32_t *seen = mp_arena_alloc(x->arena, x->n_experts + n_slots, sizeof *seen);
-    struct start *starts = mp_arena_alloc(x->arena, n_all, sizeof *starts);
+    struct start *starts = mp_arena_alloc(x->arena, n_all + 1, sizeof *starts);
     if (gpu == NULL || seen == NULL || starts == NULL)
         return mp_nomem(err, "searching a layer");
     for (uint32_t i = 0; i < n_all; i++) {
@@ -409,6 +411,19 @@ static enum mp_status search_from_starts(struct local *x, uint32_t layer, struct
     }
     if (n == 0)
         return MP_OK; /* best_value says that there is none */
+    uint16_t *grouped = gpu + (size_t)n * x->n_items;
+    bool has_groups;
+    memcpy(grouped, x->best, x->n_items * sizeof *grouped);
+    enum mp_status status =
+        mp_layer_cost_groups(x->cost, x->first_slot, &x->rng, x->limit / GROUPS_PART, grouped, &has_groups, err);
+    if (status != MP_OK)
+        return status;
+    if (has_groups) {
+        mp_layer_cost_set(x->cost, grouped);
+        keep_best(x);
+        starts[n] = (struct start){mp_layer_cost_now(x->cost), n};
+        n++;
+    }
     qsort(starts, n, sizeof *starts, by_value);
     /* Most of the work goes to the descent from the best start and to kicks; the other starts are a glance. */
     const uint64_t all = x->limit;

@@ -230,12 +230,144 @@ static void test_layer_cost__equals_the_simulator_on_counts(void **state) {
     }
 }
 
+/* ---- groups ---- */
+/* Expert e belongs with those of e mod n_groups: nine tokens in ten use only experts of one group. */
+static void plant(struct mp_trace *t, uint32_t n_groups, uint64_t seed) {
+    struct mp_rng rng = mp_rng_seed(seed);
+    const uint32_t each = t->n_experts / n_groups;
+    for (uint64_t row = 0; row < t->n_rows; row++) {
+        uint64_t n_rows;
+        uint8_t *ids = (uint8_t *)mp_trace_ids(t, 0, row, &n_rows);
+        uint32_t group = (uint32_t)mp_rng_below(&rng, n_groups), shift = (uint32_t)mp_rng_below(&rng, each);
+        bool is_loose = mp_rng_below(&rng, 10) == 0;
+        for (uint32_t k = 0; k < t->top_k; k++)
+            ids[k] = (uint8_t)(is_loose ? (group + 5 * k) % t->n_experts : (k + shift) % each * n_groups + group);
+    }
+}
+
+static void test_layer_cost__groups_experts_that_are_used_together(void **state) {
+    (void)state;
+    static const struct {
+        const char *topology;
+        uint32_t n_groups; /* nodes, or GPUs of the only node */
+    } cases[] = {{"2x2:h100", 2}, {"4x1:h100", 4}, {"4:h100", 4}, {"2x4:h100", 2}, {"4x2:h100", 4}};
+    for (uint64_t i = 0; i < 40; i++) {
+        struct mp_error err = {0};
+        struct tiny t;
+        struct mp_workload *w;
+        struct mp_layer_cost *c;
+        enum mp_outcome outcome;
+        const uint32_t n_groups = cases[i % 5].n_groups;
+        const struct tiny_spec s = {.n_layers = 1,
+                                    .n_experts = 16,
+                                    .top_k = 3,
+                                    .n_requests = 60,
+                                    .n_rows = 10,
+                                    .topology = cases[i % 5].topology,
+                                    .phase = MP_PHASE_PREFILL,
+                                    .batch = 20,
+                                    .seed = i};
+        CHECK_OK(tiny_make(&t, &s, &err), err);
+        plant(t.trace, n_groups, i);
+        t.model->dispatch_bytes *= 16; /* copies matter more than rows do */
+        t.model->combine_bytes *= 16;
+        CHECK_OK(mp_workload_build(&w, &t.part, &t.request.batching, &err), err);
+        const struct mp_problem problem = {
+            .workload = w, .topology = t.topology, .model = t.model, .sim = t.request.sim, .n_threads = 1};
+        uint16_t copies[16], gpu[16], again[16];
+        uint32_t first_slot[9], at[16];
+        const uint32_t n_gpus = t.topology->n_gpus;
+        struct mp_rng rng = mp_rng_seed(i);
+        for (uint32_t e = 0; e < 16; e++) {
+            copies[e] = (uint16_t)e;
+            at[e] = e * n_gpus / 16;
+        }
+        mp_rng_shuffle(&rng, at, 16);
+        for (uint32_t e = 0; e < 16; e++)
+            gpu[e] = again[e] = (uint16_t)at[e];
+        for (uint32_t g = 0; g <= n_gpus; g++)
+            first_slot[g] = g * 16 / n_gpus;
+        const struct mp_layer_cost_spec spec = {
+            .problem = &problem, .copies = copies, .n_copies = 16, .n_steps = w->n_steps};
+        CHECK_OK(mp_layer_cost_new(&c, &spec, &outcome, &err), err);
+        bool has_groups;
+        uint64_t before = mp_layer_cost_work(c);
+        struct mp_rng same = mp_rng_seed(i + 1000), twin = same;
+        CHECK_OK(mp_layer_cost_groups(c, first_slot, &same, 20000000, gpu, &has_groups, &err), err);
+        assert_true(has_groups);
+        assert_true(mp_layer_cost_work(c) > before);
+        uint32_t used[8] = {0};
+        for (uint32_t e = 0; e < 16; e++) {
+            used[gpu[e]]++;
+            for (uint32_t f = 0; f < 16; f++) {
+                uint32_t u = n_groups == n_gpus ? gpu[e] : mp_topology_node(t.topology, gpu[e]),
+                         v = n_groups == n_gpus ? gpu[f] : mp_topology_node(t.topology, gpu[f]);
+                assert_true((u == v) == (e % n_groups == f % n_groups));
+            }
+        }
+        for (uint32_t g = 0; g < n_gpus; g++)
+            assert_int_equal(used[g], 16 / n_gpus);
+        CHECK_OK(mp_layer_cost_groups(c, first_slot, &twin, 20000000, again, &has_groups, &err), err);
+        assert_memory_equal(gpu, again, sizeof gpu);
+        mp_layer_cost_free(c);
+        mp_workload_free(w);
+        tiny_free(&t);
+    }
+}
+
+/* A copy for every (token, expert) costs the same wherever experts that are used together stand. */
+static void test_layer_cost__groups_only_where_copies_are_saved(void **state) {
+    (void)state;
+    static const char *const dispatchers[] = {"a2av", "deepep-ll", "agrs", "deepep-normal", "hierarchical"};
+    for (uint32_t i = 0; i < 5; i++) {
+        struct mp_error err = {0};
+        struct tiny t;
+        struct mp_workload *w;
+        struct mp_layer_cost *c;
+        enum mp_outcome outcome;
+        const struct tiny_spec s = {.n_layers = 1,
+                                    .n_experts = 8,
+                                    .top_k = 2,
+                                    .n_requests = 60,
+                                    .n_rows = 10,
+                                    .topology = "2x2:h100",
+                                    .phase = MP_PHASE_PREFILL,
+                                    .batch = 20,
+                                    .seed = i};
+        CHECK_OK(tiny_make(&t, &s, &err), err);
+        t.request.sim.dispatcher = mp_dispatcher_find(dispatchers[i]);
+        CHECK_OK(mp_workload_build(&w, &t.part, &t.request.batching, &err), err);
+        const struct mp_problem problem = {
+            .workload = w, .topology = t.topology, .model = t.model, .sim = t.request.sim, .n_threads = 1};
+        uint16_t copies[8], gpu[8];
+        const uint32_t first_slot[5] = {0, 2, 4, 6, 8};
+        for (uint32_t e = 0; e < 8; e++) {
+            copies[e] = (uint16_t)e;
+            gpu[e] = (uint16_t)(e / 2);
+        }
+        const struct mp_layer_cost_spec spec = {
+            .problem = &problem, .copies = copies, .n_copies = 8, .n_steps = w->n_steps};
+        CHECK_OK(mp_layer_cost_new(&c, &spec, &outcome, &err), err);
+        bool has_groups;
+        struct mp_rng rng = mp_rng_seed(i);
+        CHECK_OK(mp_layer_cost_groups(c, first_slot, &rng, 1000000, gpu, &has_groups, &err), err);
+        assert_int_equal(has_groups, i >= 3);
+        for (uint32_t e = 0; e < 8 && !has_groups; e++)
+            assert_int_equal(gpu[e], e / 2);
+        mp_layer_cost_free(c);
+        mp_workload_free(w);
+        tiny_free(&t);
+    }
+}
+
 int main(void) {
     cmocka_set_message_output(CM_OUTPUT_TAP);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_layer_cost__equals_the_simulator),
         cmocka_unit_test(test_layer_cost__equals_the_simulator_with_replicas),
         cmocka_unit_test(test_layer_cost__equals_the_simulator_on_counts),
+        cmocka_unit_test(test_layer_cost__groups_experts_that_are_used_together),
+        cmocka_unit_test(test_layer_cost__groups_only_where_copies_are_saved),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
