@@ -52,10 +52,12 @@ uint64_t mp_layer_cost_now(const struct mp_layer_cost *c);                 /* ob
 const uint64_t *mp_layer_cost_steps(const struct mp_layer_cost *c);        /* [n_steps] ns of the placement */
 uint64_t mp_layer_cost_rows(const struct mp_layer_cost *c, uint32_t item); /* summed over the steps */
 /* A placement to begin with where tokens send one copy to each node they need: from gpu[n_copies], exchanges items
- * between nodes so that tokens need fewer of them, and fills the GPUs of each node evenly. `work` elementary
- * operations. *has_groups false: nothing to gain here (other dispatchers, one node, replicas); gpu is as it was. */
-enum mp_status mp_layer_cost_groups(struct mp_layer_cost *c, const uint32_t *first_slot, struct mp_rng *rng,
-                                    uint64_t work, uint16_t *gpu, bool *has_groups, struct mp_error *err) MP_MUST_CHECK;
+ * between nodes so that tokens need fewer of them, and fills the GPUs of each node evenly. spec: what c was made from.
+ * `work` elementary operations. *has_groups false: nothing to gain here (other dispatchers, one node, replicas); gpu is
+ * as it was. */
+enum mp_status mp_layer_cost_groups(struct mp_layer_cost *c, const struct mp_layer_cost_spec *spec,
+                                    const uint32_t *first_slot, struct mp_rng *rng, uint64_t work, uint16_t *gpu,
+                                    bool *has_groups, struct mp_error *err) MP_MUST_CHECK;
 /* How many steps have this GPU as the one that computes longest: where the time is lost. busy[n_gpus]. */
 void mp_layer_cost_busy(const struct mp_layer_cost *c, uint32_t *busy);
 /* Elementary operations since the last mp_layer_cost_new, for budgets. */

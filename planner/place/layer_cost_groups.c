@@ -21,6 +21,7 @@
 struct groups {
     const struct mp_layer_cost *c;
     uint32_t n_tokens, n_nodes, n_items, top_k;
+    uint64_t n_rows;    /* of the steps */
     uint16_t *ids;      /* [n_tokens][top_k], n_items = unused */
     uint32_t *first;    /* [n_items + 1] into list */
     uint32_t *list;     /* tokens of each item */
@@ -176,12 +177,23 @@ static void improve(struct groups *x, struct mp_rng *rng) {
 }
 
 /* ---- the tables ---- */
-static void read_sample(struct groups *x) {
+static const struct mp_step *step_of(const struct mp_layer_cost_spec *spec, const struct mp_workload *w, uint32_t i) {
+    return &w->steps[spec->steps != NULL ? spec->steps[i] : i];
+}
+
+/* Evenly from all rows of the steps. */
+static void read_sample(struct groups *x, const struct mp_layer_cost_spec *spec) {
     const struct mp_layer_cost *c = x->c;
-    const uint32_t n_all = c->step_first[c->n_steps];
-    for (uint32_t t = 0; t < x->n_tokens; t++) {
-        uint32_t from = (uint32_t)mp_mul_div(t, n_all, x->n_tokens);
-        memcpy(x->ids + (size_t)t * x->top_k, c->ids + (size_t)from * x->top_k, x->top_k * sizeof *x->ids);
+    const struct mp_workload *w = c->problem.workload;
+    uint64_t before = 0; /* rows of the steps up to `step` */
+    for (uint32_t t = 0, step = 0; t < x->n_tokens; t++) {
+        const uint64_t row = mp_mul_div(t, x->n_rows, x->n_tokens);
+        while (row >= before + step_of(spec, w, step)->n)
+            before += step_of(spec, w, step++)->n;
+        uint16_t *ids = x->ids + (size_t)t * x->top_k;
+        uint32_t n = mp_trace_row(w->trace, c->layer, step_of(spec, w, step)->row[row - before], ids);
+        for (; n < x->top_k; n++)
+            ids[n] = (uint16_t)x->n_items;
     }
     for (size_t i = 0; i < (size_t)x->n_tokens * x->top_k; i++)
         if (x->ids[i] < x->n_items)
@@ -207,9 +219,7 @@ static void set_times(struct groups *x) {
     const struct mp_layer_cost *c = x->c;
     const struct mp_topology *t = c->problem.topology;
     const uint32_t level = c->n_levels > 1 && !x->is_by_gpu ? 1 : 0;
-    uint64_t n_tokens = 0, rate = UINT64_MAX;
-    for (uint32_t s = 0; s < c->n_steps; s++)
-        n_tokens += (uint64_t)(c->step_first[s + 1] - c->step_first[s]) * c->weight[s];
+    uint64_t rate = UINT64_MAX;
     for (uint32_t v = 0; v < x->n_nodes; v++) {
         uint64_t rows_per_s = 0;
         for (uint32_t g = first_gpu(x, v); g < first_gpu(x, v) + n_gpus_of(x, v); g++) {
@@ -222,7 +232,7 @@ static void set_times(struct groups *x) {
         x->row_ps[v] = UINT64_C(1000000000000) / rows_per_s;
     }
     uint64_t each = mp_mul_div(c->dispatch_bytes + c->combine_bytes, UINT64_C(1000000000000), rate > 0 ? rate : 1);
-    each = mp_mul_div(each, n_tokens, x->n_tokens > 0 ? x->n_tokens : 1);
+    each = mp_mul_div(each, x->n_rows, x->n_tokens > 0 ? x->n_tokens : 1);
     x->copy_ps = each / c->n_gpus * (x->n_nodes - 1) / x->n_nodes + 1;
 }
 
@@ -246,8 +256,9 @@ static void fill_gpus(const struct groups *x, const uint32_t *first_slot, uint16
     }
 }
 
-enum mp_status mp_layer_cost_groups(struct mp_layer_cost *c, const uint32_t *first_slot, struct mp_rng *rng,
-                                    uint64_t work, uint16_t *gpu, bool *has_groups, struct mp_error *err) {
+enum mp_status mp_layer_cost_groups(struct mp_layer_cost *c, const struct mp_layer_cost_spec *spec,
+                                    const uint32_t *first_slot, struct mp_rng *rng, uint64_t work, uint16_t *gpu,
+                                    bool *has_groups, struct mp_error *err) {
     struct groups x = {.c = c, .n_items = c->n_items, .top_k = c->top_k, .limit = work};
     *has_groups = false;
     if (!c->by_token || c->is_coupled || c->n_items > c->problem.workload->trace->n_experts)
@@ -259,7 +270,9 @@ enum mp_status mp_layer_cost_groups(struct mp_layer_cost *c, const uint32_t *fir
     if (x.n_nodes < 2)
         return MP_OK;
     struct mp_arena *arena = mp_arena_new();
-    x.n_tokens = c->step_first[c->n_steps] < TOKENS_MAX ? c->step_first[c->n_steps] : TOKENS_MAX;
+    for (uint32_t i = 0; i < c->n_steps; i++)
+        x.n_rows += step_of(spec, c->problem.workload, i)->n;
+    x.n_tokens = x.n_rows < TOKENS_MAX ? (uint32_t)x.n_rows : TOKENS_MAX;
     x.ids = arena != NULL ? mp_arena_alloc(arena, (size_t)x.n_tokens * x.top_k, sizeof *x.ids) : NULL;
     if (x.ids == NULL) {
         mp_arena_free(arena);
@@ -284,7 +297,7 @@ enum mp_status mp_layer_cost_groups(struct mp_layer_cost *c, const uint32_t *fir
     }
     for (uint32_t i = 0; i < x.n_items; i++)
         x.node[i] = (uint16_t)(x.is_by_gpu ? gpu[i] : node_of(c, gpu[i]));
-    read_sample(&x);
+    read_sample(&x, spec);
     set_times(&x);
     improve(&x, rng);
     fill_gpus(&x, first_slot, gpu, rows, n_used);

@@ -392,7 +392,7 @@ static int by_value(const void *a, const void *b) {
     return (x->number > y->number) - (x->number < y->number);
 }
 
-static enum mp_status search_from_starts(struct local *x, uint32_t layer, struct mp_error *err) {
+static enum mp_status search_from_starts(struct local *x, const struct mp_layer_cost_spec *spec, struct mp_error *err) {
     const struct search *s = x->search;
     uint32_t n = 0, n_slots = s->draft->plan->n_slots, n_all = s->starts.n + (uint32_t)s->values[OPTION_RANDOM];
     uint16_t *gpu = mp_arena_alloc(x->arena, ((size_t)n_all + 1) * x->n_items, sizeof *gpu);
@@ -402,7 +402,7 @@ static enum mp_status search_from_starts(struct local *x, uint32_t layer, struct
         return mp_nomem(err, "searching a layer");
     for (uint32_t i = 0; i < n_all; i++) {
         uint16_t *mine = gpu + (size_t)n * x->n_items;
-        if (i < s->starts.n ? !read_start(x, s->starts.plan[i], layer, mine, seen) : !random_start(x, mine, seen))
+        if (i < s->starts.n ? !read_start(x, s->starts.plan[i], spec->layer, mine, seen) : !random_start(x, mine, seen))
             continue;
         mp_layer_cost_set(x->cost, mine);
         keep_best(x);
@@ -415,7 +415,7 @@ static enum mp_status search_from_starts(struct local *x, uint32_t layer, struct
     bool has_groups;
     memcpy(grouped, x->best, x->n_items * sizeof *grouped);
     enum mp_status status =
-        mp_layer_cost_groups(x->cost, x->first_slot, &x->rng, x->limit / GROUPS_PART, grouped, &has_groups, err);
+        mp_layer_cost_groups(x->cost, spec, x->first_slot, &x->rng, x->limit / GROUPS_PART, grouped, &has_groups, err);
     if (status != MP_OK)
         return status;
     if (has_groups) {
@@ -475,7 +475,7 @@ static enum mp_status search_layer(void *ctx, size_t layer, unsigned worker, str
     if (s->outcomes[layer] != MP_FOUND)
         goto out;
     MP_TRY(local_new(&x, err));
-    MP_TRY(search_from_starts(&x, (uint32_t)layer, err));
+    MP_TRY(search_from_starts(&x, &spec, err));
     if (x.best_value == UINT64_MAX) {
         s->outcomes[layer] = MP_NOT_FOUND;
         goto out;

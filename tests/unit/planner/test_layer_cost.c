@@ -293,7 +293,7 @@ static void test_layer_cost__groups_experts_that_are_used_together(void **state)
         bool has_groups;
         uint64_t before = mp_layer_cost_work(c);
         struct mp_rng same = mp_rng_seed(i + 1000), twin = same;
-        CHECK_OK(mp_layer_cost_groups(c, first_slot, &same, 20000000, gpu, &has_groups, &err), err);
+        CHECK_OK(mp_layer_cost_groups(c, &spec, first_slot, &same, 20000000, gpu, &has_groups, &err), err);
         assert_true(has_groups);
         assert_true(mp_layer_cost_work(c) > before);
         uint32_t used[8] = {0};
@@ -307,7 +307,7 @@ static void test_layer_cost__groups_experts_that_are_used_together(void **state)
         }
         for (uint32_t g = 0; g < n_gpus; g++)
             assert_int_equal(used[g], 16 / n_gpus);
-        CHECK_OK(mp_layer_cost_groups(c, first_slot, &twin, 20000000, again, &has_groups, &err), err);
+        CHECK_OK(mp_layer_cost_groups(c, &spec, first_slot, &twin, 20000000, again, &has_groups, &err), err);
         assert_memory_equal(gpu, again, sizeof gpu);
         mp_layer_cost_free(c);
         mp_workload_free(w);
@@ -350,7 +350,7 @@ static void test_layer_cost__groups_only_where_copies_are_saved(void **state) {
         CHECK_OK(mp_layer_cost_new(&c, &spec, &outcome, &err), err);
         bool has_groups;
         struct mp_rng rng = mp_rng_seed(i);
-        CHECK_OK(mp_layer_cost_groups(c, first_slot, &rng, 1000000, gpu, &has_groups, &err), err);
+        CHECK_OK(mp_layer_cost_groups(c, &spec, first_slot, &rng, 1000000, gpu, &has_groups, &err), err);
         assert_int_equal(has_groups, i >= 3);
         for (uint32_t e = 0; e < 8 && !has_groups; e++)
             assert_int_equal(gpu[e], e / 2);
