@@ -168,25 +168,24 @@ static int by_name(const void *a, const void *b) {
     return c != 0 ? c : *x < *y ? -1 : *x > *y; /* the array's order: of two the later one holds */
 }
 
-/* "strategy.option=value,..." by strategy and option; "" without any. */
-static enum mp_status write_settings(const char **out, struct mp_plan *p, const struct mp_plan_request *r,
-                                     struct mp_error *err) {
+enum mp_status mp_settings_text(const char **out, struct mp_arena *arena, const struct mp_setting *settings,
+                                uint32_t n_settings, struct mp_error *err) {
     struct mp_out *text = NULL;
     *out = "";
-    if (r->n_settings == 0)
+    if (n_settings == 0)
         return MP_OK;
-    const struct mp_setting **sorted = mp_arena_alloc(p->arena, r->n_settings, sizeof *sorted);
+    const struct mp_setting **sorted = mp_arena_alloc(arena, n_settings, sizeof *sorted);
     if (sorted == NULL)
         return mp_nomem(err, "recording where a plan comes from");
-    for (uint32_t i = 0; i < r->n_settings; i++)
-        sorted[i] = &r->settings[i];
-    qsort(sorted, r->n_settings, sizeof *sorted, by_name);
+    for (uint32_t i = 0; i < n_settings; i++)
+        sorted[i] = &settings[i];
+    qsort(sorted, n_settings, sizeof *sorted, by_name);
     enum mp_status status = mp_out_open_memory(&text, err);
     if (status != MP_OK)
         return status;
     bool is_first = true;
-    for (uint32_t i = 0; i < r->n_settings; i++) {
-        const struct mp_setting *s = sorted[i], *next = i + 1 < r->n_settings ? sorted[i + 1] : NULL;
+    for (uint32_t i = 0; i < n_settings; i++) {
+        const struct mp_setting *s = sorted[i], *next = i + 1 < n_settings ? sorted[i + 1] : NULL;
         if (next != NULL && strcmp(s->strategy, next->strategy) == 0 && strcmp(s->option, next->option) == 0)
             continue;
         mp_out_printf(text, "%s%s.%s=%lld", is_first ? "" : ",", s->strategy, s->option, (long long)s->value);
@@ -194,7 +193,7 @@ static enum mp_status write_settings(const char **out, struct mp_plan *p, const 
     }
     size_t n;
     const uint8_t *bytes = mp_out_memory_bytes(text, &n);
-    char *copy = bytes != NULL ? mp_arena_alloc(p->arena, n + 1, 1) : NULL;
+    char *copy = bytes != NULL ? mp_arena_alloc(arena, n + 1, 1) : NULL;
     if (copy != NULL)
         memcpy(copy, bytes, n);
     *out = copy;
@@ -249,7 +248,8 @@ static enum mp_status fill_provenance(struct mp_plan *p, const struct run *run, 
         p->colocations = pairs;
         p->n_colocations = pairs != NULL ? r->n_colocations : 0;
     }
-    return is_full ? mp_nomem(err, "recording where a plan comes from") : write_settings(&v->options, p, r, err);
+    return is_full ? mp_nomem(err, "recording where a plan comes from")
+                   : mp_settings_text(&v->options, p->arena, r->settings, r->n_settings, err);
 }
 
 static enum mp_status gate(const struct mp_plan *p, const struct mp_plan_request *r, struct mp_error *err) {

@@ -80,6 +80,14 @@ enum mp_status mp_auto_choose(struct mp_combination *out, struct mp_plan **plan,
 enum mp_status mp_plan_prove(struct mp_plan *plan, const struct mp_problem *problem,
                              struct mp_error *err) MP_MUST_CHECK;
 
+/* The certificate of a plan of one matrix (of `bytes`, diagonal 0): bound in closed form, and time_ns, the simulated
+ * time of its order or of one shot with its launch. */
+enum mp_status mp_matrix_certify(struct mp_plan *p, const struct mp_topology *t, const uint64_t *bytes,
+                                 uint64_t time_ns, struct mp_error *err) MP_MUST_CHECK;
+/* "strategy.option=value,..." by strategy and option, in `arena`; "" without any. */
+enum mp_status mp_settings_text(const char **out, struct mp_arena *arena, const struct mp_setting *settings,
+                                uint32_t n_settings, struct mp_error *err) MP_MUST_CHECK;
+
 /* Steps on which a choice between plans is scored, at most 64 evenly spaced ones: fewer where many GPUs make each
  * one dear. A function of the shape alone, so that the choice does not depend on the machine. */
 uint32_t mp_scoring_steps(const struct mp_problem *p);

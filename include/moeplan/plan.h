@@ -79,6 +79,8 @@ enum mp_proof_kind { MP_PROOF_CLOSED_FORM, MP_PROOF_SEARCH, MP_PROOF_STOPPED };
 #define MP_SCOPE_SINGLE_COPIES                                                                                         \
     "step, single shots, every placement of one copy per expert in these slots, planning steps"
 #define MP_SCOPE_REPLICAS "step, single shots, every placement of these replicas in these slots, planning steps"
+/* Scope of the order of one traffic matrix (moeplan order): that dispatch, launches included. */
+#define MP_SCOPE_MATRIX "one dispatch of the matrix"
 struct mp_certificate {
     enum mp_certificate_kind kind;
     enum mp_proof_kind proof;
@@ -110,6 +112,15 @@ struct mp_plan_training {
     const uint32_t *bucket_order; /* [n_buckets], a permutation */
 };
 
+/* The traffic matrix that a plan of `moeplan order` puts in order. Such a plan has one layer, no workload, and a
+ * certificate. */
+struct mp_matrix_source {
+    bool is_present;
+    const char *format, *sha256; /* its format's name; of the file's bytes, 64 hex digits */
+    uint64_t token_bytes;        /* > 0: the cells count tokens of this many bytes; 0: they are bytes */
+};
+#define MP_MAX_TOKEN_BYTES (UINT64_C(1) << 24)
+
 struct mp_provenance {
     const char *tool; /* "moeplan 0.1.0" */
     const char *trace_sha256, *trace_format, *trace_model;
@@ -121,10 +132,11 @@ struct mp_provenance {
     struct mp_batching batching;
     struct mp_split split; /* categories owned by the arena */
     uint64_t seed, work_used;
-    const char *stopped_by; /* "done" | "work_limit" | "wall_clock" */
-    bool is_reproducible;   /* false when wall clock struck */
-    bool is_synthetic;      /* planned on a synthetic trace */
-    bool has_workload;      /* false: imported placement, nothing was planned on (no evidence, no prediction) */
+    const char *stopped_by;         /* "done" | "work_limit" | "wall_clock" */
+    bool is_reproducible;           /* false when wall clock struck */
+    bool is_synthetic;              /* planned on a synthetic trace */
+    bool has_workload;              /* false: imported placement or the order of a matrix: no evidence, no prediction */
+    struct mp_matrix_source matrix; /* not together with a workload */
 };
 
 struct mp_plan {

@@ -2,6 +2,7 @@
 #ifndef MOEPLAN_STRATEGY_H
 #define MOEPLAN_STRATEGY_H
 
+#include <moeplan/matrix.h>
 #include <moeplan/schedule.h>
 
 /* Type, range and default of one tuning constant: drives parsing, --help, man page, completion and `moeplan list`. */
@@ -128,6 +129,28 @@ bool mp_order_gains(uint64_t time_ns, uint64_t single_ns);
  * stages the single shot and its one launch_ns. */
 enum mp_status mp_schedule_time(const struct mp_schedule *s, const struct mp_order_problem *in, uint64_t *time_ns,
                                 struct mp_error *err) MP_MUST_CHECK;
+
+/* The order of one traffic matrix as a plan. All borrowed. */
+struct mp_matrix_request {
+    const struct mp_matrix *matrix; /* as its file has it: read with token_bytes 0 */
+    uint64_t token_bytes;           /* > 0: its cells count tokens of this many bytes */
+    const struct mp_topology *topology;
+    const struct mp_schedule *schedule; /* of the bytes of mp_matrix_bytes; without stages one shot */
+    uint64_t time_ns;                   /* mp_schedule_time of it */
+    const char *strategy;               /* that made it; must live as long as the plan */
+    enum mp_stage_mode stage_mode;
+    bool can_pace;
+    const struct mp_setting *settings;
+    uint32_t n_settings;
+    uint64_t seed, work_used;
+    const char *stopped_by; /* "done" | "work_limit" | "wall_clock" */
+};
+/* Makes the plan: one layer, expert i on GPU i, so that a token for expert i is bytes for GPU i; it names the matrix
+ * and carries the certificate of this dispatch. Nothing that the verifier has not accepted with the matrix leaves this
+ * function. *is_simulated: the verifier has simulated the time again; false: it is too long for the limit on simulated
+ * work, and only the bound was derived again. */
+enum mp_status mp_matrix_plan(struct mp_plan **out, bool *is_simulated, const struct mp_matrix_request *request,
+                              struct mp_error *err) MP_MUST_CHECK;
 
 /* A named combination, what --strategy takes: contiguous, round-robin, random, lpt, eplb, eplb-hierarchical, auto, ...
  */

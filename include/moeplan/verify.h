@@ -3,6 +3,7 @@
 #ifndef MOEPLAN_VERIFY_H
 #define MOEPLAN_VERIFY_H
 
+#include <moeplan/matrix.h>
 #include <moeplan/model.h>
 #include <moeplan/plan.h>
 
@@ -43,8 +44,9 @@ struct mp_verify_report {
     uint32_t n; /* violations, in order of checking, at most 1,000 */
     struct mp_violation *violations;
     uint64_t n_checks;          /* facts compared */
-    uint32_t n_steps_simulated; /* sampled steps re-simulated by the slow simulator */
+    uint32_t n_steps_simulated; /* sampled steps re-simulated by the slow simulator; of a matrix its dispatch, 0 or 1 */
     bool has_data;              /* trace, topology and model were given: evidence was recomputed */
+    bool has_matrix;            /* matrix and topology were given: the certificate was derived again */
     struct mp_arena *arena;
 };
 /* Structure always; against topology and model when given; evidence, samples, prediction and certificates when the
@@ -68,6 +70,12 @@ struct mp_verify_side {
 };
 enum mp_status mp_plan_verify_together(struct mp_verify_report **out, const struct mp_verify_side side[2],
                                        const struct mp_topology *topology, struct mp_error *err) MP_MUST_CHECK;
+/* The plan of a matrix (moeplan order) against that matrix, read with token_bytes 0, and its topology: bound and time
+ * of the dispatch are derived again. The time of more flows than the limit on simulated work allows is only bounded,
+ * unless is_thorough. */
+enum mp_status mp_plan_verify_matrix(struct mp_verify_report **out, const struct mp_plan *plan,
+                                     const struct mp_matrix *matrix, const struct mp_topology *topology,
+                                     bool is_thorough, struct mp_error *err) MP_MUST_CHECK;
 void mp_verify_report_free(struct mp_verify_report *r);
 
 #endif

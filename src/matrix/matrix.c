@@ -35,31 +35,45 @@ static const char *names(char *buf, size_t size) {
     return buf;
 }
 
-static enum mp_status to_bytes(struct mp_matrix *m, const char *path, uint64_t token_bytes, struct mp_error *err) {
+/* to may be m->cells. */
+static bool times(const struct mp_matrix *m, uint64_t token_bytes, uint64_t *to) {
     uint64_t total = 0;
     for (size_t k = 0; k < (size_t)m->n * m->n; k++)
-        if (mp_mul_overflow(m->cells[k], token_bytes, &m->cells[k]) || mp_add_overflow(total, m->cells[k], &total) ||
+        if (mp_mul_overflow(m->cells[k], token_bytes, &to[k]) || mp_add_overflow(total, to[k], &total) ||
             total > MP_MAX_MATRIX_BYTES)
-            return mp_fail_at(err, MP_ELIMIT, path, 0, 0,
-                              "the cells times %llu bytes a token add up to more than 2^53 bytes",
-                              (unsigned long long)token_bytes);
-    return MP_OK;
+            return false;
+    return true;
+}
+
+bool mp_matrix_bytes(const struct mp_matrix *m, uint64_t token_bytes, uint64_t *bytes) {
+    if (!times(m, token_bytes > 0 ? token_bytes : 1, bytes))
+        return false;
+    for (size_t i = 0; i < m->n; i++)
+        bytes[i * m->n + i] = 0;
+    return true;
+}
+
+const struct mp_matrix_format *mp_matrix_detect(const struct mp_in *in) {
+    const struct mp_matrix_format *f = NULL;
+    int best = 0;
+    for (uint32_t i = 0; i < N_FORMATS; i++) {
+        int sure = formats[i]->probe(in);
+        f = sure > best ? formats[i] : f;
+        best = sure > best ? sure : best;
+    }
+    return f;
 }
 
 enum mp_status mp_matrix_parse(struct mp_matrix **out, const struct mp_in *in, const char *format, uint64_t token_bytes,
                                const struct mp_limits *limits, struct mp_error *err) {
     const struct mp_matrix_format *f = mp_matrix_format_find(format);
     char all[128];
-    int best = 0;
     *out = NULL;
     if (format != NULL && f == NULL)
         return mp_fail(err, MP_EUSAGE, "\"%s\" is not a matrix format (use one of: %s)", format,
                        names(all, sizeof all));
-    for (uint32_t i = 0; format == NULL && i < N_FORMATS; i++) {
-        int sure = formats[i]->probe(in);
-        f = sure > best ? formats[i] : f;
-        best = sure > best ? sure : best;
-    }
+    if (format == NULL)
+        f = mp_matrix_detect(in);
     if (f == NULL && in->size == 0)
         return mp_fail_at(err, MP_EINPUT, in->path, 0, 0, "is empty (write n rows of n numbers)");
     if (f == NULL)
@@ -71,10 +85,13 @@ enum mp_status mp_matrix_parse(struct mp_matrix **out, const struct mp_in *in, c
     enum mp_status status = MP_OK;
     m->format = f->name;
     MP_TRY(f->read(m, in, limits, err));
+    mp_sha256_hex(in->data, in->size, m->sha256);
     if (m->n < 2)
         status = mp_fail_at(err, MP_EINPUT, in->path, 0, 0, "has a single cell (give a matrix of at least 2 GPUs)");
-    else if (token_bytes > 0)
-        status = to_bytes(m, in->path, token_bytes, err);
+    else if (token_bytes > 0 && !times(m, token_bytes, m->cells))
+        status = mp_fail_at(err, MP_ELIMIT, in->path, 0, 0,
+                            "the cells times %llu bytes a token add up to more than 2^53 bytes",
+                            (unsigned long long)token_bytes);
 out:
     if (status == MP_OK)
         *out = m;

@@ -23,6 +23,7 @@ static void empty_provenance(struct mp_provenance *v) {
     v->stopped_by = "done";
     v->is_reproducible = true;
     v->split.categories = "";
+    v->matrix.format = v->matrix.sha256 = "";
 }
 
 enum mp_status mp_plan_new(struct mp_plan **out, uint32_t n_layers, uint32_t n_experts, uint32_t n_gpus,
@@ -149,6 +150,8 @@ static enum mp_status check_order(const struct mp_plan *p, uint32_t o, struct mp
 
 enum mp_status mp_plan_check(const struct mp_plan *p, struct mp_error *err) {
     enum mp_status status = check_shape(p, err);
+    if (status == MP_OK && p->provenance.has_workload && p->provenance.matrix.is_present)
+        status = mp_fail(err, MP_EINPUT, "plan: provenance: planned on a workload and made for a matrix");
     for (uint32_t l = 0; status == MP_OK && l < p->n_layers; l++)
         status = check_layer(p, l, err);
     for (uint32_t o = 0; status == MP_OK && o < p->n_orders; o++)

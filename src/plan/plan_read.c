@@ -198,20 +198,25 @@ out:
     return status;
 }
 
+static enum mp_status read_matrix(struct reader *r, const struct mp_yaml *map, struct mp_matrix_source *m) {
+    static const char *const keys[] = {"format", "sha256", "token_bytes", NULL};
+    enum mp_status status;
+    MP_TRY(mp_yaml_keys(r->doc, map, keys, r->err));
+    MP_TRY(get_string(r, map, "format", &m->format));
+    MP_TRY(get_string(r, map, "sha256", &m->sha256));
+    MP_TRY(get_u64(r, map, "token_bytes", MP_MAX_TOKEN_BYTES, &m->token_bytes));
+    m->is_present = true;
+out:
+    return status;
+}
+
 static enum mp_status read_provenance(struct reader *r, const struct mp_yaml *map) {
-    static const char *const keys[] = {"tool",        "strategy",
-                                       "replicate",   "place",
-                                       "route",       "order",
-                                       "options",     "selected_on",
-                                       "seed",        "work_used",
-                                       "stopped_by",  "reproducible",
-                                       "synthetic",   "trace_format",
-                                       "trace_model", "trace_sha256",
-                                       "topology",    "topology_sha256",
-                                       "model",       "model_sha256",
-                                       "dispatcher",  "sources",
-                                       "planned",     "split",
-                                       "batching",    NULL};
+    static const char *const keys[] = {
+        "tool",      "strategy",     "replicate",   "place",        "route",      "order",
+        "options",   "selected_on",  "seed",        "work_used",    "stopped_by", "reproducible",
+        "synthetic", "trace_format", "trace_model", "trace_sha256", "topology",   "topology_sha256",
+        "model",     "model_sha256", "dispatcher",  "sources",      "planned",    "matrix",
+        "split",     "batching",     NULL};
     struct mp_provenance *v = &r->plan->provenance;
     const struct {
         const char *key, **to;
@@ -245,8 +250,13 @@ static enum mp_status read_provenance(struct reader *r, const struct mp_yaml *ma
     MP_TRY(get_word(r, map, "sources", plan_source_names, &word));
     v->sources = plan_source_names[word];
     MP_TRY(get_bool(r, map, "planned", &v->has_workload));
-    if (v->has_workload)
-        MP_TRY(read_batching(r, map, v));
+    const struct mp_yaml *matrix = mp_yaml_get(map, "matrix");
+    if (v->has_workload && matrix != NULL)
+        status = mp_yaml_fail(r->doc, matrix, r->err, "is not used by planned: true (leave it out)");
+    else if (v->has_workload)
+        status = read_batching(r, map, v);
+    else if (matrix != NULL)
+        status = read_matrix(r, matrix, &v->matrix);
 out:
     return status;
 }
@@ -625,29 +635,41 @@ out:
     return status;
 }
 
+static enum mp_status read_certificates(struct reader *r, const struct mp_yaml *root) {
+    struct mp_plan *p = r->plan;
+    const struct mp_yaml *certificates = NULL;
+    enum mp_status status;
+    MP_TRY(get_kind(r, root, "certificates", MP_YAML_SEQUENCE, &certificates));
+    p->certificates = mp_arena_alloc(p->arena, certificates->n, sizeof *p->certificates);
+    if (p->certificates == NULL) {
+        status = mp_nomem(r->err, "reading a plan");
+        goto out;
+    }
+    p->n_certificates = certificates->n;
+    for (uint32_t i = 0; i < certificates->n; i++)
+        MP_TRY(read_certificate(r, &certificates->items[i], &p->certificates[i]));
+out:
+    return status;
+}
+
 static enum mp_status read_outlook(struct reader *r, const struct mp_yaml *root) {
     static const char *const keys[] = {"planning_steps", "step_ns", NULL};
     struct mp_plan *p = r->plan;
-    const struct mp_yaml *prediction = NULL, *samples = NULL, *certificates = NULL;
+    const struct mp_yaml *prediction = NULL, *samples = NULL;
     enum mp_status status;
     MP_TRY(need(r, root, "prediction", &prediction));
     MP_TRY(mp_yaml_keys(r->doc, prediction, keys, r->err));
     MP_TRY(get_u64(r, prediction, "planning_steps", UINT32_MAX, &p->n_planning_steps));
     MP_TRY(get_u64(r, prediction, "step_ns", UINT64_MAX, &p->predicted_step_ns));
     MP_TRY(get_kind(r, root, "samples", MP_YAML_SEQUENCE, &samples));
-    MP_TRY(get_kind(r, root, "certificates", MP_YAML_SEQUENCE, &certificates));
     p->samples = mp_arena_alloc(p->arena, samples->n, sizeof *p->samples);
-    p->certificates = mp_arena_alloc(p->arena, certificates->n, sizeof *p->certificates);
-    if (p->samples == NULL || p->certificates == NULL) {
+    if (p->samples == NULL) {
         status = mp_nomem(r->err, "reading a plan");
         goto out;
     }
     p->n_samples = samples->n;
     for (uint32_t i = 0; i < samples->n; i++)
         MP_TRY(read_sample(r, &samples->items[i], &p->samples[i]));
-    p->n_certificates = certificates->n;
-    for (uint32_t i = 0; i < certificates->n; i++)
-        MP_TRY(read_certificate(r, &certificates->items[i], &p->certificates[i]));
 out:
     return status;
 }
@@ -746,6 +768,8 @@ static enum mp_status read_document(struct reader *r, const struct mp_in *in) {
     MP_TRY(read_lists(r, root, layers));
     if (r->plan->provenance.has_workload)
         MP_TRY(read_outlook(r, root));
+    if (r->plan->provenance.has_workload || r->plan->provenance.matrix.is_present)
+        MP_TRY(read_certificates(r, root));
     MP_TRY(mp_plan_check(r->plan, r->err));
     MP_TRY(check_canonical(in, r->plan, r->err));
 out:

@@ -127,6 +127,12 @@ static void write_provenance(struct mp_out *o, const struct mp_provenance *v) {
     put_string(o, "  dispatcher: ", v->dispatcher);
     put_listed(o, "  sources: ", plan_source_names, v->sources[0] != '\0' ? v->sources : "dp");
     put_bool(o, "  planned: ", v->has_workload);
+    if (v->matrix.is_present) {
+        mp_out_puts(o, "  matrix:\n");
+        put_string(o, "    format: ", v->matrix.format);
+        put_string(o, "    sha256: ", v->matrix.sha256);
+        put_key_u64(o, "    token_bytes: ", v->matrix.token_bytes);
+    }
     if (!v->has_workload)
         return;
     mp_out_puts(o, "  split:\n");
@@ -242,6 +248,9 @@ static void write_outlook(struct mp_out *o, const struct mp_plan *p) {
         put_key_u64(o, "    compute_ns: ", s->compute_ns);
         put_key_u64(o, "    combine_ns: ", s->combine_ns);
     }
+}
+
+static void write_certificates(struct mp_out *o, const struct mp_plan *p) {
     mp_out_puts(o, p->n_certificates == 0 ? "certificates: []\n" : "certificates:\n");
     for (uint32_t i = 0; i < p->n_certificates; i++) {
         const struct mp_certificate *c = &p->certificates[i];
@@ -305,6 +314,8 @@ static void write_body(struct mp_out *o, const struct mp_plan *p) {
     }
     if (p->provenance.has_workload)
         write_outlook(o, p);
+    if (p->provenance.has_workload || p->provenance.matrix.is_present)
+        write_certificates(o, p);
 }
 
 void mp_plan_write(const struct mp_plan *p, struct mp_out *o) {

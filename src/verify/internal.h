@@ -11,17 +11,20 @@
 #define VF_SCOPE_COMBINE "combine, all layers, planning steps"
 #define VF_SCOPE_PLACEMENT "step, every static plan with these slots, planning steps"
 #define VF_SCOPE_RESIDUAL "step, a plan for each step with any slots, planning steps"
+/* And a plan of one matrix this one. */
+#define VF_SCOPE_MATRIX "one dispatch of the matrix"
 #define ULL(x) ((unsigned long long)(x))
 
 struct verifier {
     struct mp_verify_report *report;
     const struct mp_plan *plan;
-    const struct mp_trace *trace; /* any of the three may be NULL */
+    const struct mp_trace *trace; /* any of the four may be NULL */
     const struct mp_topology *topology;
     const struct mp_model *model;
-    struct mp_arena *arena; /* the report's */
-    bool is_full;           /* out of memory while recording a violation */
-    bool is_thorough;       /* no limit on the samples' simulation */
+    const struct mp_matrix *matrix; /* as its file has it */
+    struct mp_arena *arena;         /* the report's */
+    bool is_full;                   /* out of memory while recording a violation */
+    bool is_thorough;               /* no limit on the samples' simulation */
 };
 
 /* An empty report, and *v pointing into it. */
@@ -100,6 +103,8 @@ struct vf_data {
 };
 
 enum mp_status vf_data_open(struct vf_data *d, struct verifier *v, bool *is_usable, struct mp_error *err) MP_MUST_CHECK;
+/* What times and bounds of a matrix need, without any steps: nodes, paths, rates. */
+enum mp_status vf_network_open(struct vf_data *d, struct verifier *v, struct mp_error *err) MP_MUST_CHECK;
 void vf_data_close(struct vf_data *d);
 enum mp_status vf_prepare_layer(struct vf_data *d, uint32_t layer, struct mp_error *err) MP_MUST_CHECK;
 /* Fills d->flows for the prepared layer. */
@@ -139,9 +144,16 @@ uint64_t vf_shared_ns(const struct vf_data *d, uint32_t gpu, uint64_t rows);
 struct vf_slowest vf_slowest_gpu(const struct vf_data *d);
 /* How often a layer's attention counts: the first one stands for the dense layers too. */
 uint64_t vf_layer_weight(const struct vf_data *d, uint32_t layer);
+/* Time of one direction of layer d->layer, as the plan runs it, launches included; the first phase moves the copies of
+ * d->flows of `bytes` each. */
+enum mp_status vf_direction_ns(struct vf_data *d, bool is_combine, uint64_t bytes, uint64_t *out_ns, bool *is_done,
+                               struct mp_error *err) MP_MUST_CHECK;
+/* Fluid times in one direction of a layer: each may be rounded differently by 1 ns. */
+uint64_t vf_fluid_times(const struct vf_data *d, uint32_t layer);
 /* One planning step through the slow simulator; *is_done false: past d->operations_max. */
 enum mp_status vf_time_of_step(struct vf_data *d, uint32_t step, struct mp_plan_sample *out, bool *is_done,
                                struct mp_error *err) MP_MUST_CHECK;
+enum mp_status vf_rates_open(struct vf_data *d, struct mp_error *err) MP_MUST_CHECK; /* of GPUs and nodes */
 enum mp_status vf_bounds_open(struct vf_data *d, struct mp_error *err) MP_MUST_CHECK;
 /* Of the prepared layer with d->flows of this step: adds attention, max(D, shared) + C + R of parts 2.3 and 2.4. */
 void vf_layer_bound(struct vf_data *d, uint32_t step, struct vf_sums *sums);
@@ -152,5 +164,6 @@ enum mp_status vf_check_structure(struct verifier *v, bool *is_indexable, struct
 enum mp_status vf_check_evidence(struct vf_data *d, struct mp_error *err) MP_MUST_CHECK;
 enum mp_status vf_check_claims(struct vf_data *d, struct mp_error *err) MP_MUST_CHECK;
 enum mp_status vf_check_orders(struct verifier *v, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status vf_check_matrix(struct verifier *v, struct mp_error *err) MP_MUST_CHECK;
 
 #endif

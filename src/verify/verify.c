@@ -68,18 +68,16 @@ enum mp_status vf_report_new(struct mp_verify_report **out, struct verifier *v, 
     return MP_OK;
 }
 
-static enum mp_status verify(struct mp_verify_report **out, const struct mp_plan *plan, const struct mp_trace *trace,
-                             const struct mp_topology *topology, const struct mp_model *model, bool is_thorough,
-                             struct mp_error *err) {
+/* v: what is checked against what. */
+static enum mp_status verify(struct mp_verify_report **out, struct verifier v, struct mp_error *err) {
     struct mp_verify_report *r;
-    struct verifier v = {
-        .plan = plan, .trace = trace, .topology = topology, .model = model, .is_thorough = is_thorough};
     enum mp_status status = vf_report_new(&r, &v, err);
     *out = NULL;
     if (status != MP_OK)
         return status;
-    r->has_data = trace != NULL && topology != NULL && model != NULL;
-    bool wants_data = r->has_data && plan->provenance.has_workload;
+    r->has_data = v.trace != NULL && v.topology != NULL && v.model != NULL;
+    r->has_matrix = v.matrix != NULL && v.topology != NULL;
+    bool wants_data = r->has_data && v.plan->provenance.has_workload;
     struct vf_data d = {0};
     bool is_indexable = false, is_usable = false;
     MP_TRY(vf_check_structure(&v, &is_indexable, err));
@@ -92,6 +90,8 @@ static enum mp_status verify(struct mp_verify_report **out, const struct mp_plan
         if (is_usable && r->n == 0)
             MP_TRY(vf_check_claims(&d, err));
     }
+    if (r->has_matrix && r->n == 0)
+        MP_TRY(vf_check_matrix(&v, err));
     if (v.is_full)
         status = mp_nomem(err, "verifying a plan");
 out:
@@ -105,13 +105,21 @@ out:
 
 enum mp_status mp_plan_verify(struct mp_verify_report **out, const struct mp_plan *plan, const struct mp_trace *trace,
                               const struct mp_topology *topology, const struct mp_model *model, struct mp_error *err) {
-    return verify(out, plan, trace, topology, model, false, err);
+    return verify(out, (struct verifier){.plan = plan, .trace = trace, .topology = topology, .model = model}, err);
 }
 
 enum mp_status mp_plan_verify_thoroughly(struct mp_verify_report **out, const struct mp_plan *plan,
                                          const struct mp_trace *trace, const struct mp_topology *topology,
                                          const struct mp_model *model, struct mp_error *err) {
-    return verify(out, plan, trace, topology, model, true, err);
+    const struct verifier v = {.plan = plan, .trace = trace, .topology = topology, .model = model, .is_thorough = true};
+    return verify(out, v, err);
+}
+
+enum mp_status mp_plan_verify_matrix(struct mp_verify_report **out, const struct mp_plan *plan,
+                                     const struct mp_matrix *matrix, const struct mp_topology *topology,
+                                     bool is_thorough, struct mp_error *err) {
+    return verify(
+        out, (struct verifier){.plan = plan, .matrix = matrix, .topology = topology, .is_thorough = is_thorough}, err);
 }
 
 void mp_verify_report_free(struct mp_verify_report *r) {

@@ -47,12 +47,10 @@ static uint64_t top(uint64_t k, uint64_t *x, uint32_t n) {
 
 enum mp_status vf_bounds_open(struct vf_data *d, struct mp_error *err) {
     const struct mp_plan *p = d->v->plan;
-    const struct mp_topology *t = d->v->topology;
     struct vf_bounds *b = &d->bounds;
     size_t n = d->n, most = n > p->n_experts ? n : p->n_experts;
     b->tokens = mp_arena_alloc(d->arena, n * p->n_experts, sizeof *b->tokens);
-    uint64_t **lists[] = {&b->of_expert, &b->scratch, &b->padded, &b->rows,       &b->out_rate, &b->in_rate,
-                          &b->node_out,  &b->node_in, &b->slots,  &b->node_slots, &b->starts};
+    uint64_t **lists[] = {&b->of_expert, &b->scratch, &b->padded, &b->rows, &b->slots, &b->node_slots, &b->starts};
     for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
         *lists[i] = mp_arena_alloc(d->arena, most, sizeof(uint64_t));
         if (*lists[i] == NULL)
@@ -62,10 +60,26 @@ enum mp_status vf_bounds_open(struct vf_data *d, struct mp_error *err) {
     if (b->tokens == NULL || b->k == NULL)
         return mp_nomem(err, "verifying a plan");
     for (uint32_t g = 0; g < d->n; g++) {
-        const struct mp_gpu *gpu = &t->gpus[g];
         b->slots[g] = p->gpu_first_slot[g + 1] - p->gpu_first_slot[g];
         b->node_slots[d->node[g]] += b->slots[g];
         b->k[g] = vf_coefficients(d, g);
+    }
+    return MP_OK;
+}
+
+enum mp_status vf_rates_open(struct vf_data *d, struct mp_error *err) {
+    const struct mp_plan *p = d->v->plan;
+    const struct mp_topology *t = d->v->topology;
+    struct vf_bounds *b = &d->bounds;
+    size_t n = d->n;
+    uint64_t **lists[] = {&b->out_rate, &b->in_rate, &b->node_out, &b->node_in};
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
+        *lists[i] = mp_arena_alloc(d->arena, n, sizeof(uint64_t));
+        if (*lists[i] == NULL)
+            return mp_nomem(err, "verifying a plan");
+    }
+    for (uint32_t g = 0; g < d->n; g++) {
+        const struct mp_gpu *gpu = &t->gpus[g];
         for (uint32_t l = 0; l < t->n_levels; l++) {
             bool is_new_out = gpu->out_port[l] < t->n_resources, is_new_in = gpu->in_port[l] < t->n_resources;
             for (uint32_t m = 0; m < l; m++) {
@@ -335,13 +349,11 @@ static enum mp_status check_samples(struct vf_data *d, uint64_t by, uint64_t *op
     return MP_OK;
 }
 
-/* Fluid times of one direction of a step: each may be rounded differently by 1 ns. */
+/* Fluid times of one direction of a step. */
 static uint64_t fluid_times(const struct vf_data *d) {
-    const struct mp_plan *p = d->v->plan;
-    uint64_t n = (uint64_t)p->n_layers * (d->dispatcher.copies == VF_PER_NODE ? 2 : 1);
-    for (uint32_t l = 0; l < p->n_layers; l++)
-        if (p->layers[l].order != MP_NONE && p->orders[p->layers[l].order].between_nodes)
-            n += p->orders[p->layers[l].order].n_stages + 1; /* single shots, less the one counted */
+    uint64_t n = 0;
+    for (uint32_t l = 0; l < d->v->plan->n_layers; l++)
+        n += vf_fluid_times(d, l);
     return n;
 }
 

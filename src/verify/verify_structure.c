@@ -156,7 +156,7 @@ static bool are_options(const char *s) {
 }
 
 /* What a plan says about how it was made must not contradict itself. */
-static void check_provenance(struct verifier *v) {
+static void check_names(struct verifier *v) {
     const struct mp_provenance *o = &v->plan->provenance;
     const struct {
         const char *key, *value;
@@ -169,6 +169,11 @@ static void check_provenance(struct verifier *v) {
         vf_expect(v, names[i].value[0] != '\0', MP_V_PROVENANCE, "%s is not named", names[i].key);
     vf_expect(v, strcmp(o->route, mp_route_rule_name(v->plan->route)) == 0, MP_V_PROVENANCE,
               "planned with route \"%.40s\", and the rule is %s", o->route, mp_route_rule_name(v->plan->route));
+}
+
+static void check_provenance(struct verifier *v) {
+    const struct mp_provenance *o = &v->plan->provenance;
+    check_names(v);
     vf_expect(v, strcmp(o->selected_on, "planning data") == 0 || strcmp(o->selected_on, "validation part") == 0,
               MP_V_PROVENANCE, "selected_on is \"%.40s\", neither \"planning data\" nor \"validation part\"",
               o->selected_on);
@@ -210,6 +215,49 @@ static void check_presence(struct verifier *v) {
                   needed[i].scope);
 }
 
+static void check_certificates(struct verifier *v) {
+    const struct mp_plan *p = v->plan;
+    for (uint32_t i = 0; i < p->n_certificates; i++) {
+        const struct mp_certificate *c = &p->certificates[i];
+        if (!vf_expect(v, (unsigned)c->kind <= MP_CERT_RESIDUAL && (unsigned)c->proof <= MP_PROOF_STOPPED,
+                       MP_V_CERTIFICATE, "certificate %u: kind %u or proof %u is not known", i, (unsigned)c->kind,
+                       (unsigned)c->proof))
+            continue;
+        vf_expect(v, c->bound_ns <= c->value_ns, MP_V_CERTIFICATE,
+                  "certificate %u: the bound, %llu ns, is above the value, %llu ns", i, ULL(c->bound_ns),
+                  ULL(c->value_ns));
+        vf_expect(v, c->proof != MP_PROOF_CLOSED_FORM || c->nodes == 0, MP_V_CERTIFICATE,
+                  "certificate %u: a closed form that took %llu search nodes", i, ULL(c->nodes));
+    }
+}
+
+/* A plan of one matrix: which one it is, and the one kind of certificate that can be derived from it. */
+static void check_matrix_claims(struct verifier *v) {
+    const struct mp_plan *p = v->plan;
+    const struct mp_matrix_source *m = &p->provenance.matrix;
+    check_names(v);
+    vf_expect(v, !p->provenance.has_workload, MP_V_PROVENANCE, "made for a matrix, and yet planned on a workload");
+    vf_expect(v, m->format[0] != '\0' && name_length(m->format) == strlen(m->format), MP_V_PROVENANCE,
+              "matrix: format \"%.40s\" is no format's name", m->format);
+    vf_expect(v, strlen(m->sha256) == 64 && strspn(m->sha256, "0123456789abcdef") == 64, MP_V_PROVENANCE,
+              "matrix: sha256 \"%.70s\" is not 64 hex digits in lower case", m->sha256);
+    vf_expect(v, m->token_bytes <= MP_MAX_TOKEN_BYTES, MP_V_PROVENANCE, "matrix: tokens of %llu bytes",
+              ULL(m->token_bytes));
+    vf_expect(v, p->n_layers == 1 && p->n_gpus > 1, MP_V_SHAPE,
+              "the plan of one matrix has %u layers on %u GPUs (1, and 2 or more)", p->n_layers, p->n_gpus);
+    check_certificates(v);
+    for (uint32_t i = 0; i < p->n_certificates; i++) {
+        const struct mp_certificate *c = &p->certificates[i];
+        vf_expect(
+            v, c->kind == MP_CERT_ORDER && c->proof == MP_PROOF_CLOSED_FORM && strcmp(c->scope, VF_SCOPE_MATRIX) == 0,
+            MP_V_CERTIFICATE, "certificate %u: not of an order, in closed form, of the scope \"%s\", but of \"%.80s\"",
+            i, VF_SCOPE_MATRIX, c->scope);
+    }
+    vf_expect(v, p->n_certificates > 0, MP_V_CERTIFICATE,
+              "the plan was made for a matrix and has no order certificate in closed form of scope \"%s\"",
+              VF_SCOPE_MATRIX);
+}
+
 static void check_claims(struct verifier *v) {
     const struct mp_plan *p = v->plan;
     const struct mp_provenance *o = &p->provenance;
@@ -218,6 +266,8 @@ static void check_claims(struct verifier *v) {
               "options: \"%.200s\" is not strategy.option=number by rising names", o->options);
     vf_expect(v, o->is_reproducible != is_by_clock, MP_V_PROVENANCE, "stopped_by is %.20s, and yet reproducible is %s",
               o->stopped_by, o->is_reproducible ? "true" : "false");
+    if (o->matrix.is_present)
+        check_matrix_claims(v);
     if (!o->has_workload)
         return;
     check_provenance(v);
@@ -234,18 +284,7 @@ static void check_claims(struct verifier *v) {
                   "step %u: dispatch %llu, compute %llu and combine %llu ns are more than the step's %llu", s->step,
                   ULL(s->dispatch_ns), ULL(s->compute_ns), ULL(s->combine_ns), ULL(s->step_ns));
     }
-    for (uint32_t i = 0; i < p->n_certificates; i++) {
-        const struct mp_certificate *c = &p->certificates[i];
-        if (!vf_expect(v, (unsigned)c->kind <= MP_CERT_RESIDUAL && (unsigned)c->proof <= MP_PROOF_STOPPED,
-                       MP_V_CERTIFICATE, "certificate %u: kind %u or proof %u is not known", i, (unsigned)c->kind,
-                       (unsigned)c->proof))
-            continue;
-        vf_expect(v, c->bound_ns <= c->value_ns, MP_V_CERTIFICATE,
-                  "certificate %u: the bound, %llu ns, is above the value, %llu ns", i, ULL(c->bound_ns),
-                  ULL(c->value_ns));
-        vf_expect(v, c->proof != MP_PROOF_CLOSED_FORM || c->nodes == 0, MP_V_CERTIFICATE,
-                  "certificate %u: a closed form that took %llu search nodes", i, ULL(c->nodes));
-    }
+    check_certificates(v);
     check_presence(v);
 }
 
@@ -268,6 +307,19 @@ static void check_against_trace(struct verifier *v) {
               "the plan says synthetic: %d and the trace %d", p->provenance.is_synthetic, t->is_synthetic);
 }
 
+static void check_against_matrix(struct verifier *v) {
+    const struct mp_plan *p = v->plan;
+    const struct mp_matrix_source *named = &p->provenance.matrix;
+    if (!vf_expect(v, named->is_present, MP_V_PROVENANCE, "the plan names no matrix, and one is given"))
+        return;
+    vf_expect(v, p->n_gpus == v->matrix->n, MP_V_SHAPE, "the plan has %u GPUs and the matrix is for %u", p->n_gpus,
+              v->matrix->n);
+    vf_expect(v, strcmp(named->sha256, v->matrix->sha256) == 0, MP_V_PROVENANCE,
+              "made for the matrix with SHA-256 %.16s..., and this one has %.16s...", named->sha256, v->matrix->sha256);
+    vf_expect(v, strcmp(named->format, v->matrix->format) == 0, MP_V_PROVENANCE,
+              "made for a matrix of format \"%.40s\", and this one is %s", named->format, v->matrix->format);
+}
+
 static void check_against_topology(struct verifier *v) {
     const struct mp_plan *p = v->plan;
     const struct mp_topology *t = v->topology;
@@ -280,7 +332,7 @@ static void check_against_topology(struct verifier *v) {
                       "GPU %u is on node %u in the plan and %u in the topology", g, p->gpu_node[g],
                       mp_topology_node(t, g));
     }
-    if (p->provenance.has_workload) {
+    if (p->provenance.has_workload || p->provenance.matrix.is_present) {
         vf_expect(v, strcmp(p->provenance.topology_sha256, t->sha256) == 0, MP_V_PROVENANCE,
                   "planned for the topology with SHA-256 %.16s..., and this one has %.16s...",
                   p->provenance.topology_sha256, t->sha256);
@@ -340,6 +392,8 @@ enum mp_status vf_check_structure(struct verifier *v, bool *is_indexable, struct
     check_claims(v);
     if (v->trace != NULL)
         check_against_trace(v);
+    if (v->matrix != NULL)
+        check_against_matrix(v);
     if (v->topology != NULL)
         check_against_topology(v);
     if (v->model != NULL)

@@ -81,11 +81,18 @@ uint64_t vf_layer_weight(const struct vf_data *d, uint32_t layer) {
     return layer == 0 && m->n_hidden_layers > m->n_layers ? 1 + (uint64_t)(m->n_hidden_layers - m->n_layers) : 1;
 }
 
-/* One direction of the layer whose flows are in d->flows. */
-static enum mp_status direction_ns(struct vf_data *d, bool is_combine, uint64_t *out_ns, bool *is_done,
-                                   struct mp_error *err) {
+uint64_t vf_fluid_times(const struct vf_data *d, uint32_t layer) {
+    const struct mp_plan *p = d->v->plan;
+    uint64_t n = d->dispatcher.copies == VF_PER_NODE ? 2 : 1;
+    if (p->layers[layer].order != MP_NONE && p->orders[p->layers[layer].order].between_nodes)
+        n += p->orders[p->layers[layer].order].n_stages + 1; /* single shots, less the one counted */
+    return n;
+}
+
+enum mp_status vf_direction_ns(struct vf_data *d, bool is_combine, uint64_t bytes, uint64_t *out_ns, bool *is_done,
+                               struct mp_error *err) {
     const struct mp_plan_layer *layer = &d->v->plan->layers[d->layer];
-    uint64_t bytes = is_combine ? d->v->model->combine_bytes : d->v->model->dispatch_bytes, first = 0, second = 0;
+    uint64_t first = 0, second = 0;
     uint32_t n_launches = d->dispatcher.n_launches;
     enum mp_status status;
     *out_ns = 0;
@@ -115,8 +122,8 @@ static enum mp_status direction_ns(struct vf_data *d, bool is_combine, uint64_t 
         status = vf_staged_ns(d, order, is_combine, way, d->flows.first, bytes, &first, is_done, err);
     if (status == MP_OK && *is_done && d->dispatcher.copies == VF_PER_NODE)
         status = vf_concurrent_ns(d, d->flows.second, bytes, is_combine, &second, is_done, err);
-    *out_ns = (d->dispatcher.is_overlapped ? (first > second ? first : second) : first + second) +
-              n_launches * d->v->topology->launch_ns;
+    *out_ns = clip((d->dispatcher.is_overlapped ? (u128)(first > second ? first : second) : (u128)first + second) +
+                   (u128)n_launches * d->v->topology->launch_ns);
     return status;
 }
 
@@ -136,10 +143,10 @@ enum mp_status vf_time_of_step(struct vf_data *d, uint32_t step, struct mp_plan_
         bool is_combine_done = false;
         MP_TRY(vf_prepare_layer(d, l, err));
         MP_TRY(vf_flows_of_step(d, step, err));
-        MP_TRY(direction_ns(d, false, &dispatch, is_done, err));
+        MP_TRY(vf_direction_ns(d, false, d->v->model->dispatch_bytes, &dispatch, is_done, err));
         if (!*is_done)
             break;
-        MP_TRY(direction_ns(d, true, &combine, &is_combine_done, err));
+        MP_TRY(vf_direction_ns(d, true, d->v->model->combine_bytes, &combine, &is_combine_done, err));
         *is_done = is_combine_done;
         struct vf_slowest most = vf_slowest_gpu(d);
         out->dispatch_ns += dispatch;

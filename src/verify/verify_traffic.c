@@ -49,11 +49,12 @@ static enum mp_status rebuild_steps(struct vf_data *d, bool *is_usable, struct m
     return MP_OK;
 }
 
-static enum mp_status make_tables(struct vf_data *d, struct mp_error *err) {
-    const struct mp_plan *p = d->v->plan;
-    const struct mp_topology *t = d->v->topology;
+enum mp_status vf_network_open(struct vf_data *d, struct verifier *v, struct mp_error *err) {
+    const struct mp_plan *p = v->plan;
+    const struct mp_topology *t = v->topology;
     size_t n = p->n_gpus;
     bool is_full = false;
+    d->v = v;
     d->n = p->n_gpus;
     d->arena = mp_arena_new();
     if (d->arena == NULL)
@@ -62,25 +63,12 @@ static enum mp_status make_tables(struct vf_data *d, struct mp_error *err) {
     d->index_in_node = take(d, n, sizeof *d->index_in_node, &is_full);
     d->node_size = take(d, n, sizeof *d->node_size, &is_full);
     d->node_gpus = take(d, (size_t)p->n_nodes * n, sizeof *d->node_gpus, &is_full);
-    d->first = take(d, (size_t)p->n_experts + 1, sizeof *d->first, &is_full);
-    d->slot = take(d, p->n_slots, sizeof *d->slot, &is_full);
-    d->slot_rows = take(d, p->n_slots, sizeof *d->slot_rows, &is_full);
     d->through = take(d, t->n_resources, sizeof *d->through, &is_full);
     d->leaving = take(d, 2 * n, sizeof *d->leaving, &is_full);
     d->node_leaving = take(d, 2 * n, sizeof *d->node_leaving, &is_full);
     d->flows.first = take(d, n * n, sizeof *d->flows.first, &is_full);
-    d->flows.second = take(d, n * n, sizeof *d->flows.second, &is_full);
-    d->flows.rows = take(d, n, sizeof *d->flows.rows, &is_full);
-    d->flows.padded_rows = take(d, n, sizeof *d->flows.padded_rows, &is_full);
-    d->flows.source_rows = take(d, n, sizeof *d->flows.source_rows, &is_full);
-    d->flows.active = take(d, n, sizeof *d->flows.active, &is_full);
-    if (d->v->trace->kind == MP_TRACE_COUNTS)
-        d->tokens = take(d, n * p->n_experts, sizeof *d->tokens, &is_full);
-    if (p->route == MP_ROUTE_NEAREST)
-        d->nearest = take(d, n * p->n_experts, sizeof *d->nearest, &is_full);
     if (n <= PATH_TABLE_MAX)
         d->paths = take(d, n * n, sizeof *d->paths, &is_full);
-    d->sums = take(d, d->workload->n_steps, sizeof *d->sums, &is_full);
     if (is_full)
         return mp_nomem(err, "verifying a plan");
     for (uint32_t g = 0; g < d->n; g++) {
@@ -91,7 +79,30 @@ static enum mp_status make_tables(struct vf_data *d, struct mp_error *err) {
         for (uint32_t h = 0; d->paths != NULL && h < d->n; h++)
             mp_topology_path(t, g, h, &d->paths[g * n + h]);
     }
-    return vf_bounds_open(d, err);
+    return vf_rates_open(d, err);
+}
+
+static enum mp_status make_tables(struct vf_data *d, struct mp_error *err) {
+    const struct mp_plan *p = d->v->plan;
+    size_t n = p->n_gpus;
+    bool is_full = false;
+    enum mp_status status = vf_network_open(d, d->v, err);
+    if (status != MP_OK)
+        return status;
+    d->first = take(d, (size_t)p->n_experts + 1, sizeof *d->first, &is_full);
+    d->slot = take(d, p->n_slots, sizeof *d->slot, &is_full);
+    d->slot_rows = take(d, p->n_slots, sizeof *d->slot_rows, &is_full);
+    d->flows.second = take(d, n * n, sizeof *d->flows.second, &is_full);
+    d->flows.rows = take(d, n, sizeof *d->flows.rows, &is_full);
+    d->flows.padded_rows = take(d, n, sizeof *d->flows.padded_rows, &is_full);
+    d->flows.source_rows = take(d, n, sizeof *d->flows.source_rows, &is_full);
+    d->flows.active = take(d, n, sizeof *d->flows.active, &is_full);
+    if (d->v->trace->kind == MP_TRACE_COUNTS)
+        d->tokens = take(d, n * p->n_experts, sizeof *d->tokens, &is_full);
+    if (p->route == MP_ROUTE_NEAREST)
+        d->nearest = take(d, n * p->n_experts, sizeof *d->nearest, &is_full);
+    d->sums = take(d, d->workload->n_steps, sizeof *d->sums, &is_full);
+    return is_full ? mp_nomem(err, "verifying a plan") : vf_bounds_open(d, err);
 }
 
 enum mp_status vf_data_open(struct vf_data *d, struct verifier *v, bool *is_usable, struct mp_error *err) {

@@ -399,6 +399,41 @@ class Orders(Case):
         busiest = max(max(map(sum, self.ROWS)), max(map(sum, zip(*self.ROWS))))
         self.assertEqual(sum(max(size for _, _, size in pieces) for pieces in stages), busiest)
 
+    def test_a_plan_that_could_not_be_read_again_is_not_written(self):
+        rows = [[((i * 1000003) ^ (j * 998244353)) * 2654435761 % 99999989 if i != j else 0 for j in range(128)] for i in range(128)]
+        done = self.expect(3, "order", self.matrix(rows), "16x8:h100", "--strategy", "bvn", "-q", "-o", "p.yaml")
+        self.assertRegex(done.stderr.decode(), r"the plan of bvn has \d+ bytes, and a plan file may have 16777216: nothing is written")
+        self.assertFalse((self.folder / "p.yaml").exists())
+
+    def test_the_certificate_is_of_this_matrix_and_this_topology(self):
+        formats = {"m.txt": " ", "m.csv": ","}
+        for name, separator in formats.items():
+            self.matrix(name=name, separator=separator)
+        flat = [cell for column in zip(*self.ROWS) for cell in column]
+        header = "{'descr': '<u8', 'fortran_order': True, 'shape': (4, 4), }".ljust(117) + "\n"
+        (self.folder / "m.npy").write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + header.encode() + struct.pack("<16Q", *flat))
+        names = [*formats, "m.npy"]
+        for made in names:
+            value = json.loads(self.expect(0, "order", made, "2x2:h100", "--json", "-q", "-o", "p.yaml").stdout)
+            best = next(r for r in value["results"] if r["order"] == value["best"])
+            certificate = value["certificate"]
+            self.assertEqual(certificate["value_ns"], best["time_ns"])
+            self.assertGreater(certificate["bound_ns"], best["bound_ns"])
+            self.assertTrue(certificate["value_simulated_again"])
+            lines = (self.folder / "p.yaml").read_text().splitlines()
+            self.assertIn(f'    sha256: "{hashlib.sha256((self.folder / made).read_bytes()).hexdigest()}"', lines)
+            self.assertIn(f"    value_ns: {certificate['value_ns']}", lines)
+            self.assertIn(f"    bound_ns: {certificate['bound_ns']}", lines)
+            for given in names:
+                done = self.expect(0 if given == made else 1, "verify", "p.yaml", given, "2x2:h100", "--json")
+                kinds = {v["kind"] for v in json.loads(done.stdout)["violations"]}
+                self.assertEqual(kinds, set() if given == made else {"provenance"})
+            for how in ("-", "/dev/stdin"):
+                with open(self.folder / made, "rb") as f:
+                    self.expect(0, "verify", "p.yaml", how, "2x2:h100", stdin=f)
+        self.expect(3, "verify", "p.yaml", "p.yaml", "2x2:h100")
+        self.expect(4, "verify", "p.yaml", "missing.txt", "2x2:h100")
+
     def test_formats_and_units_say_the_same(self):
         want = json.loads(self.expect(0, "order", self.matrix(), "4:h100", "--json", "-q", "--strategy", "spread-out,single").stdout)
         self.matrix(name="m.csv", separator=",")

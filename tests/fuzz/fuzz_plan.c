@@ -1,6 +1,8 @@
 /* Bytes become a plan file: as they are, and with the checksum put right so that everything behind it is reached. What
- * is read must write the same bytes, pass its own check, and be judged by the verifier without a crash. */
+ * is read must write the same bytes, pass its own check, and be judged by the verifier without a crash, alone and,
+ * where it is for 4 GPUs, against a matrix and a topology that pass for those it names. */
 #include <moeplan/verify.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,6 +11,28 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static void need(bool holds) {
     if (!holds)
         abort();
+}
+
+static void try_matrix(const struct mp_plan *p) {
+    static uint64_t cells[16] = {7, 400000, 100000, 100000, 100000, 0, 400000, 300000,
+                                 1, 100000, 0,      400000, 400000, 1, 0,      0};
+    static struct mp_topology *kept[2];
+    const uint32_t i = p->n_nodes == 2;
+    const struct mp_provenance *v = &p->provenance;
+    struct mp_error err = {0};
+    struct mp_verify_report *report;
+    if (p->n_gpus != 4)
+        return;
+    if (kept[i] == NULL)
+        need(mp_topology_load(&kept[i], i == 0 ? "4:h100" : "2x2:h100", &mp_limits_default, &err) == MP_OK);
+    struct mp_topology t = *kept[i];
+    struct mp_matrix m = {.n = 4, .cells = cells, .format = v->matrix.format};
+    t.name = v->topology;
+    snprintf(t.sha256, sizeof t.sha256, "%.64s", v->topology_sha256);
+    snprintf(m.sha256, sizeof m.sha256, "%.64s", v->matrix.sha256);
+    need(mp_plan_verify_matrix(&report, p, &m, &t, false, &err) == MP_OK);
+    need(v->matrix.is_present || report->n > 0);
+    mp_verify_report_free(report);
 }
 
 static void try_plan(const void *data, size_t size) {
@@ -39,6 +63,7 @@ static void try_plan(const void *data, size_t size) {
             mp_router_free(r);
         }
         mp_verify_report_free(report);
+        try_matrix(p);
     } else {
         need(p == NULL && err.status != MP_OK && err.message[0] != '\0');
     }

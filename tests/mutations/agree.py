@@ -286,6 +286,45 @@ DATA = [
 ]
 
 
+def drop(prefix, n):
+    """Leaves out the line with this beginning and n - 1 more."""
+    def apply(lines):
+        i = find(lines, prefix)
+        del lines[i:i + n]
+    return apply
+
+
+# Of the order of a matrix: without it, and then with it and its topology.
+MATRIX_ALONE = [
+    ("no certificate", "certificate", delete_section("certificates"), None),
+    ("scope", "certificate", on("    scope: ", lambda t: '"dispatch, all layers, planning steps"'), None),
+    ("of a placement", "certificate", on("  - kind: ", lambda t: "placement"), None),
+    ("by search", "certificate", lambda lines: (on("    proof: ", lambda t: "search")(lines), on("    nodes: ", lambda t: 3)(lines)), None),
+    ("search nodes", "certificate", on("    nodes: ", lambda t: 1), None),
+    ("value below the bound", "certificate", on("    value_ns: ", lambda t: 1), None),
+    ("short hash", "provenance", on("    sha256: ", lambda t: '"0f"'), None),
+    ("hash in capitals", "provenance", on("    sha256: ", lambda t: '"' + "0F" * 32 + '"'), None),
+    ("no format", "provenance", on("    format: ", lambda t: '""'), None),
+    ("no order named", "provenance", on("  order: ", lambda t: '""'), None),
+    ("another route named", "provenance", on("  route: ", lambda t: '"nearest"'), None),
+    ("missing pair", "order-share", stage(lambda t: " ".join(t.split(" ")[1:]), -1), None),
+]
+MATRIX_DATA = [
+    ("value", "certificate", on("    value_ns: ", bump(FAR)), None),
+    ("bound", "certificate", on("    bound_ns: ", bump(1)), None),
+    ("lower bound", "certificate", on("    bound_ns: ", bump(-1)), None),
+    ("matrix hash", "provenance", on("    sha256: ", lambda t: HASH), None),
+    ("format", "provenance", on("    format: ", lambda t: '"npy"'), None),
+    ("token bytes", "certificate", on("    token_bytes: ", bump(1)), None),
+    ("topology hash", "provenance", on("  topology_sha256: ", lambda t: HASH), None),
+    ("topology name", "provenance", on("  topology: ", lambda t: '"8:b200"'), None),
+    ("stages", "certificate", on("  stages: ", lambda t: "barrier"), None),
+    ("one shot", "certificate", lambda lines: (on("    order: ", lambda t: "concurrent")(lines),
+                                               on("    combine: ", lambda t: "forward")(lines)), None),
+    ("no matrix", "provenance", lambda lines: (drop("  matrix:", 4)(lines), drop("certificates:", 7)(lines)), None),
+]
+
+
 def try_both(name, lines, kind, reading, data):
     path = at("broken.yaml")
     with open(path, "w") as f:
@@ -335,6 +374,66 @@ def twisted(program, n=40):
     with open(at("topologies")) as f:
         for i, topology in enumerate(f.read().split()):
             both_accept(f"twisted plan {i}", at(f"{i}.yaml"), [at(f"{i}.mpt"), topology])
+    return n
+
+
+def write_matrix(name, rows, form):
+    """Bytes from row to column as `form`; returns the path."""
+    import struct
+    path = at(name)
+    if form == "npy":
+        n = len(rows)
+        head = f"{{'descr': '<f8', 'fortran_order': True, 'shape': ({n}, {n}), }}".ljust(117) + "\n"
+        data = b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + head.encode() + struct.pack(f"<{n * n}d", *(x for c in zip(*rows) for x in c))
+        with open(path, "wb") as f:
+            f.write(data)
+        return path
+    sep, head = (",", "# bytes\r\nto0,to1,more\n") if form == "csv" else (" ", "")
+    with open(path, "w", newline="") as f:
+        f.write(head + "".join(sep.join(map(str, row)) + "\n" for row in rows))
+    return path
+
+
+def matrices():
+    """Orders of traffic matrices: of every format and many strategies, accepted by both; broken ones refused by both."""
+    n_accepted = 0
+    rows = [[9 if i == j else (i * 7919 + j * 104729 + 12345 * (i + j)) % 50000000 if (i + 2 * j) % 5 else 0 for j in range(6)] for i in range(6)]
+    cases = [
+        ("m.txt", "nccl-tests", "2x3:h100", ["--strategy", "two-level"]),
+        ("m.txt", "nccl-tests", "6:h100", ["--strategy", "bvn", "--stages", "free"]),
+        ("m.csv", "csv", "1x3:a100+1x3:l40s", ["--strategy", "sub-ports,list", "--pacing", "--stages", "barrier"]),
+        ("m.npy", "npy", "3x2:v100", ["--strategy", "hybrid,matchings,spread-out"]),
+        ("m.csv", "csv", "2x3:h100", ["--strategy", "two-level", "--token-bytes", "4096", "--set", "matchings.stages=8"]),
+        ("m.npy", "npy", "6:h100", ["--strategy", "single"]),
+        ("m.txt", "nccl-tests", "6:mi300x", []),
+    ]
+    for i, (name, form, topology, more) in enumerate(cases):
+        matrix, path = write_matrix(name, rows, form), at(f"matrix{i}.yaml")
+        need(moeplan("order", matrix, topology, *more, "-q", "-o", path), f"order {more}")
+        both_accept(f"order {topology} {' '.join(more)}", path, [matrix, topology])
+        both_accept(f"order {topology} {' '.join(more)}, alone", path, [])
+        n_accepted += 1
+    matrix = at("m.csv")
+    write_matrix("other.csv", [[x + 1 for x in row] for row in rows], "csv")
+    for code, out, err in (run(PLANCHECK, at("matrix4.yaml"), at("other.csv"), "2x3:h100"), moeplan("verify", at("matrix4.yaml"), at("other.csv"), "2x3:h100")):
+        if code != 1 or "provenance: made for the matrix with SHA-256 " not in out:
+            failures.append(f"another matrix: exit {code}: {out[:200]}{err[:200]}")
+    need(moeplan("order", matrix, "6:h100", "--strategy", "list", "--stages", "free", "--token-bytes", "3", "-q", "-o", at("order.yaml")), "order list")
+    with open(at("order.yaml")) as f:
+        good = f.read().split("\n")[:-1]
+    for table, data in ((MATRIX_ALONE, []), (MATRIX_DATA, [matrix, "6:h100"])):
+        for name, kind, change, reading in table:
+            lines = list(good)
+            change(lines)
+            try_both(f"matrix: {name}", lines, kind, reading, data)
+    return n_accepted, len(MATRIX_ALONE) + len(MATRIX_DATA) + 1
+
+
+def twisted_matrices(n):
+    """Random orders of random matrices, which no strategy makes."""
+    with open(at("matrix_topologies")) as f:
+        for i, topology in enumerate(f.read().split()):
+            both_accept(f"twisted matrix {i}", at(f"m{i}.yaml"), [at(f"m{i}.txt"), topology])
     return n
 
 
@@ -463,11 +562,12 @@ def main():
     code, out, err = moeplan("verify", at("plan0.yaml"), decode, "2x2:h100", "-m", at("large.yaml"))
     if code != 1 or ": capacity: " not in out:
         failures.append(f"capacity: moeplan verify: exit {code}: {out[:300]}{err[:300]}")
-    n_twisted = twisted(sys.argv[3]) if len(sys.argv) > 3 else 0
+    n_twisted = twisted(sys.argv[3]) + twisted_matrices(40) if len(sys.argv) > 3 else 0
+    n_ordered, n_broken_orders = matrices()
     for text in failures:
         print(f"not agreed: {text}")
-    n_broken = sum(len(table) for table in (DATA, STRUCTURE, ORDERS, RATES, SEARCHED)) + 1
-    print(f"{len(options) + 6 + n_twisted} plans accepted and {n_broken} broken ones refused by both, but for {len(failures)}")
+    n_broken = sum(len(table) for table in (DATA, STRUCTURE, ORDERS, RATES, SEARCHED)) + 1 + n_broken_orders
+    print(f"{len(options) + 6 + n_twisted + n_ordered} plans accepted and {n_broken} broken ones refused by both, but for {len(failures)}")
     for name in os.listdir(FOLDER):
         os.unlink(at(name))
     os.rmdir(FOLDER)

@@ -466,7 +466,7 @@ static bool unnamed_stage(struct mp_plan *p, struct mp_rng *rng) {
     struct mp_provenance *v = &p->provenance;
     const char **names[] = {&v->strategy, &v->replicate, &v->place, &v->route, &v->order};
     *names[below(rng, 5)] = "";
-    return v->has_workload;
+    return v->has_workload || v->matrix.is_present;
 }
 
 static bool other_route(struct mp_plan *p, struct mp_rng *rng) {
@@ -475,7 +475,7 @@ static bool other_route(struct mp_plan *p, struct mp_rng *rng) {
     if (strcmp(route, p->provenance.route) == 0)
         return false;
     p->provenance.route = route;
-    return p->provenance.has_workload;
+    return p->provenance.has_workload || p->provenance.matrix.is_present;
 }
 
 static bool options_not_canonical(struct mp_plan *p, struct mp_rng *rng) {
@@ -523,6 +523,58 @@ static bool other_ranks(struct mp_plan *p, struct mp_rng *rng) {
     (void)rng;
     p->provenance.batching.n_ranks++;
     return p->provenance.has_workload;
+}
+
+/* ---- plans of one matrix ---- */
+
+#define A_HASH "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+static bool matrix_without_hash(struct mp_plan *p, struct mp_rng *rng) {
+    static const char *const wrong[] = {"", "0f", A_HASH "0", "0123456789ABCDEF" A_HASH, "not a hash"};
+    p->provenance.matrix.sha256 = wrong[below(rng, 5)];
+    return p->provenance.matrix.is_present;
+}
+static bool matrix_without_format(struct mp_plan *p, struct mp_rng *rng) {
+    static const char *const wrong[] = {"", "CSV", "nccl tests", "npy\n"};
+    p->provenance.matrix.format = wrong[below(rng, 4)];
+    return p->provenance.matrix.is_present;
+}
+static bool matrix_of_huge_tokens(struct mp_plan *p, struct mp_rng *rng) {
+    p->provenance.matrix.token_bytes = MP_MAX_TOKEN_BYTES + 1 + mp_rng_below(rng, 1000);
+    return p->provenance.matrix.is_present;
+}
+static bool matrix_and_workload(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    p->provenance.matrix = (struct mp_matrix_source){true, "csv", A_HASH, 0};
+    return p->provenance.has_workload;
+}
+static bool matrix_of_two_layers(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    p->provenance.matrix = (struct mp_matrix_source){true, "csv", A_HASH, 0};
+    return p->n_layers > 1;
+}
+static bool matrix_certificate_deleted(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    p->n_certificates = 0;
+    return p->provenance.matrix.is_present;
+}
+static bool matrix_certificate_renamed(struct mp_plan *p, struct mp_rng *rng) {
+    if (!p->provenance.matrix.is_present)
+        return false;
+    switch (below(rng, 4)) {
+    case 0:
+        p->certificates[0].kind = below(rng, 2) ? MP_CERT_PLACEMENT : MP_CERT_RESIDUAL;
+        break;
+    case 1:
+        p->certificates[0].proof = below(rng, 2) ? MP_PROOF_SEARCH : MP_PROOF_STOPPED;
+        break;
+    case 2:
+        p->certificates[0].nodes = 1;
+        break;
+    default:
+        p->certificates[0].scope = "two dispatches of the matrix";
+        break;
+    }
+    return true;
 }
 
 /* ---- only seen against the data ---- */
@@ -763,6 +815,13 @@ const struct mutation mutations[] = {
     {"share-of-split", BIT(MP_V_PROVENANCE), false, share_of_split},
     {"combine-of-a-single-shot", BIT(MP_V_SHAPE), false, combine_of_a_single_shot},
     {"other-ranks", BIT(MP_V_PROVENANCE), false, other_ranks},
+    {"matrix-without-hash", BIT(MP_V_PROVENANCE), false, matrix_without_hash},
+    {"matrix-without-format", BIT(MP_V_PROVENANCE), false, matrix_without_format},
+    {"matrix-of-huge-tokens", BIT(MP_V_PROVENANCE), false, matrix_of_huge_tokens},
+    {"matrix-and-workload", BIT(MP_V_PROVENANCE), false, matrix_and_workload},
+    {"matrix-of-two-layers", BIT(MP_V_SHAPE), false, matrix_of_two_layers},
+    {"matrix-certificate-deleted", BIT(MP_V_CERTIFICATE), false, matrix_certificate_deleted},
+    {"matrix-certificate-renamed", BIT(MP_V_CERTIFICATE), false, matrix_certificate_renamed},
     {"drop-layer", BIT(MP_V_LAYER_MISSING), true, drop_layer},
     {"edit-layer-id", BIT(MP_V_LAYER_ID), true, edit_layer_id},
     {"change-node", BIT(MP_V_SHAPE), true, change_node},

@@ -1,8 +1,9 @@
 /* twisted FOLDER N: writes N random plans with their traces, of every routing rule, stage mode, dispatcher and source
  * mode, with cut orders and sub-ports, for tests/mutations/agree.py: FOLDER/I.yaml, FOLDER/I.mpt and, one line each,
- * FOLDER/topologies. */
+ * FOLDER/topologies; and N random orders of random traffic matrices: FOLDER/mI.yaml, FOLDER/mI.txt, in whichever
+ * format, and FOLDER/matrix_topologies. */
 #include "tiny.h"
-#include "../unit/verify/twist.h"
+#include "../unit/verify/matrix_case.h"
 #include "planner.h"
 #include "support.h"
 
@@ -78,11 +79,41 @@ static void write_all(void **state) {
     fclose(list);
 }
 
+static void write_matrices(void **state) {
+    (void)state;
+    static const char *const topologies[] = {"1x4:h100", "2x2:h100", "2x2:a100+1x2:l40s", "1x4:mi300x", "3x2:v100"};
+    struct mp_rng rng = mp_rng_seed(78);
+    char path[600];
+    snprintf(path, sizeof path, "%s/matrix_topologies", folder);
+    FILE *list = fopen(path, "w");
+    assert_non_null(list);
+    for (int i = 0; i < n_wanted; i++) {
+        struct mp_error err = {0};
+        struct mp_topology *t;
+        struct mp_out *o;
+        struct matrix_case c;
+        CHECK_OK(mp_topology_load(&t, topologies[i % 5], &mp_limits_default, &err), err);
+        matrix_case_make(&c, &rng, t);
+        snprintf(path, sizeof path, "%s/m%d.yaml", folder, i);
+        CHECK_OK(mp_out_open(&o, path, &err), err);
+        mp_plan_write(c.plan, o);
+        CHECK_OK(mp_out_commit(o, &err), err);
+        snprintf(path, sizeof path, "%s/m%d.txt", folder, i);
+        CHECK_OK(mp_out_open(&o, path, &err), err);
+        mp_out_write(o, c.text, c.n_text);
+        CHECK_OK(mp_out_commit(o, &err), err);
+        fprintf(list, "%s\n", topologies[i % 5]);
+        matrix_case_free(&c);
+        mp_topology_free(t);
+    }
+    fclose(list);
+}
+
 int main(int argc, char **argv) {
     if (argc != 3)
         return 2;
     folder = argv[1];
     n_wanted = atoi(argv[2]);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(write_all)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(write_all), cmocka_unit_test(write_matrices)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

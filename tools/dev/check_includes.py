@@ -18,7 +18,7 @@ OWNER = {
     "moeplan": "umbrella",
 }
 INPUTS = {"base", "topo", "model", "trace"}
-CORE = INPUTS | {"yaml", "json", "workload", "plan", "cost", "sim", "verify"}
+CORE = INPUTS | {"yaml", "json", "workload", "plan", "cost", "sim", "matrix", "verify"}
 # folder -> the folders whose headers it may include (itself always)
 ARROWS = {
     "base": set(),
@@ -31,7 +31,7 @@ ARROWS = {
     "plan": INPUTS | {"yaml", "json", "workload"},
     "cost": INPUTS | {"workload", "plan"},
     "sim": INPUTS | {"workload", "plan", "cost"},
-    "verify": INPUTS | {"workload", "plan"},
+    "verify": INPUTS | {"workload", "plan", "matrix"},
     "stack": INPUTS | {"yaml", "json", "workload", "plan"},
     "synth": {"base", "trace"},
     "matrix": {"base"},

@@ -95,7 +95,8 @@ static const char *const plan_examples[] = {
 
 static const struct argument verify_arguments[] = {
     {"PLAN", "a plan file", false, false, WORDS_FILE},
-    {"TRACE", "the recording it was planned on", true, false, WORDS_FILE},
+    {"TRACE", "the recording it was planned on; for a plan of moeplan order its traffic matrix", true, false,
+     WORDS_FILE},
     {"TOPOLOGY", "the topology it was planned for", true, false, WORDS_FILE},
     {"TRACE_OF_SECOND",
      "with --colocate the arguments are PLAN, the second model's PLAN, and TRACE, the second model's TRACE, TOPOLOGY",
@@ -106,6 +107,7 @@ static const enum opt_id verify_options[] = {OPT_THOROUGH, OPT_MODEL, OPT_COLOCA
                                              HINTS,        COMMON,    OPT_END};
 static const char *const verify_examples[] = {
     "moeplan verify plan.yaml", "moeplan verify plan.yaml trace.npz 8:h100",
+    "moeplan verify order.yaml traffic.txt 8:h100",
     "moeplan verify a.yaml b.yaml a.mpt b.mpt 8:h100 --colocate -m mixtral-8x7b --model-b gpt-oss-20b", NULL};
 
 static const struct argument simulate_arguments[] = {
@@ -238,9 +240,9 @@ const struct verb verbs[] = {
      "to change.",
      plan_arguments, plan_options, plan_examples},
     {"verify", cmd_verify, "check a plan independently of the planner",
-     "moeplan verify PLAN [TRACE TOPOLOGY] [options]",
-     "Structure always; with the recording and the topology also every number that the plan claims. With --colocate "
-     "two "
+     "moeplan verify PLAN [TRACE|MATRIX TOPOLOGY] [options]",
+     "Structure always; with the recording and the topology also every number that the plan claims, and of a plan that "
+     "moeplan order wrote, with the matrix and the topology, its certificate. With --colocate two "
      "plans that were made together: each by itself, their pairs against each other, the memory that both need and "
      "the step of both. Exit code 0: accepted, 1: refused, with one line for each violation.",
      verify_arguments, verify_options, verify_examples},

@@ -121,7 +121,7 @@ static void put_footnotes(const struct contest *c, struct mp_out *o) {
     static const char *const notes[][2] = {
         {"*", "planning data: this plan was made from requests that are scored here"},
         {"+", "held-out: this plan was not made from the requests that are scored here"},
-        {"?", "unknown origin: the file does not say what it was made from"},
+        {"?", "unknown origin: the file does not say which recording it was made from"},
     };
     const char *no_interval = NULL;
     for (size_t k = 0; k < sizeof notes / sizeof *notes; k++) {

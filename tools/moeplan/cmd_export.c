@@ -195,6 +195,16 @@ enum mp_status cmd_export(const struct opts *o, const struct args *args, int *ex
         status = refuse_plan(o, args->value[0], report, exit_code, err);
         goto out;
     }
+    if (plan->provenance.matrix.is_present) { /* the answer is no */
+        snprintf(note, sizeof note,
+                 "%s orders a traffic matrix and places no model's experts: there is nothing for %s to load (export a "
+                 "plan of moeplan plan)",
+                 args->value[0], stack->name);
+        fprintf(stderr, "moeplan: %s\n", note);
+        *exit_code = 1;
+        status = o->json ? tool_write_no("moeplan.export", "refused", note, err) : MP_OK;
+        goto out;
+    }
     MP_TRY(stack->check(plan, &options, &outcome, err));
     if (outcome != MP_FOUND) {
         char text[1400];

@@ -250,6 +250,27 @@ static enum mp_status model_facts(struct facts *f, const char *spec, const struc
     return MP_OK;
 }
 
+/* The order of one traffic matrix. */
+static void matrix_facts(struct facts *f, const struct mp_plan *p) {
+    const struct mp_provenance *v = &p->provenance;
+    fact_text(f, "tool", v->tool);
+    fact_text(f, "order", v->order);
+    fact_text(f, "stages", mp_stage_mode_name(p->stage_mode));
+    fact_text(f, "pacing", p->is_paced ? "yes" : "no");
+    fact_text(f, "topology", v->topology);
+    fact_text(f, "stopped by", v->stopped_by);
+    fact_text(f, "matrix format", v->matrix.format);
+    fact_quantity(f, "bytes of a token", v->matrix.token_bytes, mp_human_bytes);
+    fact_text(f, "matrix sha256", v->matrix.sha256);
+    if (p->n_certificates == 0)
+        return;
+    const struct mp_certificate *c = &p->certificates[0];
+    fact_quantity(f, "dispatch", c->value_ns, mp_human_ns);
+    fact_quantity(f, "bound", c->bound_ns, mp_human_ns);
+    if (c->bound_ns > 0)
+        fact_real(f, "dispatch over bound", (double)c->value_ns / (double)c->bound_ns);
+}
+
 static enum mp_status plan_facts(struct facts *f, const char *path, const struct opts *o, bool is_plan,
                                  struct mp_error *err) {
     struct mp_plan *p = NULL;
@@ -258,7 +279,10 @@ static enum mp_status plan_facts(struct facts *f, const char *path, const struct
     enum mp_status status = mp_stack_load(&p, path, is_plan ? "plan" : o->format, &options, &o->limits, err);
     if (status != MP_OK)
         return status;
-    fact_text(f, "what", is_plan ? "plan" : "placement of a serving stack");
+    fact_text(f, "what",
+              !is_plan                          ? "placement of a serving stack"
+              : p->provenance.matrix.is_present ? "plan, the order of a traffic matrix"
+                                                : "plan");
     fact_whole(f, "layers", p->n_layers);
     uint64_t n_replicas = 0, n_empty = 0;
     uint32_t most = 0;
@@ -302,6 +326,8 @@ static enum mp_status plan_facts(struct facts *f, const char *path, const struct
         fact_quantity(f, "predicted step", p->predicted_step_ns, mp_human_ns);
         fact_text(f, "trace sha256", v->trace_sha256);
     }
+    if (p->provenance.matrix.is_present)
+        matrix_facts(f, p);
     mp_plan_free(p);
     return MP_OK;
 }

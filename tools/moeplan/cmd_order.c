@@ -19,7 +19,8 @@ struct row {
 };
 struct job {
     const struct opts *o;
-    struct mp_matrix *matrix;
+    struct mp_matrix *matrix; /* as the file has it */
+    uint64_t *bytes;          /* [n][n], diagonal 0 */
     struct mp_topology *topology;
     struct mp_topology no_launches; /* the same network, where launching is free */
     struct mp_net *net, *net_no_launches;
@@ -36,6 +37,8 @@ struct job {
     uint64_t work;          /* of the orders, without the baselines */
     const char *stopped_by; /* "done" | "work_limit" | "wall_clock" */
     bool wall_struck;
+    struct mp_plan *plan; /* of the best, with -o */
+    bool is_simulated;    /* its time, once more by the verifier */
 };
 
 static double now_seconds(void) {
@@ -62,7 +65,7 @@ static enum mp_status time_single(struct job *j, struct row *r, struct mp_error 
     if (!j->has_single)
         (void)mp_order_spend(&j->budget);
     if (!j->has_single)
-        status = mp_net_concurrent(j->net, j->matrix->cells, &j->single_ns, NULL, err);
+        status = mp_net_concurrent(j->net, j->bytes, &j->single_ns, NULL, err);
     j->has_single = true;
     r->launches_ns = j->single_ns > 0 ? j->topology->launch_ns : 0;
     r->time_ns = j->single_ns + r->launches_ns;
@@ -103,7 +106,7 @@ static enum mp_status run_strategy(struct job *j, const struct mp_strategy *s, s
         return MP_OK;
     struct mp_order_problem problem = {
         .topology = j->topology,
-        .matrix = j->matrix->cells,
+        .matrix = j->bytes,
         .net = j->net,
         .mode = tool_stages(j->o),
         .can_pace = j->o->pacing,
@@ -158,7 +161,7 @@ static enum mp_status add_baselines(struct job *j, struct mp_error *err) {
         if (is_stopped_before(j, r))
             continue;
         (void)mp_order_spend(&j->budget);
-        enum mp_status status = mp_net_baseline(j->net, known[k].which, j->o->seed, j->matrix->cells, &r->time_ns, err);
+        enum mp_status status = mp_net_baseline(j->net, known[k].which, j->o->seed, j->bytes, &r->time_ns, err);
         if (status != MP_OK)
             return status;
         r->launches_ns = r->time_ns > 0 ? j->topology->launch_ns : 0;
@@ -189,7 +192,7 @@ static enum mp_status load(struct job *j, const char *matrix, const char *topolo
     enum mp_status status = MP_OK;
     MP_TRY(tool_check_topology(topology, err));
     MP_TRY(mp_topology_load(&j->topology, topology, &o->limits, err));
-    MP_TRY(mp_matrix_load(&j->matrix, matrix, o->format, o->token_bytes, &o->limits, err));
+    MP_TRY(mp_matrix_load(&j->matrix, matrix, o->format, 0, &o->limits, err));
     const size_t n = j->matrix->n;
     if (n != j->topology->n_gpus) {
         status = mp_fail_at(err, MP_EINPUT, matrix, 0, 0,
@@ -197,13 +200,22 @@ static enum mp_status load(struct job *j, const char *matrix, const char *topolo
                             j->topology->n_gpus, n, n);
         goto out;
     }
-    for (size_t i = 0; i < n; i++) {
-        j->diagonal_bytes += j->matrix->cells[i * n + i];
-        j->matrix->cells[i * n + i] = 0;
+    j->bytes = mp_calloc(n * n, sizeof *j->bytes);
+    if (j->bytes == NULL) {
+        status = mp_nomem(err, matrix);
+        goto out;
     }
+    if (!mp_matrix_bytes(j->matrix, o->token_bytes, j->bytes)) {
+        status = mp_fail_at(err, MP_ELIMIT, matrix, 0, 0,
+                            "the cells times %llu bytes a token add up to more than 2^53 bytes",
+                            (unsigned long long)o->token_bytes);
+        goto out;
+    }
+    for (size_t i = 0; i < n; i++)
+        j->diagonal_bytes += j->matrix->cells[i * n + i] * (o->token_bytes > 0 ? o->token_bytes : 1);
     for (size_t k = 0; k < n * n; k++) {
-        j->total_bytes += j->matrix->cells[k];
-        j->largest = j->matrix->cells[k] > j->largest ? j->matrix->cells[k] : j->largest;
+        j->total_bytes += j->bytes[k];
+        j->largest = j->bytes[k] > j->largest ? j->bytes[k] : j->largest;
     }
     if (j->diagonal_bytes > 0)
         tool_note(o, "%llu bytes that GPUs send to themselves need no network and are left out",
@@ -219,88 +231,29 @@ static enum mp_status load(struct job *j, const char *matrix, const char *topolo
     j->no_launches.launch_ns = j->no_launches.stage_launch_ns = 0;
     MP_TRY(mp_net_new(&j->net, j->topology, err));
     MP_TRY(mp_net_new(&j->net_no_launches, &j->no_launches, err));
-    j->port_bound_ns = mp_port_bound_ns(j->topology, j->matrix->cells);
-    j->relay_bound_ns = mp_relay_bound_ns(j->topology, j->matrix->cells);
+    j->port_bound_ns = mp_port_bound_ns(j->topology, j->bytes);
+    j->relay_bound_ns = mp_relay_bound_ns(j->topology, j->bytes);
 out:
     return status;
 }
 
 /* ---- the plan ---- */
 
-/* One layer, expert i on GPU i, so that tokens for expert i are bytes for GPU i. */
-static enum mp_status make_plan(struct mp_plan **out, const struct job *j, const struct row *r, struct mp_error *err) {
-    const uint32_t n = j->matrix->n, n_ends = r->schedule.n;
-    struct mp_plan *p = NULL;
-    struct mp_verify_report *report = NULL;
-    uint64_t *nodes = NULL;
-    enum mp_status status = MP_OK;
-    uint32_t *slots = mp_calloc(n, sizeof *slots);
-    for (uint32_t g = 0; slots != NULL && g < n; g++)
-        slots[g] = 1;
-    *out = NULL;
-    if (slots == NULL) {
-        status = mp_nomem(err, "a plan");
-        goto out;
-    }
-    MP_TRY(mp_plan_new(&p, 1, n, n, slots, err));
-    uint32_t *node = mp_arena_alloc(p->arena, n, sizeof *node);
-    struct mp_order *order = mp_arena_alloc(p->arena, 1, sizeof *order);
-    char *topology = mp_arena_strdup(p->arena, j->topology->name != NULL ? j->topology->name : "");
-    char *sha256 = mp_arena_strdup(p->arena, j->topology->sha256);
-    nodes = mp_calloc((size_t)n_ends * n_ends, sizeof *nodes);
-    if (node == NULL || order == NULL || topology == NULL || sha256 == NULL || nodes == NULL) {
-        status = mp_nomem(err, "a plan");
-        goto out;
-    }
-    for (uint32_t g = 0; g < n; g++) {
-        node[g] = mp_topology_node(j->topology, g);
-        p->layers[0].slot_expert[g] = (uint16_t)g;
-    }
-    p->gpu_node = node;
-    p->n_nodes = mp_topology_n_nodes(j->topology);
-    p->route = MP_ROUTE_EVEN;
-    p->stage_mode = tool_stages(j->o);
-    p->is_paced = j->o->pacing;
-    p->layers[0].order = MP_NONE;
-    p->provenance.tool = "moeplan " MOEPLAN_VERSION;
-    p->provenance.strategy = p->provenance.order = r->name;
-    p->provenance.replicate = "none";
-    p->provenance.place = "contiguous";
-    p->provenance.route = mp_route_rule_name(MP_ROUTE_EVEN);
-    p->provenance.topology = topology;
-    p->provenance.topology_sha256 = sha256;
-    p->provenance.seed = j->o->seed;
-    p->provenance.work_used = j->work;
-    p->provenance.stopped_by = j->stopped_by;
-    p->provenance.is_reproducible = strcmp(j->stopped_by, "wall_clock") != 0;
-    if (r->schedule.n_stages > 0) {
-        uint64_t unit = 1;
-        if (r->schedule.between_nodes)
-            mp_node_matrix(j->topology, j->matrix->cells, nodes);
-        else
-            memcpy(nodes, j->matrix->cells, (size_t)n * n * sizeof *nodes);
-        for (size_t k = 0; k < (size_t)n_ends * n_ends; k++)
-            unit = nodes[k] > unit ? nodes[k] : unit;
-        MP_TRY(mp_schedule_order(order, &r->schedule, nodes, unit < UINT32_MAX ? (uint32_t)unit : UINT32_MAX, r->name,
-                                 p->arena, err));
-        p->orders = order;
-        p->n_orders = 1;
-        p->layers[0].order = 0;
-        p->layers[0].combine = order->has_flush ? MP_COMBINE_SWAPPED : MP_COMBINE_REVERSED;
-    }
-    MP_TRY(mp_plan_verify(&report, p, NULL, j->topology, NULL, err));
-    if (report->n > 0)
-        status = mp_fail(err, MP_EBUG, "the verifier refuses the order of %s: %s: %.400s", r->name,
-                         mp_violation_name(report->violations[0].kind), report->violations[0].message);
-out:
-    mp_verify_report_free(report);
-    mp_free(nodes);
-    mp_free(slots);
-    if (status == MP_OK)
-        *out = p;
-    else
-        mp_plan_free(p);
-    return status;
+static enum mp_status make_plan(struct mp_plan **out, struct job *j, const struct row *r, struct mp_error *err) {
+    const struct mp_matrix_request request = {.matrix = j->matrix,
+                                              .token_bytes = j->o->token_bytes,
+                                              .topology = j->topology,
+                                              .schedule = &r->schedule,
+                                              .time_ns = r->time_ns,
+                                              .strategy = r->name,
+                                              .stage_mode = tool_stages(j->o),
+                                              .can_pace = j->o->pacing,
+                                              .settings = j->settings,
+                                              .n_settings = j->n_settings,
+                                              .seed = j->o->seed,
+                                              .work_used = j->work,
+                                              .stopped_by = j->stopped_by};
+    return mp_matrix_plan(out, &j->is_simulated, &request, err);
 }
 
 /* ---- what is printed ---- */
@@ -395,8 +348,16 @@ static void write_text(const struct job *j, struct mp_out *out) {
         else
             mp_out_printf(out, "%.4f %% above the port bound, because rates share no unit\n", s->loss_ppm * 1e-4);
     }
-    if (j->best != MP_NONE && j->o->out != NULL)
-        mp_out_printf(out, "%s: the order of %s, verified\n", j->o->out, j->rows[j->best].name);
+    if (j->plan == NULL)
+        return;
+    const struct mp_certificate *c = &j->plan->certificates[0];
+    mp_out_printf(out, "%s: the order of %s, %s", j->o->out, j->rows[j->best].name,
+                  j->is_simulated ? "verified" : "verified but for its time (moeplan verify --thorough)");
+    if (c->bound_ns > 0)
+        mp_out_printf(out, ": %s, bound with latency and one launch %s, gap %.1f %%",
+                      mp_human_ns((double)c->value_ns, a), mp_human_ns((double)c->bound_ns, b),
+                      100 * (ratio(c->value_ns, c->bound_ns) - 1));
+    mp_out_puts(out, "\n");
 }
 
 static json_t *number_or_null(bool has, uint64_t v) { return has ? json_integer((json_int_t)v) : json_null(); }
@@ -417,24 +378,33 @@ static json_t *row_json(const struct job *j, const struct row *r) {
                      text_or_null(has ? NULL : r->note));
 }
 
+static json_t *certificate_json(const struct job *j) {
+    const struct mp_certificate *c = j->plan != NULL ? &j->plan->certificates[0] : NULL;
+    if (c == NULL)
+        return json_null();
+    return json_pack("{s:s,s:s,s:s,s:I,s:I,s:o,s:b}", "kind", "order", "proof", "closed-form", "scope", c->scope,
+                     "value_ns", (json_int_t)c->value_ns, "bound_ns", (json_int_t)c->bound_ns, "gap",
+                     c->bound_ns > 0 ? mp_json_finite(ratio(c->value_ns, c->bound_ns) - 1) : json_null(),
+                     "value_simulated_again", (int)j->is_simulated);
+}
+
 static void write_json(const struct job *j, struct mp_out *out) {
     json_t *rows = json_array();
     for (uint32_t i = 0; i < j->n_rows; i++)
         (void)json_array_append_new(rows, row_json(j, &j->rows[i]));
-    json_t *root = json_pack("{s:s,s:i,s:s,s:i,s:s,s:I,s:I,s:I,s:s,s:b,s:s,s:o,s:o,s:o}", "schema", "moeplan.order",
-                             "version", 1, "topology", j->topology->name, "n_gpus", (int)j->matrix->n, "format",
-                             j->matrix->format, "bytes", (json_int_t)j->total_bytes, "port_bound_ns",
-                             (json_int_t)j->port_bound_ns, "relay_bound_ns", (json_int_t)j->relay_bound_ns, "stages",
-                             mp_stage_mode_name(tool_stages(j->o)), "pacing", (int)j->o->pacing, "stopped_by",
-                             j->stopped_by, "best", text_or_null(j->best != MP_NONE ? j->rows[j->best].name : NULL),
-                             "output", text_or_null(j->best != MP_NONE ? j->o->out : NULL), "results", rows);
+    json_t *root = json_pack(
+        "{s:s,s:i,s:s,s:i,s:s,s:I,s:I,s:I,s:s,s:b,s:s,s:o,s:o,s:o,s:o}", "schema", "moeplan.order", "version", 1,
+        "topology", j->topology->name, "n_gpus", (int)j->matrix->n, "format", j->matrix->format, "bytes",
+        (json_int_t)j->total_bytes, "port_bound_ns", (json_int_t)j->port_bound_ns, "relay_bound_ns",
+        (json_int_t)j->relay_bound_ns, "stages", mp_stage_mode_name(tool_stages(j->o)), "pacing", (int)j->o->pacing,
+        "stopped_by", j->stopped_by, "best", text_or_null(j->best != MP_NONE ? j->rows[j->best].name : NULL), "output",
+        text_or_null(j->best != MP_NONE ? j->o->out : NULL), "certificate", certificate_json(j), "results", rows);
     mp_json_write(root, out);
     json_decref(root);
 }
 
 enum mp_status cmd_order(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
     char word[MP_MAX_NAME];
-    struct mp_plan *plan = NULL;
     struct mp_out *file = NULL, *out = NULL;
     enum mp_status status = MP_OK;
     const bool to_stdout = o->out != NULL && strcmp(o->out, "-") == 0;
@@ -470,9 +440,16 @@ enum mp_status cmd_order(const struct opts *o, const struct args *args, int *exi
         *exit_code = 1;
     }
     if (o->out != NULL && j->best != MP_NONE) {
-        MP_TRY(make_plan(&plan, j, &j->rows[j->best], err));
+        MP_TRY(make_plan(&j->plan, j, &j->rows[j->best], err));
         MP_TRY(mp_out_open(&file, o->out, err));
-        mp_plan_write(plan, file);
+        mp_plan_write(j->plan, file);
+        if (mp_out_offset(file) > o->limits.yaml_bytes) { /* nobody could read it again */
+            status = mp_fail(err, MP_ELIMIT,
+                             "order: the plan of %s has %llu bytes, and a plan file may have %zu: nothing is written "
+                             "(name an order of fewer stages with --strategy)",
+                             j->rows[j->best].name, (unsigned long long)mp_out_offset(file), o->limits.yaml_bytes);
+            goto out;
+        }
         status = mp_out_commit(file, err);
         file = NULL;
         if (status != MP_OK)
@@ -488,12 +465,13 @@ enum mp_status cmd_order(const struct opts *o, const struct args *args, int *exi
     status = mp_out_commit(out, err);
 out:
     mp_out_cancel(file);
-    mp_plan_free(plan);
+    mp_plan_free(j->plan);
     for (uint32_t i = 0; i < j->n_rows; i++)
         mp_schedule_free(&j->rows[i].schedule);
     mp_arena_free(j->arena);
     mp_net_free(j->net);
     mp_net_free(j->net_no_launches);
+    mp_free(j->bytes);
     mp_matrix_free(j->matrix);
     mp_topology_free(j->topology);
     mp_free(j);

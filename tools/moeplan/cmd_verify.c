@@ -7,6 +7,7 @@ struct checked {
     const char *path[3];
     struct mp_verify_report *report[3];
     uint32_t n;
+    bool names_matrix; /* the plan: it orders a traffic matrix */
 };
 
 static json_t *violations_of(const struct checked *c) {
@@ -29,12 +30,13 @@ static void write_report(const struct opts *o, const struct checked *c, struct m
         n_checks += c->report[k]->n_checks;
         n_steps += c->report[k]->n_steps_simulated;
     }
-    const bool has_data = c->report[0]->has_data;
+    const bool has_data = c->report[0]->has_data, has_matrix = c->report[0]->has_matrix;
     const char *path = c->path[c->n - 1];
     if (o->json) {
-        json_t *root = json_pack("{s:s,s:i,s:s,s:b,s:b,s:I,s:i,s:o}", "schema", "moeplan.verify", "version", 1, "plan",
-                                 c->path[0], "accepted", (int)(n == 0), "with_data", (int)has_data, "checks",
-                                 (json_int_t)n_checks, "steps_simulated", (int)n_steps, "violations", violations_of(c));
+        json_t *root =
+            json_pack("{s:s,s:i,s:s,s:b,s:b,s:b,s:I,s:i,s:o}", "schema", "moeplan.verify", "version", 1, "plan",
+                      c->path[0], "accepted", (int)(n == 0), "with_data", (int)has_data, "with_matrix", (int)has_matrix,
+                      "checks", (json_int_t)n_checks, "steps_simulated", (int)n_steps, "violations", violations_of(c));
         if (c->n > 1 && root != NULL)
             (void)json_object_set_new(root, "plan_b", json_string(c->path[1]));
         mp_json_write(root, out);
@@ -48,13 +50,20 @@ static void write_report(const struct opts *o, const struct checked *c, struct m
     if (n > 0)
         mp_out_printf(out, "%s: refused, %llu violation%s in %llu checks\n", path, (unsigned long long)n,
                       n == 1 ? "" : "s", (unsigned long long)n_checks);
-    else if (has_data)
+    else if (has_matrix)
+        mp_out_printf(out, "%s: accepted, %llu checks, the matrix's bound derived again%s\n", path,
+                      (unsigned long long)n_checks,
+                      n_steps > 0 ? " and its dispatch simulated again"
+                                  : "; its dispatch is too long to simulate but with --thorough");
+    else if (has_data && !c->names_matrix)
         mp_out_printf(out, "%s: accepted, %llu checks, %llu steps simulated again\n", path,
                       (unsigned long long)n_checks, (unsigned long long)n_steps);
     else
         mp_out_printf(out, "%s: accepted, %llu checks of %s structure (give %s to check what %s)\n", path,
                       (unsigned long long)n_checks, c->n > 1 ? "their" : "its",
-                      c->n > 1 ? "both recordings and TOPOLOGY" : "TRACE and TOPOLOGY",
+                      c->n > 1          ? "both recordings and TOPOLOGY"
+                      : c->names_matrix ? "its MATRIX and TOPOLOGY"
+                                        : "TRACE and TOPOLOGY",
                       c->n > 1 ? "they claim" : "it claims");
 }
 
@@ -69,7 +78,7 @@ static enum mp_status check_arguments(const struct opts *o, const struct args *a
     if (!o->colocate && args->n > 3)
         return mp_fail(err, MP_EUSAGE, "too many arguments: \"%.60s\" (two plans need --colocate)", args->value[3]);
     if (!o->colocate && args->n == 2)
-        return mp_fail(err, MP_EUSAGE, "verify: TOPOLOGY is missing (give TRACE and TOPOLOGY, or neither)");
+        return mp_fail(err, MP_EUSAGE, "verify: TOPOLOGY is missing (give TRACE or MATRIX and TOPOLOGY, or neither)");
     return MP_OK;
 }
 
@@ -79,6 +88,8 @@ enum mp_status cmd_verify(const struct opts *o, const struct args *args, int *ex
     struct mp_plan *plan[2] = {NULL, NULL};
     struct mp_trace *trace[2] = {NULL, NULL};
     struct mp_model *model[2] = {NULL, NULL};
+    struct mp_matrix *matrix = NULL;
+    const char *format = NULL; /* of a matrix */
     struct mp_topology *topology = NULL;
     struct checked c = {.n = (uint32_t)n_plans};
     struct mp_out *out = NULL;
@@ -93,14 +104,22 @@ enum mp_status cmd_verify(const struct opts *o, const struct args *args, int *ex
     }
     if (args->n > 2)
         MP_TRY(mp_topology_load(&topology, args->value[args->n - 1], &o->limits, err));
-    for (int k = 0; k < n_plans && topology != NULL; k++) {
+    c.names_matrix = n_plans == 1 && plan[0]->provenance.matrix.is_present;
+    if (n_plans == 1 && topology != NULL)
+        MP_TRY(tool_matrix_format(&format, args->value[1], plan[0], o, err));
+    if (format != NULL)
+        MP_TRY(mp_matrix_load(&matrix, args->value[1], format, 0, &o->limits, err));
+    for (int k = 0; k < n_plans && topology != NULL && matrix == NULL; k++) {
         MP_TRY(tool_load_trace(&trace[k], args->value[n_plans + k], &own[k], err));
         MP_TRY(tool_load_model(&model[k], &own[k], trace[k], err));
     }
     bool is_accepted = true;
     for (int k = 0; k < n_plans; k++) {
-        MP_TRY((o->thorough ? mp_plan_verify_thoroughly : mp_plan_verify)(&c.report[k], plan[k], trace[k], topology,
-                                                                          model[k], err));
+        if (matrix != NULL)
+            MP_TRY(mp_plan_verify_matrix(&c.report[k], plan[k], matrix, topology, o->thorough, err));
+        else
+            MP_TRY((o->thorough ? mp_plan_verify_thoroughly : mp_plan_verify)(&c.report[k], plan[k], trace[k], topology,
+                                                                              model[k], err));
         is_accepted &= c.report[k]->n == 0;
     }
     if (n_plans == 2 && is_accepted) { /* a broken plan says nothing about two */
@@ -122,6 +141,7 @@ out:
         mp_trace_free(trace[k]);
         mp_plan_free(plan[k]);
     }
+    mp_matrix_free(matrix);
     mp_topology_free(topology);
     return status;
 }

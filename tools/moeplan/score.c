@@ -307,6 +307,11 @@ enum mp_status score_load(struct score *out, const struct setup *s, const char *
                       out->name);
     }
     MP_TRY(score_fit(out->plan, path, s->trace, s->topology, err));
+    if (out->plan->provenance.matrix.is_present)
+        tool_note(s->o,
+                  "%s orders a traffic matrix: expert i stands for GPU i, and its certificate is of that matrix, not "
+                  "of this recording",
+                  out->name);
     check_memory(out, s);
 out:
     return status;
@@ -459,7 +464,7 @@ const char *score_describe(const struct setup *s, char *buf, size_t size) {
     else if (s->score_trace != NULL)
         snprintf(split, sizeof split, "scored on another recording, %.200s", s->o->score_on);
     else if (strcmp(s->evaluated_on, "unknown origin") == 0)
-        snprintf(split, sizeof split, "unknown origin: the file does not say what it was made from");
+        snprintf(split, sizeof split, "unknown origin: the file does not say which recording it was made from");
     else if (!is_held_out)
         snprintf(split, sizeof split, "scored on the planning data%s",
                  s->split.kind != MP_SPLIT_NONE ? ": the plan was made from this recording, and not with this split"

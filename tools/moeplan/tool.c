@@ -544,3 +544,30 @@ enum mp_status tool_kind_of(enum tool_kind *out, const char *spec, const struct 
         (void)lseek(STDIN_FILENO, start, SEEK_SET);
     return status;
 }
+
+enum mp_status tool_matrix_format(const char **out, const char *spec, const struct mp_plan *plan, const struct opts *o,
+                                  struct mp_error *err) {
+    const struct mp_matrix_source *named = &plan->provenance.matrix;
+    const struct mp_matrix_format *f = mp_matrix_format_find(o->format);
+    struct mp_in *in;
+    *out = NULL;
+    if ((o->format != NULL && f == NULL) || mp_is_folder(spec))
+        return MP_OK;
+    bool is_stdin = strcmp(spec, "-") == 0; /* is read from where it stands: it goes back there */
+    enum mp_status status = keep_pipe(spec, err);
+    if (status != MP_OK)
+        return status;
+    off_t start = is_stdin ? lseek(STDIN_FILENO, 0, SEEK_CUR) : 0;
+    status = mp_in_open(&in, spec, 0, err);
+    if (status != MP_OK)
+        return status;
+    if (f == NULL)
+        f = mp_matrix_detect(in);
+    const bool is_array = f != NULL && strcmp(f->name, "npy") == 0;
+    if (best_trace_probe(spec, in) > 2 ? is_array && named->is_present : f != NULL || named->is_present)
+        *out = f != NULL ? f->name : named->format;
+    mp_in_close(in);
+    if (is_stdin && start >= 0)
+        (void)lseek(STDIN_FILENO, start, SEEK_SET);
+    return MP_OK;
+}

@@ -62,5 +62,9 @@ enum mp_status tool_write_no(const char *schema, const char *outcome, const char
 enum tool_kind { TOOL_TRACE, TOOL_PLAN, TOOL_PLACEMENT, TOOL_TOPOLOGY, TOOL_MODEL };
 enum mp_status tool_kind_of(enum tool_kind *out, const char *spec, const struct opts *o,
                             struct mp_error *err) MP_MUST_CHECK;
+/* The format of a traffic matrix to verify the plan with; NULL: it is a recording. Told by the content; an array may be
+ * either, and what nobody knows too: then it is what the plan says. */
+enum mp_status tool_matrix_format(const char **out, const char *spec, const struct mp_plan *plan, const struct opts *o,
+                                  struct mp_error *err) MP_MUST_CHECK;
 
 #endif

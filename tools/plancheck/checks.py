@@ -1,7 +1,7 @@
 """Every check of docs/VERIFY.md. A violation is (kind, message); kinds are the words of mp_violation_name."""
 import re
 
-from fluid import TooLong, direction
+from fluid import TooLong, direction, first_phase
 from nodes import relay_bound, turned
 import together
 from steps import StepError, build, planning_part
@@ -12,6 +12,7 @@ ORDER_SCOPES = {"dispatch, all layers, planning steps": "dispatch", "combine, al
 MOST_FLOWS = 120
 # About a microsecond each, or a few where an order's stages run free: then fractions grow.
 SAMPLE_OPERATIONS, ALL_OPERATIONS = 2 * 10**6, 2 * 10**6
+MATRIX_SCOPE = "one dispatch of the matrix"
 PLACEMENT_SCOPE = "step, every static plan with these slots, planning steps"
 RESIDUAL_SCOPE = "step, a plan for each step with any slots, planning steps"
 SINGLE_SCOPE = "step, single shots, every placement of one copy per expert in these slots, planning steps"
@@ -102,11 +103,17 @@ def sections(c):
     options = re.findall(r"([a-z0-9_-]+\.[a-z0-9_-]+)=(0|-?[1-9][0-9]*)(?:,|\Z)", v["options"])
     c.expect(v["options"] == ",".join(f"{name}={value}" for name, value in options) and [x for x, _ in options] == sorted({x for x, _ in options}),
              "provenance", f"options: \"{v['options'][:200]}\" is not strategy.option=number by rising names")
+    if v["planned"] or v["matrix"] is not None:
+        for key in ("strategy", "replicate", "place", "route", "order"):
+            c.expect(v[key] != "", "provenance", f"{key} is not named")
+        c.expect(v["route"] == p["route"], "provenance", f"planned with route \"{v['route']}\", and the rule is {p['route']}")
+        for i, x in enumerate(p["certificates"]):
+            c.expect(x["bound_ns"] <= x["value_ns"], "certificate", f"certificate {i}: bound {x['bound_ns']} above value {x['value_ns']}")
+            c.expect(x["proof"] != "closed-form" or x["nodes"] == 0, "certificate", f"certificate {i}: a closed form with search nodes")
+    if v["matrix"] is not None:
+        matrix_sections(c)
     if not v["planned"]:
         return
-    for key in ("strategy", "replicate", "place", "route", "order"):
-        c.expect(v[key] != "", "provenance", f"{key} is not named")
-    c.expect(v["route"] == p["route"], "provenance", f"planned with route \"{v['route']}\", and the rule is {p['route']}")
     c.expect(v["selected_on"] in ("planning data", "validation part"), "provenance", f"selected_on is \"{v['selected_on']}\"")
     split = v["split"]
     c.expect((split["kind"] == "category") == (split["categories"] != ""), "provenance",
@@ -122,9 +129,6 @@ def sections(c):
         before = s["step"]
         c.expect(s["dispatch_ns"] + s["compute_ns"] + s["combine_ns"] <= s["step_ns"], "sample",
                  f"step {s['step']}: its parts are more than its {s['step_ns']} ns")
-    for i, x in enumerate(p["certificates"]):
-        c.expect(x["bound_ns"] <= x["value_ns"], "certificate", f"certificate {i}: bound {x['bound_ns']} above value {x['value_ns']}")
-        c.expect(x["proof"] != "closed-form" or x["nodes"] == 0, "certificate", f"certificate {i}: a closed form with search nodes")
     if p["gpus"] < 2:
         return
     c.expect(p["samples"] != [], "sample", "the plan was planned and has no sample")
@@ -132,6 +136,18 @@ def sections(c):
     for kind, scope in [("order", scope) for scope in ORDER_SCOPES] + [("placement", PLACEMENT_SCOPE), ("residual", RESIDUAL_SCOPE)]:
         c.expect((kind, scope) in carried, "certificate",
                  f"the plan was planned and has no {kind} certificate in closed form of scope \"{scope}\"")
+
+
+def matrix_sections(c):
+    """A plan of one matrix: which one it is, and the one kind of certificate that can be derived from it."""
+    p, m = c.plan, c.plan["provenance"]["matrix"]
+    c.expect(re.fullmatch("[a-z0-9_-]+", m["format"]), "provenance", f"matrix: format \"{m['format'][:40]}\" is no format's name")
+    c.expect(re.fullmatch("[0-9a-f]{64}", m["sha256"]), "provenance", f"matrix: sha256 \"{m['sha256'][:70]}\" is not 64 hex digits")
+    c.expect(p["layers"] == 1 and p["gpus"] > 1, "shape", f"the plan of one matrix has {p['layers']} layers on {p['gpus']} GPUs")
+    for i, x in enumerate(p["certificates"]):
+        c.expect((x["kind"], x["proof"], x["scope"]) == ("order", "closed-form", MATRIX_SCOPE), "certificate",
+                 f"certificate {i}: not of an order, in closed form, of the scope \"{MATRIX_SCOPE}\", but of \"{x['scope'][:80]}\"")
+    c.expect(p["certificates"] != [], "certificate", "the plan was made for a matrix and has no certificate")
 
 
 def orders(c, topology):
@@ -179,6 +195,33 @@ def orders(c, topology):
                     c.expect(sums.get((i, j), 0) == unit, "order-share", f"order {o}: the shares of {i}>{j} sum to {sums.get((i, j), 0)} of {unit}")
 
 
+def against_topology(c, topology):
+    """Whether they have equally many GPUs."""
+    p, v = c.plan, c.plan["provenance"]
+    is_as_large = c.expect(p["gpus"] == topology.n, "shape", f"the plan has {p['gpus']} GPUs and the topology {topology.n}")
+    if is_as_large:
+        c.expect(p["nodes"] == topology.n_nodes, "shape", f"the plan has {p['nodes']} nodes and the topology {topology.n_nodes}")
+        for g in range(p["gpus"]):
+            c.expect(p["gpu_nodes"][g] == topology.node[g], "shape",
+                     f"GPU {g} is on node {p['gpu_nodes'][g]} in the plan and {topology.node[g]} in the topology")
+    if v["planned"] or v["matrix"] is not None:
+        c.expect(v["topology_sha256"] == topology.sha256, "provenance",
+                 f"planned for the topology with SHA-256 {v['topology_sha256'][:16]}..., and this one has {topology.sha256[:16]}...")
+        c.expect(v["topology"] == topology.name, "provenance", f"planned for topology \"{v['topology']}\", and this one is \"{topology.name}\"")
+    return is_as_large
+
+
+def against_matrix(c, matrix):
+    named = c.plan["provenance"]["matrix"]
+    if not c.expect(named is not None, "provenance", "the plan names no matrix, and one is given"):
+        return
+    c.expect(c.plan["gpus"] == matrix.n, "shape", f"the plan has {c.plan['gpus']} GPUs and the matrix is for {matrix.n}")
+    c.expect(named["sha256"] == matrix.sha256, "provenance",
+             f"made for the matrix with SHA-256 {named['sha256'][:16]}..., and this one has {matrix.sha256[:16]}...")
+    c.expect(named["format"] == matrix.format, "provenance",
+             f"made for a matrix of format \"{named['format'][:40]}\", and this one is {matrix.format}")
+
+
 def against(c, trace, topology, model):
     p = c.plan
     v = p["provenance"]
@@ -186,22 +229,18 @@ def against(c, trace, topology, model):
     if c.expect(p["layers"] == trace.n_layers, "layer-missing", f"the plan has {p['layers']} layers and the trace {trace.n_layers}"):
         for l, layer in enumerate(p["layer_list"]):
             c.expect(layer["layer"] == trace.layer_ids[l], "layer-id", f"entry {l} is layer {layer['layer']} and the trace's {trace.layer_ids[l]}")
-    if c.expect(p["gpus"] == topology.n, "shape", f"the plan has {p['gpus']} GPUs and the topology {topology.n}"):
-        c.expect(p["nodes"] == topology.n_nodes, "shape", f"the plan has {p['nodes']} nodes and the topology {topology.n_nodes}")
+    if against_topology(c, topology):
         for g in range(p["gpus"]):
-            c.expect(p["gpu_nodes"][g] == topology.node[g], "shape",
-                     f"GPU {g} is on node {p['gpu_nodes'][g]} in the plan and {topology.node[g]} in the topology")
             held = max(p["layers"], len(model.layer_ids))
             need, has = (model.expert_bytes * p["gpu_slots"][g] + model.shared_bytes) * held + model.dense_bytes, topology.gpus[g]["type"]["memory"]
             c.expect(need <= has, "capacity",
                      f"GPU {g}: {p['gpu_slots'][g]} slots in {held} layers are {need} bytes with the other weights, and it has {has}")
     c.expect(p["experts"] == model.experts, "shape", f"the plan has {p['experts']} experts and the model {model.experts}")
     if v["planned"]:
-        for what, own in (("trace", trace.sha256), ("topology", topology.sha256), ("model", model.sha256)):
+        for what, own in (("trace", trace.sha256), ("model", model.sha256)):
             c.expect(v[f"{what}_sha256"] == own, "provenance",
                      f"planned on the {what} with SHA-256 {v[f'{what}_sha256'][:16]}..., and this one has {own[:16]}...")
-        for what, own in (("topology", topology.name), ("model", model.name)):
-            c.expect(v[what] == own, "provenance", f"planned for {what} \"{v[what]}\", and this one is \"{own}\"")
+        c.expect(v["model"] == model.name, "provenance", f"planned for model \"{v['model']}\", and this one is \"{model.name}\"")
         c.expect(v["synthetic"] == trace.is_synthetic, "provenance", f"the plan says synthetic: {v['synthetic']}, the trace {trace.is_synthetic}")
 
 
@@ -406,7 +445,41 @@ def claims(c, setup, sums, is_all):
     return simulated, notes
 
 
-def check(plan, trace=None, topology=None, model=None, is_all=False):
+def matrix_claims(c, matrix, topology, is_all):
+    """The certificate of a plan of one matrix, derived again: (1 where the dispatch was simulated, notes)."""
+    p = c.plan
+    scale = p["provenance"]["matrix"]["token_bytes"] or 1
+    if not c.expect(sum(map(sum, matrix.cells)) * scale <= 2**53, "provenance",
+                    f"the matrix with {scale} bytes a token holds more than 2^53 bytes"):
+        return 0, []
+    copies = {(i, j): x * scale for i, row in enumerate(matrix.cells) for j, x in enumerate(row) if x and i != j}
+    index = p["layer_list"][0]["order"]
+    is_relayed = index is not None and p["orders"][index]["between"] == "nodes"
+    bound = own = 0
+    if copies:
+        bound = (relay_bound if is_relayed else port_bound)(topology, copies, 1) + launch_floor(p, topology)
+    notes, simulated = [], 1
+    if copies:
+        try:
+            topology.operations, topology.operations_max = 0, float("inf") if is_all else SAMPLE_OPERATIONS
+            if index is None and len(copies) > MOST_FLOWS and not is_all:
+                raise TooLong
+            own, staged = first_phase(p, topology, 0, copies, 1, False)
+            own += (1 - staged) * topology.launch
+        except TooLong:
+            simulated = 0
+            notes.append(f"the time of the dispatch: {len(copies)} transfers at once, or more than {SAMPLE_OPERATIONS} operations")
+    top = 2**64 - 1
+    by = 1 + (len(p["orders"][index]["stages"]) + 1 if is_relayed else 0) + own // 10**10
+    for i, x in enumerate(p["certificates"]):
+        c.expect(x["bound_ns"] == min(bound, top), "certificate", f"certificate {i}: bound_ns is {x['bound_ns']}, and the matrix gives {bound}")
+        if simulated:
+            c.expect(abs(x["value_ns"] - min(own, top)) <= by, "certificate",
+                     f"certificate {i}: value_ns is {x['value_ns']}, and simulating the dispatch gives {own}")
+    return simulated, notes
+
+
+def check(plan, trace=None, topology=None, model=None, is_all=False, matrix=None):
     """(violations, facts compared, samples simulated, what was only bounded and why)."""
     c = Check(plan)
     simulated, notes = 0, []
@@ -414,6 +487,9 @@ def check(plan, trace=None, topology=None, model=None, is_all=False):
         sections(c)
         if trace is not None:
             against(c, trace, topology, model)
+        if matrix is not None:
+            against_topology(c, topology)
+            against_matrix(c, matrix)
         fits = topology is not None and topology.n == plan["gpus"]
         orders(c, topology if fits else None)
         if trace is not None and plan["provenance"]["planned"] and not c.violations:
@@ -421,6 +497,8 @@ def check(plan, trace=None, topology=None, model=None, is_all=False):
             sums = evidence(c, setup)
             if sums is not None and not c.violations:
                 simulated, notes = claims(c, setup, sums, is_all)
+        if matrix is not None and not c.violations:
+            simulated, notes = matrix_claims(c, matrix, topology, is_all)
     return c.violations, c.n, simulated, notes
 
 

@@ -149,24 +149,28 @@ def staged(topology, flows, mode):
     return ceil(end)
 
 
-def direction(setup, index, f, is_combine):
-    """ns of one direction of one layer, launches included."""
-    plan, topology, model = setup.plan, setup.topology, setup.model
-    if topology.n < 2:
-        return 0
+def first_phase(plan, topology, index, copies, size, is_combine):
+    """ns of the first phase of one direction, and how many collective launches its stages stand for."""
     layer = plan["layer_list"][index]
-    size = model.combine_bytes if is_combine else model.dispatch_bytes
-    copies, launches, is_overlapped = DISPATCHERS[plan["provenance"]["dispatcher"]]
-
     first = None
     if layer["order"] is not None:
         order = plan["orders"][layer["order"]]
         if not plan["pacing"]:
             order = dict(order, port_bytes_per_s=0)
-        first = ordered(topology, plan, order, f.first, size, is_combine,
-                        layer["combine"] if is_combine else "forward")
-        launches -= first is not None
-    if first is None:
-        first = concurrent(topology, turned(f.first) if is_combine else f.first, size)
+        first = ordered(topology, plan, order, copies, size, is_combine, layer["combine"] if is_combine else "forward")
+    if first is not None:
+        return first, 1
+    return concurrent(topology, turned(copies) if is_combine else copies, size), 0
+
+
+def direction(setup, index, f, is_combine):
+    """ns of one direction of one layer, launches included."""
+    plan, topology, model = setup.plan, setup.topology, setup.model
+    if topology.n < 2:
+        return 0
+    size = model.combine_bytes if is_combine else model.dispatch_bytes
+    copies, launches, is_overlapped = DISPATCHERS[plan["provenance"]["dispatcher"]]
+    first, staged_launches = first_phase(plan, topology, index, f.first, size, is_combine)
+    launches -= staged_launches
     second = concurrent(topology, turned(f.second) if is_combine else f.second, size) if copies == "node" else 0
     return (max(first, second) if is_overlapped else first + second) + launches * topology.launch

@@ -114,7 +114,12 @@ def _provenance(r):
         p[key] = r.string(f"  {key}: ")
     p["sources"] = r.word("  sources: ", ("dp", "coupled"))
     p["planned"] = r.truth("  planned: ")
+    p["matrix"] = None
     if not p["planned"]:
+        if r.peek() == "  matrix:":
+            r.at += 1
+            p["matrix"] = {"format": r.string("    format: "), "sha256": r.string("    sha256: "),
+                           "token_bytes": r.number("    token_bytes: ", 2**24)}
         return p
     r.take("  split:")
     p["split"] = {"kind": r.word("    kind: ", ("none", "hash", "time", "category")),
@@ -235,6 +240,10 @@ def _outlook(r, plan):
             s[key] = r.number(f"    {key}: ")
         return s
 
+    plan["samples"] = _list(r, "samples", "  - ", sample)
+
+
+def _certificates(r, plan):
     def certificate():
         c = {"kind": r.word("  - kind: ", ("order", "placement", "residual")),
              "proof": r.word("    proof: ", ("closed-form", "search", "stopped")), "scope": r.string("    scope: ")}
@@ -242,7 +251,6 @@ def _outlook(r, plan):
             c[key] = r.number(f"    {key}: ")
         return c
 
-    plan["samples"] = _list(r, "samples", "  - ", sample)
     plan["certificates"] = _list(r, "certificates", "  - ", certificate)
 
 
@@ -293,6 +301,8 @@ def read(path):
     plan.update(planning_steps=0, step_ns=0, samples=[], certificates=[])
     if plan["provenance"]["planned"]:
         _outlook(r, plan)
+    if plan["provenance"]["planned"] or plan["provenance"]["matrix"] is not None:
+        _certificates(r, plan)
     if r.at != len(r.lines):
         r.fail(1, f'"{r.peek()[:40]}" is not expected here')
     return plan

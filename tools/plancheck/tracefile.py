@@ -13,13 +13,21 @@ class TraceError(Exception):
     pass
 
 
+MAGIC = b"\x89MPT\r\n\x1a\n"
+
+
+def is_trace(path):
+    with open(path, "rb") as f:
+        return f.read(len(MAGIC)) == MAGIC
+
+
 class Trace:
     """kind "tokens" or "counts"; rows are read by row(layer, row) -> tuple of expert ids in use."""
 
     def __init__(self, path):
         with open(path, "rb") as f:
             self.data = data = f.read()
-        if data[:8] != b"\x89MPT\r\n\x1a\n" or len(data) < 128:
+        if data[:8] != MAGIC or len(data) < 128:
             raise TraceError(f"{path}: not a native trace (write one with moeplan convert)")
         (version, flags, size, head) = struct.unpack_from("<IIQQ", data, 8)
         (kind, phase, self.id_bytes) = data[32], data[33], data[34]

@@ -346,6 +346,7 @@ def transfer_bound(setup, c, starts, is_combine):
 
 
 def launch_floor(plan, topology):
-    """Latency and launch that any copy pays at least."""
-    _, launches, _ = DISPATCHERS[plan["provenance"]["dispatcher"]]
+    """Latency and launch that any copy pays at least; a matrix has one launch."""
+    is_matrix = plan["provenance"]["matrix"] is not None
+    launches = 1 if is_matrix else DISPATCHERS[plan["provenance"]["dispatcher"]][1]
     return min(v["latency"] for v in topology.levels) + min(launches * topology.launch, topology.stage_launch)

@@ -84,6 +84,23 @@ ORDERS = {
     "combine-unknown": replace("combine: swapped", "combine: sideways"),
     "order-past-last": replace("    order: 2", "    order: 3"),
 }
+# Of the order of one traffic matrix.
+MATRIX = {
+    "matrix-planned": replace("  planned: false\n", "  planned: true\n"),
+    "matrix-without-hash": cut("    sha256:", "    token_bytes:"),
+    "matrix-without-format": cut("    format:", "    sha256:"),
+    "matrix-is-a-name": lambda text: cut("    format:", "shape:")(text).replace("  matrix:\n", '  matrix: "traffic.txt"\n', 1),
+    "matrix-unknown-key": replace("    token_bytes: 0\n", '    token_bytes: 0\n    file: "traffic.txt"\n'),
+    "matrix-token-bytes-word": replace("token_bytes: 0", "token_bytes: none"),
+    "matrix-token-bytes-huge": replace("token_bytes: 0", "token_bytes: 16777217"),
+    "matrix-format-plain": replace('format: "nccl-tests"', "format: nccl-tests"),
+    "matrix-before-planned": lambda text: cut("  planned:", "  matrix:")(text).replace("shape:\n", "  planned: false\nshape:\n", 1),
+    "matrix-without-certificates": cut("certificates:", "checksum:"),
+    "matrix-with-prediction": replace("certificates:\n", "prediction:\n  planning_steps: 1\n  step_ns: 1\nsamples: []\ncertificates:\n"),
+    "matrix-with-evidence": replace("    combine: reversed\n", "    combine: reversed\n    rows_max_sum: 1\n"),
+    "matrix-value-negative": replace("    value_ns: ", "    value_ns: -"),
+    "certificates-without-matrix": cut("  matrix:", "shape:"),
+}
 RAW = {
     "edited": replace("rows_max_sum: 168", "rows_max_sum: 167"),
     "torn": lambda text: text[:len(text) // 2],
@@ -102,7 +119,7 @@ def stamp(text):
 
 
 def main():
-    for table, base, finish in ((STAMPED, "base", stamp), (ORDERS, "orders", stamp), (RAW, "base", lambda text: text)):
+    for table, base, finish in ((STAMPED, "base", stamp), (ORDERS, "orders", stamp), (MATRIX, "matrix", stamp), (RAW, "base", lambda text: text)):
         with open(os.path.join(CORPUS, base + ".yaml"), newline="") as f:
             good = f.read()
         for name, change in table.items():

@@ -183,6 +183,19 @@ static void fill_outlook(struct mp_rng *rng, struct mp_plan *p) {
                                     0};
 }
 
+/* The order of a traffic matrix that nobody has. */
+static void fill_matrix(struct mp_rng *rng, struct mp_plan *p) {
+    static const char *const formats[] = {"nccl-tests", "csv", "npy"};
+    p->provenance.matrix = (struct mp_matrix_source){
+        true, formats[mp_rng_below(rng, 3)], "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+        mp_rng_below(rng, 2) ? 0 : mp_rng_below(rng, MP_MAX_TOKEN_BYTES + 1)};
+    p->n_certificates = 1;
+    p->certificates = arena_alloc(p, 1, sizeof *p->certificates);
+    p->certificates[0] = (struct mp_certificate){MP_CERT_ORDER,           MP_PROOF_CLOSED_FORM,
+                                                 MP_SCOPE_MATRIX,         1000 + mp_rng_below(rng, UINT64_MAX - 1000),
+                                                 mp_rng_below(rng, 1000), 0};
+}
+
 struct mp_plan *random_plan(struct mp_rng *rng, const struct random_plan_shape *shape) {
     static const char *const names[] = {
         "", "lpt", "say \"hi\" \\ there", "caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80", "tab\tbed", "true", "12: 3"};
@@ -257,6 +270,8 @@ struct mp_plan *random_plan(struct mp_rng *rng, const struct random_plan_shape *
             (struct mp_plan_together){true, mp_rng_below(rng, 2) == 1, "0123abcd", "", mp_rng_below(rng, 1000), 7};
     if (v->has_workload)
         fill_outlook(rng, p);
+    else if (p->n_layers == 1)
+        fill_matrix(rng, p);
     CHECK_OK(mp_plan_check(p, &err), err);
     return p;
 }

@@ -8,7 +8,7 @@ struct random_plan_shape {
     uint32_t n_layers, n_experts, n_gpus, n_nodes, slots_per_gpu;
     bool has_orders, has_outlook;
 };
-/* Fails the running test when out of memory. */
+/* Without an outlook, one layer is the order of a matrix. Fails the running test when out of memory. */
 struct mp_plan *random_plan(struct mp_rng *rng, const struct random_plan_shape *shape);
 struct random_plan_shape random_shape(struct mp_rng *rng);
 /* An order of random stages over all pairs, valid for one port per GPU. */
