@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs moeplan on every bad input of tests/bad/<area>/expected.tsv and demands exactly what the line says.
 
-A line: file (or -), arguments of moeplan with {} for the file and {root} for the source folder, exact standard error with {} for the path
+A line: file (or -), arguments of moeplan (or moeplan-exec and its arguments) with {} for the file and {root} for the source folder, exact standard error with {} for the path
 (moeplan's prefix included, several lines joined by \\n), and in a fourth column an exit code other than 3. Each case must also write nothing to standard output, create no
 file, stay under 64 MiB of memory and end within the time limit (1 s on an idle machine; MOEPLAN_BAD_SECONDS overrides the 10 s given here
 for loaded ones).
@@ -58,7 +58,9 @@ def run_case(moeplan, area, line_number, line):
     problems = []
     root = str(area.parents[2])
     with tempfile.TemporaryDirectory(prefix="moeplan-bad-") as folder:
-        command = [moeplan] + [word.replace("{}", path).replace("{root}", root) for word in shlex.split(arguments)]
+        words = [word.replace("{}", path).replace("{root}", root) for word in shlex.split(arguments)]
+        is_executor = words[0] == "moeplan-exec"
+        command = [os.path.join(os.path.dirname(moeplan), "moeplan-exec"), *words[1:]] if is_executor else [moeplan, *words]
         code, out, err, rss = run_limited(command, folder)
         left = sorted(os.listdir(folder))
     want = expected.replace("{}", path).replace("{root}", root)

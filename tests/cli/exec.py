@@ -1,0 +1,194 @@
+#!/usr/bin/env python3
+"""What moeplan-exec promises: its help in every shape lists the options of its table and the committed page is current; the report, its
+JSON and the timeline agree with each other and with moeplan simulate; faults end it with exit code 5 in time and in words.
+
+usage: exec.py MOEPLAN SOURCE
+"""
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+
+MOEPLAN, SOURCE = os.path.abspath(sys.argv[1]), pathlib.Path(sys.argv[2]).resolve()
+EXEC = os.path.join(os.path.dirname(MOEPLAN), "moeplan-exec")
+SCRATCH = tempfile.TemporaryDirectory(prefix="moeplan-exec-")
+FOLDER = pathlib.Path(SCRATCH.name)
+LINES = str(SOURCE / "traces/samples/lines.mpt")
+DECODE = str(SOURCE / "traces/samples/decode.mpt")
+# Unequal links, slow enough that an order between nodes pays.
+SLOW = FOLDER / "slow.yaml"
+QUICK = ["--iterations", "2", "--warmup", "0", "--steps", "1"]
+
+
+def run(program, *arguments, check=True):
+    done = subprocess.run([program, *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=FOLDER, timeout=120,
+                          check=False)
+    if check and done.returncode != 0:
+        raise AssertionError(f"{arguments}: {done.returncode}: {done.stderr}")
+    return done
+
+
+def setUpModule():
+    run(MOEPLAN, "convert", "-q", "2x4:h100", SLOW)
+    text = SLOW.read_text(encoding="utf-8").replace("380000000000", "56000000").replace("48850000000", "6250000")
+    SLOW.write_text(text, encoding="utf-8")
+    run(MOEPLAN, "plan", DECODE, SLOW, "--batch", "4", "--steps", "1", "--strategy", "contiguous", "--order", "two-level", "-q", "-o", "nodes.yaml")
+    run(MOEPLAN, "plan", DECODE, "8:h100", "--batch", "4", "--steps", "2", "--strategy", "lpt", "-q", "-o", "single.yaml")
+
+
+class Itself(unittest.TestCase):
+    def test_help_in_every_shape_has_every_option(self):
+        text, page, markdown = run(EXEC, "--help").stdout, run(EXEC, "--man").stdout, run(EXEC, "--markdown").stdout
+        bash, zsh = run(EXEC, "--completion", "bash").stdout, run(EXEC, "--completion", "zsh").stdout
+        options = re.findall(r"^  (?:-\w, )?--([a-z-]+)", text, re.M)
+        self.assertGreater(len(options), 30)
+        self.assertEqual(len(options), len(set(options)))
+        names = bash.split('[[ $cur == -* ]]')[1].split('-W "')[1].split('"')[0].split()
+        self.assertEqual(names, [f"--{o}" for o in options])
+        for option in options:
+            self.assertIn(f"--{option}".replace("-", "\\-"), page)
+            self.assertRegex(markdown, rf"`(-\w, )?--{option}\b")
+            self.assertRegex(zsh, rf"'--{option}=?\[")
+        for hidden in (text, page, markdown, bash, zsh):
+            self.assertNotIn("KIND@STEP", hidden)
+        self.assertLessEqual(max(map(len, text.splitlines())), 110)
+
+    def test_the_committed_page_is_current(self):
+        self.assertEqual((SOURCE / "docs/CLI_EXEC.md").read_text(encoding="utf-8"), run(EXEC, "--markdown").stdout,
+                         "docs/CLI_EXEC.md: moeplan-exec --markdown > docs/CLI_EXEC.md")
+
+    def test_completions_are_valid_and_complete(self):
+        script = FOLDER / "exec.bash"
+        script.write_text(run(EXEC, "--completion", "bash").stdout, encoding="utf-8")
+        run("bash", "-n", script)
+
+        def complete(*words):
+            quoted = " ".join(f"'{w}'" for w in words)
+            command = (f"source {script}; COMP_WORDS=(moeplan-exec {quoted}); COMP_CWORD={len(words)}; _moeplan_exec; "
+                       "printf '%s\\n' \"${COMPREPLY[@]}\"")
+            return run("bash", "-c", command).stdout.split()
+
+        self.assertIn("loop", complete("--transport", ""))
+        self.assertEqual(complete("--iter"), ["--iterations"])
+        self.assertEqual(complete("nod"), ["nodes.yaml"])
+        if shutil.which("man"):
+            page = FOLDER / "exec.1"
+            page.write_text(run(EXEC, "--man").stdout, encoding="utf-8")
+            done = subprocess.run(["man", "--warnings", "-l", page], capture_output=True, text=True, check=False,
+                                  env=dict(os.environ, MANPAGER="cat", MANWIDTH="100"))
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+    def test_transports_are_listed(self):
+        listed = json.loads(run(EXEC, "--list", "transports", "--json").stdout)
+        self.assertEqual((listed["schema"], listed["version"]), ("moeplan.transports", 1))
+        text = run(EXEC, "--list", "transports").stdout
+        for transport in listed["transports"]:
+            self.assertIn(transport["name"], text)
+        self.assertEqual(listed["transports"][0]["name"], "loop")
+        self.assertRegex(run(EXEC, "--version").stdout, r"^moeplan-exec \d+\.\d+\.\d+\n$")
+
+
+class Runs(unittest.TestCase):
+    def result(self, *arguments):
+        done = run(EXEC, *arguments, "--json", "-q")
+        result = json.loads(done.stdout)
+        self.assertEqual((result["schema"], result["version"]), ("moeplan.exec", 1))
+        return result
+
+    def test_counts_and_predictions_are_those_of_simulate(self):
+        result = self.result("single.yaml", DECODE, "8:h100", "--iterations", "3", "--warmup", "1")
+        simulated = json.loads(run(MOEPLAN, "simulate", "single.yaml", DECODE, "8:h100", "--json", "-q", "--interval-groups", "0").stdout)
+        steps, layers = result["steps"], result["layers"]
+        self.assertEqual(result["verified"]["tokens"], steps * 32 * layers * 4)
+        self.assertEqual(len(result["parts"]), steps * layers * 2)
+        moved = sum(p["bytes"] for p in result["parts"]) * 4
+        self.assertEqual(result["verified"]["bytes_moved"], moved)
+        predicted = {k: sum(p["predicted_ns"] for p in result["parts"] if p["part"] == k) / steps for k in ("dispatch", "combine")}
+        text = json.dumps(simulated)
+        for part, ns in predicted.items():
+            self.assertIn(str(round(ns)), text, part)
+        for part in result["parts"]:
+            times = part["measured_ns"]
+            self.assertEqual(times["samples"], 3)
+            self.assertTrue(0 < times["min"] <= times["median"] <= times["p95"] <= times["max"])
+
+    def test_orders_between_nodes_are_staged(self):
+        result = self.result("nodes.yaml", DECODE, SLOW, *QUICK)
+        self.assertTrue(all(p["staged"] and p["stages"] > 1 for p in result["parts"]), [p["stages"] for p in result["parts"]])
+        self.assertGreater(result["verified"]["bytes_moved"], 2 * sum(p["bytes"] for p in result["parts"]))  # what is passed on moves again
+
+    def test_every_dispatcher(self):
+        copies = {}
+        for name in ("a2av", "deepep-ll", "deepep-normal", "hierarchical", "agrs"):
+            result = self.result("nodes.yaml", DECODE, SLOW, *QUICK, "--dispatcher", name)
+            copies[name] = result["verified"]["copies"]
+            kinds = {p["part"] for p in result["parts"]}
+            self.assertEqual(len(kinds), 4 if name in ("deepep-normal", "hierarchical") else 2)
+        self.assertEqual(copies["a2av"], copies["deepep-ll"])
+        self.assertEqual(copies["agrs"], 32 * 7 * 24 * 2)
+        self.assertEqual(copies["deepep-normal"], copies["hierarchical"])
+
+    def test_the_timeline_has_every_transfer_twice_in_both_halves(self):
+        result = self.result("nodes.yaml", DECODE, SLOW, *QUICK, "--timeline", "t.json")
+        events = json.loads((FOLDER / "t.json").read_text(encoding="utf-8"))["traceEvents"]
+        halves = {0: [], 1: []}
+        for event in events:
+            if event["ph"] == "X":
+                halves[event["pid"] % 2].append(event)
+                self.assertGreaterEqual(event["dur"], 0)
+        messages = sum(p["messages"] for p in result["parts"])
+        self.assertEqual(len(halves[1]), 2 * messages)
+        moved = sum(e["args"]["bytes"] for e in halves[1]) / 2
+        self.assertEqual(moved, result["verified"]["bytes_moved"] / 2)  # two iterations
+        self.assertEqual(sum(e["args"]["bytes"] for e in halves[0]) / 2, moved)
+        tracks = {}
+        for event in sorted((e for e in events if e["ph"] == "X"), key=lambda e: e["ts"]):
+            key = (event["pid"], event["tid"])
+            self.assertGreaterEqual(round(event["ts"] * 1000), tracks.get(key, 0))
+            tracks[key] = round((event["ts"] + event["dur"]) * 1000)
+        names = {e["args"]["name"] for e in events if e["name"] == "process_name"}
+        self.assertEqual(names, {f"GPU {g} {kind}" for g in range(8) for kind in ("predicted", "measured")})
+
+    def test_the_report_says_what_was_verified(self):
+        text = run(EXEC, "single.yaml", DECODE, "8:h100", *QUICK).stdout
+        self.assertIn("verified: 1536 tokens back home", text)
+        self.assertRegex(text, r"(?m)^step +all +one shot ")
+        self.assertEqual(len(re.findall(r"(?m)^\d+ +(?:dispatch|combine) ", text)), 48)
+
+    def test_the_result_does_not_depend_on_threads(self):
+        def fixed(n):
+            result = self.result("nodes.yaml", DECODE, SLOW, *QUICK, "--threads", n)
+            for part in result["parts"]:
+                del part["measured_ns"]
+            del result["step_ns"]
+            return result
+
+        self.assertEqual(fixed(1), fixed(3))
+
+
+class Faults(unittest.TestCase):
+    def fails(self, fault, words, *more):
+        done = run(EXEC, "nodes.yaml", DECODE, SLOW, *QUICK, "--fault", fault, *more, check=False)
+        self.assertEqual(done.returncode, 5, done.stderr)
+        self.assertEqual(done.stdout, "")
+        self.assertRegex(done.stderr, rf"^moeplan-exec: .*{words}")
+
+    def test_wrong_bytes(self):
+        self.fails("corrupt@0/3/1/2", r"dispatch of step 0, layer 3: token \d+ of rank \d+, .*expert.* byte \d+ of 8192 is 0x.. and should be 0x..")
+        self.fails("swap@0/0/0/1", "token .* came wrong from rank")
+        self.fails("drop@0/0/2", "token .* came wrong from rank")
+
+    def test_bad_ranks(self):
+        self.fails("lie@0/2/1/3", r"layer 2, stage 1: rank 3 sends \d+ bytes to rank \d+ where \d+ were agreed")
+        for kind in ("stop", "kill", "slow"):
+            self.fails(f"{kind}@0/1/1/5", r"layer 1, stage 1: rank \d+ waited 300 ms for \d+ bytes \S+ .*rank 5", "--deadline", "300")
+
+
+if __name__ == "__main__":
+    sys.argv = sys.argv[:1]
+    unittest.main()
