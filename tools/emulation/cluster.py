@@ -173,6 +173,7 @@ class Batch:
 def build(layout, extra_files):
     """Makes the cluster and describes it in STATE. Leaves us in the switch's network namespace; returns nothing: attach() reads STATE."""
     unshare(CLONE_NEWIPC, "create an IPC namespace")
+    unshare(CLONE_NEWUTS, "create a host name")
     shm = os.path.dirname(STATE)
     mount("tmpfs", shm, "tmpfs", MS_NOSUID | MS_NODEV, f"mount memory on {shm}", "mode=1777")
     os.mkdir(STATE)
