@@ -169,6 +169,10 @@ static enum mp_status try_one(struct search *s, struct mp_combination c, struct 
     return status;
 }
 
+static bool is_by_solver(const struct mp_strategy *place) {
+    return strncmp(place->name, "exact", 5) == 0 || strcmp(place->name, "moetuner") == 0;
+}
+
 static enum mp_status try_named(struct search *s, struct mp_error *err) {
     for (uint32_t i = 0; mp_recipe_at(i) != NULL; i++) {
         const struct mp_recipe *recipe = mp_recipe_at(i);
@@ -176,6 +180,8 @@ static enum mp_status try_named(struct search *s, struct mp_error *err) {
             continue;
         struct mp_combination c;
         enum mp_status status = mp_combination_of(&c, recipe, s->request, err);
+        if (status == MP_OK && s->request->no_exact && is_by_solver(c.stage[MP_PLAN_PLACE]))
+            continue;
         if (status == MP_OK)
             status = try_one(s, c, err);
         if (status != MP_OK)
@@ -186,7 +192,7 @@ static enum mp_status try_named(struct search *s, struct mp_error *err) {
 
 /* The exact searches take part where they are quick: small layers. */
 static bool is_left_out(const struct search *s, const struct mp_strategy *strategy) {
-    return strategy->stage == MP_PLAN_PLACE && strncmp(strategy->name, "exact", 5) == 0 &&
+    return strategy->stage == MP_PLAN_PLACE && is_by_solver(strategy) &&
            (s->request->no_exact || s->request->topology->n_gpus > EXACT_GPUS_MAX ||
             s->fit.workload->trace->n_experts + s->fit.n_redundant > EXACT_COPIES_MAX);
 }

@@ -27,6 +27,8 @@ static const struct mp_recipe recipes[] = {
      "single", false},
     {"exact-load", "replicas and placement of least possible load, proven for small layers", "docs/STRATEGIES.md",
      "none", "exact-load", "even", "single", false},
+    {"moetuner", "two integer programs: even clusters of experts, then their way from layer to layer; small cases",
+     "MoETuner, arXiv 2502.06643", "none", "moetuner", "even", "single", false},
     {"eplb", "DeepSeek's load balancer, global policy", EPLB_URL, "eplb", "eplb", "even", "single", true},
     {"eplb-nearest", "EPLB's global placement with SGLang's static replica choice: own GPU, then own node", EPLB_URL,
      "eplb", "eplb", "nearest", "single", true},
