@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Runs moeplan on every bad input of tests/bad/<area>/expected.tsv and demands exactly what the line says.
 
-A line: file (or -), arguments of moeplan (or moeplan-exec and its arguments) with {} for the file and {root} for the source folder, exact standard error with {} for the path
-(moeplan's prefix included, several lines joined by \\n), and in a fourth column an exit code other than 3. Each case must also write nothing to standard output, create no
-file, stay under 64 MiB of memory and end within the time limit (1 s on an idle machine; MOEPLAN_BAD_SECONDS overrides the 10 s given here
-for loaded ones).
+A line: file (or -), arguments of moeplan (or moeplan-exec and its arguments) with {} for the file and {root} for the source folder, exact
+standard error with {} for the path (the program's prefix included, several lines joined by \\n), and in a fourth column an exit code
+other than 3. Each case must also write nothing to standard output, create no file, stay under 64 MiB of memory and end within the time
+limit (1 s on an idle machine; MOEPLAN_BAD_SECONDS overrides the 10 s given here for loaded ones).
 usage: run.py MOEPLAN TESTS_BAD_FOLDER [AREA...]
 """
 import concurrent.futures
