@@ -52,34 +52,73 @@ out:
     return status;
 }
 
-enum mp_status ex_layer_new(struct ex_layer **out, const struct mp_cost_setup *in, struct mp_net *net, int stage_mode,
-                            const struct ex_limits *limits, uint32_t step, uint32_t layer, struct mp_error *err) {
-    *out = NULL;
-    const uint32_t n = in->plan->n_gpus;
+/* Flows, scripts and proofs of all parts that have a matrix. */
+static enum mp_status make_parts(struct ex_layer *l, const struct mp_cost_setup *in, struct mp_net *net, int stage_mode,
+                                 const struct ex_limits *limits, uint32_t step, uint32_t layer, struct mp_error *err) {
     enum mp_status status = MP_OK;
-    struct ex_layer *l = mp_calloc(1, sizeof *l);
-    if (l == NULL)
-        return mp_nomem(err, "a layer");
-    l->used = mp_calloc(n, sizeof *l->used);
-    if (l->used == NULL) {
-        status = mp_nomem(err, "a layer");
-        goto out;
-    }
-    MP_TRY(ex_route_new(&l->route, in, step, layer, err));
-    const struct mp_traffic *t = l->route->traffic;
-    l->matrix[EX_DISPATCH] = t->dispatch;
-    l->matrix[EX_COMBINE] = t->combine;
-    l->matrix[EX_DISPATCH_INSIDE] = l->route->has_inside ? t->dispatch2 : NULL;
-    l->matrix[EX_COMBINE_INSIDE] = l->route->has_inside ? t->combine2 : NULL;
     for (int part = 0; part < EX_N_PARTS; part++)
         if (l->matrix[part] != NULL)
-            MP_TRY(ex_flows_new(&l->flows[part], n, l->matrix[part], l->used, err));
+            MP_TRY(ex_flows_new(&l->flows[part], in->plan->n_gpus, l->matrix[part], l->used, err));
     for (int part = 0; part < EX_N_PARTS; part++)
         if (l->matrix[part] != NULL)
             MP_TRY(make_part(l, in, net, stage_mode, limits, step, layer, (enum ex_part)part, err));
     for (int part = 0; part < EX_N_PARTS; part++) /* relays are laid behind: blocks have their sizes now */
         if (l->matrix[part] != NULL)
             MP_TRY(ex_prove(l->scripts[part], l->flows[part], l->used, limits, err));
+out:
+    return status;
+}
+
+static struct ex_layer *new_layer(uint32_t n_ranks) {
+    struct ex_layer *l = mp_calloc(1, sizeof *l);
+    if (l != NULL && (l->used = mp_calloc(n_ranks, sizeof *l->used)) != NULL)
+        return l;
+    mp_free(l);
+    return NULL;
+}
+
+enum mp_status ex_layer_new(struct ex_layer **out, const struct mp_cost_setup *in, struct mp_net *net, int stage_mode,
+                            const struct ex_limits *limits, uint32_t step, uint32_t layer, struct mp_error *err) {
+    *out = NULL;
+    enum mp_status status = MP_OK;
+    struct ex_layer *l = new_layer(in->plan->n_gpus);
+    if (l == NULL)
+        return mp_nomem(err, "a layer");
+    MP_TRY(ex_route_new(&l->route, in, step, layer, err));
+    const struct mp_traffic *t = l->route->traffic;
+    l->matrix[EX_DISPATCH] = t->dispatch;
+    l->matrix[EX_COMBINE] = t->combine;
+    l->matrix[EX_DISPATCH_INSIDE] = l->route->has_inside ? t->dispatch2 : NULL;
+    l->matrix[EX_COMBINE_INSIDE] = l->route->has_inside ? t->combine2 : NULL;
+    status = make_parts(l, in, net, stage_mode, limits, step, layer, err);
+out:
+    if (status != MP_OK)
+        ex_layer_free(l);
+    else
+        *out = l;
+    return status;
+}
+
+enum mp_status ex_layer_plain(struct ex_layer **out, const struct mp_cost_setup *in, struct mp_net *net,
+                              const uint64_t *matrix, int stage_mode, const struct ex_limits *limits,
+                              struct mp_error *err) {
+    *out = NULL;
+    const size_t n = in->plan->n_gpus;
+    enum mp_status status = MP_OK;
+    struct ex_layer *l = new_layer(in->plan->n_gpus);
+    if (l == NULL)
+        return mp_nomem(err, "a layer");
+    l->plain = mp_calloc(2 * n * n, sizeof *l->plain);
+    if (l->plain == NULL) {
+        status = mp_nomem(err, "a matrix");
+        goto out;
+    }
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < n; j++)
+            l->plain[i * n + j] = l->plain[(n + j) * n + i] = i == j ? 0 : matrix[i * n + j];
+    l->matrix[EX_DISPATCH] = l->plain;
+    l->matrix[EX_COMBINE] = l->plain + n * n;
+    status = make_parts(l, in, net, stage_mode, limits, 0, 0, err);
 out:
     if (status != MP_OK)
         ex_layer_free(l);
@@ -96,6 +135,7 @@ void ex_layer_free(struct ex_layer *l) {
         ex_flows_free(l->flows[part]);
     }
     ex_route_free(l->route);
+    mp_free(l->plain);
     mp_free(l->used);
     mp_free(l);
 }

@@ -154,8 +154,9 @@ void mp_exec_write_text(const struct mp_exec_result *r, const struct mp_exec *in
         "\n%u step%s, %u iteration%s after %u; times are the slowest rank's, pooled over steps and iterations; "
         "bytes and predicted are means\n",
         r->n_steps, r->n_steps == 1 ? "" : "s", r->n_iterations, r->n_iterations == 1 ? "" : "s", in->n_warmup);
-    mp_out_printf(o, "verified: %llu tokens back home, %llu copies where they arrived, %s moved\n",
-                  (unsigned long long)r->n_tokens, (unsigned long long)r->n_copies,
+    mp_out_printf(o, "verified: %llu %s back home, %llu %s where they arrived, %s moved\n",
+                  (unsigned long long)r->n_tokens, in->matrix != NULL ? "answers" : "tokens",
+                  (unsigned long long)r->n_copies, in->matrix != NULL ? "flows" : "copies",
                   mp_human_bytes((double)r->n_bytes, bytes));
 out:
     mp_table_free(t);
@@ -164,6 +165,7 @@ out:
 
 /* ---- JSON ---- */
 
+static json_t *text_or_null(const char *s) { return s != NULL ? json_string(s) : json_null(); }
 static json_t *whole(uint64_t v) { return json_integer((json_int_t)(v < INT64_MAX ? v : INT64_MAX)); }
 
 static json_t *figures_json(const struct figures *f, uint32_t n_ranks) {
@@ -203,12 +205,13 @@ void mp_exec_write_json(const struct mp_exec_result *r, const struct mp_exec *in
                                   figures_json(&f, r->n_ranks));
     }
     json_t *root =
-        json_pack("{s:s,s:i,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:i,s:i,s:{s:o,s:o,s:o},s:O,s:O}", "schema", "moeplan.exec",
+        json_pack("{s:s,s:i,s:s,s:s,s:s,s:o,s:o,s:i,s:i,s:i,s:i,s:i,s:{s:o,s:o,s:o},s:O,s:O}", "schema", "moeplan.exec",
                   "version", 1, "transport", r->transport, "strategy", in->plan->provenance.strategy, "topology",
-                  in->topology->name, "model", in->model->name, "dispatcher", in->dispatcher->name, "ranks",
-                  (int)r->n_ranks, "steps", (int)r->n_steps, "layers", (int)r->n_layers, "warmup", (int)in->n_warmup,
-                  "iterations", (int)r->n_iterations, "verified", "tokens", whole(r->n_tokens), "copies",
-                  whole(r->n_copies), "bytes_moved", whole(r->n_bytes), "step_ns", totals, "parts", parts);
+                  in->topology->name, "model", text_or_null(in->matrix == NULL ? in->model->name : NULL), "dispatcher",
+                  text_or_null(in->matrix == NULL ? in->dispatcher->name : NULL), "ranks", (int)r->n_ranks, "steps",
+                  (int)r->n_steps, "layers", (int)r->n_layers, "warmup", (int)in->n_warmup, "iterations",
+                  (int)r->n_iterations, "verified", "tokens", whole(r->n_tokens), "copies", whole(r->n_copies),
+                  "bytes_moved", whole(r->n_bytes), "step_ns", totals, "parts", parts);
     mp_json_write(root, o);
     json_decref(root);
 out:

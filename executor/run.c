@@ -51,15 +51,19 @@ static enum mp_status identify(struct run *x, struct mp_error *err) {
     if (status != MP_OK)
         return status;
     mp_plan_write(in->plan, text);
-    for (uint32_t s = 0; w->steps != NULL && s < w->n_steps; s++)
-        for (uint32_t i = 0; i < w->steps[s].n; i++)
-            rows = mp_mix64(rows ^ mp_mix64(w->steps[s].row[i] << 16 ^ w->steps[s].source[i]));
-    for (uint32_t s = 0; w->iterations != NULL && s < w->n_steps; s++)
-        rows = mp_mix64(rows ^ w->iterations[s]);
-    mp_out_printf(text, "%s %s %s %s %d %d %u %llu %u %u %llu %d %s\n", w->trace->sha256, in->topology->sha256,
-                  in->model->sha256, in->dispatcher->name, (int)in->sources, in->stage_mode, w->n_steps,
-                  (unsigned long long)rows, in->n_warmup, in->n_iterations, (unsigned long long)in->seed,
-                  (int)in->with_timeline, in->transport);
+    if (in->matrix != NULL) {
+        mp_out_write(text, in->matrix, (size_t)in->plan->n_gpus * in->plan->n_gpus * sizeof *in->matrix);
+    } else {
+        for (uint32_t s = 0; w->steps != NULL && s < w->n_steps; s++)
+            for (uint32_t i = 0; i < w->steps[s].n; i++)
+                rows = mp_mix64(rows ^ mp_mix64(w->steps[s].row[i] << 16 ^ w->steps[s].source[i]));
+        for (uint32_t s = 0; w->iterations != NULL && s < w->n_steps; s++)
+            rows = mp_mix64(rows ^ w->iterations[s]);
+        mp_out_printf(text, "%s %s %s %d %u %llu\n", w->trace->sha256, in->model->sha256, in->dispatcher->name,
+                      (int)in->sources, w->n_steps, (unsigned long long)rows);
+    }
+    mp_out_printf(text, "%s %d %u %u %llu %d %s\n", in->topology->sha256, in->stage_mode, in->n_warmup,
+                  in->n_iterations, (unsigned long long)in->seed, (int)in->with_timeline, in->transport);
     const uint8_t *bytes = mp_out_memory_bytes(text, &n);
     mp_sha256_hex(bytes, n, x->world.identity);
     return mp_out_commit(text, err);
@@ -124,7 +128,7 @@ static enum mp_status run_layer(struct run *x, uint32_t layer, struct mp_error *
     enum mp_status status = MP_OK;
     x->layer = x->layers[layer];
     x->payload.layer = layer;
-    const bool has_inside = x->layer->route->has_inside;
+    const bool has_inside = x->layer->scripts[EX_DISPATCH_INSIDE] != NULL;
     MP_TRY(all_ranks(x, TASK_PACK, err));
     MP_TRY(run_part(x, layer, EX_DISPATCH, err));
     if (has_inside) {
@@ -352,13 +356,35 @@ static void free_step(struct run *x) {
     }
 }
 
+/* A fault that strikes nothing would look like one that is not caught. */
+static enum mp_status check_fault(const struct run *x, uint32_t step, uint32_t layer, struct mp_error *err) {
+    const struct ex_fault *f = &x->world.fault;
+    const struct ex_script *s = x->layers[layer]->scripts[EX_DISPATCH];
+    bool is_there = f->stage < s->n_stages && f->rank < s->n_ranks &&
+                    (f->kind == EX_FAULT_STOP || f->kind == EX_FAULT_KILL || f->kind == EX_FAULT_SLOW);
+    if (f->kind == EX_FAULT_NONE || f->step != step || f->layer != layer)
+        return MP_OK;
+    for (size_t m = 0; m < s->n_messages && !is_there; m++)
+        is_there = s->messages[m].stage == f->stage && (f->kind == EX_FAULT_DROP || s->messages[m].src == f->rank);
+    if (is_there)
+        return MP_OK;
+    return mp_fail(err, MP_EUSAGE, "--fault: rank %u sends nothing in stage %u of the dispatch of step %u, layer %u",
+                   f->rank, f->stage, step, layer);
+}
+
 static enum mp_status run_step(struct run *x, uint32_t step, struct mp_error *err) {
     struct mp_exec_result *r = x->r;
     const uint32_t n_warmup = x->in->n_warmup;
     enum mp_status status = MP_OK;
     const size_t first_part = r->n_parts;
     for (uint32_t l = 0; l < r->n_layers; l++) {
-        MP_TRY(ex_layer_new(&x->layers[l], &x->setup, x->net, x->in->stage_mode, &x->transport->limits, step, l, err));
+        if (x->in->matrix != NULL)
+            MP_TRY(ex_layer_plain(&x->layers[l], &x->setup, x->net, x->in->matrix, x->in->stage_mode,
+                                  &x->transport->limits, err));
+        else
+            MP_TRY(
+                ex_layer_new(&x->layers[l], &x->setup, x->net, x->in->stage_mode, &x->transport->limits, step, l, err));
+        MP_TRY(check_fault(x, step, l, err));
         for (int part = 0; part < EX_N_PARTS; part++)
             if (x->layers[l]->scripts[part] != NULL)
                 MP_TRY(
@@ -415,8 +441,16 @@ static enum mp_status open_run(struct run *x, struct mp_error *err) {
                                  .hosts = in->hosts,
                                  .congestion = in->congestion,
                                  .sockets_fd = in->launcher_fd};
-    if (in->fault != NULL)
+    if (in->fault != NULL) {
+        const uint32_t n_steps = in->matrix != NULL ? 1 : in->workload->n_steps,
+                       n_layers = in->matrix != NULL ? 1 : in->plan->n_layers;
         MP_TRY(ex_fault_parse(&x->world.fault, in->fault, err));
+        if (x->world.fault.step >= n_steps || x->world.fault.layer >= n_layers) {
+            status = mp_fail(err, MP_EUSAGE, "--fault: there is no step %u or layer %u (%u steps of %u layers)",
+                             x->world.fault.step, x->world.fault.layer, n_steps, n_layers);
+            goto out;
+        }
+    }
     MP_TRY(mp_router_new(&x->router, in->plan, err));
     MP_TRY(mp_net_new(&x->net, in->topology, err));
     x->setup = (struct mp_cost_setup){.plan = in->plan,
@@ -426,8 +460,11 @@ static enum mp_status open_run(struct run *x, struct mp_error *err) {
                                       .model = in->model,
                                       .dispatcher = in->dispatcher,
                                       .sources = in->sources};
-    x->payload = (struct ex_payload){
-        .seed = in->seed, .dispatch_bytes = in->model->dispatch_bytes, .combine_bytes = in->model->combine_bytes};
+    x->payload = (struct ex_payload){.seed = in->seed};
+    if (in->matrix == NULL) {
+        x->payload.dispatch_bytes = in->model->dispatch_bytes;
+        x->payload.combine_bytes = in->model->combine_bytes;
+    }
     MP_TRY(identify(x, err));
 out:
     return status;
@@ -435,7 +472,7 @@ out:
 
 static enum mp_status new_result(struct run *x, struct mp_error *err) {
     const struct mp_exec *in = x->in;
-    const size_t n_layers = in->plan->n_layers;
+    const uint32_t n_layers = in->matrix != NULL ? 1 : in->plan->n_layers;
     struct mp_arena *arena = mp_arena_new();
     struct mp_exec_result *r = arena != NULL ? mp_arena_alloc(arena, 1, sizeof *r) : NULL;
     if (r == NULL) {
@@ -443,15 +480,15 @@ static enum mp_status new_result(struct run *x, struct mp_error *err) {
         return mp_nomem(err, "a result");
     }
     *r = (struct mp_exec_result){.n_ranks = in->n_ranks,
-                                 .n_steps = in->workload->n_steps,
-                                 .n_layers = in->plan->n_layers,
+                                 .n_steps = in->matrix != NULL ? 1 : in->workload->n_steps,
+                                 .n_layers = n_layers,
                                  .n_iterations = in->n_iterations,
                                  .transport = x->transport->name,
                                  .arena = arena};
     x->r = r;
-    r->parts = mp_arena_alloc(arena, n_layers * EX_N_PARTS * r->n_steps, sizeof *r->parts);
+    r->parts = mp_arena_alloc(arena, (size_t)n_layers * EX_N_PARTS * r->n_steps, sizeof *r->parts);
     x->layers = mp_calloc(n_layers, sizeof *x->layers);
-    x->times = mp_calloc(n_layers * EX_N_PARTS, sizeof *x->times);
+    x->times = mp_calloc((size_t)n_layers * EX_N_PARTS, sizeof *x->times);
     x->views = mp_calloc(in->n_local, sizeof *x->views);
     x->view_bytes = mp_calloc(in->n_local, sizeof *x->view_bytes);
     x->counts = mp_calloc((size_t)in->n_local * 3, sizeof *x->counts);
@@ -496,7 +533,7 @@ enum mp_status mp_exec_run(struct mp_exec_result **out, const struct mp_exec *in
     MP_TRY(open_run(&x, &why));
     MP_TRY(new_result(&x, &why));
     MP_TRY(x.transport->open(&x.link, &x.world, &why));
-    for (uint32_t s = 0; s < in->workload->n_steps; s++)
+    for (uint32_t s = 0; s < x.r->n_steps; s++)
         MP_TRY(run_step(&x, s, &why));
     MP_TRY(add_up(&x, &why));
     *out = x.r;

@@ -8,10 +8,11 @@
 #include <moeplan/executor.h>
 
 struct ex_layer {
-    struct ex_route *route;
+    struct ex_route *route;             /* NULL: a plain matrix, whose flows are not made of tokens */
     struct ex_flows *flows[EX_N_PARTS]; /* NULL: the layer has no such part */
     struct ex_script *scripts[EX_N_PARTS];
-    const uint64_t *matrix[EX_N_PARTS]; /* the route's */
+    const uint64_t *matrix[EX_N_PARTS]; /* the route's, or those of `plain` */
+    uint64_t *plain;                    /* [2][n * n] the matrix and its transpose, or NULL */
     bool has_fallen_back[EX_N_PARTS];
     uint64_t *used; /* [n_ranks] bytes of each block */
 };
@@ -19,6 +20,11 @@ struct ex_layer {
 enum mp_status ex_layer_new(struct ex_layer **out, const struct mp_cost_setup *setup, struct mp_net *net,
                             int stage_mode, const struct ex_limits *limits, uint32_t step, uint32_t layer,
                             struct mp_error *err) MP_MUST_CHECK;
+/* A plain matrix in place of a step's traffic, in the order of the plan's first layer; its combine is the transpose. Of
+ * setup only plan and topology are used. */
+enum mp_status ex_layer_plain(struct ex_layer **out, const struct mp_cost_setup *setup, struct mp_net *net,
+                              const uint64_t *matrix, int stage_mode, const struct ex_limits *limits,
+                              struct mp_error *err) MP_MUST_CHECK;
 void ex_layer_free(struct ex_layer *l);
 /* What the network model says of a script's part, launches included; log: NULL, or where its transfers go. */
 enum mp_status ex_layer_predict(const struct ex_layer *l, const struct mp_cost_setup *setup, struct mp_net *net,
@@ -37,5 +43,12 @@ void ex_gather_up(const struct ex_layer *l, const struct ex_payload *p, uint32_t
 /* Back home: adds up the answers of every token of the rank and compares with what it derives itself. */
 enum mp_status ex_check_home(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank, const uint8_t *block,
                              uint64_t *n_tokens, struct mp_error *err) MP_MUST_CHECK;
+
+/* The same for plain matrices: a flow is one activation of its size, its answer goes back in as many bytes. */
+void ex_plain_pack(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank, uint8_t *block);
+enum mp_status ex_plain_experts(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank, uint8_t *block,
+                                uint64_t *n_copies, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status ex_plain_check_home(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank,
+                                   const uint8_t *block, uint64_t *n_tokens, struct mp_error *err) MP_MUST_CHECK;
 
 #endif

@@ -17,6 +17,10 @@ static uint64_t in_at(const struct ex_layer *l, enum ex_part part, uint32_t src,
 
 void ex_pack(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank, uint8_t *block) {
     const struct ex_route *r = l->route;
+    if (r == NULL) {
+        ex_plain_pack(l, p, rank, block);
+        return;
+    }
     for (int part = 0; part < EX_N_PARTS; part++) /* nothing that is left of an earlier run may pass for new */
         for (uint32_t i = 0; l->flows[part] != NULL && i < r->n; i++)
             memset(block + in_at(l, (enum ex_part)part, i, rank, 0, 0), 0xEE, l->matrix[part][flow_of(l, i, rank)]);
@@ -76,6 +80,8 @@ static enum mp_status answer(const struct ex_layer *l, const struct ex_payload *
 enum mp_status ex_experts(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank, uint8_t *block,
                           uint64_t *n_copies, struct mp_error *err) {
     const struct ex_route *r = l->route;
+    if (r == NULL)
+        return ex_plain_experts(l, p, rank, block, n_copies, err);
     for (int inside = 0; inside < 2; inside++) {
         const struct ex_carriage *from = inside ? &r->inside : &r->out;
         const enum ex_part came = inside ? EX_DISPATCH_INSIDE : EX_DISPATCH,
@@ -128,6 +134,8 @@ enum mp_status ex_check_home(const struct ex_layer *l, const struct ex_payload *
                              uint64_t *n_tokens, struct mp_error *err) {
     const struct ex_route *r = l->route;
     enum mp_status status = MP_OK;
+    if (r == NULL)
+        return ex_plain_check_home(l, p, rank, block, n_tokens, err);
     size_t *next = mp_calloc(r->n, sizeof *next); /* copies of each flow that were added up */
     uint8_t *own = mp_calloc(p->dispatch_bytes, 1), *got = mp_calloc(p->combine_bytes, 1),
             *want = mp_calloc(p->combine_bytes, 1);

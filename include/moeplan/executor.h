@@ -11,7 +11,9 @@ bool mp_transport_at(uint32_t i, const char **name, const char **summary, const 
 
 struct mp_exec { /* what to execute; all borrowed */
     const struct mp_plan *plan;
-    const struct mp_workload *workload; /* every step of it is executed */
+    const struct mp_workload *workload; /* every step of it is executed; NULL with a matrix */
+    const uint64_t *matrix; /* NULL, or [n_gpus][n_gpus] bytes to move in place of steps, in the order of the plan's
+                             * first layer, and back: model, dispatcher and sources are not used */
     const struct mp_topology *topology;
     const struct mp_model *model;
     const struct mp_dispatcher *dispatcher;

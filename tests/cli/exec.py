@@ -154,6 +154,19 @@ class Runs(unittest.TestCase):
         names = {e["args"]["name"] for e in events if e["name"] == "process_name"}
         self.assertEqual(names, {f"GPU {g} {kind}" for g in range(8) for kind in ("predicted", "measured")})
 
+    def test_matrices(self):
+        cells = [[0 if i == j else 1000 + 37 * i + j + 60000 * (j == (i + 3) % 8) for j in range(8)] for i in range(8)]
+        (FOLDER / "m.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in cells), encoding="utf-8")
+        run(MOEPLAN, "order", "m.csv", SLOW, "--strategy", "two-level", "-q", "-o", "m.yaml")
+        result = self.result("m.yaml", "m.csv", SLOW, "--matrix", "--iterations", "2", "--warmup", "0")
+        self.assertEqual([p["bytes"] for p in result["parts"]], 2 * [sum(map(sum, cells))])
+        self.assertEqual(result["verified"]["copies"], 8 * 7 * 2)
+        self.assertTrue(all(p["staged"] for p in result["parts"]))
+        self.assertIsNone(result["model"])
+        tokens = self.result("m.yaml", "m.csv", SLOW, "--matrix", "--token-bytes", "10", "--iterations", "1", "--warmup", "0")
+        self.assertEqual(tokens["parts"][0]["bytes"], 10 * result["parts"][0]["bytes"])
+        self.assertIn("a traffic matrix, there and back", run(EXEC, "m.yaml", "m.csv", SLOW, "--matrix").stdout)
+
     def test_the_report_says_what_was_verified(self):
         text = run(EXEC, "single.yaml", DECODE, "8:h100", *QUICK).stdout
         self.assertIn("verified: 1536 tokens back home", text)

@@ -78,9 +78,11 @@ def main():
                           f"{reference:.0f}", flush=True)
                     tokens, copies, moved = tokens + v["tokens"], copies + v["copies"], moved + v["bytes_moved"]
         print(f"{'all verified':44} {tokens:9} {copies:9} {'':6} {moved / 1e9:7.2f}")
+        must(moeplan, "plan", "t.mpt", "slow.yaml", "--batch", 64, "--steps", 1, "--strategy", "contiguous", "--order", "spread-out", "--dispatcher", "deepep-ll",
+             "-q", "-o", "p.yaml", *model)
         for fault in FAULTS:
             begin = time.monotonic()
-            done = run(execute, "p.yaml", "t.mpt", "slow.yaml", "--transport", o.transport, "--dispatcher", "deepep-ll", "--iterations", 1, "--warmup", 0, "--steps", 1,
+            done = run(execute, "p.yaml", "t.mpt", "slow.yaml", "--transport", o.transport, "--iterations", 1, "--warmup", 0,
                        "--fault", fault, "--deadline", 1000, "-q", *model, *o.more)
             ms = 1000 * (time.monotonic() - begin)
             print(f"{fault:16} {'caught' if done.returncode == 5 else 'NOT CAUGHT'} {ms:6.0f} ms  {done.stderr.strip()[:150]}")

@@ -2,6 +2,7 @@
 #include "help.h"
 #include "score.h"
 #include <moeplan/executor.h>
+#include <moeplan/matrix.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -10,7 +11,8 @@
 
 static const struct argument exec_arguments[] = {
     {"PLAN", "a plan file", false, false, WORDS_FILE},
-    {"TRACE", "a recording in any known format (moeplan list formats)", false, false, WORDS_FILE},
+    {"TRACE", "a recording in any known format (moeplan list formats); with --matrix a traffic matrix", false, false,
+     WORDS_FILE},
     {"TOPOLOGY", "a YAML file, or a short string such as 8:h100 or 4x8:h100 (moeplan list topologies)", false, false,
      WORDS_FILE},
     {0}};
@@ -19,6 +21,8 @@ static const enum opt_id exec_options[] = {OPT_TRANSPORT,
                                            OPT_WARMUP,
                                            OPT_DEADLINE,
                                            OPT_TIMELINE_FILE,
+                                           OPT_MATRIX,
+                                           OPT_TOKEN_BYTES,
                                            OPT_LOCAL,
                                            OPT_RENDEZVOUS,
                                            OPT_RANK,
@@ -61,7 +65,8 @@ static const enum opt_id exec_options[] = {OPT_TRANSPORT,
                                            OPT_END};
 static const char *const exec_examples[] = {
     "moeplan-exec plan.yaml trace.npz 8:h100",
-    "moeplan-exec plan.yaml trace.npz 2x4:h100 --transport loop --steps 4 --timeline step.json --json", NULL};
+    "moeplan-exec plan.yaml trace.npz 2x4:h100 --transport loop --steps 4 --timeline step.json --json",
+    "moeplan-exec order.yaml traffic.csv 8:h100 --matrix", NULL};
 static const struct verb exec_verb = {
     .name = "moeplan-exec",
     .summary = "replay a plan over real links and check every token",
@@ -164,18 +169,23 @@ static enum mp_status load_plan(struct mp_plan **out, const struct setup *s, con
     if (*is_refused)
         fprintf(stderr, "moeplan-exec: %s: %s: %s\n", path, mp_violation_name(report->violations[0].kind),
                 report->violations[0].message);
-    else
+    else if (s->trace != NULL)
         MP_TRY(score_fit(*out, path, s->trace, s->topology, err));
+    else if ((*out)->n_gpus != s->topology->n_gpus)
+        status = mp_fail_at(err, MP_EINPUT, path, 0, 0,
+                            "is for %u GPUs, the topology has %u (give the topology it was made for)", (*out)->n_gpus,
+                            s->topology->n_gpus);
 out:
     mp_verify_report_free(report);
     return status;
 }
 
-static struct mp_exec exec_of(const struct setup *s, const struct mp_plan *plan) {
+static struct mp_exec exec_of(const struct setup *s, const struct mp_plan *plan, const uint64_t *matrix) {
     const struct opts *o = s->o;
     return (struct mp_exec){
         .plan = plan,
         .workload = s->workload,
+        .matrix = matrix,
         .topology = s->topology,
         .model = s->model,
         .dispatcher = s->sim.dispatcher,
@@ -197,6 +207,49 @@ static struct mp_exec exec_of(const struct setup *s, const struct mp_plan *plan)
     };
 }
 
+/* --matrix: topology, matrix and plan, without a recording. */
+static enum mp_status load_matrix(struct setup *s, const struct opts *o, const char *path, const char *topology,
+                                  struct mp_matrix **matrix, uint64_t **bytes, struct mp_error *err) {
+    enum mp_status status = MP_OK;
+    *s = (struct setup){.o = o,
+                        .sim = {.stage_mode = o->stage_barrier   ? (int)MP_STAGE_BARRIER
+                                              : o->stage_coupled ? (int)MP_STAGE_COUPLED
+                                                                 : -1}};
+    MP_TRY(tool_check_topology(topology, err));
+    MP_TRY(mp_topology_load(&s->topology, topology, &o->limits, err));
+    MP_TRY(mp_matrix_load(matrix, path, NULL, 0, &o->limits, err));
+    const size_t n = (*matrix)->n;
+    if (n != s->topology->n_gpus)
+        return mp_fail_at(err, MP_EINPUT, path, 0, 0,
+                          "is for %zu GPUs, the topology has %u (give a topology of %zu, for instance %zu:h100)", n,
+                          s->topology->n_gpus, n, n);
+    *bytes = mp_calloc(n * n, sizeof **bytes);
+    if (*bytes == NULL)
+        return mp_nomem(err, path);
+    if (!mp_matrix_bytes(*matrix, o->token_bytes, *bytes))
+        return mp_fail_at(err, MP_ELIMIT, path, 0, 0,
+                          "the cells times %llu bytes a token add up to more than 2^53 bytes",
+                          (unsigned long long)o->token_bytes);
+out:
+    return status;
+}
+
+/* The steps of a recording, or a matrix. */
+static enum mp_status load_traffic(struct setup *s, const struct opts *o, const struct args *args,
+                                   struct mp_matrix **matrix, uint64_t **bytes, struct mp_error *err) {
+    static const enum opt_id of_steps[] = {OPT_SPLIT_SIMULATE, OPT_BATCH, OPT_TOKENS_PER_RANK, OPT_RESAMPLE, OPT_STEPS,
+                                           OPT_SOURCE_SKEW,    OPT_PAD,   OPT_DISPATCHER,      OPT_SOURCES,  OPT_MODEL};
+    if (!o->matrix && o->is_set[OPT_TOKEN_BYTES])
+        return mp_fail(err, MP_EUSAGE, "--token-bytes is for matrices (add --matrix)");
+    if (!o->matrix)
+        return setup_load(s, o, args->value[1], args->value[2], err);
+    for (size_t i = 0; i < sizeof of_steps / sizeof *of_steps; i++)
+        if (o->is_set[of_steps[i]])
+            return mp_fail(err, MP_EUSAGE, "--matrix has no steps, tokens or model (leave out --%s)",
+                           opt_table[of_steps[i]].name);
+    return load_matrix(s, o, args->value[1], args->value[2], matrix, bytes, err);
+}
+
 static enum mp_status write_results(const struct mp_exec_result *r, const struct mp_exec *in, const struct setup *s,
                                     struct mp_error *err) {
     const struct opts *o = s->o;
@@ -215,7 +268,8 @@ static enum mp_status write_results(const struct mp_exec_result *r, const struct
         mp_exec_write_json(r, in, out);
     } else {
         mp_out_printf(out, "%s on %s, transport %s\n%s\n\n", in->plan->provenance.strategy, s->topology->name,
-                      r->transport, score_describe(s, text, sizeof text));
+                      r->transport,
+                      in->matrix != NULL ? "a traffic matrix, there and back" : score_describe(s, text, sizeof text));
         mp_exec_write_text(r, in, out);
     }
     status = mp_out_commit(out, err);
@@ -227,24 +281,29 @@ static enum mp_status execute(const struct opts *o, const struct args *args, int
     struct setup s = {.o = o};
     struct mp_plan *plan = NULL;
     struct mp_exec_result *result = NULL;
+    struct mp_matrix *matrix = NULL;
+    uint64_t *bytes = NULL;
     bool is_refused = false;
     enum mp_status status = MP_OK;
     if (o->timeline_file != NULL)
         MP_TRY(tool_check_output(o->timeline_file, err));
     if (o->timeline_file != NULL && strcmp(o->timeline_file, "-") == 0)
         return mp_fail(err, MP_EUSAGE, "--timeline: standard output is taken by the report (name a file)");
-    MP_TRY(setup_load(&s, o, args->value[1], args->value[2], err));
+    MP_TRY(load_traffic(&s, o, args, &matrix, &bytes, err));
     MP_TRY(load_plan(&plan, &s, args->value[0], &is_refused, err));
     if (is_refused) {
         *exit_code = 1;
         goto out;
     }
-    MP_TRY(setup_as_planned(&s, plan, err));
-    const struct mp_exec in = exec_of(&s, plan);
+    if (matrix == NULL)
+        MP_TRY(setup_as_planned(&s, plan, err));
+    const struct mp_exec in = exec_of(&s, plan, bytes);
     MP_TRY(mp_exec_run(&result, &in, err));
     status = write_results(result, &in, &s, err);
 out:
     mp_exec_result_free(result);
+    mp_matrix_free(matrix);
+    mp_free(bytes);
     mp_plan_free(plan);
     setup_free(&s);
     return status;

@@ -105,6 +105,7 @@ enum opt_id {
     OPT_WARMUP,
     OPT_DEADLINE,
     OPT_TIMELINE_FILE,
+    OPT_MATRIX,
     OPT_LOCAL,
     OPT_RENDEZVOUS,
     OPT_RANK,
@@ -121,7 +122,7 @@ struct opts {
     struct mp_limits limits; /* the defaults, with --mem-limit */
     bool is_set[OPT_END];
     bool help, json, quiet, strict, thorough, colocate, resample, stage_barrier, stage_coupled, pacing, markdown_table,
-        wide, man, markdown, version;
+        wide, man, markdown, version, matrix;
     uint64_t seed, threads, work_limit, mem_limit, layer_base, experts, top_k;
     double time_limit;
     uint64_t batch, tokens_per_rank, steps, pad, redundant, slots_per_gpu, interval_groups, gpus, nodes, hidden_layers,

@@ -237,6 +237,58 @@ static void test_exec__copies_reach_all_experts(void **state) {
     }
 }
 
+/* A matrix without tokens goes there and back, in any order. */
+static void test_exec__plain_matrices(void **state) {
+    (void)state;
+    static struct trial t;
+    static uint64_t matrix[CASE_GPUS * CASE_GPUS];
+    uint32_t n_staged = 0, n_caught = 0;
+    for (uint64_t seed = 6000; seed < 6050; seed++) {
+        struct mp_error err = {0};
+        struct mp_exec_result *r = NULL;
+        struct mp_rng rng = mp_rng_seed(seed);
+        uint64_t bytes = 0, n_flows = 0;
+        trial_make(&t, seed, false);
+        const uint32_t n = t.in.n_ranks;
+        for (uint32_t p = 0; p < n * n; p++) {
+            matrix[p] = mp_rng_below(&rng, 3) == 0 ? 0 : mp_rng_below(&rng, 5000); /* the diagonal is not moved */
+            bytes += p % (n + 1) == 0 ? 0 : matrix[p];
+            n_flows += p % (n + 1) != 0 && matrix[p] > 0;
+        }
+        t.in.matrix = matrix;
+        t.in.workload = NULL;
+        t.in.model = NULL;
+        t.in.dispatcher = NULL;
+        CHECK_OK(mp_exec_run(&r, &t.in, &err), err);
+        const uint64_t times = t.in.n_warmup + t.in.n_iterations;
+        assert_true(r->n_parts == 2 && r->parts[0].bytes == bytes && r->parts[1].bytes == bytes);
+        assert_true(r->n_tokens == n_flows * times && r->n_copies == n_flows * times &&
+                    r->n_bytes >= 2 * bytes * times);
+        n_staged += r->parts[0].is_staged;
+        mp_exec_result_free(r);
+        /* One bit on its way from a rank that sends in the first stage. */
+        struct ex_layer *l;
+        struct mp_net *net;
+        char fault[64] = "";
+        struct mp_cost_setup setup = {.plan = t.w.plan, .topology = &t.w.net.t};
+        CHECK_OK(mp_net_new(&net, &t.w.net.t, &err), err);
+        CHECK_OK(ex_layer_plain(&l, &setup, net, matrix, -1, &(struct ex_limits){0}, &err), err);
+        if (l->scripts[EX_DISPATCH]->n_messages > 0)
+            snprintf(fault, sizeof fault, "corrupt@0/0/%u/%u", l->scripts[EX_DISPATCH]->messages[0].stage,
+                     l->scripts[EX_DISPATCH]->messages[0].src);
+        ex_layer_free(l);
+        mp_net_free(net);
+        t.in.fault = fault;
+        if (fault[0] != '\0') {
+            assert_int_equal(mp_exec_run(&r, &t.in, &err), MP_EPEER);
+            assert_non_null(strstr(err.message, "came wrong"));
+            n_caught++;
+        }
+        world_free(&t.w);
+    }
+    assert_true(n_staged > 10 && n_caught > 40);
+}
+
 /* ---- faults ---- */
 
 /* Plans with traffic out of rank `rank` in the first stage of step 0, layer 0. */
@@ -393,6 +445,7 @@ int main(void) {
         cmocka_unit_test(test_exec__predictions_are_the_simulators),
         cmocka_unit_test(test_exec__threads_do_not_matter),
         cmocka_unit_test(test_exec__copies_reach_all_experts),
+        cmocka_unit_test(test_exec__plain_matrices),
         cmocka_unit_test(test_exec__faults_are_caught),
         cmocka_unit_test(test_exec__no_memory),
         cmocka_unit_test(test_exec__asks_for_what_fits),
