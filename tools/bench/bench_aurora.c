@@ -12,6 +12,7 @@
 #define LAYERS 4u
 #define RANDOM 10u
 #define N_ZIPF 5u
+#define N_NOISE 4 /* 0, 25, 50 and 75 % */
 
 enum order { BOUND, SHOT, SJF, RCS };
 enum sources { AS_EXPERTS, EQUAL, N_SOURCES };
@@ -152,16 +153,12 @@ enum row {
     UTIL_LINA_SAME,
     GAP,
     OUR_GAP,
-    NOISE_RGA_0,
-    NOISE_RGA_75,
-    NOISE_REC_0,
-    NOISE_REC_75,
-    NOISE_LOSS,
-    ALIKE_RGA_0, /* in the order of those above */
-    ALIKE_RGA_75,
-    ALIKE_REC_0,
-    ALIKE_REC_75,
-    ALIKE_LOSS,
+    NOISE_RGA, /* at each of the shares */
+    NOISE_REC = NOISE_RGA + N_NOISE,
+    NOISE_LOSS = NOISE_REC + N_NOISE,
+    ALIKE_RGA, /* in the order of those above */
+    ALIKE_REC = ALIKE_RGA + N_NOISE,
+    ALIKE_LOSS = ALIKE_REC + N_NOISE,
     N_ROWS
 };
 
@@ -240,12 +237,13 @@ static void measure(struct bench *x, double *out, uint64_t seed) {
     out[OUR_GAP] += t[17] / t[16];
 }
 
-/* Planned on layer 0, run on a mixture of it with the mean of the others. */
+/* Planned on layer 0, run on a mixture of it with the mean of the others: 2 * N_NOISE gains, and the most that is lost
+ * of the one without noise. */
 static void noise(struct bench *x, uint64_t tokens[2][LAYERS][N * N], double *out, uint64_t seed) {
     struct mp_rng r = mp_rng_seed(seed ^ 77);
-    double gain[2][2] = {{0}}, together[2] = {0};
-    for (int k = 0; k < 2; k++) {
-        const double share = k == 0 ? 0 : 0.75;
+    double gain[2][N_NOISE] = {{0}}, together, lost = -INFINITY;
+    for (int k = 0; k < N_NOISE; k++) {
+        const double share = 0.25 * k;
         uint64_t mixed[2][N * N];
         for (int m = 0; m < 2; m++)
             for (uint32_t i = 0; i < N * N; i++) {
@@ -264,7 +262,7 @@ static void noise(struct bench *x, uint64_t tokens[2][LAYERS][N * N], double *ou
             for (uint32_t g = 0; g < N; g++)
                 sorted->gpu[m][by[g]] = g;
         }
-        together[k] = layer_ns(x, 1, &real, plan, -1, BOUND, NULL);
+        together = layer_ns(x, 1, &real, plan, -1, BOUND, NULL);
         double alone = layer_ns(x, 1, &real, sorted, 0, BOUND, NULL) + layer_ns(x, 1, &real, sorted, 1, BOUND, NULL);
         for (uint32_t i = 0; i < RANDOM; i++) {
             real.seed = mp_rng_next(&r);
@@ -272,17 +270,18 @@ static void noise(struct bench *x, uint64_t tokens[2][LAYERS][N * N], double *ou
             gain[0][k] +=
                 (layer_ns(x, 1, &real, random, 0, BOUND, NULL) + layer_ns(x, 1, &real, random, 1, BOUND, NULL)) /
                 alone / RANDOM;
-            gain[1][k] += layer_ns(x, 1, &real, random, -1, BOUND, NULL) / together[k] / RANDOM;
+            gain[1][k] += layer_ns(x, 1, &real, random, -1, BOUND, NULL) / together / RANDOM;
             mp_coloc_plan_free(random);
         }
         mp_coloc_plan_free(plan);
         mp_coloc_plan_free(sorted);
     }
-    out[0] += gain[0][0];
-    out[1] += gain[0][1];
-    out[2] += gain[1][0];
-    out[3] += gain[1][1];
-    out[4] += fmax(1 - gain[0][1] / gain[0][0], 1 - gain[1][1] / gain[1][0]);
+    for (int g = 0; g < 2; g++)
+        for (int k = 0; k < N_NOISE; k++) {
+            out[g * N_NOISE + k] += gain[g][k];
+            lost = fmax(lost, 1 - gain[g][k] / gain[g][0]);
+        }
+    out[2 * N_NOISE] += lost;
 }
 
 static const struct {
@@ -306,13 +305,23 @@ static const struct {
     {UTIL_LINA_SAME, "  honest: Lina with our order", "-"},
     {GAP, "unequal: decoupled / best known", "1.07"},
     {OUR_GAP, "unequal: search / best known", "-"},
-    {NOISE_RGA_0, "random / sorted GPUs, no noise", "1.90"},
-    {NOISE_RGA_75, "random / sorted GPUs, 75 % noise", "1.60"},
-    {NOISE_REC_0, "random / decoupled, no noise", "2.00"},
-    {NOISE_REC_75, "random / decoupled, 75 % noise", "1.80"},
-    {NOISE_LOSS, "speed-up lost to noise, larger of both", "at most 0.158"},
-    {ALIKE_RGA_75, "  layers alike: random / sorted, 75 % noise", "1.60"},
-    {ALIKE_REC_75, "  layers alike: random / decoupled, 75 % noise", "1.80"},
+    {NOISE_RGA, "random / sorted GPUs, no noise", "1.90"},
+    {NOISE_RGA + 1, "random / sorted GPUs, 25 % noise", "-"},
+    {NOISE_RGA + 2, "random / sorted GPUs, 50 % noise", "-"},
+    {NOISE_RGA + 3, "random / sorted GPUs, 75 % noise", "1.60"},
+    {NOISE_REC, "random / decoupled, no noise", "2.00"},
+    {NOISE_REC + 1, "random / decoupled, 25 % noise", "-"},
+    {NOISE_REC + 2, "random / decoupled, 50 % noise", "-"},
+    {NOISE_REC + 3, "random / decoupled, 75 % noise", "1.80"},
+    {NOISE_LOSS, "speed-up lost to noise, most of all", "at most 0.158"},
+    {ALIKE_RGA, "  layers alike: random / sorted, no noise", "1.90"},
+    {ALIKE_RGA + 1, "  layers alike: random / sorted, 25 % noise", "-"},
+    {ALIKE_RGA + 2, "  layers alike: random / sorted, 50 % noise", "-"},
+    {ALIKE_RGA + 3, "  layers alike: random / sorted, 75 % noise", "1.60"},
+    {ALIKE_REC, "  layers alike: random / decoupled, no noise", "2.00"},
+    {ALIKE_REC + 1, "  layers alike: random / decoupled, 25 % noise", "-"},
+    {ALIKE_REC + 2, "  layers alike: random / decoupled, 50 % noise", "-"},
+    {ALIKE_REC + 3, "  layers alike: random / decoupled, 75 % noise", "1.80"},
     {ALIKE_LOSS, "  layers alike: speed-up lost", "at most 0.158"},
 };
 
@@ -343,8 +352,8 @@ int main(int argc, char **argv) {
                         fill(x->alike[m][l], 0.4 + 0.2 * z, (enum sources)kind, like, &r);
                 }
                 measure(x, out[kind][z], seed);
-                noise(x, x->tokens, out[kind][z] + NOISE_RGA_0, seed);
-                noise(x, x->alike, out[kind][z] + ALIKE_RGA_0, seed);
+                noise(x, x->tokens, out[kind][z] + NOISE_RGA, seed);
+                noise(x, x->alike, out[kind][z] + ALIKE_RGA, seed);
             }
     for (int kind = 0; kind < N_SOURCES; kind++) {
         printf("%s, Zipf 0.4 to 1.2, %u seeds\n%-52s %-14s %s\n", source_names[kind], seeds, "", "paper",

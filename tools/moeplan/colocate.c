@@ -446,6 +446,29 @@ static double busy_share(const struct job *j, uint64_t busy_ns, uint64_t step_ns
     return step_ns == 0 ? 0 : (double)busy_ns / ((double)step_ns * j->topology->n_gpus);
 }
 
+/* Weights on all GPUs together: of both models on each, or with GPUs of their own. What memory is left is for KV cache.
+ */
+static double weights_in_all(const struct job *j, const struct share *s) {
+    const uint32_t n = j->topology->n_gpus;
+    double sum = 0;
+    for (uint32_t g = 0; g < n; g++)
+        for (int m = 0; m < 2; m++) {
+            const struct side *x = &j->side[m];
+            const uint32_t own = s == NULL ? n : m == 0 ? s->n_first : n - s->n_first;
+            if (s == NULL)
+                sum += (double)weights(x, x->slots);
+            else if ((g < s->n_first) == (m == 0))
+                sum += (double)weights(x, (x->s.trace->n_experts + own - 1) / own);
+        }
+    return sum;
+}
+static double memory_in_all(const struct job *j) {
+    double sum = 0;
+    for (uint32_t g = 0; g < j->topology->n_gpus; g++)
+        sum += (double)memory_of(j->topology, g);
+    return sum;
+}
+
 static void write_head(const struct job *j, struct mp_out *out) {
     const struct setup *a = &j->side[0].s, *b = &j->side[1].s;
     mp_out_printf(out,
@@ -477,6 +500,9 @@ static void write_verdict(const struct job *j, struct mp_out *out) {
                   j->topology->n_gpus - s->n_first, mp_human_ns((double)s->step_ns[0], a),
                   mp_human_ns((double)s->step_ns[1], b), 100 * busy_share(j, s->busy_ns[0] + s->busy_ns[1], longer(s)),
                   j->n_shares_without_room);
+    mp_out_printf(out, "weights on all GPUs: %s colocated, ", mp_human_bytes(weights_in_all(j, NULL), a));
+    mp_out_printf(out, "%s in own shares, of %s of memory; the rest is for KV cache\n",
+                  mp_human_bytes(weights_in_all(j, s), a), mp_human_bytes(memory_in_all(j), b));
     const double change = (double)best->worth.timeline_ns / (double)longer(s) - 1;
     mp_out_printf(out, "verdict: colocating %s own shares: %+.1f %% step time, utilisation %.1f %%\n",
                   change < 0 ? "beats" : "does not beat", 100 * change,
@@ -543,17 +569,19 @@ static void write_json(const struct job *j, struct mp_out *out) {
     for (uint32_t k = 0; k < j->n_shares; k++) {
         const struct share *s = &j->shares[k];
         (void)json_array_append_new(
-            shares, json_pack("{s:i,s:i,s:I,s:I,s:o}", "gpus_a", (int)s->n_first, "gpus_b",
+            shares, json_pack("{s:i,s:i,s:I,s:I,s:o,s:o}", "gpus_a", (int)s->n_first, "gpus_b",
                               (int)(j->topology->n_gpus - s->n_first), "step_a_ns", (json_int_t)s->step_ns[0],
                               "step_b_ns", (json_int_t)s->step_ns[1], "utilization",
-                              mp_json_finite(busy_share(j, s->busy_ns[0] + s->busy_ns[1], longer(s)))));
+                              mp_json_finite(busy_share(j, s->busy_ns[0] + s->busy_ns[1], longer(s))), "weights_bytes",
+                              mp_json_finite(weights_in_all(j, s))));
     }
     json_t *root =
-        json_pack("{s:s,s:i,s:s,s:s,s:s,s:i,s:i,s:s,s:s?,s:o,s:o,s:i}", "schema", "moeplan.colocate", "version", 1,
-                  "model_a", j->side[0].s.model->name, "model_b", j->side[1].s.model->name, "topology",
+        json_pack("{s:s,s:i,s:s,s:s,s:s,s:i,s:i,s:s,s:s?,s:o,s:o,s:i,s:o,s:o}", "schema", "moeplan.colocate", "version",
+                  1, "model_a", j->side[0].s.model->name, "model_b", j->side[1].s.model->name, "topology",
                   j->topology->name, "layers", (int)j->n_layers, "steps", (int)j->n_steps, "evaluated_on",
                   j->side[0].s.evaluated_on, "best", j->best != MP_NONE ? j->rows[j->best].name : NULL, "results", rows,
-                  "own_shares", shares, "own_shares_without_room", (int)j->n_shares_without_room);
+                  "own_shares", shares, "own_shares_without_room", (int)j->n_shares_without_room, "weights_bytes",
+                  mp_json_finite(weights_in_all(j, NULL)), "memory_bytes", mp_json_finite(memory_in_all(j)));
     mp_json_write(root, out);
     json_decref(root);
 }

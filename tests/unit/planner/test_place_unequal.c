@@ -65,6 +65,78 @@ static void test_place_unequal__decode_and_prefill_rank_gpus_differently(void **
     assert_true(ns[1][0] > ns[1][1]);
 }
 
+/* Experts on the first four and the last four GPUs when a recording's requests fill 4 A100 and 4 L40S that have room
+ * for twice the experts. */
+static void experts_on(const char *path, const char *model_name, const struct mp_trace_hints *hints,
+                       const struct mp_batching *batching, uint32_t experts[2]) {
+    struct mp_error err = {0};
+    struct mp_trace *trace;
+    struct mp_model *model;
+    struct mp_topology *topology;
+    struct mp_part part, unused;
+    struct mp_plan *p;
+    enum mp_outcome outcome;
+    const struct mp_split none = {.kind = MP_SPLIT_NONE};
+    CHECK_OK(mp_trace_load(&trace, path, hints, &mp_limits_default, &err), err);
+    CHECK_OK(mp_model_load(&model, model_name, &mp_limits_default, &err), err);
+    CHECK_OK(mp_topology_load(&topology, "4:a100+4:l40s", &mp_limits_default, &err), err);
+    CHECK_OK(mp_part_split(&part, &unused, trace, &none, &err), err);
+    const struct mp_plan_request request = {.planning = &part,
+                                            .batching = *batching,
+                                            .split = none,
+                                            .topology = topology,
+                                            .model = model,
+                                            .sim = {.dispatcher = mp_dispatcher_find("a2av"), .stage_mode = -1},
+                                            .strategy = "lpt",
+                                            .slots_per_gpu = trace->n_experts / 4,
+                                            .n_threads = 1,
+                                            .limits = &mp_limits_default,
+                                            .is_trial = true};
+    CHECK_OK(mp_plan_make(&p, &request, &outcome, NULL, &err), err);
+    assert_non_null(p);
+    for (uint32_t l = 0; l < p->n_layers; l++)
+        for (uint32_t s = 0; s < p->n_slots; s++)
+            experts[p->slot_gpu[s] / 4] += p->layers[l].slot_expert[s] != MP_NO_EXPERT;
+    mp_plan_free(p);
+    mp_part_free(&part);
+    mp_part_free(&unused);
+    mp_topology_free(topology);
+    mp_model_free(model);
+    mp_trace_free(trace);
+}
+
+/* On recordings: decode is bound by the weights that are read, so an A100 takes more experts than an L40S; prefill by
+ * FLOPS, of which an L40S has more. */
+static void test_place_unequal__recorded_decode_and_prefill_fill_gpus_differently(void **state) {
+    (void)state;
+    char paths[2][512];
+    static const char *const files[] = {"traces/gpt-oss-20b/mmlu_test.npz", "traces/deepseek-v2-lite/chat_prefill.npz"};
+    for (int k = 0; k < 2; k++) {
+        const char *path = shared_path(files[k]);
+        if (path == NULL)
+            skip();
+        snprintf(paths[k], sizeof paths[k], "%s", path);
+    }
+    uint32_t decode[2] = {0}, prefill[2] = {0};
+    struct mp_trace_hints hints = mp_trace_hints_none;
+    hints.phase = MP_PHASE_DECODE;
+    hints.layer_base = 0;
+    hints.ids_are_physical = 0;
+    hints.n_experts = 32;
+    struct mp_batching batching = {
+        .phase = MP_PHASE_DECODE, .n_ranks = 8, .batch_per_rank = 12, .n_steps_max = 8, .resample = true, .seed = 1};
+    experts_on(paths[0], "gpt-oss-20b", &hints, &batching, decode);
+    hints.phase = MP_PHASE_PREFILL;
+    hints.layer_base = 1;
+    hints.n_experts = 64;
+    batching = (struct mp_batching){.phase = MP_PHASE_PREFILL, .n_ranks = 8, .tokens_per_rank = 512, .n_steps_max = 8};
+    experts_on(paths[1], "deepseek-v2-lite", &hints, &batching, prefill);
+    assert_int_equal(decode[0] + decode[1], 24 * 32);
+    assert_int_equal(prefill[0] + prefill[1], 26 * 64);
+    assert_true(10 * decode[0] > 13 * decode[1]); /* about 3 in 5 are on the A100s */
+    assert_true(10 * prefill[0] < 9 * prefill[1]);
+}
+
 static void test_place_unequal__speed_inside_a_type_counts(void **state) {
     (void)state;
     static const char *const strategies[] = {"sorted", "bottleneck", "exact"};
@@ -195,6 +267,7 @@ int main(void) {
     cmocka_set_message_output(CM_OUTPUT_TAP);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_place_unequal__decode_and_prefill_rank_gpus_differently),
+        cmocka_unit_test(test_place_unequal__recorded_decode_and_prefill_fill_gpus_differently),
         cmocka_unit_test(test_place_unequal__speed_inside_a_type_counts),
         cmocka_unit_test(test_place_unequal__bottleneck_is_the_best_assignment),
         cmocka_unit_test(test_place_unequal__mixed_clusters),

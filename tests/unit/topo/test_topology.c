@@ -188,7 +188,7 @@ static void test_topology__round_trips(void **state) {
         mp_topology_free(same);
         mp_topology_free(t);
     }
-    assert_int_equal(n, 7);
+    assert_int_equal(n, 8);
     for (n = 0; mp_gpu_preset(n, &name, &summary); n++) {
         char spec[256];
         snprintf(spec, sizeof spec, "3x5:%s+2:%s", name, name);
