@@ -19,11 +19,13 @@ def steps_of(first, second):
 
 def sharing(ask, native):
     """ask(arguments) -> the answer of moeplan --json; native(recording, hints) -> path of its conversion."""
-    out = ["`moeplan compare A B TOPOLOGY --colocate`: a step of both in the MoE layers, planned on half of the requests and scored on the other. *In turn*: each model",
-           "alone on all GPUs, one after the other. *Own shares*: the best split of the GPUs between the two, the longer of the two steps (its shorter model could take more",
-           "steps meanwhile). Same cluster, so equal memory; `weights` is what both layouts keep of it, the rest is for KV cache. `best` and the split are picked on the scored steps.", ""]
+    out = ["`moeplan compare A B TOPOLOGY --colocate`: a step of both in the MoE layers, planned on half of the requests and scored on the other. *In",
+           "turn*: each model alone on all GPUs, one after the other. *Own shares*: the best split of the GPUs between the two, the longer of the two steps",
+           "(its shorter model could take more steps meanwhile). Same cluster, so equal memory; `weights` is what both layouts keep of it, the rest is for KV",
+           "cache. `best` and the split are picked on the scored steps.", ""]
     first = None
-    table = ["| models | GPUs | best | step, ms | closed form, ms | against in turn | against own shares | their split | utilisation, shared and own | weights, shared and own |",
+    table = ["| models | GPUs | best | step, ms | closed form, ms | against in turn | against own shares | their split | utilisation, shared and own | "
+             "weights, shared and own |",
              "|---|---|---|---|---|---|---|---|---|---|"]
     by_strategy = ["| models | GPUs | " + " | ".join(STRATEGIES) + " |", "|---" * (2 + len(STRATEGIES)) + "|"]
     for name, a, b in PAIRS:
@@ -60,7 +62,8 @@ def gaps(texts):
     rows, names = [], []
     for text in texts:
         for line in text.splitlines():
-            head = re.match(r"(\d+) GPUs of \d+ types, (\d+) instances, ([a-z ]+): (\d+) proven optimal, certified gap ([\d.]+) % mean ([\d.]+) % most.* ([\d.]+) s at most", line)
+            head = re.match(r"(\d+) GPUs of \d+ types, (\d+) instances, ([a-z ]+): (\d+) proven optimal, certified gap ([\d.]+) % mean ([\d.]+) % most.* "
+                            r"([\d.]+) s at most", line)
             own = re.match(r"    (\S+) +([\d.]+) mean ([\d.]+) most of", line)
             if head:
                 n, instances, evaluator, proven, mean, most, seconds = head.groups()
@@ -68,8 +71,9 @@ def gaps(texts):
             elif own:
                 rows[-1][1][own.group(1)] = f"{own.group(2)}, {own.group(3)}"
                 names += [own.group(1)] if own.group(1) not in names else []
-    out = ["Pairs of models with one expert of each on a GPU; GPUs of 100, 80, 50 and 40 Gbps; Zipf 0.4 to 1.2. Mean and largest quotient over the optimum (over the best known where",
-           "not all are proven), and how far the proven bound is from the best. To reach: `search` 1.001 and 1.02 on 4 and 8 GPUs, certified gap 2 % mean on 16; `decoupled`: the paper has 1.07.", "",
+    out = ["Pairs of models with one expert of each on a GPU; GPUs of 100, 80, 50 and 40 Gbps; Zipf 0.4 to 1.2. Mean and largest quotient over the optimum",
+           "(over the best known where not all are proven), and how far the proven bound is from the best. To reach: `search` 1.001 and 1.02 on 4 and 8 GPUs,",
+           "certified gap 2 % mean on 16; `decoupled`: the paper has 1.07.", "",
            "| GPUs | evaluator | instances | proven | certified gap, mean and most | exact at most | " + " | ".join(names) + " |", "|---" * (6 + len(names)) + "|"]
     return out + ["| " + " | ".join(head + [cells.get(s, "n/a") for s in names]) + " |" for head, cells in rows] + [""]
 
@@ -80,7 +84,8 @@ AURORA = [
     ("alone, equal GPUs: RCS / ordered", "  honest: single shot / ordered", "the same"),
     ("alone, unequal: random / sorted GPUs", "  honest: both in a single shot", "a source as busy as its expert; less with equal sources"),
     ("together, equal: Lina in RCS order / case II", "  honest: Lina with our order", "Lina's transfers one flow at a time: the paper does not say their order"),
-    ("together, equal: Lina in SJF order / case II", "  honest: Lina with our order", "the same; the upper end needs a Lina slower than each model on half of the GPUs"),
+    ("together, equal: Lina in SJF order / case II", "  honest: Lina with our order",
+     "the same; the upper end needs a Lina slower than each model on half of the GPUs"),
     ("together, unequal: Lina in RCS order / decoupled", "  honest: Lina with our order", "that, and random GPUs for Lina"),
     ("together, unequal: Lina in SJF order / decoupled", "  honest: Lina with our order", "the same"),
     ("utilisation alone, equal GPUs", None, "80 ns of computation a token, which the paper does not give"),
@@ -108,10 +113,12 @@ def aurora(text):
             blocks[-1][1].append((own.group(1).rstrip(), own.group(2).strip(), float(own.group(3)), float(own.group(4))))
         elif "Zipf" in line:
             blocks.append((line.split(", Zipf")[0], []))
-    out = ["Its conditions: 8 GPUs on one switch, 100 Gbps each or two each of 100, 80, 50 and 40; two models of 8 experts and 4 layers, top-1, one expert of each on a GPU, sources",
-           "that move with their experts; times by its table 2 with the maxima left out there. Its matrices, token counts and FLOPS are not published: these are LIMoE-like, Zipf 0.4 to",
-           "1.2, least and most over the exponents. *Honest*: the same against a single shot, or against Lina with the same order as ours.", ""]
-    out += ["| what | paper | " + " | ".join(f"ours, {name}" for name, _ in blocks) + " | honest, " + " | honest, ".join(name for name, _ in blocks) + " | hangs on |",
+    out = ["Its conditions: 8 GPUs on one switch, 100 Gbps each or two each of 100, 80, 50 and 40; two models of 8 experts and 4 layers, top-1, one expert of",
+           "each on a GPU, sources that move with their experts; times by its table 2 with the maxima left out there. Its matrices, token counts and FLOPS are not",
+           "published: these are LIMoE-like, Zipf 0.4 to 1.2, least and most over the exponents. *Honest*: the same against a single shot, or against Lina with",
+           "the same order as ours.", ""]
+    names = [name for name, _ in blocks]
+    out += ["| what | paper | " + " | ".join(f"{kind}, {name}" for kind in ("ours", "honest") for name in names) + " | hangs on |",
             "|---" * (3 + 2 * len(blocks)) + "|"]
     for name, honest, hangs in AURORA:
         cells, honest_cells, paper = [], [], ""

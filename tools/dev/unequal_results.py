@@ -5,11 +5,12 @@ import shlex
 
 SHOWN = ["lpt", "eplb", "sorted", "bottleneck", "auto"]
 TOPOLOGIES = ["4:a100+4:l40s", "4:h100+4:l40s", "h100-n1g8-uneven"]
+LOGICAL = ["--ids", "logical"]
 RECORDINGS = [
-    ("gpt-oss-20b decode", 32, ["traces/gpt-oss-20b/mmlu_test.npz"], ["--phase", "decode", "--layer-base", "0", "--ids", "logical", "--experts", "32", "-m", "gpt-oss-20b",
-                                                                      "--batch", "32", "--resample"]),
-    ("deepseek-v2-lite prefill", 64, ["traces/deepseek-v2-lite/chat_prefill.npz"], ["--phase", "prefill", "--layer-base", "1", "--ids", "logical", "--experts", "64",
-                                                                                "-m", "deepseek-v2-lite", "--tokens-per-rank", "512"]),
+    ("gpt-oss-20b decode", 32, ["traces/gpt-oss-20b/mmlu_test.npz"],
+     ["--phase", "decode", "--layer-base", "0", *LOGICAL, "--experts", "32", "-m", "gpt-oss-20b", "--batch", "32", "--resample"]),
+    ("deepseek-v2-lite prefill", 64, ["traces/deepseek-v2-lite/chat_prefill.npz"],
+     ["--phase", "prefill", "--layer-base", "1", *LOGICAL, "--experts", "64", "-m", "deepseek-v2-lite", "--tokens-per-rank", "512"]),
 ]
 
 
@@ -39,9 +40,10 @@ def grouped(counts):
 
 def section(ask, printed):
     """ask(arguments) -> the answer of moeplan --json in the data folder; printed(arguments) -> standard output."""
-    out = ["Change of the mean step against `contiguous` in %, planned on half of the requests and scored on the other, with 95 % intervals. Each GPU has as many slots as it needs for an",
-           "equal share, or twice as many, so that fast GPUs can take more experts (the memory is there). Last column: experts a layer on each GPU of the first four and of the",
-           "last four in the plan of `lpt`, twice the slots. Speeds of h100-n1g8-uneven: 1, 1, 1, 0.96, 0.96, 0.96, 0.92, 0.8.", ""]
+    out = ["Change of the mean step against `contiguous` in %, planned on half of the requests and scored on the other, with 95 % intervals. Each GPU has as",
+           "many slots as it needs for an equal share, or twice as many, so that fast GPUs can take more experts (the memory is there). Last column: experts a",
+           "layer on each GPU of the first four and of the last four in the plan of `lpt`, twice the slots. Speeds of h100-n1g8-uneven: 1, 1, 1, 0.96, 0.96,",
+           "0.96, 0.92, 0.8.", ""]
     table = ["| GPUs | recording | slots a GPU | contiguous, ms | " + " | ".join(SHOWN) + " | experts a GPU |", "|---" * (5 + len(SHOWN)) + "|"]
     first = None
     for topology in TOPOLOGIES:
