@@ -2,8 +2,8 @@
  *
  * Decides   which strategy each stage uses.
  * Minimises the objective as the simulator computes it, on the selection data: the validation part (a quarter of
- *           the planning requests by hash, when there are at least 40 and both parts can be batched), else all
- *           planning data. At most 64 evenly spaced steps.
+ *           the planning requests by hash, when there are at least 40 and both parts can be batched), on steps drawn
+ *           from it (planner/drawn.c) where that can be, else all planning data. At most 64 steps.
  * Method    every named recipe, then every replicate x place x route combination with a single shot, then the best
  *           of those with order `auto`. Ties: the earlier one. The winner is run again on all planning data by the
  *           driver.
@@ -16,6 +16,8 @@
 #define N_CANDIDATES_MAX 256u
 #define MIN_REQUESTS 40u
 #define N_PARTS 4u
+#define CHOICE_STEPS 64u
+enum { FIT = 1, VALIDATION }; /* seeds of draws */
 #define EXACT_COPIES_MAX 12u
 #define EXACT_GPUS_MAX 8u
 
@@ -279,15 +281,20 @@ static enum mp_status split_parts(struct parts *p, const struct mp_plan_request 
         status = rest_of(&p->validation, r->planning, &p->fit, &why);
     if (status == MP_OK && (p->fit.n == 0 || p->validation.n == 0))
         return MP_OK;
+    const bool can_draw = mp_can_draw(r->planning);
     if (status == MP_OK)
         status = mp_workload_build(&p->fit_steps, &p->fit, &r->batching, &why);
-    if (status == MP_OK)
+    if (status == MP_EINPUT && can_draw)
+        status = mp_draw_steps(&p->fit_steps, &p->fit, &r->batching, CHOICE_STEPS, FIT, &why);
+    if (status == MP_OK && can_draw) /* more steps than it could fill */
+        status = mp_draw_steps(&p->validation_steps, &p->validation, &r->batching, CHOICE_STEPS, VALIDATION, &why);
+    if (status == MP_OK && p->validation_steps == NULL)
         status = mp_workload_build(&p->validation_steps, &p->validation, &r->batching, &why);
-    if (status == MP_OK) {
+    if (status == MP_OK && p->fit_steps != NULL) {
         *has_parts = true;
     } else if (status == MP_EINPUT || status == MP_EUSAGE) {
         status = MP_OK; /* a part cannot fill a step */
-    } else if (err != NULL) {
+    } else if (status != MP_OK && err != NULL) {
         *err = why;
     }
     return status;
@@ -321,7 +328,9 @@ enum mp_status mp_auto_choose(struct mp_combination *out, struct mp_plan **plan,
         MP_TRY(mp_load_table(&parts.fit_load, parts.fit_steps, problem->n_threads, parts.arena, err));
         s->fit.workload = parts.fit_steps;
         s->fit.load = parts.fit_load;
+        s->fit.part = &parts.fit;
         s->score_on.workload = parts.validation_steps;
+        s->score_on.part = &parts.validation;
         *selected_on = "validation part";
     }
     MP_TRY(try_named(s, err));

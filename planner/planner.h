@@ -68,6 +68,14 @@ uint64_t mp_work_of_nodes(const struct mp_problem *p, uint64_t nodes, uint32_t s
 enum mp_status mp_load_table(const uint64_t **out, const struct mp_workload *w, unsigned n_threads,
                              struct mp_arena *arena, struct mp_error *err) MP_MUST_CHECK;
 
+/* Can steps be drawn from this part (NULL: no)? Not from counts, from too few requests, or where requests name the rank
+ * they come from. */
+#define MP_DRAWN_REQUESTS_MIN 40u
+bool mp_can_draw(const struct mp_part *part);
+/* At most n_steps of them, batched like the others; `seed`: another one, other steps. *out NULL: none. */
+enum mp_status mp_draw_steps(struct mp_workload **out, const struct mp_part *part, const struct mp_batching *like,
+                             uint32_t n_steps, uint64_t seed, struct mp_error *err) MP_MUST_CHECK;
+
 /* The search of `auto`: the combination with the best selection score. selected_on gets where it was chosen: on the
  * validation part it is to be run again on all planning data, and *plan is NULL; else *plan is what it came to, which
  * the caller owns. NOT_APPLICABLE when no combination is. */

@@ -22,6 +22,7 @@ enum mp_planner_stage { MP_PLAN_REPLICATE, MP_PLAN_PLACE, MP_PLAN_ROUTE, MP_PLAN
 
 struct mp_problem {                     /* all borrowed */
     const struct mp_workload *workload; /* planning steps */
+    const struct mp_part *part;         /* the requests they are of, to draw further steps from; NULL = none */
     const struct mp_topology *topology;
     const struct mp_model *model;
     struct mp_sim_options sim;

@@ -368,7 +368,7 @@ void mp_layer_cost_set(struct mp_layer_cost *c, const uint16_t *gpu) {
         time_block(c, b, row, compute, c->base_ns, c->base_value);
     }
     c->n_work += (uint64_t)c->n_steps * (c->width + I * (c->lane_count != NULL ? n : 1)) +
-                 (c->by_token ? (uint64_t)c->step_first[c->n_steps] * c->top_k * 8 : 0);
+                 (c->by_token ? (uint64_t)c->step_first[c->n_steps] * 4 : 0);
     c->now = objective_of(c, c->base_value);
     forget(c);
     list_items(c);

@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TOKENS_MAX 16384u
+#define TOKENS_MAX 65536u
 #define KICKS 16u /* without success, after which it is done */
 
 struct groups {

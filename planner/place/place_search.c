@@ -1,7 +1,8 @@
 /* moeplan's own placement: local search on the cost of every step.
  *
  * Decides   expert -> GPU, layer by layer (a step's time is a sum over layers, so layers are independent).
- * Minimises the objective on planning steps: mean step with every transfer at its port bound
+ * Minimises the objective on steps drawn from the planning requests (planner/drawn.c; where that cannot be, on planning
+ *           steps): mean step with every transfer at its port bound
  * (planner/place/layer_cost.h), or its own terms for p95, peak and inter.
  * Method    iterated local search. Starts: contiguous, lpt, eplb and seeded random placements. Descent: the first
  *           exchange of two experts, or move to an empty slot, that is better, around GPUs that changed lately; then
@@ -19,11 +20,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OPTION_EFFORT, OPTION_STEPS, OPTION_ROWS, OPTION_KICKS, OPTION_RANDOM, OPTION_RACE, OPTION_SHRINK };
+enum { OPTION_EFFORT, OPTION_DRAW, OPTION_STEPS, OPTION_ROWS, OPTION_KICKS, OPTION_RANDOM, OPTION_RACE, OPTION_SHRINK };
 static const struct mp_option options[] = {
     {"effort", "10^6 operations", "work of the search in each layer; twice that where copies are counted per token",
      100, 1, 1000000},
-    {"steps", "steps", "planning steps it looks at, evenly spaced", 128, 1, 65536},
+    {"draw", "steps", "steps to draw from the planning requests and look at (0 = the planning steps themselves)", 256,
+     0, 65536},
+    {"steps", "steps", "steps it looks at, evenly spaced", 256, 1, 65536},
     {"rows", "tokens", "tokens it looks at where copies are counted per token", 131072, 64, INT64_C(1) << 32},
     {"kicks", "kicks", "kicks without success after which a layer is done", 40, 0, 1000000},
     {"random", "starts", "random starts beside those of other strategies", 2, 0, 1000},
@@ -33,6 +36,8 @@ static const struct mp_option options[] = {
 
 #define WORK_PER_PAIR 4096u /* elementary operations that count as one simulated (step, layer) pair */
 #define STARTS_MAX 8u
+#define START_PART 32u /* setting out from one start takes at most this part of the effort */
+#define DRAW_MIN 8u
 #define GROUPS_PART 8u /* of the work goes into grouping experts by node */
 
 struct starts {
@@ -41,7 +46,7 @@ struct starts {
 };
 
 struct search {
-    const struct mp_problem *problem;
+    const struct mp_problem *problem; /* with the steps it looks at */
     const struct mp_budget *budget;
     struct mp_draft *draft;
     struct starts starts;
@@ -402,6 +407,8 @@ static enum mp_status search_from_starts(struct local *x, const struct mp_layer_
         return mp_nomem(err, "searching a layer");
     for (uint32_t i = 0; i < n_all; i++) {
         uint16_t *mine = gpu + (size_t)n * x->n_items;
+        if (n > 0 && mp_layer_cost_work(x->cost) >= x->limit)
+            break;
         if (i < s->starts.n ? !read_start(x, s->starts.plan[i], spec->layer, mine, seen) : !random_start(x, mine, seen))
             continue;
         mp_layer_cost_set(x->cost, mine);
@@ -547,30 +554,55 @@ static enum mp_status make_starts(struct search *s, struct mp_error *err) {
     return MP_OK;
 }
 
+/* Steps to look at: as many as the option says, but so few that setting out from a start is a small part of the effort.
+ * None: those of the problem will do. */
+static enum mp_status draw(struct mp_workload **out, const struct search *s, uint32_t n_items, bool by_token,
+                           struct mp_error *err) {
+    const struct mp_problem *in = s->problem;
+    const struct mp_workload *w = in->workload;
+    *out = NULL;
+    if (s->values[OPTION_DRAW] == 0 || w->n_steps == 0 || !mp_can_draw(in->part))
+        return MP_OK;
+    const uint64_t rows = by_token ? w->n_rows / w->n_steps : 0,
+                   each = rows * 4 + (uint64_t)n_items * in->topology->n_gpus + 8 * (uint64_t)in->topology->n_gpus,
+                   most = s->effort / START_PART / each;
+    uint64_t n = (uint64_t)s->values[OPTION_DRAW];
+    n = most < n ? most : n;
+    n = n < DRAW_MIN ? DRAW_MIN : n;
+    return mp_draw_steps(out, in->part, &w->batching, (uint32_t)n, in->seed, err);
+}
+
 static enum mp_status solve(const struct mp_problem *in, const struct mp_budget *budget, struct mp_arena *scratch,
                             struct mp_draft *draft, enum mp_outcome *outcome, struct mp_error *err) {
     struct mp_plan *p = draft->plan;
     struct search s = {
         .problem = in, .budget = budget, .draft = draft, .values = in->option_values, .started = mp_now_seconds()};
-    uint32_t n = in->workload->n_steps;
+    struct mp_problem looked_at = *in;
+    struct mp_workload *drawn = NULL;
     enum mp_status status;
-    s.n_steps = n < (uint64_t)s.values[OPTION_STEPS] ? n : (uint32_t)s.values[OPTION_STEPS];
     bool by_token = in->sim.dispatcher->copies == MP_COPY_PER_NODE || in->sim.dispatcher->copies == MP_COPY_PER_GPU;
     s.effort = (uint64_t)s.values[OPTION_EFFORT] * 1000000 * (by_token ? 2 : 1);
     if (budget->work_limit > 0) {
         uint64_t each = mp_mul_div(budget->work_limit, WORK_PER_PAIR, p->n_layers);
         s.effort = each < s.effort ? each : s.effort;
     }
+    MP_TRY(draw(&drawn, &s, draft->n_copies, by_token, err));
+    looked_at.workload = drawn != NULL ? drawn : in->workload;
+    const uint32_t n = looked_at.workload->n_steps;
+    s.n_steps = n < (uint64_t)s.values[OPTION_STEPS] ? n : (uint32_t)s.values[OPTION_STEPS];
     s.steps = mp_arena_alloc(scratch, s.n_steps, sizeof *s.steps);
     s.work = mp_arena_alloc(scratch, p->n_layers, sizeof *s.work);
     s.has_struck = mp_arena_alloc(scratch, p->n_layers, sizeof *s.has_struck);
     s.outcomes = mp_arena_alloc(scratch, p->n_layers, sizeof *s.outcomes);
     s.declined = mp_arena_alloc(scratch, p->n_layers, sizeof *s.declined);
-    if (s.steps == NULL || s.work == NULL || s.has_struck == NULL || s.outcomes == NULL || s.declined == NULL)
-        return mp_nomem(err, "searching a placement");
+    if (s.steps == NULL || s.work == NULL || s.has_struck == NULL || s.outcomes == NULL || s.declined == NULL) {
+        status = mp_nomem(err, "searching a placement");
+        goto out;
+    }
     for (uint32_t i = 0; i < s.n_steps; i++)
         s.steps[i] = (uint32_t)mp_mul_div(2 * (uint64_t)i + 1, n, 2 * (uint64_t)s.n_steps);
     MP_TRY(make_starts(&s, err));
+    s.problem = &looked_at;
     MP_TRY(mp_parallel_for(in->n_threads, p->n_layers, search_layer, &s, err));
     *outcome = MP_FOUND;
     uint64_t work = 0;
@@ -586,6 +618,7 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     draft->work_used += work / WORK_PER_PAIR;
 out:
     free_starts(&s.starts);
+    mp_workload_free(drawn);
     return status;
 }
 

@@ -107,8 +107,8 @@ static struct tiny_spec middle(uint64_t seed) {
                               .seed = seed};
 }
 
-/* Never worse than its starts in its own measure, for each replicate strategy; replicas stay distinct (the verifier
- * accepts); threads change nothing. */
+/* Never worse than its starts in its own measure, the steps it looks at, for each replicate strategy; replicas stay
+ * distinct (the verifier accepts); threads change nothing. */
 static void test_place_search__is_never_worse_than_its_starts(void **state) {
     (void)state;
     static const char *const starts[] = {"contiguous", "lpt", "eplb"};
@@ -126,7 +126,14 @@ static void test_place_search__is_never_worse_than_its_starts(void **state) {
         t.request.replicate = i % 3 == 0 ? "none" : i % 3 == 1 ? "eplb" : "cycle";
         t.request.needs_distinct = true;
         t.request.order = "single";
-        CHECK_OK(mp_workload_build(&w, &t.part, &t.request.batching, &err), err);
+        const struct mp_setting settings[] = {{"search", "effort", 1}, {"search", "draw", i < 3 ? 0 : 32}};
+        t.request.settings = settings;
+        t.request.n_settings = 2;
+        if (i < 3)
+            CHECK_OK(mp_workload_build(&w, &t.part, &t.request.batching, &err), err);
+        else
+            CHECK_OK(mp_draw_steps(&w, &t.part, &t.request.batching, 32, t.request.seed, &err), err);
+        assert_non_null(w);
         struct mp_sim_options options = t.request.sim;
         options.network = MP_NETWORK_PORT_BOUND;
         for (int k = 0; k < 5; k++) {
