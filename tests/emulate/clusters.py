@@ -296,6 +296,16 @@ class Endings(Case):
         process.stdout.close()
         self.assertEqual(process.wait(timeout=PATIENCE_S), 128 + signal.SIGPIPE)
 
+    def test_a_reader_that_reads_nothing_does_not_stop_the_clock(self):
+        process = self.start(self.path, "--timeout", "0.5", "--grace", "0.2", "--", "sh", "-c", "while :; do echo much of it; done")
+        self.assertEqual(process.wait(timeout=PATIENCE_S), 124)
+
+    def test_closed_streams(self):
+        for closed in (">&-", "2>&-", "<&- >&- 2>&-"):
+            done = subprocess.run(["sh", "-c", f'exec "$0" "$@" {closed}', EMULATE, self.path, "--", "sh", "-c", "echo a; echo b >&2; exit 6"],
+                                  env=ENVIRONMENT, capture_output=True, timeout=PATIENCE_S, check=False)
+            self.assertEqual(done.returncode, 6, done.stderr)
+
     def test_an_orphan_does_not_keep_us(self):
         out, _ = self.expect(0, self.path, "--", "sh", "-c", "setsid sleep 1000 & echo left")
         self.assertEqual(out.count("left"), 4)

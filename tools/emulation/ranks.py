@@ -1,5 +1,6 @@
 """Starts a command for each rank, passes its output and signals on, and decides when and how the whole thing ends."""
 import os
+import select
 import selectors
 import signal
 import sys
@@ -10,6 +11,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 TIMED_OUT = 124
 KILL_AFTER_S = 1.0  # from SIGTERM to SIGKILL
 LINE_MAX = 1 << 16
+WAITING_MAX = 1 << 20  # of output that its reader does not take; then the ranks wait
 
 
 def exit_code(status):
@@ -28,11 +30,40 @@ class Rank:
         self.was_told = None  # "TERM" or "KILL" once we ended it
 
 
+class Output:
+    """Our stdout or stderr. What its reader does not take yet waits here, so that a slow one stops neither signals nor the clock."""
+
+    def __init__(self, fd, selected):
+        self.fd, self.selected, self.waiting = fd, selected, bytearray()
+        try:
+            selected[0].register(fd, selectors.EVENT_WRITE, self)
+            selected[0].unregister(fd)
+            self.may_block = True
+        except OSError:  # a file, or closed
+            self.may_block = False
+
+    def write(self, data):
+        if not self.may_block:
+            write_all(self.fd, data)
+        elif data:
+            if not self.waiting:
+                for selector in self.selected:
+                    selector.register(self.fd, selectors.EVENT_WRITE, self)
+            self.waiting += data
+
+    def flush(self):
+        """Once the selector says so: a pipe then takes this much without blocking."""
+        del self.waiting[:os.write(self.fd, self.waiting[:select.PIPE_BUF])]
+        if not self.waiting:
+            for selector in self.selected:
+                selector.unregister(self.fd)
+
+
 class Stream:
     """One pipe of a rank, written on line by line with the rank in front."""
 
-    def __init__(self, fd, rank, to):
-        self.fd, self.prefix, self.to, self.rest = fd, f"[{rank}] ".encode(), to, b""
+    def __init__(self, fd, rank, output):
+        self.fd, self.prefix, self.output, self.rest = fd, f"[{rank}] ".encode(), output, b""
 
     def pump(self):
         """False at the end."""
@@ -45,7 +76,7 @@ class Stream:
         if len(self.rest) > LINE_MAX or not data and self.rest:
             lines.append(self.rest)
             self.rest = b""
-        write_all(self.to, b"".join(self.prefix + line + b"\n" for line in lines))
+        self.output.write(b"".join(self.prefix + line + b"\n" for line in lines))
         return bool(data)
 
 
@@ -76,8 +107,10 @@ class Run:
     def __init__(self, cluster, command, options):
         self.cluster, self.command, self.options = cluster, command, options
         self.is_interactive = options.driver or options.only is not None
-        self.ranks, self.streams = {}, {}
+        self.ranks = {}
         self.selector = selectors.DefaultSelector()
+        self.without_ranks = selectors.DefaultSelector()  # for as long as too much output waits
+        self.outputs = {fd: Output(fd, (self.selector, self.without_ranks)) for fd in (1, 2)}
         self.signals = []  # that came and were not looked at yet
         self.events = []  # (time, what to do), earliest first
         self.first_failure = None
@@ -87,7 +120,7 @@ class Run:
     def note(self, text):
         self.notes.append(text)
         if not self.options.quiet:
-            write_all(2, f"emulate: {text}\n".encode())
+            self.outputs[2].write(f"emulate: {text}\n".encode())
 
     # starting
 
@@ -130,7 +163,7 @@ class Run:
             for to, (read, write) in enumerate(pipes, 1):
                 os.close(write)
                 os.set_blocking(read, False)
-                self.selector.register(read, selectors.EVENT_READ, Stream(read, rank, to))
+                self.selector.register(read, selectors.EVENT_READ, Stream(read, rank, self.outputs[to]))
 
     # running
 
@@ -143,7 +176,8 @@ class Run:
             signal.signal(s, lambda number, _: self.signals.append(number) if number != signal.SIGCHLD else None)
         for s in terminal_signals(self.is_interactive):
             signal.signal(s, signal.SIG_IGN)
-        self.selector.register(wake, selectors.EVENT_READ, None)
+        for selector in (self.selector, self.without_ranks):
+            selector.register(wake, selectors.EVENT_READ, None)
 
     def _send(self, number, ranks=None):
         for r in ranks if ranks is not None else self.ranks.values():
@@ -175,15 +209,16 @@ class Run:
         self._at(KILL_AFTER_S, make)
 
     def _time_out(self):
-        if any(r.code is None for r in self.ranks.values()):
+        if self._is_running():
             late = [str(r.rank) for r in self.ranks.values() if r.code is None and r.rank is not None]
             who = f"rank{'s' * (len(late) > 1)} {', '.join(late)}" if late else "the command"
             self.note(f"timeout after {self.options.timeout:g} s: {who} still running")
-            self.ended_by = TIMED_OUT if self.ended_by is None else self.ended_by
+            if self.ended_by is None and (self.first_failure is None or self.options.keep_going):
+                self.ended_by = TIMED_OUT
             self._end()
 
     def _after_failure(self):
-        if any(r.code is None for r in self.ranks.values()):
+        if self._is_running():
             self._end()
 
     def _reap(self):
@@ -228,40 +263,56 @@ class Run:
         for rank, number, delay_s in self.options.inject:
             self._at(delay_s, lambda rank=rank, number=number: self._send(number, [self.ranks[rank]]))
         try:
-            while any(r.code is None for r in self.ranks.values()):
+            while self._is_running():
                 wait = max(0, self.events[0][0] - time.monotonic()) if self.events else None
                 self._pump(wait)
                 while self.events and self.events[0][0] <= time.monotonic():
                     self.events.pop(0)[1]()
                 self._handle_signals()
                 self._reap()
-            self._drain()
+            self._finish_output()
         except BrokenPipeError:
             return 128 + signal.SIGPIPE
         if self.ended_by is not None:
             return self.ended_by
         return self.first_failure.code if self.first_failure else 0
 
+    def _is_running(self):
+        return any(r.code is None for r in self.ranks.values())
+
     def _pump(self, wait):
-        for key, _ in self.selector.select(wait):
+        """Moves what can be moved; says whether that was any output."""
+        is_full = any(len(o.waiting) > WAITING_MAX for o in self.outputs.values())
+        moved = False
+        for key, _ in (self.without_ranks if is_full else self.selector).select(wait):
             if key.data is None:
                 try:
                     os.read(key.fd, 4096)
                 except BlockingIOError:
                     pass
+            elif isinstance(key.data, Output):
+                if not moved:  # both may be one pipe, which then has room for one of them
+                    key.data.flush()
+                    moved = True
             elif not key.data.pump():
                 self.selector.unregister(key.fd)
                 os.close(key.fd)
+                moved = True
+            else:
+                moved = True
+        return moved
 
-    def _drain(self):
-        """What the ranks wrote and nobody read yet. A process that one left behind may hold a pipe open: that is not waited for."""
+    def _finish_output(self):
+        """What the ranks wrote and nobody read yet. A process that one left behind may hold a pipe open: that is not waited for. Nor, when we
+        were told to end, is a reader that does not read."""
+        until = time.monotonic() + KILL_AFTER_S
         while True:
-            ready = [key.data for key, _ in self.selector.select(0) if key.data is not None]
-            if not ready:
+            while self._pump(0):
+                pass
+            self._handle_signals()
+            if not any(o.waiting for o in self.outputs.values()) or self.ended_by is not None and time.monotonic() > until:
                 return
-            for stream in ready:
-                if not stream.pump():
-                    self.selector.unregister(stream.fd)
+            self._pump(0.05)
 
     def report(self, code):
         return {"exit": code, "notes": self.notes,
