@@ -93,6 +93,8 @@ static enum mp_status check_ranges(const struct ex_script *s, struct mp_error *e
 
 /* Copies by (rank, stage, before), else as they stand: counting sorts, stable. */
 static enum mp_status sort_copies(struct ex_script *s, struct mp_error *err) {
+    if (s->n_copies == 0)
+        return MP_OK;
     struct ex_copy *sorted = mp_calloc(s->n_copies, sizeof *sorted);
     const size_t n_keys[2] = {(size_t)s->n_stages * 2, s->n_ranks};
     size_t *at = mp_calloc((n_keys[0] > n_keys[1] ? n_keys[0] : n_keys[1]) + 1, sizeof *at);

@@ -259,7 +259,8 @@ enum mp_status script_nodes(struct ex_script *s, const struct ex_script_request 
     MP_TRY(mp_nodes_shots(q->order, q->topology, q->way, q->flows->bytes, keep_shot, &x, err));
     MP_TRY(mp_nodes_relays(q->order, q->topology, turned, keep_relays, &x, err));
     MP_TRY(make_hops(&x, err));
-    qsort(x.shots, x.n_shots, sizeof *x.shots, shots_in_time);
+    if (x.n_shots > 0)
+        qsort(x.shots, x.n_shots, sizeof *x.shots, shots_in_time);
     status = make_messages(&x, err);
 out:
     mp_free(turned);

@@ -55,7 +55,7 @@ struct ex_transport {
     enum mp_status (*push)(struct ex_link *link, uint32_t rank, uint64_t at, uint64_t bytes, struct mp_error *err);
     enum mp_status (*pull)(struct ex_link *link, uint32_t rank, uint64_t at, uint64_t bytes, struct mp_error *err);
     /* NULL, or what is done once for scripts before they are timed: connections, warm-up, capture. The scripts stay
-     * where they are until the next prepare or close. */
+     * where they are until they have run for the last time. */
     enum mp_status (*prepare)(struct ex_link *link, const struct ex_script *const *scripts, size_t n,
                               struct mp_error *err);
     /* All local ranks' part of a script, which was proven. Begins with a barrier of all ranks, which is not timed.

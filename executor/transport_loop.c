@@ -358,10 +358,10 @@ static void loop_close(struct ex_link *l) {
 
 static enum mp_status loop_open(struct ex_link **out, const struct ex_world *world, struct mp_error *err) {
     *out = NULL;
-    if (world->n_local != world->n_ranks || world->first_rank != 0)
+    if (world->n_local != world->n_ranks || world->first_rank != 0 || world->rendezvous != NULL || world->hosts != NULL)
         return mp_fail(err, MP_EUSAGE,
-                       "transport loop has all ranks in one process (leave out --rank and --nranks, or take another "
-                       "transport)");
+                       "transport loop has all ranks in one process (leave out --rank, --nranks, --rendezvous and "
+                       "--hosts, or take another transport)");
     if (world->n_ranks > RANKS_MAX)
         return mp_fail(err, MP_EUSAGE, "transport loop runs a thread per rank: %u ranks are more than %d",
                        world->n_ranks, RANKS_MAX);

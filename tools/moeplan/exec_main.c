@@ -200,11 +200,27 @@ static struct mp_exec exec_of(const struct setup *s, const struct mp_plan *plan,
         .deadline_ms = o->deadline_ms,
         .fault = o->fault,
         .n_ranks = s->topology->n_gpus,
-        .n_local = s->topology->n_gpus,
+        .first_rank = (uint32_t)o->rank,
+        .n_local = o->is_set[OPT_RANK] ? 1 : s->topology->n_gpus,
         .rendezvous = o->rendezvous,
         .hosts = o->hosts,
         .launcher_fd = -1,
     };
+}
+
+/* One rank for each GPU of the plan, whoever starts them. */
+static enum mp_status check_ranks(const struct opts *o, uint32_t n_gpus, struct mp_error *err) {
+    if (o->is_set[OPT_LOCAL] && o->local != n_gpus)
+        return mp_fail(err, MP_EUSAGE, "--local: the plan is for %u GPUs (write --local %u)", n_gpus, n_gpus);
+    if (o->is_set[OPT_NRANKS] && o->n_ranks != n_gpus)
+        return mp_fail(err, MP_EUSAGE, "--nranks: the plan is for %u GPUs (start %u ranks)", n_gpus, n_gpus);
+    if (o->is_set[OPT_RANK] && o->rank >= n_gpus)
+        return mp_fail(err, MP_EUSAGE, "--rank: the plan is for %u GPUs (write 0 to %u)", n_gpus, n_gpus - 1);
+    if (o->is_set[OPT_RANK] != o->is_set[OPT_NRANKS])
+        return mp_fail(err, MP_EUSAGE, "--rank and --nranks go together (give both or none)");
+    if (o->is_set[OPT_RANK] && o->is_set[OPT_LOCAL])
+        return mp_fail(err, MP_EUSAGE, "--rank and --local exclude each other: one rank of many, or all of them here");
+    return MP_OK;
 }
 
 /* --matrix: topology, matrix and plan, without a recording. */
@@ -295,11 +311,13 @@ static enum mp_status execute(const struct opts *o, const struct args *args, int
         *exit_code = 1;
         goto out;
     }
+    MP_TRY(check_ranks(o, plan->n_gpus, err));
     if (matrix == NULL)
         MP_TRY(setup_as_planned(&s, plan, err));
     const struct mp_exec in = exec_of(&s, plan, bytes);
     MP_TRY(mp_exec_run(&result, &in, err));
-    status = write_results(result, &in, &s, err);
+    if (in.first_rank == 0)
+        status = write_results(result, &in, &s, err);
 out:
     mp_exec_result_free(result);
     mp_matrix_free(matrix);

@@ -2,6 +2,7 @@
  * those of the cost model and the simulator, and every fault caught. */
 #include "../../../executor/run.h"
 #include "../sim/world.h"
+#include "real_matrices.h"
 #include <moeplan/executor.h>
 #include <moeplan/report.h>
 
@@ -396,6 +397,134 @@ static void test_exec__asks_for_what_fits(void **state) {
     world_free(&t.w);
 }
 
+/* ---- recordings ---- */
+
+/* Gate weights of a recording are those of the answers; 0 counts as 1, for an answer of nothing could be lost. */
+static void test_exec__weights_are_the_recordings(void **state) {
+    (void)state;
+    static struct trial t;
+    struct mp_error err = {0};
+    struct mp_trace_builder *b;
+    struct mp_trace *trace;
+    struct mp_part part, same;
+    struct mp_workload *w;
+    struct ex_route *route;
+    const uint32_t n_rows = 40;
+    const struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS,
+                                       .phase = MP_PHASE_PREFILL,
+                                       .model = "",
+                                       .format = "test",
+                                       .n_layers = 2,
+                                       .n_experts = 4,
+                                       .top_k = 2,
+                                       .has_weights = true};
+    memset(&t, 0, sizeof t);
+    case_plain(&t.w.net, 1, 2, 1000, 1000);
+    CHECK_OK(mp_trace_builder_new(&b, &meta, &mp_limits_default, &err), err);
+    for (uint32_t i = 0; i < n_rows; i++) {
+        const uint16_t ids[4] = {(uint16_t)(i % 4), (uint16_t)((i + 1) % 4), (uint16_t)(i % 3), 3},
+                       weights[4] = {(uint16_t)(i * 10), 7, (uint16_t)(i * 100), (uint16_t)(65535 - i)};
+        if (i % 10 == 0)
+            CHECK_OK(mp_trace_builder_request(b, &(struct mp_request){.id = i, .source = MP_NONE, .category = MP_NONE},
+                                              &err),
+                     err);
+        CHECK_OK(mp_trace_builder_row(b, ids, weights, &err), err);
+    }
+    CHECK_OK(mp_trace_builder_finish(b, NULL, &trace, &err), err);
+    CHECK_OK(mp_part_split(&part, &same, trace, &(struct mp_split){.kind = MP_SPLIT_NONE}, &err), err);
+    CHECK_OK(mp_workload_build(&w, &part,
+                               &(struct mp_batching){.phase = MP_PHASE_PREFILL, .n_ranks = 2, .tokens_per_rank = 20},
+                               &err),
+             err);
+    const uint32_t slots[2] = {2, 2};
+    struct mp_plan *plan;
+    struct mp_router *router;
+    CHECK_OK(mp_plan_new(&plan, 2, 4, 2, slots, &err), err);
+    for (uint32_t l = 0; l < 2; l++)
+        for (uint16_t e = 0; e < 4; e++)
+            plan->layers[l].slot_expert[e] = e;
+    CHECK_OK(mp_router_new(&router, plan, &err), err);
+    const struct mp_model model = {.name = "m", .n_experts = 4, .n_layers = 2, .dispatch_bytes = 8, .combine_bytes = 8};
+    const struct mp_cost_setup setup = {.plan = plan,
+                                        .router = router,
+                                        .workload = w,
+                                        .topology = &t.w.net.t,
+                                        .model = &model,
+                                        .dispatcher = mp_dispatcher_find("a2av")};
+    for (uint32_t l = 0; l < 2; l++) {
+        CHECK_OK(ex_route_new(&route, &setup, 0, l, &err), err);
+        assert_int_equal(route->n_tokens, n_rows);
+        for (uint32_t i = 0; i < route->n_tokens; i++) {
+            const struct ex_choice *c = &route->choices[route->tokens[i].first_choice];
+            const uint64_t row = route->tokens[i].row;
+            const uint16_t first = (uint16_t)(row * (l == 0 ? 10 : 100)), second = (uint16_t)(l == 0 ? 7 : 65535 - row);
+            assert_true(c[0].weight == (first > 0 ? first : 1) && c[1].weight == second);
+            assert_int_equal(c[0].expert, l == 0 ? row % 4 : row % 3);
+        }
+        ex_route_free(route);
+    }
+    mp_router_free(router);
+    mp_plan_free(plan);
+    mp_workload_free(w);
+    mp_part_free(&part);
+    mp_part_free(&same);
+    mp_trace_free(trace);
+}
+
+/* A real recording, with its model's sizes, on two nodes, by every dispatcher. */
+static void test_exec__recorded_tokens(void **state) {
+    (void)state;
+    const struct real_trace *real = &real_traces[3];
+    char path[512];
+    struct mp_error err = {0};
+    struct real_set set;
+    struct mp_topology *topology;
+    struct mp_model *model;
+    struct mp_plan *plan;
+    struct mp_exec_result *r;
+    uint32_t slots[8];
+    snprintf(path, sizeof path, "traces/%s", real->path);
+    const char *found = shared_path(path);
+    if (found == NULL)
+        skip();
+    CHECK_OK(real_set_load(&set, real, found, 8, &err), err);
+    CHECK_OK(mp_topology_load(&topology, "2x4:h100", &mp_limits_default, &err), err);
+    CHECK_OK(mp_model_load(&model, "gpt-oss-20b", &mp_limits_default, &err), err);
+    for (uint32_t g = 0; g < 8; g++)
+        slots[g] = 4;
+    CHECK_OK(mp_plan_new(&plan, set.trace->n_layers, 32, 8, slots, &err), err);
+    for (uint32_t l = 0; l < plan->n_layers; l++)
+        for (uint16_t e = 0; e < 32; e++)
+            plan->layers[l].slot_expert[e] = e;
+    for (uint32_t g = 0; g < 8; g++)
+        ((uint32_t *)(uintptr_t)plan->gpu_node)[g] = g / 4;
+    plan->n_nodes = 2;
+    plan->provenance.strategy = "contiguous";
+    set.workload->n_steps = 1;
+    for (size_t k = 0; k < sizeof dispatchers / sizeof *dispatchers; k++) {
+        const struct mp_exec in = {.plan = plan,
+                                   .workload = set.workload,
+                                   .topology = topology,
+                                   .model = model,
+                                   .dispatcher = mp_dispatcher_find(dispatchers[k]),
+                                   .stage_mode = -1,
+                                   .transport = "loop",
+                                   .n_iterations = 1,
+                                   .n_threads = 2,
+                                   .deadline_ms = 30000,
+                                   .n_ranks = 8,
+                                   .n_local = 8,
+                                   .launcher_fd = -1};
+        CHECK_OK(mp_exec_run(&r, &in, &err), err);
+        assert_int_equal(r->n_tokens, (uint64_t)set.workload->steps[0].n * plan->n_layers);
+        mp_exec_result_free(r);
+    }
+    mp_plan_free(plan);
+    mp_model_free(model);
+    mp_topology_free(topology);
+    real_set_free(&set);
+}
+
 /* ---- payloads ---- */
 
 static void test_exec__payloads(void **state) {
@@ -449,6 +578,8 @@ int main(void) {
         cmocka_unit_test(test_exec__faults_are_caught),
         cmocka_unit_test(test_exec__no_memory),
         cmocka_unit_test(test_exec__asks_for_what_fits),
+        cmocka_unit_test(test_exec__weights_are_the_recordings),
+        cmocka_unit_test(test_exec__recorded_tokens),
         cmocka_unit_test(test_exec__payloads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
