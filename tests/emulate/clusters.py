@@ -426,6 +426,14 @@ class Refusals(Case):
         _, err = process.communicate(timeout=PATIENCE_S)
         self.assertEqual((process.returncode, err), (4, "emulate: refused: create a user namespace: Operation not permitted\n"))
 
+    def test_root_goes_without_a_user_namespace(self):
+        # Root of a namespace in which no further ones are allowed.
+        script = f"echo 0 > /proc/sys/user/max_user_namespaces && {EMULATE} {self.file(UPLINKS)} -- readlink /proc/self/ns/user; readlink /proc/self/ns/user"
+        done = subprocess.run(["unshare", "--user", "--map-root-user", "sh", "-c", script], env=ENVIRONMENT, capture_output=True, text=True,
+                              timeout=PATIENCE_S, check=False)
+        users = [line.split()[-1] for line in done.stdout.splitlines()]
+        self.assertEqual((len(users), len(set(users))), (5, 1), done.stderr)
+
     def test_no_traffic_shaper(self):
         tc = self.folder / "tc"
         tc.write_text("#!/bin/sh\necho 'Error: Specified qdisc kind is unknown.' >&2\necho 'Command failed -:2' >&2\nexit 1\n")

@@ -1,0 +1,1 @@
+moeplan inspect shared-nic --json | python3 -c "import json,sys; t = json.load(sys.stdin)[\"topology\"]; g = t[\"gpus\"]; print(len(t[\"levels\"]), len(t[\"resources\"]), g[0][\"out_port\"], g[1][\"out_port\"], g[15][\"group\"], t[\"resources\"][g[9][\"in_port\"][1]])"
