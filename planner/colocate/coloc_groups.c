@@ -1,8 +1,10 @@
 /* Experts in groups, one group of each model for each GPU, and what a group costs on each GPU.
  *
  * Decides   which experts of a model go together, where it has not just as many as there are GPUs.
- * Minimises the largest of (pairs of a group / rate of a GPU's port), groups in the order of GPUs.
- * Method    the most used expert first, into the group that is then least full for its GPU and has a slot left.
+ * Minimises the largest of (pairs of a group * time of its GPU for a pair), groups in the order of GPUs.
+ * Method    the most used expert first, into the group that is then least full for its GPU and has a slot left. What a
+ *           GPU takes is its time for the whole model: experts, and dispatch and combine at the ports of each level by
+ *           how many GPUs are reached there.
  * Bound     none (longest processing time first).
  * Paper     Graham, SIAM J. Appl. Math. 17(2), 1969.
  * Cost      O(E n); tables O(n^2). */
@@ -34,12 +36,37 @@ static bool separable(const struct mp_topology *t) {
     return true;
 }
 
+/* Time of a GPU that has all experts of the model, the tokens coming from everywhere alike. */
+static uint64_t whole_ns(const struct mp_coloc_groups *g, uint32_t model, uint32_t gpu, uint64_t tokens,
+                         uint64_t active, uint64_t padded) {
+    const struct mp_coloc_model *m = &g->in->model[model];
+    const struct mp_topology *t = g->in->topology;
+    uint64_t ns = mp_coloc_experts_ns(g->in, model, gpu, 0, active, padded), most[2] = {0, 0};
+    for (uint32_t v = 0; v < t->n_levels; v++) {
+        uint64_t reached = 0;
+        for (uint32_t x = 0; x < g->n; x++) {
+            uint32_t level = 0;
+            while (level + 1 < t->n_levels && t->gpus[x].group[level] != t->gpus[gpu].group[level])
+                level++;
+            reached += x != gpu && level == v;
+        }
+        for (int back = 0; back < 2; back++) {
+            const uint32_t port = back ? t->gpus[gpu].out_port[v] : t->gpus[gpu].in_port[v];
+            const uint64_t bytes = mp_mul_div(mp_coloc_bytes(m, tokens, back == 1), reached, g->n);
+            const uint64_t time = mp_coloc_port_ns(bytes, t->resources[port].bytes_per_s);
+            most[back] = time > most[back] ? time : most[back];
+        }
+    }
+    return ns + most[0] + most[1] + 1;
+}
+
 static enum mp_status group(struct mp_coloc_groups *g, uint32_t model, struct mp_error *err) {
     const struct mp_coloc_model *m = &g->in->model[model];
     const uint32_t n = g->n, n_sources = m->is_coupled ? m->n_experts : n;
     const uint32_t slots = g->in->slots[model] > 0 ? g->in->slots[model] : (m->n_experts + n - 1) / n;
     struct ranked *order = mp_arena_alloc(g->arena, m->n_experts, sizeof *order);
-    uint64_t *weight = mp_arena_alloc(g->arena, n, sizeof *weight);
+    uint64_t *weight = mp_arena_alloc(g->arena, 2 * (size_t)n, sizeof *weight), *ns = weight + n;
+    uint64_t tokens = 0, active = 0, padded = 0;
     uint32_t *used = mp_arena_alloc(g->arena, n, sizeof *used);
     g->group_of[model] = mp_arena_alloc(g->arena, m->n_experts, sizeof *g->group_of[model]);
     if (order == NULL || weight == NULL || used == NULL || g->group_of[model] == NULL)
@@ -51,16 +78,21 @@ static enum mp_status group(struct mp_coloc_groups *g, uint32_t model, struct mp
         for (uint32_t s = 0; s < n_sources; s++)
             order[e].weight += m->tokens[(size_t)s * m->n_experts + e];
         g->group_of[model][e] = e;
+        tokens += order[e].weight;
+        active += m->active != NULL ? m->active[e] : order[e].weight > 0 ? m->n_steps : 0;
+        padded += m->padded != NULL ? m->padded[e] : order[e].weight;
     }
     if (m->n_experts <= n)
         return MP_OK;
+    for (uint32_t x = 0; x < n; x++)
+        ns[x] = whole_ns(g, model, x, tokens, active, padded);
     qsort(order, m->n_experts, sizeof *order, by_weight);
     for (uint32_t k = 0; k < m->n_experts; k++) {
         uint32_t best = MP_NONE;
-        for (uint32_t x = 0; x < n; x++) /* (weight + w) / rate, least; cross-multiplied */
+        for (uint32_t x = 0; x < n; x++)
             if (used[x] < slots &&
-                (best == MP_NONE || (unsigned __int128)(weight[x] + order[k].weight) * g->rate[best] <
-                                        (unsigned __int128)(weight[best] + order[k].weight) * g->rate[x]))
+                (best == MP_NONE || (unsigned __int128)(weight[x] + order[k].weight) * ns[x] <
+                                        (unsigned __int128)(weight[best] + order[k].weight) * ns[best]))
                 best = x;
         g->group_of[model][order[k].index] = best;
         weight[best] += order[k].weight;
