@@ -49,8 +49,8 @@ enum mp_baseline { MP_BASELINE_RCS, MP_BASELINE_SJF, MP_BASELINE_SPREAD_OUT };
 enum mp_status mp_net_baseline(struct mp_net *n, enum mp_baseline which, uint64_t seed, const uint64_t *matrix,
                                uint64_t *time_ns, struct mp_error *err) MP_MUST_CHECK;
 
-/* What a simulated transfer did: from when its bytes flow to when its latency has passed, from the start of the call.
- */
+/* What a simulated transfer did: from when its bytes flow to when its latency has passed, from the start of the call,
+ * or on the ranks' clocks where those are given. */
 struct mp_net_transfer {
     uint32_t src, dst, stage; /* stage: as run, 0-based; 0 in a single shot */
     uint64_t bytes, start_ns, end_ns;
@@ -188,10 +188,12 @@ struct mp_timeline {
     uint32_t n_layers, n_gpus;
     struct mp_step_times times;
     size_t n, n_allocated;
-    struct mp_timeline_event *events; /* in order of layers; the step's events of a layer before those of its GPUs */
+    struct mp_timeline_event *events; /* in order of layers; the step's events of a layer before those of its GPUs, or
+                                       * pipelined behind all others */
 };
-/* What mp_simulate does in step `step` of the workload, with barriers (MP_EUSAGE when is_pipelined). Transfers lie
- * inside the step's event of their direction. */
+/* What mp_simulate does in step `step` of the workload. With barriers transfers lie inside the step's event of their
+ * direction; pipelined the step's events are the parts of the GPU that ends last, waiting counted in the transfer that
+ * waits (networks PLAN and CONCURRENT only, else MP_EUSAGE). */
 enum mp_status mp_simulate_timeline(struct mp_timeline **out, const struct mp_plan *plan,
                                     const struct mp_workload *workload, const struct mp_topology *topology,
                                     const struct mp_model *model, const struct mp_sim_options *options, uint32_t step,

@@ -122,6 +122,7 @@ struct net_end {
     const uint64_t *matrix; /* for the log */
     uint64_t longest_ns, least_latency_ns;
     double last;
+    const double *start; /* set by net_at_once: when each pair of the matrix starts; NULL = at 0 */
 };
 void net_end(const struct mp_net *n, struct net_end *e, uint32_t pair, double now);
 #define NET_PORTS_SIDE 64u
@@ -138,6 +139,8 @@ enum mp_status net_at_once(struct mp_net *n, const uint32_t *pairs, size_t n_flo
  * n->gone; the last of it is not below *base_ns + least_ns, what no rounding may pass. */
 void net_clocks_begin(struct mp_net *n, const uint64_t *clock_ns, uint64_t *base_ns);
 void net_clocks_end(struct mp_net *n, uint64_t *clock_ns, uint64_t base_ns, uint64_t least_ns);
+/* The log's entries from `first` on were made from *base_ns on. */
+void net_clocks_log(const struct mp_net *n, size_t first, uint64_t base_ns);
 /* Everybody waits for the last, and goes on time_ns later. */
 void net_clocks_barrier(const struct mp_net *n, uint64_t *clock_ns, uint64_t time_ns);
 /* n->flush_*, and room for n_flows in n->listed. */

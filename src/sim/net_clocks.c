@@ -28,6 +28,13 @@ void net_clocks_end(struct mp_net *n, uint64_t *clock_ns, uint64_t base_ns, uint
             clock_ns[i] = least;
 }
 
+void net_clocks_log(const struct mp_net *n, size_t first, uint64_t base_ns) {
+    for (size_t i = first; n->log != NULL && i < n->log->n; i++) {
+        n->log->transfers[i].start_ns = net_add(n->log->transfers[i].start_ns, base_ns);
+        n->log->transfers[i].end_ns = net_add(n->log->transfers[i].end_ns, base_ns);
+    }
+}
+
 void net_clocks_barrier(const struct mp_net *n, uint64_t *clock_ns, uint64_t time_ns) {
     uint64_t last = 0;
     for (size_t i = 0; i < n->n; i++)
@@ -40,6 +47,7 @@ enum mp_status mp_net_concurrent_from(struct mp_net *n, const uint64_t *matrix, 
                                       struct mp_error *err) {
     const size_t gpus = n->n;
     struct net_end end = {.least_latency_ns = UINT64_MAX};
+    const size_t logged = n->log == NULL ? 0 : n->log->n;
     size_t count = 0;
     uint64_t base_ns;
     bool is_together = true;
@@ -68,6 +76,7 @@ enum mp_status mp_net_concurrent_from(struct mp_net *n, const uint64_t *matrix, 
             n->gone[p / gpus] = fmax(n->gone[p / gpus], n->flush_end[p]);
             n->gone[p % gpus] = fmax(n->gone[p % gpus], n->flush_end[p]);
         }
+    net_clocks_log(n, logged, base_ns);
     net_clocks_end(n, clock_ns, base_ns, net_add(mp_net_port_bound(n, matrix), end.least_latency_ns));
     return MP_OK;
 }

@@ -299,7 +299,7 @@ void net_end(const struct mp_net *n, struct net_end *e, uint32_t pair, double no
     if (e->finish_ns != NULL)
         e->finish_ns[pair] = end;
     if (n->log != NULL)
-        net_log_add(n, pair / n->n, pair % n->n, 0, e->matrix[pair], 0, end);
+        net_log_add(n, pair / n->n, pair % n->n, 0, e->matrix[pair], e->start != NULL ? e->start[pair] : 0, end);
     if (e->finish != NULL)
         e->finish[pair] = now + latency_ns;
 }
@@ -510,6 +510,7 @@ enum mp_status net_at_once(struct mp_net *n, const uint32_t *pairs, size_t n_flo
     if (status != MP_OK)
         return status;
     end->matrix = matrix;
+    end->start = start;
     list_flows(n, pairs, n_flows, &n_simple, &n_components);
     size_t rest = n_flows; /* flows with starts of their own that stay for the events are gathered at the end */
     for (uint32_t c = n_components; c-- > 0;) {

@@ -378,13 +378,18 @@ enum mp_status mp_net_staged(struct mp_net *n, const struct mp_order *order, enu
 enum mp_status mp_net_staged_from(struct mp_net *n, const struct mp_order *order, enum mp_combine way,
                                   enum mp_stage_mode mode, const uint64_t *matrix, uint64_t *clock_ns,
                                   struct mp_error *err) {
-    uint64_t time_ns, base_ns;
+    const size_t logged = n->log == NULL ? 0 : n->log->n;
+    uint64_t time_ns, base_ns = 0;
     double last = 0;
     if (order->between_nodes || mode == MP_STAGE_BARRIER) {
         enum mp_status status = mp_net_staged(n, order, way, mode, matrix, &time_ns, err);
-        if (status == MP_OK)
-            net_clocks_barrier(n, clock_ns, time_ns);
-        return status;
+        for (size_t i = 0; i < n->n; i++)
+            base_ns = clock_ns[i] > base_ns ? clock_ns[i] : base_ns;
+        if (status != MP_OK)
+            return status;
+        net_clocks_log(n, logged, base_ns);
+        net_clocks_barrier(n, clock_ns, time_ns);
+        return MP_OK;
     }
     net_clocks_begin(n, clock_ns, &base_ns);
     n->has_clocks = true;
@@ -394,6 +399,7 @@ enum mp_status mp_net_staged_from(struct mp_net *n, const struct mp_order *order
         return status;
     for (size_t i = 0; i < n->n; i++)
         n->gone[i] = fmax(n->ready[i], n->ready[n->n + i]);
+    net_clocks_log(n, logged, base_ns);
     net_clocks_end(n, clock_ns, base_ns, mp_net_port_bound(n, matrix));
     return MP_OK;
 }

@@ -31,9 +31,15 @@ void sim_pipelined_begin(struct worker *w, uint32_t n_gpus) {
 
 static enum mp_status move_first(struct worker *w, const struct sim_direction *x, uint64_t *clock_ns,
                                  struct mp_error *err) {
+    struct sim_seen *seen = &w->seen[x->is_combine];
+    enum mp_status status;
+    seen->first_from = w->log.n;
     if (x->is_staged)
-        return mp_net_staged_from(w->net, &x->order, x->way, x->mode, x->first, clock_ns, err);
-    return mp_net_concurrent_from(w->net, x->first, clock_ns, err);
+        status = mp_net_staged_from(w->net, &x->order, x->way, x->mode, x->first, clock_ns, err);
+    else
+        status = mp_net_concurrent_from(w->net, x->first, clock_ns, err);
+    seen->first_to = w->log.n;
+    return status;
 }
 
 enum mp_status sim_move_clocks(struct worker *w, const struct sim_direction *x, uint64_t *clock_ns,
@@ -73,6 +79,7 @@ enum mp_status sim_pipelined_layer(const struct run *run, struct worker *w, uint
     const struct mp_traffic *x = w->traffic;
     struct sim_clocks *c = &w->clocks;
     const uint32_t n = x->n_gpus;
+    struct sim_ends *ends = c->ends != NULL ? c->ends + (size_t)layer * n : NULL;
     uint64_t *moe = c->moe + (size_t)layer * n, unused;
     enum mp_status status = MP_OK;
     for (uint32_t g = 0; g < n; g++) {
@@ -89,22 +96,33 @@ enum mp_status sim_pipelined_layer(const struct run *run, struct worker *w, uint
         c->parts[g].other_ns += excess;
         c->parts[g].compute_ns += compute;
         moe[g] = dispatch + compute;
+        if (ends != NULL)
+            ends[g] = (struct sim_ends){c->came[g], c->at[g], c->at[g] + excess, c->at[g] + excess + compute, 0};
         c->came[g] = c->at[g] += excess + compute;
     }
     MP_TRY(sim_transfer(run, w, step, layer, true, c->at, &unused, &bounds_ns[1], err));
     for (uint32_t g = 0; g < n; g++) {
         c->parts[g].combine_ns += c->at[g] - c->came[g];
         moe[g] += c->at[g] - c->came[g];
+        if (ends != NULL)
+            ends[g].combine = c->at[g];
     }
+    if (run->timeline != NULL)
+        MP_TRY(sim_timeline_clocks(run, w, layer, n_attention, err));
 out:
     return status;
 }
 
-void sim_pipelined_end(struct worker *w, uint32_t n_gpus, uint32_t n_layers, struct mp_step_times *sum) {
-    const struct sim_clocks *c = &w->clocks;
+uint32_t sim_pipelined_last(const struct worker *w, uint32_t n_gpus) {
     uint32_t last = 0;
     for (uint32_t g = 1; g < n_gpus; g++)
-        last = c->at[g] > c->at[last] ? g : last;
+        last = w->clocks.at[g] > w->clocks.at[last] ? g : last;
+    return last;
+}
+
+void sim_pipelined_end(struct worker *w, uint32_t n_gpus, uint32_t n_layers, struct mp_step_times *sum) {
+    const struct sim_clocks *c = &w->clocks;
+    const uint32_t last = sim_pipelined_last(w, n_gpus);
     sum->dispatch_ns += c->parts[last].dispatch_ns;
     sum->compute_ns += c->parts[last].compute_ns;
     sum->combine_ns += c->parts[last].combine_ns;

@@ -53,6 +53,7 @@ enum mp_status sim_transfer(const struct run *run, struct worker *w, uint32_t st
     }
     *bound_ns = sane(*bound_ns);
     if (clock_ns != NULL && (is_plan || is_concurrent)) {
+        w->seen[is_combine].is_staged = x.is_staged;
         status = sim_move_clocks(w, &x, clock_ns, err);
         goto out;
     }
@@ -146,7 +147,7 @@ enum mp_status sim_one_step(void *ctx, size_t i, unsigned worker, struct mp_erro
             sum.combine_ns += combine;
             w->layer_ns[layer] += dispatch + compute + combine;
         }
-        if (run->timeline != NULL)
+        if (run->timeline != NULL && !run->options->is_pipelined)
             MP_TRY(sim_timeline_layer(run, w, layer,
                                       &(struct sim_layer){attention, times, dispatch, shared, compute, combine}, err));
         o->port_bound_ns += bounds[0] + bounds[1];
@@ -169,6 +170,8 @@ enum mp_status sim_one_step(void *ctx, size_t i, unsigned worker, struct mp_erro
     }
     if (run->options->is_pipelined)
         sim_pipelined_end(w, n, n_layers, &sum);
+    if (run->options->is_pipelined && run->timeline != NULL)
+        MP_TRY(sim_timeline_last(run, w, 1 + n_dense, err));
     sum.step_ns = sum.dispatch_ns + sum.compute_ns + sum.combine_ns + sum.other_ns;
     run->r->steps[i] = sum;
 out:

@@ -16,12 +16,17 @@ struct step_out { /* of one step */
 struct sim_seen { /* what the last dispatch [0] and combine [1] took, and where their transfers are in the log */
     uint64_t first_ns, second_ns, launch_ns;
     size_t n_first, n_all;
+    size_t first_from, first_to; /* pipelined: entries of the first phase, which does not always come first */
     bool is_staged;
+};
+struct sim_ends { /* when a GPU ended each part of a layer; the combine's is when the next layer starts */
+    uint64_t attention, dispatch, shared, experts, combine;
 };
 struct sim_clocks {              /* of the pipelined reading */
     uint64_t *at, *came, *other; /* [n_gpus] where each GPU is; was; scratch */
     struct mp_step_times *parts; /* [n_gpus] what its time of this step went into; step_ns unused */
     uint64_t *moe;               /* [n_layers][n_gpus] of this step */
+    struct sim_ends *ends;       /* [n_layers][n_gpus] of this step, for a timeline; else NULL */
 };
 struct worker {
     struct mp_net *net;
@@ -65,6 +70,8 @@ enum mp_status sim_pipelined_new(struct worker *w, struct mp_arena *arena, uint3
 void sim_pipelined_begin(struct worker *w, uint32_t n_gpus);
 enum mp_status sim_pipelined_layer(const struct run *run, struct worker *w, uint32_t step, uint32_t layer,
                                    uint64_t n_attention, uint64_t bounds_ns[2], struct mp_error *err);
+/* The GPU that ends last; the lowest of several. */
+uint32_t sim_pipelined_last(const struct worker *w, uint32_t n_gpus);
 /* Adds the parts of the GPU that ends last to *sum, and its layers to w->layer_ns. */
 void sim_pipelined_end(struct worker *w, uint32_t n_gpus, uint32_t n_layers, struct mp_step_times *sum);
 /* Both phases of a direction, each GPU from its clock on. */
@@ -76,5 +83,10 @@ struct sim_layer { /* times of a layer: attention and shared of the slowest GPU;
 };
 enum mp_status sim_timeline_layer(const struct run *run, struct worker *w, uint32_t layer, const struct sim_layer *l,
                                   struct mp_error *err);
+/* The same of the pipelined reading, w->clocks.ends of the layer being known; and behind all layers the step's own
+ * events, those of the GPU that ended last. */
+enum mp_status sim_timeline_clocks(const struct run *run, struct worker *w, uint32_t layer, uint64_t n_attention,
+                                   struct mp_error *err);
+enum mp_status sim_timeline_last(const struct run *run, struct worker *w, uint64_t n_attention, struct mp_error *err);
 
 #endif

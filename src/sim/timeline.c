@@ -96,6 +96,59 @@ out:
     return status;
 }
 
+enum mp_status sim_timeline_clocks(const struct run *run, struct worker *w, uint32_t layer, uint64_t n_attention,
+                                   struct mp_error *err) {
+    struct mp_timeline *t = run->timeline;
+    const struct mp_topology *topology = run->setup.topology;
+    const struct mp_model *m = run->setup.model;
+    const struct mp_traffic *x = w->traffic;
+    const struct sim_ends *ends = w->clocks.ends + (size_t)layer * t->n_gpus;
+    enum mp_status status = MP_OK;
+    for (uint32_t g = 0; g < t->n_gpus; g++) {
+        const struct sim_ends *e = &ends[g];
+        const uint64_t rows = x->source_rows[g], a = sane(mp_attention_ns(topology, g, m, rows));
+        MP_TRY(add_work(t, MP_TIME_DENSE, layer, g, rows, e->attention - n_attention * a, (n_attention - 1) * a, err));
+        MP_TRY(add_work(t, MP_TIME_ATTENTION, layer, g, rows, e->attention - a, a, err));
+        MP_TRY(
+            add_work(t, MP_TIME_SHARED, layer, g, rows, e->attention, sane(mp_shared_ns(topology, g, m, rows)), err));
+        MP_TRY(add_work(t, MP_TIME_EXPERTS, layer, g, x->rows[g], e->shared, e->experts - e->shared, err));
+    }
+    for (size_t i = 0; i < w->log.n; i++) {
+        const bool is_combine = i >= w->seen[0].n_all;
+        const struct sim_seen *s = &w->seen[is_combine];
+        const struct mp_net_transfer *r = &w->log.transfers[i];
+        const bool is_second = i < s->first_from || i >= s->first_to;
+        MP_TRY(add(t,
+                   &(struct mp_timeline_event){is_combine ? MP_TIME_COMBINE : MP_TIME_DISPATCH, layer, r->src, r->dst,
+                                               s->is_staged && !is_second ? r->stage : MP_NONE, is_second, r->bytes,
+                                               r->start_ns, r->end_ns},
+                   err));
+    }
+out:
+    w->log.n = 0;
+    return status;
+}
+
+enum mp_status sim_timeline_last(const struct run *run, struct worker *w, uint64_t n_attention, struct mp_error *err) {
+    struct mp_timeline *t = run->timeline;
+    const uint32_t last = sim_pipelined_last(w, t->n_gpus);
+    uint64_t at = 0;
+    enum mp_status status = MP_OK;
+    for (uint32_t l = 0; l < t->n_layers; l++, n_attention = 1) {
+        const struct sim_ends *e = &w->clocks.ends[(size_t)l * t->n_gpus + last];
+        const uint64_t attention = (e->attention - at) / n_attention;
+        MP_TRY(add_part(t, MP_TIME_DENSE, l, &at, attention * (n_attention - 1), err));
+        MP_TRY(add_part(t, MP_TIME_ATTENTION, l, &at, e->attention - at, err));
+        MP_TRY(add_part(t, MP_TIME_DISPATCH, l, &at, e->dispatch - at, err));
+        MP_TRY(add_part(t, MP_TIME_SHARED, l, &at, e->shared - at, err));
+        MP_TRY(add_part(t, MP_TIME_EXPERTS, l, &at, e->experts - at, err));
+        MP_TRY(add_part(t, MP_TIME_COMBINE, l, &at, e->combine - at, err));
+    }
+    t->times.step_ns = at;
+out:
+    return status;
+}
+
 void mp_timeline_free(struct mp_timeline *t) {
     if (t == NULL)
         return;
@@ -119,8 +172,9 @@ enum mp_status mp_simulate_timeline(struct mp_timeline **out, const struct mp_pl
     struct mp_sim_result r = {.n_steps = 1, .n_layers = plan->n_layers, .n_gpus = plan->n_gpus};
     if (options->dispatcher == NULL)
         return mp_fail(err, MP_EUSAGE, "no dispatcher is given");
-    if (options->is_pipelined)
-        return mp_fail(err, MP_EUSAGE, "a step is laid out with barriers only (leave the pipelined reading out)");
+    if (options->is_pipelined && options->network != MP_NETWORK_PLAN && options->network != MP_NETWORK_CONCURRENT)
+        return mp_fail(err, MP_EUSAGE,
+                       "the papers' baselines have no clocks to lay out (write --timeline barrier, or --network plan)");
     if (step >= workload->n_steps)
         return mp_fail(err, MP_EUSAGE, "there is no step %u: the steps are 0 to %u", step, workload->n_steps - 1);
     r.step_of = &step_of;
@@ -144,6 +198,14 @@ enum mp_status mp_simulate_timeline(struct mp_timeline **out, const struct mp_pl
     MP_TRY(mp_net_new(&worker.net, topology, err));
     MP_TRY(mp_traffic_new(&worker.traffic, plan->n_gpus, err));
     mp_net_log_to(worker.net, &worker.log);
+    if (options->is_pipelined) {
+        MP_TRY(sim_pipelined_new(&worker, scratch, plan->n_gpus, plan->n_layers, err));
+        worker.clocks.ends = mp_arena_alloc(scratch, (size_t)plan->n_layers * plan->n_gpus, sizeof *worker.clocks.ends);
+        if (worker.clocks.ends == NULL) {
+            status = mp_nomem(err, "a timeline");
+            goto out;
+        }
+    }
     struct run run = {.setup = {.plan = plan,
                                 .router = router,
                                 .workload = workload,

@@ -372,7 +372,8 @@ static void test_pipeline__other_networks_wait_for_all(void **state) {
             mp_sim_result_free(barrier);
             mp_sim_result_free(got);
         }
-        struct mp_sim_options o = {.dispatcher = w.setup.dispatcher, .stage_mode = -1, .is_pipelined = true};
+        struct mp_sim_options o = {
+            .dispatcher = w.setup.dispatcher, .network = MP_NETWORK_SJF, .stage_mode = -1, .is_pipelined = true};
         struct mp_timeline *t;
         assert_int_equal(mp_simulate_timeline(&t, w.plan, w.workload, &w.net.t, &w.model, &o, 0, &err), MP_EUSAGE);
         assert_null(t);

@@ -15,7 +15,7 @@ static const struct mp_timeline_event *part_of(const struct mp_timeline *t, cons
     return NULL;
 }
 
-static void check_step(const struct world *w, const struct mp_timeline *t, uint32_t step) {
+static void check_step(const struct world *w, const struct mp_timeline *t, uint32_t step, bool is_pipelined) {
     uint64_t at = 0, sum[7] = {0}, dispatched = 0, combined = 0, moved[2] = {0};
     struct mp_error err = {0};
     struct mp_traffic *traffic;
@@ -31,8 +31,8 @@ static void check_step(const struct world *w, const struct mp_timeline *t, uint3
         if (e->peer == MP_NONE)
             continue;
         const struct mp_timeline_event *part = part_of(t, e);
-        assert_non_null(part);
-        assert_true(e->start_ns >= part->start_ns && e->end_ns <= part->end_ns);
+        assert_true(is_pipelined || part != NULL);
+        assert_true(is_pipelined || (e->start_ns >= part->start_ns && e->end_ns <= part->end_ns));
         assert_true(e->kind == MP_TIME_DISPATCH || e->kind == MP_TIME_COMBINE);
         moved[e->kind == MP_TIME_COMBINE] += e->bytes;
     }
@@ -96,7 +96,7 @@ static void test_timeline__adds_up_to_what_is_simulated(void **state) {
             struct mp_timeline *t;
             CHECK_OK(mp_simulate_timeline(&t, w.plan, w.workload, &w.net.t, &w.model, &o, i, &err), err);
             assert_memory_equal(&t->times, &result->steps[i], sizeof t->times);
-            check_step(&w, t, i);
+            check_step(&w, t, i, false);
             check_lanes(&w, t);
             mp_timeline_free(t);
         }
@@ -107,6 +107,71 @@ static void test_timeline__adds_up_to_what_is_simulated(void **state) {
         mp_sim_result_free(result);
         world_free(&w);
     }
+}
+
+/* Each GPU does one part after the other: what it computes in a layer begins when the transfers before have ended at
+ * it, and its transfers when it has computed what comes before. */
+static void check_clocks(const struct mp_timeline *t) {
+    enum { GATE, DISPATCH, EXPERTS, COMBINE, N_PARTS };
+    static const int part_of_kind[] = {GATE, GATE, DISPATCH, GATE, EXPERTS, COMBINE, GATE};
+    for (uint32_t g = 0; g < t->n_gpus; g++) {
+        uint64_t reached = 0; /* ends of all parts before */
+        for (uint32_t l = 0; l < t->n_layers; l++)
+            for (int part = GATE; part < N_PARTS; part++) {
+                uint64_t end = reached;
+                for (size_t i = 0; i < t->n; i++) {
+                    const struct mp_timeline_event *e = &t->events[i];
+                    if (e->gpu == MP_NONE || e->layer != l || (e->gpu != g && e->peer != g) ||
+                        part_of_kind[e->kind] != part)
+                        continue;
+                    assert_true(e->start_ns >= reached);
+                    if (e->kind != MP_TIME_SHARED) /* runs beside the dispatch */
+                        end = e->end_ns > end ? e->end_ns : end;
+                }
+                reached = end;
+            }
+    }
+}
+
+static void test_timeline__of_the_pipelined_reading(void **state) {
+    (void)state;
+    static struct world w;
+    uint32_t n_shorter = 0;
+    for (uint64_t seed = 0; seed < 150; seed++) {
+        struct mp_rng r = mp_rng_seed(seed + 500);
+        struct mp_error err = {0};
+        struct mp_sim_result *result;
+        world_make(&w, &r, (struct world_shape){0});
+        w.setup.dispatcher = mp_dispatcher_at((uint32_t)mp_rng_below(&r, 5));
+        w.setup.sources = mp_rng_below(&r, 3) == 0 ? MP_SOURCES_COUPLED : MP_SOURCES_DP;
+        if (seed % 4 != 0 && w.plan->n_gpus > 1)
+            world_rotation(&w);
+        w.plan->stage_mode = (enum mp_stage_mode)mp_rng_below(&r, 3);
+        w.plan->fallback_ppm = seed % 5 == 0 ? 100000 : 0;
+        struct mp_sim_options o = {.dispatcher = w.setup.dispatcher,
+                                   .sources = w.setup.sources,
+                                   .network = seed % 7 == 6 ? MP_NETWORK_CONCURRENT : MP_NETWORK_PLAN,
+                                   .stage_mode = -1,
+                                   .n_threads = 1,
+                                   .is_pipelined = true};
+        CHECK_OK(mp_simulate(&result, w.plan, w.workload, &w.net.t, &w.model, &o, &err), err);
+        for (uint32_t i = 0; i < result->n_steps; i++) {
+            struct mp_timeline *t, *barrier;
+            CHECK_OK(mp_simulate_timeline(&t, w.plan, w.workload, &w.net.t, &w.model, &o, i, &err), err);
+            assert_memory_equal(&t->times, &result->steps[i], sizeof t->times);
+            check_step(&w, t, i, true);
+            check_clocks(t);
+            o.is_pipelined = false;
+            CHECK_OK(mp_simulate_timeline(&barrier, w.plan, w.workload, &w.net.t, &w.model, &o, i, &err), err);
+            o.is_pipelined = true;
+            n_shorter += t->times.step_ns < barrier->times.step_ns;
+            mp_timeline_free(barrier);
+            mp_timeline_free(t);
+        }
+        mp_sim_result_free(result);
+        world_free(&w);
+    }
+    assert_true(n_shorter > 50);
 }
 
 /* The log of a schedule: what is told ends when the call says, and starts follow ends. */
@@ -194,12 +259,15 @@ static void test_timeline__survives_every_fault(void **state) {
         world_rotation(&w);
     struct faulted f = {&w, {.dispatcher = w.setup.dispatcher, .sources = w.setup.sources, .stage_mode = -1}};
     sweep_faults(tell, &f, 1);
+    f.o.is_pipelined = true;
+    sweep_faults(tell, &f, 1);
     world_free(&w);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_timeline__adds_up_to_what_is_simulated),
+        cmocka_unit_test(test_timeline__of_the_pipelined_reading),
         cmocka_unit_test(test_timeline__the_log_ends_with_the_call),
         cmocka_unit_test(test_timeline__survives_every_fault),
     };
