@@ -114,7 +114,7 @@ static enum mp_status score_of(struct search *s, const struct mp_plan *plan, dou
     bool is_timed = p->objective == MP_OBJECTIVE_STEP || p->objective == MP_OBJECTIVE_P95;
     struct mp_sim_result *result = NULL;
     enum mp_status status = MP_OK;
-    if (!is_timed || (s->is_found && plan->n_orders == 0)) {
+    if (!is_timed || (s->is_found && plan->n_orders == 0 && !p->sim.is_pipelined)) { /* no bound on that reading */
         status = mp_score_below(&result, plan, p, err);
         if (status != MP_OK)
             return status;

@@ -134,6 +134,7 @@ enum mp_status mp_plan_prove(struct mp_plan *plan, const struct mp_problem *prob
     options.n_threads = problem->n_threads;
     options.n_steps_max = 0;
     options.with_bound = true;
+    options.is_pipelined = false; /* whatever it was chosen by: this is what bounds hold for and verifiers derive */
     MP_TRY(mp_simulate(&r, plan, problem->workload, problem->topology, problem->model, &options, err));
 
     uint32_t n = r->n_steps, sample[3] = {0, n / 2, n - 1};

@@ -43,6 +43,10 @@ enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem 
 enum mp_status mp_plan_order(const struct mp_strategy *s, const struct mp_problem *problem,
                              const struct mp_budget *budget, struct mp_draft *draft, enum mp_outcome *outcome,
                              struct mp_error *err) MP_MUST_CHECK;
+/* Afterwards, for a plan chosen by the pipelined reading of a step: the orders that do not pay there leave the plan. */
+enum mp_status mp_keep_pipelined_orders(struct mp_plan *plan, const struct mp_problem *problem,
+                                        const struct mp_budget *budget, uint64_t *work,
+                                        struct mp_error *err) MP_MUST_CHECK;
 
 /* No order of this matrix, whatever its strategy and mode, takes less: the bytes through its busiest port (or node,
  * where bytes may take other rails), one latency and one launch. 0 without bytes. */

@@ -152,6 +152,8 @@ struct mp_plan {
     bool is_paced; /* the target caps the rate of a transfer; false (NCCL): port_bytes_per_s of orders counts as 0 */
     uint32_t fallback_ppm; /* a direction of a step whose order is estimated to lose more than this over one shot goes
                               in one shot (docs/ORDERS.md part 5); 0 = never */
+    bool is_pipelined;     /* chosen by the pipelined reading of a step (docs/COST.md part 6), which is then also
+                            * how it is simulated unless asked otherwise; what it claims is with barriers */
     struct mp_plan_layer *layers; /* [n_layers] */
     uint32_t n_orders, n_colocations, n_certificates, n_samples;
     const struct mp_order *orders;

@@ -1,7 +1,8 @@
 /* The predicted timeline of one step as a Chrome trace (JSON object form; complete events, microseconds with three
  * decimals), for Perfetto and chrome://tracing.
  *
- * Process 0 is the step: what the simulator adds up, one part behind the other. Process g + 1 is GPU g: a track for
+ * Process 0 is the step: what the simulator adds up, one part behind the other; pipelined the parts of the GPU that
+ * ends last. Process g + 1 is GPU g: a track for
  * what it computes, tracks for what it sends and tracks for what it receives. A transfer takes the first track of its
  * side on which nothing runs any more, so that no two events of a track overlap. */
 #include <moeplan/export.h>
@@ -125,12 +126,14 @@ static void put_head(struct mp_out *o, const struct mp_export *in, uint32_t step
     mp_out_puts(o, ",\"model\":");
     put_text(o, in->model->name);
     mp_out_printf(o,
-                  ",\"dispatcher\":\"%s\",\"step\":%u,\"step_ns\":%llu,\"dispatch_ns\":%llu,\"compute_ns\":%llu,"
+                  ",\"dispatcher\":\"%s\",\"timeline\":\"%s\",\"step\":%u,\"step_ns\":%llu,\"dispatch_ns\":%llu,"
+                  "\"compute_ns\":%llu,"
                   "\"combine_ns\":%llu,\"other_ns\":%llu},\n\"traceEvents\":[\n"
                   "{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":0,\"args\":{\"name\":\"step\"}}",
-                  in->sim->dispatcher->name, step, (unsigned long long)t->times.step_ns,
-                  (unsigned long long)t->times.dispatch_ns, (unsigned long long)t->times.compute_ns,
-                  (unsigned long long)t->times.combine_ns, (unsigned long long)t->times.other_ns);
+                  in->sim->dispatcher->name, in->sim->is_pipelined ? "pipelined" : "barrier", step,
+                  (unsigned long long)t->times.step_ns, (unsigned long long)t->times.dispatch_ns,
+                  (unsigned long long)t->times.compute_ns, (unsigned long long)t->times.combine_ns,
+                  (unsigned long long)t->times.other_ns);
     put_track(o, 0, TRACK_COMPUTE, "parts", 0);
     for (uint32_t g = 0; g < t->n_gpus; g++) {
         char name[64];

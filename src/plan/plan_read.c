@@ -675,7 +675,9 @@ out:
 }
 
 static enum mp_status read_rules(struct reader *r, const struct mp_yaml *map) {
-    static const char *const keys[] = {"route", "stages", "pacing", "fallback_ppm", "allow_same_gpu_replicas", NULL};
+    static const char *const keys[] = {
+        "route", "stages", "timeline", "pacing", "fallback_ppm", "allow_same_gpu_replicas", NULL};
+    static const char *const timelines[] = {"pipelined", NULL};
     static const char *const routes[] = {"even", "nearest", "weighted", "tiered", NULL};
     static const char *const modes[] = {"free", "barrier", "coupled", NULL};
     enum mp_status status;
@@ -685,6 +687,10 @@ static enum mp_status read_rules(struct reader *r, const struct mp_yaml *map) {
     r->plan->route = (enum mp_route_rule)word;
     MP_TRY(get_word(r, map, "stages", modes, &word));
     r->plan->stage_mode = (enum mp_stage_mode)word;
+    if (mp_yaml_get(map, "timeline") != NULL) { /* with barriers it is left out */
+        MP_TRY(get_word(r, map, "timeline", timelines, &word));
+        r->plan->is_pipelined = true;
+    }
     MP_TRY(get_bool(r, map, "pacing", &r->plan->is_paced));
     MP_TRY(get_u32(r, map, "fallback_ppm", 0, UINT32_MAX, &r->plan->fallback_ppm));
     MP_TRY(get_bool(r, map, "allow_same_gpu_replicas", &r->plan->allow_same_gpu_replicas));

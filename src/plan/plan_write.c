@@ -283,6 +283,8 @@ static void write_body(struct mp_out *o, const struct mp_plan *p) {
     mp_out_puts(o, "rules:\n");
     mp_out_printf(o, "  route: %s\n", mp_route_rule_name(p->route));
     mp_out_printf(o, "  stages: %s\n", mp_stage_mode_name(p->stage_mode));
+    if (p->is_pipelined)
+        mp_out_puts(o, "  timeline: pipelined\n");
     put_bool(o, "  pacing: ", p->is_paced);
     put_key_u64(o, "  fallback_ppm: ", p->fallback_ppm);
     put_bool(o, "  allow_same_gpu_replicas: ", p->allow_same_gpu_replicas);

@@ -144,10 +144,21 @@ out:
 
 /* Options that say which steps, for an export that has none. */
 static enum mp_status check_no_steps(const struct opts *o, const struct args *args, struct mp_error *err) {
-    static const enum opt_id ids[] = {
-        OPT_STEP,        OPT_BATCH,         OPT_TOKENS_PER_RANK, OPT_RESAMPLE,       OPT_STEPS,
-        OPT_SOURCE_SKEW, OPT_PAD,           OPT_DISPATCHER,      OPT_SOURCES,        OPT_SPLIT_SIMULATE,
-        OPT_NETWORK,     OPT_STAGE_BARRIER, OPT_STAGE_COUPLED,   OPT_INCUMBENT_ROUTE};
+    static const enum opt_id ids[] = {OPT_STEP,
+                                      OPT_BATCH,
+                                      OPT_TOKENS_PER_RANK,
+                                      OPT_RESAMPLE,
+                                      OPT_STEPS,
+                                      OPT_SOURCE_SKEW,
+                                      OPT_PAD,
+                                      OPT_DISPATCHER,
+                                      OPT_SOURCES,
+                                      OPT_SPLIT_SIMULATE,
+                                      OPT_NETWORK,
+                                      OPT_TIMELINE_PLANNED,
+                                      OPT_STAGE_BARRIER,
+                                      OPT_STAGE_COUPLED,
+                                      OPT_INCUMBENT_ROUTE};
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
         if (o->is_set[ids[i]])
             return mp_fail(err, MP_EUSAGE, "export: a placement for %s has no steps (leave out --%s)", o->to,

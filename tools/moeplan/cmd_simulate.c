@@ -54,10 +54,10 @@ static void write_text(const struct setup *s, const struct score *score, uint64_
 
 static void write_json(const struct setup *s, const struct score *score, uint64_t barrier_ns, struct mp_out *o) {
     json_t *root = mp_scored_json(&score->shown, s->workload);
-    json_t *head =
-        json_pack("{s:s,s:i,s:s,s:s,s:s,s:s,s:s,s:b}", "schema", "moeplan.simulate", "version", 1, "topology",
-                  s->topology->name, "model", s->model->name, "phase", mp_phase_name(s->batching.phase), "dispatcher",
-                  s->sim.dispatcher->name, "timeline", s->o->timeline, "synthetic", (int)s->trace->is_synthetic);
+    json_t *head = json_pack("{s:s,s:i,s:s,s:s,s:s,s:s,s:s,s:b}", "schema", "moeplan.simulate", "version", 1,
+                             "topology", s->topology->name, "model", s->model->name, "phase",
+                             mp_phase_name(s->batching.phase), "dispatcher", s->sim.dispatcher->name, "timeline",
+                             s->sim.is_pipelined ? "pipelined" : "barrier", "synthetic", (int)s->trace->is_synthetic);
     if (root == NULL || head == NULL || json_object_update(head, root) != 0 ||
         (barrier_ns > 0 &&
          json_object_set_new(head, "step_time_barrier_ns", json_integer((json_int_t)barrier_ns)) != 0)) {

@@ -70,6 +70,8 @@ enum mp_status colocate_check(const struct opts *o, const struct args *args, str
         return mp_fail(err, MP_EUSAGE,
                        "--colocate does not go with --strategy, --place, --replicate, --redundant, --for, --score-on "
                        "or --incumbent (one slot per expert; strategies: --colocation)");
+    if (o->is_set[OPT_TIMELINE])
+        return mp_fail(err, MP_EUSAGE, "--colocate: two models have a timeline of their own (leave out --timeline)");
     if (o->strict)
         return mp_fail(err, MP_EUSAGE, "--strict is for one model (leave it out; compare --colocate says what pays)");
     if (o->sources != NULL && strcmp(o->sources, "coupled") == 0)

@@ -162,6 +162,9 @@ const struct opt opt_table[OPT_END] = {
     [OPT_TIMELINE] = ONE_OF("timeline", "HOW", timeline, "barrier|pipelined", "barrier", NULL,
                             "gate, dispatch, experts and combine of a layer each wait for all GPUs, or every GPU goes "
                             "on when its own part has ended"),
+    [OPT_TIMELINE_PLANNED] = ONE_OF("timeline", "HOW", timeline, "barrier|pipelined", NULL, "the plan's",
+                                    "gate, dispatch, experts and combine of a layer each wait for all GPUs, or every "
+                                    "GPU goes on when its own part has ended"),
     [OPT_STAGE_BARRIER] = FLAG("stage-barrier", 0, stage_barrier, "staged orders: a barrier after each stage"),
     [OPT_STAGE_COUPLED] =
         FLAG("stage-coupled", 0, stage_coupled, "staged orders: a rank's send and receive end together (NCCL groups)"),

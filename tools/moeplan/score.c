@@ -164,8 +164,6 @@ out:
 
 struct mp_plan_request score_request(const struct setup *s, const char *strategy) {
     const struct opts *o = s->o;
-    struct mp_sim_options sim = s->sim;
-    sim.is_pipelined = false; /* plans are made and claimed with barriers */
     const struct mp_stack *stack = o->for_stack != NULL ? mp_stack_find(o->for_stack) : NULL;
     const bool is_exact = o->solver != NULL && strcmp(o->solver, "exact") == 0 && strcmp(strategy, "auto") == 0;
     return (struct mp_plan_request){
@@ -178,7 +176,7 @@ struct mp_plan_request score_request(const struct setup *s, const char *strategy
         .split = s->split,
         .topology = s->topology,
         .model = s->model,
-        .sim = sim,
+        .sim = s->sim,
         .objective = tool_objective(o),
         .strategy = strategy,
         .replicate = o->replicate,
@@ -526,6 +524,8 @@ static void costs_of(struct setup *s, const struct mp_plan *plan) {
         s->sim.dispatcher = mp_dispatcher_find(p->dispatcher);
     if (!s->o->is_set[OPT_SOURCES] && p->sources != NULL)
         s->sim.sources = strcmp(p->sources, "coupled") == 0 ? MP_SOURCES_COUPLED : MP_SOURCES_DP;
+    if (s->o->timeline == NULL)
+        s->sim.is_pipelined = plan->is_pipelined;
 }
 
 /* Which part of the recording is scored, and what that is called. */

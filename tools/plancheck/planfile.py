@@ -281,6 +281,7 @@ def read(path):
     r.take("rules:")
     plan["route"] = r.word("  route: ", ("even", "nearest", "weighted", "tiered"))
     plan["stages"] = r.word("  stages: ", ("free", "barrier", "coupled"))
+    plan["pipelined"] = r.peek().startswith("  timeline: ") and r.word("  timeline: ", ("pipelined",)) == "pipelined"
     plan["pacing"] = r.truth("  pacing: ")
     plan["fallback_ppm"] = r.number("  fallback_ppm: ", 2**32 - 1)
     plan["allow_same_gpu_replicas"] = r.truth("  allow_same_gpu_replicas: ")

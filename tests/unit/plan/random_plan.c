@@ -235,6 +235,7 @@ struct mp_plan *random_plan(struct mp_rng *rng, const struct random_plan_shape *
     p->stage_mode = (enum mp_stage_mode)mp_rng_below(rng, 3);
     p->fallback_ppm = (uint32_t)mp_rng_below(rng, 100000);
     p->is_paced = p->fallback_ppm % 2 == 0;
+    p->is_pipelined = p->fallback_ppm % 3 == 0;
     if (shape->has_orders) {
         static const enum random_order_kind kinds[] = {
             RANDOM_PLAIN, RANDOM_WIDTHS, RANDOM_FLUSH, RANDOM_WIDTHS | RANDOM_FLUSH, RANDOM_NODES, RANDOM_SHARED};
