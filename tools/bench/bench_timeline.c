@@ -4,6 +4,8 @@
  * An order strategy that keeps the single shot on every layer shows "-". One row per recording, cluster, step size and
  * placement, mean held-out step: barrier, pipelined   step time of each reading, and the change from one to the other
  *   best                 the order with the shortest step, and what it gains on the single shot
+ * Then what is chosen by each reading (order auto): layers that go in stages, and the pipelined held-out
+ * step of both.
  * Reference: the same plan and steps with barriers. */
 #include "bench_matrix.h"
 #include <moeplan/strategy.h>
@@ -141,6 +143,37 @@ static void row(const struct bench *b, const struct mp_plan_request *request, co
     mp_plan_free(p);
 }
 
+/* The plan by each reading, order `auto`. */
+static void choose(const struct bench *b, struct mp_plan_request request, const char *label) {
+    struct mp_error err = {0};
+    struct mp_plan *p[2] = {NULL, NULL};
+    enum mp_outcome outcome;
+    double us[2], seconds[2];
+    uint32_t n_staged[2] = {0, 0};
+    bool is_same = true;
+    request.order = "auto";
+    for (int reading = 0; reading < 2; reading++) {
+        request.sim.is_pipelined = reading == 1;
+        bench_require(mp_plan_make(&p[reading], &request, &outcome, &seconds[reading], &err), &err);
+        if (p[reading] == NULL)
+            exit(4);
+        us[reading] = step_us(b, p[reading], true);
+        for (uint32_t l = 0; l < p[reading]->n_layers; l++)
+            n_staged[reading] += p[reading]->layers[l].order != MP_NONE;
+    }
+    for (uint32_t l = 0; l < p[0]->n_layers; l++)
+        is_same = is_same && p[0]->layers[l].order == p[1]->layers[l].order &&
+                  memcmp(p[0]->layers[l].slot_expert, p[1]->layers[l].slot_expert,
+                         p[0]->n_slots * sizeof *p[0]->layers[l].slot_expert) == 0;
+    printf("%-40s chosen with barriers: %-12s %2u of %u layers staged, %9.1f; pipelined: %-12s %2u, %9.1f  %+.2f %%%s "
+           "(%.1f s, %.1f s)\n",
+           label, p[0]->provenance.place, n_staged[0], p[0]->n_layers, us[0], p[1]->provenance.place, n_staged[1],
+           us[1], 100 * (us[1] / us[0] - 1), is_same ? ", the same plan" : "", seconds[0], seconds[1]);
+    fflush(stdout);
+    mp_plan_free(p[0]);
+    mp_plan_free(p[1]);
+}
+
 /* Recorded steps where at least four fill, else drawn ones. */
 static void measure(struct bench *b, const struct recording *r, const struct mp_split *split, const char *topology,
                     uint32_t size) {
@@ -183,6 +216,7 @@ static void measure(struct bench *b, const struct recording *r, const struct mp_
                                                 .n_threads = 2,
                                                 .limits = &mp_limits_default};
         row(b, &request, label);
+        choose(b, request, label);
     }
     mp_workload_free(b->planned);
     mp_workload_free(b->replayed);
