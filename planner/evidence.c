@@ -123,7 +123,7 @@ enum mp_status mp_plan_prove(struct mp_plan *plan, const struct mp_problem *prob
     /* What a placement strategy left of its proof: sums over steps and layers. */
     const struct mp_certificate searched =
         plan->n_certificates == 1 ? plan->certificates[0] : (struct mp_certificate){.kind = MP_CERT_ORDER};
-    struct mp_sim_result *r = NULL;
+    struct mp_sim_result *r = NULL, *clocks = NULL;
     struct mp_sim_options options = problem->sim;
     enum mp_status status;
     uint64_t dispatch_bound_ns, combine_bound_ns;
@@ -134,12 +134,17 @@ enum mp_status mp_plan_prove(struct mp_plan *plan, const struct mp_problem *prob
     options.n_threads = problem->n_threads;
     options.n_steps_max = 0;
     options.with_bound = true;
-    options.is_pipelined = false; /* whatever it was chosen by: this is what bounds hold for and verifiers derive */
+    options.is_pipelined = false; /* whatever it was chosen by: this is what bounds hold for */
     MP_TRY(mp_simulate(&r, plan, problem->workload, problem->topology, problem->model, &options, err));
+    if (plan->is_pipelined) {
+        options.is_pipelined = true;
+        MP_TRY(mp_simulate(&clocks, plan, problem->workload, problem->topology, problem->model, &options, err));
+    }
 
     uint32_t n = r->n_steps, sample[3] = {0, n / 2, n - 1};
     plan->n_planning_steps = n;
     plan->predicted_step_ns = r->mean.step_ns;
+    plan->predicted_pipelined_ns = clocks != NULL ? clocks->mean.step_ns : 0;
     plan->samples = mp_arena_alloc(plan->arena, 3, sizeof *plan->samples);
     plan->certificates = mp_arena_alloc(plan->arena, 5, sizeof *plan->certificates);
     if (plan->samples == NULL || plan->certificates == NULL) {
@@ -151,8 +156,9 @@ enum mp_status mp_plan_prove(struct mp_plan *plan, const struct mp_problem *prob
         if (i > 0 && sample[i] == sample[i - 1])
             continue;
         const struct mp_step_times *t = &r->steps[sample[i]];
-        plan->samples[plan->n_samples++] =
-            (struct mp_plan_sample){sample[i], t->step_ns, t->dispatch_ns, t->compute_ns, t->combine_ns};
+        plan->samples[plan->n_samples++] = (struct mp_plan_sample){
+            sample[i],     t->step_ns,    t->dispatch_ns,
+            t->compute_ns, t->combine_ns, clocks != NULL ? clocks->steps[sample[i]].step_ns : 0};
     }
     plan->n_certificates = 4;
     plan->certificates[0] = (struct mp_certificate){.kind = MP_CERT_ORDER,
@@ -180,5 +186,6 @@ enum mp_status mp_plan_prove(struct mp_plan *plan, const struct mp_problem *prob
         plan->certificates[plan->n_certificates++] = searched_certificate(&searched, r);
 out:
     mp_sim_result_free(r);
+    mp_sim_result_free(clocks);
     return status;
 }

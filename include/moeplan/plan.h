@@ -92,6 +92,7 @@ struct mp_certificate {
 struct mp_plan_sample { /* one sampled planning step, recomputed by the verifiers' own slow simulators */
     uint32_t step;
     uint64_t step_ns, dispatch_ns, compute_ns, combine_ns;
+    uint64_t pipelined_step_ns; /* with a clock per GPU; 0 unless the plan is_pipelined */
 };
 
 /* Two models on one cluster: expert `expert_b` of the other plan's layer shares a GPU with expert_a. */
@@ -152,8 +153,8 @@ struct mp_plan {
     bool is_paced; /* the target caps the rate of a transfer; false (NCCL): port_bytes_per_s of orders counts as 0 */
     uint32_t fallback_ppm; /* a direction of a step whose order is estimated to lose more than this over one shot goes
                               in one shot (docs/ORDERS.md part 5); 0 = never */
-    bool is_pipelined;     /* chosen by the pipelined reading of a step (docs/COST.md part 6), which is then also
-                            * how it is simulated unless asked otherwise; what it claims is with barriers */
+    bool is_pipelined; /* chosen by the pipelined reading of a step (docs/COST.md part 6), which is then also how it is
+                        * simulated unless asked otherwise; parts and certificates are with barriers all the same */
     struct mp_plan_layer *layers; /* [n_layers] */
     uint32_t n_orders, n_colocations, n_certificates, n_samples;
     const struct mp_order *orders;
@@ -163,6 +164,7 @@ struct mp_plan {
     struct mp_plan_sample *samples;
     struct mp_plan_training training;
     uint64_t n_planning_steps, predicted_step_ns; /* mean over the planning steps */
+    uint64_t predicted_pipelined_ns;              /* the same with a clock per GPU; 0 unless is_pipelined */
     struct mp_arena *arena;
 };
 

@@ -605,7 +605,10 @@ out:
 }
 
 static enum mp_status read_sample(struct reader *r, const struct mp_yaml *map, struct mp_plan_sample *s) {
-    static const char *const keys[] = {"step", "step_ns", "dispatch_ns", "compute_ns", "combine_ns", NULL};
+    /* The last one belongs to plans with a clock per GPU. */
+    const char *const keys[] = {"step",       "step_ns",    "dispatch_ns",
+                                "compute_ns", "combine_ns", r->plan->is_pipelined ? "pipelined_step_ns" : NULL,
+                                NULL};
     uint64_t n = r->plan->n_planning_steps;
     enum mp_status status;
     MP_TRY(mp_yaml_keys(r->doc, map, keys, r->err));
@@ -614,6 +617,8 @@ static enum mp_status read_sample(struct reader *r, const struct mp_yaml *map, s
     MP_TRY(get_u64(r, map, "dispatch_ns", UINT64_MAX, &s->dispatch_ns));
     MP_TRY(get_u64(r, map, "compute_ns", UINT64_MAX, &s->compute_ns));
     MP_TRY(get_u64(r, map, "combine_ns", UINT64_MAX, &s->combine_ns));
+    if (r->plan->is_pipelined)
+        MP_TRY(get_u64(r, map, "pipelined_step_ns", UINT64_MAX, &s->pipelined_step_ns));
 out:
     return status;
 }
@@ -653,14 +658,16 @@ out:
 }
 
 static enum mp_status read_outlook(struct reader *r, const struct mp_yaml *root) {
-    static const char *const keys[] = {"planning_steps", "step_ns", NULL};
     struct mp_plan *p = r->plan;
+    const char *const keys[] = {"planning_steps", "step_ns", p->is_pipelined ? "pipelined_step_ns" : NULL, NULL};
     const struct mp_yaml *prediction = NULL, *samples = NULL;
     enum mp_status status;
     MP_TRY(need(r, root, "prediction", &prediction));
     MP_TRY(mp_yaml_keys(r->doc, prediction, keys, r->err));
     MP_TRY(get_u64(r, prediction, "planning_steps", UINT32_MAX, &p->n_planning_steps));
     MP_TRY(get_u64(r, prediction, "step_ns", UINT64_MAX, &p->predicted_step_ns));
+    if (p->is_pipelined)
+        MP_TRY(get_u64(r, prediction, "pipelined_step_ns", UINT64_MAX, &p->predicted_pipelined_ns));
     MP_TRY(get_kind(r, root, "samples", MP_YAML_SEQUENCE, &samples));
     p->samples = mp_arena_alloc(p->arena, samples->n, sizeof *p->samples);
     if (p->samples == NULL) {

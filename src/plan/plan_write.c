@@ -239,6 +239,8 @@ static void write_outlook(struct mp_out *o, const struct mp_plan *p) {
     mp_out_puts(o, "prediction:\n");
     put_key_u64(o, "  planning_steps: ", p->n_planning_steps);
     put_key_u64(o, "  step_ns: ", p->predicted_step_ns);
+    if (p->is_pipelined)
+        put_key_u64(o, "  pipelined_step_ns: ", p->predicted_pipelined_ns);
     mp_out_puts(o, p->n_samples == 0 ? "samples: []\n" : "samples:\n");
     for (uint32_t i = 0; i < p->n_samples; i++) {
         const struct mp_plan_sample *s = &p->samples[i];
@@ -247,6 +249,8 @@ static void write_outlook(struct mp_out *o, const struct mp_plan *p) {
         put_key_u64(o, "    dispatch_ns: ", s->dispatch_ns);
         put_key_u64(o, "    compute_ns: ", s->compute_ns);
         put_key_u64(o, "    combine_ns: ", s->combine_ns);
+        if (p->is_pipelined)
+            put_key_u64(o, "    pipelined_step_ns: ", s->pipelined_step_ns);
     }
 }
 

@@ -117,11 +117,12 @@ uint64_t vf_port_bound(struct vf_data *d, const uint64_t *copies, uint64_t bytes
 
 /* Times of the dispatch matrix `copies` of `bytes` each, with what launching stages costs. is_reversed and is_combine:
  * of its transpose. way: of a dispatch MP_COMBINE_FORWARD. *is_done false: d->n_operations passed d->operations_max
- * before the end. */
+ * before the end. clock: NULL = all start together; else [n] when each GPU comes, and then when it goes on
+ * (docs/COST.md part 6; stages not under a barrier), and *out_ns counts from the first that came. */
 enum mp_status vf_concurrent_ns(struct vf_data *d, const uint64_t *copies, uint64_t bytes, bool is_reversed,
-                                uint64_t *out_ns, bool *is_done, struct mp_error *err) MP_MUST_CHECK;
+                                uint64_t *clock, uint64_t *out_ns, bool *is_done, struct mp_error *err) MP_MUST_CHECK;
 enum mp_status vf_staged_ns(struct vf_data *d, const struct mp_order *o, bool is_combine, enum mp_combine way,
-                            const uint64_t *copies, uint64_t bytes, uint64_t *out_ns, bool *is_done,
+                            const uint64_t *copies, uint64_t bytes, uint64_t *clock, uint64_t *out_ns, bool *is_done,
                             struct mp_error *err) MP_MUST_CHECK;
 
 /* The order between nodes `o`, as vf_staged_ns. */
@@ -153,6 +154,9 @@ uint64_t vf_fluid_times(const struct vf_data *d, uint32_t layer);
 /* One planning step through the slow simulator; *is_done false: past d->operations_max. */
 enum mp_status vf_time_of_step(struct vf_data *d, uint32_t step, struct mp_plan_sample *out, bool *is_done,
                                struct mp_error *err) MP_MUST_CHECK;
+/* The same step with a clock per GPU. */
+enum mp_status vf_pipelined_step(struct vf_data *d, uint32_t step, uint64_t *out_ns, bool *is_done,
+                                 struct mp_error *err) MP_MUST_CHECK;
 enum mp_status vf_rates_open(struct vf_data *d, struct mp_error *err) MP_MUST_CHECK; /* of GPUs and nodes */
 enum mp_status vf_bounds_open(struct vf_data *d, struct mp_error *err) MP_MUST_CHECK;
 /* Of the prepared layer with d->flows of this step: adds attention, max(D, shared) + C + R of parts 2.3 and 2.4. */

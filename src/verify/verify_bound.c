@@ -320,6 +320,7 @@ static void compare_sample(struct verifier *v, const struct mp_plan_sample *s, c
 
 static enum mp_status check_samples(struct vf_data *d, uint64_t by, uint64_t *operations, struct mp_error *err) {
     struct verifier *v = d->v;
+    const uint64_t most = d->operations_max;
     for (uint32_t i = 0; i < v->plan->n_samples; i++) {
         const struct mp_plan_sample *s = &v->plan->samples[i];
         const struct vf_sums *x = &d->sums[s->step];
@@ -332,6 +333,19 @@ static enum mp_status check_samples(struct vf_data *d, uint64_t by, uint64_t *op
             v->report->n_steps_simulated++;
             *operations = d->n_operations / (i + 1);
             compare_sample(v, s, &own, by);
+            if (!v->plan->is_pipelined)
+                continue;
+            uint64_t clocks_ns;
+            d->operations_max = v->is_thorough ? UINT64_MAX : d->n_operations + VF_SAMPLE_OPERATIONS;
+            status = vf_pipelined_step(d, s->step, &clocks_ns, &is_done, err);
+            d->operations_max = most;
+            if (status != MP_OK)
+                return status;
+            *operations = is_done ? d->n_operations / (i + 1) : UINT64_MAX;
+            if (is_done)
+                vf_expect(v, is_near(s->pipelined_step_ns, clocks_ns, 4 * by), MP_V_SAMPLE,
+                          "step %u: pipelined_step_ns is %llu, and simulating it gives %llu", s->step,
+                          ULL(s->pipelined_step_ns), ULL(clocks_ns));
             continue;
         }
         /* Too large for the slow simulator: what needs no simulation, exactly, and the rest from below. */
@@ -461,7 +475,7 @@ enum mp_status vf_check_claims(struct vf_data *d, struct mp_error *err) {
     uint64_t by = fluid_times(d);
     d->operations_max = v->is_thorough ? UINT64_MAX : VF_SAMPLE_OPERATIONS;
     enum mp_status status = check_samples(d, by, &operations, err);
-    u128 step = 0, dispatch = 0, combine = 0, floor = 0;
+    u128 step = 0, dispatch = 0, combine = 0, floor = 0, pipelined = 0;
     bool is_whole = status == MP_OK && p->n_samples > 0 && operations != UINT64_MAX &&
                     (u128)operations * n <= (v->is_thorough ? VF_THOROUGH_OPERATIONS : VF_ALL_OPERATIONS);
     d->operations_max = UINT64_MAX;
@@ -476,6 +490,10 @@ enum mp_status vf_check_claims(struct vf_data *d, struct mp_error *err) {
         step += own.step_ns;
         dispatch += own.dispatch_ns;
         combine += own.combine_ns;
+        uint64_t clocks_ns = 0;
+        if (status == MP_OK && p->is_pipelined)
+            status = vf_pipelined_step(d, s, &clocks_ns, &is_done, err);
+        pipelined += clocks_ns;
     }
     if (status != MP_OK)
         return status;
@@ -490,6 +508,11 @@ enum mp_status vf_check_claims(struct vf_data *d, struct mp_error *err) {
         vf_expect(v, p->predicted_step_ns >= clip(floor / n), MP_V_PREDICTION,
                   "step_ns is %llu, and ports and computation alone need %llu", ULL(p->predicted_step_ns),
                   ULL(clip(floor / n)));
+    const uint64_t clocks_mean_ns = clip((pipelined + n / 2) / n);
+    if (is_whole && p->is_pipelined)
+        vf_expect(v, is_near(p->predicted_pipelined_ns, clocks_mean_ns, 4 * by + 1), MP_V_PREDICTION,
+                  "pipelined_step_ns is %llu, and simulating all %llu steps gives %llu", ULL(p->predicted_pipelined_ns),
+                  ULL(n), ULL(clocks_mean_ns));
     for (uint32_t i = 0; i < p->n_certificates; i++)
         check_certificate(d, i, is_whole ? &mean : NULL, by);
     return MP_OK;

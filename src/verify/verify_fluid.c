@@ -30,6 +30,7 @@ struct queues {
     uint32_t *open;         /* [n][n_stages] transfers of that group which have not ended */
     uint32_t *stage;        /* [n] the group it is at, as an index in running order */
     double *since;          /* [n] when it came there */
+    const double *come;     /* [n ranks] when each rank comes to its first group; NULL = at 0 */
     uint32_t *begin, *past; /* [n_stages] where the flows of a stage, in running order, lie in the list of all */
     uint32_t *reached;      /* [n] scratch: stages that queues have just come to */
 };
@@ -75,7 +76,7 @@ static bool open_filling(struct filling *x, const struct vf_data *d, const struc
         return false;
     for (uint32_t i = 0; i < n; i++) {
         x->has_caps |= flows[i].cap > 0;
-        if (flows[i].state == FLOWING)
+        if (flows[i].state == FLOWING || flows[i].state == LAUNCHING)
             x->active[x->n_active++] = i;
     }
     return true;
@@ -196,8 +197,9 @@ static void advance(struct vf_data *d, struct flow *flows, struct queues *q, uin
             q->stage[k]++;
             has_moved = true;
         }
+        const double come = q->come != NULL ? q->come[k % d->n] : 0;
         if (has_moved)
-            q->since[k] = now;
+            q->since[k] = come > now ? come : now;
         bool is_known = !has_moved || q->stage[k] == n_stages;
         for (uint32_t i = 0; i < n_reached && !is_known; i++)
             is_known = q->reached[i] == q->stage[k];
@@ -226,9 +228,11 @@ static bool pass_event(struct flow *f, double now, double next, double near, boo
     return true;
 }
 
-/* Runs all flows to their end. n_stages 0: all at once. Returns false when d->n_operations passed d->operations_max. */
+/* Runs all flows to their end. n_stages 0: all at once, or gone given each from when its ends have come. gone[ranks]:
+ * when each rank's last flow ended, if that is after what it was. Returns false when d->n_operations passed
+ * d->operations_max. */
 static bool run(struct vf_data *d, struct flow *flows, uint32_t n, struct queues *q, uint32_t n_stages,
-                enum mp_stage_mode mode, struct filling *x, double *end_ns) {
+                enum mp_stage_mode mode, struct filling *x, double *gone, double *end_ns) {
     double now = 0;
     uint32_t n_left = n;
     *end_ns = 0;
@@ -236,7 +240,7 @@ static bool run(struct vf_data *d, struct flow *flows, uint32_t n, struct queues
         advance(d, flows, q, n_stages, mode, 0, x);
     while (n_left > 0) {
         fill(d, flows, x);
-        x->is_listed = n_stages == 0;
+        x->is_listed = n_stages == 0 && gone == NULL;
         double next = INFINITY;
         for (uint32_t a = 0; a < x->n_active; a++) {
             const struct flow *f = &flows[x->active[a]];
@@ -258,6 +262,10 @@ static bool run(struct vf_data *d, struct flow *flows, uint32_t n, struct queues
             /* All at once: each flow's bytes are rounded by themselves, then its latency added. */
             double end = n_stages == 0 ? (double)round_up(next) + (double)f->latency_ns : f->at;
             *end_ns = end > *end_ns ? end : *end_ns;
+            for (int side = 0; side < 2 && gone != NULL; side++) {
+                double *g = &gone[side == 0 ? f->src : f->dst];
+                *g = end > *g ? end : *g;
+            }
             if (n_stages == 0)
                 continue;
             queues_of(f, mode, d->n, of);
@@ -293,8 +301,24 @@ static void add_flow(const struct vf_data *d, struct flow *f, uint32_t src, uint
     memcpy(f->port, path.resource, path.n * sizeof *f->port);
 }
 
+/* Clocks as times from the earliest of them on, in come[n]; gone[n] begins as the same. */
+static uint64_t begin_clocks(const struct vf_data *d, const uint64_t *clock, double *come) {
+    uint64_t base = clock[0];
+    for (uint32_t g = 1; g < d->n; g++)
+        base = clock[g] < base ? clock[g] : base;
+    for (uint32_t g = 0; g < d->n; g++)
+        come[g] = come[d->n + g] = (double)(clock[g] - base);
+    return base;
+}
+static void end_clocks(const struct vf_data *d, uint64_t *clock, uint64_t base, const double *gone) {
+    for (uint32_t g = 0; g < d->n; g++) {
+        const uint64_t at = base + round_up(gone[g]);
+        clock[g] = at > clock[g] ? at : clock[g];
+    }
+}
+
 enum mp_status vf_concurrent_ns(struct vf_data *d, const uint64_t *copies, uint64_t bytes, bool is_reversed,
-                                uint64_t *out_ns, bool *is_done, struct mp_error *err) {
+                                uint64_t *clock, uint64_t *out_ns, bool *is_done, struct mp_error *err) {
     size_t n_cells = (size_t)d->n * d->n;
     uint32_t n = 0;
     *out_ns = 0;
@@ -304,25 +328,35 @@ enum mp_status vf_concurrent_ns(struct vf_data *d, const uint64_t *copies, uint6
     if (n == 0)
         return MP_OK;
     struct flow *flows = mp_calloc(n, sizeof *flows);
+    double *come = mp_calloc(2 * (size_t)d->n, sizeof *come);
     struct filling x = {0};
     double end = 0;
+    uint64_t base = 0;
     enum mp_status status = MP_OK;
-    if (flows == NULL) {
+    if (flows == NULL || come == NULL) {
         status = mp_nomem(err, "verifying a plan");
     } else {
+        base = clock != NULL ? begin_clocks(d, clock, come) : 0;
         n = 0;
         for (uint32_t i = 0; i < d->n; i++)
             for (uint32_t j = 0; j < d->n; j++)
                 if (copies[(size_t)i * d->n + j] > 0)
                     add_flow(d, &flows[n++], is_reversed ? j : i, is_reversed ? i : j,
                              copies[(size_t)i * d->n + j] * bytes, MP_NONE, 0);
+        for (uint32_t i = 0; i < n && clock != NULL; i++) {
+            flows[i].state = LAUNCHING;
+            flows[i].at = fmax(come[flows[i].src], come[flows[i].dst]);
+        }
         if (!open_filling(&x, d, flows, n))
             status = mp_nomem(err, "verifying a plan");
         else
-            *is_done = run(d, flows, n, NULL, 0, MP_STAGE_FREE, &x, &end);
+            *is_done = run(d, flows, n, NULL, 0, MP_STAGE_FREE, &x, clock != NULL ? come + d->n : NULL, &end);
         *out_ns = round_up(end);
+        if (clock != NULL && status == MP_OK)
+            end_clocks(d, clock, base, come + d->n);
     }
     mp_free(flows);
+    mp_free(come);
     close_filling(&x);
     return status;
 }
@@ -365,15 +399,17 @@ static uint32_t list_pieces(const struct vf_data *d, const struct mp_order *o, b
 }
 
 enum mp_status vf_staged_ns(struct vf_data *d, const struct mp_order *o, bool is_combine, enum mp_combine way,
-                            const uint64_t *copies, uint64_t bytes, uint64_t *out_ns, bool *is_done,
+                            const uint64_t *copies, uint64_t bytes, uint64_t *clock, uint64_t *out_ns, bool *is_done,
                             struct mp_error *err) {
     enum mp_stage_mode mode = d->v->plan->stage_mode;
     struct queues q = {.n = mode == MP_STAGE_BARRIER ? 1 : mode == MP_STAGE_COUPLED ? d->n : 2 * d->n};
     uint64_t *sent = mp_calloc((size_t)d->n * d->n, sizeof *sent);
+    double *come = mp_calloc(2 * (size_t)d->n, sizeof *come);
     struct flow *flows = NULL;
     struct filling x = {0};
     uint32_t n = 0;
     double end = 0;
+    uint64_t base = 0;
     enum mp_status status = MP_OK;
     *out_ns = 0;
     *is_done = true;
@@ -387,8 +423,8 @@ enum mp_status vf_staged_ns(struct vf_data *d, const struct mp_order *o, bool is
         n = list_pieces(d, o, is_combine, way, copies, bytes, sent, NULL);
         flows = mp_calloc(n, sizeof *flows);
     }
-    if (sent == NULL || flows == NULL || q.open == NULL || q.stage == NULL || q.since == NULL || q.reached == NULL ||
-        q.begin == NULL || q.past == NULL) {
+    if (sent == NULL || come == NULL || flows == NULL || q.open == NULL || q.stage == NULL || q.since == NULL ||
+        q.reached == NULL || q.begin == NULL || q.past == NULL) {
         status = mp_nomem(err, "verifying a plan");
         goto out;
     }
@@ -406,10 +442,17 @@ enum mp_status vf_staged_ns(struct vf_data *d, const struct mp_order *o, bool is
         status = mp_nomem(err, "verifying a plan");
         goto out;
     }
-    *is_done = run(d, flows, n, &q, o->n_stages, mode, &x, &end);
+    if (clock != NULL) {
+        base = begin_clocks(d, clock, come);
+        q.come = come;
+    }
+    *is_done = run(d, flows, n, &q, o->n_stages, mode, &x, clock != NULL ? come + d->n : NULL, &end);
     *out_ns = round_up(end);
+    if (clock != NULL)
+        end_clocks(d, clock, base, come + d->n);
 out:
     mp_free(sent);
+    mp_free(come);
     mp_free(flows);
     close_filling(&x);
     mp_free(q.open);

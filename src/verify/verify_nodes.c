@@ -295,7 +295,7 @@ static enum mp_status run_shots(struct shots *s, bool is_estimate, uint64_t late
         if (is_estimate)
             ns = min_of(MOST_NS, vf_port_bound(d, s->shot, 1, s->is_reversed)) + latency_ns;
         else
-            status = vf_concurrent_ns(d, s->shot, 1, s->is_reversed, &ns, is_done, err);
+            status = vf_concurrent_ns(d, s->shot, 1, s->is_reversed, NULL, &ns, is_done, err);
         *out_ns += d->v->topology->stage_launch_ns + ns;
         *out_ns = min_of(*out_ns, MOST_NS);
         if (d->n_operations > d->operations_max)

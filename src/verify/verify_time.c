@@ -89,41 +89,138 @@ uint64_t vf_fluid_times(const struct vf_data *d, uint32_t layer) {
     return n;
 }
 
+/* One direction of the layer whose flows are in d->flows, phase by phase. */
+struct direction {
+    const struct mp_order *order; /* NULL = one shot, also where it falls back to that */
+    struct mp_order unpaced;
+    enum mp_combine way;
+    bool is_combine;
+    uint64_t bytes, launches_ns;
+};
+
+static enum mp_status open_direction(struct direction *x, struct vf_data *d, bool is_combine, uint64_t bytes,
+                                     struct mp_error *err) {
+    const struct mp_plan_layer *layer = &d->v->plan->layers[d->layer];
+    *x = (struct direction){.way = is_combine ? layer->combine : MP_COMBINE_FORWARD,
+                            .is_combine = is_combine,
+                            .bytes = bytes,
+                            .launches_ns = d->dispatcher.n_launches * d->v->topology->launch_ns};
+    if (layer->order == MP_NONE)
+        return MP_OK;
+    x->unpaced = d->v->plan->orders[layer->order];
+    if (!d->v->plan->is_paced) /* docs/ORDERS.md part 3 */
+        x->unpaced.port_bytes_per_s = 0;
+    bool falls_back = false;
+    enum mp_status status =
+        vf_falls_back(d, &x->unpaced, is_combine, x->way, d->flows.first, x->bytes, &falls_back, err);
+    x->order = falls_back ? NULL : &x->unpaced;
+    x->launches_ns -= falls_back ? 0 : d->v->topology->launch_ns;
+    return status;
+}
+
+static enum mp_status first_phase(const struct direction *x, struct vf_data *d, uint64_t *clock, uint64_t *ns,
+                                  bool *is_done, struct mp_error *err) {
+    uint64_t last = 0;
+    enum mp_status status;
+    if (x->order == NULL)
+        return vf_concurrent_ns(d, d->flows.first, x->bytes, x->is_combine, clock, ns, is_done, err);
+    const bool is_apart = x->order->between_nodes || d->v->plan->stage_mode == MP_STAGE_BARRIER;
+    if (x->order->between_nodes)
+        status = vf_nodes_ns(d, x->order, x->is_combine, x->way, d->flows.first, x->bytes, ns, is_done, err);
+    else
+        status = vf_staged_ns(d, x->order, x->is_combine, x->way, d->flows.first, x->bytes, is_apart ? NULL : clock, ns,
+                              is_done, err);
+    for (uint32_t g = 0; clock != NULL && is_apart && g < d->n; g++)
+        last = clock[g] > last ? clock[g] : last;
+    for (uint32_t g = 0; clock != NULL && is_apart && g < d->n; g++) /* all wait for the last, and go on together */
+        clock[g] = last + *ns;
+    return status;
+}
+
+static enum mp_status second_phase(const struct direction *x, struct vf_data *d, uint64_t *clock, uint64_t *ns,
+                                   bool *is_done, struct mp_error *err) {
+    *ns = 0;
+    if (d->dispatcher.copies != VF_PER_NODE || !*is_done)
+        return MP_OK;
+    return vf_concurrent_ns(d, d->flows.second, x->bytes, x->is_combine, clock, ns, is_done, err);
+}
+
 enum mp_status vf_direction_ns(struct vf_data *d, bool is_combine, uint64_t bytes, uint64_t *out_ns, bool *is_done,
                                struct mp_error *err) {
-    const struct mp_plan_layer *layer = &d->v->plan->layers[d->layer];
+    struct direction x;
     uint64_t first = 0, second = 0;
-    uint32_t n_launches = d->dispatcher.n_launches;
-    enum mp_status status;
+    enum mp_status status = MP_OK;
     *out_ns = 0;
     *is_done = true;
     if (d->n < 2)
         return MP_OK;
-    const struct mp_order *order = layer->order != MP_NONE ? &d->v->plan->orders[layer->order] : NULL;
-    struct mp_order unpaced;
-    if (order != NULL && !d->v->plan->is_paced) { /* docs/ORDERS.md part 3 */
-        unpaced = *order;
-        unpaced.port_bytes_per_s = 0;
-        order = &unpaced;
-    }
-    const enum mp_combine way = is_combine ? layer->combine : MP_COMBINE_FORWARD;
-    bool falls_back = false;
-    if (order != NULL) {
-        status = vf_falls_back(d, order, is_combine, way, d->flows.first, bytes, &falls_back, err);
-        if (status != MP_OK)
-            return status;
-    }
-    n_launches -= order != NULL && !falls_back;
-    if (order == NULL || falls_back)
-        status = vf_concurrent_ns(d, d->flows.first, bytes, is_combine, &first, is_done, err);
-    else if (order->between_nodes)
-        status = vf_nodes_ns(d, order, is_combine, way, d->flows.first, bytes, &first, is_done, err);
-    else
-        status = vf_staged_ns(d, order, is_combine, way, d->flows.first, bytes, &first, is_done, err);
-    if (status == MP_OK && *is_done && d->dispatcher.copies == VF_PER_NODE)
-        status = vf_concurrent_ns(d, d->flows.second, bytes, is_combine, &second, is_done, err);
+    MP_TRY(open_direction(&x, d, is_combine, bytes, err));
+    MP_TRY(first_phase(&x, d, NULL, &first, is_done, err));
+    MP_TRY(second_phase(&x, d, NULL, &second, is_done, err));
     *out_ns = clip((d->dispatcher.is_overlapped ? (u128)(first > second ? first : second) : (u128)first + second) +
-                   (u128)n_launches * d->v->topology->launch_ns);
+                   x.launches_ns);
+out:
+    return status;
+}
+
+/* The same for GPUs that come at their own times, [n] of clock; other[n] is scratch. */
+static enum mp_status move_clocks(struct vf_data *d, bool is_combine, uint64_t *clock, uint64_t *other, bool *is_done,
+                                  struct mp_error *err) {
+    struct direction x;
+    uint64_t unused;
+    enum mp_status status = MP_OK;
+    *is_done = true;
+    if (d->n < 2)
+        return MP_OK;
+    MP_TRY(
+        open_direction(&x, d, is_combine, is_combine ? d->v->model->combine_bytes : d->v->model->dispatch_bytes, err));
+    for (uint32_t g = 0; g < d->n; g++)
+        clock[g] += x.launches_ns;
+    memcpy(other, clock, d->n * sizeof *other);
+    if (!d->dispatcher.is_overlapped && is_combine) /* the fan-in inside nodes comes first */
+        MP_TRY(second_phase(&x, d, clock, &unused, is_done, err));
+    if (*is_done)
+        MP_TRY(first_phase(&x, d, clock, &unused, is_done, err));
+    if (!d->dispatcher.is_overlapped && !is_combine)
+        MP_TRY(second_phase(&x, d, clock, &unused, is_done, err));
+    if (d->dispatcher.is_overlapped) {
+        MP_TRY(second_phase(&x, d, other, &unused, is_done, err));
+        for (uint32_t g = 0; g < d->n; g++)
+            clock[g] = other[g] > clock[g] ? other[g] : clock[g];
+    }
+out:
+    return status;
+}
+
+enum mp_status vf_pipelined_step(struct vf_data *d, uint32_t step, uint64_t *out_ns, bool *is_done,
+                                 struct mp_error *err) {
+    enum mp_status status = MP_OK;
+    uint64_t *at = mp_calloc(3 * (size_t)d->n, sizeof *at), last = 0;
+    *is_done = true;
+    *out_ns = 0;
+    if (at == NULL)
+        return mp_nomem(err, "verifying a plan");
+    uint64_t *shared = at + d->n, *other = at + 2 * (size_t)d->n;
+    for (uint32_t l = 0; l < d->v->plan->n_layers && *is_done; l++) {
+        MP_TRY(vf_prepare_layer(d, l, err));
+        MP_TRY(vf_flows_of_step(d, step, err));
+        for (uint32_t g = 0; g < d->n; g++) {
+            at[g] += vf_attention_ns(d, g, d->flows.source_rows[g]) * vf_layer_weight(d, l);
+            shared[g] = at[g] + vf_shared_ns(d, g, d->flows.source_rows[g]);
+        }
+        MP_TRY(move_clocks(d, false, at, other, is_done, err));
+        for (uint32_t g = 0; g < d->n; g++) {
+            at[g] = at[g] > shared[g] ? at[g] : shared[g];
+            at[g] += expert_ns(d, g, d->flows.active[g], d->flows.padded_rows[g]);
+        }
+        if (*is_done)
+            MP_TRY(move_clocks(d, true, at, other, is_done, err));
+    }
+    for (uint32_t g = 0; g < d->n; g++)
+        last = at[g] > last ? at[g] : last;
+    *out_ns = last + d->v->model->other_ns_per_step;
+out:
+    mp_free(at);
     return status;
 }
 

@@ -245,6 +245,13 @@ SEARCHED = [
                                                                      on("    bound_ns: ", lambda t: 1000, 4)(lines)), None),
 ]
 FAR = 100
+# Of a plan chosen by the step of a clock per GPU.
+CLOCKS = [
+    ("pipelined sample", "sample", on("    pipelined_step_ns: ", bump(FAR)), None),
+    ("pipelined sample below", "sample", on("    pipelined_step_ns: ", bump(-FAR), -1), None),
+    ("pipelined prediction", "prediction", on("  pipelined_step_ns: ", bump(FAR)), None),
+    ("its step with barriers", "sample", on("    step_ns: ", bump(FAR)), None),
+]
 HASH = '"' + "0f" * 32 + '"'
 DATA = [
     ("rows", "evidence-rows", on("    rows_max_sum: ", bump()), None),
@@ -480,11 +487,16 @@ def main():
         (prefill, "4:h100", ["--tokens-per-rank", "1", "--strategy", "lpt", "--steps", "7", "--split", "0.5"]),
         (prefill, "4:h100", ["--tokens-per-rank", "5", "--strategy", "lpt", "--source-skew", "1.5", "--resample", "--steps", "9"]),
         (decode, "4:h100", ["--batch", "2", "--strategy", "lpt", "--steps", "3"]),
+        (prefill, "3x2:h100", ["--tokens-per-rank", "8", "--strategy", "lpt", "--timeline", "pipelined"]),
+        (prefill, "2x2:a100+1x2:l40s", ["--tokens-per-rank", "8", "--strategy", "auto", "--redundant", "4", "--dispatcher", "hierarchical",
+                                        "--timeline", "pipelined"]),
+        (decode, "2x2:h100", ["--batch", "2", "--strategy", "lpt", "--dispatcher", "deepep-normal", "--timeline", "pipelined"]),
     ]
     for i, (trace, topology, more) in enumerate(options):
         path = at(f"plan{i}.yaml")
         need(moeplan("plan", trace, topology, *more, "-q", "-o", path), f"plan {more}")
         both_accept(f"{topology} {' '.join(more)}", path, [trace, topology])
+    path_of_clocks = path  # the last one
     for name, more in (("exact", []), ("replicas", ["--replicate", "eplb", "--redundant", "2"]), ("stopped", ["--work-limit", "20"])):
         path = at(f"plan_{name}.yaml")
         need(moeplan("plan", decode, "2x2:h100", "--batch", "2", "--strategy", "exact", *more, "-q", "-o", path), f"plan exact {more}")
@@ -497,6 +509,12 @@ def main():
         good = f.read().split("\n")[:-1]
     for name, kind, change, reading in DATA:
         lines = list(good)
+        change(lines)
+        try_both(name, lines, kind, reading, [decode, "2x2:h100"])
+    with open(path_of_clocks) as f:
+        clocks = f.read().split("\n")[:-1]
+    for name, kind, change, reading in CLOCKS:
+        lines = list(clocks)
         change(lines)
         try_both(name, lines, kind, reading, [decode, "2x2:h100"])
     with open(at("plan_exact.yaml")) as f:

@@ -661,6 +661,18 @@ EDIT_SAMPLE(edit_sample_dispatch, dispatch_ns)
 EDIT_SAMPLE(edit_sample_compute, compute_ns)
 EDIT_SAMPLE(edit_sample_combine, combine_ns)
 
+static bool edit_sample_pipelined(struct mp_plan *p, struct mp_rng *rng) {
+    if (p->n_samples == 0 || !p->is_pipelined)
+        return false;
+    p->samples[below(rng, p->n_samples)].pipelined_step_ns += 2 * past_tolerance(p);
+    return true;
+}
+static bool edit_pipelined_prediction(struct mp_plan *p, struct mp_rng *rng) {
+    uint64_t by = 2 * past_tolerance(p);
+    p->predicted_pipelined_ns += below(rng, 2) ? by : UINT64_MAX - by + 1;
+    return p->is_pipelined && p->provenance.has_workload;
+}
+
 static bool edit_prediction(struct mp_plan *p, struct mp_rng *rng) {
     uint64_t by = past_tolerance(p);
     p->predicted_step_ns += below(rng, 2) ? by : UINT64_MAX - by + 1;
@@ -835,6 +847,8 @@ const struct mutation mutations[] = {
     {"edit-sample-dispatch", BIT(MP_V_SAMPLE), true, edit_sample_dispatch},
     {"edit-sample-compute", BIT(MP_V_SAMPLE), true, edit_sample_compute},
     {"edit-sample-combine", BIT(MP_V_SAMPLE), true, edit_sample_combine},
+    {"edit-sample-pipelined", BIT(MP_V_SAMPLE), true, edit_sample_pipelined},
+    {"edit-pipelined-prediction", BIT(MP_V_PREDICTION), true, edit_pipelined_prediction},
     {"edit-prediction", BIT(MP_V_PREDICTION), true, edit_prediction},
     {"edit-planning-steps", BIT(MP_V_PREDICTION), true, edit_planning_steps},
     {"edit-order-value", BIT(MP_V_CERTIFICATE), true, edit_order_value},

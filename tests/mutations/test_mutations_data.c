@@ -63,6 +63,7 @@ static void test_mutations_data__all_refused_by_name(void **state) {
         t.request.strategy = recipes[mp_rng_below(&rng, 4)];
         t.request.order = orders_known[mp_rng_below(&rng, sizeof orders_known / sizeof orders_known[0])];
         t.request.can_pace = mp_rng_below(&rng, 2);
+        t.request.sim.is_pipelined = round % 3 == 0;
         t.request.n_redundant = t.topology->n_gpus * (uint32_t)mp_rng_below(&rng, 2);
         struct mp_plan *p;
         enum mp_outcome outcome;

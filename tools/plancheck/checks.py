@@ -1,6 +1,7 @@
 """Every check of docs/VERIFY.md. A violation is (kind, message); kinds are the words of mp_violation_name."""
 import re
 
+import clocks
 from fluid import TooLong, direction, first_phase
 from nodes import relay_bound, turned
 import together
@@ -317,7 +318,7 @@ def evidence(c, setup):
             s.compute += compute
             s.other += attention * times
             if i in kept:
-                s.flows.append((l, f, attention * times, shared, compute))
+                s.flows.append((l, f, times, attention * times, shared, compute))
             if wants_bound:
                 pairs = pairs_by_rank(setup, layer, step, f)
                 starts = [0] * topology.n
@@ -347,14 +348,17 @@ def evidence(c, setup):
 def simulate(setup, s):
     dispatch = compute = combine = 0
     step = setup.model.other
-    for l, f, attention, shared, own in s.flows:
+    for l, f, _, attention, shared, own in s.flows:
         out = direction(setup, l, f, False)
         back = direction(setup, l, f, True)
         dispatch += out
         compute += own
         combine += back
         step += attention + out + own + back + max(0, shared - out)
-    return {"step_ns": step, "dispatch_ns": dispatch, "compute_ns": compute, "combine_ns": combine}
+    times = {"step_ns": step, "dispatch_ns": dispatch, "compute_ns": compute, "combine_ns": combine}
+    if setup.plan["pipelined"]:
+        times["pipelined_step_ns"] = clocks.step_ns(setup, s)
+    return times
 
 
 def searched(c, i, x, lower):
@@ -385,7 +389,7 @@ def claims(c, setup, sums, is_all):
     by += sum(len(order["stages"]) + 1 for order in used if order["between"] == "nodes")
 
     def work(s):
-        return max((len(f.first) for _, f, _, _, _ in s.flows), default=0)
+        return max((len(f.first) for _, f, *_ in s.flows), default=0)
 
     topology, simulated, notes, most = setup.topology, 0, [], 0
     topology.operations, topology.operations_max = 0, float("inf") if is_all else SAMPLE_OPERATIONS
@@ -406,14 +410,18 @@ def claims(c, setup, sums, is_all):
                      f"step {x['step']}: step_ns is below its parts with attention")
             continue
         simulated += 1
-        for key, tolerance in (("dispatch_ns", by), ("compute_ns", 0), ("combine_ns", by), ("step_ns", 2 * by)):
+        for key, tolerance in (("dispatch_ns", by), ("compute_ns", 0), ("combine_ns", by), ("step_ns", 2 * by),
+                               ("pipelined_step_ns", 4 * by))[:len(own)]:
             c.expect(abs(x[key] - own[key]) <= tolerance, "sample", f"step {x['step']}: {key} is {x[key]}, and simulating it gives {own[key]}")
     mean = None
     topology.operations_max = float("inf")
     is_tiny = sum(len(s.flows) * work(s)**2 for s in sums) <= 100000 and most * n <= ALL_OPERATIONS
     if simulated and simulated == len(p["samples"]) and all(s.flows for s in sums) and is_tiny:
         all_steps = [simulate(setup, s) for s in sums]
-        mean = {k: (sum(s[k] for s in all_steps) + n // 2) // n for k in ("step_ns", "dispatch_ns", "combine_ns")}
+        mean = {k: (sum(s[k] for s in all_steps) + n // 2) // n for k in all_steps[0]}
+        if p["pipelined"]:
+            c.expect(abs(p["pipelined_step_ns"] - mean["pipelined_step_ns"]) <= 4 * by + 1, "prediction",
+                     f"pipelined_step_ns is {p['pipelined_step_ns']}, and simulating all {n} steps gives {mean['pipelined_step_ns']}")
         c.expect(abs(p["step_ns"] - mean["step_ns"]) <= 2 * by + 1, "prediction",
                  f"step_ns is {p['step_ns']}, and simulating all {n} steps gives {mean['step_ns']}")
     else:

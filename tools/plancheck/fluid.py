@@ -93,19 +93,32 @@ def pieces(order, copies, size, is_combine, way):
     return out
 
 
-def ordered(topology, plan, order, copies, size, is_combine, way):
-    """Time of the first phase under an order, None where the plan's rule falls back to one shot."""
+def order_of(plan, topology, index, copies, size, is_combine):
+    """The order that one direction of a layer goes by, None for one shot. `copies`: of the dispatch."""
+    layer = plan["layer_list"][index]
+    if layer["order"] is None:
+        return None
+    order = plan["orders"][layer["order"]]
+    if not plan["pacing"]:
+        order = dict(order, port_bytes_per_s=0)
+    way = layer["combine"] if is_combine else "forward"
     matrix = {(i, j): x * size for (i, j), x in (turned(copies) if is_combine else copies).items() if x * size}
     flows = pieces(order, copies, size, is_combine, way) if order["between"] == "gpus" else None
-    if falls_back(topology, order, plan["fallback_ppm"], matrix, flows, way):
-        return None
+    return None if falls_back(topology, order, plan["fallback_ppm"], matrix, flows, way) else order
+
+
+def ordered(topology, plan, order, copies, size, is_combine, way):
+    """Time of the first phase under an order."""
     if order["between"] == "gpus":
+        flows = pieces(order, copies, size, is_combine, way)
         return staged(topology, [Flow(topology, a, b, piece, s, cap) for s, a, b, piece, cap in flows], plan["stages"])
+    matrix = {(i, j): x * size for (i, j), x in (turned(copies) if is_combine else copies).items() if x * size}
     times = [topology.stage_launch + concurrent(topology, m, 1) for m in shots(topology, order, matrix, way)]
     return max(min(sum(times), 2**52), relay_bound(topology, matrix, 1))
 
 
-def staged(topology, flows, mode):
+def staged(topology, flows, mode, come=None, gone=None):
+    """Time of the stages. come: when each GPU's queues may begin; gone gets when each GPU's last flow ended."""
     def queues(f):
         return {"free": (("out", f.src), ("in", f.dst)), "coupled": (f.src, f.dst), "barrier": ("all",)}[mode]
 
@@ -114,7 +127,7 @@ def staged(topology, flows, mode):
         for q in set(queues(f)):
             groups.setdefault(q, {}).setdefault(f.stage, set()).add(f)
     line = {q: sorted(stages, reverse=True) for q, stages in groups.items()}
-    since = {q: Fraction(0) for q in groups}
+    since = {q: Fraction(come[q[1] if mode == "free" else q] if come else 0) for q in groups}
     now, end, active, reached = Fraction(0), Fraction(0), set(), list(groups)
     while active or reached:
         spend(topology, len(active) * (1 + now.denominator.bit_length() // 64))  # long fractions take longer
@@ -138,6 +151,8 @@ def staged(topology, flows, mode):
         for f in [f for f in active if f.state == "landing" and f.at <= now]:
             active.discard(f)
             end = max(end, f.at)
+            if gone is not None:
+                gone.update((g, max(gone.get(g, 0), f.at)) for g in (f.src, f.dst))
             for q in set(queues(f)):
                 members = groups[q][f.stage]
                 members.discard(f)
@@ -151,16 +166,11 @@ def staged(topology, flows, mode):
 
 def first_phase(plan, topology, index, copies, size, is_combine):
     """ns of the first phase of one direction, and how many collective launches its stages stand for."""
-    layer = plan["layer_list"][index]
-    first = None
-    if layer["order"] is not None:
-        order = plan["orders"][layer["order"]]
-        if not plan["pacing"]:
-            order = dict(order, port_bytes_per_s=0)
-        first = ordered(topology, plan, order, copies, size, is_combine, layer["combine"] if is_combine else "forward")
-    if first is not None:
-        return first, 1
-    return concurrent(topology, turned(copies) if is_combine else copies, size), 0
+    order = order_of(plan, topology, index, copies, size, is_combine)
+    if order is None:
+        return concurrent(topology, turned(copies) if is_combine else copies, size), 0
+    way = plan["layer_list"][index]["combine"] if is_combine else "forward"
+    return ordered(topology, plan, order, copies, size, is_combine, way), 1
 
 
 def direction(setup, index, f, is_combine):

@@ -233,10 +233,13 @@ def _outlook(r, plan):
     r.take("prediction:")
     plan["planning_steps"] = r.number("  planning_steps: ", 2**32 - 1)
     plan["step_ns"] = r.number("  step_ns: ")
+    pipelined = ("pipelined_step_ns",) if plan["pipelined"] else ()
+    for key in pipelined:
+        plan[key] = r.number(f"  {key}: ")
 
     def sample():
         s = {"step": r.number("  - step: ", 2**32 - 1)}
-        for key in ("step_ns", "dispatch_ns", "compute_ns", "combine_ns"):
+        for key in ("step_ns", "dispatch_ns", "compute_ns", "combine_ns") + pipelined:
             s[key] = r.number(f"    {key}: ")
         return s
 

@@ -81,7 +81,7 @@ static inline void twist(struct mp_rng *rng, struct mp_plan *p, const struct mp_
     static const uint32_t limits[] = {0, 0, 1, 20000, 300000, 2000000};
     p->fallback_ppm = limits[mp_rng_below(rng, 6)];
     p->is_paced = mp_rng_below(rng, 3) > 0;
-    p->is_pipelined = p->fallback_ppm == 20000; /* which changes none of its claims */
+    p->is_pipelined = p->fallback_ppm == 0 || p->fallback_ppm == 20000;
     p->orders = orders;
     for (uint32_t l = 0; l < p->n_layers; l++) {
         struct mp_plan_layer *layer = &p->layers[l];
