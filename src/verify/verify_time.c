@@ -211,7 +211,7 @@ enum mp_status vf_pipelined_step(struct vf_data *d, uint32_t step, uint64_t *out
         MP_TRY(move_clocks(d, false, at, other, is_done, err));
         for (uint32_t g = 0; g < d->n; g++) {
             at[g] = at[g] > shared[g] ? at[g] : shared[g];
-            at[g] += expert_ns(d, g, d->flows.active[g], d->flows.padded_rows[g]);
+            at[g] += vf_expert_ns(d, g, d->flows.active[g], d->flows.padded_rows[g]);
         }
         if (*is_done)
             MP_TRY(move_clocks(d, true, at, other, is_done, err));

@@ -25,9 +25,12 @@ static void write_text(const struct setup *s, const struct score *score, struct 
     mp_out_printf(o, "strategy %s%s, selected on %s, %.2f s, verified\n", p->provenance.strategy,
                   p->provenance.is_synthetic ? " (SYNTHETIC recording)" : "", p->provenance.selected_on,
                   score->shown.plan_seconds);
-    mp_out_printf(o, "predicted step on the planning data: %s (mean of %llu step%s%s)\n",
+    mp_out_printf(o, "predicted step on the planning data: %s (mean of %llu step%s%s)",
                   mp_human_ns((double)p->predicted_step_ns, a), (unsigned long long)p->n_planning_steps,
-                  tool_s(p->n_planning_steps), p->is_pipelined ? ", with barriers: what is verified" : "");
+                  tool_s(p->n_planning_steps), p->is_pipelined ? ", with barriers" : "");
+    if (p->is_pipelined)
+        mp_out_printf(o, ", pipelined %s", mp_human_ns((double)p->predicted_pipelined_ns, a));
+    mp_out_puts(o, "\n");
     for (uint32_t i = 0; i < p->n_certificates; i++) {
         const struct mp_certificate *c = &p->certificates[i];
         mp_out_printf(o, "%s: %s, bound %s, gap %.1f %% (%s; %s)\n", certificate_name(c->kind),
