@@ -195,6 +195,9 @@ static enum mp_status list_ranges(const struct proof *x, struct ranges *w) {
     }
     for (size_t c = 0; c < s->n_copies; c++) {
         const struct ex_copy *e = &s->copies[c];
+        if (e->rank >= s->n_ranks || e->stage >= s->n_stages)
+            return mp_fail(x->err, MP_EBUG, "%s: copy %zu is of rank %u, stage %u: there are %u ranks and %u stages",
+                           x->name, c, e->rank, e->stage, s->n_ranks, s->n_stages);
         w->all[w->n++] = (struct range){.rank = e->rank,
                                         .from_rank = e->rank,
                                         .at = e->to_at,

@@ -3,11 +3,8 @@
 #include "score.h"
 #include <moeplan/executor.h>
 #include <moeplan/matrix.h>
-#include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 static const struct argument exec_arguments[] = {
     {"PLAN", "a plan file", false, false, WORDS_FILE},
@@ -81,28 +78,6 @@ static const struct verb exec_verb = {
     .examples = exec_examples,
     .is_program = true,
 };
-
-static void on_signal(int number) {
-    mp_out_cancel_all_signal_safe();
-    _exit(128 + number);
-}
-
-static void catch_signals(void) {
-    struct sigaction action = {.sa_handler = on_signal};
-    sigemptyset(&action.sa_mask);
-    (void)sigaction(SIGINT, &action, NULL);
-    (void)sigaction(SIGTERM, &action, NULL);
-    (void)sigaction(SIGHUP, &action, NULL);
-    action.sa_handler = SIG_IGN;
-    (void)sigaction(SIGPIPE, &action, NULL);
-}
-
-/* As in moeplan: a closed standard stream must not give its number to a file. */
-static void keep_standard_streams(void) {
-    for (int fd = 0; fd <= 2; fd++)
-        if (fcntl(fd, F_GETFD) < 0)
-            (void)open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY);
-}
 
 /* ---- about itself ---- */
 
@@ -345,8 +320,7 @@ int main(int argc, char **argv) {
     int exit_code = 0;
     struct mp_error err = {0};
     char text[2048];
-    keep_standard_streams();
-    catch_signals();
+    tool_start();
     enum mp_status status = run(argc, argv, &exit_code, &err);
     if (status == MP_OK)
         return exit_code;

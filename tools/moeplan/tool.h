@@ -6,6 +6,9 @@
 #include <moeplan/moeplan.h>
 #include <moeplan/report.h>
 
+/* Standard streams that are closed cannot be taken for files; a signal leaves no temporary file behind. */
+void tool_start(void);
+
 enum mp_status tool_unknown_verb(const char *name, struct mp_error *err) MP_MUST_CHECK;
 
 /* A line on standard error, unless --quiet. */
