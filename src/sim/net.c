@@ -4,38 +4,69 @@
 #include <string.h>
 
 static void free_lists(struct mp_net *n) {
-    void *owned[] = {n->resources,      n->pair_first,
-                     n->pair_resource,  n->pair_latency,
-                     n->pair_cap,       n->quick,
-                     n->flow_pair,      n->order,
-                     n->path,           n->where,
-                     n->list,           n->is_free,
-                     n->left,           n->cap,
-                     n->capped,         n->groups,
-                     n->local,          n->local_stamp,
-                     n->global,         n->n_alive,
-                     n->n_free,         n->list_first,
-                     n->touched,        n->used,
-                     n->residual,       n->share,
-                     n->capacity,       n->inverse,
-                     n->transfer_bytes, n->cumulative,
-                     n->ready,          n->ready_next,
-                     n->seen,           n->seen_stage,
-                     n->jobs,           n->queue_first,
-                     n->queue_jobs,     n->queue_head,
-                     n->queue_tail,     n->queue_left,
-                     n->queue_ready,    n->starting,
-                     n->pending,        n->ending,
-                     n->ended,          n->job_pair,
-                     n->job_bytes,      n->job_cap,
-                     n->seen_width,     n->flush_bytes,
-                     n->flush_start,    n->flush_end,
-                     n->sender_list,    n->through,
-                     n->listed,         n->flows,
-                     n->ports,          n->port_stamp,
-                     n->port_number,    n->shot,
-                     n->shot_pairs,     n->component_first,
-                     n->come,           n->gone};
+    void *owned[] = {n->resources,
+                     n->pair_first,
+                     n->pair_resource,
+                     n->pair_latency,
+                     n->pair_cap,
+                     n->quick,
+                     n->flow_pair,
+                     n->order,
+                     n->path,
+                     n->where,
+                     n->list,
+                     n->is_free,
+                     n->left,
+                     n->cap,
+                     n->capped,
+                     n->groups,
+                     n->local,
+                     n->local_stamp,
+                     n->global,
+                     n->n_alive,
+                     n->n_free,
+                     n->list_first,
+                     n->touched,
+                     n->used,
+                     n->residual,
+                     n->share,
+                     n->capacity,
+                     n->inverse,
+                     n->transfer_bytes,
+                     n->cumulative,
+                     n->ready,
+                     n->ready_next,
+                     n->seen,
+                     n->seen_stage,
+                     n->jobs,
+                     n->queue_first,
+                     n->queue_jobs,
+                     n->queue_head,
+                     n->queue_tail,
+                     n->queue_left,
+                     n->queue_ready,
+                     n->starting,
+                     n->pending,
+                     n->ending,
+                     n->ended,
+                     n->job_pair,
+                     n->job_bytes,
+                     n->job_cap,
+                     n->seen_width,
+                     n->flush_bytes,
+                     n->flush_start,
+                     n->flush_end,
+                     n->sender_list,
+                     n->through,
+                     n->listed,
+                     n->flows,
+                     n->port_stamp,
+                     n->port_number,
+                     n->shot,
+                     n->shot_pairs,
+                     n->component_first,
+                     n->come,
+                     n->gone};
     for (size_t i = 0; i < sizeof owned / sizeof owned[0]; i++)
         mp_free(owned[i]);
 }
@@ -44,6 +75,7 @@ void mp_net_free(struct mp_net *n) {
     if (n == NULL)
         return;
     free_lists(n);
+    net_ports_free(n->ports);
     mp_free(n);
 }
 
@@ -224,7 +256,6 @@ enum mp_status mp_net_new(struct mp_net **out, const struct mp_topology *t, stru
     n->residual = mp_calloc(res + 1, sizeof *n->residual);
     n->share = mp_calloc(res + 1, sizeof *n->share);
     n->capacity = mp_calloc(res + 1, sizeof *n->capacity);
-    n->ports = mp_calloc(1, net_ports_size());
     n->port_stamp = mp_calloc(res, sizeof *n->port_stamp);
     n->port_number = mp_calloc(res, sizeof *n->port_number);
     n->through = mp_calloc(res, sizeof *n->through);
@@ -248,11 +279,12 @@ enum mp_status mp_net_new(struct mp_net **out, const struct mp_topology *t, stru
         n->share == NULL || n->capacity == NULL || n->cumulative == NULL || n->ready == NULL || n->ready_next == NULL ||
         n->seen == NULL || n->seen_stage == NULL || n->seen_width == NULL || n->queue_first == NULL ||
         n->queue_head == NULL || n->queue_tail == NULL || n->queue_left == NULL || n->queue_ready == NULL ||
-        n->sender_list == NULL || n->through == NULL || n->component_first == NULL || n->ports == NULL ||
-        n->port_stamp == NULL || n->port_number == NULL || n->come == NULL || n->gone == NULL) {
+        n->sender_list == NULL || n->through == NULL || n->component_first == NULL || n->port_stamp == NULL ||
+        n->port_number == NULL || n->come == NULL || n->gone == NULL) {
         status = mp_nomem(err, "the network");
         goto out;
     }
+    MP_TRY(net_ports_new(&n->ports, n->n, err));
     for (size_t r = 0; r < res; r++) {
         const struct mp_resource *in = &t->resources[r];
         struct net_resource *o = &n->resources[r];

@@ -125,8 +125,8 @@ struct net_end {
     const double *start; /* set by net_at_once: when each pair of the matrix starts; NULL = at 0 */
 };
 void net_end(const struct mp_net *n, struct net_end *e, uint32_t pair, double now);
-#define NET_PORTS_SIDE 64u
-size_t net_ports_size(void);
+enum mp_status net_ports_new(struct net_ports **out, uint32_t n_gpus, struct mp_error *err);
+void net_ports_free(struct net_ports *p);
 bool net_ports_run(struct mp_net *n, uint32_t *pairs, size_t n_pairs, const uint64_t *matrix, const double *start,
                    struct net_end *e);
 /* Room for n_flows in n->listed and n->flows. */

@@ -1,195 +1,329 @@
-/* All flows at once, for networks whose paths are one out port and one in port, at most 64 of each: the common case,
+/* All flows at once, for networks whose paths are one out port and one in port, at most 256 of each: the common case,
  * and the fast one.
  *
  * Decides    when each flow ends, as net_maxmin.c does, with the same result up to rounding.
- * Method     The rate of a flow is the lower of the levels at which its two ports filled. So the filling needs no
- *            rates of flows: a port that fills takes its open flows (a 64-bit set) with it and lowers the room of the
- *            ports opposite. A port keeps a clock of bytes that each of its own flows has sent, and a flow the
- *            reading at which it ends; as long as a flow stays with its port nothing about it is touched. When a flow
- *            ends, ports that filled below its rate keep theirs, and only the later ones are undone and filled again.
- * Differs    from net_maxmin.c only in what it costs: O(ports + flows moved) per level and event.
- * Cost       O(events * (open flows at or above the ended flow's rate + levels * ports)), a few cycles each. */
+ * Method     The rate of a flow is the lower of the levels at which its two ports filled, so rates of flows are kept
+ *            nowhere. Ports stand in the order in which they filled; a port that fills takes its open flows (a set of
+ *            bits) with it, and its level is what the levels of the ports before it leave of its capacity, by flow. Any
+ *            order in which levels do not fall, and in which no port is over its capacity, is the max-min one: every
+ *            flow then has a full port at which none is faster. So after an end the ports from the ended flow's level
+ *            on fill again in the order they had, and one that comes out below its predecessor moves to where it
+ *            belongs. A port keeps a clock of bytes that each of its own flows has sent, and a flow the reading at
+ *            which it ends; as long as a flow stays with its port nothing about it is touched.
+ * Differs    from net_maxmin.c only in what it costs.
+ * Cost       O(events * (levels at or above the ended flow's rate + moves) * ports / 4), a few cycles each. */
 #include "net.h"
 #include <stdlib.h>
 #include <string.h>
 
-#define SIDE NET_PORTS_SIDE
+#define SMALL_SIDE 64u
+#define LARGE_SIDE 256u
+#define MOST_WORDS (LARGE_SIDE / 64)
+#define MOST_PORTS (2 * LARGE_SIDE)
+#define ROUNDING 1e-12 /* relative; levels and capacities closer than this are equal */
 
-struct port_level { /* one port that filled, in order of filling */
-    uint64_t flows; /* its own, by port opposite */
+/* Loops are compiled twice, for any processor and for one with AVX2, and for one word and four words of a set: what
+ * they call has to be inlined. */
+#define INLINE static inline __attribute__((always_inline))
+typedef double four __attribute__((vector_size(32), aligned(8), may_alias));
+typedef int64_t four_bits __attribute__((vector_size(32), aligned(8), may_alias));
+
+struct port_level {             /* one port that filled, in order of filling */
+    uint64_t flows[MOST_WORDS]; /* its own, by port opposite */
     double rate, since, finish,
         first_finish; /* finish: of its first flow; first_finish: least of this and the levels before */
-    uint32_t port;
 };
 
+/* Ports: outs from 0, ins from in_base on, a multiple of 4. Sets are of the side opposite, or of the port's own for
+ * `open`. */
 struct net_ports {
-    uint32_t n_out, n_ports, n_levels, n_left; /* ports: outs, then ins */
-    uint64_t open[2];                          /* ports not filled, by side */
+    uint32_t side; /* [side] of `end` and `pair` */
+    uint32_t n_out, n_in, in_base, n_ports, n_levels, n_order, n_left;
     double now;
-    uint64_t alive[2 * SIDE], own[2 * SIDE]; /* flows by port opposite: not ended; ended only with this port */
-    double capacity[2 * SIDE], room[2 * SIDE], share[2 * SIDE], sent[2 * SIDE], least_end[2 * SIDE], inverse[SIDE + 1];
-    uint32_t n_open[2 * SIDE], n_alive[2 * SIDE], resource[2 * SIDE];
-    bool is_stale[2 * SIDE]; /* least_end is to be found again */
-    struct port_level levels[2 * SIDE];
-    double end[2 * SIDE][SIDE]; /* clock of the port at which the flow ends; INFINITY = not this port's */
-    uint32_t pair[SIDE][SIDE];
+    uint64_t open[2][MOST_WORDS];                                        /* ports not filled, by side */
+    uint64_t alive[MOST_PORTS][MOST_WORDS], own[MOST_PORTS][MOST_WORDS]; /* not ended; ended only with this port */
+    double capacity[MOST_PORTS], sent[MOST_PORTS], least_end[MOST_PORTS];
+    double rate[MOST_PORTS + 8]; /* of the level; 0 = not filled; read eight at a time */
+    uint32_t n_alive[MOST_PORTS], resource[MOST_PORTS];
+    bool is_stale[MOST_PORTS];  /* least_end is to be found again */
+    uint32_t order[MOST_PORTS]; /* [n_order] ports with flows: the filled ones, then those that never are full */
+    struct port_level levels[MOST_PORTS]; /* [n_levels] of the first of them */
+    double *end;    /* [2 * side][side] clock of the port at which the flow ends; INFINITY = not this port's */
+    uint32_t *pair; /* [side][side] */
 };
 
-size_t net_ports_size(void) { return sizeof(struct net_ports); }
+enum mp_status net_ports_new(struct net_ports **out, uint32_t n_gpus, struct mp_error *err) {
+    struct net_ports *p = *out = mp_calloc(1, sizeof **out);
+    if (p == NULL)
+        return mp_nomem(err, "the network");
+    p->side = n_gpus <= SMALL_SIDE ? SMALL_SIDE : LARGE_SIDE;
+    p->end = mp_calloc(2 * (size_t)p->side * p->side, sizeof *p->end);
+    p->pair = mp_calloc((size_t)p->side * p->side, sizeof *p->pair);
+    return p->end != NULL && p->pair != NULL ? MP_OK : mp_nomem(err, "the network");
+}
+void net_ports_free(struct net_ports *p) {
+    if (p == NULL)
+        return;
+    mp_free(p->end);
+    mp_free(p->pair);
+    mp_free(p);
+}
 
-/* Least of x[0 .. n), four at a time so that the comparisons do not wait for each other. */
-static inline double least_of(const double *x, uint32_t n) {
-    double a = INFINITY, b = INFINITY, c = INFINITY, d = INFINITY;
+INLINE double *ends_of(struct net_ports *p, uint32_t port) {
+    return p->end + (size_t)(port < p->in_base ? port : p->side + port - p->in_base) * p->side;
+}
+
+static const int64_t lane_masks[16][4] = {{0, 0, 0, 0},   {-1, 0, 0, 0},   {0, -1, 0, 0},   {-1, -1, 0, 0},
+                                          {0, 0, -1, 0},  {-1, 0, -1, 0},  {0, -1, -1, 0},  {-1, -1, -1, 0},
+                                          {0, 0, 0, -1},  {-1, 0, 0, -1},  {0, -1, 0, -1},  {-1, -1, 0, -1},
+                                          {0, 0, -1, -1}, {-1, 0, -1, -1}, {0, -1, -1, -1}, {-1, -1, -1, -1}};
+#define LANES_OF(bits) (*(const four_bits *)lane_masks[bits])
+INLINE bool has_bit(const uint64_t *set, uint32_t k) { return (set[k / 64] >> k % 64 & 1) != 0; }
+INLINE void set_bit(uint64_t *set, uint32_t k) { set[k / 64] |= UINT64_C(1) << k % 64; }
+INLINE void clear_bit(uint64_t *set, uint32_t k) { set[k / 64] &= ~(UINT64_C(1) << k % 64); }
+
+/* Least of x[0 .. n), not negative, n a multiple of 4: such numbers are in the order of their bits. */
+INLINE double least_of(const double *x, uint32_t n) {
+    four_bits a = (four_bits)(four){INFINITY, INFINITY, INFINITY, INFINITY}, b = a;
     uint32_t i = 0;
-    for (; i + 4 <= n; i += 4) {
-        a = x[i] < a ? x[i] : a;
-        b = x[i + 1] < b ? x[i + 1] : b;
-        c = x[i + 2] < c ? x[i + 2] : c;
-        d = x[i + 3] < d ? x[i + 3] : d;
+    for (; i + 8 <= n; i += 8) {
+        const four_bits c = *(const four_bits *)(x + i), d = *(const four_bits *)(x + i + 4), is_c = c < a,
+                        is_d = d < b;
+        a = (c & is_c) | (a & ~is_c);
+        b = (d & is_d) | (b & ~is_d);
     }
-    for (; i < n; i++)
-        a = x[i] < a ? x[i] : a;
-    a = b < a ? b : a;
-    c = d < c ? d : c;
-    return c < a ? c : a;
+    if (i < n) {
+        const four_bits c = *(const four_bits *)(x + i), is_c = c < a;
+        a = (c & is_c) | (a & ~is_c);
+    }
+    const four_bits is_b = b < a;
+    a = (b & is_b) | (a & ~is_b);
+    int64_t least = a[0];
+    for (int k = 1; k < 4; k++)
+        least = a[k] < least ? a[k] : least;
+    double number;
+    memcpy(&number, &least, sizeof number);
+    return number;
 }
 
-/* The share carries its port in its lowest 7 bits, so that the least share names its port. A relative change of 2^-45
- * only matters between equals. */
-static inline double named(double share, uint32_t port) {
-    uint64_t bits;
-    memcpy(&bits, &share, sizeof bits);
-    bits = (bits & ~UINT64_C(127)) | port;
-    memcpy(&share, &bits, sizeof share);
-    return share;
-}
-static inline uint32_t name_of(double share) {
-    uint64_t bits;
-    memcpy(&bits, &share, sizeof bits);
-    return (uint32_t)(bits & 127);
+struct need {     /* of a port at its turn */
+    double taken; /* by flows that other ports have taken with them */
+    uint32_t n;   /* flows that are open */
+};
+INLINE struct need need_of(const struct net_ports *p, uint32_t port, const uint32_t W) {
+    const uint32_t side = port >= p->in_base, n = side ? p->n_out : p->n_in;
+    const uint64_t *alive = p->alive[port], *open = p->open[!side];
+    const double *rates = p->rate + (side ? 0 : p->in_base);
+    struct need need = {0, 0};
+    four_bits zero = {0};
+    four a = (four)zero, b = a;
+    for (uint32_t k = 0; k < n; k += 8) {
+        const uint32_t bits = (uint32_t)(alive[k / 64] >> k % 64) & 255;
+        a += (four)(*(const four_bits *)(rates + k) & LANES_OF(bits & 15));
+        b += (four)(*(const four_bits *)(rates + k + 4) & LANES_OF(bits >> 4));
+    }
+    a += b;
+    need.taken = (a[0] + a[1]) + (a[2] + a[3]);
+    for (uint32_t w = 0; w < W; w++)
+        need.n += (uint32_t)__builtin_popcountll(alive[w] & open[w]);
+    return need;
 }
 
-static void fill(struct net_ports *p) {
-    const uint32_t n_out = p->n_out, n_ports = p->n_ports;
-    double level = p->n_levels > 0 ? p->levels[p->n_levels - 1].rate : 0;
-    double first = p->n_levels > 0 ? p->levels[p->n_levels - 1].first_finish : INFINITY;
-    for (;;) {
-        double least = least_of(p->share, n_ports);
+/* The port fills as number k of the order. */
+INLINE void place(struct net_ports *p, uint32_t k, uint32_t port, double rate, const uint32_t W) {
+    const uint32_t side = port >= p->in_base;
+    struct port_level *l = &p->levels[k];
+    rate = k > 0 && p->levels[k - 1].rate > rate ? p->levels[k - 1].rate : rate; /* rounding must not let levels fall */
+    for (uint32_t w = 0; w < W; w++)
+        l->flows[w] = p->alive[port][w] & p->open[!side][w];
+    l->rate = p->rate[port] = rate;
+    clear_bit(p->open[side], side ? port - p->in_base : port);
+}
+INLINE void unplace(struct net_ports *p, uint32_t port) {
+    const uint32_t side = port >= p->in_base;
+    p->rate[port] = 0;
+    set_bit(p->open[side], side ? port - p->in_base : port);
+}
+
+/* Ports from number g on in the order that the least share gives: the slow and certain way. */
+INLINE void order_anew(struct net_ports *p, uint32_t g, const uint32_t W) {
+    for (uint32_t k = g; k < p->n_levels; k++)
+        unplace(p, p->order[k]);
+    for (p->n_levels = g;; p->n_levels++) {
+        double least = INFINITY;
+        uint32_t best = 0;
+        for (uint32_t k = p->n_levels; k < p->n_order; k++) {
+            const struct need need = need_of(p, p->order[k], W);
+            const double share = (p->capacity[p->order[k]] - need.taken) / (need.n > 0 ? need.n : 1);
+            if (need.n == 0 || !(share < least))
+                continue;
+            least = share;
+            best = k;
+        }
         if (!(least < INFINITY))
-            break;
-        const uint32_t port = name_of(least), side = port >= n_out, me = side ? port - n_out : port,
-                       base = side ? 0 : n_out;
-        double rate = p->room[port] * p->inverse[p->n_open[port]];
-        level = rate > level ? rate : level; /* levels never fall; rounding must not make them */
-        const uint64_t flows = p->alive[port] & p->open[!side];
-        p->open[side] &= ~(UINT64_C(1) << me);
-        p->share[port] = INFINITY;
-        double *end = p->end[port];
-        for (uint64_t joined = flows & ~p->own[port]; joined != 0; joined &= joined - 1) {
-            uint32_t q = (uint32_t)__builtin_ctzll(joined), other = base + q;
-            end[q] = p->sent[port] + (p->end[other][me] - p->sent[other]);
-            p->end[other][me] = INFINITY;
+            return;
+        const uint32_t port = p->order[best];
+        p->order[best] = p->order[p->n_levels];
+        p->order[p->n_levels] = port;
+        place(p, p->n_levels, port, least, W);
+    }
+}
+
+/* Ports from number n_levels on fill, in the order they have, as far as that is right. */
+INLINE void find_levels(struct net_ports *p, const uint32_t W) {
+    const uint32_t g = p->n_levels;
+    uint32_t n_idle = 0; /* ports at the end of the order that were found to have no open flow, one after the other */
+    for (uint32_t work = 16 * p->n_order + 64; n_idle < p->n_order - p->n_levels; work--) {
+        uint32_t k = p->n_levels;
+        const uint32_t port = p->order[k], side = port >= p->in_base, me = side ? port - p->in_base : port;
+        const double capacity = p->capacity[port];
+        struct need need = need_of(p, port, W);
+        if (need.n == 0 && need.taken <= capacity * (1 + ROUNDING)) {
+            memmove(p->order + k, p->order + k + 1, (p->n_order - k - 1) * sizeof *p->order);
+            p->order[p->n_order - 1] = port;
+            n_idle++;
+            continue;
         }
-        if (flows != p->own[port] || p->is_stale[port]) {
-            p->own[port] = flows;
+        if (work == 0) {
+            order_anew(p, g, W);
+            return;
+        }
+        n_idle = 0;
+        while (k > g && (need.n == 0 || (capacity - need.taken) < p->levels[k - 1].rate * (1 - ROUNDING) * need.n)) {
+            const struct port_level *l = &p->levels[--k];
+            const uint32_t other = p->order[k];
+            unplace(p, other);
+            p->order[k + 1] = other;
+            if ((other >= p->in_base) != side && has_bit(l->flows, me)) {
+                need.taken -= l->rate;
+                need.n++;
+            }
+        }
+        p->order[k] = port;
+        p->n_levels = k;
+        if (need.n == 0) { /* only rounding can do that: over its capacity by others that were before */
+            order_anew(p, g, W);
+            return;
+        }
+        place(p, k, port, (capacity - need.taken) / need.n, W);
+        p->n_levels++;
+    }
+}
+
+INLINE void fill(struct net_ports *p, const uint32_t W) {
+    const uint32_t g = p->n_levels;
+    find_levels(p, W);
+    double first = g > 0 ? p->levels[g - 1].first_finish : INFINITY;
+    for (uint32_t k = g; k < p->n_levels; k++) {
+        struct port_level *l = &p->levels[k];
+        const uint32_t port = p->order[k], side = port >= p->in_base, me = side ? port - p->in_base : port,
+                       base = side ? 0 : p->in_base;
+        double *end = ends_of(p, port);
+        bool is_changed = p->is_stale[port];
+        for (uint32_t w = 0; w < W; w++) {
+            const uint64_t flows = l->flows[w];
+            for (uint64_t joined = flows & ~p->own[port][w]; joined != 0; joined &= joined - 1) {
+                uint32_t q = 64 * w + (uint32_t)__builtin_ctzll(joined), other = base + q;
+                double *other_end = &ends_of(p, other)[me];
+                end[q] = p->sent[port] + (*other_end - p->sent[other]);
+                *other_end = INFINITY;
+            }
+            is_changed |= flows != p->own[port][w];
+            p->own[port][w] = flows;
+        }
+        if (is_changed) {
             p->is_stale[port] = false;
-            p->least_end[port] = least_of(end, side ? n_out : n_ports - n_out);
+            p->least_end[port] = least_of(end, ((side ? p->n_out : p->n_in) + 3) & ~3u);
         }
-        for (uint64_t left = flows; left != 0; left &= left - 1) {
-            uint32_t other = base + (uint32_t)__builtin_ctzll(left), n = --p->n_open[other];
-            double room = p->room[other] - level;
-            p->room[other] = room;
-            p->share[other] = n > 0 ? named(room * p->inverse[n], other) : INFINITY;
-        }
-        double finish = p->now + (p->least_end[port] - p->sent[port]) / level;
-        first = finish < first ? finish : first;
-        p->levels[p->n_levels++] = (struct port_level){flows, level, p->now, finish, first, port};
+        l->since = p->now;
+        l->finish = p->now + (p->least_end[port] - p->sent[port]) / l->rate;
+        first = l->finish < first ? l->finish : first;
+        l->first_finish = first;
     }
-    /* What is still open has lost all its flows to other ports. */
-    for (uint32_t side = 0; side < 2; side++)
-        for (uint64_t left = p->open[side]; left != 0; left &= left - 1)
-            p->own[(side ? n_out : 0) + (uint32_t)__builtin_ctzll(left)] = 0;
+    for (uint32_t k = p->n_levels; k < p->n_order; k++) /* they have lost all their flows to other ports */
+        memset(p->own[p->order[k]], 0, W * sizeof(uint64_t));
 }
 
-/* Shares of all open ports, from rooms and counts. */
-static void open_shares(struct net_ports *p) {
-    for (uint32_t port = 0; port < p->n_ports; port++) {
-        uint32_t side = port >= p->n_out, me = side ? port - p->n_out : port;
-        bool is_open = (p->open[side] >> me & 1) != 0 && p->n_open[port] > 0;
-        if (is_open && p->n_open[port] == p->n_alive[port])
-            p->room[port] = p->capacity[port]; /* nothing taken: forget what rounding has left */
-        p->share[port] = is_open ? named(p->room[port] * p->inverse[p->n_open[port]], port) : INFINITY;
-    }
-}
-
-static void end_flow(struct net_ports *p, const struct mp_net *n, struct net_end *e, uint32_t out, uint32_t in) {
-    uint32_t q = p->n_out + in, pair = p->pair[out][in];
-    p->alive[out] &= ~(UINT64_C(1) << in);
-    p->alive[q] &= ~(UINT64_C(1) << out);
-    p->own[out] &= ~(UINT64_C(1) << in);
-    p->own[q] &= ~(UINT64_C(1) << out);
-    p->end[out][in] = p->end[q][out] = INFINITY;
-    p->n_open[out]--; /* the caller has undone or will undo the levels, which counts both ends as open again */
-    p->n_open[q]--;
+INLINE void end_flow(struct net_ports *p, const struct mp_net *n, struct net_end *e, uint32_t out, uint32_t in) {
+    uint32_t q = p->in_base + in, pair = p->pair[(size_t)out * p->side + in];
+    clear_bit(p->alive[out], in);
+    clear_bit(p->alive[q], out);
+    clear_bit(p->own[out], in);
+    clear_bit(p->own[q], out);
+    ends_of(p, out)[in] = ends_of(p, q)[out] = INFINITY;
     p->n_alive[out]--;
-    double capacity = net_capacity(&n->resources[p->resource[q]], --p->n_alive[q]);
-    p->room[q] += capacity - p->capacity[q];
-    p->capacity[q] = capacity;
+    p->capacity[q] = net_capacity(&n->resources[p->resource[q]], --p->n_alive[q]);
     p->n_left--;
     net_end(n, e, pair, p->now);
 }
 
 /* Time moves on; what ends by now ends; the levels from number g on are undone. */
-static void undo(struct net_ports *p, const struct mp_net *n, struct net_end *e, double now, uint32_t g) {
+INLINE void undo(struct net_ports *p, const struct mp_net *n, struct net_end *e, double now, uint32_t g,
+                 const uint32_t W) {
     p->now = now;
     const double tolerance = net_tolerance(p->now), limit = p->now + tolerance;
     for (uint32_t k = g; k < p->n_levels; k++) {
         const struct port_level *l = &p->levels[k];
-        const uint32_t port = l->port, side = port >= p->n_out, me = side ? port - p->n_out : port,
-                       base = side ? 0 : p->n_out;
-        for (uint64_t left = l->flows; left != 0; left &= left - 1) {
-            uint32_t other = base + (uint32_t)__builtin_ctzll(left);
-            p->room[other] += l->rate;
-            p->n_open[other]++;
-        }
-        p->open[side] |= UINT64_C(1) << me;
+        const uint32_t port = p->order[k], side = port >= p->in_base, me = side ? port - p->in_base : port;
+        unplace(p, port);
         p->sent[port] += l->rate * (p->now - l->since);
         if (l->finish > limit)
             continue;
-        const double reached = p->sent[port] + l->rate * tolerance;
+        const double reached = p->sent[port] + l->rate * tolerance, *end = ends_of(p, port);
         p->is_stale[port] = true;
-        for (uint64_t left = l->flows; left != 0; left &= left - 1) {
-            uint32_t q = (uint32_t)__builtin_ctzll(left);
-            if (p->end[port][q] <= reached)
-                end_flow(p, n, e, side ? q : me, side ? me : q);
-        }
+        for (uint32_t w = 0; w < W; w++)
+            for (uint64_t left = l->flows[w]; left != 0; left &= left - 1) {
+                uint32_t q = 64 * w + (uint32_t)__builtin_ctzll(left);
+                if (end[q] <= reached)
+                    end_flow(p, n, e, side ? q : me, side ? me : q);
+            }
     }
     p->n_levels = g;
+    uint32_t n_order = g;
+    for (uint32_t k = g; k < p->n_order; k++)
+        if (p->n_alive[p->order[k]] > 0)
+            p->order[n_order++] = p->order[k];
+    p->n_order = n_order;
 }
 
 /* The next flows end; the levels from the first that holds one of them are undone. */
-static void next_end(struct net_ports *p, const struct mp_net *n, struct net_end *e) {
+INLINE void next_end(struct net_ports *p, const struct mp_net *n, struct net_end *e, const uint32_t W) {
     const double now = p->levels[p->n_levels - 1].first_finish, limit = now + net_tolerance(now);
     uint32_t g = 0;
     while (p->levels[g].first_finish > limit)
         g++;
-    undo(p, n, e, now, g);
-    open_shares(p);
+    undo(p, n, e, now, g, W);
 }
 
-static void start_flow(struct net_ports *p, const struct mp_net *n, uint32_t pair, double bytes) {
+INLINE void start_flow(struct net_ports *p, const struct mp_net *n, uint32_t pair, double bytes) {
     const uint32_t *path = n->pair_resource + n->pair_first[pair];
-    uint32_t out = n->port_number[path[0]], in = n->port_number[path[1]], q = p->n_out + in;
-    p->alive[out] |= UINT64_C(1) << in;
-    p->alive[q] |= UINT64_C(1) << out;
-    p->end[out][in] = p->sent[out] + bytes;
-    p->end[q][out] = p->sent[q] + bytes;
-    p->pair[out][in] = pair;
+    uint32_t out = n->port_number[path[0]], in = n->port_number[path[1]], q = p->in_base + in;
+    set_bit(p->alive[out], in);
+    set_bit(p->alive[q], out);
+    ends_of(p, out)[in] = p->sent[out] + bytes;
+    ends_of(p, q)[out] = p->sent[q] + bytes;
+    p->pair[(size_t)out * p->side + in] = pair;
     const uint32_t ports[2] = {out, q};
     for (int k = 0; k < 2; k++) {
-        p->n_alive[ports[k]]++;
-        p->n_open[ports[k]]++;
+        if (p->n_alive[ports[k]]++ == 0)
+            p->order[p->n_order++] = ports[k];
         p->capacity[ports[k]] = net_capacity(&n->resources[p->resource[ports[k]]], p->n_alive[ports[k]]);
+    }
+}
+
+/* All start together: by what each would get alone. */
+static void sort_order(struct net_ports *p) {
+    double shares[MOST_PORTS];
+    for (uint32_t k = 0; k < p->n_order; k++) {
+        const uint32_t port = p->order[k];
+        const double share = p->capacity[port] / p->n_alive[port];
+        uint32_t at = k;
+        for (; at > 0 && shares[at - 1] > share; at--) {
+            p->order[at] = p->order[at - 1];
+            shares[at] = shares[at - 1];
+        }
+        p->order[at] = port;
+        shares[at] = share;
     }
 }
 
@@ -200,16 +334,18 @@ static int by_start(const void *a, const void *b, void *ctx) {
 }
 
 static bool is_simple(struct mp_net *n, const uint32_t *pairs, size_t n_pairs, uint32_t n_side[2],
-                      uint32_t ids[2][SIDE]) {
-    uint64_t taken[SIDE] = {0};
-    if (n_pairs > SIDE * SIDE)
+                      uint32_t ids[2][LARGE_SIDE]) {
+    const uint32_t side = n->ports->side;
+    uint64_t taken[LARGE_SIDE][MOST_WORDS];
+    if (n_pairs > (size_t)side * side)
         return false;
+    memset(taken, 0, side * sizeof taken[0]);
     for (size_t i = 0; i < n_pairs; i++) {
         uint32_t number[2];
         for (uint32_t k = 0; k < 2; k++) {
             uint32_t r = n->pair_resource[n->pair_first[pairs[i]] + k];
             if (n->port_stamp[r] != n->stamp) {
-                if (n_side[k] == SIDE)
+                if (n_side[k] == side)
                     return false;
                 n->port_stamp[r] = n->stamp;
                 n->port_number[r] = n_side[k];
@@ -217,56 +353,86 @@ static bool is_simple(struct mp_net *n, const uint32_t *pairs, size_t n_pairs, u
             }
             number[k] = n->port_number[r];
         }
-        if ((taken[number[0]] >> number[1] & 1) != 0)
+        if (has_bit(taken[number[0]], number[1]))
             return false; /* two flows through the same two ports: a shared NIC */
-        taken[number[0]] |= UINT64_C(1) << number[1];
+        set_bit(taken[number[0]], number[1]);
     }
     return true;
 }
+
+INLINE void run(struct net_ports *p, const struct mp_net *n, const uint32_t *pairs, size_t n_pairs,
+                const uint64_t *matrix, const double *start, struct net_end *e, const uint32_t W) {
+    for (size_t at = 0; p->n_left > 0;) {
+        double next = p->n_levels > 0 ? p->levels[p->n_levels - 1].first_finish : INFINITY;
+        if (at < n_pairs && (start == NULL || start[pairs[at]] <= next)) {
+            double now = start == NULL ? 0 : start[pairs[at]], limit = now + net_tolerance(now);
+            undo(p, n, e, now, 0, W);
+            for (; at < n_pairs && (start == NULL || start[pairs[at]] <= limit); at++)
+                start_flow(p, n, pairs[at], (double)matrix[pairs[at]]);
+            if (start == NULL)
+                sort_order(p);
+        } else {
+            next_end(p, n, e, W);
+        }
+        if (p->n_left > 0)
+            fill(p, W);
+    }
+}
+typedef void run_fn(struct net_ports *p, const struct mp_net *n, const uint32_t *pairs, size_t n_pairs,
+                    const uint64_t *matrix, const double *start, struct net_end *e);
+#define RUN(name, attribute, W)                                                                                        \
+    static attribute void name(struct net_ports *p, const struct mp_net *n, const uint32_t *pairs, size_t n_pairs,     \
+                               const uint64_t *matrix, const double *start, struct net_end *e) {                       \
+        run(p, n, pairs, n_pairs, matrix, start, e, W);                                                                \
+    }
+RUN(run_small, , 1)
+RUN(run_large, , MOST_WORDS)
+#if defined(__x86_64__)
+RUN(run_small_avx2, __attribute__((target("avx2,popcnt"))), 1)
+RUN(run_large_avx2, __attribute__((target("avx2,popcnt"))), MOST_WORDS)
+static bool has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt"); }
+#else
+#define run_small_avx2 run_small
+#define run_large_avx2 run_large
+static bool has_avx2(void) { return false; }
+#endif
 
 /* Flows of one component: pairs of out port and in port, all distinct. start NULL: all at 0. False, with nothing done,
  * when it is not of this kind. `pairs` may be reordered. */
 bool net_ports_run(struct mp_net *n, uint32_t *pairs, size_t n_pairs, const uint64_t *matrix, const double *start,
                    struct net_end *e) {
     struct net_ports *p = n->ports;
-    uint32_t n_side[2] = {0, 0}, ids[2][SIDE];
+    uint32_t n_side[2] = {0, 0}, ids[2][LARGE_SIDE];
     if (!is_simple(n, pairs, n_pairs, n_side, ids))
         return false;
     p->n_out = n_side[0];
-    p->n_ports = n_side[0] + n_side[1];
-    p->n_levels = 0;
+    p->n_in = n_side[1];
+    p->in_base = (p->n_out + 3) & ~3u;
+    p->n_ports = p->in_base + p->n_in;
+    p->n_levels = p->n_order = 0;
     p->n_left = (uint32_t)n_pairs;
     p->now = 0;
-    for (uint32_t i = 0; i <= SIDE; i++)
-        p->inverse[i] = i == 0 ? 0 : 1.0 / i;
-    for (uint32_t side = 0; side < 2; side++) {
-        p->open[side] = n_side[side] == 64 ? UINT64_MAX : (UINT64_C(1) << n_side[side]) - 1;
-        for (uint32_t i = 0; i < n_side[side]; i++) {
-            uint32_t port = side ? p->n_out + i : i;
-            p->resource[port] = ids[side][i];
-            p->alive[port] = p->own[port] = 0;
-            p->n_alive[port] = p->n_open[port] = 0;
-            p->sent[port] = 0;
-            p->is_stale[port] = true;
-            for (uint32_t q = 0; q < n_side[!side]; q++)
-                p->end[port][q] = INFINITY;
-        }
+    memset(p->open, 0, sizeof p->open);
+    for (uint32_t port = 0; port < p->n_ports; port++) {
+        memset(p->alive[port], 0, sizeof p->alive[port]);
+        memset(p->own[port], 0, sizeof p->own[port]);
+        p->sent[port] = p->rate[port] = 0;
+        p->n_alive[port] = 0;
+        p->is_stale[port] = true;
     }
+    for (uint32_t side = 0; side < 2; side++)
+        for (uint32_t i = 0; i < n_side[side]; i++) {
+            uint32_t port = side ? p->in_base + i : i;
+            double *end = ends_of(p, port);
+            p->resource[port] = ids[side][i];
+            set_bit(p->open[side], i);
+            for (uint32_t q = 0; q < ((n_side[!side] + 3) & ~3u); q++)
+                end[q] = INFINITY;
+        }
     if (start != NULL)
         qsort_r(pairs, n_pairs, sizeof *pairs, by_start, (void *)(uintptr_t)start);
-    for (size_t at = 0; p->n_left > 0;) {
-        double next = p->n_levels > 0 ? p->levels[p->n_levels - 1].first_finish : INFINITY;
-        if (at < n_pairs && (start == NULL || start[pairs[at]] <= next)) {
-            double now = start == NULL ? 0 : start[pairs[at]], limit = now + net_tolerance(now);
-            undo(p, n, e, now, 0);
-            for (; at < n_pairs && (start == NULL || start[pairs[at]] <= limit); at++)
-                start_flow(p, n, pairs[at], (double)matrix[pairs[at]]);
-            open_shares(p);
-        } else {
-            next_end(p, n, e);
-        }
-        if (p->n_left > 0)
-            fill(p);
-    }
+    const bool is_small = p->n_out <= SMALL_SIDE && p->n_in <= SMALL_SIDE;
+    run_fn *const fn = has_avx2() ? is_small ? run_small_avx2 : run_large_avx2 : is_small ? run_small : run_large;
+    fn(p, n, pairs, n_pairs, matrix, start, e);
     return true;
 }

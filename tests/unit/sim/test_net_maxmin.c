@@ -60,6 +60,50 @@ static void test_net_maxmin__agrees_on_large_matrices(void **state) {
     }
 }
 
+/* More than 64 ports of a side: sets of several words. Against the slow simulator where flows have few sizes, and
+ * against the general way, which a cap brings about even where it does not matter. */
+static void test_net_maxmin__agrees_on_more_ports_than_a_word_has_bits(void **state) {
+    (void)state;
+    static struct net_case c;
+    static uint64_t finish[CASE_GPUS * CASE_GPUS], general[CASE_GPUS * CASE_GPUS];
+    static long double slow[CASE_GPUS * CASE_GPUS];
+    for (uint64_t seed = 0; seed < 9; seed++) {
+        struct mp_rng r = mp_rng_seed(seed);
+        const uint32_t n = seed == 8 ? 64 : 66 + 2 * (uint32_t)seed;
+        case_plain(&c, 1, n, UINT64_C(50000000000), 0);
+        for (uint32_t g = 0; g < n && seed % 2 == 1; g++) /* unequal ports */
+            c.resources[g].bytes_per_s += mp_rng_below(&r, UINT64_C(50000000000));
+        if (seed % 4 == 2) {
+            for (uint32_t k = 0; k < 4; k++)
+                c.incast[0][k] = 1000000 - 50000 * k;
+            c.levels[0].incast_ppm = c.incast[0];
+            c.levels[0].n_incast = 4;
+        }
+        for (uint32_t p = 0; p < n * n; p++) {
+            c.matrix[p] = (uint64_t)(1e8 * exp(2 * mp_rng_unit(&r) - 6 * (double)(p % 5 == 0)));
+            if (seed < 2)
+                c.matrix[p] = 100000 * mp_rng_below(&r, 2 + (uint32_t)seed) * (mp_rng_below(&r, 8) == 0);
+            if (p % (n + 1) == 0 || (seed == 4 && mp_rng_below(&r, 3) > 0))
+                c.matrix[p] = 0;
+        }
+        const uint64_t time_ns = concurrent(&c, finish);
+        if (seed < 2) {
+            assert_near(time_ns, slow_concurrent(&c.t, c.matrix, slow), seed, "time");
+            for (uint32_t p = 0; p < n * n; p++)
+                assert_near(finish[p], slow[p], seed, "one flow");
+        }
+        for (uint32_t p = 0; p < n * n; p++) { /* the cap: what the fastest pair has alone */
+            const uint64_t out = c.resources[c.gpus[p / n].out_port[0]].bytes_per_s,
+                           in = c.resources[c.gpus[p % n].in_port[0]].bytes_per_s, rate = out < in ? out : in;
+            if (c.matrix[p] > 0 && rate > c.levels[0].pair_bytes_per_s)
+                c.levels[0].pair_bytes_per_s = rate;
+        }
+        assert_near(time_ns, (long double)concurrent(&c, general), seed, "time, general");
+        for (uint32_t p = 0; p < n * n; p++)
+            assert_near(finish[p], (long double)general[p], seed, "one flow, general");
+    }
+}
+
 /* Past NET_CACHED_GPUS paths are not kept: the same flows among 1100 GPUs and among 22. */
 static void test_net_maxmin__more_gpus_than_paths_are_kept_for(void **state) {
     (void)state;
@@ -301,6 +345,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_net_maxmin__agrees_with_filling_from_scratch_on_10000_cases),
         cmocka_unit_test(test_net_maxmin__agrees_on_large_matrices),
+        cmocka_unit_test(test_net_maxmin__agrees_on_more_ports_than_a_word_has_bits),
         cmocka_unit_test(test_net_maxmin__more_gpus_than_paths_are_kept_for),
         cmocka_unit_test(test_net_maxmin__known_times),
         cmocka_unit_test(test_net_maxmin__shared_ports_and_uplinks),
