@@ -236,7 +236,7 @@ enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem 
     bool was_stopped = x->outcome == MP_STOPPED;
     MP_TRY(run_stages(&p, c, MP_PLAN_ROUTE, MP_N_PLANNER_STAGES, &left, &draft, &was_stopped, outcome, err));
     draft.plan->is_pipelined = p.sim.is_pipelined;
-    if (p.sim.is_pipelined && *outcome == MP_FOUND)
+    if (p.sim.is_pipelined && (*outcome == MP_FOUND || *outcome == MP_STOPPED))
         MP_TRY(mp_keep_pipelined_orders(draft.plan, &p, &left, &draft.work_used, err));
     *work += draft.work_used;
     if (was_stopped && *outcome == MP_FOUND)

@@ -792,7 +792,7 @@ static enum mp_status fault_flow(void *ctx, struct mp_error *err) {
     struct mp_plan *p = NULL;
     enum mp_outcome outcome;
     enum mp_status status = planted_make(&t, "3:h100", 2, 2, plant_balanced, err);
-    (void)ctx;
+    t.request.sim.is_pipelined = ctx != NULL;
     if (status == MP_OK)
         status = mp_plan_make(&p, &t.request, &outcome, NULL, err);
     mp_plan_free(p);
@@ -802,7 +802,9 @@ static enum mp_status fault_flow(void *ctx, struct mp_error *err) {
 
 static void test_order__faults_leak_nothing(void **state) {
     (void)state;
+    bool is_pipelined = true;
     sweep_faults(fault_flow, NULL, 5);
+    sweep_faults(fault_flow, &is_pipelined, 7);
 }
 
 int main(void) {
