@@ -37,6 +37,11 @@ bool mp_transport_at(uint32_t i, const char **name, const char **summary, const 
     return true;
 }
 
+bool mp_transport_has_one_rank_each(const char *name) {
+    const struct ex_transport *t = ex_transport_find(name);
+    return t != NULL && t->has_one_rank_each;
+}
+
 const char *mp_exec_part_name(enum mp_exec_part_kind kind) { return ex_part_name((enum ex_part)kind); }
 
 /* ---- what all ranks must agree on ---- */

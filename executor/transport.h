@@ -45,6 +45,7 @@ struct ex_link; /* an open transport: each file defines its own */
 struct ex_transport {
     const char *name, *summary, *needs; /* --list transports prints them; needs: "nothing", "a GPU", ... */
     struct ex_limits limits;
+    bool has_one_rank_each; /* process; else all ranks are in one */
     /* Meets the other ranks, compares identities, connects. On failure *out is NULL and nothing is left open. */
     enum mp_status (*open)(struct ex_link **out, const struct ex_world *world, struct mp_error *err);
     /* The block of a local rank, at least `bytes` bytes, zeroed. Again with more bytes: a new block, the old one is

@@ -9,6 +9,9 @@
 /* Transports built in: fills what is known of transport i; false past the last. */
 bool mp_transport_at(uint32_t i, const char **name, const char **summary, const char **needs);
 
+/* Has the transport one rank in each process? Else all are in this one. */
+bool mp_transport_has_one_rank_each(const char *name);
+
 struct mp_exec { /* what to execute; all borrowed */
     const struct mp_plan *plan;
     const struct mp_workload *workload; /* every step of it is executed; NULL with a matrix */
@@ -71,5 +74,33 @@ void mp_exec_result_free(struct mp_exec_result *r);
 void mp_exec_write_text(const struct mp_exec_result *r, const struct mp_exec *in, struct mp_out *o);
 void mp_exec_write_json(const struct mp_exec_result *r, const struct mp_exec *in, struct mp_out *o);
 void mp_exec_write_timeline(const struct mp_exec_result *r, const struct mp_exec *in, struct mp_out *o);
+
+/* ---- launch ---- */
+
+enum { MP_RENDEZVOUS_SIZE = 300 };
+struct mp_launch {    /* what the environment says of this process */
+    const char *by;   /* "torchrun", "Open MPI", ...; NULL: nothing, and what follows is 0 */
+    uint32_t rank, n_ranks, local_rank;
+    const char *hosts;                   /* of tools/emulate, or NULL */
+    char rendezvous[MP_RENDEZVOUS_SIZE]; /* "" = it does not say */
+};
+/* Looks for tools/emulate, torchrun, Open MPI, PMI and Slurm, in this order. get: getenv, in all but tests. MP_EUSAGE: a
+ * launcher's variables make no sense. */
+enum mp_status mp_launch_find(struct mp_launch *out, const char *(*get)(void *ctx, const char *name), void *ctx,
+                              struct mp_error *err) MP_MUST_CHECK;
+
+/* All ranks on this machine. mp_local_start forks and returns in the parent, with *rank MP_NONE, and in every rank, with
+ * its number and what mp_exec wants for launcher_fd and rendezvous. SIGINT, SIGTERM, SIGHUP and SIGQUIT are blocked in
+ * the parent until mp_local_wait has passed them on. When the parent dies, ranks die. */
+struct mp_local;
+enum mp_status mp_local_start(struct mp_local **out, uint32_t n_ranks, uint32_t *rank, int *launcher_fd,
+                              char rendezvous[MP_RENDEZVOUS_SIZE], struct mp_error *err) MP_MUST_CHECK;
+/* A rank: tells the parent why it ends. */
+void mp_local_fail(struct mp_local *l, const struct mp_error *why);
+void mp_local_leave(struct mp_local *l); /* a rank: frees l */
+/* The parent: until all ranks have ended. When one has failed, those that have not ended patience_ms later are killed.
+ * Fails with the error of the rank that knew best; *signal_number: the signal that ended it all, or 0. Frees l. */
+enum mp_status mp_local_wait(struct mp_local *l, uint64_t patience_ms, int *signal_number,
+                             struct mp_error *err) MP_MUST_CHECK;
 
 #endif

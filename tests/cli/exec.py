@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -200,6 +201,76 @@ class Faults(unittest.TestCase):
         self.fails("lie@0/2/1/3", r"layer 2, stage 1: rank 3 sends \d+ bytes to rank \d+ where \d+ were agreed")
         for kind in ("stop", "kill", "slow"):
             self.fails(f"{kind}@0/1/1/5", r"layer 1, stage 1: rank \d+ waited 300 ms for \d+ bytes \S+ .*rank 5", "--deadline", "300")
+
+
+class Sockets(unittest.TestCase):
+    """The same with a process for each rank."""
+
+    def result(self, *arguments):
+        return json.loads(run(EXEC, *arguments, "--transport", "socket", "--json", "-q").stdout)
+
+    def test_every_dispatcher_and_order_brings_every_token_home(self):
+        for name in ("a2av", "deepep-normal", "hierarchical", "agrs"):
+            loop = json.loads(run(EXEC, "nodes.yaml", DECODE, SLOW, *QUICK, "--dispatcher", name, "--json", "-q").stdout)
+            self.assertEqual(self.result("nodes.yaml", DECODE, SLOW, *QUICK, "--dispatcher", name)["verified"], loop["verified"])
+        for mode in ([], ["--stage-barrier"], ["--stage-coupled"]):
+            self.assertEqual(self.result("single.yaml", DECODE, "8:h100", *QUICK, *mode)["verified"]["tokens"], 32 * 24 * 2)
+
+    def test_the_timeline_has_every_transfer(self):
+        result = self.result("nodes.yaml", DECODE, SLOW, *QUICK, "--timeline", "s.json")
+        events = [e for e in json.loads((FOLDER / "s.json").read_text(encoding="utf-8"))["traceEvents"] if e["ph"] == "X" and e["pid"] % 2]
+        self.assertEqual(len(events), 2 * sum(p["messages"] for p in result["parts"]))
+
+    def test_ranks_started_one_by_one(self):
+        def start(*more, environment=None):
+            return [subprocess.Popen([EXEC, "single.yaml", DECODE, "8:h100", *QUICK, "--transport", "socket", "--deadline", "20000", *words], cwd=FOLDER,
+                                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ, **env))
+                    for words, env in ((more and [w.replace("RANK", str(r)) for w in more], (environment or (lambda _: {}))(r)) for r in range(8))]
+
+        def check(ranks):
+            for r, process in enumerate(ranks):
+                out, err = process.communicate(timeout=60)
+                self.assertEqual((process.returncode, err), (0, ""))
+                self.assertEqual("verified: 1536 tokens" in out, r == 0)
+
+        where = f"file://{FOLDER}/meet"
+        (FOLDER / "meet").write_text("moeplan-exec 127.0.0.1 9\n", encoding="utf-8")  # left from a run that was killed
+        check(start("--rank", "RANK", "--nranks", "8", "--rendezvous", where))
+        self.assertFalse((FOLDER / "meet").exists())
+        check(start("--rendezvous", where, environment=lambda r: {"OMPI_COMM_WORLD_RANK": str(r), "OMPI_COMM_WORLD_SIZE": "8"}))
+        check(start("--rendezvous", where, environment=lambda r: {"SLURM_PROCID": str(r), "SLURM_NTASKS": "8"}))
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        check(start("--rendezvous", f"tcp://127.0.0.1:{port}", environment=lambda r: {"PMI_RANK": str(r), "PMI_SIZE": "8"}))
+        check(start(environment=lambda r: {"RANK": str(r), "WORLD_SIZE": "8", "LOCAL_RANK": str(r), "MASTER_ADDR": "127.0.0.1",
+                                           "MASTER_PORT": str(port)}))
+
+    def test_a_rank_with_another_plan_is_named(self):
+        run(MOEPLAN, "plan", DECODE, "8:h100", "--batch", "4", "--steps", "2", "--strategy", "contiguous", "-q", "-o", "other.yaml")
+        ranks = [subprocess.Popen([EXEC, "other.yaml" if r == 5 else "single.yaml", DECODE, "8:h100", *QUICK, "--transport", "socket", "--rank", str(r),
+                                   "--nranks", "8", "--rendezvous", f"file://{FOLDER}/meet", "--deadline", "20000"], cwd=FOLDER,
+                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for r in range(8)]
+        for process in ranks:
+            out, err = process.communicate(timeout=60)
+            self.assertEqual((process.returncode, out), (5, ""), err)
+            self.assertRegex(err, r"^moeplan-exec: rank 5 is about to run something else")
+
+    def test_faults(self):
+        for fault, words in (("corrupt@0/3/1/2", r"dispatch of step 0, layer 3: token \d+ of rank \d+"), ("swap@0/0/0/1", "came wrong from rank"),
+                             ("drop@0/0/2", "came wrong from rank"), ("lie@0/2/1/3", r"rank 3 sends \d+ bytes to rank \d+ where \d+ were agreed"),
+                             ("kill@0/1/1/5", "rank 5 was ended by Killed"), ("stop@0/1/1/5", r"layer 1, .* bytes .*rank 5"),
+                             ("slow@0/1/1/5", r"layer 1, .* bytes .*rank 5")):
+            done = run(EXEC, "nodes.yaml", DECODE, SLOW, *QUICK, "--transport", "socket", "--fault", fault, "--deadline", "600", check=False)
+            self.assertEqual((done.returncode, done.stdout), (5, ""), done.stderr)
+            self.assertRegex(done.stderr, rf"^moeplan-exec: .*{words}")
+
+    def test_usage(self):
+        for words, message in ((["--rank", "1", "--nranks", "8"], "must meet somewhere"),
+                               (["--rank", "1", "--nranks", "8", "--rendezvous", "udp://x"], 'neither file:///PATH nor tcp://HOST:PORT')):
+            done = run(EXEC, "single.yaml", DECODE, "8:h100", *QUICK, "--transport", "socket", *words, check=False)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn(message, done.stderr)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,12 @@
 #include "score.h"
 #include <moeplan/executor.h>
 #include <moeplan/matrix.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+enum { PATIENCE_MS = 200 }; /* beyond the deadline, before ranks that have not ended are killed */
 
 static const struct argument exec_arguments[] = {
     {"PLAN", "a plan file", false, false, WORDS_FILE},
@@ -175,12 +179,58 @@ static struct mp_exec exec_of(const struct setup *s, const struct mp_plan *plan,
         .deadline_ms = o->deadline_ms,
         .fault = o->fault,
         .n_ranks = s->topology->n_gpus,
-        .first_rank = (uint32_t)o->rank,
-        .n_local = o->is_set[OPT_RANK] ? 1 : s->topology->n_gpus,
-        .rendezvous = o->rendezvous,
-        .hosts = o->hosts,
+        .n_local = s->topology->n_gpus,
         .launcher_fd = -1,
     };
+}
+
+/* ---- ranks ---- */
+
+/* How this process came to be a rank. */
+struct start {
+    struct mp_launch found; /* by the environment */
+    struct mp_local *local; /* or we have started all ranks */
+    char rendezvous[MP_RENDEZVOUS_SIZE];
+};
+
+static const char *from_environment(void *ctx, const char *name) {
+    (void)ctx;
+    return getenv(name);
+}
+
+/* With a rank in each process: which one this is. All of them, one after the other, when nobody says: then this process
+ * forks, and comes back as each rank and, with first_rank MP_NONE, as their parent. */
+static enum mp_status find_rank(struct start *start, struct mp_exec *in, const struct opts *o, struct mp_error *err) {
+    enum mp_status status = MP_OK;
+    if (!mp_transport_has_one_rank_each(in->transport)) {
+        in->first_rank = (uint32_t)o->rank;
+        in->n_local = o->is_set[OPT_RANK] ? 1 : in->n_ranks;
+        return MP_OK;
+    }
+    in->n_local = 1;
+    if (!o->is_set[OPT_LOCAL])
+        status = mp_launch_find(&start->found, from_environment, NULL, err);
+    if (status != MP_OK)
+        return status;
+    if (o->is_set[OPT_RANK]) {
+        in->first_rank = in->local_rank = (uint32_t)o->rank;
+    } else if (start->found.by != NULL) {
+        if (start->found.n_ranks != in->n_ranks)
+            return mp_fail(err, MP_EUSAGE, "%s started %u ranks, the plan is for %u GPUs (start one for each)",
+                           start->found.by, start->found.n_ranks, in->n_ranks);
+        in->first_rank = start->found.rank;
+        in->local_rank = start->found.local_rank;
+    } else {
+        status = mp_local_start(&start->local, in->n_ranks, &in->first_rank, &in->launcher_fd, start->rendezvous, err);
+        in->local_rank = in->first_rank;
+        in->rendezvous = start->rendezvous;
+        return status;
+    }
+    in->hosts = o->hosts != NULL ? o->hosts : start->found.hosts;
+    in->rendezvous = o->rendezvous != NULL           ? o->rendezvous
+                     : start->found.rendezvous[0] != '\0' ? start->found.rendezvous
+                                                          : NULL;
+    return MP_OK;
 }
 
 /* One rank for each GPU of the plan, whoever starts them. */
@@ -275,6 +325,7 @@ static enum mp_status execute(const struct opts *o, const struct args *args, int
     struct mp_matrix *matrix = NULL;
     uint64_t *bytes = NULL;
     bool is_refused = false;
+    struct start start = {.local = NULL};
     enum mp_status status = MP_OK;
     if (o->timeline_file != NULL)
         MP_TRY(tool_check_output(o->timeline_file, err));
@@ -289,11 +340,27 @@ static enum mp_status execute(const struct opts *o, const struct args *args, int
     MP_TRY(check_ranks(o, plan->n_gpus, err));
     if (matrix == NULL)
         MP_TRY(setup_as_planned(&s, plan, err));
-    const struct mp_exec in = exec_of(&s, plan, bytes);
+    struct mp_exec in = exec_of(&s, plan, bytes);
+    MP_TRY(find_rank(&start, &in, o, err));
+    if (start.local != NULL && in.first_rank == MP_NONE) {
+        int number;
+        status = mp_local_wait(start.local, o->deadline_ms + PATIENCE_MS, &number, err);
+        start.local = NULL;
+        if (number != 0)
+            (void)raise(number); /* start.c ends us as the signal says */
+        goto out;
+    }
     MP_TRY(mp_exec_run(&result, &in, err));
     if (in.first_rank == 0)
         status = write_results(result, &in, &s, err);
 out:
+    if (start.local != NULL) { /* a rank that was forked: its parent speaks */
+        if (status != MP_OK)
+            mp_local_fail(start.local, err);
+        *exit_code = mp_exit_code(status);
+        status = MP_OK;
+        mp_local_leave(start.local);
+    }
     mp_exec_result_free(result);
     mp_matrix_free(matrix);
     mp_free(bytes);

@@ -1,0 +1,583 @@
+/* Connections between all ranks, control frames, barriers and gathers over them, and how everything ends.
+ *
+ * A barrier is a star: everybody tells rank 0, rank 0 tells everybody, 2 (n - 1) small frames. A gather likewise. */
+#include "socket.h"
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum {
+    EVENTS = 64,
+    COMMANDS_ROOM = 4096,
+    ROW_BYTES_MAX = 1 << 30,
+    REASON_MAX = 900,
+    GRACE_NS = 25000000, /* from a connection's end until we give up hearing the reason from somebody */
+    SEND_BUFFER = 128 * 1024,
+    SLOW_PORT_BYTES_PER_S = 250000000 /* above, the kernel sizes buffers */
+};
+
+/* ---- failure ---- */
+
+enum mp_status socket_break(struct ex_link *l, struct mp_error *err, const char *fmt, ...) {
+    char text[sizeof l->why.message];
+    va_list args;
+    va_start(args, fmt);
+    (void)vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    if (!l->is_broken) {
+        l->is_broken = true;
+        (void)mp_fail(&l->why, MP_EPEER, "%s", text);
+    }
+    return mp_fail(err, l->why.status, "%s", l->why.message);
+}
+
+static enum mp_status broken(const struct ex_link *l, struct mp_error *err) {
+    return mp_fail(err, l->why.status, "%s", l->why.message);
+}
+
+/* ---- buffers ---- */
+
+static bool buffer_append(struct socket_buffer *b, const void *bytes, size_t n) {
+    if (b->at == b->n)
+        b->at = b->n = 0;
+    if (b->n + n > b->room) {
+        const size_t room = 2 * (b->n + n);
+        uint8_t *grown = mp_realloc(b->bytes, room, 1);
+        if (grown == NULL)
+            return false;
+        b->bytes = grown;
+        b->room = room;
+    }
+    if (n > 0)
+        memcpy(b->bytes + b->n, bytes, n);
+    b->n += n;
+    return true;
+}
+
+/* ---- control frames out ---- */
+
+static void flush_replies(struct socket_peer *p) {
+    struct socket_buffer *b = &p->replies;
+    while (b->at < b->n) {
+        const ssize_t k = send(p->in, b->bytes + b->at, b->n - b->at, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (k > 0)
+            b->at += (size_t)k;
+        else if (errno != EINTR)
+            return; /* later; a dead connection is seen by who reads it */
+    }
+    b->at = b->n = 0;
+}
+
+enum mp_status socket_tell(struct ex_link *l, uint32_t to, enum socket_kind kind, uint64_t serial, uint32_t index,
+                           const void *more, uint64_t n_more, struct mp_error *err) {
+    struct socket_peer *p = &l->peers[to];
+    const struct socket_frame f = {.magic = SOCKET_MAGIC,
+                                   .kind = (uint16_t)kind,
+                                   .from = (uint16_t)l->me,
+                                   .serial = serial,
+                                   .index = index,
+                                   .bytes = n_more};
+    if (p->in < 0)
+        return MP_OK;
+    if (!buffer_append(&p->replies, &f, sizeof f) || !buffer_append(&p->replies, more, n_more))
+        return mp_nomem(err, "a control frame");
+    flush_replies(p);
+    return MP_OK;
+}
+
+/* ---- control frames in ---- */
+
+/* Every rank passes on why it ends, word for word, so that whoever sees a connection end finds the reason on it. */
+static bool is_hearsay(const char *text, size_t n) { return memmem(text, n, " ended the run: ", 15) != NULL; }
+
+static enum mp_status obey(struct ex_link *l, uint32_t from, const struct socket_frame *f, const uint8_t *more,
+                           struct mp_error *err) {
+    struct socket_peer *p = &l->peers[from];
+    switch (f->kind) {
+    case SOCKET_CREDIT:
+    case SOCKET_DONE:
+        if (p->run != f->serial)
+            p->credit = p->done = 0;
+        p->run = f->serial;
+        *(f->kind == SOCKET_CREDIT ? &p->credit : &p->done) = f->index;
+        return MP_OK;
+    case SOCKET_ARRIVED:
+        p->arrived = f->serial;
+        return MP_OK;
+    case SOCKET_GO:
+        l->go = f->serial;
+        return MP_OK;
+    case SOCKET_ROW:
+    case SOCKET_ALL: {
+        struct socket_buffer *b = f->kind == SOCKET_ROW ? &p->row : &l->all;
+        b->at = b->n = 0;
+        if (!buffer_append(b, more, f->bytes))
+            return mp_nomem(err, "what ranks tell each other");
+        *(f->kind == SOCKET_ROW ? &p->row_serial : &l->all_serial) = f->serial;
+        return MP_OK;
+    }
+    case SOCKET_WAITING:
+        p->waits_for = f->index;
+        return MP_OK;
+    case SOCKET_LEAVE:
+        p->has_left = true;
+        return MP_OK;
+    default: /* SOCKET_ABORT, of the rank itself or passed on by it */
+        if (is_hearsay((const char *)more, f->bytes))
+            return socket_break(l, err, "%.*s", (int)f->bytes, (const char *)more);
+        return socket_break(l, err, "rank %u ended the run: %.*s", from, (int)f->bytes, (const char *)more);
+    }
+}
+
+static enum mp_status read_commands(struct ex_link *l, uint32_t from, struct mp_error *err) {
+    struct socket_peer *p = &l->peers[from];
+    struct socket_buffer *b = &p->commands;
+    enum mp_status status = MP_OK;
+    while (!p->out_has_ended) {
+        if (b->at == b->n)
+            b->at = b->n = 0;
+        if (b->room - b->n < COMMANDS_ROOM) {
+            if (b->at > 0)
+                memmove(b->bytes, b->bytes + b->at, b->n - b->at);
+            b->n -= b->at;
+            b->at = 0;
+            const size_t had = b->n;
+            static const uint8_t room[COMMANDS_ROOM];
+            if (!buffer_append(b, room, sizeof room))
+                return mp_nomem(err, "control frames");
+            b->n = had;
+        }
+        const ssize_t k = recv(p->out, b->bytes + b->n, b->room - b->n, MSG_DONTWAIT);
+        if (k < 0 && errno == EINTR)
+            continue;
+        if (k < 0 && errno == EAGAIN)
+            break;
+        if (k <= 0)
+            p->out_has_ended = true;
+        b->n += k > 0 ? (size_t)k : 0;
+        while (b->n - b->at >= sizeof(struct socket_frame)) {
+            struct socket_frame f;
+            memcpy(&f, b->bytes + b->at, sizeof f);
+            const uint64_t most = f.kind == SOCKET_ROW || f.kind == SOCKET_ALL ? ROW_BYTES_MAX
+                                  : f.kind == SOCKET_ABORT                     ? REASON_MAX
+                                                                               : 0;
+            if (f.magic != SOCKET_MAGIC || f.from != from || f.kind <= SOCKET_MESSAGE || f.kind > SOCKET_LEAVE ||
+                f.bytes > most)
+                return socket_break(l, err, "rank %u sent rank %u a control frame that makes no sense", from, l->me);
+            if (b->n - b->at < sizeof f + f.bytes)
+                break;
+            b->at += sizeof f + f.bytes;
+            MP_TRY(obey(l, from, &f, b->bytes + b->at - f.bytes, err));
+        }
+    }
+    return MP_OK;
+out:
+    return status;
+}
+
+/* Somebody's connection has ended without a word. When it told a reason to anybody, that comes within a moment. */
+enum mp_status socket_gone(struct ex_link *l, uint32_t peer, int error, struct mp_error *err) {
+    const uint64_t until = ex_now_ns() + GRACE_NS;
+    if (!l->is_broken && !l->is_asking) { /* a step below may find more of them */
+        struct mp_error ignored = {0};
+        l->is_asking = true;
+        while (!l->is_broken && !l->peers[peer].out_has_ended && ex_now_ns() < until)
+            if (socket_step(l, until, &ignored) != MP_OK)
+                break;
+        l->is_asking = false;
+    }
+    return socket_break(l, err, "%s: rank %u is gone (its connection to rank %u %s)", l->doing, peer, l->me,
+                        error == 0 ? "was closed" : strerror(error));
+}
+
+enum mp_status socket_step(struct ex_link *l, uint64_t until_ns, struct mp_error *err) {
+    struct epoll_event events[EVENTS];
+    if (l->is_broken)
+        return broken(l, err);
+    const uint64_t now = ex_now_ns();
+    const uint64_t left = until_ns > now ? until_ns - now : 0;
+    const int ms = left / 1000000 < 1000000 ? (int)mp_ceil_div(left, 1000000) : 1000000;
+    const int n = epoll_wait(l->epoll, events, EVENTS, ms);
+    enum mp_status status = MP_OK;
+    for (int i = 0; i < n; i++) {
+        const uint32_t r = (uint32_t)(events[i].data.u64 >> 1);
+        const bool is_in = (events[i].data.u64 & 1) != 0;
+        struct socket_peer *p = &l->peers[r];
+        const uint32_t e = events[i].events;
+        if (is_in) {
+            p->can_receive |= (e & (EPOLLIN | EPOLLHUP | EPOLLERR | EPOLLRDHUP)) != 0;
+            if ((e & EPOLLOUT) != 0)
+                flush_replies(p);
+        } else {
+            p->can_send |= (e & EPOLLOUT) != 0;
+            if ((e & (EPOLLIN | EPOLLHUP | EPOLLERR | EPOLLRDHUP)) != 0)
+                MP_TRY(read_commands(l, r, err));
+        }
+    }
+    for (int i = 0; i < n; i++) { /* after all reasons are heard */
+        const uint32_t r = (uint32_t)(events[i].data.u64 >> 1);
+        if (l->peers[r].out_has_ended && !l->peers[r].has_left)
+            MP_TRY(socket_gone(l, r, 0, err));
+    }
+out:
+    return status;
+}
+
+/* ---- whom to blame ---- */
+
+enum mp_status socket_complain(struct ex_link *l, uint32_t peer, struct mp_error *err) {
+    enum mp_status status = MP_OK;
+    if (l->has_complained == (peer != MP_NONE))
+        return MP_OK;
+    l->has_complained = peer != MP_NONE;
+    for (uint32_t r = 0; r < l->n && status == MP_OK; r++)
+        if (r != l->me)
+            status = socket_tell(l, r, SOCKET_WAITING, 0, peer, NULL, 0, err);
+    return status;
+}
+
+uint32_t socket_culprit(const struct ex_link *l, uint32_t peer) {
+    for (uint32_t hops = 0; hops < l->n && peer != l->me && l->peers[peer].waits_for < l->n; hops++)
+        if (l->peers[peer].waits_for == l->me)
+            break;
+        else
+            peer = l->peers[peer].waits_for;
+    return peer;
+}
+
+/* ---- barriers and gathers ---- */
+
+/* Who has not come: any of them for rank 0, rank 0 for the others. */
+static uint32_t missing_from(const struct ex_link *l, bool is_barrier) {
+    uint32_t r = l->me == 0 && l->n > 1 ? 1 : 0;
+    while (l->me == 0 && r + 1 < l->n &&
+           (is_barrier ? l->peers[r].arrived >= l->n_barriers : l->peers[r].row_serial >= l->n_gathers))
+        r++;
+    return r;
+}
+
+/* Waits a while at a barrier (a gather) that began at `begin_ns`; fails when that was the deadline ago. */
+static enum mp_status wait_on(struct ex_link *l, bool is_barrier, uint64_t begin_ns, struct mp_error *err) {
+    const uint64_t deadline_ns = l->world.deadline_ms * 1000000, now = ex_now_ns();
+    const uint32_t missing = missing_from(l, is_barrier);
+    if (now >= begin_ns + deadline_ns) {
+        const uint32_t culprit = socket_culprit(l, missing);
+        return socket_break(l, err,
+                            "%s, at a %s: rank %u waited %llu ms for rank %u, which did not come (0 bytes are outstanding; "
+                            "is it alive? a slow cluster may need a longer --deadline)",
+                            l->doing, is_barrier ? "barrier" : "gather", l->me,
+                            (unsigned long long)l->world.deadline_ms, culprit);
+    }
+    if (now >= begin_ns + deadline_ns / 2) {
+        enum mp_status status = socket_complain(l, missing, err);
+        return status != MP_OK ? status : socket_step(l, begin_ns + deadline_ns, err);
+    }
+    return socket_step(l, begin_ns + deadline_ns / 2, err);
+}
+
+enum mp_status socket_arrive(struct ex_link *l, struct mp_error *err) {
+    l->n_barriers++;
+    return l->me == 0 ? MP_OK : socket_tell(l, 0, SOCKET_ARRIVED, l->n_barriers, 0, NULL, 0, err);
+}
+
+enum mp_status socket_passed(struct ex_link *l, bool *has_passed, struct mp_error *err) {
+    enum mp_status status = MP_OK;
+    *has_passed = l->go >= l->n_barriers;
+    if (*has_passed || l->me != 0)
+        return MP_OK;
+    for (uint32_t r = 1; r < l->n; r++)
+        if (l->peers[r].arrived < l->n_barriers)
+            return MP_OK;
+    l->go = l->n_barriers;
+    *has_passed = true;
+    for (uint32_t r = 1; r < l->n; r++)
+        MP_TRY(socket_tell(l, r, SOCKET_GO, l->n_barriers, 0, NULL, 0, err));
+out:
+    return status;
+}
+
+enum mp_status socket_barrier(struct ex_link *l, struct mp_error *err) {
+    const uint64_t begin = ex_now_ns();
+    bool has_passed = false;
+    enum mp_status status = MP_OK;
+    if (l->is_broken)
+        return broken(l, err);
+    MP_TRY(socket_arrive(l, err));
+    MP_TRY(socket_passed(l, &has_passed, err));
+    while (!has_passed) {
+        MP_TRY(wait_on(l, true, begin, err));
+        MP_TRY(socket_passed(l, &has_passed, err));
+    }
+    status = socket_complain(l, MP_NONE, err);
+out:
+    return status;
+}
+
+/* Until everything that was told has gone out. */
+static enum mp_status flush_all(struct ex_link *l, uint64_t begin, struct mp_error *err) {
+    for (uint32_t r = 0; r < l->n; r++)
+        while (l->peers[r].replies.at < l->peers[r].replies.n && !l->peers[r].has_left) {
+            enum mp_status status = wait_on(l, false, begin, err);
+            if (status != MP_OK)
+                return status;
+        }
+    return MP_OK;
+}
+
+enum mp_status socket_gather(struct ex_link *l, const void *mine, void *all, size_t n, struct mp_error *err) {
+    const uint64_t begin = ex_now_ns();
+    enum mp_status status = MP_OK;
+    if (l->is_broken)
+        return broken(l, err);
+    if (n > ROW_BYTES_MAX / l->n)
+        return mp_fail(err, MP_ELIMIT, "ranks cannot tell each other %zu bytes at a time (ask for less: no --timeline)",
+                       n);
+    l->n_gathers++;
+    if (l->me == 0) {
+        memcpy(all, mine, n);
+        for (uint32_t r = 1; r < l->n; r++) {
+            struct socket_peer *p = &l->peers[r];
+            while (p->row_serial < l->n_gathers)
+                MP_TRY(wait_on(l, false, begin, err));
+            if (p->row.n != n)
+                return socket_break(l, err, "gather: rank %u sends %zu bytes where %zu were agreed", r, p->row.n, n);
+            memcpy((uint8_t *)all + r * n, p->row.bytes, n);
+        }
+        for (uint32_t r = 1; r < l->n; r++)
+            MP_TRY(socket_tell(l, r, SOCKET_ALL, l->n_gathers, 0, all, n * l->n, err));
+        MP_TRY(flush_all(l, begin, err));
+        return socket_complain(l, MP_NONE, err);
+    }
+    MP_TRY(socket_tell(l, 0, SOCKET_ROW, l->n_gathers, 0, mine, n, err));
+    while (l->all_serial < l->n_gathers)
+        MP_TRY(wait_on(l, false, begin, err));
+    MP_TRY(socket_complain(l, MP_NONE, err));
+    if (l->all.n != n * l->n)
+        return socket_break(l, err, "gather: rank 0 sends %zu bytes where %zu were agreed", l->all.n, n * l->n);
+    memcpy(all, l->all.bytes, n * l->n);
+out:
+    return status;
+}
+
+/* ---- opening ---- */
+
+static void set(int fd, int level, int name, int value) { (void)setsockopt(fd, level, name, &value, sizeof value); }
+
+/* The rate of the slower end of a pair, to size buffers by. */
+static uint64_t pair_rate(const struct ex_link *l, uint32_t peer) {
+    const struct mp_topology *t = l->world.topology;
+    uint32_t level = 0;
+    while (level + 1 < t->n_levels && t->gpus[l->me].group[level] != t->gpus[peer].group[level])
+        level++;
+    const uint32_t ports[2] = {t->gpus[l->me].out_port[level], t->gpus[peer].in_port[level]};
+    uint64_t least = UINT64_MAX;
+    for (int i = 0; i < 2; i++)
+        if (ports[i] < t->n_resources && t->resources[ports[i]].bytes_per_s < least)
+            least = t->resources[ports[i]].bytes_per_s;
+    return least;
+}
+
+static enum mp_status ready(struct ex_link *l, uint32_t peer, int fd, bool is_in, struct mp_error *err) {
+    struct epoll_event e = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+                            .data.u64 = (uint64_t)peer << 1 | is_in};
+    const char *congestion = l->world.congestion != NULL ? l->world.congestion : "cubic";
+    set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    if (setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, congestion, (socklen_t)strlen(congestion)) != 0 &&
+        l->world.congestion != NULL)
+        return mp_fail(err, MP_EUSAGE, "TCP congestion control \"%.40s\" is not available here: %s", congestion,
+                       strerror(errno));
+    if (!is_in && pair_rate(l, peer) <= SLOW_PORT_BYTES_PER_S)
+        set(fd, SOL_SOCKET, SO_SNDBUF, SEND_BUFFER);
+    return epoll_ctl(l->epoll, EPOLL_CTL_ADD, fd, &e) == 0
+               ? MP_OK
+               : mp_fail(err, MP_EIO, "epoll cannot watch a connection: %s", strerror(errno));
+}
+
+/* Two descriptors for each peer. */
+static void raise_limit(uint32_t n) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < 2 * (rlim_t)n + 64) {
+        limit.rlim_cur = limit.rlim_max < 2 * (rlim_t)n + 64 ? limit.rlim_max : 2 * (rlim_t)n + 64;
+        (void)setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+struct card { /* the first bytes on a connection */
+    uint64_t token;
+    uint32_t magic, from;
+};
+
+static bool send_now(int fd, const void *bytes, size_t n) {
+    return send(fd, bytes, n, MSG_NOSIGNAL) == (ssize_t)n;
+}
+
+/* Connects to every rank; the kernel accepts for those that are busy. */
+static enum mp_status connect_all(struct ex_link *l, const struct ex_meeting *m, const struct ex_hosts *hosts,
+                                  uint64_t until, struct mp_error *err) {
+    const struct card card = {m->token, SOCKET_MAGIC, l->me};
+    for (uint32_t k = 1; k < l->n; k++) {
+        const uint32_t r = (l->me + k) % l->n;
+        const char *to = m->addresses[r], *own = NULL;
+        if (hosts->addresses != NULL) {
+            to = ex_hosts_address(hosts, l->world.topology, r, l->me);
+            own = ex_hosts_address(hosts, l->world.topology, l->me, r);
+            if (to == NULL || own == NULL)
+                return mp_fail(err, MP_EUSAGE, "%s: rank %u has no address at the level that it shares with rank %u",
+                               l->world.hosts, to == NULL ? r : l->me, to == NULL ? l->me : r);
+        }
+        l->peers[r].out = ex_connect(to, m->ports[r], own);
+        if (l->peers[r].out < 0 && errno != EMFILE && errno != ENFILE)
+            return mp_fail(err, MP_EPEER, "rank %u cannot reach rank %u at %s port %u: %s", l->me, r, to, m->ports[r],
+                           strerror(errno));
+        if (l->peers[r].out < 0)
+            return mp_fail(err, MP_EIO, "%u ranks need more open files than allowed (ulimit -n %u)", l->n,
+                           2 * l->n + 64);
+    }
+    for (uint32_t r = 0; r < l->n; r++) {
+        int error = 0;
+        socklen_t size = sizeof error;
+        if (r == l->me)
+            continue;
+        const bool is_there = ex_wait(l->peers[r].out, true, until);
+        if (is_there)
+            (void)getsockopt(l->peers[r].out, SOL_SOCKET, SO_ERROR, &error, &size);
+        if (!is_there || error != 0 || !send_now(l->peers[r].out, &card, sizeof card))
+            return mp_fail(err, MP_EPEER, "rank %u cannot reach rank %u: %s", l->me, r,
+                           !is_there    ? "no answer within the deadline"
+                           : error != 0 ? strerror(error)
+                                        : strerror(errno));
+        enum mp_status status = ready(l, r, l->peers[r].out, false, err);
+        if (status != MP_OK)
+            return status;
+    }
+    return MP_OK;
+}
+
+/* Everybody has connected to us, or will; cards come with the connections. */
+static enum mp_status accept_all(struct ex_link *l, const struct ex_meeting *m, uint64_t until, struct mp_error *err) {
+    for (uint32_t n_in = 1; n_in < l->n;) {
+        struct card card = {0};
+        size_t got = 0;
+        if (!ex_wait(m->listener, false, until)) {
+            uint32_t missing = 0;
+            while (missing == l->me || (missing + 1 < l->n && l->peers[missing].in >= 0))
+                missing++;
+            return mp_fail(err, MP_EPEER, "rank %u waited %llu ms for rank %u to connect, which did not come", l->me,
+                           (unsigned long long)l->world.deadline_ms, missing);
+        }
+        const int fd = accept4(m->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd < 0)
+            continue;
+        while (got < sizeof card && ex_wait(fd, false, until)) {
+            const ssize_t k = recv(fd, (char *)&card + got, sizeof card - got, 0);
+            if (k <= 0 && errno != EINTR && errno != EAGAIN)
+                break;
+            got += k > 0 ? (size_t)k : 0;
+            if (k == 0)
+                break;
+        }
+        if (got < sizeof card || card.magic != SOCKET_MAGIC || card.token != m->token || card.from >= l->n ||
+            card.from == l->me || l->peers[card.from].in >= 0) {
+            (void)close(fd); /* nobody of us */
+            continue;
+        }
+        l->peers[card.from].in = fd;
+        n_in++;
+        enum mp_status status = ready(l, card.from, fd, true, err);
+        if (status != MP_OK)
+            return status;
+    }
+    return MP_OK;
+}
+
+enum mp_status socket_open(struct ex_link **out, const struct ex_world *world, struct mp_error *err) {
+    struct ex_meeting meeting = {.listener = -1};
+    struct ex_hosts hosts = {0};
+    const uint64_t until = ex_now_ns() + world->deadline_ms * 1000000;
+    enum mp_status status = MP_OK;
+    *out = NULL;
+    if (world->n_local != 1)
+        return mp_fail(err, MP_EUSAGE, "transport socket has one rank in each process (add --local %u, or --rendezvous)",
+                       world->n_ranks);
+    struct ex_link *l = mp_calloc(1, sizeof *l);
+    if (l == NULL)
+        return mp_nomem(err, "a transport");
+    *l = (struct ex_link){.world = *world,
+                          .me = world->first_rank,
+                          .n = world->n_ranks,
+                          .epoll = epoll_create1(EPOLL_CLOEXEC),
+                          .listener = -1,
+                          .doing = "before the first transfer",
+                          .peers = mp_calloc(world->n_ranks, sizeof *l->peers)};
+    if (l->peers == NULL) {
+        status = mp_nomem(err, "a transport");
+        goto out;
+    }
+    for (uint32_t r = 0; r < l->n; r++)
+        l->peers[r] = (struct socket_peer){.out = -1, .in = -1, .waits_for = MP_NONE};
+    if (l->epoll < 0) {
+        status = mp_fail(err, MP_EIO, "epoll: %s", strerror(errno));
+        goto out;
+    }
+    raise_limit(l->n);
+    MP_TRY(ex_meet(&meeting, world, until, err));
+    if (world->hosts != NULL)
+        MP_TRY(ex_hosts_load(&hosts, world->hosts, world->topology, err));
+    MP_TRY(connect_all(l, &meeting, &hosts, until, err));
+    MP_TRY(accept_all(l, &meeting, until, err));
+    *out = l;
+    l = NULL;
+out:
+    ex_hosts_free(&hosts);
+    ex_meeting_close(&meeting);
+    socket_close(l);
+    return status;
+}
+
+/* ---- ending ---- */
+
+void socket_abort(struct ex_link *l, const struct mp_error *why) {
+    char text[REASON_MAX];
+    struct mp_error ignored = {0};
+    if (!l->is_broken) {
+        l->is_broken = true;
+        l->why = *why;
+    }
+    (void)mp_error_text(why, text, sizeof text);
+    for (uint32_t r = 0; r < l->n; r++)
+        if (l->peers[r].in >= 0 &&
+            socket_tell(l, r, SOCKET_ABORT, 0, 0, text, strlen(text), &ignored) != MP_OK)
+            continue; /* it sees our connections end */
+}
+
+void socket_close(struct ex_link *l) {
+    struct mp_error ignored = {0};
+    if (l == NULL)
+        return;
+    for (uint32_t r = 0; l->peers != NULL && r < l->n && !l->is_broken; r++)
+        if (l->peers[r].in >= 0 && socket_tell(l, r, SOCKET_LEAVE, 0, 0, NULL, 0, &ignored) != MP_OK)
+            continue;
+    for (uint32_t r = 0; l->peers != NULL && r < l->n; r++) {
+        struct socket_peer *p = &l->peers[r];
+        if (p->out >= 0)
+            (void)close(p->out);
+        if (p->in >= 0)
+            (void)close(p->in);
+        mp_free(p->commands.bytes);
+        mp_free(p->replies.bytes);
+        mp_free(p->row.bytes);
+    }
+    if (l->epoll >= 0)
+        (void)close(l->epoll);
+    mp_free(l->all.bytes);
+    mp_free(l->block);
+    mp_free(l->peers);
+    mp_free(l);
+}

@@ -1,0 +1,234 @@
+/* The socket transport, a thread in place of each process: every byte arrives under every rule of stages, ranks tell
+ * each other what they should, and whatever goes wrong ends all of them. */
+#include "../../../executor/rendezvous.h"
+#include "script_case.h"
+#include <moeplan/base.h>
+#include <moeplan/executor.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { RANKS_MAX = CASE_GPUS };
+
+struct cluster { /* what all ranks have in common */
+    const struct script_case *c;
+    uint32_t n;
+    char rendezvous[4200];
+    struct ex_fault fault;
+    uint64_t deadline_ms;
+    int n_runs;
+    uint32_t odd_rank; /* whose identity differs; MP_NONE = nobody's */
+    uint8_t *views[RANKS_MAX];
+};
+struct member {
+    struct cluster *cluster;
+    uint32_t rank;
+    pthread_t thread;
+    bool is_wrong; /* something that ranks told each other */
+    enum mp_status status;
+    struct mp_error err;
+};
+
+/* One rank's flows, all else 0xEE. */
+static void fill_own(const struct script_case *c, uint32_t rank, uint8_t *block) {
+    const uint32_t n = c->flows->n;
+    memset(block, 0xEE, c->used[rank]);
+    for (size_t p = (size_t)rank * n; p < (size_t)(rank + 1) * n; p++)
+        for (uint64_t o = 0; o < c->flows->bytes[p]; o++)
+            block[c->flows->out_at[p] + o] = flow_byte(p, o);
+}
+
+static void *member_main(void *ctx) {
+    struct member *m = ctx;
+    struct cluster *k = m->cluster;
+    const struct ex_transport *t = ex_transport_find("socket");
+    struct ex_world world = {.n_ranks = k->n,
+                             .first_rank = m->rank,
+                             .n_local = 1,
+                             .topology = &k->c->net.t,
+                             .deadline_ms = k->deadline_ms,
+                             .rendezvous = k->rendezvous,
+                             .sockets_fd = -1,
+                             .fault = k->fault};
+    struct ex_link *link = NULL;
+    struct ex_times *times = NULL;
+    void *view = NULL;
+    enum mp_status status = MP_OK;
+    snprintf(world.identity, sizeof world.identity, "%064u", m->rank == k->odd_rank ? 1 : 0);
+    MP_TRY(t->open(&link, &world, &m->err));
+    MP_TRY(ex_times_new(&times, k->c->script, &m->err));
+    MP_TRY(t->alloc(link, m->rank, k->c->used[m->rank] + 1, &view, &m->err));
+    for (int i = 0; i < k->n_runs; i++) {
+        uint32_t mine = 1000 + m->rank * 7 + (uint32_t)i, all[RANKS_MAX];
+        fill_own(k->c, m->rank, view);
+        MP_TRY(t->run(link, k->c->script, times, &m->err));
+        m->is_wrong |= times->total_ns[m->rank] == 0;
+        MP_TRY(t->gather(link, &mine, all, sizeof mine, &m->err));
+        for (uint32_t r = 0; r < k->n; r++)
+            m->is_wrong |= all[r] != 1000 + r * 7 + (uint32_t)i;
+        MP_TRY(t->barrier(link, &m->err));
+    }
+    k->views[m->rank] = malloc(k->c->used[m->rank] + 1);
+    memcpy(k->views[m->rank], view, k->c->used[m->rank]);
+out:
+    m->status = status;
+    if (status != MP_OK && link != NULL)
+        t->abort(link, &m->err);
+    t->close(link);
+    ex_times_free(times);
+    return NULL;
+}
+
+static void run_cluster(struct cluster *k, struct member *members) {
+    const char *path = temp_path("rendezvous");
+    snprintf(k->rendezvous, sizeof k->rendezvous, "file://%s", path);
+    k->n = k->c->net.t.n_gpus;
+    for (uint32_t r = k->n; r-- > 0;) {
+        members[r] = (struct member){.cluster = k, .rank = r};
+        assert_int_equal(pthread_create(&members[r].thread, NULL, member_main, &members[r]), 0);
+    }
+    for (uint32_t r = 0; r < k->n; r++)
+        assert_int_equal(pthread_join(members[r].thread, NULL), 0);
+    assert_int_not_equal(access(path, F_OK), 0); /* the meeting's file is gone */
+}
+static void free_views(struct cluster *k) {
+    for (uint32_t r = 0; r < RANKS_MAX; r++) {
+        free(k->views[r]);
+        k->views[r] = NULL;
+    }
+}
+
+static void test_transport_socket__every_byte_arrives(void **state) {
+    (void)state;
+    static struct script_case c;
+    static struct member members[RANKS_MAX];
+    uint32_t n_modes[3] = {0};
+    for (uint64_t seed = 0; seed < 60; seed++) {
+        struct cluster k = {.c = &c, .deadline_ms = 20000, .n_runs = 3, .odd_rank = MP_NONE};
+        script_case_make(&c, seed);
+        run_cluster(&k, members);
+        for (uint32_t r = 0; r < k.n; r++) {
+            CHECK_OK(members[r].status, members[r].err);
+            assert_false(members[r].is_wrong);
+        }
+        if (n_wrong(k.views, c.flows) != 0)
+            fail_msg("case %llu: bytes are missing", (unsigned long long)seed);
+        n_modes[c.script->mode] += !c.script->is_single;
+        free_views(&k);
+        script_case_free(&c);
+    }
+    assert_true(n_modes[0] > 5 && n_modes[1] > 5 && n_modes[2] > 5);
+}
+
+/* A stage and a rank that sends at least `least` messages of 8 bytes or more from it on. */
+static bool find_victim(const struct script_case *c, struct mp_rng *r, size_t least, struct ex_fault *f) {
+    const struct ex_script *s = c->script;
+    for (int tries = 0; tries < 20 && s->n_messages > 0; tries++) {
+        const struct ex_message *m = &s->messages[mp_rng_below(r, s->n_messages)];
+        size_t n = 0;
+        bool are_large = true;
+        for (size_t i = s->send_first[m->src]; i < s->send_first[m->src + 1]; i++)
+            if (s->sends[i].stage >= m->stage && n++ < least)
+                are_large &= s->sends[i].bytes >= 8;
+        if (n >= least && are_large) {
+            *f = (struct ex_fault){f->kind, s->step, s->layer, m->stage, m->src};
+            return true;
+        }
+    }
+    return false;
+}
+
+static void test_transport_socket__wrong_data_is_only_data(void **state) {
+    (void)state;
+    static struct script_case c;
+    static struct member members[RANKS_MAX];
+    static const enum ex_fault_kind kinds[] = {EX_FAULT_CORRUPT, EX_FAULT_SWAP, EX_FAULT_DROP};
+    for (size_t i = 0; i < 3; i++) {
+        uint32_t n = 0;
+        for (uint64_t seed = 0; seed < 16; seed++) {
+            struct mp_rng r = mp_rng_seed(seed);
+            struct cluster k = {
+                .c = &c, .fault = {.kind = kinds[i]}, .deadline_ms = 2000, .n_runs = 1, .odd_rank = MP_NONE};
+            script_case_make(&c, seed);
+            c.script->part = EX_DISPATCH;
+            if (find_victim(&c, &r, kinds[i] == EX_FAULT_SWAP ? 2 : 1, &k.fault)) {
+                run_cluster(&k, members);
+                for (uint32_t m = 0; m < k.n; m++)
+                    if (members[m].status != MP_OK)
+                        fail_msg("kind %zu, case %llu, rank %u: %s", i, (unsigned long long)seed, m,
+                                 members[m].err.message);
+                if (n_wrong(k.views, c.flows) == 0)
+                    fail_msg("kind %zu, case %llu: all is right in spite of the fault", i, (unsigned long long)seed);
+                free_views(&k);
+                n++;
+            }
+            script_case_free(&c);
+        }
+        assert_true(n > 5);
+    }
+}
+
+/* Ranks that lie, stop, or are slow end all ranks. (Being killed takes a process: tests/cli/exec.py.) */
+static void test_transport_socket__bad_ranks_end_all(void **state) {
+    (void)state;
+    static struct script_case c;
+    static struct member members[RANKS_MAX];
+    static const enum ex_fault_kind kinds[] = {EX_FAULT_LIE, EX_FAULT_STOP, EX_FAULT_SLOW};
+    for (size_t i = 0; i < 3; i++) {
+        uint32_t n = 0;
+        for (uint64_t seed = 0; seed < 8; seed++) {
+            struct mp_rng r = mp_rng_seed(seed);
+            struct cluster k = {
+                .c = &c, .fault = {.kind = kinds[i]}, .deadline_ms = 250, .n_runs = 2, .odd_rank = MP_NONE};
+            char who[32];
+            uint32_t n_named = 0;
+            script_case_make(&c, seed);
+            c.script->part = EX_DISPATCH;
+            if (find_victim(&c, &r, 1, &k.fault)) {
+                run_cluster(&k, members);
+                snprintf(who, sizeof who, "rank %u", k.fault.rank);
+                for (uint32_t m = 0; m < k.n; m++) {
+                    if (members[m].status != MP_EPEER || strstr(members[m].err.message, " of step 0, layer 0, ") == NULL ||
+                        strstr(members[m].err.message, " bytes ") == NULL)
+                        fail_msg("kind %zu, case %llu, rank %u: %d %s", i, (unsigned long long)seed, m,
+                                 members[m].status, members[m].err.message);
+                    n_named += strstr(members[m].err.message, who) != NULL;
+                }
+                assert_true(n_named > 0);
+                free_views(&k);
+                n++;
+            }
+            script_case_free(&c);
+        }
+        assert_true(n > 3);
+    }
+}
+
+static void test_transport_socket__another_run_is_named(void **state) {
+    (void)state;
+    static struct script_case c;
+    static struct member members[RANKS_MAX];
+    uint64_t seed = 0;
+    do {
+        script_case_free(&c);
+        script_case_make(&c, seed++);
+    } while (c.net.t.n_gpus < 4);
+    struct cluster k = {.c = &c, .deadline_ms = 20000, .n_runs = 1, .odd_rank = 2};
+    run_cluster(&k, members);
+    for (uint32_t r = 0; r < k.n; r++) {
+        assert_int_equal(members[r].status, MP_EPEER);
+        assert_non_null(strstr(members[r].err.message, "rank 2 is about to run something else"));
+    }
+    script_case_free(&c);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_transport_socket__every_byte_arrives),
+        cmocka_unit_test(test_transport_socket__wrong_data_is_only_data),
+        cmocka_unit_test(test_transport_socket__bad_ranks_end_all),
+        cmocka_unit_test(test_transport_socket__another_run_is_named),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
