@@ -12,7 +12,7 @@
 
 #define DRAWN_STEPS_MIN 16u
 #define DRAWN_STEPS_MAX 256u
-#define DRAWN_ROWS (UINT64_C(1) << 18)
+#define DRAWN_ROWS (UINT64_C(1) << 19)
 #define DRAWN_ROWS_MOST (UINT64_C(1) << 24)
 
 bool mp_can_draw(const struct mp_part *part) {

@@ -27,7 +27,7 @@ static const struct mp_option options[] = {
     {"draw", "steps", "steps to draw from the planning requests and look at (0 = the planning steps themselves)", 256,
      0, 65536},
     {"steps", "steps", "steps it looks at, evenly spaced", 256, 1, 65536},
-    {"rows", "tokens", "tokens it looks at where copies are counted per token", 131072, 64, INT64_C(1) << 32},
+    {"rows", "tokens", "tokens it looks at where copies are counted per token", 262144, 64, INT64_C(1) << 32},
     {"kicks", "kicks", "kicks without success after which a layer is done", 40, 0, 1000000},
     {"random", "starts", "random starts beside those of other strategies", 2, 0, 1000},
     {"race", "0 or 1", "give up on changes that are no better on the first eighth of the steps", 1, 0, 1},

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """What placement is worth without redundancy, held out, on real recordings: auto beside every named placement.
 
-usage: place_results.py MOEPLAN DATA [--cells TEXT] [--threads N] [--set STRATEGY.OPTION=N,...]
+usage: place_results.py MOEPLAN DATA [--cells TEXT] [--threads N] [--set STRATEGY.OPTION=N,...] [--oracle PROGRAM]
 
 Cells are recordings x step sizes x {8, 16} GPUs x {1, 2, 4} nodes, as in issue 4; --cells keeps those whose label holds the text. Prints
 a markdown table: mean step against EPLB, the best named strategy, and the points by which a plan's gain over contiguous is smaller held out
-than on its planning steps (over-fitting). Ends with geometric means."""
+than on its planning steps (over-fitting). A strategy that cannot run is n/a, with the reason below the table. With --oracle (tools/dev/place_oracle, built by
+ninja tools/dev/place_oracle): how far below EPLB a placement searched on the held-out steps themselves is, which none that has not seen
+them can be expected to reach. Ends with geometric means."""
 import argparse
 import json
 import math
@@ -42,6 +44,17 @@ def compare(options, args, strategies):
     sys.exit(done.stderr)
 
 
+def oracle(options, cell):
+    """Mean step of a placement that has seen the held-out steps, against EPLB."""
+    model, size, gpus, nodes = cell
+    decode = model == "gpt-oss-20b"
+    trace = "gpt-oss-20b/mmlu_test.npz" if decode else "deepseek-v2-lite/chat_prefill.npz"
+    done = subprocess.run([options.oracle, f"{options.data}/traces/{trace}", model, "decode" if decode else "prefill", str(size),
+                           f"{nodes}x{gpus // nodes}:h100", "0" if decode else "1"], capture_output=True, text=True, check=True)
+    eplb, best = map(float, done.stdout.split())
+    return 100 * (best / eplb - 1)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("moeplan")
@@ -49,11 +62,12 @@ def main():
     parser.add_argument("--cells", default="")
     parser.add_argument("--threads", default="2")
     parser.add_argument("--set", default="")
+    parser.add_argument("--oracle")
     options = parser.parse_args()
-    ratios, bound, worst = [], [], 0.0
+    ratios, bound, worst, missing = [], [], 0.0, []
     print("| model | size | GPUs | nodes | steps | contiguous, ms | eplb | best named | auto | auto vs eplb | auto vs best | "
-          "over-fit, points | plan s |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
+          "over-fit, points | plan s | oracle vs eplb |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for cell in cells():
         if options.cells not in "{}-{}-{}x{}".format(*cell):
             continue
@@ -68,10 +82,14 @@ def main():
         if cell[3] > 1:
             bound.append(1 + eplb)
         worst = max(worst, mean["auto"] / mean[best] - 1)
+        seen = f"{oracle(options, cell):+.2f} %" if options.oracle else "-"
         percent = {s: f"{100 * (mean[s] / mean['contiguous'] - 1):+.1f}" if s in mean else "n/a" for s in NAMED + ["auto"]}
         print(f"| {cell[0]} | {cell[1]:,} | {cell[2]} | {cell[3]} | {found['n_steps']} {found['steps']} | {mean['contiguous'] / 1e6:.3f} | "
               f"{percent['eplb']} | {best} {percent[best]} | {percent['auto']} | {100 * eplb:+.2f} % | "
-              f"{100 * (mean['auto'] / mean[best] - 1):+.2f} % | {points:+.1f} | {by['auto']['plan_seconds']:.1f} |", flush=True)
+              f"{100 * (mean['auto'] / mean[best] - 1):+.2f} % | {points:+.1f} | {by['auto']['plan_seconds']:.1f} | {seen} |", flush=True)
+        missing += [f"{'-'.join(map(str, cell))}: {r['strategy']} n/a: {r.get('note') or 'no reason given'}"
+                    for r in found["results"] if not r.get("step_time_ns")]
+    print("\n".join(missing), end="\n" if missing else "")
     for name, values in (("all cells", ratios), ("2 and 4 nodes", bound)):
         values = [v for v in values if not math.isnan(v)]
         if values:
