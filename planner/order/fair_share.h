@@ -6,7 +6,7 @@
 #include <moeplan/topology.h>
 
 /* Nanoseconds of matrix[n_gpus][n_gpus] (bytes, diagonal ignored) at max-min fair rates, incast curves and pair caps
- * in, latencies out; within some 2 % of mp_net_concurrent. Memory from `scratch`. O(flows) for each of some 70 steps of
+ * in, latencies out; within some 2 % of mp_net_concurrent. Memory from `scratch`. O(flows) for each of some 40 steps of
  * time. Deterministic. */
 enum mp_status mp_fair_share_ns(double *ns, const struct mp_topology *t, const uint64_t *matrix,
                                 struct mp_arena *scratch, struct mp_error *err) MP_MUST_CHECK;
