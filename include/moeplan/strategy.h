@@ -159,6 +159,7 @@ struct mp_recipe {
     const char *name, *summary, *reference;
     const char *replicate, *place, *route, *order; /* NULL place = auto: search over the others */
     bool may_repeat_on_gpu;                        /* breaks needs_distinct by design */
+    bool is_usual; /* what someone who has a cluster to run wants to see side by side: `compare` without names */
 };
 const struct mp_recipe *mp_recipe_at(uint32_t i);
 const struct mp_recipe *mp_recipe_find(const char *name);

@@ -980,6 +980,14 @@ class Results(Case):
         self.assertNotIn("twice.json:", value["verdict"])
         self.assertEqual(value["baseline"], "eplb")
 
+    def test_compare_shows_the_usual_strategies_or_all(self):
+        named = [r["strategy"] for r in self.json("compare", DECODE, "4:h100", *STEPS, "--interval-groups", "0")["results"]]
+        self.assertEqual(named, ["auto", "contiguous", "round-robin", "lpt", "eplb", "eplb-nearest", "eplb-hierarchical",
+                                 "contiguous-ordered", "search"])
+        every = [r["strategy"] for r in self.json("compare", DECODE, "4:h100", *STEPS, "--interval-groups", "0", "--strategy", "all")["results"]]
+        self.assertLess(set(named), set(every))
+        self.assertTrue({"random", "exact", "sorted", "spread-out"} <= set(every))
+
     def test_a_plan_that_fails_leaves_the_old_file(self):
         n_failed = 0
         self.expect(0, "generate", "-o", "large.mpt", "--layers", "4", "--experts", "64", "--top-k", "4", "--n-requests", "1000", "-q")

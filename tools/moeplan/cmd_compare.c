@@ -56,6 +56,11 @@ static enum mp_status check_stack(const struct contest *c, struct score *s, stru
     return MP_OK;
 }
 
+/* Without names: the usual ones; "all": every one. */
+static bool is_asked(const char *list, const struct mp_recipe *r) {
+    return list == NULL ? r->is_usual : strcmp(list, "all") == 0;
+}
+
 static enum mp_status add_strategy(void *ctx, const char *name, struct mp_error *err) {
     struct contest *c = ctx;
     for (uint32_t i = 0; i < c->n; i++) /* named twice is planned once */
@@ -377,17 +382,19 @@ enum mp_status cmd_compare(const struct opts *o, const struct args *args, int *e
     c.scores = mp_calloc(SCORE_PLANS_MAX, sizeof *c.scores);
     if (c.scores == NULL)
         return mp_nomem(err, "compare");
-    if (o->strategies != NULL)
+    const bool has_names = o->strategies != NULL && strcmp(o->strategies, "all") != 0;
+    if (has_names)
         MP_TRY(tool_for_each_word(o->strategies, "strategy", word, MP_MAX_NAME, check_strategy, NULL, err));
     MP_TRY(setup_load(&c.setup, o, args->value[0], args->value[1], err));
     MP_TRY(tool_batching(&c.setup.batching, o, c.setup.trace, c.setup.topology, err));
     c.setup.sim = tool_sim_options(o, c.setup.trace, c.setup.batching.phase);
     MP_TRY(setup_split(&c.setup, o->split, err));
     c.base = MP_NONE;
-    if (o->strategies != NULL)
+    if (has_names)
         MP_TRY(tool_for_each_word(o->strategies, "strategy", word, MP_MAX_NAME, add_strategy, &c, err));
-    for (uint32_t i = 0; o->strategies == NULL && mp_recipe_at(i) != NULL; i++)
-        MP_TRY(add_strategy(&c, mp_recipe_at(i)->name, err));
+    for (uint32_t i = 0; !has_names && mp_recipe_at(i) != NULL; i++)
+        if (is_asked(o->strategies, mp_recipe_at(i)))
+            MP_TRY(add_strategy(&c, mp_recipe_at(i)->name, err));
     c.n_strategies = c.n;
     if (o->incumbent != NULL)
         MP_TRY(tool_for_each_word(o->incumbent, "incumbent", word, sizeof word, add_incumbent, &c, err));

@@ -103,8 +103,9 @@ const struct opt opt_table[OPT_END] = {
 
     [OPT_STRATEGY] =
         NAMED("strategy", "NAME", strategy, WORDS_RECIPES, "auto", NULL, "planning strategy (moeplan list strategies)"),
-    [OPT_STRATEGIES] = TEXT("strategy", 0, "A,B,...", strategies, WORDS_RECIPES, NULL, "all of them",
-                            "strategies to compare (moeplan list strategies)"),
+    [OPT_STRATEGIES] =
+        TEXT("strategy", 0, "A,B,...", strategies, WORDS_RECIPES, NULL, "auto, search and what is usual today",
+             "strategies to compare, or all (moeplan list strategies)"),
     [OPT_REPLICATE] = NAMED("replicate", "NAME", replicate, WORDS_REPLICATE, NULL, "the strategy's",
                             "stage: which experts get replicas"),
     [OPT_PLACE] =
