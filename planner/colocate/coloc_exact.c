@@ -5,15 +5,16 @@
  * Method    branch and bound. An incumbent by local search first. GPUs, the fastest first, are given one group of each
  *           model; GPUs that are alike take theirs in rising order. Both evaluators never fall when a peak (the largest
  *           dispatch, the largest sum of both, ...) rises, so bounds of the peaks bound the objective: what is
- *           placed so far; the least that each peak of the rest can be (planner/colocate/coloc_states.c: all peaks up
- * to 10 GPUs, those of one model up to 16); above 10, for each peak of one model its bottleneck assignment, and for
- * each peak of both what is left to place over what the free GPUs can take, and what every group left costs in its best
- * place.
+ *           placed so far; the least that each peak of the rest can be (coloc_states.c: all peaks up to 10 GPUs, those
+ *           of one model up to 16); above 10, for each peak of one model its bottleneck assignment, and for each peak
+ *           of both what is left to place over what the free GPUs can take, and what every group left costs in its
+ *           best place. Timelines are longer than their peaks tell: while five or more GPUs are free, coloc_merge.c.
  * Bound     its own: value when finished, else the least bound of what was not looked at.
  * Paper     none; the problem is Aurora's, arXiv 2410.17043 section 7.1 (NP-hard).
  * Cost      work_limit nodes of O(n^2), 2,000,000 by default. Declines shared ports and several levels, where what a
  *           group costs depends on where the others are. */
 #include "coloc.h"
+#include "coloc_merge.h"
 #include "coloc_states.h"
 #include "planner.h"
 #include <moeplan/base.h>
@@ -23,6 +24,9 @@
 #define NODES 2000000u
 #define EVALUATIONS 20000u
 #define GPUS_MAX 64u
+#define MERGE_REST 5u   /* GPUs that are free yet where timelines are bounded last */
+#define MERGE_TRIES 16u /* there one in so many has to end it */
+#define MERGE_NODES 15u /* nodes that take as long */
 #define N_SUMS 10u /* dispatch, combine, both: out and in of each; computation; of the first three out + in, halved */
 #define TABLE_MAX (UINT64_C(1) << 40)  /* so that sums of products below stay whole */
 #define MULTIPLIER (UINT64_C(1) << 14) /* of the fastest GPU */
@@ -49,8 +53,12 @@ struct search {
     bool *used[2];
     struct mp_coloc_states *states; /* NULL above MP_COLOC_STATES_GPUS */
     uint32_t mask[2];               /* groups placed, with states */
-    uint64_t left[2][N_SUMS];       /* sum of least over the groups not placed */
-    struct child *children;         /* [n][n * n] by depth */
+    struct mp_coloc_merge *merge;   /* NULL unless timelines are to be bounded */
+    struct {
+        uint64_t seen, asked, cut;
+    } * merges;               /* [n + 1] by depth: how often a bound of timelines was worth its time */
+    uint64_t left[2][N_SUMS]; /* sum of least over the groups not placed */
+    struct child *children;   /* [n][n * n] by depth */
     uint64_t value, bound, nodes, node_limit;
     bool stopped;
 };
@@ -166,6 +174,25 @@ static uint64_t child_bound(const struct search *s, const struct mp_coloc_peaks 
     return bound_of(s, &k, (const uint64_t(*)[N_SUMS])left, depth + 1);
 }
 
+/* A timeline is longer than its peaks tell. The bound that knows costs as much as running tens of assignments: it is
+ * asked where more are to come, and near the end only as long as it often says no. */
+static uint64_t merged(struct search *s, uint64_t bound, const struct mp_coloc_peaks *placed, uint32_t depth) {
+    if (s->merge == NULL || depth + MERGE_REST > s->n)
+        return bound;
+    const bool is_near_end = depth + MERGE_REST == s->n;
+    if (is_near_end && s->merges[depth].seen++ % MERGE_TRIES != 0 && s->merges[depth].asked >= 4 * MERGE_TRIES &&
+        s->merges[depth].cut * MERGE_TRIES < s->merges[depth].asked)
+        return bound;
+    struct mp_coloc_peaks k = *placed;
+    if (s->states != NULL)
+        mp_coloc_states_raise(s->states, s->mask, &k);
+    const uint64_t least = mp_coloc_merge_bound(s->merge, depth, s->order, s->on, &k, s->value);
+    s->nodes += MERGE_NODES;
+    s->merges[depth].asked++;
+    s->merges[depth].cut += least >= s->value;
+    return more(bound, least);
+}
+
 static enum mp_status visit(struct search *s, uint32_t depth, const struct mp_coloc_peaks *placed,
                             struct mp_error *err) {
     const uint32_t n = s->n;
@@ -234,6 +261,8 @@ static enum mp_status visit(struct search *s, uint32_t depth, const struct mp_co
             subsets(s, &k, depth + 1);
             inner = bound_of(s, &k, (const uint64_t(*)[N_SUMS])s->left, depth + 1);
         }
+        if (inner < s->value)
+            inner = merged(s, inner, &k, depth + 1);
         status = inner < s->value ? visit(s, depth + 1, &k, err) : MP_OK;
         memcpy(s->left, left, sizeof left);
         memcpy(s->mask, mask, sizeof mask);
@@ -396,6 +425,12 @@ static enum mp_status assign(struct mp_coloc_groups *g, uint32_t *const on[2], s
         MP_TRY(root_peaks(&s, &root, err));
         partners(&s, &root, 0);
         subsets(&s, &root, 0);
+    }
+    if (g->in->objective == MP_COLOC_TIMELINE && g->shape.n_layers <= MP_COLOC_MERGE_LAYERS && g->n > MERGE_REST) {
+        MP_TRY(mp_coloc_merge_new(&s.merge, g, g->arena, err));
+        s.merges = mp_arena_alloc(g->arena, (size_t)g->n + 1, sizeof *s.merges);
+        if (s.merges == NULL)
+            return mp_nomem(err, "branch and bound");
     }
     MP_TRY(visit(&s, 0, &root, err));
     out->work_used = s.nodes;

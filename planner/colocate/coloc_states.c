@@ -7,7 +7,7 @@
  * Bound     exact for each peak; peaks together are only bounded, since one way to place must serve them all.
  * Paper     Held and Karp, J. SIAM 10(1), 1962, for the dynamic program over sets.
  * Cost      sum over d of C(n, d)^2 (n - d)^2 steps: 0.3 million for n = 8, 5 million for n = 10; 2^n n for the peaks
- * of one model, which is all that is done for n above 10. */
+ *           of one model, which is all that is done for n above 10. */
 #include "coloc_states.h"
 #include <string.h>
 

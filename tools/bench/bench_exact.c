@@ -23,6 +23,36 @@ static void need(enum mp_status status, const struct mp_error *err) {
 }
 #define NEED(call) need((call), &err)
 
+/* Searches are counted in nodes: how many make up `seconds` is found by running longer each time. */
+struct frontier {
+    double seconds, slowest, gap;
+    uint64_t nodes; /* of the next run */
+    unsigned proven, tried;
+};
+static struct frontier frontier_new(double seconds, uint64_t nodes_per_s) {
+    return (struct frontier){.seconds = seconds, .nodes = (uint64_t)(seconds * (double)nodes_per_s)};
+}
+/* One run took s; true: worth another one of the same problem, with more nodes. */
+static bool frontier_goes_on(struct frontier *f, double s, bool is_proven, double gap) {
+    if (!is_proven && s < 0.7 * f->seconds) {
+        const double times = s > 0 ? 0.95 * f->seconds / s : 16;
+        f->nodes = (uint64_t)((double)f->nodes * (times < 16 ? times : 16));
+        return true;
+    }
+    f->tried++;
+    f->proven += is_proven && s <= f->seconds;
+    f->slowest = fmax(f->slowest, s);
+    f->gap = fmax(f->gap, gap);
+    return false;
+}
+/* One failure in 60 s is dear enough. */
+static bool frontier_is_done(const struct frontier *f, unsigned n) {
+    return f->tried == n || f->tried - f->proven > (f->seconds > 10 ? 0 : 1);
+}
+static void frontier_print(const struct frontier *f, unsigned n) {
+    printf(" %2u of %u, slowest %6.3f s, gap %.3f %%;", f->proven, n, f->slowest, 100 * f->gap);
+}
+
 /* ---- replica counts and placement of least load ---- */
 static double run_load(const uint64_t *load, uint32_t n, uint32_t n_gpus, uint32_t n_slots, uint64_t nodes,
                        struct mp_exact_load_answer *a) {
@@ -61,27 +91,26 @@ static void zipf_load(struct mp_rng *rng, uint64_t *load, uint32_t n) {
 }
 
 static void load_frontier(double seconds) {
-    struct mp_rng rng = mp_rng_seed(1);
-    printf("replicate + place, Zipf 0.8, 25 %% redundant slots: of 10 problems (ended after 2 failures), proven in "
-           "%.0f s\n",
-           seconds);
     static const uint32_t sizes[][2] = {{8, 4},  {12, 4}, {16, 4}, {24, 4},  {32, 4}, {8, 8},
                                         {16, 8}, {24, 8}, {32, 8}, {32, 16}, {64, 16}};
+    const unsigned n_problems = seconds > 10 ? 2 : 10;
+    printf("replicate + place, Zipf 0.8, 25 %% redundant slots: proven in %.0f s\n", seconds);
     for (size_t k = 0; k < sizeof sizes / sizeof sizes[0]; k++) {
         uint32_t n = sizes[k][0], n_gpus = sizes[k][1], n_slots = (n + n / 4 + n_gpus - 1) / n_gpus * n_gpus;
-        unsigned proven = 0;
-        double slowest = 0, gap = 0;
-        for (int i = 0; i < (seconds > 10 ? 2 : 10) && proven + 2 >= (unsigned)i; i++) {
+        struct frontier f = frontier_new(seconds, 3000000);
+        struct mp_rng rng = mp_rng_seed(k);
+        while (!frontier_is_done(&f, n_problems)) {
             uint64_t load[MP_EXACT_LOAD_EXPERTS];
             struct mp_exact_load_answer a;
+            double s;
             zipf_load(&rng, load, n);
-            double s = run_load(load, n, n_gpus, n_slots, (uint64_t)(3e6 * seconds), &a);
-            slowest = fmax(slowest, s);
-            proven += a.outcome == MP_FOUND && s <= seconds;
-            gap = fmax(gap, (double)a.value / (double)a.bound - 1);
+            do
+                s = run_load(load, n, n_gpus, n_slots, f.nodes, &a);
+            while (frontier_goes_on(&f, s, a.outcome == MP_FOUND, (double)a.value / (double)a.bound - 1));
         }
-        printf("  %2u experts, %2u slots, %2u GPUs: %2u, slowest %.3f s, largest gap %.3f %%\n", n, n_slots, n_gpus,
-               proven, slowest, 100 * gap);
+        printf("  %2u experts, %2u slots, %2u GPUs:", n, n_slots, n_gpus);
+        frontier_print(&f, n_problems);
+        printf("\n");
     }
 }
 
@@ -281,65 +310,68 @@ static double search(const struct reduced *r, enum mp_objective objective, uint6
 }
 
 static void steps_frontier(double seconds) {
-    static const uint32_t sizes[][2] = {{8, 2},  {12, 2}, {16, 2}, {8, 4}, {10, 4},
-                                        {12, 4}, {14, 4}, {16, 4}, {8, 8}, {10, 8}};
-    printf("placement, 16 steps of 64 tokens, synthetic: of 5 problems, proven in %.0f s (step time; rows)\n", seconds);
+    static const uint32_t sizes[][2] = {{12, 2}, {16, 2}, {20, 2}, {24, 2}, {8, 4},  {12, 4}, {14, 4},
+                                        {16, 4}, {18, 4}, {20, 4}, {8, 8},  {10, 8}, {12, 8}};
+    const unsigned n_problems = seconds > 10 ? 2 : 5;
+    printf("placement, 16 steps of 64 tokens, synthetic: proven in %.0f s (step time; rows)\n", seconds);
     for (size_t k = 0; k < sizeof sizes / sizeof sizes[0]; k++) {
-        unsigned proven[2] = {0};
-        double slowest[2] = {0}, gap[2] = {0};
-        for (uint64_t i = 0; i < (seconds > 10 ? 2 : 5); i++) {
-            struct reduced r;
-            struct mp_exact_steps_answer a;
-            const struct source from = {.seed = 100 * k + i};
-            make_reduced(&r, &from, sizes[k][0], sizes[k][1]);
-            for (int o = 0; o < 2; o++) {
-                double s = search(&r, o == 0 ? MP_OBJECTIVE_STEP : MP_OBJECTIVE_PEAK, (uint64_t)(2e5 * seconds), &a);
-                proven[o] += a.outcome == MP_FOUND && s <= seconds;
-                slowest[o] = fmax(slowest[o], s);
-                gap[o] = fmax(gap[o], (double)a.value / (double)a.bound - 1);
+        printf("  %2u experts, %u GPUs:", sizes[k][0], sizes[k][1]);
+        for (int o = 0; o < 2; o++) {
+            struct frontier f = frontier_new(seconds, o == 0 ? 200000 : 1000000);
+            for (uint64_t i = 0; !frontier_is_done(&f, n_problems); i++) {
+                struct reduced r;
+                struct mp_exact_steps_answer a;
+                const struct source from = {.seed = 100 * k + i};
+                double s;
+                make_reduced(&r, &from, sizes[k][0], sizes[k][1]);
+                do
+                    s = search(&r, o == 0 ? MP_OBJECTIVE_STEP : MP_OBJECTIVE_PEAK, f.nodes, &a);
+                while (frontier_goes_on(&f, s, a.outcome == MP_FOUND, (double)a.value / (double)a.bound - 1));
+                free_reduced(&r);
             }
-            free_reduced(&r);
+            frontier_print(&f, n_problems);
         }
-        printf("  %2u experts, %u GPUs: %u, slowest %.3f s, gap %.3f %%; %u, %.3f s, %.3f %%\n", sizes[k][0],
-               sizes[k][1], proven[0], slowest[0], 100 * gap[0], proven[1], slowest[1], 100 * gap[1]);
+        printf("\n");
     }
 }
 
 /* ---- two models on unequal GPUs ---- */
 static void coloc_frontier(double seconds) {
     static const uint32_t sizes[] = {4, 6, 8, 10, 12, 16};
-    printf("colocation, GPUs of 4 types (bench_coloc's problems): proven in %.0f s (timeline; closed "
-           "form)\n",
-           seconds);
+    static uint64_t tokens[2][BENCH_TWO_MODELS_GPUS * BENCH_TWO_MODELS_GPUS];
+    const unsigned n_problems = seconds > 10 ? 2 : 10;
+    printf("colocation, GPUs of 4 types (bench_coloc's problems): proven in %.0f s (timeline; closed form)\n", seconds);
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        const uint32_t n = sizes[i], n_problems = seconds > 10 ? 2 : 10;
-        unsigned proven[2] = {0};
-        double slowest[2] = {0}, gap[2] = {0};
-        for (uint32_t k = 0; k < n_problems; k++)
-            for (int o = 0; o < 2; o++) {
-                static uint64_t tokens[2][BENCH_TWO_MODELS_GPUS * BENCH_TWO_MODELS_GPUS];
+        const uint32_t n = sizes[i];
+        printf("  %2u GPUs:", n);
+        for (int o = 0; o < 2; o++) {
+            struct frontier f = frontier_new(seconds, n <= 10 ? 2000000 : 400000);
+            for (uint32_t k = 0; !frontier_is_done(&f, n_problems); k++) {
                 struct mp_error err = {0};
                 struct mp_arena *arena = mp_arena_new();
-                struct mp_coloc_plan *plan;
-                struct mp_coloc_times times;
-                enum mp_outcome outcome;
                 /* every exponent and kind of sources among the problems */
                 struct mp_coloc_problem p = bench_two_models(arena, n, 3 * k, (uint64_t *[2]){tokens[0], tokens[1]});
+                double s, gap;
+                bool is_proven;
                 p.objective = o == 0 ? MP_COLOC_TIMELINE : MP_COLOC_CLOSED;
-                p.work_limit = (uint64_t)((n <= 10 ? 1.2e6 : 4e5) * seconds);
-                double start = now();
-                NEED(mp_coloc_solve(&plan, mp_coloc_strategy_find("exact"), &p, &outcome, &err));
-                double s = now() - start;
-                NEED(mp_coloc_evaluate(&times, &p, plan, NULL, &err));
-                proven[o] += plan->is_optimal && s <= seconds;
-                slowest[o] = fmax(slowest[o], s);
-                gap[o] =
-                    fmax(gap[o], (double)(o == 0 ? times.timeline_ns : times.closed_ns) / (double)plan->bound_ns - 1);
-                mp_coloc_plan_free(plan);
+                do {
+                    struct mp_coloc_plan *plan;
+                    struct mp_coloc_times t;
+                    enum mp_outcome outcome;
+                    p.work_limit = f.nodes;
+                    s = now();
+                    NEED(mp_coloc_solve(&plan, mp_coloc_strategy_find("exact"), &p, &outcome, &err));
+                    s = now() - s;
+                    NEED(mp_coloc_evaluate(&t, &p, plan, NULL, &err));
+                    gap = (double)(o == 0 ? t.timeline_ns : t.closed_ns) / (double)plan->bound_ns - 1;
+                    is_proven = plan->is_optimal;
+                    mp_coloc_plan_free(plan);
+                } while (frontier_goes_on(&f, s, is_proven, gap));
                 mp_arena_free(arena);
             }
-        printf("  %2u GPUs: %u of %u, slowest %.3f s, gap %.3f %%; %u, %.3f s, %.3f %%\n", n, proven[0], n_problems,
-               slowest[0], 100 * gap[0], proven[1], slowest[1], 100 * gap[1]);
+            frontier_print(&f, n_problems);
+        }
+        printf("\n");
     }
 }
 

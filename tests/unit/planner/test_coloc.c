@@ -2,6 +2,7 @@
 #include "support.h"
 
 #include "coloc.h"
+#include "coloc_merge.h"
 #include "coloc_states.h"
 #include "tiny.h"
 
@@ -415,6 +416,80 @@ static void test_coloc__states_know_the_least_of_every_peak(void **state) {
     }
 }
 
+/* Some GPUs have their groups: no way to place the rest is faster than the bound, which is above that of the peaks. */
+static void test_coloc__merged_bounds_hold_for_every_rest(void **state) {
+    uint32_t n_above = 0;
+    (void)state;
+    for (uint64_t seed = 0; seed < 60; seed++) {
+        struct instance x;
+        struct mp_coloc_groups *g;
+        struct mp_coloc_states *states;
+        struct mp_coloc_merge *merge;
+        struct mp_coloc_plan *plan;
+        struct mp_error err = {0};
+        struct mp_rng r = mp_rng_seed(seed);
+        const uint32_t n = 5, depth = 1 + (uint32_t)seed % 5;
+        uint32_t order[5] = {0, 1, 2, 3, 4}, a[5] = {0, 1, 2, 3, 4}, b[5] = {0, 1, 2, 3, 4}, *const on[2] = {a, b};
+        uint32_t rest[2][5], mask[2] = {0, 0};
+        make(&x, n, n, n, (int)(seed / 5) % 8, seed);
+        x.p.n_layers = 1 + (uint32_t)seed % 6;
+        if (seed % 2) /* transfers of another length */
+            x.p.model[1].dispatch_bytes *= 1 + seed % 7;
+        mp_rng_shuffle(&r, order, n);
+        mp_rng_shuffle(&r, a, n);
+        mp_rng_shuffle(&r, b, n);
+        CHECK_OK(mp_coloc_groups_new(&g, &x.p, &err), err);
+        CHECK_OK(mp_coloc_states_new(&states, g, order, g->arena, &err), err);
+        CHECK_OK(mp_coloc_merge_new(&merge, g, g->arena, &err), err);
+        CHECK_OK(mp_coloc_plan_new(&plan, &x.p, &err), err);
+        for (uint32_t d = 0; d < depth; d++) {
+            mask[0] |= 1u << a[order[d]];
+            mask[1] |= 1u << b[order[d]];
+        }
+        for (int m = 0; m < 2; m++)
+            for (uint32_t d = 0; d < n; d++)
+                rest[m][d] = d;
+        uint64_t best = UINT64_MAX;
+        struct mp_coloc_peaks k = {.port = 0};
+        for (uint32_t d = 0; d < depth; d++)
+            mp_coloc_peaks_add(&k, g, a[order[d]], b[order[d]], order[d]);
+        mp_coloc_states_raise(states, mask, &k);
+        const uint64_t of_peaks = mp_coloc_bound(g, &k);
+        do { /* rest[m]: a permutation of the places that leaves the first `depth` alone */
+            bool is_other = false;
+            for (uint32_t d = 0; d < depth; d++)
+                is_other |= rest[0][d] != d;
+            if (is_other)
+                continue;
+            for (uint32_t d = 0; d < n; d++)
+                rest[1][d] = d;
+            do {
+                uint32_t all[2][5], *const there[2] = {all[0], all[1]};
+                for (uint32_t d = 0; d < n; d++)
+                    for (int m = 0; m < 2; m++)
+                        all[m][order[d]] = on[m][order[rest[m][d]]];
+                for (uint32_t d = 0; d < depth; d++)
+                    is_other |= rest[1][d] != d;
+                if (!is_other) {
+                    mp_coloc_place(g, there, plan);
+                    const uint64_t value = value_of(&x.p, plan);
+                    best = value < best ? value : best;
+                }
+                is_other = false;
+            } while (next_permutation(rest[1], n));
+        } while (next_permutation(rest[0], n));
+        const uint64_t bound = mp_coloc_merge_bound(merge, depth, order, on, &k, UINT64_MAX);
+        assert_true(bound <= best);
+        assert_true(mp_coloc_merge_bound(merge, depth, order, on, &k, best + 1) <= best); /* not given up */
+        const uint64_t cut = mp_coloc_merge_bound(merge, depth, order, on, &k, bound);
+        assert_true(cut == UINT64_MAX);
+        n_above += bound > of_peaks;
+        mp_coloc_plan_free(plan);
+        mp_coloc_groups_free(g);
+    }
+    assert_true(n_above >= 30);
+}
+
 static void test_coloc__a_timeline_given_up_is_no_shorter_than_its_limit(void **state) {
     uint32_t n_given_up = 0;
     (void)state;
@@ -694,6 +769,7 @@ int main(void) {
         cmocka_unit_test(test_coloc__closed_form_of_one_example_and_its_terms),
         cmocka_unit_test(test_coloc__bounds_hold_for_every_assignment),
         cmocka_unit_test(test_coloc__states_know_the_least_of_every_peak),
+        cmocka_unit_test(test_coloc__merged_bounds_hold_for_every_rest),
         cmocka_unit_test(test_coloc__a_timeline_given_up_is_no_shorter_than_its_limit),
         cmocka_unit_test(test_coloc__names_of_equal_gpus_do_not_matter),
         cmocka_unit_test(test_coloc__groups_when_experts_are_not_as_many_as_gpus),
