@@ -4,6 +4,7 @@
  * usage: place_oracle TRACE MODEL decode|prefill STEP_SIZE TOPOLOGY [LAYER_BASE]
  * Prints the mean step, ns, of EPLB made on the planning half and of the search made on the held-out steps. */
 #include "planner.h"
+#include <moeplan/base.h>
 #include <moeplan/moeplan.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -65,9 +66,15 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: place_oracle TRACE MODEL decode|prefill STEP_SIZE TOPOLOGY [LAYER_BASE]\n");
         return 2;
     }
+    uint64_t size, layer_base = 0;
+    if (!mp_parse_u64(argv[4], strlen(argv[4]), &size) || size == 0 || size > UINT32_MAX ||
+        (argc > 6 && (!mp_parse_u64(argv[6], strlen(argv[6]), &layer_base) || layer_base > 1000))) {
+        fprintf(stderr, "place_oracle: STEP_SIZE and LAYER_BASE are whole numbers\n");
+        return 2;
+    }
     const bool is_decode = strcmp(argv[3], "decode") == 0;
     hints.phase = is_decode ? MP_PHASE_DECODE : MP_PHASE_PREFILL;
-    hints.layer_base = argc > 6 ? (int)strtol(argv[6], NULL, 10) : 0;
+    hints.layer_base = (int)layer_base;
     hints.ids_are_physical = 0;
     hints.is_ranked = 0;
     require(mp_model_load(&model, argv[2], &limits, &err), &err);
@@ -76,7 +83,7 @@ int main(int argc, char **argv) {
     require(mp_topology_load(&topology, argv[5], &limits, &err), &err);
     const struct mp_split split = {.kind = MP_SPLIT_HASH, .planning_ppm = 500000};
     require(mp_part_split(&part[0], &part[1], trace, &split, &err), &err);
-    const uint32_t size = (uint32_t)strtoul(argv[4], NULL, 10), each = size / topology->n_gpus;
+    const uint32_t each = (uint32_t)size / topology->n_gpus;
     struct mp_batching b = {.phase = hints.phase,
                             .n_ranks = topology->n_gpus,
                             .batch_per_rank = is_decode ? each : 0,
