@@ -445,6 +445,7 @@ static enum mp_status open_run(struct run *x, struct mp_error *err) {
                                  .rendezvous = in->rendezvous,
                                  .hosts = in->hosts,
                                  .congestion = in->congestion,
+                                 .with_timeline = in->with_timeline,
                                  .sockets_fd = in->launcher_fd};
     if (in->fault != NULL) {
         const uint32_t n_steps = in->matrix != NULL ? 1 : in->workload->n_steps,

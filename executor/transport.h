@@ -20,6 +20,7 @@ struct ex_world {
     const char *congestion; /* TCP_CONGESTION of sockets, or NULL */
     int sockets_fd;         /* a connection that main made before it forked, or -1; the launcher's business */
     char identity[65];      /* SHA-256 of plan, trace, topology and options: all ranks must have the same */
+    bool with_timeline;     /* every message of the first step is wanted with its times */
     struct ex_fault fault;  /* what goes wrong on purpose; kind NONE in real life */
 };
 

@@ -94,6 +94,22 @@ class Itself(unittest.TestCase):
         self.assertRegex(run(EXEC, "--version").stdout, r"^moeplan-exec \d+\.\d+\.\d+\n$")
 
 
+class Gpus(unittest.TestCase):
+    """Where this build has the transport and this machine no GPU: exit code 4 and what is missing, never a crash."""
+
+    def setUp(self):
+        self.built = [t["name"] for t in json.loads(run(EXEC, "--list", "transports", "--json").stdout)["transports"]]
+        if any(pathlib.Path("/dev").glob("nvidia[0-9]*")):
+            self.skipTest("this machine has a GPU: tools/gpu-tests runs the transports")
+
+    def test_cuda_says_that_there_is_no_driver(self):
+        if "cuda" not in self.built:
+            self.skipTest("built without cuda")
+        done = run(EXEC, "single.yaml", DECODE, "8:h100", "--transport", "cuda", *QUICK, check=False)
+        self.assertEqual(done.returncode, 4, done.stderr)
+        self.assertIn("moeplan-exec: transport cuda: no CUDA driver or no GPU on this machine (", done.stderr)
+
+
 class Runs(unittest.TestCase):
     def result(self, *arguments):
         done = run(EXEC, *arguments, "--json", "-q")
