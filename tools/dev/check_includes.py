@@ -53,6 +53,7 @@ THIRD_PARTY = {
     "xxhash.h": ["src/base/hash.c"],
     "glpk.h": ["planner/exact/mip_glpk.c"],
     "nccl.h": [],
+    "mpi.h": ["executor/mpi_link.h"],
     "cuda_runtime_api.h": ["executor/gpu.h", "tests/unit/executor/"],
     "cmocka.h": ["tests/support/"],
 }

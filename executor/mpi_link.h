@@ -1,0 +1,40 @@
+/* What the transports over MPI share: one process per rank, started by mpirun. Nothing blocks inside MPI: requests are
+ * tested until the deadline, but for the one blocking collective that is the baseline. */
+#ifndef EXECUTOR_MPI_LINK_H
+#define EXECUTOR_MPI_LINK_H
+
+#include "transport.h"
+#include <mpi.h>
+
+struct ex_link {
+    struct ex_world world;
+    uint32_t me, n;
+    uint8_t *block;
+    uint64_t block_bytes;
+    bool is_broken;
+};
+enum mp_status mpi_open(struct ex_link **out, const struct ex_world *world, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status mpi_alloc(struct ex_link *l, uint32_t rank, uint64_t bytes, void **host_view,
+                         struct mp_error *err) MP_MUST_CHECK;
+enum mp_status mpi_barrier(struct ex_link *l, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status mpi_gather(struct ex_link *l, const void *mine, void *all, size_t n, struct mp_error *err) MP_MUST_CHECK;
+void mpi_abort(struct ex_link *l, const struct mp_error *why);
+void mpi_close(struct ex_link *l);
+
+uint64_t mpi_now_ns(void); /* CLOCK_MONOTONIC */
+/* Between two looks: nothing at first, then short naps. */
+void mpi_nap(uint64_t since_ns);
+/* What a call of MPI returned, in words; MP_EPEER. */
+enum mp_status mpi_fail(struct ex_link *l, struct mp_error *err, int error, const char *doing);
+#define MPI_TRY(call, doing)                                                                                           \
+    do {                                                                                                               \
+        int mpi_error_ = (call);                                                                                       \
+        if (mpi_error_ != MPI_SUCCESS) {                                                                               \
+            status = mpi_fail(l, err, mpi_error_, doing);                                                              \
+            goto out;                                                                                                  \
+        }                                                                                                              \
+    } while (0)
+/* Nothing happens to this rank any more: faults that stop, kill or slow it down. */
+void mpi_misbehave(const struct ex_link *l);
+
+#endif
