@@ -385,7 +385,8 @@ out:
     return status;
 }
 
-/* Where the order is slower than everything at once, that. Who has reached a time compares with that himself. */
+/* Where the order is slower than everything at once, that. Who has reached a time compares with the single shot
+ * himself, but not with a flush of everything, whose launch may be shorter. */
 static enum mp_status keep_if_faster(const struct mp_order_problem *in, struct mp_schedule *out, struct mp_error *err) {
     const struct mp_topology *t = in->topology;
     const struct mp_schedule none = {.n = out->n};
@@ -394,7 +395,7 @@ static enum mp_status keep_if_faster(const struct mp_order_problem *in, struct m
     uint64_t time_ns, once_ns = in->single_ns;
     enum mp_status status = MP_OK;
     mp_schedule_finish(out);
-    if (in->reached_ns > 0 || out->n_stages == 0 || !mp_order_spend(in->budget))
+    if ((in->reached_ns > 0 && t->stage_launch_ns >= t->launch_ns) || out->n_stages == 0 || !mp_order_spend(in->budget))
         return MP_OK;
     MP_TRY(mp_schedule_time(out, in, &time_ns, err));
     if (time_ns <= least_ns + launch_ns && !mp_order_counts_return(in))

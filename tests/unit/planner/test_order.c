@@ -526,19 +526,21 @@ static void test_order__plans_chosen_by_the_pipelined_step(void **state) {
 }
 
 /* auto is never worse than any other strategy, nor than the single shot. */
-static void test_order__auto_is_never_worse_than_another(void **state) {
-    (void)state;
+/* Every strategy on random matrices against `auto`. */
+static void compare_auto(uint32_t n_cases, bool are_stages_free, unsigned *n_single, unsigned *n_staged) {
     static const char *const topologies[] = {
         "2:h100", "4:a100", "6:h100", "8:h100", "2x2:h100", "2x3:h100", "1x2:a100+1x2:l40s", "3x2:h100"};
     struct mp_rng rng = mp_rng_seed(7);
-    unsigned n_single = 0, n_staged_best = 0;
-    for (uint32_t i = 0; i < 300; i++) {
+    *n_single = *n_staged = 0;
+    for (uint32_t i = 0; i < n_cases; i++) {
         struct mp_error err = {0};
         struct mp_topology *t;
         struct mp_net *net;
         uint64_t matrix[N_MAX * N_MAX], best_ns = UINT64_MAX, auto_ns = UINT64_MAX;
         double m[N_MAX * N_MAX];
         CHECK_OK(mp_topology_load(&t, topologies[i % 8], &mp_limits_default, &err), err);
+        if (are_stages_free)
+            t->stage_launch_ns = 0;
         CHECK_OK(mp_net_new(&net, t, &err), err);
         const uint32_t n = t->n_gpus;
         const double size = pow(10, i % 4 == 0 ? 4 : 8 + 2 * mp_rng_unit(&rng));
@@ -570,8 +572,8 @@ static void test_order__auto_is_never_worse_than_another(void **state) {
                 best_ns = ns < best_ns ? ns : best_ns;
                 if (strcmp(s->name, "auto") == 0) {
                     auto_ns = ns;
-                    n_single += schedule.n_stages == 0;
-                    n_staged_best += schedule.n_stages > 0;
+                    *n_single += schedule.n_stages == 0;
+                    *n_staged += schedule.n_stages > 0;
                 }
             }
             mp_schedule_free(&schedule);
@@ -581,8 +583,20 @@ static void test_order__auto_is_never_worse_than_another(void **state) {
         mp_net_free(net);
         mp_topology_free(t);
     }
-    print_message("# %u single shots, %u orders\n", n_single, n_staged_best);
-    assert_true(n_single > 50 && n_staged_best > 50);
+    print_message("# %u single shots, %u orders\n", *n_single, *n_staged);
+}
+static void test_order__auto_is_never_worse_than_another(void **state) {
+    (void)state;
+    unsigned n_single, n_staged;
+    compare_auto(300, false, &n_single, &n_staged);
+    assert_true(n_single > 50 && n_staged > 50);
+}
+/* A flush of everything may launch sooner than the single shot. */
+static void test_order__auto_is_never_worse_where_stages_launch_sooner(void **state) {
+    (void)state;
+    unsigned n_single, n_staged;
+    compare_auto(100, true, &n_single, &n_staged);
+    assert_true(n_staged > 50);
 }
 
 static void test_order__floor_is_below_every_order(void **state) {
@@ -819,6 +833,7 @@ int main(void) {
         cmocka_unit_test(test_order__no_layer_is_slower_on_planning_steps_with_any_strategy),
         cmocka_unit_test(test_order__plans_chosen_by_the_pipelined_step),
         cmocka_unit_test(test_order__auto_is_never_worse_than_another),
+        cmocka_unit_test(test_order__auto_is_never_worse_where_stages_launch_sooner),
         cmocka_unit_test(test_order__floor_is_below_every_order),
         cmocka_unit_test(test_order__a_budget_ends_the_making_of_orders),
         cmocka_unit_test(test_order__a_work_limit_keeps_the_best_so_far),
