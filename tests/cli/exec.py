@@ -110,6 +110,87 @@ class Gpus(unittest.TestCase):
         self.assertIn("moeplan-exec: transport cuda: no CUDA driver or no GPU on this machine (", done.stderr)
 
 
+    def test_nccl_says_which_rank_lacks_a_driver(self):
+        if "nccl" not in self.built:
+            self.skipTest("built without nccl")
+        done = run(EXEC, "single.yaml", DECODE, "8:h100", "--transport", "nccl", *QUICK, check=False)
+        self.assertEqual(done.returncode, 4, done.stderr)
+        self.assertIn("moeplan-exec: rank 0: transport nccl: no CUDA driver or no GPU on this machine (", done.stderr)
+        self.assertEqual(done.stderr.count("\n"), 1)
+
+
+class Mpi(unittest.TestCase):
+    """Four ranks by mpirun, over its TCP, a plan for a matrix and a plan for steps."""
+
+    MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--mca", "btl", "self,tcp", "--mca", "btl_tcp_flags", "1",
+              "--mca", "btl_tcp_if_include", "lo", "-np", "4"]
+
+    def setUp(self):
+        built = [t["name"] for t in json.loads(run(EXEC, "--list", "transports", "--json").stdout)["transports"]]
+        if "mpi" not in built:
+            self.skipTest("built without mpi")
+        if shutil.which("mpirun") is None:
+            self.skipTest("mpirun is not installed")
+        run(MOEPLAN, "convert", "-q", "2x2:h100", "four.yaml")
+        text = (FOLDER / "four.yaml").read_text(encoding="utf-8").replace("380000000000", "56000000").replace("48850000000", "6250000")
+        (FOLDER / "four.yaml").write_text(text, encoding="utf-8")
+        run(MOEPLAN, "plan", DECODE, "four.yaml", "--batch", "4", "--steps", "1", "--strategy", "contiguous", "--order", "two-level", "-q", "-o", "relays.yaml")
+        run(MOEPLAN, "plan", DECODE, "4:h100", "--batch", "4", "--steps", "1", "--strategy", "lpt", "-q", "-o", "shot.yaml")
+        rows = [[0, 500, 300, 250], [200, 0, 650, 200], [450, 150, 0, 450], [400, 400, 100, 0]]
+        (FOLDER / "four.csv").write_text("".join(",".join(str(1000 * v) for v in row) + "\n" for row in rows), encoding="utf-8")
+        run(MOEPLAN, "convert", "-q", "4:h100", "level.yaml")
+        text = (FOLDER / "level.yaml").read_text(encoding="utf-8").replace("380000000000", "56000000")
+        (FOLDER / "level.yaml").write_text(text, encoding="utf-8")
+        run(MOEPLAN, "order", "four.csv", "level.yaml", "--strategy", "bvn", "-q", "-o", "stages.yaml")
+
+    def mpi(self, *arguments, transport="mpi", check=True):
+        # Leaks of MPI itself are not ours to judge.
+        environment = dict(os.environ, ASAN_OPTIONS=os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0", TMPDIR=SCRATCH.name)
+        done = subprocess.run([*self.MPIRUN, EXEC, *map(str, arguments), "--transport", transport, "--iterations", "2", "--warmup", "0"],
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=FOLDER, timeout=120, env=environment, check=False)
+        if check:
+            self.assertEqual(done.returncode, 0, done.stderr)
+        return done
+
+    def test_stages_bring_everything_home_in_every_mode(self):
+        for mode in ([], ["--stage-barrier"], ["--stage-coupled"]):
+            result = json.loads(self.mpi("stages.yaml", "four.csv", "level.yaml", "--matrix", "--json", *mode).stdout)
+            self.assertGreater(result["parts"][0]["stages"], 2)
+            self.assertEqual(result["verified"]["copies"], 24)
+
+    def test_relays_between_nodes(self):
+        arguments = ["relays.yaml", DECODE, "four.yaml", "--steps", "1"]
+        loop = json.loads(run(EXEC, *arguments, "--iterations", "2", "--warmup", "0", "--json").stdout)
+        self.assertEqual(json.loads(self.mpi(*arguments, "--json").stdout)["verified"], loop["verified"])
+        self.assertTrue(any(p["staged"] for p in loop["parts"]))
+
+    def test_its_own_exchange_is_a_baseline_of_one_shot(self):
+        done = self.mpi("shot.yaml", DECODE, "4:h100", "--steps", "1", transport="mpi-alltoallv")
+        self.assertIn("verified: 768 tokens back home", done.stdout)
+        done = self.mpi("stages.yaml", "four.csv", "level.yaml", "--matrix", transport="mpi-alltoallv", check=False)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("MPI_Alltoallv knows no stages", done.stderr)
+
+    def test_faults(self):
+        for fault, words in (("corrupt@0/0/0/1", "came wrong: byte"), ("swap@0/0/0/1", "came wrong: byte"), ("drop@0/0/1/1", "came wrong: byte"),
+                             ("lie@0/0/0/1", r"rank 1 sends \d+ bytes to rank \d where \d+ were agreed"),
+                             ("stop@0/0/0/2", r"stage 0: rank \d waited 500 ms for \d+ bytes from rank 2"),
+                             ("slow@0/0/0/2", r"stage 0: rank \d waited 500 ms for \d+ bytes from rank 2")):
+            more = ["--deadline", "500"] if fault[:4] in ("stop", "slow") else []
+            done = self.mpi("stages.yaml", "four.csv", "level.yaml", "--matrix", "--fault", fault, *more, check=False)
+            self.assertEqual(done.returncode, 5, done.stderr)
+            self.assertRegex(done.stderr, words)
+
+    def test_a_late_rank_ends_its_own_exchange_too(self):
+        done = self.mpi("shot.yaml", DECODE, "4:h100", "--steps", "1", "--fault", "stop@0/0/0/2", "--deadline", "500", transport="mpi-alltoallv", check=False)
+        self.assertEqual(done.returncode, 5, done.stderr)
+
+    def test_without_mpirun_it_says_how(self):
+        done = run(EXEC, "shot.yaml", DECODE, "4:h100", "--transport", "mpi", *QUICK, check=False)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn("mpirun -np 4 moeplan-exec", done.stderr)
+
+
 class Runs(unittest.TestCase):
     def result(self, *arguments):
         done = run(EXEC, *arguments, "--json", "-q")

@@ -52,14 +52,14 @@ THIRD_PARTY = {
     "nettle/": ["src/base/hash.c"],
     "xxhash.h": ["src/base/hash.c"],
     "glpk.h": ["planner/exact/mip_glpk.c"],
-    "nccl.h": [],
+    "nccl.h": ["executor/nccl_library.h"],
     "mpi.h": ["executor/mpi_link.h"],
     "cuda_runtime_api.h": ["executor/gpu.h", "tests/unit/executor/"],
     "cmocka.h": ["tests/support/"],
 }
 ONE_FILE_ONLY = {"zip.h"}
 SYSTEM = re.compile(
-    r"^(assert|ctype|dirent|errno|fcntl|float|inttypes|limits|locale|math|pthread|setjmp|signal|stdarg|stdatomic|stdbool|stddef|"
+    r"^(assert|ctype|dirent|dlfcn|errno|fcntl|float|inttypes|limits|locale|math|pthread|setjmp|signal|stdarg|stdatomic|stdbool|stddef|"
     r"stdint|stdio|stdlib|string|time|unistd)\.h$|^(sys|sanitizer)/[a-z]+\.h$")
 INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^>"]+)[>"]')
 
