@@ -43,10 +43,11 @@ enum mp_status mp_launch_find(struct mp_launch *out, const char *(*get)(void *ct
             continue;
         if (!number_of(n_ranks, MP_MAX_GPUS, &out->n_ranks) || !number_of(rank, MP_MAX_GPUS, &out->rank) ||
             out->rank >= out->n_ranks)
-            return mp_fail(err, MP_EUSAGE,
-                           "the environment of %s has %s \"%.40s\" and %s \"%.40s\", which name no rank (give --rank and "
-                           "--nranks)",
-                           l->name, l->rank, rank, l->n_ranks, n_ranks);
+            return mp_fail(
+                err, MP_EUSAGE,
+                "the environment of %s has %s \"%.40s\" and %s \"%.40s\", which name no rank (give --rank and "
+                "--nranks)",
+                l->name, l->rank, rank, l->n_ranks, n_ranks);
         if (!number_of(get(ctx, l->local_rank), MP_MAX_GPUS, &out->local_rank))
             out->local_rank = 0;
         out->by = l->name;
@@ -100,7 +101,8 @@ enum mp_status mp_local_start(struct mp_local **out, uint32_t n_ranks, uint32_t 
     struct mp_local *l = mp_calloc(1, sizeof *l);
     if (l == NULL)
         return mp_nomem(err, "ranks");
-    *l = (struct mp_local){.n_ranks = n_ranks, .rank = MP_NONE, .told = {-1, -1}, .listener = ex_listen("127.0.0.1", 0)};
+    *l =
+        (struct mp_local){.n_ranks = n_ranks, .rank = MP_NONE, .told = {-1, -1}, .listener = ex_listen("127.0.0.1", 0)};
     l->children = mp_calloc(n_ranks, sizeof *l->children);
     if (l->children == NULL || l->listener < 0 || pipe2(l->told, O_CLOEXEC) != 0) {
         forget(l);
@@ -222,7 +224,8 @@ enum mp_status mp_local_wait(struct mp_local *l, uint64_t patience_ms, int *sign
             *err = first.why;
         return first.why.status;
     }
-    return exit_code == 0 ? MP_OK : mp_fail(err, MP_EPEER, "a rank ended with exit code %d and said nothing", exit_code);
+    return exit_code == 0 ? MP_OK
+                          : mp_fail(err, MP_EPEER, "a rank ended with exit code %d and said nothing", exit_code);
 }
 
 void mp_local_leave(struct mp_local *l) { forget(l); }

@@ -179,19 +179,24 @@ static enum mp_status parse_place(struct place *out, const char *text, struct mp
 static bool read_file(struct place *p) {
     struct mp_in *in = NULL;
     struct mp_error ignored = {0};
-    unsigned port = 0;
-    char text[FILE_MAX + 1], host[64];
+    static const char head[] = "moeplan-exec ";
+    const size_t n_head = sizeof head - 1;
+    uint64_t port = 0;
     if (access(p->file, R_OK) != 0 || mp_in_open(&in, p->file, FILE_MAX, &ignored) != MP_OK)
         return false;
-    const size_t n = in->size < FILE_MAX ? in->size : FILE_MAX;
-    memcpy(text, in->data, n);
-    text[n] = '\0';
+    const char *text = (const char *)in->data;
+    const char *blank =
+        in->size > n_head && memcmp(text, head, n_head) == 0 ? memchr(text + n_head, ' ', in->size - n_head) : NULL;
+    const size_t n_host = blank != NULL ? (size_t)(blank - text) - n_head : 0;
+    const bool is_good = blank != NULL && n_host < sizeof p->host && text[in->size - 1] == '\n' &&
+                         mp_parse_u64(blank + 1, in->size - n_head - n_host - 2, &port) && port > 0 && port < 65536;
+    if (is_good) {
+        memcpy(p->host, text + n_head, n_host);
+        p->host[n_host] = '\0';
+        p->port = (uint16_t)port;
+    }
     mp_in_close(in);
-    if (sscanf(text, "moeplan-exec %63s %u\n", host, &port) != 2 || port == 0 || port > 65535)
-        return false;
-    memcpy(p->host, host, sizeof host);
-    p->port = (uint16_t)port;
-    return true;
+    return is_good;
 }
 static enum mp_status write_file(const struct place *p, const char *host, uint16_t port, struct mp_error *err) {
     struct mp_out *out = NULL;
@@ -234,8 +239,8 @@ static enum mp_status receive_guests(int listener, uint32_t n, struct hello *hel
             polls[g + 1] = (struct pollfd){.fd = guests[g].fd, .events = POLLIN};
         if (ppoll(polls, n_guests + 1, &left, NULL) <= 0)
             continue;
-        const int fd = (polls[0].revents & POLLIN) != 0 ? accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
-                                                        : -1;
+        const int fd =
+            (polls[0].revents & POLLIN) != 0 ? accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC) : -1;
         for (uint32_t g = n_guests; g-- > 0;) {
             struct guest *q = &guests[g];
             if (polls[g + 1].revents == 0)
@@ -293,12 +298,13 @@ static void name_missing(const int *fds, uint32_t n, uint64_t deadline_ms, char 
     for (uint32_t r = 1; r < n; r++)
         if (fds[r] < 0 && ++n_missing <= 16)
             at += (size_t)snprintf(list + at, sizeof list - at, "%s%u", n_missing > 1 ? ", " : "", r);
-    (void)snprintf(refusal, N_TEXT, "rank%s %s%s did not come within %llu ms (were they started, can they reach rank 0?)",
+    (void)snprintf(refusal, N_TEXT,
+                   "rank%s %s%s did not come within %llu ms (were they started, can they reach rank 0?)",
                    n_missing > 1 ? "s" : "", list, n_missing > 16 ? ", ..." : "", (unsigned long long)deadline_ms);
 }
 
-static enum mp_status host(struct ex_meeting *m, const struct ex_world *w, const struct place *place,
-                           uint64_t until_ns, struct mp_error *err) {
+static enum mp_status host(struct ex_meeting *m, const struct ex_world *w, const struct place *place, uint64_t until_ns,
+                           struct mp_error *err) {
     const uint32_t n = w->n_ranks;
     struct hello *hellos = mp_calloc(n, sizeof *hellos);
     int *fds = mp_calloc(n, sizeof *fds);
@@ -345,8 +351,9 @@ static enum mp_status host(struct ex_meeting *m, const struct ex_world *w, const
     }
     const uint64_t until_told = answer.is_refused ? ex_now_ns() + 50000000 : until_ns;
     for (uint32_t r = 1; r < n; r++)
-        if (fds[r] >= 0 && (!write_all(fds[r], &answer, sizeof answer, until_told) ||
-                            (!answer.is_refused && !write_all(fds[r], all, n * sizeof *all, until_told))) &&
+        if (fds[r] >= 0 &&
+            (!write_all(fds[r], &answer, sizeof answer, until_told) ||
+             (!answer.is_refused && !write_all(fds[r], all, n * sizeof *all, until_told))) &&
             !answer.is_refused) {
             status = mp_fail(err, MP_EPEER, "rank %u was gone when all ranks had met", r);
             goto out;
@@ -377,8 +384,8 @@ out:
 /* ---- the others ---- */
 
 /* One attempt: connected and greeted, or -1. */
-static int greet(struct ex_meeting *m, const struct ex_world *w, const struct place *place, const struct ex_hosts *hosts,
-                 uint64_t until_ns) {
+static int greet(struct ex_meeting *m, const struct ex_world *w, const struct place *place,
+                 const struct ex_hosts *hosts, uint64_t until_ns) {
     const char *to = place->host, *own = NULL;
     struct hello h = {.magic = MAGIC, .rank = w->first_rank, .n_ranks = w->n_ranks};
     char address[EX_ADDRESS_SIZE];
@@ -465,7 +472,8 @@ enum mp_status ex_meet(struct ex_meeting *out, const struct ex_world *world, uin
     enum mp_status status = MP_OK;
     *out = (struct ex_meeting){.listener = -1};
     if (world->rendezvous == NULL)
-        return mp_fail(err, MP_EUSAGE, "ranks in processes of their own must meet somewhere (--rendezvous, or --local)");
+        return mp_fail(err, MP_EUSAGE,
+                       "ranks in processes of their own must meet somewhere (--rendezvous, or --local)");
     status = parse_place(&place, world->rendezvous, err);
     if (status != MP_OK)
         return status;

@@ -30,21 +30,21 @@ struct socket_buffer {
     size_t n, room, at; /* bytes[at .. n) are still to be read or sent */
 };
 struct socket_peer {
-    int out, in;                   /* -1 = none (ourselves) */
-    bool can_send, can_receive;    /* bulk; until the kernel says "not now" */
-    bool has_left;                 /* SOCKET_LEAVE came */
-    bool out_has_ended;            /* nothing more can be read from, in_has_ended ... */
+    int out, in;                /* -1 = none (ourselves) */
+    bool can_send, can_receive; /* bulk; until the kernel says "not now" */
+    bool has_left;              /* SOCKET_LEAVE came */
+    bool out_has_ended;         /* nothing more can be read from, in_has_ended ... */
     bool in_has_ended;
     struct socket_buffer commands; /* control frames that came on `out` and are not whole yet */
     struct socket_buffer replies;  /* control frames on their way out on `in` */
     uint64_t pace;                 /* SO_MAX_PACING_RATE in force; 0 = none */
     /* What the peer told us. */
-    uint64_t arrived;           /* rank 0: the last barrier */
-    uint32_t waits_for;         /* MP_NONE = nobody */
-    uint64_t run;               /* the run that credit and done are of */
+    uint64_t arrived;   /* rank 0: the last barrier */
+    uint32_t waits_for; /* MP_NONE = nobody */
+    uint64_t run;       /* the run that credit and done are of */
     uint32_t credit, done;
     uint64_t row_serial;
-    struct socket_buffer row;   /* rank 0: its part of a gather */
+    struct socket_buffer row; /* rank 0: its part of a gather */
 };
 struct ex_link {
     struct ex_world world;
@@ -85,8 +85,8 @@ enum mp_status socket_complain(struct ex_link *l, uint32_t peer, struct mp_error
 uint32_t socket_culprit(const struct ex_link *l, uint32_t peer);
 /* The peer's connection ended, or what it sent makes no sense: everything ends. */
 enum mp_status socket_gone(struct ex_link *l, uint32_t peer, int error, struct mp_error *err) MP_MUST_CHECK;
-enum mp_status socket_break(struct ex_link *l, struct mp_error *err, const char *fmt, ...) MP_PRINTF(3, 4)
-    MP_MUST_CHECK;
+enum mp_status socket_break(struct ex_link *l, struct mp_error *err, const char *fmt, ...)
+    MP_PRINTF(3, 4) MP_MUST_CHECK;
 enum { SOCKET_MAGIC = 0x6d6f7632, SOCKET_FRAME = sizeof(struct socket_frame) };
 
 #endif

@@ -20,7 +20,8 @@ enum {
     REASON_MAX = 900,
     GRACE_NS = 25000000, /* from a connection's end until we give up hearing the reason from somebody */
     SEND_BUFFER = 128 * 1024,
-    SLOW_PORT_BYTES_PER_S = 250000000 /* above, the kernel sizes buffers */
+    SEND_BUFFER_FAST = 4 * 1024 * 1024, /* or what the kernel allows */
+    SLOW_PORT_BYTES_PER_S = 250000000   /* above, a process must be able to miss its turn */
 };
 
 /* ---- failure ---- */
@@ -269,11 +270,11 @@ static enum mp_status wait_on(struct ex_link *l, bool is_barrier, uint64_t begin
     const uint32_t missing = missing_from(l, is_barrier);
     if (now >= begin_ns + deadline_ns) {
         const uint32_t culprit = socket_culprit(l, missing);
-        return socket_break(l, err,
-                            "%s, at a %s: rank %u waited %llu ms for rank %u, which did not come (0 bytes are outstanding; "
-                            "is it alive? a slow cluster may need a longer --deadline)",
-                            l->doing, is_barrier ? "barrier" : "gather", l->me,
-                            (unsigned long long)l->world.deadline_ms, culprit);
+        return socket_break(
+            l, err,
+            "%s, at a %s: rank %u waited %llu ms for rank %u, which did not come (0 bytes are outstanding; "
+            "is it alive? a slow cluster may need a longer --deadline)",
+            l->doing, is_barrier ? "barrier" : "gather", l->me, (unsigned long long)l->world.deadline_ms, culprit);
     }
     if (now >= begin_ns + deadline_ns / 2) {
         enum mp_status status = socket_complain(l, missing, err);
@@ -393,8 +394,8 @@ static enum mp_status ready(struct ex_link *l, uint32_t peer, int fd, bool is_in
         l->world.congestion != NULL)
         return mp_fail(err, MP_EUSAGE, "TCP congestion control \"%.40s\" is not available here: %s", congestion,
                        strerror(errno));
-    if (!is_in && pair_rate(l, peer) <= SLOW_PORT_BYTES_PER_S)
-        set(fd, SOL_SOCKET, SO_SNDBUF, SEND_BUFFER);
+    if (!is_in)
+        set(fd, SOL_SOCKET, SO_SNDBUF, pair_rate(l, peer) > SLOW_PORT_BYTES_PER_S ? SEND_BUFFER_FAST : SEND_BUFFER);
     return epoll_ctl(l->epoll, EPOLL_CTL_ADD, fd, &e) == 0
                ? MP_OK
                : mp_fail(err, MP_EIO, "epoll cannot watch a connection: %s", strerror(errno));
@@ -414,9 +415,7 @@ struct card { /* the first bytes on a connection */
     uint32_t magic, from;
 };
 
-static bool send_now(int fd, const void *bytes, size_t n) {
-    return send(fd, bytes, n, MSG_NOSIGNAL) == (ssize_t)n;
-}
+static bool send_now(int fd, const void *bytes, size_t n) { return send(fd, bytes, n, MSG_NOSIGNAL) == (ssize_t)n; }
 
 /* Connects to every rank; the kernel accepts for those that are busy. */
 static enum mp_status connect_all(struct ex_link *l, const struct ex_meeting *m, const struct ex_hosts *hosts,
@@ -504,7 +503,8 @@ enum mp_status socket_open(struct ex_link **out, const struct ex_world *world, s
     enum mp_status status = MP_OK;
     *out = NULL;
     if (world->n_local != 1)
-        return mp_fail(err, MP_EUSAGE, "transport socket has one rank in each process (add --local %u, or --rendezvous)",
+        return mp_fail(err, MP_EUSAGE,
+                       "transport socket has one rank in each process (add --local %u, or --rendezvous)",
                        world->n_ranks);
     struct ex_link *l = mp_calloc(1, sizeof *l);
     if (l == NULL)
@@ -552,8 +552,7 @@ void socket_abort(struct ex_link *l, const struct mp_error *why) {
     }
     (void)mp_error_text(why, text, sizeof text);
     for (uint32_t r = 0; r < l->n; r++)
-        if (l->peers[r].in >= 0 &&
-            socket_tell(l, r, SOCKET_ABORT, 0, 0, text, strlen(text), &ignored) != MP_OK)
+        if (l->peers[r].in >= 0 && socket_tell(l, r, SOCKET_ABORT, 0, 0, text, strlen(text), &ignored) != MP_OK)
             continue; /* it sees our connections end */
 }
 

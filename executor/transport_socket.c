@@ -17,18 +17,19 @@
 #include <sys/uio.h>
 
 enum {
-    WINDOW = 96 * 1024,    /* bytes granted and not yet here, when a receiver grants the next group */
-    CHUNK = 1024 * 1024,   /* at most so much to or from one peer before the others have their turn */
+    WINDOW = 96 * 1024,  /* bytes granted and not yet here, when a receiver grants the next group */
+    CHUNK = 1024 * 1024, /* at most so much to or from one peer before the others have their turn */
 };
 
-struct lane { /* one peer, in this run */
-    size_t send, receive;               /* the next message to it and from it; the number of all = none */
-    uint32_t n_sent, n_received;        /* how many messages before it */
-    uint32_t granted, credit;           /* messages from it that our queue has come to; to it, that it has granted */
-    struct socket_frame out, in;        /* headers of the message at hand */
-    size_t n_out, n_in;                 /* bytes of them that are through */
-    uint64_t sent, received;            /* payload that is through */
+struct lane {                    /* one peer, in this run */
+    size_t send, receive;        /* the next message to it and from it; the number of all = none */
+    uint32_t n_sent, n_received; /* how many messages before it */
+    uint32_t granted, credit;    /* messages from it that our queue has come to; to it, that it has granted */
+    struct socket_frame out, in; /* headers of the message at hand */
+    size_t n_out, n_in;          /* bytes of them that are through */
+    uint64_t sent, received;     /* payload that is through */
     bool has_begun;
+    uint64_t begun_ns;
 };
 struct run {
     struct ex_link *link;
@@ -37,15 +38,15 @@ struct run {
     const struct ex_end *sends, *receives; /* of this rank; sends as a fault may have changed them */
     struct ex_end *faulty;
     size_t n_sends, n_receives;
-    size_t *send_next, *receive_next;       /* the next message of the same peer */
-    uint32_t *send_number;                  /* how many messages to the same peer come before */
-    uint8_t *is_sent, *is_received;         /* is_sent: 1 all is with the kernel, 2 the receiver has it */
-    struct lane *lanes;                     /* [n] */
+    size_t *send_next, *receive_next;            /* the next message of the same peer */
+    uint32_t *send_number;                       /* how many messages to the same peer come before */
+    uint8_t *is_sent, *is_received;              /* is_sent: 1 all is with the kernel, 2 the receiver has it */
+    struct lane *lanes;                          /* [n] */
     size_t send, send_end, receive, receive_end; /* the groups the queues have come to */
-    size_t granted;                         /* receives before it are granted */
-    uint64_t outstanding;                   /* bytes granted that are not here */
+    size_t granted;                              /* receives before it are granted */
+    uint64_t outstanding;                        /* bytes granted that are not here */
     size_t copy;
-    uint32_t stage;                         /* with barriers: where all are */
+    uint32_t stage; /* with barriers: where all are */
     bool has_barriers, is_coupled, has_copied, is_at_barrier, has_misbehaved;
     uint64_t origin_ns, progress_ns;
 };
@@ -192,13 +193,15 @@ static enum mp_status check_header(struct run *x, uint32_t from, const struct ex
         return MP_OK;
     (void)ex_script_name(x->s, name, sizeof name);
     if (f->magic == SOCKET_MAGIC && f->kind == SOCKET_MESSAGE && f->bytes != e->bytes && f->index == e->message)
-        return socket_break(x->link, err, "%s, stage %u: rank %u sends %llu bytes to rank %u where %llu were agreed", name,
-                            e->stage, from, (unsigned long long)f->bytes, x->link->me, (unsigned long long)e->bytes);
-    return socket_break(x->link, err,
-                        "%s, stage %u: rank %u sends rank %u something else than the %llu bytes that were agreed (message "
-                        "%u of stage %u in run %llu, where message %u of run %llu was due)",
-                        name, e->stage, from, x->link->me, (unsigned long long)e->bytes, f->index, f->stage,
-                        (unsigned long long)f->serial, e->message, (unsigned long long)x->link->n_runs);
+        return socket_break(x->link, err, "%s, stage %u: rank %u sends %llu bytes to rank %u where %llu were agreed",
+                            name, e->stage, from, (unsigned long long)f->bytes, x->link->me,
+                            (unsigned long long)e->bytes);
+    return socket_break(
+        x->link, err,
+        "%s, stage %u: rank %u sends rank %u something else than the %llu bytes that were agreed (message "
+        "%u of stage %u in run %llu, where message %u of run %llu was due)",
+        name, e->stage, from, x->link->me, (unsigned long long)e->bytes, f->index, f->stage,
+        (unsigned long long)f->serial, e->message, (unsigned long long)x->link->n_runs);
 }
 
 static enum mp_status ended(struct run *x, uint32_t peer, const struct ex_end *e, bool is_receive, uint64_t bytes,
@@ -315,10 +318,7 @@ static enum mp_status send_some(struct run *x, size_t i, bool *did, struct mp_er
     if (!lane->has_begun) {
         begin_send(x, i);
         spoil(x, i);
-        x->times->begin_ns[(size_t)l->me * x->s->n_stages + e->stage] =
-            x->times->end_ns[(size_t)l->me * x->s->n_stages + e->stage] == 0
-                ? ex_now_ns() - x->origin_ns
-                : x->times->begin_ns[(size_t)l->me * x->s->n_stages + e->stage];
+        lane->begun_ns = ex_now_ns() - x->origin_ns;
         *did = true;
     }
     while (p->can_send && given < CHUNK) {
@@ -343,7 +343,7 @@ static enum mp_status send_some(struct run *x, size_t i, bool *did, struct mp_er
         if (lane->n_out == sizeof lane->out && lane->sent == e->bytes) {
             spoil(x, i); /* right again */
             x->is_sent[i] = x->is_coupled ? 1 : 2;
-            note(x, e, x->times->begin_ns[(size_t)l->me * x->s->n_stages + e->stage], false);
+            note(x, e, lane->begun_ns, false);
             lane->send = x->send_next[i];
             lane->n_sent++;
             lane->has_begun = false;
@@ -493,11 +493,12 @@ static enum mp_status wait_on(struct run *x, struct mp_error *err) {
     if (culprit == peer)
         (void)ex_fail_deadline(&why, x->s, l->me, stage, peer, is_receive, bytes, l->world.deadline_ms);
     else
-        (void)mp_fail(&why, MP_EPEER,
-                      "%s, stage %u: rank %u waited %llu ms for %llu bytes %s rank %u, which itself waits for rank %u (is "
-                      "that one alive? a slow cluster may need a longer --deadline)",
-                      ex_script_name(x->s, name, sizeof name), stage, l->me, (unsigned long long)l->world.deadline_ms,
-                      (unsigned long long)bytes, is_receive ? "from" : "to go to", peer, culprit);
+        (void)mp_fail(
+            &why, MP_EPEER,
+            "%s, stage %u: rank %u waited %llu ms for %llu bytes %s rank %u, which itself waits for rank %u (is "
+            "that one alive? a slow cluster may need a longer --deadline)",
+            ex_script_name(x->s, name, sizeof name), stage, l->me, (unsigned long long)l->world.deadline_ms,
+            (unsigned long long)bytes, is_receive ? "from" : "to go to", peer, culprit);
     return socket_break(l, err, "%s", why.message);
 }
 

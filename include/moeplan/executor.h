@@ -78,20 +78,20 @@ void mp_exec_write_timeline(const struct mp_exec_result *r, const struct mp_exec
 /* ---- launch ---- */
 
 enum { MP_RENDEZVOUS_SIZE = 300 };
-struct mp_launch {    /* what the environment says of this process */
-    const char *by;   /* "torchrun", "Open MPI", ...; NULL: nothing, and what follows is 0 */
+struct mp_launch {  /* what the environment says of this process */
+    const char *by; /* "torchrun", "Open MPI", ...; NULL: nothing, and what follows is 0 */
     uint32_t rank, n_ranks, local_rank;
     const char *hosts;                   /* of tools/emulate, or NULL */
     char rendezvous[MP_RENDEZVOUS_SIZE]; /* "" = it does not say */
 };
-/* Looks for tools/emulate, torchrun, Open MPI, PMI and Slurm, in this order. get: getenv, in all but tests. MP_EUSAGE: a
- * launcher's variables make no sense. */
+/* Looks for tools/emulate, torchrun, Open MPI, PMI and Slurm, in this order. get: getenv, in all but tests. MP_EUSAGE:
+ * a launcher's variables make no sense. */
 enum mp_status mp_launch_find(struct mp_launch *out, const char *(*get)(void *ctx, const char *name), void *ctx,
                               struct mp_error *err) MP_MUST_CHECK;
 
-/* All ranks on this machine. mp_local_start forks and returns in the parent, with *rank MP_NONE, and in every rank, with
- * its number and what mp_exec wants for launcher_fd and rendezvous. SIGINT, SIGTERM, SIGHUP and SIGQUIT are blocked in
- * the parent until mp_local_wait has passed them on. When the parent dies, ranks die. */
+/* All ranks on this machine. mp_local_start forks and returns in the parent, with *rank MP_NONE, and in every rank,
+ * with its number and what mp_exec wants for launcher_fd and rendezvous. SIGINT, SIGTERM, SIGHUP and SIGQUIT are
+ * blocked in the parent until mp_local_wait has passed them on. When the parent dies, ranks die. */
 struct mp_local;
 enum mp_status mp_local_start(struct mp_local **out, uint32_t n_ranks, uint32_t *rank, int *launcher_fd,
                               char rendezvous[MP_RENDEZVOUS_SIZE], struct mp_error *err) MP_MUST_CHECK;

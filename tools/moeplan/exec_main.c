@@ -227,7 +227,7 @@ static enum mp_status find_rank(struct start *start, struct mp_exec *in, const s
         return status;
     }
     in->hosts = o->hosts != NULL ? o->hosts : start->found.hosts;
-    in->rendezvous = o->rendezvous != NULL           ? o->rendezvous
+    in->rendezvous = o->rendezvous != NULL                ? o->rendezvous
                      : start->found.rendezvous[0] != '\0' ? start->found.rendezvous
                                                           : NULL;
     return MP_OK;

@@ -189,7 +189,8 @@ static void test_transport_socket__bad_ranks_end_all(void **state) {
                 run_cluster(&k, members);
                 snprintf(who, sizeof who, "rank %u", k.fault.rank);
                 for (uint32_t m = 0; m < k.n; m++) {
-                    if (members[m].status != MP_EPEER || strstr(members[m].err.message, " of step 0, layer 0, ") == NULL ||
+                    if (members[m].status != MP_EPEER ||
+                        strstr(members[m].err.message, " of step 0, layer 0, ") == NULL ||
                         strstr(members[m].err.message, " bytes ") == NULL)
                         fail_msg("kind %zu, case %llu, rank %u: %d %s", i, (unsigned long long)seed, m,
                                  members[m].status, members[m].err.message);
