@@ -70,7 +70,8 @@ def loopback(moeplan, execute, iterations):
 
 def orders(moeplan, execute, o):
     """Called again by itself, inside the cluster, with its cases in a file."""
-    print(f"{'ranks':5} {'matrix':6} {'order':14} {'median':>7} {'least':>7} {'most':>7} {'predicted':>9} {'x single':>8} {'cpu/rank':>8} {'load':>5}   (times over the port bound)")
+    print(f"{'ranks':5} {'matrix':6} {'order':14} {'median':>7} {'least':>7} {'most':>7} {'predicted':>9} {'x single':>8} {'cpu/rank':>8} {'load':>5}"
+          "   (times over the port bound)")
     for n, seed in [(n, seed) for n in o.ranks for seed in range(o.matrices)]:
         write("m.csv", balanced(n, 11 + seed))
         write("t.yaml", HEAD + f"gpus: [{{repeat: {n}, type: h100, ports: {{nic: 100 Mbit/s}}}}]\n")
