@@ -18,10 +18,8 @@ enum {
     COMMANDS_ROOM = 4096,
     ROW_BYTES_MAX = 1 << 30,
     REASON_MAX = 900,
-    GRACE_NS = 25000000, /* from a connection's end until we give up hearing the reason from somebody */
-    SEND_BUFFER = 128 * 1024,
-    SEND_BUFFER_FAST = 4 * 1024 * 1024, /* or what the kernel allows */
-    SLOW_PORT_BYTES_PER_S = 250000000   /* above, a process must be able to miss its turn */
+    GRACE_NS = 25000000,     /* from a connection's end until we give up hearing the reason from somebody */
+    SEND_BUFFER = 128 * 1024 /* little waits in front of the next message; more was slower on loopback */
 };
 
 /* ---- failure ---- */
@@ -371,20 +369,6 @@ out:
 
 static void set(int fd, int level, int name, int value) { (void)setsockopt(fd, level, name, &value, sizeof value); }
 
-/* The rate of the slower end of a pair, to size buffers by. */
-static uint64_t pair_rate(const struct ex_link *l, uint32_t peer) {
-    const struct mp_topology *t = l->world.topology;
-    uint32_t level = 0;
-    while (level + 1 < t->n_levels && t->gpus[l->me].group[level] != t->gpus[peer].group[level])
-        level++;
-    const uint32_t ports[2] = {t->gpus[l->me].out_port[level], t->gpus[peer].in_port[level]};
-    uint64_t least = UINT64_MAX;
-    for (int i = 0; i < 2; i++)
-        if (ports[i] < t->n_resources && t->resources[ports[i]].bytes_per_s < least)
-            least = t->resources[ports[i]].bytes_per_s;
-    return least;
-}
-
 static enum mp_status ready(struct ex_link *l, uint32_t peer, int fd, bool is_in, struct mp_error *err) {
     struct epoll_event e = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
                             .data.u64 = (uint64_t)peer << 1 | is_in};
@@ -395,7 +379,7 @@ static enum mp_status ready(struct ex_link *l, uint32_t peer, int fd, bool is_in
         return mp_fail(err, MP_EUSAGE, "TCP congestion control \"%.40s\" is not available here: %s", congestion,
                        strerror(errno));
     if (!is_in)
-        set(fd, SOL_SOCKET, SO_SNDBUF, pair_rate(l, peer) > SLOW_PORT_BYTES_PER_S ? SEND_BUFFER_FAST : SEND_BUFFER);
+        set(fd, SOL_SOCKET, SO_SNDBUF, SEND_BUFFER);
     return epoll_ctl(l->epoll, EPOLL_CTL_ADD, fd, &e) == 0
                ? MP_OK
                : mp_fail(err, MP_EIO, "epoll cannot watch a connection: %s", strerror(errno));

@@ -18,6 +18,7 @@
 
 enum {
     WINDOW = 96 * 1024,  /* bytes granted and not yet here, when a receiver grants the next group */
+    IO = 128 * 1024,     /* at most so much in one call: both ends work at once, on what their caches still hold */
     CHUNK = 1024 * 1024, /* at most so much to or from one peer before the others have their turn */
 };
 
@@ -50,6 +51,8 @@ struct run {
     bool has_barriers, is_coupled, has_copied, is_at_barrier, has_misbehaved;
     uint64_t origin_ns, progress_ns;
 };
+
+static uint64_t small(uint64_t bytes) { return bytes < IO ? bytes : IO; }
 
 static uint32_t send_stage(const struct run *x) { return x->send < x->n_sends ? x->sends[x->send].stage : MP_NONE; }
 static uint32_t receive_stage(const struct run *x) {
@@ -238,7 +241,7 @@ static enum mp_status receive_some(struct run *x, uint32_t from, bool *did, stru
         const struct ex_end *e = &x->receives[i];
         const size_t header = sizeof lane->in - lane->n_in;
         struct iovec parts[2] = {{(uint8_t *)&lane->in + lane->n_in, header},
-                                 {l->block + e->at + lane->received, e->bytes - lane->received}};
+                                 {l->block + e->at + lane->received, small(e->bytes - lane->received)}};
         struct msghdr m = {.msg_iov = header > 0 ? parts : parts + 1, .msg_iovlen = header > 0 ? 2 : 1};
         const ssize_t k = recvmsg(p->in, &m, MSG_DONTWAIT);
         if (k < 0 && errno == EINTR)
@@ -324,7 +327,7 @@ static enum mp_status send_some(struct run *x, size_t i, bool *did, struct mp_er
     while (p->can_send && given < CHUNK) {
         const size_t header = sizeof lane->out - lane->n_out;
         struct iovec parts[2] = {{(uint8_t *)&lane->out + lane->n_out, header},
-                                 {l->block + e->at + lane->sent, e->bytes - lane->sent}};
+                                 {l->block + e->at + lane->sent, small(e->bytes - lane->sent)}};
         struct msghdr m = {.msg_iov = header > 0 ? parts : parts + 1, .msg_iovlen = header > 0 ? 2 : 1};
         const ssize_t k = sendmsg(p->out, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (k < 0 && errno == EINTR)
