@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 EMULATE = os.path.join(ROOT, "tools", "emulate")
@@ -47,6 +48,7 @@ def iperf3():
         done = subprocess.run(["iperf3", "-c", "127.0.0.1", "-p", "5997", "-t", "2", "-C", "cubic", "-J"], capture_output=True, text=True, check=False)
         if done.returncode == 0:
             break
+        time.sleep(0.1)  # it does not listen yet
     server.wait(timeout=20)
     return json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"] / 1e9
 
