@@ -49,7 +49,8 @@ def iperf3():
         if done.returncode == 0:
             break
         time.sleep(0.1)  # it does not listen yet
-    server.wait(timeout=20)
+    server.terminate()  # one that has served does not always end
+    server.wait()
     return json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"] / 1e9
 
 
