@@ -119,6 +119,11 @@ class Gpus(unittest.TestCase):
         self.assertEqual(done.stderr.count("\n"), 1)
 
 
+    def test_the_tests_of_gpus_skip_and_say_why(self):
+        done = run(sys.executable, SOURCE / "tools/gpu-tests", "--build", os.path.dirname(os.path.dirname(os.path.dirname(EXEC))))
+        self.assertRegex(done.stdout, r"^skipped: (bench_gpu: transport cuda: no CUDA driver or no GPU|.* is not built)")
+
+
 class Mpi(unittest.TestCase):
     """Four ranks by mpirun, over its TCP, a plan for a matrix and a plan for steps."""
 

@@ -54,6 +54,7 @@ THIRD_PARTY = {
     "glpk.h": ["planner/exact/mip_glpk.c"],
     "nccl.h": ["executor/nccl_library.h"],
     "mpi.h": ["executor/mpi_link.h"],
+    "cublas_v2.h": ["executor/gpu_gemm.c"],
     "cuda_runtime_api.h": ["executor/gpu.h", "tests/unit/executor/"],
     "cmocka.h": ["tests/support/"],
 }
