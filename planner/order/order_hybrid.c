@@ -8,13 +8,14 @@
  *           1/16} * bound / n, the rest is tried: for free stages as a list that starts where the matchings leave
  *           each port; else packed into matchings, largest first, and as one flush (taken to lose what a single shot
  *           does; simulated only where the better of the two is in doubt). One run of matchings serves every tau.
- * Bound     never slower than everything at once, which is simulated where the order is above its port bound; beyond
- *           that none proven but the list's, which is tried too. bench_hybrid: 1.011 of the startup-aware
- *           bound at n = 64 with startups of 1e-4 of it.
+ * Bound     never slower than everything at once, which is simulated where the order is above its port bound (on
+ *           many GPUs only where an estimate of it is not clearly slower); beyond that none proven but the list's,
+ * which is tried too. bench_hybrid: 1.011 of the startup-aware bound at n = 64 with startups of 1e-4 of it.
  * Differs   entries are times, so that unequal rates do no harm of their own (unequal ports need sub-ports).
  * Cost      O(n^2 / 64) per entry that falls below the threshold, O(n^2) per fall of the threshold, 18 lists (each
  *           simulated where ports are shared). */
 #include "bottleneck.h"
+#include "fair_share.h"
 #include "list_schedule.h"
 #include "planner.h"
 #include <stdlib.h>
@@ -22,6 +23,7 @@
 
 #define N_TAUS 5u
 #define QUICK_GPUS 32u /* a flush of so many is simulated in a millisecond */
+#define CLEARLY 0.95   /* mp_fair_share_ns is tested to be within 2 % */
 
 /* How what the matchings leave is sent. */
 enum tail { LIST, PACKED, FLUSH, N_TAILS };
@@ -387,7 +389,8 @@ out:
 
 /* Where the order is slower than everything at once, that. Who has reached a time compares with the single shot
  * himself, but not with a flush of everything, whose launch may be shorter. */
-static enum mp_status keep_if_faster(const struct mp_order_problem *in, struct mp_schedule *out, struct mp_error *err) {
+static enum mp_status keep_if_faster(const struct mp_order_problem *in, struct mp_schedule *out,
+                                     struct mp_arena *scratch, struct mp_error *err) {
     const struct mp_topology *t = in->topology;
     const struct mp_schedule none = {.n = out->n};
     const uint64_t least_ns = mp_net_port_bound(in->net, in->matrix);
@@ -400,6 +403,12 @@ static enum mp_status keep_if_faster(const struct mp_order_problem *in, struct m
     MP_TRY(mp_schedule_time(out, in, &time_ns, err));
     if (time_ns <= least_ns + launch_ns && !mp_order_counts_return(in))
         return MP_OK;
+    if (once_ns == 0 && out->n > QUICK_GPUS && !mp_order_counts_return(in)) {
+        double about_ns;
+        MP_TRY(mp_fair_share_ns(&about_ns, t, in->matrix, scratch, err));
+        if (about_ns * CLEARLY + (double)launch_ns > (double)time_ns)
+            return MP_OK;
+    }
     if (once_ns == 0) {
         if (!mp_order_spend(in->budget))
             return MP_OK;
@@ -441,7 +450,7 @@ static enum mp_status order(const struct mp_order_problem *in, struct mp_arena *
     MP_TRY(run_matchings(&h, out, err));
     if (in->mode == MP_STAGE_FREE) {
         MP_TRY(finish(&h, LIST, out, err));
-        status = keep_if_faster(in, out, err);
+        status = keep_if_faster(in, out, scratch, err);
         goto out;
     }
     /* Simulating a flush takes longer than all the rest: only where the tails are close, or ports are shared. */
@@ -449,7 +458,7 @@ static enum mp_status order(const struct mp_order_problem *in, struct mp_arena *
         ticks->is_alone && (h.best[PACKED].least <= h.flush_least || h.best[PACKED].least >= h.flush_most);
     if (is_clear || !mp_order_spend(in->budget) || !mp_order_spend(in->budget)) {
         MP_TRY(finish(&h, h.best[PACKED].least <= h.flush_least ? PACKED : FLUSH, out, err));
-        status = keep_if_faster(in, out, err);
+        status = keep_if_faster(in, out, scratch, err);
         goto out;
     }
     uint64_t packed_ns, flush_ns;
@@ -461,7 +470,7 @@ static enum mp_status order(const struct mp_order_problem *in, struct mp_arena *
         *out = other;
         other = swap;
     }
-    status = keep_if_faster(in, out, err);
+    status = keep_if_faster(in, out, scratch, err);
 out:
     mp_bottleneck_free(h.matchings);
     mp_schedule_free(&other);
