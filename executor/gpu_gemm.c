@@ -80,3 +80,84 @@ enum mp_status gpu_gemm_run(struct gpu_gemm *g, uint32_t n_experts, const uint32
     }
     return result == CUBLAS_STATUS_SUCCESS ? MP_OK : mp_fail(err, MP_EIO, "cuBLAS: error %d", (int)result);
 }
+
+/* ---- the experts of ranks ---- */
+
+static enum mp_status make_room(struct gpu_experts *x, int device, const struct ex_gemm *q, struct mp_error *err) {
+    const uint64_t two = 2;
+    uint64_t n_rows = 0;
+    enum mp_status status = MP_OK;
+    for (uint32_t e = 0; e < q->n_experts; e++)
+        n_rows += q->rows[e];
+    const uint64_t needs[4] = {two * n_rows * q->hidden, two * n_rows * q->up, two * n_rows * q->inner,
+                               two * q->n_experts * q->hidden * (q->up > q->inner ? q->up : q->inner)};
+    for (int i = 0; i < 4; i++) {
+        void *memory = NULL;
+        if (needs[i] <= x->n_bytes[i])
+            continue;
+        if (x->memory[i] != NULL)
+            (void)cudaFree(x->memory[i]);
+        x->memory[i] = NULL;
+        x->n_bytes[i] = 0;
+        const cudaError_t error = cudaMalloc(&memory, needs[i]);
+        if (error == cudaErrorMemoryAllocation) {
+            (void)cudaGetLastError();
+            return mp_fail(err, MP_ENOMEM, "GPU %d has no %llu bytes for the experts (--compute none needs none)",
+                           device, (unsigned long long)needs[i]);
+        }
+        GPU_TRY(error, "taking memory of a GPU");
+        x->memory[i] = memory;
+        x->n_bytes[i] = needs[i];
+        /* Small numbers, none of them denormal or not a number: 0x3C3C is 0.0115 as bfloat16. */
+        GPU_TRY(cudaMemset(memory, 0x3C, needs[i]), "filling memory of a GPU");
+    }
+out:
+    return status;
+}
+
+enum mp_status gpu_experts_run(struct gpu_experts *x, int device, const struct ex_gemm *q, uint64_t deadline_ms,
+                               uint64_t *ns, struct mp_error *err) {
+    const uint64_t since = gpu_now_ns();
+    cudaError_t error;
+    enum mp_status status = MP_OK;
+    *ns = 0;
+    GPU_TRY(cudaSetDevice(device), "taking a GPU");
+    if (x->gemm == NULL)
+        MP_TRY(gpu_gemm_open(&x->gemm, err));
+    if (x->stream == NULL) {
+        GPU_TRY(cudaStreamCreateWithFlags(&x->stream, cudaStreamNonBlocking), "making a stream");
+        GPU_TRY(cudaEventCreate(&x->from), "making an event");
+        GPU_TRY(cudaEventCreate(&x->to), "making an event");
+    }
+    MP_TRY(make_room(x, device, q, err));
+    GPU_TRY(cudaEventRecord(x->from, x->stream), "an event");
+    MP_TRY(gpu_gemm_run(x->gemm, q->n_experts, q->rows, q->up, q->hidden, x->memory[0], x->memory[3], x->memory[1],
+                        x->stream, err));
+    MP_TRY(gpu_gemm_run(x->gemm, q->n_experts, q->rows, q->hidden, q->inner, x->memory[2], x->memory[3], x->memory[0],
+                        x->stream, err));
+    GPU_TRY(cudaEventRecord(x->to, x->stream), "an event");
+    while ((error = cudaEventQuery(x->to)) == cudaErrorNotReady) {
+        if (gpu_now_ns() - since > deadline_ms * 1000000)
+            return mp_fail(err, MP_EPEER, "GPU %d did not end the experts' matrix products within %llu ms", device,
+                           (unsigned long long)deadline_ms);
+        gpu_nap(since);
+    }
+    GPU_TRY(error, "the experts' matrix products");
+    *ns = gpu_elapsed_ns(x->from, x->to);
+out:
+    return status;
+}
+
+void gpu_experts_close(struct gpu_experts *x) {
+    gpu_gemm_close(x->gemm);
+    for (int i = 0; i < 4; i++)
+        if (x->memory[i] != NULL)
+            (void)cudaFree(x->memory[i]);
+    if (x->from != NULL)
+        (void)cudaEventDestroy(x->from);
+    if (x->to != NULL)
+        (void)cudaEventDestroy(x->to);
+    if (x->stream != NULL)
+        (void)cudaStreamDestroy(x->stream);
+    *x = (struct gpu_experts){0};
+}

@@ -16,4 +16,16 @@ enum mp_status gpu_gemm_run(struct gpu_gemm *g, uint32_t n_experts, const uint32
                             const void *in, const void *weights, void *out, cudaStream_t stream,
                             struct mp_error *err) MP_MUST_CHECK;
 
+/* Experts of ranks on one device: their products, one rank at a time, with memory that grows as needed. */
+struct gpu_experts {
+    struct gpu_gemm *gemm;
+    uint8_t *memory[4]; /* in and out, up, inner, weights: their contents do not matter */
+    uint64_t n_bytes[4];
+    cudaStream_t stream;
+    cudaEvent_t from, to;
+};
+enum mp_status gpu_experts_run(struct gpu_experts *x, int device, const struct ex_gemm *q, uint64_t deadline_ms,
+                               uint64_t *ns, struct mp_error *err) MP_MUST_CHECK;
+void gpu_experts_close(struct gpu_experts *x);
+
 #endif

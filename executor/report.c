@@ -80,6 +80,14 @@ static struct figures of_step(const struct mp_exec_result *r, int kind, uint64_t
     return f;
 }
 
+/* Matrix products of all layers of a step. */
+static struct figures of_gemm(const struct mp_exec_result *r, uint64_t *samples) {
+    struct figures f = {.n = (size_t)r->n_steps * r->n_iterations};
+    memcpy(samples, r->gemm_ns, f.n * sizeof *samples);
+    rank_samples(&f, samples);
+    return f;
+}
+
 /* As nccl-tests has it for uneven traffic: all bytes / (ranks * time). */
 static double bandwidth(const struct figures *f, uint32_t n_ranks) {
     return f->measured_ns > 0 ? (double)f->bytes / n_ranks / (double)f->measured_ns * 1e9 : 0;
@@ -158,6 +166,15 @@ void mp_exec_write_text(const struct mp_exec_result *r, const struct mp_exec *in
                   (unsigned long long)r->n_tokens, in->matrix != NULL ? "answers" : "tokens",
                   (unsigned long long)r->n_copies, in->matrix != NULL ? "flows" : "copies",
                   mp_human_bytes((double)r->n_bytes, bytes));
+    if (r->gemm_ns != NULL) {
+        const struct figures g = of_gemm(r, samples);
+        const uint64_t times[] = {g.min_ns, g.median_ns, g.p95_ns, g.max_ns};
+        static const char *const names[] = {"min", "median", "p95", "max"};
+        mp_out_puts(o, "matrix products of the experts (bf16), a step:");
+        for (size_t i = 0; i < sizeof times / sizeof *times; i++)
+            mp_out_printf(o, " %s %s", names[i], mp_human_ns((double)times[i], bytes));
+        mp_out_puts(o, "\n");
+    }
 out:
     mp_table_free(t);
     mp_free(samples);
@@ -203,6 +220,13 @@ void mp_exec_write_json(const struct mp_exec_result *r, const struct mp_exec *in
         const struct figures f = of_step(r, kind, samples);
         (void)json_object_set_new(totals, kind < 0 ? "all" : mp_exec_part_name((enum mp_exec_part_kind)kind),
                                   figures_json(&f, r->n_ranks));
+    }
+    if (r->gemm_ns != NULL) {
+        const struct figures g = of_gemm(r, samples);
+        (void)json_object_set_new(totals, "gemm",
+                                  json_pack("{s:o,s:o,s:o,s:o,s:o}", "min", whole(g.min_ns), "median",
+                                            whole(g.median_ns), "p95", whole(g.p95_ns), "max", whole(g.max_ns),
+                                            "samples", whole(g.n)));
     }
     json_t *root =
         json_pack("{s:s,s:i,s:s,s:s,s:s,s:o,s:o,s:i,s:i,s:i,s:i,s:i,s:{s:o,s:o,s:o},s:O,s:O}", "schema", "moeplan.exec",

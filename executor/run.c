@@ -68,7 +68,8 @@ static enum mp_status identify(struct run *x, struct mp_error *err) {
                       (int)in->sources, w->n_steps, (unsigned long long)rows);
     }
     mp_out_printf(text, "%s %d %u %u %llu %d %s\n", in->topology->sha256, in->stage_mode, in->n_warmup,
-                  in->n_iterations, (unsigned long long)in->seed, (int)in->with_timeline, in->transport);
+                  in->n_iterations, (unsigned long long)in->seed, (int)in->with_timeline | (int)in->with_gemm << 1,
+                  in->transport);
     const uint8_t *bytes = mp_out_memory_bytes(text, &n);
     mp_sha256_hex(bytes, n, x->world.identity);
     return mp_out_commit(text, err);
@@ -129,6 +130,29 @@ static enum mp_status run_part(struct run *x, uint32_t layer, enum ex_part part,
     return x->transport->run(x->link, s, t, err);
 }
 
+/* Real experts, behind the checks of what came; the slowest rank's time is added to the step's. */
+static enum mp_status compute(struct run *x, struct mp_error *err) {
+    const uint32_t n = x->world.n_ranks, n_local = x->world.n_local;
+    uint64_t *mine = mp_calloc(n_local, sizeof *mine), *all = mp_calloc(n, sizeof *all), slowest_ns = 0;
+    enum mp_status status = MP_OK;
+    if (mine == NULL || all == NULL) {
+        status = mp_nomem(err, "times");
+        goto out;
+    }
+    for (uint32_t i = 0; i < n_local; i++)
+        MP_TRY(ex_compute(x->transport, x->link, x->layer, x->in->model, x->world.first_rank + i, &mine[i], err));
+    MP_TRY(x->transport->gather(x->link, mine, all, sizeof *mine, err));
+    for (uint32_t r = 0; r < n; r++)
+        slowest_ns = all[r] > slowest_ns ? all[r] : slowest_ns;
+    if (x->payload.iteration >= x->in->n_warmup)
+        x->r->gemm_ns[(size_t)x->payload.step * x->r->n_iterations + x->payload.iteration - x->in->n_warmup] +=
+            slowest_ns;
+out:
+    mp_free(mine);
+    mp_free(all);
+    return status;
+}
+
 static enum mp_status run_layer(struct run *x, uint32_t layer, struct mp_error *err) {
     enum mp_status status = MP_OK;
     x->layer = x->layers[layer];
@@ -141,6 +165,8 @@ static enum mp_status run_layer(struct run *x, uint32_t layer, struct mp_error *
         MP_TRY(run_part(x, layer, EX_DISPATCH_INSIDE, err));
     }
     MP_TRY(all_ranks(x, TASK_EXPERTS, err));
+    if (x->in->with_gemm)
+        MP_TRY(compute(x, err));
     if (has_inside) {
         MP_TRY(run_part(x, layer, EX_COMBINE_INSIDE, err));
         MP_TRY(all_ranks(x, TASK_GATHER_UP, err));
@@ -432,6 +458,11 @@ static enum mp_status open_run(struct run *x, struct mp_error *err) {
     x->transport = ex_transport_find(in->transport);
     if (x->transport == NULL)
         return mp_fail(err, MP_EUSAGE, "unknown transport \"%s\" (all: moeplan-exec --list transports)", in->transport);
+    if (in->with_gemm && (x->transport->compute == NULL || in->matrix != NULL))
+        return mp_fail(err, MP_EUSAGE,
+                       in->matrix != NULL ? "--compute gemm: a matrix has no experts (leave out --matrix)"
+                                          : "--compute gemm: transport %s has no GPU (take cuda or nccl)",
+                       in->transport);
     if (in->n_ranks != in->plan->n_gpus || in->plan->n_gpus != in->topology->n_gpus)
         return mp_fail(err, MP_EUSAGE,
                        "the plan is for %u GPUs, the topology has %u, and there are %u ranks (one for each GPU)",
@@ -498,8 +529,10 @@ static enum mp_status new_result(struct run *x, struct mp_error *err) {
     x->views = mp_calloc(in->n_local, sizeof *x->views);
     x->view_bytes = mp_calloc(in->n_local, sizeof *x->view_bytes);
     x->counts = mp_calloc((size_t)in->n_local * 3, sizeof *x->counts);
-    if (r->parts == NULL || x->layers == NULL || x->times == NULL || x->views == NULL || x->view_bytes == NULL ||
-        x->counts == NULL)
+    if (in->with_gemm)
+        r->gemm_ns = mp_arena_alloc(arena, (size_t)r->n_steps * in->n_iterations, sizeof *r->gemm_ns);
+    if ((in->with_gemm && r->gemm_ns == NULL) || r->parts == NULL || x->layers == NULL || x->times == NULL ||
+        x->views == NULL || x->view_bytes == NULL || x->counts == NULL)
         return mp_nomem(err, "a result");
     return MP_OK;
 }

@@ -44,6 +44,11 @@ void ex_gather_up(const struct ex_layer *l, const struct ex_payload *p, uint32_t
 enum mp_status ex_check_home(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank, const uint8_t *block,
                              uint64_t *n_tokens, struct mp_error *err) MP_MUST_CHECK;
 
+/* Matrix products of the sizes that the experts of a rank have, on a transport that has `compute`. */
+enum mp_status ex_compute(const struct ex_transport *t, struct ex_link *link, const struct ex_layer *l,
+                          const struct mp_model *model, uint32_t rank, uint64_t *ns,
+                          struct mp_error *err) MP_MUST_CHECK;
+
 /* The same for plain matrices: a flow is one activation of its size, its answer goes back in as many bytes. */
 void ex_plain_pack(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank, uint8_t *block);
 enum mp_status ex_plain_experts(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank, uint8_t *block,

@@ -31,6 +31,13 @@ struct ex_limits {
     bool paces;             /* keeps port_bytes_per_s; else caps count for nothing (docs/ORDERS.md part 3) */
 };
 
+/* What the experts of a rank compute in one layer: expert i has rows[i] tokens; hidden -> up -> (gate) inner -> hidden.
+ */
+struct ex_gemm {
+    uint32_t n_experts, hidden, up, inner;
+    const uint32_t *rows;
+};
+
 /* When what happened, of the ranks of this process, in ns since the rank left the barrier that begins a run. */
 struct ex_times {
     uint32_t n_ranks, n_stages;  /* of the script; rows of other processes' ranks stay 0 */
@@ -64,6 +71,9 @@ struct ex_transport {
      * times is zeroed by the caller. MP_EPEER names stage, peer and bytes. */
     enum mp_status (*run)(struct ex_link *link, const struct ex_script *script, struct ex_times *times,
                           struct mp_error *err);
+    /* NULL, or real matrix products of a local rank's experts, of these sizes; *ns: what they took on the device. */
+    enum mp_status (*compute)(struct ex_link *link, uint32_t rank, const struct ex_gemm *gemm, uint64_t *ns,
+                              struct mp_error *err);
     enum mp_status (*barrier)(struct ex_link *link, struct mp_error *err);
     /* n bytes of every local rank (mine[n_local][n]) to everybody: all[n_ranks][n]. */
     enum mp_status (*gather)(struct ex_link *link, const void *mine, void *all, size_t n, struct mp_error *err);

@@ -7,7 +7,7 @@
  * scripts that misbehave on purpose, or whose messages shall be timed one by one, are enqueued anew each time.
  *
  * The host never blocks in the driver: it asks whether the last event is done, until the deadline. */
-#include "gpu.h"
+#include "gpu_gemm.h"
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,6 +18,7 @@ enum { RANKS_MAX = 1024, POLL_NS = 1000000, IDLE_NS = 50000000 };
 struct device {
     cudaEvent_t begun, *events; /* begun: when a run began; events: for messages of ranks on it */
     size_t n_events, n_taken;
+    struct gpu_experts experts;
 };
 struct graph {
     const struct ex_script *s;
@@ -456,6 +457,14 @@ static enum mp_status cuda_push(struct ex_link *l, uint32_t rank, uint64_t at, u
 static enum mp_status cuda_pull(struct ex_link *l, uint32_t rank, uint64_t at, uint64_t n, struct mp_error *err) {
     return gpu_block_pull(&l->blocks[rank], at, n, l->world.deadline_ms, err);
 }
+static enum mp_status cuda_compute(struct ex_link *l, uint32_t rank, const struct ex_gemm *gemm, uint64_t *ns,
+                                   struct mp_error *err) {
+    const uint32_t device = device_of(l, rank);
+    enum mp_status status =
+        gpu_experts_run(&l->devices[device].experts, (int)device, gemm, l->world.deadline_ms, ns, err);
+    l->is_broken = l->is_broken || status != MP_OK;
+    return status;
+}
 static enum mp_status cuda_barrier(struct ex_link *l, struct mp_error *err) {
     (void)l;
     (void)err;
@@ -508,6 +517,7 @@ static void cuda_close(struct ex_link *l) {
         for (uint32_t d = 0; l->devices != NULL && d < l->n_devices; d++) {
             for (size_t e = 0; e < l->devices[d].n_events; e++)
                 (void)cudaEventDestroy(l->devices[d].events[e]);
+            gpu_experts_close(&l->devices[d].experts);
             if (l->devices[d].begun != NULL)
                 (void)cudaEventDestroy(l->devices[d].begun);
         }
@@ -609,6 +619,7 @@ const struct ex_transport ex_cuda = {
     .pull = cuda_pull,
     .prepare = cuda_prepare,
     .run = cuda_run,
+    .compute = cuda_compute,
     .barrier = cuda_barrier,
     .gather = cuda_gather,
     .abort = cuda_abort,

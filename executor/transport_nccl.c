@@ -7,6 +7,7 @@
  * communicator does not block: this process looks whether the last event is there, whether NCCL has an error and what
  * the others say over TCP (the mesh of transport socket, which also launches, compares, gathers and spreads the reason
  * when one fails), and aborts at the deadline. */
+#include "gpu_gemm.h"
 #include "nccl_library.h"
 #include <signal.h>
 #include <stdio.h>
@@ -33,6 +34,7 @@ struct nccl_link {
     size_t n_stages;
     struct graph *graphs;
     size_t n_graphs;
+    struct gpu_experts experts;
     bool is_broken;
 };
 static struct nccl_link *of(struct ex_link *l) { return (struct nccl_link *)(void *)l; }
@@ -397,6 +399,12 @@ static enum mp_status nccl_pull(struct ex_link *link, uint32_t rank, uint64_t at
     (void)rank;
     return gpu_block_pull(&of(link)->block, at, n, of(link)->world.deadline_ms, err);
 }
+static enum mp_status nccl_compute(struct ex_link *link, uint32_t rank, const struct ex_gemm *gemm, uint64_t *ns,
+                                   struct mp_error *err) {
+    struct nccl_link *l = of(link);
+    (void)rank;
+    return gpu_experts_run(&l->experts, l->block.device, gemm, l->world.deadline_ms, ns, err);
+}
 static enum mp_status nccl_barrier(struct ex_link *link, struct mp_error *err) {
     return socket_barrier(of(link)->control, err);
 }
@@ -420,6 +428,7 @@ static void nccl_close(struct ex_link *link) {
         (void)l->nccl.CommDestroy(l->comm);
     if (!l->is_broken) { /* else the GPU may be at work without an end, and giving memory back waits for it */
         drop_graphs(l);
+        gpu_experts_close(&l->experts);
         for (size_t k = 0; k < l->n_stages; k++)
             (void)cudaEventDestroy(l->stages[k]);
         if (l->begin != NULL)
@@ -533,6 +542,7 @@ const struct ex_transport ex_nccl = {
     .pull = nccl_pull,
     .prepare = nccl_prepare,
     .run = nccl_run,
+    .compute = nccl_compute,
     .barrier = nccl_barrier,
     .gather = nccl_gather,
     .abort = nccl_abort,

@@ -26,6 +26,7 @@ struct mp_exec { /* what to execute; all borrowed */
     uint32_t n_warmup, n_iterations; /* of a step: not timed, timed; at least one timed */
     uint64_t seed;
     unsigned n_threads;   /* for packing and checking; what moves is the transport's business */
+    bool with_gemm;       /* real matrix products of the experts beside the checks, on GPU transports; timed apart */
     bool with_timeline;   /* keep every transfer of the first step's last iteration */
     uint64_t deadline_ms; /* of every wait */
     const char *fault;    /* executor/fault.h, or NULL */
@@ -61,6 +62,7 @@ struct mp_exec_result {
     uint64_t n_bytes;  /* moved between ranks, checked */
     size_t n_parts;
     struct mp_exec_part *parts;     /* by step, layer, part */
+    uint64_t *gemm_ns; /* [n_steps][n_iterations] matrix products, the slowest rank's of each layer; NULL = none */
     size_t n_predicted, n_measured; /* of the timeline: every transfer, as predicted and as it was */
     struct mp_exec_transfer *predicted, *measured;
     struct mp_arena *arena;

@@ -110,6 +110,13 @@ class Gpus(unittest.TestCase):
         self.assertIn("moeplan-exec: transport cuda: no CUDA driver or no GPU on this machine (", done.stderr)
 
 
+    def test_real_experts_need_a_gpu(self):
+        done = run(EXEC, "single.yaml", DECODE, "8:h100", "--compute", "gemm", *QUICK, check=False)
+        self.assertEqual((done.returncode, done.stderr), (2, "moeplan-exec: --compute gemm: transport loop has no GPU (take cuda or nccl)\n"))
+        if "cuda" in self.built:
+            done = run(EXEC, "single.yaml", DECODE, "8:h100", "--compute", "gemm", "--transport", "cuda", *QUICK, check=False)
+            self.assertEqual(done.returncode, 4, done.stderr)
+
     def test_nccl_says_which_rank_lacks_a_driver(self):
         if "nccl" not in self.built:
             self.skipTest("built without nccl")

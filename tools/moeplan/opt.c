@@ -250,6 +250,8 @@ const struct opt opt_table[OPT_END] = {
                            "no wait for another rank lasts longer, in milliseconds"),
     [OPT_TIMELINE_FILE] = TEXT("timeline", 0, "FILE", timeline_file, WORDS_FILE, NULL, NULL,
                                "write the first step as a Chrome trace, predicted and measured side by side"),
+    [OPT_COMPUTE] = ONE_OF("compute", "WHAT", compute, "none|gemm", "none", NULL,
+                           "real matrix products of the experts beside the checks (cuda and nccl), timed apart"),
     [OPT_MATRIX] = FLAG("matrix", 0, matrix,
                         "TRACE is a traffic matrix: move it, in the order of the plan's first layer, and back"),
     [OPT_LOCAL] = WHOLE("local", 0, "N", local, 1, MP_MAX_GPUS, NULL, "one process for each GPU of the plan",

@@ -106,6 +106,7 @@ enum opt_id {
     OPT_WARMUP,
     OPT_DEADLINE,
     OPT_TIMELINE_FILE,
+    OPT_COMPUTE,
     OPT_MATRIX,
     OPT_LOCAL,
     OPT_RENDEZVOUS,
@@ -138,7 +139,7 @@ struct opts {
         *preset, *against, *completion;
     const char *solver, *export_lp, *import_solution;
     uint64_t iterations, warmup, deadline_ms, local, rank, n_ranks;
-    const char *transport, *timeline_file, *rendezvous, *hosts, *fault, *list;
+    const char *transport, *compute, *timeline_file, *rendezvous, *hosts, *fault, *list;
 };
 
 enum opt_type { OPT_IS_FLAG, OPT_IS_WHOLE, OPT_IS_TEXT, OPT_IS_CHOICE, OPT_IS_SECONDS, OPT_IS_SIZE, OPT_IS_RATIO };

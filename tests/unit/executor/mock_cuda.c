@@ -287,6 +287,10 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t n, enum cudaMemcpyKind
     memcpy(to, from, n);
     return cudaSuccess;
 }
+cudaError_t cudaMemset(void *to, int value, size_t n) {
+    memset(to, value, n);
+    return cudaSuccess;
+}
 cudaError_t cudaMemsetAsync(void *to, int value, size_t n, cudaStream_t s) {
     (void)add(s, (struct op){.kind = CLEAR, .to = to, .n = n});
     return value == 0 ? cudaSuccess : cudaErrorInvalidValue;
