@@ -251,6 +251,14 @@ class Output(Case):
         self.assertEqual(path.read_text(), "old")
         self.assertEqual(sorted(os.listdir(self.folder)), ["bad.jsonl", "trace.mpt"])
 
+    def test_a_result_does_not_replace_its_own_input(self):
+        path = self.folder / "m.csv"
+        path.write_text("0,1000\n1000,0\n")
+        for out in ("m.csv", "./m.csv"):
+            self.expect(2, "order", "m.csv", "2:h100", "-o", out)
+        self.assertEqual(path.read_text(), "0,1000\n1000,0\n")
+        self.expect(0, "order", "m.csv", "2:h100", "-o", "plan.yaml")
+
     def test_places_that_cannot_be_written_are_exit_4_before_any_work(self):
         for path in ("missing/plan.yaml", ".", "/dev/null", "/proc/plan.yaml"):
             start = time.monotonic()

@@ -96,8 +96,8 @@ def check_file(root, path, seen_in):
             continue
         kind, name = match.groups()
         if kind == '"':
-            # Tests and benchmarks may look into the folder they are about.
-            is_test = folder == "tests" or relative.parts[:2] == ("tools", "bench")
+            # Tests, benchmarks and what developers measure with may look into the folder they are about.
+            is_test = folder == "tests" or relative.parts[:2] in (("tools", "bench"), ("tools", "dev"))
             if "/" in name and not is_test:
                 yield number, f'"{name}": only files of the same folder are included with quotes'
             elif not name.endswith("_registry.h") and not is_test and not any((place / name).exists() for place in places_of(root, relative)):

@@ -37,6 +37,9 @@ static enum mp_status run(int argc, char **argv, int *exit_code, struct mp_error
         return status;
     if (o.help)
         return print_help(verb, false, err);
+    status = tool_keep_inputs(&o, &args, err);
+    if (status != MP_OK)
+        return status;
     o.limits = mp_limits_default;
     if (o.mem_limit > 0) { /* not every verb has the option */
         o.limits.memory_bytes = o.mem_limit;

@@ -333,6 +333,18 @@ enum mp_status tool_check_output(const char *path, struct mp_error *err) {
     return MP_OK;
 }
 
+enum mp_status tool_keep_inputs(const struct opts *o, const struct args *args, struct mp_error *err) {
+    const char *const outputs[] = {o->out, o->out_b};
+    struct stat out, in;
+    for (size_t k = 0; k < sizeof outputs / sizeof outputs[0]; k++)
+        for (int i = 0; i < args->n && outputs[k] != NULL; i++)
+            if (stat(outputs[k], &out) == 0 && S_ISREG(out.st_mode) && stat(args->value[i], &in) == 0 &&
+                out.st_dev == in.st_dev && out.st_ino == in.st_ino)
+                return mp_fail(err, MP_EUSAGE, "the result would replace its own input %s (write it to another file)",
+                               args->value[i]);
+    return MP_OK;
+}
+
 enum mp_status tool_write_no(const char *schema, const char *outcome, const char *note, struct mp_error *err) {
     struct mp_out *out;
     enum mp_status status = mp_out_open(&out, "-", err);

@@ -58,6 +58,8 @@ enum mp_objective tool_objective(const struct opts *o);
 /* Can `path` be written (its folder is there, it is no folder, device or pipe itself)? Asked before long work. "-"
  * always can. */
 enum mp_status tool_check_output(const char *path, struct mp_error *err) MP_MUST_CHECK;
+/* MP_EUSAGE when a result (-o, --out-b) is to replace a file that the verb reads. */
+enum mp_status tool_keep_inputs(const struct opts *o, const struct args *args, struct mp_error *err) MP_MUST_CHECK;
 /* The object that --json prints when the answer is no: {schema, version, outcome: "infeasible" | "refused", note}. */
 enum mp_status tool_write_no(const char *schema, const char *outcome, const char *note,
                              struct mp_error *err) MP_MUST_CHECK;
