@@ -489,6 +489,10 @@ static void write_verdict(const struct job *j, struct mp_out *out) {
         return;
     mp_out_printf(out, "colocated (%s) against each model on all GPUs in turn: %+.1f %% step time\n", best->name,
                   100 * ((double)best->worth.timeline_ns / (double)best->worth.in_turn_ns - 1));
+    if (j->n_shares == 0 && j->n_shares_without_room == 0) {
+        mp_out_printf(out, "own shares of the cluster: it cannot be split in two\n");
+        return;
+    }
     if (j->n_shares == 0) {
         mp_out_printf(out, "own shares of the cluster: none of %u splits has room for the weights\n",
                       j->n_shares_without_room);
