@@ -105,6 +105,8 @@ static void solve(struct call *c) {
     glp_iocp mip;
     int milliseconds = c->options->seconds > 0 && c->options->seconds < 1e6 ? (int)(c->options->seconds * 1000) + 1 : 0;
     build(c, p);
+    glp_scale_prob(p, GLP_SF_AUTO);
+    glp_adv_basis(p, 0);
     glp_init_smcp(&lp);
     lp.msg_lev = GLP_MSG_ERR;
     lp.meth = GLP_DUALP;
