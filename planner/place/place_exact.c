@@ -14,6 +14,8 @@
 #include <moeplan/base.h>
 #include <string.h>
 
+#define SOLUTION_BYTES_MAX (UINT64_C(64) << 20) /* of a solver's answer: a line for each variable */
+
 static const struct mp_option options[] = {
     {"nodes", "nodes", "search nodes of each layer, unless --work-limit says", 200000, 1, INT64_MAX},
     {"engine", "number", "0: branch and bound of our own, 1: GLPK", 0, 0, 1},
@@ -150,7 +152,7 @@ static enum mp_status import_solution(struct work *w, struct mp_arena *scratch, 
     MP_TRY(mp_place_model_new(&m, w->in, d->plan, d->copies, d->n_copies, 0, d->plan->n_layers, outcome, err));
     if (*outcome != MP_FOUND)
         goto out;
-    MP_TRY(mp_in_open(&in, w->in->import_solution, 0, err));
+    MP_TRY(mp_in_open(&in, w->in->import_solution, SOLUTION_BYTES_MAX, err));
     MP_TRY(mp_mip_read_solution(&values, m, in, scratch, err));
     if (!mp_mip_holds(m, values, NULL, &broken)) {
         status = mp_fail_at(err, MP_EINPUT, in->path, 0, 0,
