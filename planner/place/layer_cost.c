@@ -210,25 +210,26 @@ static void add_token(const struct mp_layer_cost *c, uint32_t *row, uint32_t t, 
 
 /* ---- sets of tokens ---- */
 /* d copies (wrapping) from src to dst, not the same GPU: add_copies on all lanes. */
-INLINE void add_lanes(const struct mp_layer_cost *c, uint32_t *row, uint32_t src, uint32_t dst, lanes d) {
+/* d by address: vectors as arguments would change the ABI where AVX is off. */
+INLINE void add_lanes(const struct mp_layer_cost *c, uint32_t *row, uint32_t src, uint32_t dst, const lanes *d) {
     const uint32_t L = c->n_levels, n = c->n_gpus, level = level_of(c, src, dst);
-    *lanes_of(row, c->out_at[src * L + level]) += d;
-    *lanes_of(row, c->in_at[dst * L + level]) += d;
+    *lanes_of(row, c->out_at[src * L + level]) += *d;
+    *lanes_of(row, c->in_at[dst * L + level]) += *d;
     for (uint32_t l = 0; l < level; l++)
         if (c->has_uplink[l]) {
-            *lanes_of(row, c->up_out_at[l * n + c->group[src * L + l]]) += d;
-            *lanes_of(row, c->up_in_at[l * n + c->group[dst * L + l]]) += d;
+            *lanes_of(row, c->up_out_at[l * n + c->group[src * L + l]]) += *d;
+            *lanes_of(row, c->up_in_at[l * n + c->group[dst * L + l]]) += *d;
         }
     if (c->cell_at != NULL && c->cell_at[src * n + dst] != MP_NONE)
-        *lanes_of(row, c->cell_at[src * n + dst]) += d;
+        *lanes_of(row, c->cell_at[src * n + dst]) += *d;
     if (level > 0)
-        *lanes_of(row, c->inter_at) += d;
+        *lanes_of(row, c->inter_at) += *d;
 }
-INLINE void add_lanes2(const struct mp_layer_cost *c, uint32_t *row, uint32_t src, uint32_t dst, lanes d) {
-    *lanes_of(row, c->out2_at[src]) += d;
-    *lanes_of(row, c->in2_at[dst]) += d;
+INLINE void add_lanes2(const struct mp_layer_cost *c, uint32_t *row, uint32_t src, uint32_t dst, const lanes *d) {
+    *lanes_of(row, c->out2_at[src]) += *d;
+    *lanes_of(row, c->in2_at[dst]) += *d;
     if (c->cell2_at != NULL && c->cell2_at[src * c->n_gpus + dst] != MP_NONE)
-        *lanes_of(row, c->cell2_at[src * c->n_gpus + dst]) += d;
+        *lanes_of(row, c->cell2_at[src * c->n_gpus + dst]) += *d;
 }
 
 /* Tokens of a set that come from src. */
@@ -260,15 +261,15 @@ INLINE void send_to_gpu(const struct mp_layer_cost *c, uint32_t *row, uint32_t g
         if (src == g)
             continue;
         if (c->copies != MP_COPY_PER_NODE || node_of(c, src) == v)
-            add_lanes(c, row, src, g, d);
+            add_lanes(c, row, src, g, &d);
         else if (c->gate[(size_t)src * c->n_nodes + v] != g)
-            add_lanes2(c, row, c->gate[(size_t)src * c->n_nodes + v], g, d);
+            add_lanes2(c, row, c->gate[(size_t)src * c->n_nodes + v], g, &d);
     }
 }
 INLINE void send_to_node(const struct mp_layer_cost *c, uint32_t *row, uint32_t v) {
     for (uint32_t src = 0; src < c->n_ranks; src++)
         if (node_of(c, src) != v)
-            add_lanes(c, row, src, c->gate[(size_t)src * c->n_nodes + v], *lanes_in(c->delta, src));
+            add_lanes(c, row, src, c->gate[(size_t)src * c->n_nodes + v], lanes_in(c->delta, src));
 }
 INLINE uint32_t lanes_used(const struct mp_layer_cost *c, uint32_t b) {
     return c->n_steps - b * LANES < LANES ? c->n_steps - b * LANES : LANES;

@@ -529,7 +529,7 @@ static bool other_ranks(struct mp_plan *p, struct mp_rng *rng) {
 
 #define A_HASH "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 static bool matrix_without_hash(struct mp_plan *p, struct mp_rng *rng) {
-    static const char *const wrong[] = {"", "0f", A_HASH "0", "0123456789ABCDEF" A_HASH, "not a hash"};
+    static const char *const wrong[] = {"", "0f", (A_HASH "0"), ("0123456789ABCDEF" A_HASH), "not a hash"};
     p->provenance.matrix.sha256 = wrong[below(rng, 5)];
     return p->provenance.matrix.is_present;
 }

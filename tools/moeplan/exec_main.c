@@ -207,6 +207,8 @@ static enum mp_status find_rank(struct start *start, struct mp_exec *in, const s
     if (!mp_transport_has_one_rank_each(in->transport)) {
         in->first_rank = (uint32_t)o->rank;
         in->n_local = o->is_set[OPT_RANK] ? 1 : in->n_ranks;
+        in->rendezvous = o->rendezvous; /* what the transport has no use for, it refuses */
+        in->hosts = o->hosts;
         return MP_OK;
     }
     in->n_local = 1;
@@ -222,6 +224,10 @@ static enum mp_status find_rank(struct start *start, struct mp_exec *in, const s
                            start->found.by, start->found.n_ranks, in->n_ranks);
         in->first_rank = start->found.rank;
         in->local_rank = start->found.local_rank;
+    } else if (o->rendezvous != NULL) {
+        return mp_fail(err, MP_EUSAGE,
+                       "--rendezvous is for ranks that are started one by one (add --rank and --nranks, or leave it "
+                       "out)");
     } else {
         status = mp_local_start(&start->local, in->n_ranks, &in->first_rank, &in->launcher_fd, start->rendezvous, err);
         in->local_rank = in->first_rank;
