@@ -158,8 +158,11 @@ class Mpi(unittest.TestCase):
     def mpi(self, *arguments, transport="mpi", check=True):
         # Leaks of MPI itself are not ours to judge.
         environment = dict(os.environ, ASAN_OPTIONS=os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0", TMPDIR=SCRATCH.name)
-        done = subprocess.run([*self.MPIRUN, EXEC, *map(str, arguments), "--transport", transport, "--iterations", "2", "--warmup", "0"],
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=FOLDER, timeout=120, env=environment, check=False)
+        for _ in range(4):
+            done = subprocess.run([*self.MPIRUN, EXEC, *map(str, arguments), "--transport", transport, "--iterations", "2", "--warmup", "0"],
+                                  stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=FOLDER, timeout=120, env=environment, check=False)
+            if done.returncode >= 0 and "ORTE_ERROR_LOG" not in done.stderr:
+                break  # else mpirun itself died, which Open MPI 4.1's does now and then when ranks end at once
         if check:
             self.assertEqual(done.returncode, 0, done.stderr)
         return done
@@ -196,6 +199,7 @@ class Mpi(unittest.TestCase):
     def test_a_late_rank_ends_its_own_exchange_too(self):
         done = self.mpi("shot.yaml", DECODE, "4:h100", "--steps", "1", "--fault", "stop@0/0/0/2", "--deadline", "500", transport="mpi-alltoallv", check=False)
         self.assertEqual(done.returncode, 5, done.stderr)
+        self.assertIn("MPI_Alltoallv did not end within 500 ms", done.stderr)
 
     def test_without_mpirun_it_says_how(self):
         done = run(EXEC, "shot.yaml", DECODE, "4:h100", "--transport", "mpi", *QUICK, check=False)
