@@ -29,6 +29,28 @@ double mp_t_quantile_95(uint32_t freedom);
  * than two groups or a figure that is not finite. */
 struct mp_interval mp_interval_jackknife(double whole, const double *without, uint32_t n_groups);
 
+/* The knee of a falling curve (x rising): the point farthest below the chord from its first point to its lowest one. */
+enum mp_knee_kind {
+    MP_KNEE_NONE, /* nothing is lower than the first point */
+    MP_KNEE_BEND, /* `at` is where it bends: further right each unit of x buys less */
+    MP_KNEE_END   /* it bends nowhere: `at` is the lowest point */
+};
+struct mp_knee {
+    enum mp_knee_kind kind;
+    uint32_t at;
+    double distance; /* from the chord, both axes scaled to [0, 1] */
+};
+struct mp_knee mp_knee_of(uint32_t n, const double *x, const double *y);
+
+/* Curves as text; a y that is not finite is no point. The y axis begins at the lowest point, not at 0. */
+struct mp_curve {
+    const char *name;
+    uint32_t n;
+    const double *x, *y;
+};
+void mp_plot_write(const struct mp_curve *curves, uint32_t n_curves, const char *x_title,
+                   const char *(*human)(double value, char *buf), struct mp_out *o);
+
 /* One strategy's (or incumbent's) result, as `compare` prints it. */
 struct mp_scored {
     const char *strategy;

@@ -147,6 +147,41 @@ static const char *const compare_examples[] = {
     "moeplan compare trace.npz 2x8:h100 --strategy contiguous,eplb,auto --split time:0.5 --incumbent live.json",
     "moeplan compare a.mpt b.mpt 8:h100 --colocate -m mixtral-8x7b --model-b gpt-oss-20b", NULL};
 
+static const struct argument sweep_arguments[] = {TRACE_ARGUMENT, TOPOLOGY_ARGUMENT, {0}};
+static const enum opt_id sweep_options[] = {OPT_SWEEP_REDUNDANT,
+                                            OPT_SWEEP_BATCH,
+                                            OPT_SWEEP_GPUS,
+                                            OPT_SWEEP_NODES,
+                                            OPT_SWEEP_STRATEGY,
+                                            OPT_CONTEXT,
+                                            OPT_CSV,
+                                            OPT_MODEL,
+                                            OPT_SPLIT_COMPARE,
+                                            OPT_INTERVAL_GROUPS,
+                                            OPT_REPLICATE,
+                                            OPT_PLACE,
+                                            OPT_ROUTE,
+                                            OPT_ORDER,
+                                            OPT_STAGES,
+                                            OPT_PACING,
+                                            OPT_SET,
+                                            OPT_OBJECTIVE,
+                                            OPT_FOR,
+                                            OPT_SOLVER,
+                                            COSTS,
+                                            OPT_TOKENS_PER_RANK,
+                                            OPT_RESAMPLE,
+                                            OPT_STEPS,
+                                            OPT_SOURCE_SKEW,
+                                            OPT_PAD,
+                                            OPT_TIMELINE,
+                                            HINTS,
+                                            COMMON,
+                                            OPT_END};
+static const char *const sweep_examples[] = {
+    "moeplan sweep trace.npz 8:h100 -m gpt-oss-20b --redundant 0:64:8",
+    "moeplan sweep trace.npz 2x8:h100 --redundant 0:32:16 --nodes 1,2,4 --resample --csv > points.csv", NULL};
+
 static const struct argument order_arguments[] = {
     {"MATRIX", "bytes from every GPU to every other: a file of alltoallv_perf, CSV or NumPy (moeplan list matrices)",
      false, false, WORDS_FILE},
@@ -247,6 +282,13 @@ const struct verb verbs[] = {
      "when it is among the "
      "strategies, else the first one.",
      compare_arguments, compare_options, compare_examples},
+    {"sweep", cmd_sweep, "how steps and memory change with replicas, batch, GPUs or nodes",
+     "moeplan sweep TRACE TOPOLOGY --redundant RANGE [options]",
+     "Plans every point on one part of the recording, scores it on the other, and prints step time, share of the MoE "
+     "part, balance, remote bytes, weights and what room they leave for KV cache; draws the curve, names its knee and "
+     "says what one more replica buys and costs. One range is a curve, two are a family of curves. Points that cannot "
+     "be planned say why, and the sweep goes on. Exit code 1: no point could be planned.",
+     sweep_arguments, sweep_options, sweep_examples},
     {"order", cmd_order, "order the transfers of a plain traffic matrix",
      "moeplan order MATRIX TOPOLOGY [--strategy A,B,...] [-o PLAN] [options]",
      "Runs order strategies on one matrix, without a recording, and prints what each takes beside the single shot, the "

@@ -241,6 +241,22 @@ const struct opt opt_table[OPT_END] = {
         ONE_OF("completion", "SHELL", completion, "bash|zsh", NULL, NULL, "print the completion script of a shell"),
     [OPT_MARKDOWN] = FLAG("markdown", 0, markdown, "print the page of docs/ about the command line"),
 
+    [OPT_SWEEP_REDUNDANT] = TEXT("redundant", 'r', "RANGE", sweep_redundant, WORDS_NONE, "0", NULL,
+                                 "slots beyond one per expert, in all, per layer: FIRST:LAST:STEP or A,B,C"),
+    [OPT_SWEEP_BATCH] = TEXT("batch", 'b', "RANGE", sweep_batch, WORDS_NONE, "16", NULL,
+                             "decode: concurrent requests on each rank: FIRST:LAST:STEP or A,B,C"),
+    [OPT_SWEEP_GPUS] = TEXT("gpus", 0, "RANGE", sweep_gpus, WORDS_NONE, NULL, "TOPOLOGY's",
+                            "GPUs in all, shared out evenly over the nodes: FIRST:LAST:STEP or A,B,C"),
+    [OPT_SWEEP_NODES] =
+        TEXT("nodes", 0, "RANGE", sweep_nodes, WORDS_NONE, NULL, "TOPOLOGY's",
+             "nodes, each with as many GPUs as TOPOLOGY's unless --gpus says: FIRST:LAST:STEP or A,B,C"),
+    [OPT_SWEEP_STRATEGY] =
+        NAMED("strategy", "NAME", strategy, WORDS_RECIPES, "auto", NULL,
+              "planning strategy of every point; auto takes as long as moeplan plan for each, eplb a blink"),
+    [OPT_CONTEXT] = WHOLE("context", 0, "N", context, 1, 1 << 30, "4096", NULL,
+                          "tokens that a request keeps in the KV cache, prompt and answer"),
+    [OPT_CSV] = FLAG("csv", 0, csv, "print the points as CSV, numbers in base units"),
+
     [OPT_TRANSPORT] = NAMED("transport", "NAME", transport, WORDS_TRANSPORTS, "loop", NULL,
                             "what moves the bytes (moeplan-exec --list transports)"),
     [OPT_ITERATIONS] =

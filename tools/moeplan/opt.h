@@ -101,6 +101,13 @@ enum opt_id {
     OPT_MAN,
     OPT_COMPLETION,
     OPT_MARKDOWN,
+    OPT_SWEEP_REDUNDANT,
+    OPT_SWEEP_BATCH,
+    OPT_SWEEP_GPUS,
+    OPT_SWEEP_NODES,
+    OPT_SWEEP_STRATEGY,
+    OPT_CONTEXT,
+    OPT_CSV,
     OPT_TRANSPORT,
     OPT_ITERATIONS,
     OPT_WARMUP,
@@ -124,7 +131,7 @@ struct opts {
     struct mp_limits limits; /* the defaults, with --mem-limit */
     bool is_set[OPT_END];
     bool help, json, quiet, strict, thorough, colocate, resample, stage_barrier, stage_coupled, pacing, markdown_table,
-        wide, man, markdown, version, matrix;
+        wide, man, markdown, version, matrix, csv;
     uint64_t seed, threads, work_limit, mem_limit, layer_base, experts, top_k;
     double time_limit;
     uint64_t batch, tokens_per_rank, steps, pad, redundant, slots_per_gpu, interval_groups, gpus, nodes, hidden_layers,
@@ -137,6 +144,8 @@ struct opts {
     const char *strategy, *strategies, *replicate, *place, *route, *order, *stages, *set, *objective, *for_stack;
     const char *dispatcher, *sources, *split, *score_on, *network, *timeline, *incumbent, *incumbent_route, *to,
         *preset, *against, *completion;
+    uint64_t context;
+    const char *sweep_redundant, *sweep_batch, *sweep_gpus, *sweep_nodes;
     const char *solver, *export_lp, *import_solution;
     uint64_t iterations, warmup, deadline_ms, local, rank, n_ranks;
     const char *transport, *compute, *timeline_file, *rendezvous, *hosts, *fault, *list;
