@@ -1,0 +1,46 @@
+/* Private to planner/: the best split of one layer's replicated experts over their replicas, for given loads. */
+#ifndef SPLIT_H
+#define SPLIT_H
+
+#include "planner.h"
+
+/* Rows (token, expert pairs) come from source classes: GPUs, or whole nodes. All borrowed. */
+struct mp_split_problem {
+    uint32_t n_gpus, n_classes, n_experts, n_slots;
+    const uint32_t *gpu_node;    /* [n_gpus] */
+    const uint32_t *class_gpu;   /* [n_classes] the GPU of each class; NULL: classes are whole nodes */
+    const uint32_t *class_node;  /* [n_classes] */
+    const uint16_t *slot_expert; /* [n_slots] or MP_NO_EXPERT */
+    const uint32_t *slot_gpu;    /* [n_slots] */
+    const uint64_t *rows;        /* [n_classes][n_experts] */
+    const uint64_t *row_ps;      /* [n_gpus] > 0: what a row takes there */
+    const uint64_t *fixed_ps;    /* [n_gpus] what a GPU takes besides, or NULL = 0 */
+};
+
+struct mp_split_value {
+    uint64_t peak_ps;    /* max over GPUs of fixed + rows * row_ps */
+    uint64_t inter_rows; /* rows that leave their node */
+    uint64_t intra_rows; /* rows that leave their GPU and not their node; classes that are nodes have none */
+};
+
+struct mp_splitter;
+/* Prepares; what it holds lives in `arena` and reads the problem's arrays later on. MP_EUSAGE: times could pass 2^62.
+ */
+enum mp_status mp_split_new(struct mp_splitter **out, const struct mp_split_problem *problem, struct mp_arena *arena,
+                            struct mp_error *err) MP_MUST_CHECK;
+/* The least peak of any split in whole rows: exact. */
+uint64_t mp_split_peak(struct mp_splitter *s);
+/* Of all splits in whole rows whose peak is at most limit_ps (>= mp_split_peak) one with the fewest rows between nodes,
+ * and of those one with the fewest between GPUs: exact. May be called again with other limits. */
+struct mp_split_value mp_split_within(struct mp_splitter *s, uint64_t limit_ps);
+/* The split found last, rows[n_classes][n_slots]: all experts', also those with one slot. */
+void mp_split_rows(const struct mp_splitter *s, uint64_t *rows);
+/* The same as whole weights[n_classes][n_slots] for the rule `sourced`: of each expert with several slots and each
+ * class they add up to at most `sum`; other cells are 0. What rounding takes from a replica in one class it gives back
+ * in another of the same expert as far as it can. */
+void mp_split_weights(const struct mp_splitter *s, uint32_t sum, uint32_t *weights);
+/* What the measure above says of any rows[n_classes][n_slots]. */
+struct mp_split_value mp_split_value_of(const struct mp_split_problem *problem, const uint64_t *rows,
+                                        uint64_t *gpu_rows);
+
+#endif
