@@ -36,6 +36,7 @@ static enum mp_status sum_layer(void *ctx, size_t i, unsigned worker, struct mp_
     struct mp_plan_layer *layer = &e->plan->layers[i];
     struct mp_traffic *t = e->traffic[worker];
     layer->rows_max_sum = layer->dispatch_intra_bytes = layer->dispatch_inter_bytes = layer->port_bound_ns = 0;
+    mp_workload_load(e->problem->workload, (uint32_t)i, layer->expert_rows);
     for (uint32_t step = 0; step < e->problem->workload->n_steps; step++) {
         enum mp_status status = mp_traffic_compute(t, &e->setup, step, (uint32_t)i, err);
         if (status != MP_OK)
@@ -81,6 +82,11 @@ static enum mp_status sum_layers(struct mp_plan *plan, const struct mp_problem *
                                      .model = problem->model,
                                      .dispatcher = problem->sim.dispatcher,
                                      .sources = problem->sim.sources};
+    for (uint32_t l = 0; l < plan->n_layers && status == MP_OK; l++) {
+        plan->layers[l].expert_rows = mp_arena_alloc(plan->arena, plan->n_experts, sizeof(uint64_t));
+        if (plan->layers[l].expert_rows == NULL)
+            status = mp_nomem(err, "summing up evidence");
+    }
     if (status == MP_OK)
         status = mp_parallel_for(n, plan->n_layers, sum_layer, &e, err);
     const uint64_t floor_ns = mp_launch_floor_ns(problem->topology, problem->sim.dispatcher);

@@ -321,6 +321,28 @@ out:
     return status;
 }
 
+/* 64-bit numbers that add up to one: get_numbers is for smaller ones. */
+static enum mp_status read_expert_rows(struct reader *r, const struct mp_yaml *list, struct mp_plan_layer *layer) {
+    const uint32_t n = r->plan->n_experts;
+    uint64_t sum = 0;
+    enum mp_status status = mp_yaml_expect(r->doc, list, MP_YAML_SEQUENCE, r->err);
+    if (status != MP_OK)
+        return status;
+    if (list->n != n)
+        return mp_yaml_fail(r->doc, list, r->err, "has %u entries (write %u)", list->n, n);
+    layer->expert_rows = mp_arena_alloc(r->plan->arena, n, sizeof *layer->expert_rows);
+    if (layer->expert_rows == NULL)
+        return mp_nomem(r->err, "reading a plan");
+    for (uint32_t e = 0; e < n; e++) {
+        status = mp_yaml_u64(r->doc, &list->items[e], 0, UINT64_MAX, &layer->expert_rows[e], r->err);
+        if (status == MP_OK && mp_add_overflow(sum, layer->expert_rows[e], &sum))
+            status = mp_yaml_fail(r->doc, list, r->err, "adds up to more than 2^64 (write pairs of steps)");
+        if (status != MP_OK)
+            return status;
+    }
+    return MP_OK;
+}
+
 static enum mp_status read_layer(struct reader *r, const struct mp_yaml *map, uint32_t l, uint32_t *scratch) {
     static const char *const keys[] = {"layer",
                                        "slots",
@@ -331,6 +353,7 @@ static enum mp_status read_layer(struct reader *r, const struct mp_yaml *map, ui
                                        "dispatch_intra_bytes",
                                        "dispatch_inter_bytes",
                                        "port_bound_ns",
+                                       "expert_rows",
                                        NULL};
     struct mp_plan *p = r->plan;
     struct mp_plan_layer *layer = &p->layers[l];
@@ -375,6 +398,10 @@ static enum mp_status read_layer(struct reader *r, const struct mp_yaml *map, ui
         MP_TRY(get_u64(r, map, "dispatch_intra_bytes", UINT64_MAX, &layer->dispatch_intra_bytes));
         MP_TRY(get_u64(r, map, "dispatch_inter_bytes", UINT64_MAX, &layer->dispatch_inter_bytes));
         MP_TRY(get_u64(r, map, "port_bound_ns", UINT64_MAX, &layer->port_bound_ns));
+        if ((list = mp_yaml_get(map, "expert_rows")) != NULL)
+            MP_TRY(read_expert_rows(r, list, layer));
+    } else if ((list = mp_yaml_get(map, "expert_rows")) != NULL) {
+        status = mp_yaml_fail(r->doc, list, r->err, "is evidence of steps, and the plan is not planned (leave it out)");
     }
 out:
     return status;

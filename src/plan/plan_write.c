@@ -177,6 +177,15 @@ static void write_layer(struct mp_out *o, const struct mp_plan *p, const struct 
     put_key_u64(o, "    dispatch_intra_bytes: ", layer->dispatch_intra_bytes);
     put_key_u64(o, "    dispatch_inter_bytes: ", layer->dispatch_inter_bytes);
     put_key_u64(o, "    port_bound_ns: ", layer->port_bound_ns);
+    if (layer->expert_rows == NULL)
+        return;
+    mp_out_puts(o, "    expert_rows: [");
+    for (uint32_t e = 0; e < p->n_experts; e++) {
+        if (e > 0)
+            mp_out_puts(o, ", ");
+        put_u64(o, layer->expert_rows[e]);
+    }
+    mp_out_puts(o, "]\n");
 }
 
 /* The r of a stage in which every end i sends its whole flow to (i + r) mod n over one port, else 0. */

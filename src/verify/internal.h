@@ -92,6 +92,7 @@ struct vf_data {
     uint32_t *nearest;      /* [n_experts][n], rule NEAREST */
     uint32_t *tokens;       /* [n_ranks][n_experts], COUNTS */
     uint64_t *slot_rows;    /* [n_slots] */
+    uint64_t *expert_rows;  /* [n_experts] over all steps of a layer */
     uint32_t *number;       /* scratch of NEAREST, [n_slots + 1] squared by replicas: see there */
     size_t number_size;
     uint64_t *through;                     /* [n_resources] */

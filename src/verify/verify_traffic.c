@@ -92,6 +92,7 @@ static enum mp_status make_tables(struct vf_data *d, struct mp_error *err) {
     d->first = take(d, (size_t)p->n_experts + 1, sizeof *d->first, &is_full);
     d->slot = take(d, p->n_slots, sizeof *d->slot, &is_full);
     d->slot_rows = take(d, p->n_slots, sizeof *d->slot_rows, &is_full);
+    d->expert_rows = take(d, p->n_experts, sizeof *d->expert_rows, &is_full);
     d->flows.second = take(d, n * n, sizeof *d->flows.second, &is_full);
     d->flows.rows = take(d, n, sizeof *d->flows.rows, &is_full);
     d->flows.padded_rows = take(d, n, sizeof *d->flows.padded_rows, &is_full);
@@ -437,6 +438,7 @@ enum mp_status vf_check_evidence(struct vf_data *d, struct mp_error *err) {
     for (uint32_t l = 0; l < v->plan->n_layers; l++) {
         const struct mp_plan_layer *layer = &v->plan->layers[l];
         uint64_t rows = 0, intra = 0, inter = 0, bound = 0;
+        memset(d->expert_rows, 0, v->plan->n_experts * sizeof *d->expert_rows);
         enum mp_status status = vf_prepare_layer(d, l, err);
         for (uint32_t step = 0; step < d->workload->n_steps && status == MP_OK; step++) {
             status = vf_flows_of_step(d, step, err);
@@ -444,6 +446,9 @@ enum mp_status vf_check_evidence(struct vf_data *d, struct mp_error *err) {
             for (uint32_t g = 0; g < d->n; g++)
                 most = d->flows.rows[g] > most ? d->flows.rows[g] : most;
             rows += most;
+            for (uint32_t s = 0; s < v->plan->n_slots; s++)
+                if (d->slot_rows[s] > 0)
+                    d->expert_rows[layer->slot_expert[s]] += d->slot_rows[s];
             add_bytes(d, d->flows.first, &intra, &inter);
             if (d->dispatcher.copies == VF_PER_NODE)
                 add_bytes(d, d->flows.second, &intra, &inter);
@@ -479,6 +484,10 @@ enum mp_status vf_check_evidence(struct vf_data *d, struct mp_error *err) {
         vf_expect(v, bound == layer->port_bound_ns, MP_V_EVIDENCE_BOUND,
                   "layer %u: port_bound_ns is %llu, and the steps give %llu", layer->layer_id,
                   ULL(layer->port_bound_ns), ULL(bound));
+        for (uint32_t e = 0; layer->expert_rows != NULL && e < v->plan->n_experts; e++)
+            vf_expect(v, d->expert_rows[e] == layer->expert_rows[e], MP_V_EVIDENCE_ROWS,
+                      "layer %u: expert_rows of expert %u is %llu, and the steps give %llu", layer->layer_id, e,
+                      ULL(layer->expert_rows[e]), ULL(d->expert_rows[e]));
         if (v->report->n > 0 && d->workload->n_rows > MANY_ROWS)
             break; /* steps that the plan blew up are not worth every layer's time */
     }

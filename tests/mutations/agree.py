@@ -255,6 +255,7 @@ CLOCKS = [
 HASH = '"' + "0f" * 32 + '"'
 DATA = [
     ("rows", "evidence-rows", on("    rows_max_sum: ", bump()), None),
+    ("rows of an expert", "evidence-rows", on("    expert_rows: ", swap_items(0, 1)), None),
     ("intra bytes", "evidence-bytes", on("    dispatch_intra_bytes: ", bump()), None),
     ("inter bytes", "evidence-bytes", on("    dispatch_inter_bytes: ", bump(-1), -1), None),
     ("port bound", "evidence-bound", on("    port_bound_ns: ", bump()), None),

@@ -634,6 +634,15 @@ static bool move_expert(struct mp_plan *p, struct mp_rng *rng) {
         return p->provenance.has_workload;                                                                             \
     }
 EDIT_LAYER(edit_rows, rows_max_sum)
+static bool edit_expert_rows(struct mp_plan *p, struct mp_rng *rng) {
+    uint64_t *rows = any_layer(p, rng)->expert_rows;
+    if (rows == NULL || p->n_experts < 2)
+        return false;
+    rows[0]++; /* the sum may stay as it is */
+    if (rows[1] > 0)
+        rows[1]--;
+    return true;
+}
 EDIT_LAYER(edit_intra_bytes, dispatch_intra_bytes)
 EDIT_LAYER(edit_inter_bytes, dispatch_inter_bytes)
 EDIT_LAYER(edit_port_bound, port_bound_ns)
@@ -840,6 +849,7 @@ const struct mutation mutations[] = {
     {"swap-gpus", ANY_EVIDENCE, true, swap_gpus, true},
     {"move-expert", ANY_EVIDENCE, true, move_expert, true},
     {"edit-rows", BIT(MP_V_EVIDENCE_ROWS), true, edit_rows},
+    {"edit-expert-rows", BIT(MP_V_EVIDENCE_ROWS), true, edit_expert_rows},
     {"edit-intra-bytes", BIT(MP_V_EVIDENCE_BYTES), true, edit_intra_bytes},
     {"edit-inter-bytes", BIT(MP_V_EVIDENCE_BYTES), true, edit_inter_bytes},
     {"edit-port-bound", BIT(MP_V_EVIDENCE_BOUND), true, edit_port_bound},

@@ -67,6 +67,10 @@ def structure(c):
         if weights is not None:
             good &= c.expect(len(weights) == p["slots"] and all(0 <= w < 2**32 for w in weights), "route-weights",
                              f"{name}: the weights are not {p['slots']} numbers in [0, 2^32)")
+        known = layer.get("expert_rows")
+        if known is not None:
+            good &= c.expect(len(known) == p["experts"] and min(known) >= 0 and sum(known) < 2**64, "shape",
+                             f"{name}: expert_rows are not {p['experts']} numbers with a sum below 2^64")
         ok &= good
         seen = {}
         for s, e in enumerate(layer["slots"]):
@@ -291,9 +295,13 @@ def evidence(c, setup):
         entry = p["layer_list"][l]
         layer = Layer(p, l, setup.slot_gpu, topology.node)
         rows = intra = inter = bound = 0
+        of_expert = [0] * p["experts"]
         for i, step in enumerate(steps):
             f = flows_of(setup, layer, step)
             rows += max(f.rows)
+            for slot, x in enumerate(f.slot_rows):
+                if x:
+                    of_expert[entry["slots"][slot]] += x
             for flows in (f.first, f.second):
                 for (a, b), x in flows.items():
                     if topology.node[a] == topology.node[b]:
@@ -340,6 +348,8 @@ def evidence(c, setup):
         for kind, key, own in (("evidence-rows", "rows_max_sum", rows), ("evidence-bytes", "dispatch_intra_bytes", intra),
                                ("evidence-bytes", "dispatch_inter_bytes", inter), ("evidence-bound", "port_bound_ns", bound)):
             c.expect(entry[key] == own, kind, f"{where}: {key} is {entry[key]}, and the steps give {own}")
+        for e, x in enumerate(entry["expert_rows"] or []):
+            c.expect(x == of_expert[e], "evidence-rows", f"{where}: expert_rows of expert {e} is {x}, and the steps give {of_expert[e]}")
         if c.violations and sum(len(s.rows) for s in steps) > 2**17:
             break
     return sums

@@ -186,6 +186,7 @@ def _layer(r, plan):
     if plan["provenance"]["planned"]:
         for key in ("rows_max_sum", "dispatch_intra_bytes", "dispatch_inter_bytes", "port_bound_ns"):
             layer[key] = r.number(f"    {key}: ")
+        layer["expert_rows"] = r.numbers("    expert_rows: ") if r.peek().startswith("    expert_rows: ") else None
     return layer
 
 

@@ -21,6 +21,10 @@ def cut(start, end):
 
 
 STAMPED = {
+    "expert-rows-short": replace("    port_bound_ns: ", "    expert_rows: [1, 2]\n    port_bound_ns: "),
+    "expert-rows-word": replace("    port_bound_ns: ", "    expert_rows: [%s]\n    port_bound_ns: " % ", ".join(["many"] * 8)),
+    "expert-rows-huge": replace("    port_bound_ns: ", "    expert_rows: [%s]\n    port_bound_ns: " % ", ".join(["18446744073709551615"] * 8)),
+    "expert-rows-early": replace("    port_bound_ns: ", "    expert_rows: [%s]\n    port_bound_ns: " % ", ".join("11111111")),
     "unknown-key": replace("  seed: 1\n", "  seed: 1\n  comment: hello\n"),
     "unknown-section": replace("orders:\n", "notes: []\norders:\n"),
     "missing-section": cut("rules:", "layers:"),
@@ -86,6 +90,7 @@ ORDERS = {
 }
 # Of the order of one traffic matrix.
 MATRIX = {
+    "matrix-with-expert-rows": replace("    combine: reversed\n", "    combine: reversed\n    expert_rows: [1, 1, 1, 1]\n"),
     "matrix-planned": replace("  planned: false\n", "  planned: true\n"),
     "matrix-without-hash": cut("    sha256:", "    token_bytes:"),
     "matrix-without-format": cut("    format:", "    sha256:"),

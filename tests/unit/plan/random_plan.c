@@ -253,6 +253,11 @@ struct mp_plan *random_plan(struct mp_rng *rng, const struct random_plan_shape *
         fill_layer(rng, p, &p->layers[l]);
         if (v->has_workload)
             p->layers[l].rows_max_sum = mp_rng_below(rng, 1000);
+        if (v->has_workload && mp_rng_below(rng, 2)) {
+            p->layers[l].expert_rows = arena_alloc(p, p->n_experts, sizeof *p->layers[l].expert_rows);
+            for (uint32_t e = 0; e < p->n_experts; e++)
+                p->layers[l].expert_rows[e] = mp_rng_next(rng) >> (16 + mp_rng_below(rng, 48));
+        }
     }
     if (mp_rng_below(rng, 2)) {
         p->n_colocations = 1;
