@@ -57,6 +57,7 @@ struct mp_cost_setup { /* everything but the step; all borrowed */
     const struct mp_model *model;
     const struct mp_dispatcher *dispatcher;
     enum mp_sources sources;
+    struct mp_choice choice;
 };
 /* MP_EUSAGE when a COUNTS trace meets a dispatcher that de-duplicates (per GPU or node): the message says to record
  * tokens or use --dispatcher a2av. */

@@ -69,7 +69,8 @@ struct mp_plan_layer {
     uint64_t rows_max_sum; /* sum over steps of max over GPUs of (token, expert) pairs computed there */
     uint64_t dispatch_intra_bytes, dispatch_inter_bytes; /* inside nodes / between nodes, self excluded */
     uint64_t port_bound_ns;                              /* sum over steps of mp_port_bound_ns of the dispatch matrix */
-    uint64_t *expert_rows; /* NULL = not known, or [n_experts]: pairs of each expert: how far is other data from this? */
+    uint64_t
+        *expert_rows; /* NULL = not known, or [n_experts]: pairs of each expert: how far is other data from this? */
 };
 
 /* {value, bound, gap}: value is what this plan does, bound what no plan (of the stated scope) can go below; mean ns per
@@ -204,6 +205,31 @@ const uint32_t *mp_router_replicas(const struct mp_router *r, uint32_t layer, ui
  * remainder by ascending slot. */
 void mp_router_split(const struct mp_router *r, uint32_t layer, uint32_t expert, uint32_t source, uint64_t n,
                      uint64_t *share);
+
+/* How the servers of a stack choose among an expert's n replicas, for scoring what they would do (docs/STACKS.md part
+ * Replica choice); no plan asks for it. Replicas are in ascending slot order, `rank` is where the token starts, its row
+ * is its number among that rank's tokens of the step, and entry = row * top_k + its place among the row's experts.
+ *   PLAN      the plan's rule (mp_router_slot).
+ *   RANK      replica rank % n.
+ *   ROW       replica (row * 2654435769 mod 2^32) % n.
+ *   POSITION  replica entry % n.
+ *   TURNS     the rank's entries in blocks of 1,024: replica (block + rank + earlier entries of the expert in the
+ *             block) % n.
+ *   TABLE     table[layer][expert][rank], a slot.
+ * COUNTS traces know no rows: ROW, POSITION and TURNS split there as the plan's rule says. */
+enum mp_choice_kind {
+    MP_CHOICE_PLAN,
+    MP_CHOICE_RANK,
+    MP_CHOICE_ROW,
+    MP_CHOICE_POSITION,
+    MP_CHOICE_TURNS,
+    MP_CHOICE_TABLE
+};
+#define MP_CHOICE_BLOCK 1024u
+struct mp_choice {
+    enum mp_choice_kind kind;
+    const uint32_t *table; /* [n_layers][n_experts][n_gpus], of the plan it is used with */
+};
 
 const char *mp_route_rule_name(enum mp_route_rule rule); /* "even", "nearest", "weighted", "tiered" */
 const char *mp_stage_mode_name(enum mp_stage_mode mode); /* "free", "barrier", "coupled" */

@@ -105,6 +105,7 @@ enum mp_network_mode {
 struct mp_sim_options {
     const struct mp_dispatcher *dispatcher;
     enum mp_sources sources;
+    struct mp_choice choice;      /* of a serving stack in place of the plan's rule */
     enum mp_network_mode network; /* PLAN: each layer as its plan says */
     int stage_mode;               /* -1 = the plan's, else enum mp_stage_mode */
     bool no_pacing;               /* caps of sub-ports count for nothing even if the plan is paced */

@@ -10,10 +10,12 @@ struct traffic_scratch {
     uint64_t *gpu_stamp, *node_stamp;                        /* the last token (1, 2, ...) that touched it */
     uint64_t stamp;
     uint32_t n_slots_allocated, n_experts_allocated, n_cells_allocated;
-    uint32_t *slot_gpu;  /* [n_slots] */
-    uint32_t *only_slot; /* [n_experts] the slot of an expert with one replica, else MP_NONE */
-    uint32_t *tokens;    /* [n_ranks * n_experts], count traces only */
-    uint64_t *share;     /* [n_slots], count traces only */
+    uint32_t *slot_gpu;        /* [n_slots] */
+    uint32_t *only_slot;       /* [n_experts] the slot of an expert with one replica, else MP_NONE */
+    uint32_t *turns;           /* [n_experts] MP_CHOICE_TURNS: entries of this rank's block so far */
+    uint32_t rank, row, block; /* of the token that chooses: its rank, its row there, its block of turns */
+    uint32_t *tokens;          /* [n_ranks * n_experts], count traces only */
+    uint64_t *share;           /* [n_slots], count traces only */
 };
 
 enum mp_status mp_traffic_new(struct mp_traffic **out, uint32_t n_gpus, struct mp_error *err) {
@@ -56,7 +58,7 @@ void mp_traffic_free(struct mp_traffic *t) {
     void *owned[] = {t->dispatch,    t->combine,   t->dispatch2,   t->combine2,   t->rows,
                      t->padded_rows, t->active,    t->source_rows, s->node,       s->index_in_node,
                      s->node_first,  s->node_gpus, s->gpu_stamp,   s->node_stamp, s->slot_gpu,
-                     s->only_slot,   s->tokens,    s->share,       t->slot_rows};
+                     s->only_slot,   s->tokens,    s->share,       t->slot_rows,  s->turns};
     for (size_t i = 0; i < sizeof owned / sizeof owned[0]; i++)
         mp_free(owned[i]);
     mp_free(s);
@@ -84,6 +86,10 @@ static enum mp_status grow(struct traffic_scratch *s, const struct mp_cost_setup
         if (only == NULL)
             return mp_nomem(err, "slots of experts");
         s->only_slot = only;
+        uint32_t *turns = mp_realloc(s->turns, p->n_experts, sizeof *turns);
+        if (turns == NULL)
+            return mp_nomem(err, "slots of experts");
+        s->turns = turns;
         s->n_experts_allocated = p->n_experts;
     }
     uint64_t cells = (uint64_t)in->workload->n_ranks * p->n_experts;
@@ -186,6 +192,47 @@ static enum mp_status source_of(const struct traffic_scratch *s, const struct mp
     return MP_OK;
 }
 
+/* The next token, by rank and row. */
+static void next_row(struct traffic_scratch *s, uint32_t rank) {
+    s->row = rank == s->rank ? s->row + 1 : 0;
+    if (rank != s->rank)
+        s->block = MP_NONE;
+    s->rank = rank;
+}
+
+/* The slot that a stack's servers choose for the j-th expert of this token; the expert has several replicas. */
+static uint32_t served_slot(struct traffic_scratch *s, const struct mp_cost_setup *in, uint32_t layer, uint32_t expert,
+                            uint32_t j) {
+    const uint64_t entry = (uint64_t)s->row * in->workload->trace->top_k + j;
+    uint64_t which = 0;
+    uint32_t n, block = (uint32_t)(entry / MP_CHOICE_BLOCK);
+    const uint32_t *slots = mp_router_replicas(in->router, layer, expert, &n);
+    if (n == 0)
+        return MP_NONE;
+    switch (in->choice.kind) {
+    case MP_CHOICE_TABLE:
+        return in->choice.table[((size_t)layer * in->plan->n_experts + expert) * in->plan->n_gpus + s->rank];
+    case MP_CHOICE_RANK:
+        which = s->rank;
+        break;
+    case MP_CHOICE_ROW:
+        which = (uint32_t)(s->row * UINT32_C(2654435769));
+        break;
+    case MP_CHOICE_TURNS:
+        if (block != s->block) {
+            memset(s->turns, 0, in->plan->n_experts * sizeof *s->turns);
+            s->block = block;
+        }
+        which = (uint64_t)block + s->rank + s->turns[expert]++;
+        break;
+    case MP_CHOICE_POSITION:
+    case MP_CHOICE_PLAN:
+        which = entry;
+        break;
+    }
+    return slots[which % n];
+}
+
 /* One more GPU, not its own, that computes a token; called once for each. */
 static inline void copy_to_gpu(struct traffic_scratch *s, enum mp_copy_count copies, uint32_t src, uint32_t g,
                                bool is_first_in_node) {
@@ -215,8 +262,10 @@ static enum mp_status count_tokens(struct traffic_scratch *s, const struct mp_co
     const enum mp_copy_count copies = in->dispatcher->copies;
     const size_t n = t->n_gpus;
     const bool is_narrow = n <= 64; /* a token's GPUs fit one word */
+    const bool is_plans = in->choice.kind == MP_CHOICE_PLAN;
     uint16_t ids[MP_MAX_TOP_K];
     uint32_t gpus[MP_MAX_TOP_K];
+    s->rank = MP_NONE;
     for (uint32_t i = 0; i < st->n; i++) {
         uint64_t row = st->row[i], hash = mp_token_hash(row), seen = 0;
         uint32_t src = st->source[i], k = mp_trace_row(trace, layer, row, ids), n_local = 0;
@@ -224,10 +273,12 @@ static enum mp_status count_tokens(struct traffic_scratch *s, const struct mp_co
         if (status != MP_OK)
             return status;
         t->source_rows[src]++;
+        next_row(s, st->source[i]);
         for (uint32_t j = 0; j < k; j++) {
             uint32_t slot = s->only_slot[ids[j]];
             if (slot == MP_NONE) {
-                slot = mp_router_slot(in->router, layer, ids[j], src, hash);
+                slot = is_plans ? mp_router_slot(in->router, layer, ids[j], src, hash)
+                                : served_slot(s, in, layer, ids[j], j);
                 if (slot == MP_NONE)
                     return no_slot(in->plan, layer, ids[j], err);
             }
@@ -273,6 +324,21 @@ static enum mp_status count_tokens(struct traffic_scratch *s, const struct mp_co
     return MP_OK;
 }
 
+/* share[i] of `count` tokens for replica i. */
+static void split(struct traffic_scratch *s, const struct mp_cost_setup *in, uint32_t layer, uint32_t expert,
+                  uint32_t src, uint64_t count) {
+    uint32_t n;
+    const uint32_t *slots = mp_router_replicas(in->router, layer, expert, &n);
+    s->rank = src;
+    if (n < 2 || (in->choice.kind != MP_CHOICE_RANK && in->choice.kind != MP_CHOICE_TABLE)) {
+        mp_router_split(in->router, layer, expert, src, count, s->share);
+        return;
+    }
+    uint32_t slot = served_slot(s, in, layer, expert, 0);
+    for (uint32_t i = 0; i < n; i++)
+        s->share[i] = slots[i] == slot ? count : 0;
+}
+
 static enum mp_status count_counts(struct traffic_scratch *s, const struct mp_cost_setup *in, uint32_t step,
                                    uint32_t layer, struct mp_error *err) {
     struct mp_traffic *t = &s->pub;
@@ -291,7 +357,7 @@ static enum mp_status count_counts(struct traffic_scratch *s, const struct mp_co
             const uint32_t *slots = mp_router_replicas(in->router, layer, e, &n_replicas);
             if (n_replicas == 0)
                 return no_slot(in->plan, layer, e, err);
-            mp_router_split(in->router, layer, e, src, count, s->share);
+            split(s, in, layer, e, src, count);
             for (uint32_t i = 0; i < n_replicas; i++) {
                 uint32_t g = s->slot_gpu[slots[i]];
                 t->slot_rows[slots[i]] += s->share[i];

@@ -307,7 +307,8 @@ enum mp_status mp_simulate(struct mp_sim_result **out, const struct mp_plan *pla
                                 .topology = topology,
                                 .model = model,
                                 .dispatcher = options->dispatcher,
-                                .sources = options->sources},
+                                .sources = options->sources,
+                                .choice = options->choice},
                       .options = options,
                       .r = r,
                       .has_bound = options->with_bound && !options->is_pipelined};

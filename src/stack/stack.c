@@ -28,6 +28,14 @@ const struct mp_stack *mp_stack_find(const char *name) {
     return NULL;
 }
 
+const struct mp_stack_choice *mp_stack_choice_find(const struct mp_stack *s, const char *name,
+                                                   const struct mp_plan *p) {
+    for (const struct mp_stack_choice *c = s->choices; c->name != NULL; c++)
+        if (name != NULL ? strcmp(c->name, name) == 0 : c->route == p->route && c->refused == NULL)
+            return c;
+    return name != NULL ? NULL : s->choices;
+}
+
 bool mp_stack_name_fits(const struct mp_stack *s, const char *path) {
     size_t n = strlen(path), k = strlen(s->extension);
     return !s->needs_extension || (n > k && strcmp(path + n - k, s->extension) == 0);

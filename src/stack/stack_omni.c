@@ -251,6 +251,12 @@ static void flags(const struct mp_plan *p, const struct mp_stack_options *o, con
     mp_stack_write_warnings(out, p, NULL);
 }
 
+static const struct mp_stack_choice choices[] = {{.name = "own",
+                                                  .summary = "its own choice, which differs by version and option",
+                                                  .stands = "rule even: a hash of the token",
+                                                  .route = MP_ROUTE_EVEN},
+                                                 {0}};
+
 const struct mp_stack mp_stack_omni = {
     .name = "omni",
     .summary = "0/1 pattern [devices, MoE layers, experts] (pattern_path)",
@@ -259,5 +265,6 @@ const struct mp_stack mp_stack_omni = {
     .needs_equal_slots = true,
     .needs_distinct = true,
     .routes = 1u << MP_ROUTE_EVEN,
+    .choices = choices,
     STACK_FUNCTIONS,
 };

@@ -145,6 +145,29 @@ static void flags(const struct mp_plan *p, const struct mp_stack_options *o, con
     mp_stack_write_warnings(out, p, "legal for SGLang, but memory without use");
 }
 
+static const struct mp_stack_choice choices[] = {
+    {.name = "dynamic",
+     .summary = "a random replica for every token and expert",
+     .stands = "rule even: a hash of the token",
+     .route = MP_ROUTE_EVEN},
+    {.name = "static",
+     .summary = "one replica for each source rank: on its GPU, else on its node, else fair draws with a fixed seed",
+     .route = MP_ROUTE_NEAREST,
+     .kind = MP_CHOICE_TABLE,
+     .table = mp_sglang_static},
+    {.name = "static-2025",
+     .summary = "one replica for each source rank: on its GPU, else fair draws with a fixed seed",
+     .route = MP_ROUTE_NEAREST,
+     .kind = MP_CHOICE_TABLE,
+     .table = mp_sglang_static_first},
+    {.name = "fake",
+     .summary = "random experts in place of the router's: for benchmarks of the server",
+     .refused = "it replaces the router's experts by random ones, so that no recording says anything about it"},
+    {.name = "lp",
+     .summary = "a linear program for every batch shares its tokens out among replicas",
+     .refused = "it solves a linear program for every batch, and no rule that is fixed beforehand stands for that"},
+    {0}};
+
 const struct mp_stack mp_stack_sglang = {
     .name = "sglang",
     .summary = "physical_to_logical_map, one row per hidden layer (--init-expert-location)",
@@ -153,6 +176,7 @@ const struct mp_stack mp_stack_sglang = {
     .needs_equal_slots = true,
     .needs_distinct = false,
     .routes = 1u << MP_ROUTE_EVEN | 1u << MP_ROUTE_NEAREST,
+    .choices = choices,
     .needs_extension = true,
     STACK_FUNCTIONS,
 };

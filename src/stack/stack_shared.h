@@ -47,6 +47,12 @@ enum mp_status mp_placement_row(struct mp_placement *p, uint32_t layer, const js
 /* Every stack_<name>.c names its five functions so. */
 #define STACK_FUNCTIONS .probe = probe, .read = read, .check = check, .write = write, .flags = flags
 
+/* SGLang's static dispatch as its servers draw it (sglang_static.c), and as those of 2025 did. */
+enum mp_status mp_sglang_static(uint32_t *table, const struct mp_plan *p, const struct mp_stack_options *o,
+                                struct mp_error *err) MP_MUST_CHECK;
+enum mp_status mp_sglang_static_first(uint32_t *table, const struct mp_plan *p, const struct mp_stack_options *o,
+                                      struct mp_error *err) MP_MUST_CHECK;
+
 /* What a stack cannot do without. */
 struct mp_stack_rules {
     const char *stack;         /* name, for messages */

@@ -160,6 +160,13 @@ static void flags(const struct mp_plan *p, const struct mp_stack_options *o, con
     mp_stack_write_warnings(out, p, "legal for TensorRT-LLM, but memory without use");
 }
 
+static const struct mp_stack_choice choices[] = {
+    {.name = "round-robin",
+     .summary = "replicas in turn within each 1,024 entries of a rank, from the rank's number on (attention DP)",
+     .route = MP_ROUTE_EVEN,
+     .kind = MP_CHOICE_TURNS},
+    {0}};
+
 const struct mp_stack mp_stack_trtllm = {
     .name = "trtllm",
     .summary = "initial_global_assignments by absolute layer (moe_config.load_balancer)",
@@ -168,5 +175,6 @@ const struct mp_stack mp_stack_trtllm = {
     .needs_equal_slots = true,
     .needs_distinct = false,
     .routes = 1u << MP_ROUTE_EVEN,
+    .choices = choices,
     STACK_FUNCTIONS,
 };

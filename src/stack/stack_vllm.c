@@ -116,6 +116,17 @@ static void flags(const struct mp_plan *p, const struct mp_stack_options *o, con
     mp_stack_write_warnings(out, p, "two copies on a rank gave wrong answers on vLLM (vllm#18343)");
 }
 
+static const struct mp_stack_choice choices[] = {
+    {.name = "row-hash",
+     .summary = "by a multiplicative hash of the token's row in its rank's batch",
+     .route = MP_ROUTE_EVEN,
+     .kind = MP_CHOICE_ROW},
+    {.name = "position",
+     .summary = "by the entry's position in its rank's batch (row times top-k plus place): vLLM of 2025",
+     .route = MP_ROUTE_EVEN,
+     .kind = MP_CHOICE_POSITION},
+    {0}};
+
 const struct mp_stack mp_stack_vllm = {
     .name = "vllm",
     .summary = "eplb_initial_mapping by MoE layer index (--eplb-config, PR #41141)",
@@ -124,5 +135,6 @@ const struct mp_stack mp_stack_vllm = {
     .needs_equal_slots = true,
     .needs_distinct = false,
     .routes = 1u << MP_ROUTE_EVEN,
+    .choices = choices,
     STACK_FUNCTIONS,
 };

@@ -158,6 +158,13 @@ static void flags(const struct mp_plan *p, const struct mp_stack_options *o, con
     mp_stack_write_warnings(out, p, NULL);
 }
 
+static const struct mp_stack_choice choices[] = {
+    {.name = "by-rank",
+     .summary = "one replica for each source rank: the rank's number modulo how many there are",
+     .route = MP_ROUTE_EVEN,
+     .kind = MP_CHOICE_RANK},
+    {0}};
+
 const struct mp_stack mp_stack_vllm_ascend = {
     .name = "vllm-ascend",
     .summary = "layer_list / device_list / device_expert (expert_map_path)",
@@ -166,6 +173,7 @@ const struct mp_stack mp_stack_vllm_ascend = {
     .needs_equal_slots = true,
     .needs_distinct = true,
     .routes = 1u << MP_ROUTE_EVEN,
+    .choices = choices,
     .needs_extension = true,
     STACK_FUNCTIONS,
 };

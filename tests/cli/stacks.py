@@ -3,6 +3,7 @@
 
 usage: stacks.py MOEPLAN
 """
+import json
 import os
 import pathlib
 import subprocess
@@ -115,6 +116,74 @@ class Routing(Case):
         self.plan(self.record([0, 1]), "-r", "4", "--strategy", "eplb-nearest")
         out, _ = self.run_it(0, "export", "p.plan", "--to", "vllm", "-o", "v.json")
         self.assertIn("# warning: vLLM spreads tokens evenly over replicas, the plan's nearest routing is lost", out)
+
+
+class Served(Case):
+    """What the stack's servers make of a placement: --for, and the prediction of an export."""
+
+    def tokens(self):
+        self.run_it(0, "generate", "-o", "t.mpt", "-q", "--n-requests", "60", "--layers", "2", "--experts", "8", "--top-k", "2", "--zipf", "1")
+        self.run_it(0, "plan", "t.mpt", "2x2:h100", "--batch", "2", "-r", "4", "--strategy", "eplb-nearest", "-q", "-o", "p.plan")
+
+    def step_of(self, *arguments):
+        out, _ = self.run_it(0, "simulate", "p.plan", "t.mpt", "2x2:h100", "-q", "--json", *arguments)
+        return json.loads(out)
+
+    def test_export_predicts_under_the_rule_of_the_stack(self):
+        self.tokens()
+        more = ("--hidden-layers", "2", "-o")
+        for stack, name in (("sglang", "s.json"), ("vllm", "v.json"), ("trtllm", "t.yaml")):
+            out, _ = self.run_it(0, "export", "p.plan", "t.mpt", "2x2:h100", "--to", stack, *more, name, "--json", "-q")
+            told, same = json.loads(out)["prediction"], self.step_of("--for", stack)
+            self.assertEqual(told["step_ns"], same["step_time_ns"]["mean"])
+            self.assertEqual(told["replica_choice"], same["replica_choice"])
+            self.assertTrue(told["replica_choice"]["exact"])
+        # vLLM does not do what the plan does: nothing that needs it is told
+        self.assertIsNone(told["own_step_ns"])
+        self.assertIsNone(told["planning_step_ns"])
+        _, error = self.run_it(0, "export", "p.plan", "t.mpt", "2x2:h100", "--to", "vllm", "-o", "v.json")
+        self.assertIn("predicted step on vllm: ", error)
+        self.assertIn("what the plan predicts needs its nearest routing, which vllm does not do", error)
+        self.assertNotIn("the plan itself on these steps", error)
+        # SGLang does
+        out, error = self.run_it(0, "export", "p.plan", "t.mpt", "2x2:h100", "--to", "sglang", *more, "s.json")
+        self.assertIn("the plan itself on these steps, routing nearest", error)
+        self.assertIn("the plan's prediction for its planning data", error)
+        # Without steps there is nothing to predict with
+        _, error = self.run_it(0, "export", "p.plan", "--to", "vllm", "-o", "v.json")
+        self.assertIn("no step time is predicted for vllm (moeplan export PLAN TRACE TOPOLOGY --to vllm predicts it)", error)
+        self.run_it(2, "export", "p.plan", "t.mpt", "--to", "vllm", "-o", "v.json")
+
+    def test_every_choice_has_its_own_score_and_dynamic_is_even(self):
+        self.tokens()
+        static = self.step_of("--for", "sglang")
+        self.assertEqual(static["replica_choice"]["name"], "static")
+        first = self.step_of("--for", "sglang", "--replica-choice", "static-2025")
+        dynamic = self.step_of("--for", "sglang", "--replica-choice", "dynamic")
+        self.assertEqual(len({json.dumps(r["copies"]) for r in (static, first, dynamic)}), 3)
+        self.assertFalse(dynamic["replica_choice"]["exact"])
+        self.run_it(0, "plan", "t.mpt", "2x2:h100", "--batch", "2", "-r", "4", "--strategy", "eplb", "-q", "-o", "p.plan")
+        self.assertEqual(self.step_of("--for", "sglang")["step_time_ns"], self.step_of()["step_time_ns"])
+
+    def test_what_cannot_be_scored(self):
+        self.tokens()
+        for arguments, text in ((("--for", "sglang", "--replica-choice", "fake"), "it replaces the router's experts by random ones"),
+                                (("--for", "sglang", "--replica-choice", "lp"), "it solves a linear program for every batch"),
+                                (("--for", "vllm", "--replica-choice", "static"), 'vllm has no "static" (write row-hash or position)'),
+                                (("--replica-choice", "static"), "of which stack? (add --for STACK)")):
+            _, error = self.run_it(2, "simulate", "p.plan", "t.mpt", "2x2:h100", *arguments)
+            self.assertIn(text, error)
+
+    def test_compare_scores_every_row_as_the_stack_routes(self):
+        self.tokens()
+        arguments = ("compare", "t.mpt", "2x2:h100", "--batch", "2", "-r", "4", "--strategy", "eplb", "--incumbent", "p.plan", "--split", "none",
+                     "--interval-groups", "0", "-q", "--for", "vllm", "--replica-choice", "position")
+        out, _ = self.run_it(0, *arguments)
+        self.assertIn("replicas as vllm position: ", out)
+        self.assertIn("p.plan: scored as vllm routes; its own routing, nearest, is not among what those servers do", out)
+        a, b = json.loads(self.run_it(0, *arguments, "--json")[0])["results"]
+        self.assertEqual(a["step_time_ns"], b["step_time_ns"])
+        self.assertNotEqual(a["step_time_ns"], json.loads(self.run_it(0, *arguments[:-4], "--json")[0])["results"][1]["step_time_ns"])
 
 
 class FileNames(Case):

@@ -8,7 +8,7 @@
 #define STEPS OPT_BATCH, OPT_TOKENS_PER_RANK, OPT_RESAMPLE, OPT_STEPS, OPT_SOURCE_SKEW, OPT_PAD
 #define STAGES                                                                                                         \
     OPT_REPLICATE, OPT_PLACE, OPT_ROUTE, OPT_ORDER, OPT_STAGES, OPT_PACING, OPT_SET, OPT_REDUNDANT, OPT_SLOTS_PER_GPU, \
-        OPT_OBJECTIVE, OPT_FOR, OPT_SOLVER
+        OPT_OBJECTIVE, OPT_FOR, OPT_REPLICA_CHOICE, OPT_SOLVER
 #define COSTS OPT_DISPATCHER, OPT_SOURCES
 #define PLACEMENT OPT_GPUS, OPT_NODES
 
@@ -105,6 +105,8 @@ static const struct argument simulate_arguments[] = {
 static const enum opt_id simulate_options[] = {OPT_MODEL,
                                                OPT_SPLIT_SIMULATE,
                                                OPT_INCUMBENT_ROUTE,
+                                               OPT_FOR,
+                                               OPT_REPLICA_CHOICE,
                                                STEPS,
                                                COSTS,
                                                OPT_NETWORK,
@@ -210,6 +212,7 @@ static const enum opt_id export_options[] = {OPT_TO,
                                              COSTS,
                                              OPT_SPLIT_SIMULATE,
                                              OPT_INCUMBENT_ROUTE,
+                                             OPT_REPLICA_CHOICE,
                                              OPT_NETWORK,
                                              OPT_TIMELINE_PLANNED,
                                              OPT_STAGE_BARRIER,

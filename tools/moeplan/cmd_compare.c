@@ -3,6 +3,7 @@
 #include <math.h>
 #include "score.h"
 #include "colocate.h"
+#include "served.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -141,6 +142,9 @@ static void put_footnotes(const struct contest *c, struct mp_out *o) {
             no_interval = c->scores[i].shown.no_interval;
         if (c->scores[i].note[0] != '\0')
             mp_out_printf(o, "%s: %s\n", c->scores[i].name, c->scores[i].note);
+        if (c->scores[i].result != NULL && served_loses_route(c->setup.o, c->scores[i].plan))
+            mp_out_printf(o, "%s: scored as %s routes; its own routing, %s, is not among what those servers do\n",
+                          c->scores[i].name, c->setup.o->for_stack, mp_route_rule_name(c->scores[i].plan->route));
     }
     if (no_interval != NULL)
         mp_out_printf(o, "no interval: %s\n", no_interval);
@@ -271,6 +275,21 @@ static void verdict_text(const struct contest *c, char *buf, size_t size) {
                  s->name, gain, base->name, range, moe, share, where, other);
 }
 
+/* Each way of choosing replicas that is scored, once. */
+static void put_choices(const struct contest *c, struct mp_out *o) {
+    char text[512];
+    const struct opts *opts = c->setup.o;
+    for (uint32_t i = 0; i < c->n; i++) {
+        const struct mp_plan *plan = c->scores[i].plan;
+        const struct mp_stack_choice *choice = plan != NULL ? served_choice(opts, plan) : NULL;
+        bool is_new = choice != NULL;
+        for (uint32_t k = 0; k < i && is_new; k++)
+            is_new = c->scores[k].plan == NULL || served_choice(opts, c->scores[k].plan) != choice;
+        if (is_new)
+            mp_out_printf(o, "replicas as %s\n", served_describe(opts, plan, text, sizeof text));
+    }
+}
+
 static void write_text(const struct contest *c, struct mp_out *o) {
     char text[1024], of_step[MP_MAX_NAME + 16], of_moe[MP_MAX_NAME + 16];
     const struct opts *opts = c->setup.o;
@@ -285,7 +304,9 @@ static void write_text(const struct contest *c, struct mp_out *o) {
                   c->setup.trace->n_layers, tool_s(c->setup.trace->n_layers), c->setup.trace->n_experts,
                   c->setup.trace->top_k > 0 ? c->setup.trace->top_k : c->setup.model->top_k,
                   c->setup.trace->is_synthetic ? "; SYNTHETIC recording" : "");
-    mp_out_printf(o, "%s\n\n", score_describe(&c->setup, text, sizeof text));
+    mp_out_printf(o, "%s\n", score_describe(&c->setup, text, sizeof text));
+    put_choices(c, o);
+    mp_out_puts(o, "\n");
     snprintf(of_step, sizeof of_step, "vs %s", base_name(c));
     snprintf(of_moe, sizeof of_moe, "MoE time vs %s", base_name(c));
     const char *titles[COLUMNS] = {"strategy", "step",     "+- (95 %)", of_step,   "95 % interval", of_moe, "p95",
@@ -332,6 +353,8 @@ static json_t *score_json(const struct contest *c, uint32_t i) {
                                  b->moe_ns > 0 ? mp_json_finite((double)s->result->moe_ns / (double)b->moe_ns - 1)
                                                : json_null()) == 0;
     }
+    if (ok && s->plan != NULL && c->setup.o->for_stack != NULL)
+        ok = json_object_set_new(o, "replica_choice", served_json(c->setup.o, s->plan)) == 0;
     if (!ok) {
         json_decref(o);
         return NULL;

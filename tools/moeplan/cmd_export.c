@@ -1,6 +1,7 @@
 /* moeplan export: the file that a serving stack loads, and the flags to start it with; or what a plan's steps look
  * like, for other programs. */
 #include "score.h"
+#include "served.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -160,12 +161,92 @@ static enum mp_status check_no_steps(const struct opts *o, const struct args *ar
                                       OPT_STAGE_COUPLED,
                                       OPT_INCUMBENT_ROUTE};
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
-        if (o->is_set[ids[i]])
+        if (o->is_set[ids[i]] && (args->n == 1 || ids[i] == OPT_STEP))
             return mp_fail(err, MP_EUSAGE, "export: a placement for %s has no steps (leave out --%s)", o->to,
                            opt_table[ids[i]].name);
-    if (args->n > 1)
-        return mp_fail(err, MP_EUSAGE, "export: a placement for %s has no steps (leave out TRACE and TOPOLOGY)", o->to);
+    if (args->n == 2)
+        return mp_fail(err, MP_EUSAGE,
+                       "export: the steps need both the recording and the topology (write moeplan export PLAN TRACE "
+                       "TOPOLOGY --to %s)",
+                       o->to);
     return MP_OK;
+}
+
+/* What the stack's servers are going to make of the placement. */
+struct prediction {
+    bool is_known;
+    uint64_t step_ns, own_ns; /* own_ns: with the plan's routing and orders on the same steps; 0 = it is the stack's */
+    char steps[600], choice[500];
+    json_t *choice_json;
+};
+
+/* Scores the placement on the recording as the servers of --to run it, and the plan beside it where they follow its
+ * routing. A routing table that they do not know gains nothing there, so nothing that needs one is told. */
+static enum mp_status predict(struct prediction *out, const struct opts *o, const struct args *args,
+                              struct mp_error *err) {
+    struct opts as = *o;
+    struct setup s = {.o = &as};
+    struct score score = {0};
+    struct mp_sim_result *own = NULL;
+    enum mp_status status = MP_OK;
+    char text[1024];
+    as.for_stack = mp_stack_find(o->to)->name;
+    MP_TRY(setup_load(&s, &as, args->value[1], args->value[2], err));
+    MP_TRY(score_load(&score, &s, args->value[0], err));
+    MP_TRY(setup_as_planned(&s, score.plan, err));
+    s.sim.with_bound = false;
+    MP_TRY(served_simulate(&score.result, &s, score.plan, s.workload, &s.sim, err));
+    if (!served_loses_route(&as, score.plan) && score.plan->provenance.has_workload)
+        MP_TRY(mp_simulate(&own, score.plan, s.workload, s.topology, s.model, &s.sim, err));
+    out->is_known = true;
+    out->step_ns = score.result->mean.step_ns;
+    out->own_ns = own != NULL ? own->mean.step_ns : 0;
+    snprintf(out->steps, sizeof out->steps, "%.599s", score_describe(&s, text, sizeof text));
+    char *line = strchr(out->steps, '\n'); /* two lines become one */
+    if (line != NULL)
+        *line = ' ';
+    (void)served_describe(&as, score.plan, out->choice, sizeof out->choice);
+    out->choice_json = served_json(&as, score.plan);
+out:
+    mp_sim_result_free(own);
+    score_free(&score);
+    setup_free(&s);
+    return status;
+}
+
+static void say_prediction(const struct opts *o, const struct mp_plan *plan, const struct mp_stack *stack,
+                           const struct prediction *p) {
+    char a[32], b[32];
+    const bool has_own = plan->provenance.has_workload && (stack->routes >> plan->route & 1) != 0;
+    if (p->is_known)
+        tool_note(o, "predicted step on %s: %s (%s)", stack->name, mp_human_ns((double)p->step_ns, a), p->steps);
+    else
+        tool_note(o, "no step time is predicted for %s (moeplan export PLAN TRACE TOPOLOGY --to %s predicts it)",
+                  stack->name, stack->name);
+    if (p->is_known)
+        tool_note(o, "replicas as %s", p->choice);
+    if (p->own_ns > 0)
+        tool_note(o, "the plan itself on these steps, routing %s%s: %s", mp_route_rule_name(plan->route),
+                  plan->n_orders > 0 ? " and its orders, which the export loses" : "",
+                  mp_human_ns((double)p->own_ns, a));
+    if (has_own)
+        tool_note(o, "the plan's prediction for its planning data: %s",
+                  mp_human_ns((double)plan->predicted_step_ns, b));
+    else if (plan->provenance.has_workload)
+        tool_note(o,
+                  "what the plan predicts needs its %s routing, which %s does not do: it says nothing about this "
+                  "export",
+                  mp_route_rule_name(plan->route), stack->name);
+}
+
+static json_t *prediction_json(const struct mp_plan *plan, const struct mp_stack *stack, const struct prediction *p) {
+    const bool has_own = plan->provenance.has_workload && (stack->routes >> plan->route & 1) != 0;
+    if (!p->is_known)
+        return json_null();
+    return json_pack("{s:I,s:O,s:o,s:o,s:s}", "step_ns", (json_int_t)p->step_ns, "replica_choice", p->choice_json,
+                     "own_step_ns", p->own_ns > 0 ? json_integer((json_int_t)p->own_ns) : json_null(),
+                     "planning_step_ns", has_own ? json_integer((json_int_t)plan->predicted_step_ns) : json_null(),
+                     "steps", p->steps);
 }
 
 enum mp_status cmd_export(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
@@ -175,6 +256,8 @@ enum mp_status cmd_export(const struct opts *o, const struct args *args, int *ex
     struct mp_out *file = NULL, *flags = NULL;
     enum mp_status status = MP_OK;
     enum mp_outcome outcome = MP_FOUND;
+    struct prediction prediction = {.is_known = false};
+    const struct mp_stack_choice *choice;
     char note[2048];
     if (o->to == NULL)
         return mp_fail(
@@ -187,6 +270,9 @@ enum mp_status cmd_export(const struct opts *o, const struct args *args, int *ex
     if (stack == NULL)
         return export_steps(o, args, mp_exporter_find(o->to), exit_code, err);
     MP_TRY(check_no_steps(o, args, err));
+    struct opts as_served = *o;
+    as_served.for_stack = stack->name;
+    MP_TRY(served_check(&choice, &as_served, err));
     if (strcmp(path, "-") != 0 && !mp_stack_name_fits(stack, path))
         return mp_fail(err, MP_EUSAGE, "export: %s: %s takes only a file whose name ends in %s (write -o %s%s)", path,
                        stack->name, stack->extension, path, stack->extension);
@@ -226,6 +312,8 @@ enum mp_status cmd_export(const struct opts *o, const struct args *args, int *ex
         status = o->json ? tool_write_no("moeplan.export", "refused", note, err) : MP_OK;
         goto out;
     }
+    if (args->n == 3) /* before the file is replaced, so that trouble leaves the old one */
+        MP_TRY(predict(&prediction, o, args, err));
     MP_TRY(mp_out_open(&file, path, err));
     stack->write(plan, &options, file);
     status = mp_out_commit(file, err);
@@ -236,10 +324,13 @@ enum mp_status cmd_export(const struct opts *o, const struct args *args, int *ex
     stack->flags(plan, &options, path, flags);
     size_t n;
     json_t *root =
-        json_pack("{s:s,s:i,s:s,s:s,s:s,s:s}", "schema", "moeplan.export", "version", 1, "outcome", "written", "stack",
-                  stack->name, "output", path, "flags", (const char *)mp_out_memory_bytes(flags, &n));
+        json_pack("{s:s,s:i,s:s,s:s,s:s,s:s,s:o}", "schema", "moeplan.export", "version", 1, "outcome", "written",
+                  "stack", stack->name, "output", path, "flags", (const char *)mp_out_memory_bytes(flags, &n),
+                  "prediction", prediction_json(plan, stack, &prediction));
+    say_prediction(o, plan, stack, &prediction);
     status = tell(o, root, flags, strcmp(path, "-") == 0, err);
 out:
+    json_decref(prediction.choice_json);
     mp_out_cancel(flags);
     mp_out_cancel(file);
     mp_verify_report_free(report);

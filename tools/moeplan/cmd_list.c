@@ -60,8 +60,12 @@ static bool stacks_row(uint32_t i, struct row *row, char *buf) {
     const struct mp_stack *s = mp_stack_at(i);
     if (s == NULL)
         return false;
-    snprintf(buf, 512, "%s%s%s", s->summary, s->needs_equal_slots ? "; equal slots on every GPU" : "",
-             s->needs_distinct ? "; no two replicas on one GPU" : "");
+    size_t used = (size_t)snprintf(buf, 512, "%s%s%s; replica choice ", s->summary,
+                                   s->needs_equal_slots ? "; equal slots on every GPU" : "",
+                                   s->needs_distinct ? "; no two replicas on one GPU" : "");
+    for (const struct mp_stack_choice *c = s->choices; c->name != NULL && used < 512; c++)
+        if (c->refused == NULL)
+            used += (size_t)snprintf(buf + used, 512 - used, "%s%s", c == s->choices ? "" : ", ", c->name);
     *row = (struct row){s->name, s->extension, buf, s->reference, NULL};
     return true;
 }

@@ -1,6 +1,7 @@
 /* moeplan plan: a verified plan file from a recording and a topology. */
 #include "score.h"
 #include "colocate.h"
+#include "served.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -43,6 +44,8 @@ static void write_text(const struct setup *s, const struct score *score, struct 
     if (r == NULL)
         return;
     mp_out_printf(o, "\n%s\n", score_describe(s, text, sizeof text));
+    if (served_describe(s->o, p, text, sizeof text)[0] != '\0')
+        mp_out_printf(o, "replicas as %s\n", text);
     mp_out_printf(o, "step %s (p95 %s): ", mp_human_ns((double)r->mean.step_ns, a), mp_human_ns((double)r->p95_ns, b));
     mp_out_printf(o, "dispatch %s, ", mp_human_ns((double)r->mean.dispatch_ns, a));
     mp_out_printf(o, "experts %s, combine %s, ", mp_human_ns((double)r->mean.compute_ns, a),
@@ -72,6 +75,11 @@ static void write_json(const struct setup *s, const struct score *score, const s
         p->provenance.stopped_by != NULL ? p->provenance.stopped_by : "done", "reproducible",
         (int)p->provenance.is_reproducible, "certificates", certificates, "gain", gain_json(gain), "result",
         score->result != NULL ? mp_scored_json(&score->shown, s->workload) : json_null());
+    if (root != NULL && s->o->for_stack != NULL &&
+        json_object_set_new(root, "replica_choice", served_json(s->o, p)) != 0) {
+        json_decref(root);
+        root = NULL;
+    }
     mp_json_write(root, o);
     json_decref(root);
 }

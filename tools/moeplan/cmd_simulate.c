@@ -1,6 +1,7 @@
 /* moeplan simulate: what a plan (or any stack's placement) is worth on a recording. */
 #include <math.h>
 #include "score.h"
+#include "served.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -13,6 +14,11 @@ static void write_text(const struct setup *s, const struct score *score, uint64_
     mp_out_printf(o, "%s on %s%s%s\n%s\n\n", score->name, s->topology->name, score->is_imported ? ", route " : "",
                   score->is_imported ? mp_route_rule_name(score->plan->route) : "",
                   score_describe(s, text, sizeof text));
+    if (served_describe(s->o, score->plan, text, sizeof text)[0] != '\0')
+        mp_out_printf(o, "replicas as %s\n\n", text);
+    if (served_loses_route(s->o, score->plan))
+        mp_out_printf(o, "the plan's own routing, %s, is not among what those servers do\n\n",
+                      mp_route_rule_name(score->plan->route));
     if (score->note[0] != '\0')
         mp_out_printf(o, "%s\n\n", score->note);
     mp_out_printf(o, "step        %s mean", mp_human_ns(step, a));
@@ -58,6 +64,11 @@ static void write_json(const struct setup *s, const struct score *score, uint64_
                              "topology", s->topology->name, "model", s->model->name, "phase",
                              mp_phase_name(s->batching.phase), "dispatcher", s->sim.dispatcher->name, "timeline",
                              s->sim.is_pipelined ? "pipelined" : "barrier", "synthetic", (int)s->trace->is_synthetic);
+    if (head != NULL && s->o->for_stack != NULL &&
+        json_object_set_new(head, "replica_choice", served_json(s->o, score->plan)) != 0) {
+        json_decref(head);
+        head = NULL;
+    }
     if (root == NULL || head == NULL || json_object_update(head, root) != 0 ||
         (barrier_ns > 0 &&
          json_object_set_new(head, "step_time_barrier_ns", json_integer((json_int_t)barrier_ns)) != 0)) {
@@ -86,7 +97,7 @@ enum mp_status cmd_simulate(const struct opts *o, const struct args *args, int *
     if (s.sim.is_pipelined) { /* both are shown */
         struct mp_sim_options other = s.sim;
         other.is_pipelined = other.with_bound = false;
-        MP_TRY(mp_simulate(&barrier, score.plan, s.workload, s.topology, s.model, &other, err));
+        MP_TRY(served_simulate(&barrier, &s, score.plan, s.workload, &other, err));
         barrier_ns = barrier->mean.step_ns;
     }
     MP_TRY(mp_out_open(&out, "-", err));

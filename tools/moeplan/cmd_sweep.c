@@ -16,7 +16,7 @@ struct point {
     uint64_t value[SWEEP_AXES];
     char topology[256];
     uint32_t n_gpus, batch; /* batch: 0 = steps are not decode */
-    bool is_known; /* it was planned and scored */
+    bool is_known;          /* it was planned and scored */
     char note[900];
     struct mp_step_times mean;
     struct mp_interval step_ns, against_first;

@@ -134,7 +134,11 @@ const struct opt opt_table[OPT_END] = {
     [OPT_OBJECTIVE] =
         ONE_OF("objective", "WHAT", objective, "step|p95|peak|inter-node-bytes", "step", NULL, "what to minimise"),
     [OPT_FOR] = NAMED("for", "STACK", for_stack, WORDS_STACKS, NULL, NULL,
-                      "keep the rules of this serving stack (moeplan list stacks)"),
+                      "keep the rules of this serving stack, and score what its servers do with the placement alone "
+                      "(moeplan list stacks)"),
+    [OPT_REPLICA_CHOICE] =
+        TEXT("replica-choice", 0, "NAME", replica_choice, WORDS_NONE, NULL, "what fits the plan's routing",
+             "how the servers of that stack choose among replicas, by their name for it (moeplan list stacks)"),
 
     [OPT_SOLVER] = ONE_OF("solver", "HOW", solver, "exact|auto|heuristic", "auto", NULL,
                           "strategy auto: only placements proven by search, those too on small layers, or none"),

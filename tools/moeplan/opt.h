@@ -51,6 +51,7 @@ enum opt_id {
     OPT_SLOTS_PER_GPU,
     OPT_OBJECTIVE,
     OPT_FOR,
+    OPT_REPLICA_CHOICE,
     OPT_SOLVER,
     OPT_EXPORT_LP,
     OPT_IMPORT_SOLUTION,
@@ -141,7 +142,8 @@ struct opts {
     uint64_t source_skew_ppm, zipf_ppm, coactivation_ppm, cross_layer_ppm, domain_share_ppm, drift_ppm, stickiness_ppm;
     const char *model, *out, *format, *phase, *ids, *map, *requests, *ranked, *axes;
     const char *model_b, *out_b, *colocation, *evaluator;
-    const char *strategy, *strategies, *replicate, *place, *route, *order, *stages, *set, *objective, *for_stack;
+    const char *strategy, *strategies, *replicate, *place, *route, *order, *stages, *set, *objective, *for_stack,
+        *replica_choice;
     const char *dispatcher, *sources, *split, *score_on, *network, *timeline, *incumbent, *incumbent_route, *to,
         *preset, *against, *completion;
     uint64_t context;

@@ -1,4 +1,5 @@
 #include "score.h"
+#include "served.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,8 +17,10 @@ static enum mp_status check_route(const struct opts *o, struct mp_error *err) {
 enum mp_status setup_load(struct setup *s, const struct opts *o, const char *trace, const char *topology,
                           struct mp_error *err) {
     *s = (struct setup){.o = o};
+    const struct mp_stack_choice *choice;
     enum mp_status status = MP_OK;
     MP_TRY(check_route(o, err));
+    MP_TRY(served_check(&choice, o, err));
     s->arena = mp_arena_new();
     if (s->arena == NULL)
         return mp_nomem(err, "reading options");
@@ -182,7 +185,7 @@ struct mp_plan_request score_request(const struct setup *s, const char *strategy
         .replicate = o->replicate,
         .place = is_exact && o->place == NULL ? "exact" : o->place,
         .route = o->route,
-        .order = o->order,
+        .order = o->order == NULL && stack != NULL ? "single" : o->order, /* servers know no orders */
         .n_redundant = (uint32_t)o->redundant,
         .slots_per_gpu = (uint32_t)o->slots_per_gpu,
         .allowed_routes = stack != NULL ? stack->routes : 0,
@@ -364,7 +367,7 @@ static enum mp_status score_replicate(struct score *scores, uint32_t n, const st
         struct mp_sim_result *r = NULL;
         if (scores[i].plan == NULL)
             continue;
-        MP_TRY(mp_simulate(&r, scores[i].plan, w, s->topology, s->model, &sim, err));
+        MP_TRY(served_simulate(&r, s, scores[i].plan, w, &sim, err));
         double sum = 0;
         for (uint32_t t = 0; t < r->n_steps; t++)
             sum += (double)r->steps[t].step_ns;
@@ -398,7 +401,7 @@ enum mp_status score_all(struct score *scores, uint32_t n, uint32_t base, const 
         c->shown.note = c->note[0] != '\0' ? c->note : NULL;
         if (c->plan == NULL)
             continue;
-        enum mp_status status = mp_simulate(&c->result, c->plan, s->workload, s->topology, s->model, &s->sim, err);
+        enum mp_status status = served_simulate(&c->result, s, c->plan, s->workload, &s->sim, err);
         if (status != MP_OK)
             return status;
         c->shown.result = c->result;

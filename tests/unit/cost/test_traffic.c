@@ -128,6 +128,92 @@ static void test_traffic__agrees_with_token_by_token(void **state) {
     }
 }
 
+/* The replica that servers of this kind choose, by their rules in words: entries of the rank before this one counted
+ * anew each time. */
+static uint32_t chosen_by_hand(const struct world *w, const struct mp_step *s, uint32_t layer, uint32_t i, uint32_t j,
+                               struct mp_choice choice) {
+    uint16_t ids[MP_MAX_TOP_K], others[MP_MAX_TOP_K];
+    uint32_t n, first = i, n_same = 0, top_k = w->trace->top_k;
+    (void)mp_trace_row(w->trace, layer, s->row[i], ids);
+    const uint32_t *slots = mp_router_replicas(w->router, layer, ids[j], &n);
+    while (first > 0 && s->source[first - 1] == s->source[i])
+        first--;
+    const uint64_t row = i - first, entry = row * top_k + j;
+    for (uint32_t a = first; a <= i; a++) {
+        uint32_t k = mp_trace_row(w->trace, layer, s->row[a], others);
+        for (uint32_t b = 0; b < k; b++) {
+            uint64_t before = (uint64_t)(a - first) * top_k + b;
+            n_same += others[b] == ids[j] && before < entry && before / 1024 == entry / 1024;
+        }
+    }
+    switch (choice.kind) {
+    case MP_CHOICE_RANK:
+        return slots[s->source[i] % n];
+    case MP_CHOICE_ROW:
+        return slots[row * 2654435769 % 4294967296 % n];
+    case MP_CHOICE_POSITION:
+        return slots[entry % n];
+    case MP_CHOICE_TURNS:
+        return slots[(entry / 1024 + s->source[i] + n_same) % n];
+    case MP_CHOICE_TABLE:
+        return choice.table[((size_t)layer * w->plan->n_experts + ids[j]) * w->plan->n_gpus + s->source[i]];
+    case MP_CHOICE_PLAN:
+    default:
+        return mp_router_slot(w->router, layer, ids[j], s->source[i], mp_token_hash(s->row[i]));
+    }
+}
+
+static void test_traffic__choices_of_servers_by_hand(void **state) {
+    (void)state;
+    static struct world w;
+    static uint32_t table[8 * 64 * CASE_GPUS];
+    uint32_t n_blocks = 0;
+    for (uint64_t seed = 0; seed < 60; seed++) {
+        struct mp_rng r = mp_rng_seed(seed + 700);
+        struct mp_error err = {0};
+        struct mp_traffic *t;
+        world_make(&w, &r, (struct world_shape){.n_slots_extra = 12});
+        if (seed % 10 == 0) { /* ranks of more than one block of turns */
+            struct mp_part part, same;
+            struct mp_batching batching = w.workload->batching;
+            batching.tokens_per_rank = 2000;
+            CHECK_OK(mp_part_split(&part, &same, w.trace, &(struct mp_split){.kind = MP_SPLIT_NONE}, &err), err);
+            mp_workload_free(w.workload);
+            CHECK_OK(mp_workload_build(&w.workload, &part, &batching, &err), err);
+            w.setup.workload = w.workload;
+            mp_part_free(&part);
+            mp_part_free(&same);
+        }
+        for (uint32_t l = 0; l < w.plan->n_layers; l++)
+            for (uint32_t e = 0; e < w.plan->n_experts; e++)
+                for (uint32_t g = 0; g < w.plan->n_gpus; g++) {
+                    uint32_t n;
+                    const uint32_t *slots = mp_router_replicas(w.router, l, e, &n);
+                    table[((size_t)l * w.plan->n_experts + e) * w.plan->n_gpus + g] = slots[mp_rng_below(&r, n)];
+                }
+        CHECK_OK(mp_traffic_new(&t, w.net.t.n_gpus, &err), err);
+        for (int kind = MP_CHOICE_PLAN; kind <= MP_CHOICE_TABLE; kind++)
+            for (uint32_t layer = 0; layer < w.plan->n_layers; layer++) {
+                const struct mp_step *s = &w.workload->steps[1];
+                uint64_t rows[256] = {0};
+                w.setup.choice = (struct mp_choice){(enum mp_choice_kind)kind, table};
+                CHECK_OK(mp_traffic_compute(t, &w.setup, 1, layer, &err), err);
+                for (uint32_t i = 0; i < s->n; i++) {
+                    uint16_t ids[MP_MAX_TOP_K];
+                    uint32_t k = mp_trace_row(w.trace, layer, s->row[i], ids);
+                    for (uint32_t j = 0; j < k; j++)
+                        rows[chosen_by_hand(&w, s, layer, i, j, w.setup.choice)]++;
+                }
+                assert_memory_equal(t->slot_rows, rows, w.plan->n_slots * sizeof *rows);
+                n_blocks += s->n > 1024 * w.net.t.n_gpus;
+            }
+        w.setup.choice = (struct mp_choice){0};
+        mp_traffic_free(t);
+        world_free(&w);
+    }
+    assert_true(n_blocks > 0);
+}
+
 /* With one replica per expert, counts and tokens of the same step are one and the same. */
 static void test_traffic__counts_agree_with_tokens(void **state) {
     (void)state;
@@ -269,6 +355,7 @@ int main(void) {
     cmocka_set_message_output(CM_OUTPUT_TAP);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_traffic__agrees_with_token_by_token),
+        cmocka_unit_test(test_traffic__choices_of_servers_by_hand),
         cmocka_unit_test(test_traffic__counts_agree_with_tokens),
         cmocka_unit_test(test_traffic__counts_with_replicas_keep_every_pair),
         cmocka_unit_test(test_traffic__refuses_what_does_not_fit),
