@@ -24,6 +24,7 @@ struct host {
     uint32_t expert; /* index into `replicated` */
     uint32_t gpu, slot;
     uint64_t flow; /* rows of all groups, while the peak is searched */
+    bool is_closed;
 };
 /* Sources that see the hosts of an expert alike. */
 struct group {
@@ -320,7 +321,7 @@ static uint64_t least_limit(const struct mp_splitter *s, uint64_t limit, uint64_
 
 static void visit(struct mp_splitter *s, uint32_t *n, uint32_t host, uint32_t out_of) {
     const uint32_t gpu = s->hosts[host].gpu;
-    if (s->mark[gpu] != 0)
+    if (s->mark[gpu] != 0 || s->hosts[host].is_closed)
         return;
     s->mark[gpu] = 1;
     s->via[gpu] = host;
@@ -363,10 +364,11 @@ static uint64_t send(struct mp_splitter *s, uint32_t gpu, uint64_t rows) {
     }
 }
 
-uint64_t mp_split_peak(struct mp_splitter *s) {
-    if (s->has_peak)
-        return s->peak_ps;
+/* UINT64_MAX: the peak is above give_up. */
+static uint64_t find_peak(struct mp_splitter *s, uint64_t give_up) {
     uint64_t limit = 0, rows = 0;
+    for (uint32_t h = 0; h < s->n_hosts; h++)
+        s->hosts[h].flow = 0;
     for (uint32_t g = 0; g < s->p.n_gpus; g++) {
         const uint64_t time = fixed_of(s, g) + s->base[g] * s->p.row_ps[g];
         limit = time > limit ? time : limit;
@@ -381,6 +383,8 @@ uint64_t mp_split_peak(struct mp_splitter *s) {
         const struct replicated *r = &s->replicated[x];
         for (uint64_t left = r->rows; left > 0;) {
             const uint32_t gpu = find_room(s, r);
+            if (limit > give_up)
+                return UINT64_MAX; /* no limit tried is above the peak */
             if (gpu != MP_NONE) {
                 left -= send(s, gpu, left);
                 continue;
@@ -392,8 +396,23 @@ uint64_t mp_split_peak(struct mp_splitter *s) {
             set_room(s, limit);
         }
     }
-    s->has_peak = true;
-    return s->peak_ps = limit;
+    return limit > give_up ? UINT64_MAX : limit;
+}
+
+uint64_t mp_split_peak(struct mp_splitter *s) {
+    if (!s->has_peak) {
+        for (uint32_t h = 0; h < s->n_hosts; h++)
+            s->hosts[h].is_closed = false;
+        s->peak_ps = find_peak(s, UINT64_MAX);
+        s->has_peak = true;
+    }
+    return s->peak_ps;
+}
+
+uint64_t mp_split_peak_open(struct mp_splitter *s, const bool *is_open, uint64_t give_up_ps) {
+    for (uint32_t h = 0; h < s->n_hosts; h++)
+        s->hosts[h].is_closed = !is_open[s->hosts[h].slot];
+    return find_peak(s, give_up_ps);
 }
 
 /* ---- the fewest copies within a limit ---- */

@@ -30,6 +30,9 @@ enum mp_status mp_split_new(struct mp_splitter **out, const struct mp_split_prob
                             struct mp_error *err) MP_MUST_CHECK;
 /* The least peak of any split in whole rows: exact. */
 uint64_t mp_split_peak(struct mp_splitter *s);
+/* The least peak where only these slots [n_slots] take rows (of every expert at least one does); UINT64_MAX: it is
+ * above give_up_ps. Forgets the split found last. */
+uint64_t mp_split_peak_open(struct mp_splitter *s, const bool *is_open, uint64_t give_up_ps);
 /* Of all splits in whole rows whose peak is at most limit_ps (>= mp_split_peak) one with the fewest rows between nodes,
  * and of those one with the fewest between GPUs: exact. May be called again with other limits. */
 struct mp_split_value mp_split_within(struct mp_splitter *s, uint64_t limit_ps);
@@ -42,5 +45,26 @@ void mp_split_weights(const struct mp_splitter *s, uint32_t sum, uint32_t *weigh
 /* What the measure above says of any rows[n_classes][n_slots]. */
 struct mp_split_value mp_split_value_of(const struct mp_split_problem *problem, const uint64_t *rows,
                                         uint64_t *gpu_rows);
+
+/* ---- the fixed-charge form ---- */
+/* Where weights have to be read for each activated expert: a GPU takes max(read_base + read * active, fixed + rows *
+ * row_ps), the second term as above. All borrowed. */
+struct mp_split_charges {
+    const uint64_t *active;       /* [n_experts] in how many steps somebody needs the expert */
+    const uint64_t *read_base_ps; /* [n_gpus] */
+    const uint64_t *read_ps;      /* [n_gpus] > 0 */
+};
+struct mp_split_choice {
+    uint16_t *slot_expert; /* [n_slots] the problem's, MP_NO_EXPERT where a replica gets no rows */
+    uint64_t peak_ps, bound_ps;
+    bool is_exact;    /* proven: all choices were looked at */
+    uint64_t n_tried; /* splits made */
+};
+/* Which replicas of each expert take rows at all. is_lean: the fewest that reach the peak found, also where they are
+ * not in the way. exact_max: all choices are tried where there are at most so many; else `effort` splits. MP_EUSAGE as
+ * mp_split_new. */
+enum mp_status mp_split_choose(struct mp_split_choice *out, const struct mp_split_problem *problem,
+                               const struct mp_split_charges *charges, bool is_lean, uint64_t exact_max,
+                               uint64_t effort, struct mp_arena *arena, struct mp_error *err) MP_MUST_CHECK;
 
 #endif
