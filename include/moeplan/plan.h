@@ -19,10 +19,15 @@
  *   WEIGHTED drawn by the slots' integer weights: w = hash % sum; the first candidate whose cumulative weight exceeds
  *            w.
  *   TIERED   as WEIGHTED, among the candidates on the source's GPU if there are any, else on its node, else all.
+ *   SOURCED  as WEIGHTED, by the weights of the source's class: its GPU, or its node (enum mp_route_by).
  * "This same candidate set" compares sets: a node that holds every replica shares its numbering with the sources
- * outside it. Under WEIGHTED and TIERED a slot of weight 0 is no candidate. */
-enum mp_route_rule { MP_ROUTE_EVEN, MP_ROUTE_NEAREST, MP_ROUTE_WEIGHTED, MP_ROUTE_TIERED };
-#define MP_N_ROUTE_RULES 4
+ * outside it. Under WEIGHTED, TIERED and SOURCED a slot of weight 0 is no candidate (of that class). */
+enum mp_route_rule { MP_ROUTE_EVEN, MP_ROUTE_NEAREST, MP_ROUTE_WEIGHTED, MP_ROUTE_TIERED, MP_ROUTE_SOURCED };
+#define MP_N_ROUTE_RULES 5
+/* Rule SOURCED: which sources share their weights. Class of a source: its GPU's number, or its node's. */
+enum mp_route_by { MP_ROUTE_BY_GPU, MP_ROUTE_BY_NODE };
+#define MP_N_ROUTE_BY 2
+#define MP_MAX_ROUTE_CELLS (UINT64_C(1) << 26) /* rule SOURCED: layers x classes x slots */
 
 /* How stages follow each other (DESIGN.md part 3). */
 enum mp_stage_mode { MP_STAGE_FREE, MP_STAGE_BARRIER, MP_STAGE_COUPLED };
@@ -60,9 +65,13 @@ struct mp_order {
 };
 
 struct mp_plan_layer {
-    uint32_t layer_id;       /* absolute layer index */
-    uint16_t *slot_expert;   /* [n_slots] expert in each slot, or MP_NO_EXPERT = empty */
-    uint32_t *slot_weight;   /* NULL (EVEN, NEAREST), or [n_slots]: routing weights, >= 0; of each expert's not all 0 */
+    uint32_t layer_id;     /* absolute layer index */
+    uint16_t *slot_expert; /* [n_slots] expert in each slot, or MP_NO_EXPERT = empty */
+    uint32_t
+        *slot_weight; /* WEIGHTED, TIERED: [n_slots] routing weights, >= 0; of each expert's not all 0; else NULL */
+    /* SOURCED: [classes][n_slots] routing weights, else NULL. 0 but in the slots of experts with two slots or more; of
+     * such an expert's not all 0 in any class. mp_plan_source_weights makes them. */
+    uint32_t *slot_weight_by_source;
     uint32_t order;          /* index into orders, or MP_NONE = concurrent (single shot) */
     enum mp_combine combine; /* how the order runs the combine; FORWARD without an order */
     /* Evidence, exact sums over all planning steps; both verifiers recompute it. */
@@ -151,6 +160,7 @@ struct mp_plan {
     bool allow_same_gpu_replicas;   /* a named strategy (EPLB) may put two replicas of an expert on one GPU; said in the
                                        file */
     enum mp_route_rule route;
+    enum mp_route_by route_by; /* rule SOURCED only; else 0 */
     enum mp_stage_mode stage_mode;
     bool is_paced; /* the target caps the rate of a transfer; false (NCCL): port_bytes_per_s of orders counts as 0 */
     uint32_t fallback_ppm; /* a direction of a step whose order is estimated to lose more than this over one shot goes
@@ -182,6 +192,13 @@ void mp_plan_write(const struct mp_plan *p, struct mp_out *o);
 void mp_plan_free(struct mp_plan *p);
 /* GPU of a slot. */
 uint32_t mp_plan_slot_gpu(const struct mp_plan *p, uint32_t slot);
+/* Rule SOURCED: how many classes of sources there are, and that of a source GPU. */
+uint32_t mp_plan_n_classes(const struct mp_plan *p);
+uint32_t mp_plan_class(const struct mp_plan *p, uint32_t source);
+/* Gives the plan the rule SOURCED with such classes, and every layer weights that are all 0, to be filled in: small
+ * whole numbers, those of an expert and class with a sum of 4,096 at most, keep the file small. Nodes must be set
+ * already. MP_ELIMIT when the tables would have more than MP_MAX_ROUTE_CELLS. */
+enum mp_status mp_plan_source_weights(struct mp_plan *p, enum mp_route_by by, struct mp_error *err) MP_MUST_CHECK;
 /* Shape and range only (indexes in range, lists consistent), so that other code may index without care. MP_EINPUT. */
 enum mp_status mp_plan_check(const struct mp_plan *p, struct mp_error *err) MP_MUST_CHECK;
 
@@ -201,8 +218,8 @@ uint32_t mp_router_slot(const struct mp_router *r, uint32_t layer, uint32_t expe
 /* Slots of an expert, ascending. */
 const uint32_t *mp_router_replicas(const struct mp_router *r, uint32_t layer, uint32_t expert, uint32_t *n);
 /* For COUNTS traces: splits n tokens of (layer, expert) from `source` over its replicas, share[i] for replica i. EVEN:
- * floor, the remainder to replicas (source + j) % r; NEAREST: all to the one; WEIGHTED and TIERED: floor by weight, the
- * remainder by ascending slot. */
+ * floor, the remainder to replicas (source + j) % r; NEAREST: all to the one; WEIGHTED, TIERED and SOURCED: floor by
+ * weight, the remainder by ascending slot of a weight above 0. */
 void mp_router_split(const struct mp_router *r, uint32_t layer, uint32_t expert, uint32_t source, uint64_t n,
                      uint64_t *share);
 
@@ -231,7 +248,8 @@ struct mp_choice {
     const uint32_t *table; /* [n_layers][n_experts][n_gpus], of the plan it is used with */
 };
 
-const char *mp_route_rule_name(enum mp_route_rule rule); /* "even", "nearest", "weighted", "tiered" */
+const char *mp_route_rule_name(enum mp_route_rule rule); /* "even", "nearest", "weighted", "tiered", "sourced" */
+const char *mp_route_by_name(enum mp_route_by by);       /* "gpu", "node" */
 const char *mp_stage_mode_name(enum mp_stage_mode mode); /* "free", "barrier", "coupled" */
 const char *mp_combine_name(enum mp_combine combine);    /* "forward", "reversed", "swapped" */
 

@@ -2,11 +2,15 @@
 #include "plan_text.h"
 #include <string.h>
 
-static const char *const route_names[MP_N_ROUTE_RULES] = {"even", "nearest", "weighted", "tiered"};
+const char *const plan_route_names[MP_N_ROUTE_RULES + 1] = {"even", "nearest", "weighted", "tiered", "sourced", NULL};
+const char *const plan_route_by_names[MP_N_ROUTE_BY + 1] = {"gpu", "node", NULL};
 static const char *const stage_mode_names[] = {"free", "barrier", "coupled"};
 
 const char *mp_route_rule_name(enum mp_route_rule rule) {
-    return (unsigned)rule < MP_N_ROUTE_RULES ? route_names[rule] : "?";
+    return (unsigned)rule < MP_N_ROUTE_RULES ? plan_route_names[rule] : "?";
+}
+const char *mp_route_by_name(enum mp_route_by by) {
+    return (unsigned)by < MP_N_ROUTE_BY ? plan_route_by_names[by] : "?";
 }
 
 const char *mp_combine_name(enum mp_combine combine) {
@@ -84,6 +88,29 @@ void mp_plan_free(struct mp_plan *p) {
 
 uint32_t mp_plan_slot_gpu(const struct mp_plan *p, uint32_t slot) { return p->slot_gpu[slot]; }
 
+uint32_t mp_plan_n_classes(const struct mp_plan *p) { return p->route_by == MP_ROUTE_BY_NODE ? p->n_nodes : p->n_gpus; }
+uint32_t mp_plan_class(const struct mp_plan *p, uint32_t source) {
+    return p->route_by == MP_ROUTE_BY_NODE ? p->gpu_node[source] : source;
+}
+
+enum mp_status mp_plan_source_weights(struct mp_plan *p, enum mp_route_by by, struct mp_error *err) {
+    p->route = MP_ROUTE_SOURCED;
+    p->route_by = by;
+    size_t cells = (size_t)mp_plan_n_classes(p) * p->n_slots;
+    if (cells * p->n_layers > MP_MAX_ROUTE_CELLS)
+        return mp_fail(err, MP_ELIMIT,
+                       "weights for %u layers, %u classes of sources and %u slots are more than %llu numbers (write "
+                       "weights by node, or another rule)",
+                       p->n_layers, mp_plan_n_classes(p), p->n_slots, (unsigned long long)MP_MAX_ROUTE_CELLS);
+    for (uint32_t l = 0; l < p->n_layers; l++) {
+        p->layers[l].slot_weight = NULL;
+        p->layers[l].slot_weight_by_source = mp_arena_alloc(p->arena, cells, sizeof(uint32_t));
+        if (p->layers[l].slot_weight_by_source == NULL)
+            return mp_nomem(err, "making routing weights");
+    }
+    return MP_OK;
+}
+
 static enum mp_status check_shape(const struct mp_plan *p, struct mp_error *err) {
     if (p->n_layers == 0 || p->n_layers > MP_MAX_LAYERS || p->n_experts == 0 || p->n_experts > MP_MAX_EXPERTS ||
         p->n_gpus == 0 || p->n_gpus > MP_MAX_GPUS || p->n_nodes == 0 || p->n_nodes > p->n_gpus || p->n_slots == 0 ||
@@ -106,6 +133,11 @@ static enum mp_status check_shape(const struct mp_plan *p, struct mp_error *err)
     if ((unsigned)p->route >= MP_N_ROUTE_RULES || (unsigned)p->stage_mode > MP_STAGE_COUPLED)
         return mp_fail(err, MP_EINPUT, "plan: shape: unknown route rule %u or stage mode %u", (unsigned)p->route,
                        (unsigned)p->stage_mode);
+    if ((unsigned)p->route_by >= MP_N_ROUTE_BY)
+        return mp_fail(err, MP_EINPUT, "plan: shape: unknown classes of sources %u", (unsigned)p->route_by);
+    if (p->route == MP_ROUTE_SOURCED && (uint64_t)mp_plan_n_classes(p) * p->n_slots * p->n_layers > MP_MAX_ROUTE_CELLS)
+        return mp_fail(err, MP_EINPUT, "plan: shape: %u layers of %u classes and %u slots: more than %llu weights",
+                       p->n_layers, mp_plan_n_classes(p), p->n_slots, (unsigned long long)MP_MAX_ROUTE_CELLS);
     return MP_OK;
 }
 
@@ -119,6 +151,10 @@ static enum mp_status check_layer(const struct mp_plan *p, uint32_t l, struct mp
     if (needs_weights != (layer->slot_weight != NULL))
         return mp_fail(err, MP_EINPUT, "plan: route-weights: layer %u: weights are %s by route rule %s",
                        layer->layer_id, needs_weights ? "needed" : "not used", mp_route_rule_name(p->route));
+    bool is_sourced = p->route == MP_ROUTE_SOURCED;
+    if (is_sourced != (layer->slot_weight_by_source != NULL))
+        return mp_fail(err, MP_EINPUT, "plan: route-weights: layer %u: weights by source are %s by route rule %s",
+                       layer->layer_id, is_sourced ? "needed" : "not used", mp_route_rule_name(p->route));
     if ((unsigned)layer->combine >= MP_N_COMBINES)
         return mp_fail(err, MP_EINPUT, "plan: shape: layer %u: unknown way %u of running the combine", layer->layer_id,
                        (unsigned)layer->combine);

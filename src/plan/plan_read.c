@@ -347,6 +347,7 @@ static enum mp_status read_layer(struct reader *r, const struct mp_yaml *map, ui
     static const char *const keys[] = {"layer",
                                        "slots",
                                        "weights",
+                                       "weights_by_source",
                                        "order",
                                        "combine",
                                        "rows_max_sum",
@@ -382,6 +383,7 @@ static enum mp_status read_layer(struct reader *r, const struct mp_yaml *map, ui
                               mp_route_rule_name(p->route));
         goto out;
     }
+    MP_TRY(plan_read_weights_by_source(r->doc, map, p, layer, r->err));
     MP_TRY(get_kind(r, map, "order", MP_YAML_SCALAR, &order));
     if (strcmp(order->text, "concurrent") == 0)
         layer->order = MP_NONE;
@@ -709,16 +711,24 @@ out:
 }
 
 static enum mp_status read_rules(struct reader *r, const struct mp_yaml *map) {
-    static const char *const keys[] = {
-        "route", "stages", "timeline", "pacing", "fallback_ppm", "allow_same_gpu_replicas", NULL};
+    static const char *const keys[] = {"route",        "route_sources",           "stages", "timeline", "pacing",
+                                       "fallback_ppm", "allow_same_gpu_replicas", NULL};
     static const char *const timelines[] = {"pipelined", NULL};
-    static const char *const routes[] = {"even", "nearest", "weighted", "tiered", NULL};
     static const char *const modes[] = {"free", "barrier", "coupled", NULL};
     enum mp_status status;
     unsigned word = 0;
     MP_TRY(mp_yaml_keys(r->doc, map, keys, r->err));
-    MP_TRY(get_word(r, map, "route", routes, &word));
+    MP_TRY(get_word(r, map, "route", plan_route_names, &word));
     r->plan->route = (enum mp_route_rule)word;
+    const struct mp_yaml *by = mp_yaml_get(map, "route_sources");
+    if (r->plan->route == MP_ROUTE_SOURCED) {
+        MP_TRY(get_word(r, map, "route_sources", plan_route_by_names, &word));
+        r->plan->route_by = (enum mp_route_by)word;
+    } else if (by != NULL) {
+        status = mp_yaml_fail(r->doc, by, r->err, "is not used by rules.route: %s (leave it out)",
+                              mp_route_rule_name(r->plan->route));
+        goto out;
+    }
     MP_TRY(get_word(r, map, "stages", modes, &word));
     r->plan->stage_mode = (enum mp_stage_mode)word;
     if (mp_yaml_get(map, "timeline") != NULL) { /* with barriers it is left out */

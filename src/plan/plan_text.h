@@ -3,6 +3,7 @@
 #define PLAN_TEXT_H
 
 #include <moeplan/plan.h>
+#include <moeplan/yaml.h>
 
 #define PLAN_MAX_SLOTS (UINT32_C(1) << 20)
 #define PLAN_FIRST_LINES "schema: moeplan.plan\nversion: 1\n"
@@ -16,5 +17,13 @@ extern const char *const plan_split_names[], *const plan_phase_names[], *const p
                                                                                     *const plan_source_names[],
                                                                                         *const plan_combine_names[],
                                                                                             *const plan_role_names[];
+
+extern const char *const plan_route_names[], *const plan_route_by_names[];
+
+/* The section weights_by_source of a layer, its slots known (plan_weights.c). */
+enum mp_status plan_read_weights_by_source(const struct mp_yaml_doc *doc, const struct mp_yaml *map,
+                                           const struct mp_plan *p, struct mp_plan_layer *layer,
+                                           struct mp_error *err) MP_MUST_CHECK;
+void plan_write_weights_by_source(struct mp_out *o, const struct mp_plan *p, const struct mp_plan_layer *layer);
 
 #endif

@@ -166,6 +166,8 @@ static void write_layer(struct mp_out *o, const struct mp_plan *p, const struct 
     mp_out_puts(o, "]\n");
     if (layer->slot_weight != NULL)
         put_u32_list(o, "    weights: ", layer->slot_weight, p->n_slots);
+    if (layer->slot_weight_by_source != NULL)
+        plan_write_weights_by_source(o, p, layer);
     if (layer->order == MP_NONE)
         mp_out_puts(o, "    order: concurrent\n");
     else
@@ -295,6 +297,8 @@ static void write_body(struct mp_out *o, const struct mp_plan *p) {
     put_u32_list(o, "  gpu_nodes: ", p->gpu_node, p->n_gpus);
     mp_out_puts(o, "rules:\n");
     mp_out_printf(o, "  route: %s\n", mp_route_rule_name(p->route));
+    if (p->route == MP_ROUTE_SOURCED)
+        mp_out_printf(o, "  route_sources: %s\n", mp_route_by_name(p->route_by));
     mp_out_printf(o, "  stages: %s\n", mp_stage_mode_name(p->stage_mode));
     if (p->is_pipelined)
         mp_out_puts(o, "  timeline: pipelined\n");

@@ -7,19 +7,23 @@
  * Differs   NEAREST is SGLang's static rule (expert_location.py, compute_logical_to_rank_dispatch_physical_map) with
  *           its seeded shuffle replaced by (number of the source + expert) mod n.
  * Cost      O(layers * (slots + experts)) to build, plus O(GPUs) per replicated expert for NEAREST; O(1) per choice,
- *           O(replicas) for the weighted rules. */
+ *           O(replicas) for the weighted rules; SOURCED keeps its tables, 4 bytes for each layer, class and slot. */
 #include <moeplan/plan.h>
 #include <string.h>
 
 struct mp_router {
     struct mp_arena *arena;
     uint32_t n_layers, n_experts, n_gpus, n_slots;
+    uint32_t n_classes; /* of sources, SOURCED; else 1 */
     enum mp_route_rule rule;
+    enum mp_route_by by;
     const uint32_t *gpu_node, *slot_gpu; /* copies: a router may outlive the plan */
     uint32_t *first;                     /* [n_layers][n_experts + 1] into the layer's row of slots */
     uint32_t *slots;                     /* [n_layers][n_slots] */
-    uint32_t *weights;                   /* the same shape, or NULL */
-    uint64_t *cumulative; /* the same shape: sum of the weights of an expert's replicas up to and including this one */
+    uint32_t *weights;    /* WEIGHTED, TIERED: the same shape; SOURCED: [n_layers] of, expert after expert,
+                           * [n_classes][replicas]; else NULL */
+    uint64_t *cumulative; /* WEIGHTED, TIERED, shape of slots: sum of the weights of an expert's replicas up to and
+                             including this one */
     const uint32_t *
         *nearest; /* [n_layers][n_experts] -> [n_gpus] slots; NULL where at most one replica; rule NEAREST only */
 };
@@ -33,6 +37,22 @@ struct candidates {
 static struct candidates replicas_of(const struct mp_router *r, uint32_t layer, uint32_t expert) {
     const uint32_t *first = r->first + (size_t)layer * (r->n_experts + 1) + expert;
     return (struct candidates){r->slots + (size_t)layer * r->n_slots + first[0], first[1] - first[0]};
+}
+
+/* Those of one expert and class lie side by side. */
+static uint32_t *weights_of_class(const struct mp_router *r, struct candidates c, uint32_t class) {
+    return r->weights + (size_t)(c.slot - r->slots) * r->n_classes + (size_t) class * c.n;
+}
+
+static void list_source_weights(const struct mp_router *r, const struct mp_plan *p, uint32_t layer) {
+    for (uint32_t e = 0; e < r->n_experts; e++) {
+        struct candidates c = replicas_of(r, layer, e);
+        for (uint32_t class = 0; class < r->n_classes; class ++) {
+            uint32_t *weight = weights_of_class(r, c, class);
+            for (uint32_t i = 0; i < c.n; i++)
+                weight[i] = p->layers[layer].slot_weight_by_source[(size_t) class * r->n_slots + c.slot[i]];
+        }
+    }
 }
 
 static void list_replicas(struct mp_router *r, const struct mp_plan *p, uint32_t layer) {
@@ -49,7 +69,9 @@ static void list_replicas(struct mp_router *r, const struct mp_plan *p, uint32_t
             slots[first[expert[s]]++] = s;
     memmove(first + 1, first, r->n_experts * sizeof *first);
     first[0] = 0;
-    if (r->weights == NULL)
+    if (r->rule == MP_ROUTE_SOURCED)
+        list_source_weights(r, p, layer);
+    if (r->cumulative == NULL)
         return;
     uint32_t *weights = r->weights + (size_t)layer * r->n_slots;
     uint64_t *cumulative = r->cumulative + (size_t)layer * r->n_slots;
@@ -120,7 +142,11 @@ enum mp_status mp_router_new(struct mp_router **out, const struct mp_plan *p, st
                             .n_experts = p->n_experts,
                             .n_gpus = p->n_gpus,
                             .n_slots = p->n_slots,
-                            .rule = p->route};
+                            .n_classes = p->route == MP_ROUTE_SOURCED ? mp_plan_n_classes(p) : 1,
+                            .rule = p->route,
+                            .by = p->route_by};
+    bool is_sourced = p->route == MP_ROUTE_SOURCED,
+         has_sums = p->route == MP_ROUTE_WEIGHTED || p->route == MP_ROUTE_TIERED;
     size_t cells = (size_t)p->n_layers * p->n_slots;
     uint32_t *gpu_node = mp_arena_alloc(arena, p->n_gpus, sizeof *gpu_node);
     uint32_t *slot_gpu = mp_arena_alloc(arena, p->n_slots, sizeof *slot_gpu);
@@ -132,16 +158,17 @@ enum mp_status mp_router_new(struct mp_router **out, const struct mp_plan *p, st
     memcpy(slot_gpu, p->slot_gpu, p->n_slots * sizeof *slot_gpu);
     r->gpu_node = gpu_node;
     r->slot_gpu = slot_gpu;
-    if (p->route == MP_ROUTE_WEIGHTED || p->route == MP_ROUTE_TIERED) {
-        for (uint32_t l = 0; l < p->n_layers; l++)
-            if (p->layers[l].slot_weight == NULL) {
-                mp_arena_free(arena);
-                return mp_fail(err, MP_EBUG, "layer %u has no routing weights under rule %s", l,
-                               mp_route_rule_name(p->route));
-            }
-        r->weights = mp_arena_alloc(arena, cells, sizeof *r->weights);
-        r->cumulative = mp_arena_alloc(arena, cells, sizeof *r->cumulative);
-        if (r->weights == NULL || r->cumulative == NULL)
+    for (uint32_t l = 0; l < p->n_layers; l++)
+        if ((has_sums && p->layers[l].slot_weight == NULL) ||
+            (is_sourced && p->layers[l].slot_weight_by_source == NULL)) {
+            mp_arena_free(arena);
+            return mp_fail(err, MP_EBUG, "layer %u has no routing weights under rule %s", l,
+                           mp_route_rule_name(p->route));
+        }
+    if (has_sums || is_sourced) {
+        r->weights = mp_arena_alloc(arena, cells * r->n_classes, sizeof *r->weights);
+        r->cumulative = has_sums ? mp_arena_alloc(arena, cells, sizeof *r->cumulative) : NULL;
+        if (r->weights == NULL || (has_sums && r->cumulative == NULL))
             goto nomem;
     }
     for (uint32_t l = 0; l < p->n_layers; l++)
@@ -189,6 +216,27 @@ static bool is_in_tier(const struct mp_router *r, uint32_t slot, uint32_t source
     return tier == 2 || (tier == 1 ? r->gpu_node[gpu] == r->gpu_node[source] : gpu == source);
 }
 
+/* Weights of the candidates for this source, under any rule that has some. */
+static const uint32_t *weights_of_source(const struct mp_router *r, struct candidates c, uint32_t source) {
+    return weights_of_class(r, c,
+                            r->rule != MP_ROUTE_SOURCED ? 0
+                            : r->by == MP_ROUTE_BY_NODE ? r->gpu_node[source]
+                                                        : source);
+}
+
+static uint32_t sourced_slot(struct candidates c, const uint32_t *weight, uint64_t hash) {
+    uint64_t sum = 0;
+    uint32_t i = 0;
+    for (; i < c.n; i++)
+        sum += weight[i];
+    if (sum == 0)
+        return c.slot[0];
+    uint64_t w = hash % sum;
+    for (i = 0; w >= weight[i]; i++)
+        w -= weight[i];
+    return c.slot[i];
+}
+
 uint32_t mp_router_slot(const struct mp_router *r, uint32_t layer, uint32_t expert, uint32_t source,
                         uint64_t token_hash) {
     struct candidates c = replicas_of(r, layer, expert);
@@ -199,6 +247,8 @@ uint32_t mp_router_slot(const struct mp_router *r, uint32_t layer, uint32_t expe
     uint64_t hash = mp_mix64(token_hash ^ ((uint64_t)layer << 32 | expert));
     if (r->rule == MP_ROUTE_EVEN)
         return c.slot[hash % c.n];
+    if (r->rule == MP_ROUTE_SOURCED)
+        return sourced_slot(c, weights_of_source(r, c, source), hash);
     size_t at = (size_t)(c.slot - r->slots);
     const uint32_t *weight = r->weights + at;
     const uint64_t *cumulative = r->cumulative + at;
@@ -250,7 +300,7 @@ void mp_router_split(const struct mp_router *r, uint32_t layer, uint32_t expert,
             share[i] = c.slot[i] == slot ? n : 0;
         return;
     }
-    const uint32_t *weight = r->weights + (c.slot - r->slots);
+    const uint32_t *weight = weights_of_source(r, c, source);
     int tier = r->rule == MP_ROUTE_TIERED ? tier_of(r, c, weight, source) : 2;
     uint64_t sum = 0, rest = n;
     for (uint32_t i = 0; i < c.n; i++)

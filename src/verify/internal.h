@@ -32,6 +32,11 @@ enum mp_status vf_report_new(struct mp_verify_report **out, struct verifier *v, 
 /* Counts one compared fact; when it does not hold, records a violation. Returns `holds`. */
 bool vf_expect(struct verifier *v, bool holds, enum mp_violation_kind kind, const char *fmt, ...) MP_PRINTF(4, 5);
 
+/* Classes of sources of the rule sourced. */
+static inline uint32_t vf_classes(const struct mp_plan *p) {
+    return p->route_by == MP_ROUTE_BY_GPU ? p->n_gpus : p->n_nodes;
+}
+
 /* Which copies of a token travel under a dispatcher, as docs/VERIFY.md part 3 says. */
 enum vf_copies { VF_PER_EXPERT, VF_PER_NODE, VF_ALL };
 struct vf_dispatcher {

@@ -17,6 +17,8 @@ static bool check_shape(struct verifier *v) {
     bool is_good =
         vf_expect(v, (unsigned)p->route < MP_N_ROUTE_RULES && (unsigned)p->stage_mode <= MP_STAGE_COUPLED, MP_V_SHAPE,
                   "route rule %u or stage mode %u is not known", (unsigned)p->route, (unsigned)p->stage_mode);
+    is_good &= vf_expect(v, (unsigned)p->route_by < MP_N_ROUTE_BY, MP_V_SHAPE, "classes of sources %u are not known",
+                         (unsigned)p->route_by);
     uint32_t expected = 0;
     for (uint32_t g = 0; g < p->n_gpus; g++) {
         is_good &= vf_expect(v, p->gpu_node[g] < p->n_nodes, MP_V_SHAPE, "GPU %u is on node %u of %u", g,
@@ -43,6 +45,31 @@ struct seen { /* one expert in the layer at hand */
     uint64_t weight;
 };
 
+/* Under sourced, each replicated expert and class of sources: weights, not all 0; and none in other slots. */
+static void check_weights_by_source(struct verifier *v, uint32_t l, const struct seen *seen) {
+    const struct mp_plan *p = v->plan;
+    const struct mp_plan_layer *layer = &p->layers[l];
+    for (uint32_t c = 0; c < vf_classes(p); c++) {
+        const uint32_t *weight = layer->slot_weight_by_source + (size_t)c * p->n_slots;
+        for (uint32_t s = 0; s < p->n_slots; s++) { /* an expert is looked at in its last slot */
+            uint16_t e = layer->slot_expert[s];
+            bool is_replica = e < p->n_experts && seen[e].n_slots > 1;
+            if (!is_replica)
+                vf_expect(v, weight[s] == 0, MP_V_ROUTE_WEIGHTS,
+                          "layer %u slot %u, class of sources %u: weight %u, and no other slot has this expert",
+                          layer->layer_id, s, c, weight[s]);
+            if (!is_replica || seen[e].last_slot != s)
+                continue;
+            uint64_t sum = 0;
+            for (uint32_t k = 0; k <= s; k++)
+                sum += layer->slot_expert[k] == e ? weight[k] : 0;
+            vf_expect(v, sum > 0, MP_V_ROUTE_WEIGHTS,
+                      "layer %u: the weights of expert %u's %u slots for class %u of sources are all 0",
+                      layer->layer_id, e, seen[e].n_slots, c);
+        }
+    }
+}
+
 static bool check_layer(struct verifier *v, uint32_t l, struct seen *seen) {
     const struct mp_plan *p = v->plan;
     const struct mp_plan_layer *layer = &p->layers[l];
@@ -51,6 +78,11 @@ static bool check_layer(struct verifier *v, uint32_t l, struct seen *seen) {
     is_good &= vf_expect(v, needs_weights == (layer->slot_weight != NULL), MP_V_ROUTE_WEIGHTS,
                          "layer %u: route rule %s %s", layer->layer_id, mp_route_rule_name(p->route),
                          needs_weights ? "needs weights, and there are none" : "has no use for weights");
+    bool is_sourced = p->route == MP_ROUTE_SOURCED;
+    is_good &=
+        vf_expect(v, is_sourced == (layer->slot_weight_by_source != NULL), MP_V_ROUTE_WEIGHTS,
+                  "layer %u: route rule %s %s", layer->layer_id, mp_route_rule_name(p->route),
+                  is_sourced ? "needs weights by source, and there are none" : "has no use for weights by source");
     for (uint32_t s = 0; s < p->n_slots; s++) {
         uint16_t e = layer->slot_expert[s];
         if (e == MP_NO_EXPERT)
@@ -78,6 +110,8 @@ static bool check_layer(struct verifier *v, uint32_t l, struct seen *seen) {
                       "layer %u: the weights of expert %u's %u slots are all 0 (slot %u is the last)", layer->layer_id,
                       e, seen[e].n_slots, seen[e].last_slot);
     }
+    if (is_sourced && layer->slot_weight_by_source != NULL)
+        check_weights_by_source(v, l, seen);
     is_good &= vf_expect(v, layer->order == MP_NONE || layer->order < p->n_orders, MP_V_SHAPE,
                          "layer %u: order %u, and there are %u", layer->layer_id, layer->order, p->n_orders);
     vf_expect(v, layer->combine == MP_COMBINE_FORWARD || layer->order != MP_NONE, MP_V_SHAPE,

@@ -212,10 +212,20 @@ enum mp_status vf_prepare_layer(struct vf_data *d, uint32_t layer, struct mp_err
     return MP_OK;
 }
 
-/* Closest tier that holds weight under TIERED; under WEIGHTED everything. */
+/* By slot: what counts for this source. */
+static const uint32_t *weights_for(const struct vf_data *d, uint32_t source) {
+    const struct mp_plan *p = d->v->plan;
+    const struct mp_plan_layer *layer = &p->layers[d->layer];
+    if (p->route != MP_ROUTE_SOURCED)
+        return layer->slot_weight;
+    return &layer->slot_weight_by_source[(size_t)p->n_slots *
+                                         (p->route_by == MP_ROUTE_BY_GPU ? source : d->node[source])];
+}
+
+/* Closest tier that holds weight under TIERED; under the others everything. */
 static int weighted_tier(const struct vf_data *d, uint32_t e, uint32_t source) {
     int best = 0;
-    const uint32_t *weight = d->v->plan->layers[d->layer].slot_weight;
+    const uint32_t *weight = weights_for(d, source);
     for (uint32_t i = d->first[e]; d->v->plan->route == MP_ROUTE_TIERED && i < d->first[e + 1]; i++) {
         int c = weight[d->slot[i]] > 0 ? closeness(d, d->slot[i], source) : 0;
         best = c > best ? c : best;
@@ -233,7 +243,7 @@ uint32_t vf_choose(const struct vf_data *d, uint32_t e, uint32_t source, uint64_
     uint64_t hash = mp_mix64(token_hash ^ (((uint64_t)d->layer << 32) + e));
     if (p->route == MP_ROUTE_EVEN)
         return d->slot[d->first[e] + hash % r];
-    const uint32_t *weight = p->layers[d->layer].slot_weight;
+    const uint32_t *weight = weights_for(d, source);
     int tier = weighted_tier(d, e, source);
     uint64_t sum = 0;
     for (uint32_t i = d->first[e]; i < d->first[e + 1]; i++)
@@ -260,7 +270,7 @@ static uint64_t share_of(const struct vf_data *d, uint32_t e, uint32_t source, u
         uint32_t turn = (i + r - source % r) % r; /* i = (source + turn) mod r */
         return count / r + (turn < count % r);
     }
-    const uint32_t *weight = p->layers[d->layer].slot_weight;
+    const uint32_t *weight = weights_for(d, source);
     int tier = weighted_tier(d, e, source);
     uint64_t sum = 0, floors = 0, before = 0;
     for (uint32_t k = 0; k < r; k++)

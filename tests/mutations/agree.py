@@ -227,6 +227,48 @@ def more_orders(lines):
         i += len(new)
 
 
+def drop_line(start, which=0):
+    return lambda lines: lines.pop(find(lines, start, which))
+
+
+def add_behind(start, new):
+    return lambda lines: lines.insert(find(lines, start) + 1, new)
+
+
+def even_with_weights(lines):
+    edit(lines, "  route: ", lambda t: '"even"')
+    edit(lines, "  route: ", lambda t: "even", -1)
+    drop_line("  route_sources: ")(lines)
+
+
+def sourced(lines):
+    """Weights by source node of a plan with replicas; what it was planned to be worth is wrong then."""
+    edit(lines, "  route: ", lambda t: '"sourced"')
+    edit(lines, "  route: ", lambda t: "sourced", -1)
+    lines.insert(find(lines, "  route: ", -1) + 1, "  route_sources: gpu")
+    n = int(lines[find(lines, "  gpus: ")][8:])
+    for i in reversed([i for i, line in enumerate(lines) if line.startswith("    slots: ")]):
+        slots = lines[i][len("    slots: ["):-1].split(", ")
+        twice = sorted({int(e) for e in slots if e != "-1" and slots.count(e) > 1})
+        entries = [f'      - {{expert: {e}, weights: "0{" 1" * (slots.count(str(e)) - 1)}|{n - 1}*3{" 2" * (slots.count(str(e)) - 1)}"}}' for e in twice]
+        lines[i + 1:i + 1] = ["    weights_by_source:", *entries] if entries else ["    weights_by_source: []"]
+
+
+def other_entry(change):
+    """Of the first replicated expert."""
+    return on("      - {expert: ", change)
+
+
+SOURCED = [
+    ("class of zeros", "route-weights", other_entry(lambda t: t.replace('"0 1', '"0 0')), None),
+    ("classes of zeros", "route-weights", other_entry(lambda t: t.replace("*3 2", "*0 0")), None),
+    ("expert without weights", "route-weights", drop_line("      - {expert: "), "route-weights"),
+    ("last expert without weights", "route-weights", drop_line("      - {expert: ", -1), "route-weights"),
+    ("layer without weights", "route-weights", lambda lines: [lines.pop(i) for i in reversed(range(find(lines, "    weights_by_source:"),
+                                                                                                     find(lines, "    order: ")))],
+     "weights_by_source"),
+    ("even with weights", "route-weights", even_with_weights, "weights_by_source"),
+]
 # Against a topology: 3 x 16 GB/s fit through the NIC of an H100 of 50 GB/s.
 RATES = [
     ("width over the port's rate", "order-rate", lambda lines: (in_order("rated", "ports: 3", ["ports: 4"])(lines),
@@ -382,7 +424,38 @@ def twisted(program, n=40):
     with open(at("topologies")) as f:
         for i, topology in enumerate(f.read().split()):
             both_accept(f"twisted plan {i}", at(f"{i}.yaml"), [at(f"{i}.mpt"), topology])
+            turned_weights(i, topology)
+    if len(TURNED) < 2:
+        failures.append(f"twisted plans: with other weights by source only {TURNED} were refused")
     return n
+
+
+TURNED = []
+
+
+def turned_weights(i, topology):
+    """The weights by source the other way round: refused, unless no sum of the plan sees it, and by both for the same reasons."""
+    with open(at(f"{i}.yaml")) as f:
+        lines = f.read().split("\n")[:-1]
+    entries = [k for k, line in enumerate(lines) if line.startswith("      - {expert: ")]
+    for k in entries:
+        head, text, tail = lines[k].split('"')
+        turn = [part.rpartition("*") for part in text.split("|")]
+        turn = [(run, star, " ".join(reversed(w.split(" ")))) for run, star, w in turn]
+        lines[k] = '"'.join((head, "|".join("".join(part) for part in turn), tail))
+    if not entries:
+        return
+    path = at("broken.yaml")
+    with open(path, "w") as f:
+        f.write(stamp(lines))
+    code, out, err = run(PLANCHECK, path, at(f"{i}.mpt"), topology)
+    kinds = {line.split(":")[0] for line in out.splitlines() if code == 1 and ": " in line}
+    own_code, own, own_err = moeplan("verify", path, at(f"{i}.mpt"), topology)
+    own_kinds = {line.split(": ")[1] for line in own.splitlines() if own_code == 1 and line.count(": ") > 1}
+    if code != own_code or not kinds & own_kinds and code != 0:
+        failures.append(f"turned weights of twisted plan {i}: {code} {kinds}, {own_code} {own_kinds} {err[:200]}{own_err[:200]}")
+    if code == 1:
+        TURNED.append(i)
 
 
 def write_matrix(name, rows, form):
@@ -541,6 +614,16 @@ def main():
         lines = list(rich)
         change(lines)
         try_both(name, lines, kind, reading, [])
+    with open(at("plan1.yaml")) as f:
+        by_source = f.read().split("\n")[:-1]
+    sourced(by_source)
+    with open(at("by_source.yaml"), "w") as f:
+        f.write(stamp(by_source))
+    both_accept("weights by source", at("by_source.yaml"), [])
+    for name, kind, change, reading in SOURCED:
+        lines = list(by_source)
+        change(lines)
+        try_both(name, lines, kind, reading, [])
     rated = list(good)
     replace_line("orders: []", ["orders:"])(rated)
     rated[find(rated, "colocation: []")] = "colocation:"  # where the orders go before
@@ -585,8 +668,8 @@ def main():
     n_ordered, n_broken_orders = matrices()
     for text in failures:
         print(f"not agreed: {text}")
-    n_broken = sum(len(table) for table in (DATA, STRUCTURE, ORDERS, RATES, SEARCHED)) + 1 + n_broken_orders
-    print(f"{len(options) + 6 + n_twisted + n_ordered} plans accepted and {n_broken} broken ones refused by both, but for {len(failures)}")
+    n_broken = sum(len(table) for table in (DATA, STRUCTURE, ORDERS, RATES, SEARCHED, SOURCED)) + len(TURNED) + 1 + n_broken_orders
+    print(f"{len(options) + 7 + n_twisted + n_ordered} plans accepted and {n_broken} broken ones refused by both, but for {len(failures)}")
     for name in os.listdir(FOLDER):
         os.unlink(at(name))
     os.rmdir(FOLDER)

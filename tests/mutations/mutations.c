@@ -1,30 +1,10 @@
-#include "mutations.h"
+#include "mutation_parts.h"
 #include "support.h"
 
 #define BIT(kind) (UINT32_C(1) << (kind))
 
-static uint32_t below(struct mp_rng *rng, uint64_t n) { return (uint32_t)mp_rng_below(rng, n); }
-static struct mp_plan_layer *any_layer(struct mp_plan *p, struct mp_rng *rng) {
-    return &p->layers[below(rng, p->n_layers)];
-}
-
 /* Plans are const where they are shared; a test owns its copy. */
 static void *writable(const void *p) { return (void *)(uintptr_t)p; }
-
-static uint32_t filled_slot(struct mp_plan *p, const struct mp_plan_layer *layer, struct mp_rng *rng) {
-    uint32_t s;
-    do
-        s = below(rng, p->n_slots);
-    while (layer->slot_expert[s] == MP_NO_EXPERT);
-    return s;
-}
-
-static uint32_t replicas_of(const struct mp_plan *p, const struct mp_plan_layer *layer, uint16_t e) {
-    uint32_t n = 0;
-    for (uint32_t s = 0; s < p->n_slots; s++)
-        n += layer->slot_expert[s] == e;
-    return n;
-}
 
 /* A random order with a stage that has a transfer. */
 static struct mp_order *any_order(struct mp_plan *p, struct mp_rng *rng, struct mp_stage **stage) {
@@ -59,31 +39,6 @@ static bool repeat_on_gpu(struct mp_plan *p, struct mp_rng *rng) {
 static bool expert_past_end(struct mp_plan *p, struct mp_rng *rng) {
     struct mp_plan_layer *layer = any_layer(p, rng);
     layer->slot_expert[below(rng, p->n_slots)] = (uint16_t)(p->n_experts + below(rng, 3));
-    return true;
-}
-
-static bool zero_weights(struct mp_plan *p, struct mp_rng *rng) {
-    struct mp_plan_layer *layer = any_layer(p, rng);
-    if (layer->slot_weight == NULL)
-        return false;
-    uint16_t e = layer->slot_expert[filled_slot(p, layer, rng)];
-    for (uint32_t s = 0; s < p->n_slots; s++)
-        if (layer->slot_expert[s] == e)
-            layer->slot_weight[s] = 0;
-    return true;
-}
-
-static bool no_weights(struct mp_plan *p, struct mp_rng *rng) {
-    p->route = below(rng, 2) ? MP_ROUTE_WEIGHTED : MP_ROUTE_TIERED;
-    any_layer(p, rng)->slot_weight = NULL;
-    return true;
-}
-
-static bool unused_weights(struct mp_plan *p, struct mp_rng *rng) {
-    struct mp_plan_layer *layer = any_layer(p, rng);
-    if (layer->slot_weight == NULL)
-        return false;
-    p->route = MP_ROUTE_EVEN;
     return true;
 }
 
@@ -605,7 +560,7 @@ static bool swap_gpus(struct mp_plan *p, struct mp_rng *rng) {
     struct mp_plan_layer *layer = any_layer(p, rng);
     uint32_t a = below(rng, p->n_gpus), b = below(rng, p->n_gpus), n = p->gpu_first_slot[a + 1] - p->gpu_first_slot[a];
     if (a == b || n != p->gpu_first_slot[b + 1] - p->gpu_first_slot[b] || layer->slot_weight != NULL ||
-        p->n_colocations > 0)
+        layer->slot_weight_by_source != NULL || p->n_colocations > 0)
         return false;
     for (uint32_t i = 0; i < n; i++) {
         uint16_t *x = &layer->slot_expert[p->gpu_first_slot[a] + i], *y = &layer->slot_expert[p->gpu_first_slot[b] + i],
@@ -787,9 +742,13 @@ const struct mutation mutations[] = {
     {"drop-expert", BIT(MP_V_EXPERT_MISSING), false, drop_expert},
     {"repeat-on-gpu", BIT(MP_V_REPLICA_SAME_GPU), false, repeat_on_gpu},
     {"expert-past-end", BIT(MP_V_EXPERT_RANGE), false, expert_past_end},
-    {"zero-weights", BIT(MP_V_ROUTE_WEIGHTS), false, zero_weights},
-    {"no-weights", BIT(MP_V_ROUTE_WEIGHTS), false, no_weights},
-    {"unused-weights", BIT(MP_V_ROUTE_WEIGHTS), false, unused_weights},
+    {"zero-weights", BIT(MP_V_ROUTE_WEIGHTS), false, mutate_zero_weights},
+    {"no-weights", BIT(MP_V_ROUTE_WEIGHTS), false, mutate_no_weights},
+    {"unused-weights", BIT(MP_V_ROUTE_WEIGHTS), false, mutate_unused_weights},
+    {"zero-source-weights", BIT(MP_V_ROUTE_WEIGHTS), false, mutate_zero_source_weights},
+    {"source-weight-elsewhere", BIT(MP_V_ROUTE_WEIGHTS), false, mutate_source_weight_elsewhere},
+    {"unused-source-weights", BIT(MP_V_ROUTE_WEIGHTS), false, mutate_unused_source_weights},
+    {"unknown-sources", BIT(MP_V_SHAPE), false, mutate_unknown_sources},
     {"repeat-layer-id", BIT(MP_V_LAYER_ID), false, repeat_layer_id},
     {"swap-layers", BIT(MP_V_LAYER_ID), false, swap_layers},
     {"shift-slots", BIT(MP_V_SLOTS), false, shift_slots},
@@ -848,6 +807,7 @@ const struct mutation mutations[] = {
     {"change-node", BIT(MP_V_SHAPE), true, change_node},
     {"swap-gpus", ANY_EVIDENCE, true, swap_gpus, true},
     {"move-expert", ANY_EVIDENCE, true, move_expert, true},
+    {"move-source-weight", ANY_EVIDENCE, true, mutate_move_source_weight, true},
     {"edit-rows", BIT(MP_V_EVIDENCE_ROWS), true, edit_rows},
     {"edit-expert-rows", BIT(MP_V_EVIDENCE_ROWS), true, edit_expert_rows},
     {"edit-intra-bytes", BIT(MP_V_EVIDENCE_BYTES), true, edit_intra_bytes},

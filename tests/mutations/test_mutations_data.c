@@ -1,6 +1,8 @@
 #include "tiny.h"
 #include "mutations.h"
 #include "../unit/plan/random_plan.h"
+#include "../unit/verify/twist.h"
+#include "planner.h"
 #include "support.h"
 
 static const struct mutation *const no_mutation = NULL;
@@ -36,6 +38,21 @@ static struct mp_plan *reread(const char *text) {
     return p;
 }
 
+/* The same placement under weights by source, with the evidence that goes with them. */
+static void source(struct mp_rng *rng, struct mp_plan *p, const struct tiny *t) {
+    struct mp_error err = {0};
+    struct mp_workload *w;
+    CHECK_OK(mp_plan_source_weights(p, (enum mp_route_by)mp_rng_below(rng, MP_N_ROUTE_BY), &err), err);
+    p->provenance.route = mp_route_rule_name(p->route);
+    for (uint32_t l = 0; l < p->n_layers; l++)
+        twist_sources(rng, p, &p->layers[l]);
+    CHECK_OK(mp_workload_build(&w, &t->part, &t->request.batching, &err), err);
+    const struct mp_problem problem = {
+        .workload = w, .topology = t->topology, .model = t->model, .sim = t->request.sim, .n_threads = 1};
+    CHECK_OK(mp_plan_prove(p, &problem, &err), err);
+    mp_workload_free(w);
+}
+
 /* 1,100 tiny problems planned for real (some strategies decline some shapes), each plan broken in several ways in turn.
  */
 static void test_mutations_data__all_refused_by_name(void **state) {
@@ -65,6 +82,9 @@ static void test_mutations_data__all_refused_by_name(void **state) {
         t.request.can_pace = mp_rng_below(&rng, 2);
         t.request.sim.is_pipelined = round % 3 == 0;
         t.request.n_redundant = t.topology->n_gpus * (uint32_t)mp_rng_below(&rng, 2);
+        bool is_sourced = t.request.n_redundant > 0 && round % 2 == 0;
+        if (is_sourced)
+            t.request.replicate = "eplb";
         struct mp_plan *p;
         enum mp_outcome outcome;
         CHECK_OK(mp_plan_make(&p, &t.request, &outcome, NULL, &err), err);
@@ -73,6 +93,8 @@ static void test_mutations_data__all_refused_by_name(void **state) {
             n_declined++;
             continue;
         }
+        if (is_sourced)
+            source(&rng, p, &t);
         /* And orders that no layer uses: they change no number, and are checked all the same. */
         struct mp_order *orders = mp_arena_alloc(p->arena, (size_t)p->n_orders + 3, sizeof *orders);
         assert_non_null(orders);

@@ -55,6 +55,8 @@ static void write_all(void **state) {
         t.request.sim.sources = !is_counts && mp_rng_below(&rng, 3) == 0 ? MP_SOURCES_COUPLED : MP_SOURCES_DP;
         t.request.strategy = "lpt";
         t.request.n_redundant = t.topology->n_gpus * (uint32_t)mp_rng_below(&rng, 3);
+        if (t.request.n_redundant > 0) /* else routing has nothing to choose */
+            t.request.replicate = "eplb";
         t.request.batching.n_steps_max = 4;
         struct mp_plan *p;
         struct mp_workload *w;

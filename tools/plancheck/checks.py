@@ -71,6 +71,16 @@ def structure(c):
         if known is not None:
             good &= c.expect(len(known) == p["experts"] and min(known) >= 0 and sum(known) < 2**64, "shape",
                              f"{name}: expert_rows are not {p['experts']} numbers with a sum below 2^64")
+        is_sourced = p["route"] == "sourced"
+        good &= c.expect(is_sourced == (layer["by_source"] is not None), "route-weights",
+                         f"{name}: route rule {p['route']} {'needs' if is_sourced else 'has no use for'} weights by source")
+        if is_sourced and good:
+            of, wanted = list(layer["by_source"]), sorted(e for e in {*layer["slots"]} if e >= 0 and layer["slots"].count(e) > 1)
+            good &= c.expect(of == wanted, "route-weights",
+                             f"{name}: weights by source of the experts {of[:20]}, and those with two slots are {wanted[:20]}")
+        for e, rows in (layer["by_source"] or {}).items():
+            for k, row in enumerate(rows):
+                c.expect(any(row), "route-weights", f"{name}: the weights of expert {e} for class {k} of sources are all 0")
         ok &= good
         seen = {}
         for s, e in enumerate(layer["slots"]):

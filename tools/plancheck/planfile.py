@@ -178,6 +178,7 @@ def _flush(stages, n, unit):
 def _layer(r, plan):
     layer = {"layer": r.number("  - layer: ", 2**32 - 2), "slots": r.numbers("    slots: ")}
     layer["weights"] = r.numbers("    weights: ") if r.peek().startswith("    weights: ") else None
+    layer["by_source"] = _by_source(r, plan, layer["slots"]) if r.peek().startswith("    weights_by_source:") else None
     text = r.take("    order: ")
     if text != "concurrent" and not NUMBER.match(text):
         r.back("    order: ", f'"{text[:40]}" is neither concurrent nor an index')
@@ -188,6 +189,45 @@ def _layer(r, plan):
             layer[key] = r.number(f"    {key}: ")
         layer["expert_rows"] = r.numbers("    expert_rows: ") if r.peek().startswith("    expert_rows: ") else None
     return layer
+
+
+BY_SOURCE = re.compile(r'\{expert: (0|[1-9][0-9]*), weights: "([0-9 |*]*)"\}')
+
+
+def _by_source(r, plan, slots):
+    """{expert: [class] -> weights of its slots}, runs of equal classes counted."""
+    n_classes = plan["gpus"] if plan["by"] == "gpu" else plan["nodes"]
+    if r.peek() == "    weights_by_source: []":
+        r.at += 1
+        return {}
+    r.take("    weights_by_source:")
+    table = {}
+    if plan["route"] != "sourced":
+        while r.peek().startswith("      - "):
+            r.at += 1
+        return table
+    while r.peek().startswith("      - "):
+        m = BY_SOURCE.fullmatch(r.take("      - "))
+        if not m or int(m.group(1)) in table:
+            r.back("      - ", 'not {expert: , weights: "..."}, or there twice')
+        rows = []
+        for text in m.group(2).split("|"):
+            run, star, numbers = text.rpartition("*")
+            if not all(NUMBER.match(x) for x in ([run] if star else []) + numbers.split(" ")):
+                r.back("      - ", f'"{text[:40]}" is not a list of weights')
+            row = tuple(map(int, numbers.split(" ")))
+            run = int(run) if star else 1
+            if (star and run < 2) or run > n_classes or len(row) != slots.count(int(m.group(1))) or max(row) >= 2**32:
+                r.back("      - ", f'"{text[:40]}" is not one weight for each slot, or a run of several classes')
+            if rows and rows[-1] == row:
+                r.back("      - ", "equal neighbouring classes are written as a run")
+            rows += [row] * run
+        if len(rows) != n_classes:
+            r.back("      - ", f"{len(rows)} classes of sources, and there are {n_classes}")
+        table[int(m.group(1))] = rows
+    if not table:
+        r.fail(1, "weights_by_source is empty: it is written []")
+    return table
 
 
 def _list(r, key, first, read):
@@ -283,7 +323,8 @@ def read(path):
     plan["gpu_slots"] = r.numbers("  gpu_slots: ")
     plan["gpu_nodes"] = r.numbers("  gpu_nodes: ")
     r.take("rules:")
-    plan["route"] = r.word("  route: ", ("even", "nearest", "weighted", "tiered"))
+    plan["route"] = r.word("  route: ", ("even", "nearest", "weighted", "tiered", "sourced"))
+    plan["by"] = r.word("  route_sources: ", ("gpu", "node")) if plan["route"] == "sourced" else None
     plan["stages"] = r.word("  stages: ", ("free", "barrier", "coupled"))
     plan["pipelined"] = r.peek().startswith("  timeline: ") and r.word("  timeline: ", ("pipelined",)) == "pipelined"
     plan["pacing"] = r.truth("  pacing: ")

@@ -24,7 +24,7 @@ class Layer:
         for s, e in enumerate(entry["slots"]):
             if e >= 0:
                 self.replicas.setdefault(e, []).append(s)
-        self.weight = entry["weights"]
+        self.weight, self.by_source, self.by = entry["weights"], entry["by_source"], plan["by"]
         self._nearest = {}
 
     def _closest(self, slots, source):
@@ -44,8 +44,12 @@ class Layer:
         return self._nearest[e]
 
     def _weighted(self, e, source):
+        """[(slot, weight)] of those with a weight above 0."""
+        if self.rule == "sourced":
+            weights = self.by_source[e][source if self.by == "gpu" else self.node[source]]
+            return [(s, w) for s, w in zip(self.replicas[e], weights) if w > 0]
         slots = [s for s in self.replicas[e] if self.weight[s] > 0]
-        return self._closest(slots, source) if self.rule == "tiered" else slots
+        return [(s, self.weight[s]) for s in (self._closest(slots, source) if self.rule == "tiered" else slots)]
 
     def choose(self, e, source, row):
         slots = self.replicas[e]
@@ -56,12 +60,12 @@ class Layer:
         h = mix(mix(row) ^ (self.index << 32 | e))
         if self.rule == "even":
             return slots[h % len(slots)]
-        slots = self._weighted(e, source)
-        w = h % sum(self.weight[s] for s in slots)
-        for s in slots:
-            if w < self.weight[s]:
+        weighted = self._weighted(e, source)
+        left = h % sum(w for _, w in weighted)
+        for s, w in weighted:
+            if left < w:
                 return s
-            w -= self.weight[s]
+            left -= w
         raise AssertionError
 
     def split(self, e, source, count):
@@ -77,11 +81,11 @@ class Layer:
             for j in range(count % r):
                 share[slots[(source + j) % r]] += 1
             return share
-        slots = self._weighted(e, source)
-        total = sum(self.weight[s] for s in slots)
-        share = {s: count * self.weight[s] // total for s in slots}
+        weighted = self._weighted(e, source)
+        total = sum(w for _, w in weighted)
+        share = {s: count * w // total for s, w in weighted}
         rest = count - sum(share.values())
-        for s in slots[:rest]:
+        for s, _ in weighted[:rest]:
             share[s] += 1
         return share
 

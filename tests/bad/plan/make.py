@@ -88,6 +88,34 @@ ORDERS = {
     "combine-unknown": replace("combine: swapped", "combine: sideways"),
     "order-past-last": replace("    order: 2", "    order: 3"),
 }
+# Of the plan with weights for each source.
+SOURCED = {
+    "sources-missing": replace("  route_sources: gpu\n", ""),
+    "sources-unknown": replace("route_sources: gpu", "route_sources: rack"),
+    "sources-of-even": replace("route: sourced\n", "route: even\n"),
+    "by-source-missing": cut("    weights_by_source:", "    order:"),
+    "by-source-of-even": replace("route: sourced\n  route_sources: gpu\n", "route: even\n"),
+    "by-source-a-list": replace("    weights_by_source: []", "    weights_by_source: 3"),
+    "by-source-no-entry": replace('      - {expert: 0, weights: "3 1|0 1|2*1 7"}\n', ""),
+    "by-source-no-last-entry": replace('      - {expert: 4, weights: "4*64 0 2"}\n', ""),
+    "by-source-of-one-slot": replace('"4*64 0 2"}\n', '"4*64 0 2"}\n      - {expert: 5, weights: "4*1"}\n'),
+    "by-source-twice": replace('"4*64 0 2"}\n', '"4*64 0 2"}\n      - {expert: 4, weights: "4*64 0 2"}\n'),
+    "by-source-expert-range": replace("{expert: 4,", "{expert: 8,"),
+    "by-source-unknown-key": replace("{expert: 4,", "{expert: 4, gpu: 0,"),
+    "by-source-a-number": replace('"4*64 0 2"', "[64, 0, 2]"),
+    "by-source-word": replace("3 1|0 1", "three 1|0 1"),
+    "by-source-negative": replace("3 1|0 1", "3 -1|0 1"),
+    "by-source-huge": replace("3 1|0 1", "3 4294967296|0 1"),
+    "by-source-weight-missing": replace("3 1|0 1", "3|0 1"),
+    "by-source-weight-too-many": replace("3 1|0 1", "3 1 2|0 1"),
+    "by-source-classes-missing": replace("3 1|0 1|2*1 7", "3 1|0 1|1 7"),
+    "by-source-classes-too-many": replace("3 1|0 1|2*1 7", "3 1|0 1|2*1 7|1 1"),
+    "by-source-run-of-one": replace("3 1|0 1", "1*3 1|0 1"),
+    "by-source-run-too-long": replace("2*1 7", "3*1 7"),
+    "by-source-run-twice": replace("2*1 7", "2*2*1 7"),
+    "by-source-blanks": replace("3 1|0 1", "3  1|0 1"),
+    "by-source-not-a-run": replace("2*1 7", "1 7|1 7"),
+}
 # Of the order of one traffic matrix.
 MATRIX = {
     "matrix-with-expert-rows": replace("    combine: reversed\n", "    combine: reversed\n    expert_rows: [1, 1, 1, 1]\n"),
@@ -124,7 +152,8 @@ def stamp(text):
 
 
 def main():
-    for table, base, finish in ((STAMPED, "base", stamp), (ORDERS, "orders", stamp), (MATRIX, "matrix", stamp), (RAW, "base", lambda text: text)):
+    for table, base, finish in ((STAMPED, "base", stamp), (ORDERS, "orders", stamp), (SOURCED, "sourced", stamp),
+                                 (MATRIX, "matrix", stamp), (RAW, "base", lambda text: text)):
         with open(os.path.join(CORPUS, base + ".yaml"), newline="") as f:
             good = f.read()
         for name, change in table.items():

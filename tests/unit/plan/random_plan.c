@@ -18,6 +18,13 @@ struct random_plan_shape random_shape(struct mp_rng *rng) {
     return s;
 }
 
+static bool layer_has_twice(const struct mp_plan *p, const struct mp_plan_layer *layer, uint32_t slot) {
+    for (uint32_t s = 0; s < p->n_slots; s++)
+        if (s != slot && layer->slot_expert[s] == layer->slot_expert[slot] && layer->slot_expert[s] != MP_NO_EXPERT)
+            return true;
+    return false;
+}
+
 /* Every expert once, round robin from a random GPU; then replicas where they are not on the GPU yet; some slots stay
  * empty. */
 static void fill_layer(struct mp_rng *rng, struct mp_plan *p, struct mp_plan_layer *layer) {
@@ -39,6 +46,11 @@ static void fill_layer(struct mp_rng *rng, struct mp_plan *p, struct mp_plan_lay
         for (uint32_t s = 0; s < p->n_slots; s++)
             layer->slot_weight[s] = layer->slot_expert[s] == MP_NO_EXPERT ? 0 : 1 + (uint32_t)mp_rng_below(rng, 1000);
     }
+    for (uint32_t s = 0; p->route == MP_ROUTE_SOURCED && s < p->n_slots; s++)
+        for (uint32_t c = 0; layer_has_twice(p, layer, s) && c < mp_plan_n_classes(p); c++)
+            layer->slot_weight_by_source[(size_t)c * p->n_slots + s] =
+                c > 0 && mp_rng_below(rng, 2) ? layer->slot_weight_by_source[(size_t)(c - 1) * p->n_slots + s]
+                                              : 1 + (uint32_t)mp_rng_below(rng, 3);
     layer->order = p->n_orders > 0 && mp_rng_below(rng, 3) > 0 ? (uint32_t)mp_rng_below(rng, p->n_orders) : MP_NONE;
     layer->combine = layer->order == MP_NONE ? MP_COMBINE_FORWARD : (enum mp_combine)mp_rng_below(rng, MP_N_COMBINES);
 }
@@ -231,6 +243,8 @@ struct mp_plan *random_plan(struct mp_rng *rng, const struct random_plan_shape *
         node[g] = g * p->n_nodes / p->n_gpus;
     p->gpu_node = node;
     p->route = (enum mp_route_rule)mp_rng_below(rng, MP_N_ROUTE_RULES);
+    if (p->route == MP_ROUTE_SOURCED)
+        CHECK_OK(mp_plan_source_weights(p, (enum mp_route_by)mp_rng_below(rng, MP_N_ROUTE_BY), &err), err);
     v->route = mp_route_rule_name(p->route);
     p->stage_mode = (enum mp_stage_mode)mp_rng_below(rng, 3);
     p->fallback_ppm = (uint32_t)mp_rng_below(rng, 100000);

@@ -16,6 +16,8 @@ static struct mp_plan *route_plan(struct mp_rng *rng, enum mp_route_rule rule) {
     for (uint32_t g = 0; g < n_gpus; g++)
         node[g] = (uint32_t)mp_rng_below(rng, p->n_nodes);
     p->gpu_node = node;
+    if (rule == MP_ROUTE_SOURCED)
+        CHECK_OK(mp_plan_source_weights(p, (enum mp_route_by)mp_rng_below(rng, MP_N_ROUTE_BY), &err), err);
     for (uint32_t l = 0; l < p->n_layers; l++) {
         struct mp_plan_layer *layer = &p->layers[l];
         for (uint32_t s = 0; s < p->n_slots; s++)
@@ -34,9 +36,19 @@ static struct mp_plan *route_plan(struct mp_rng *rng, enum mp_route_rule rule) {
             for (uint32_t s = 0; s < p->n_slots; s++)
                 layer->slot_weight[s] = (uint32_t)mp_rng_below(rng, 4);
         }
+        for (uint32_t i = 0; rule == MP_ROUTE_SOURCED && i < mp_plan_n_classes(p) * p->n_slots; i++)
+            layer->slot_weight_by_source[i] = (uint32_t)mp_rng_below(rng, 4);
     }
     CHECK_OK(mp_plan_check(p, &err), err);
     return p;
+}
+
+/* What a slot counts for a source; the class by the words of plan.h. */
+static uint32_t weight_of(const struct mp_plan *p, uint32_t l, uint32_t slot, uint32_t source) {
+    if (p->route != MP_ROUTE_SOURCED)
+        return p->layers[l].slot_weight[slot];
+    uint32_t class = p->route_by == MP_ROUTE_BY_NODE ? p->gpu_node[source] : source;
+    return p->layers[l].slot_weight_by_source[class * p->n_slots + slot];
 }
 
 /* The candidates of a rule for one source as a set of slots, straight from the comment in plan.h. */
@@ -44,7 +56,7 @@ static uint64_t candidate_set(const struct mp_plan *p, uint32_t l, uint32_t e, u
                               bool is_tiered) {
     uint64_t all = 0, node = 0, gpu = 0;
     for (uint32_t s = 0; s < p->n_slots; s++) {
-        if (p->layers[l].slot_expert[s] != e || (is_weighted && p->layers[l].slot_weight[s] == 0))
+        if (p->layers[l].slot_expert[s] != e || (is_weighted && weight_of(p, l, s, source) == 0))
             continue;
         all |= UINT64_C(1) << s;
         if (p->gpu_node[mp_plan_slot_gpu(p, s)] == p->gpu_node[source])
@@ -63,7 +75,7 @@ static uint32_t nth_of_set(uint64_t set, uint64_t n) {
 
 static uint32_t expected_slot(const struct mp_plan *p, uint32_t l, uint32_t e, uint32_t source, uint64_t token) {
     uint64_t hash = mp_mix64(token ^ ((uint64_t)l << 32 | e));
-    bool is_weighted = p->route == MP_ROUTE_WEIGHTED || p->route == MP_ROUTE_TIERED;
+    bool is_weighted = p->route >= MP_ROUTE_WEIGHTED;
     bool is_tiered = p->route == MP_ROUTE_NEAREST || p->route == MP_ROUTE_TIERED;
     uint64_t set = candidate_set(p, l, e, source, is_weighted, is_tiered);
     if (set == 0)
@@ -79,7 +91,7 @@ static uint32_t expected_slot(const struct mp_plan *p, uint32_t l, uint32_t e, u
     }
     uint64_t table[256], sum = 0; /* one entry per unit of weight */
     for (uint32_t s = 0; s < p->n_slots; s++)
-        for (uint32_t i = 0; set >> s & 1 && i < p->layers[l].slot_weight[s]; i++)
+        for (uint32_t i = 0; set >> s & 1 && i < weight_of(p, l, s, source); i++)
             table[sum++] = s;
     return (uint32_t)table[hash % sum];
 }
@@ -100,9 +112,10 @@ static void test_route__agrees_with_the_comment(void **state) {
                 assert_int_equal(n, __builtin_popcountll(set));
                 for (uint32_t i = 0; i < n; i++)
                     assert_int_equal(replica[i], nth_of_set(set, i));
-                bool has_weight = p->route < MP_ROUTE_WEIGHTED || candidate_set(p, l, e, 0, true, false) != 0;
-                for (uint32_t source = 0; has_weight && source < p->n_gpus; source++)
+                for (uint32_t source = 0; source < p->n_gpus; source++)
                     for (uint64_t row = 0; row < 3; row++) {
+                        if (p->route >= MP_ROUTE_WEIGHTED && candidate_set(p, l, e, source, true, false) == 0)
+                            continue; /* not a plan that a verifier lets through */
                         uint64_t token = mp_token_hash(row + 10 * round);
                         uint32_t want = expected_slot(p, l, e, source, token),
                                  got = mp_router_slot(r, l, e, source, token);
@@ -127,17 +140,17 @@ static void test_route__split_keeps_every_token(void **state) {
             const uint32_t *replica = mp_router_replicas(r, 0, e, &n_replicas);
             uint64_t share[64], n = mp_rng_below(&rng, 1000), sum = 0;
             bool is_weighted = p->route >= MP_ROUTE_WEIGHTED;
-            if (is_weighted && candidate_set(p, 0, e, 0, true, false) == 0)
+            if (is_weighted && candidate_set(p, 0, e, source, true, false) == 0)
                 continue;
             uint64_t set = candidate_set(p, 0, e, source, is_weighted,
                                          p->route == MP_ROUTE_TIERED || p->route == MP_ROUTE_NEAREST);
             mp_router_split(r, 0, e, source, n, share);
             uint64_t weight_sum = 0;
             for (uint32_t s = 0; s < p->n_slots; s++)
-                weight_sum += set >> s & 1 ? (is_weighted ? p->layers[0].slot_weight[s] : 1) : 0;
+                weight_sum += set >> s & 1 ? (is_weighted ? weight_of(p, 0, s, source) : 1) : 0;
             for (uint32_t i = 0; i < n_replicas; i++) {
                 sum += share[i];
-                uint64_t weight = set >> replica[i] & 1 ? (is_weighted ? p->layers[0].slot_weight[replica[i]] : 1) : 0;
+                uint64_t weight = set >> replica[i] & 1 ? (is_weighted ? weight_of(p, 0, replica[i], source) : 1) : 0;
                 if (n_replicas == 1)
                     continue;
                 if (p->route == MP_ROUTE_NEAREST) {

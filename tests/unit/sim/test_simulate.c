@@ -21,7 +21,7 @@ static void test_simulate__is_the_sum_of_its_parts(void **state) {
     (void)state;
     static struct world w;
     uint32_t n_fell_back = 0, n_staged = 0;
-    for (uint64_t seed = 0; seed < 150; seed++) {
+    for (uint64_t seed = 0; seed < 300; seed++) {
         struct mp_rng r = mp_rng_seed(seed);
         struct mp_error err = {0};
         world_make(&w, &r, (struct world_shape){0});

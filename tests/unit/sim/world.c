@@ -28,6 +28,13 @@ void world_place(struct world *w, struct mp_rng *r) {
             p->layers[l].slot_weight[s] = 1 + (uint32_t)mp_rng_below(r, 9);
     }
     p->route = (enum mp_route_rule)mp_rng_below(r, MP_N_ROUTE_RULES);
+    if (p->route == MP_ROUTE_SOURCED) {
+        struct mp_error err = {0};
+        CHECK_OK(mp_plan_source_weights(p, (enum mp_route_by)mp_rng_below(r, MP_N_ROUTE_BY), &err), err);
+        for (uint32_t l = 0; l < p->n_layers; l++)
+            for (uint32_t i = 0; i < mp_plan_n_classes(p) * p->n_slots; i++)
+                p->layers[l].slot_weight_by_source[i] = 1 + (uint32_t)mp_rng_below(r, 9);
+    }
     world_route(w);
 }
 

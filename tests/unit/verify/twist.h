@@ -59,11 +59,31 @@ static inline bool strategy_order(struct mp_rng *rng, struct mp_plan *p, const s
     return has_stages;
 }
 
+/* Weights by source of replicated experts: small, some 0, classes often equal to the one before. */
+static inline void twist_sources(struct mp_rng *rng, struct mp_plan *p, struct mp_plan_layer *layer) {
+    for (uint32_t s = 0; s < p->n_slots; s++) {
+        uint32_t first = p->n_slots, n = 0; /* the expert's first slot, which keeps a weight in every class */
+        for (uint32_t k = 0; k < p->n_slots; k++)
+            if (layer->slot_expert[k] == layer->slot_expert[s] && layer->slot_expert[k] != MP_NO_EXPERT) {
+                first = first == p->n_slots ? k : first;
+                n++;
+            }
+        for (uint32_t c = 0; n > 1 && c < mp_plan_n_classes(p); c++) {
+            uint32_t *weight = layer->slot_weight_by_source + (size_t)c * p->n_slots + s;
+            *weight = c > 0 && mp_rng_below(rng, 2) ? weight[-(ptrdiff_t)p->n_slots]
+                                                    : (uint32_t)(s == first) + (uint32_t)mp_rng_below(rng, 4);
+        }
+    }
+}
+
 /* Another routing rule, other weights, random orders, another stage mode, another limit of falling back; then what the
  * planner proves about that. */
 static inline void twist(struct mp_rng *rng, struct mp_plan *p, const struct mp_topology *t) {
     p->route = (enum mp_route_rule)mp_rng_below(rng, MP_N_ROUTE_RULES);
     p->provenance.route = mp_route_rule_name(p->route);
+    struct mp_error err = {0};
+    if (p->route == MP_ROUTE_SOURCED)
+        CHECK_OK(mp_plan_source_weights(p, (enum mp_route_by)mp_rng_below(rng, MP_N_ROUTE_BY), &err), err);
     p->stage_mode = (enum mp_stage_mode)mp_rng_below(rng, 3);
     struct mp_order *orders = NULL;
     p->n_orders = 0;
@@ -88,6 +108,10 @@ static inline void twist(struct mp_rng *rng, struct mp_plan *p, const struct mp_
         layer->order = p->n_orders > 0 && mp_rng_below(rng, 4) > 0 ? (uint32_t)mp_rng_below(rng, 2) : MP_NONE;
         layer->combine =
             layer->order == MP_NONE ? MP_COMBINE_FORWARD : (enum mp_combine)mp_rng_below(rng, MP_N_COMBINES);
+        if (p->route == MP_ROUTE_SOURCED)
+            twist_sources(rng, p, layer);
+        else
+            layer->slot_weight_by_source = NULL;
         layer->slot_weight = NULL;
         if (p->route != MP_ROUTE_WEIGHTED && p->route != MP_ROUTE_TIERED)
             continue;
