@@ -19,8 +19,9 @@
 static const struct mp_option options[] = {
     {"nodes", "nodes", "search nodes of each layer, unless --work-limit says", 200000, 1, INT64_MAX},
     {"engine", "number", "0: branch and bound of our own, 1: GLPK", 0, 0, 1},
+    {"memory", "MiB", "of GLPK, which gives up where it needs more", 1024, 1, 1 << 20},
     {NULL, NULL, NULL, 0, 0, 0}};
-enum { OPTION_NODES, OPTION_ENGINE };
+enum { OPTION_NODES, OPTION_ENGINE, OPTION_MEMORY };
 
 struct work {
     const struct mp_problem *in;
@@ -45,7 +46,8 @@ static enum mp_status solve_layer(void *ctx, size_t i, unsigned worker, struct m
     return mp_exact_steps_solve(&w->answers[i], &in, err);
 }
 
-/* GLPK on one layer, from the answer at hand; kept when it is no worse as the program counts. */
+/* GLPK on one layer, from the answer at hand; kept when it is no worse as the program counts. Where GLPK fails there is
+ * no plan: who asks for it wants to know. */
 static enum mp_status ask_glpk(struct work *w, uint32_t layer, const struct mp_budget *budget, struct mp_arena *scratch,
                                enum mp_outcome *outcome, struct mp_error *err) {
     const struct mp_draft *d = w->draft;
@@ -67,11 +69,19 @@ static enum mp_status ask_glpk(struct work *w, uint32_t layer, const struct mp_b
         mp_place_model_put(w->in, d->n_copies, 0, a->gpu, values);
         mp_mip_repair(m, values);
     }
-    const struct mp_mip_options o = {
-        .node_limit = w->node_limit, .seconds = budget->wall_seconds, .incumbent = a->has_solution ? values : NULL};
+    const struct mp_mip_options o = {.node_limit = w->node_limit,
+                                     .seconds = budget->wall_seconds,
+                                     .incumbent = a->has_solution ? values : NULL,
+                                     .memory_mib = (uint32_t)w->in->option_values[OPTION_MEMORY]};
     MP_TRY(mp_mip_solve(&answer, m, &o, scratch, err));
     if (answer.wall_struck && budget->wall_struck != NULL)
         *budget->wall_struck = true;
+    if (answer.outcome == MP_NOT_APPLICABLE) {
+        status = mp_decline(err, outcome, MP_NOT_APPLICABLE,
+                            "exact: layer %u: GLPK gives up: %s (leave out exact.engine, or give more exact.memory)", layer,
+                            answer.why);
+        goto out;
+    }
     a->nodes += answer.nodes;
     a->outcome = MP_STOPPED; /* what GLPK proves is not ours */
     a->has_solution = answer.values != NULL;

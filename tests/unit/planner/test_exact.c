@@ -398,6 +398,37 @@ static void test_exact__declines_with_a_reason(void **state) {
     }
 }
 
+/* Out of memory inside GLPK: no plan that looks as if it had been solved, and GLPK's own words. */
+static void test_exact__what_glpk_says_when_it_fails(void **state) {
+    (void)state;
+    const struct mp_setting settings[2] = {{"exact", "engine", 1}, {"exact", "memory", 1}};
+    struct mp_error err = {0};
+    struct tiny t;
+    struct tiny_spec s = {.n_layers = 1,
+                          .n_experts = 12,
+                          .top_k = 2,
+                          .n_requests = 60,
+                          .n_rows = 8,
+                          .topology = "4:h100",
+                          .phase = MP_PHASE_DECODE,
+                          .batch = 4,
+                          .seed = 8};
+    CHECK_OK(tiny_make(&t, &s, &err), err);
+    t.request.strategy = "exact";
+    t.request.sim.dispatcher = mp_dispatcher_find("a2av");
+    t.request.settings = settings;
+    t.request.n_settings = 2;
+    struct mp_plan *p = NULL;
+    enum mp_outcome outcome;
+    CHECK_OK(mp_plan_make(&p, &t.request, &outcome, NULL, &err), err);
+    assert_null(p);
+    assert_int_equal(outcome, MP_NOT_APPLICABLE);
+    if (strstr(err.message, "exact: layer 0: GLPK gives up: ") == NULL || strstr(err.message, "memory") == NULL ||
+        strstr(err.message, ":  (") != NULL)
+        fail_msg("%s", err.message);
+    tiny_free(&t);
+}
+
 static enum mp_status flow(void *ctx, struct mp_error *err) {
     struct tiny *t = ctx;
     struct mp_plan *p = NULL;
@@ -445,6 +476,7 @@ int main(void) {
         cmocka_unit_test(test_exact__the_same_for_any_number_of_threads),
         cmocka_unit_test(test_exact__glpk_proves_the_same_peak),
         cmocka_unit_test(test_exact__glpk_is_near_on_step_time),
+        cmocka_unit_test(test_exact__what_glpk_says_when_it_fails),
         cmocka_unit_test(test_exact__a_solution_comes_back),
         cmocka_unit_test(test_exact__declines_with_a_reason),
         cmocka_unit_test(test_exact__survives_faults),
