@@ -4,9 +4,9 @@
  * Minimises the objective as the simulator computes it, on the selection data: the validation part (a quarter of
  *           the planning requests by hash, when there are at least 40 and both parts can be batched), on steps drawn
  *           from it (planner/drawn.c) where that can be, else all planning data. At most 64 steps.
- * Method    every named recipe, then every replicate x place x route combination with a single shot, then the best
- *           of those with order `auto`. Ties: the earlier one. The winner is run again on all planning data by the
- *           driver.
+ * Method    every named recipe, then every replicate x place x route combination with a single shot; where the
+ *           validation part is small, the few best of those on two other quarters too; then the best with order
+ *           `auto`. Ties: the earlier one. The winner is run again on all planning data by the driver.
  * Bound     never worse than any named recipe on its selection score, unless a budget stopped it.
  * Cost      one plan and one simulation per candidate; work is counted in simulated (step, layer) pairs. */
 #include "planner.h"
@@ -17,6 +17,10 @@
 #define MIN_REQUESTS 40u
 #define N_PARTS 4u
 #define CHOICE_STEPS 64u
+#define TURNS 3u
+#define TURNS_REQUESTS 400u   /* with fewer, three of the quarters are the validation part in turn */
+#define TURNS_CANDIDATES 8u   /* for the best of the first turn, */
+#define TURNS_WITHIN 1.01     /* if they are so near */
 enum { FIT = 1, VALIDATION }; /* seeds of draws */
 #define EXACT_COPIES_MAX 12u
 #define EXACT_GPUS_MAX 8u
@@ -27,7 +31,8 @@ struct search {
     struct mp_problem fit;      /* what plans are made on */
     struct mp_problem score_on; /* what they are scored on */
     struct mp_combination tried[N_CANDIDATES_MAX], best;
-    struct mp_placed_list *placed; /* on the fit data */
+    double score_tried[N_CANDIDATES_MAX]; /* or a bound on it; 0: no plan, or one that was scored already */
+    struct mp_placed_list *placed;        /* on the fit data */
     struct mp_plan *best_plan;
     enum mp_outcome best_outcome;
     uint32_t n_tried, n_scored;
@@ -158,6 +163,7 @@ static enum mp_status try_one(struct search *s, struct mp_combination c, struct 
         return MP_OK;
     }
     status = score_of(s, plan, &score, err);
+    s->score_tried[s->n_tried - 1] = status == MP_OK ? score : 0;
     if (status == MP_OK && (!s->is_found || score < s->best_score)) {
         s->is_found = true;
         s->best_score = score;
@@ -171,6 +177,14 @@ static enum mp_status try_one(struct search *s, struct mp_combination c, struct 
     return status;
 }
 
+/* The exact search knows the recorded steps and nothing else. Where the search is given hundreds of steps drawn from
+ * the same requests it is within 0.01 % of their optimum, and the recorded steps' optimum is not (docs/STRATEGIES.md,
+ * auto). */
+static bool is_for_few_steps(const struct search *s, const struct mp_strategy *place) {
+    return strcmp(place->name, "exact") == 0 && s->request->place == NULL && !s->request->fits_steps &&
+           mp_can_draw(s->request->planning);
+}
+
 static bool is_by_solver(const struct mp_strategy *place) {
     return strncmp(place->name, "exact", 5) == 0 || strcmp(place->name, "moetuner") == 0;
 }
@@ -182,7 +196,8 @@ static enum mp_status try_named(struct search *s, struct mp_error *err) {
             continue;
         struct mp_combination c;
         enum mp_status status = mp_combination_of(&c, recipe, s->request, err);
-        if (status == MP_OK && s->request->no_exact && is_by_solver(c.stage[MP_PLAN_PLACE]))
+        if (status == MP_OK && ((s->request->no_exact && is_by_solver(c.stage[MP_PLAN_PLACE])) ||
+                                is_for_few_steps(s, c.stage[MP_PLAN_PLACE])))
             continue;
         if (status == MP_OK)
             status = try_one(s, c, err);
@@ -195,7 +210,7 @@ static enum mp_status try_named(struct search *s, struct mp_error *err) {
 /* The exact searches take part where they are quick: small layers. */
 static bool is_left_out(const struct search *s, const struct mp_strategy *strategy) {
     return strategy->stage == MP_PLAN_PLACE && is_by_solver(strategy) &&
-           (s->request->no_exact || s->request->topology->n_gpus > EXACT_GPUS_MAX ||
+           (s->request->no_exact || is_for_few_steps(s, strategy) || s->request->topology->n_gpus > EXACT_GPUS_MAX ||
             s->fit.workload->trace->n_experts + s->fit.n_redundant > EXACT_COPIES_MAX);
 }
 
@@ -267,16 +282,16 @@ static enum mp_status rest_of(struct mp_part *out, const struct mp_part *all, co
     return MP_OK;
 }
 
-/* Splits where there are enough requests to fill steps of both parts. *has_parts false: the caller uses all
- * planning data. */
-static enum mp_status split_parts(struct parts *p, const struct mp_plan_request *r, bool *has_parts,
+/* Splits off group `turn` where there are enough requests to fill steps of both parts. *has_parts false: the caller
+ * uses all planning data. */
+static enum mp_status split_parts(struct parts *p, const struct mp_plan_request *r, uint32_t turn, bool *has_parts,
                                   struct mp_error *err) {
     struct mp_error why = {0};
     enum mp_status status;
     *has_parts = false;
-    if (r->planning->n < MIN_REQUESTS)
+    if (r->fits_steps || r->planning->n < MIN_REQUESTS)
         return MP_OK;
-    status = mp_part_without_group(&p->fit, r->planning, N_PARTS, 0, &why);
+    status = mp_part_without_group(&p->fit, r->planning, N_PARTS, turn, &why);
     if (status == MP_OK)
         status = rest_of(&p->validation, r->planning, &p->fit, &why);
     if (status == MP_OK && (p->fit.n == 0 || p->validation.n == 0))
@@ -300,6 +315,112 @@ static enum mp_status split_parts(struct parts *p, const struct mp_plan_request 
     return status;
 }
 
+/* Plans are made on parts->fit and scored on parts->validation. */
+static enum mp_status use_parts(struct search *s, struct parts *parts, const struct mp_problem *problem,
+                                struct mp_error *err) {
+    parts->arena = mp_arena_new();
+    if (parts->arena == NULL)
+        return mp_nomem(err, "choosing a strategy");
+    enum mp_status status = mp_load_table(&parts->fit_load, parts->fit_steps, problem->n_threads, parts->arena, err);
+    s->fit.workload = parts->fit_steps;
+    s->fit.load = parts->fit_load;
+    s->fit.part = &parts->fit;
+    s->score_on.workload = parts->validation_steps;
+    s->score_on.part = &parts->validation;
+    return status;
+}
+
+/* Adds each candidate's score in this turn; *is_done false: the budget struck, or a candidate does not apply here. */
+static enum mp_status score_turn(struct search *s, const struct mp_combination *candidates, uint32_t n, double *scores,
+                                 bool *is_done, struct mp_error *err) {
+    enum mp_status status = MP_OK;
+    *is_done = false;
+    for (uint32_t i = 0; i < n; i++) {
+        struct mp_plan *plan = NULL;
+        struct mp_sim_result *result = NULL;
+        struct mp_error why = {0};
+        enum mp_outcome outcome;
+        if (must_stop(s))
+            return MP_OK;
+        struct mp_budget left = *s->budget;
+        if (left.work_limit > 0)
+            left.work_limit = left.work_limit > s->work ? left.work_limit - s->work : 1;
+        status = mp_combination_run(&plan, &s->fit, &candidates[i], s->placed, &left, &s->work, &outcome, &why);
+        if (status != MP_OK && err != NULL)
+            *err = why;
+        if (status == MP_OK && plan != NULL)
+            status = mp_score(&result, plan, &s->score_on, &s->work, err);
+        if (result != NULL)
+            scores[i] += mp_sim_objective(result, s->score_on.objective);
+        mp_sim_result_free(result);
+        const bool has_plan = plan != NULL;
+        mp_plan_free(plan);
+        if (status != MP_OK || !has_plan)
+            return status;
+    }
+    *is_done = true;
+    return MP_OK;
+}
+
+/* A part of a few dozen requests tells candidates apart that are 1 % apart, no nearer: the best are scored on three
+ * quarters of the requests in turn, and the sum decides. */
+static enum mp_status take_turns(struct search *s, const struct mp_problem *problem, struct mp_error *err) {
+    struct mp_combination candidates[TURNS_CANDIDATES];
+    double near[TURNS_CANDIDATES], scores[TURNS_CANDIDATES] = {0}, first[TURNS_CANDIDATES] = {0};
+    struct mp_placed_list *const placed = s->placed;
+    const struct mp_problem fit = s->fit, score_on = s->score_on;
+    uint32_t n = 0, best = 0;
+    enum mp_status status = MP_OK;
+    bool is_done = true;
+    if (!s->is_found || s->is_stopped || s->request->planning->n >= TURNS_REQUESTS)
+        return MP_OK;
+    for (uint32_t i = 0; i < s->n_tried; i++) {
+        uint32_t at = n;
+        if (s->score_tried[i] == 0 || s->score_tried[i] > TURNS_WITHIN * s->best_score)
+            continue;
+        while (at > 0 && near[at - 1] > s->score_tried[i])
+            at--;
+        if (at == TURNS_CANDIDATES)
+            continue;
+        n += n < TURNS_CANDIDATES;
+        for (uint32_t k = n - 1; k > at; k--) {
+            near[k] = near[k - 1];
+            candidates[k] = candidates[k - 1];
+        }
+        near[at] = s->score_tried[i];
+        candidates[at] = s->tried[i];
+    }
+    for (uint32_t turn = 0; turn < TURNS && n > 1 && is_done && status == MP_OK; turn++) {
+        struct parts parts = {0};
+        bool has_parts = true;
+        if (turn > 0) {
+            s->placed = NULL;
+            status = split_parts(&parts, s->request, turn, &has_parts, err);
+            if (status == MP_OK && has_parts)
+                status = use_parts(s, &parts, problem, err);
+            if (status == MP_OK)
+                status = mp_placed_list_new(&s->placed, err);
+        }
+        if (status == MP_OK && has_parts)
+            status = score_turn(s, candidates, n, scores, &is_done, err);
+        if (turn == 0)
+            memcpy(first, scores, sizeof first);
+        else
+            mp_placed_list_free(s->placed);
+        free_parts(&parts);
+        s->placed = placed;
+        s->fit = fit;
+        s->score_on = score_on;
+    }
+    if (status != MP_OK || !is_done || n < 2)
+        return status;
+    for (uint32_t i = 1; i < n; i++)
+        best = scores[i] < scores[best] ? i : best;
+    s->best = candidates[best];
+    s->best_score = first[best];
+    return MP_OK;
+}
+
 enum mp_status mp_auto_choose(struct mp_combination *out, struct mp_plan **plan, const struct mp_plan_request *request,
                               const struct mp_problem *problem, const struct mp_budget *budget, uint64_t *work,
                               const char **selected_on, const char **stopped_by, enum mp_outcome *outcome,
@@ -317,20 +438,10 @@ enum mp_status mp_auto_choose(struct mp_combination *out, struct mp_plan **plan,
     s->stopped_by = "done";
     s->started = mp_now_seconds();
     MP_TRY(mp_placed_list_new(&s->placed, err));
-    MP_TRY(split_parts(&parts, request, &has_parts, err));
+    MP_TRY(split_parts(&parts, request, 0, &has_parts, err));
     *selected_on = "planning data";
     if (has_parts) {
-        parts.arena = mp_arena_new();
-        if (parts.arena == NULL) {
-            status = mp_nomem(err, "choosing a strategy");
-            goto out;
-        }
-        MP_TRY(mp_load_table(&parts.fit_load, parts.fit_steps, problem->n_threads, parts.arena, err));
-        s->fit.workload = parts.fit_steps;
-        s->fit.load = parts.fit_load;
-        s->fit.part = &parts.fit;
-        s->score_on.workload = parts.validation_steps;
-        s->score_on.part = &parts.validation;
+        MP_TRY(use_parts(s, &parts, problem, err));
         *selected_on = "validation part";
     }
     MP_TRY(try_named(s, err));
@@ -338,6 +449,8 @@ enum mp_status mp_auto_choose(struct mp_combination *out, struct mp_plan **plan,
     MP_TRY(mp_strategy_need(&c.stage[MP_PLAN_ORDER], MP_PLAN_ORDER, request->order != NULL ? request->order : "single",
                             err));
     MP_TRY(try_stage(s, c, MP_PLAN_REPLICATE, err));
+    if (has_parts)
+        MP_TRY(take_turns(s, problem, err));
     MP_TRY(try_orders(s, err));
     *work += s->work;
     *stopped_by = s->stopped_by;

@@ -124,7 +124,7 @@ static enum mp_status prepare(struct run *run, const struct mp_plan_request *r, 
     if (run->arena == NULL)
         return mp_nomem(err, "planning");
     run->problem = (struct mp_problem){.workload = run->workload,
-                                       .part = r->planning,
+                                       .part = r->fits_steps ? NULL : r->planning,
                                        .topology = r->topology,
                                        .model = r->model,
                                        .sim = r->sim,

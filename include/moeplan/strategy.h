@@ -189,7 +189,9 @@ struct mp_plan_request {
     double wall_seconds;
     unsigned n_threads;
     const struct mp_limits *limits;
-    bool no_exact; /* `auto` does not try the exact searches */
+    bool no_exact;   /* `auto` does not try the exact searches */
+    bool fits_steps; /* the planning steps themselves are what counts: nothing is drawn from their requests, none are
+                      * kept back to choose on */
     /* Only to be scored, never for a file: no evidence, samples or certificates, and the verifier checks the structure
      * alone; exact searches get as little as they get in `auto`. */
     bool is_trial;

@@ -78,8 +78,8 @@ static enum mp_status ask_glpk(struct work *w, uint32_t layer, const struct mp_b
         *budget->wall_struck = true;
     if (answer.outcome == MP_NOT_APPLICABLE) {
         status = mp_decline(err, outcome, MP_NOT_APPLICABLE,
-                            "exact: layer %u: GLPK gives up: %s (leave out exact.engine, or give more exact.memory)", layer,
-                            answer.why);
+                            "exact: layer %u: GLPK gives up: %s (leave out exact.engine, or give more exact.memory)",
+                            layer, answer.why);
         goto out;
     }
     a->nodes += answer.nodes;

@@ -1,10 +1,12 @@
 /* Exact solving: the known optima, how large a problem is proven in 1 s (and in 60 s with --long), unequal GPUs against
- * every assignment, and, given a data folder, reduced recorded problems against what `auto` makes of them.
- * usage: bench_exact [--long] [DATA FOLDER] */
+ * every assignment, and, given a data folder, reduced recorded problems against what `auto` makes of them (the optimum
+ * of drawn steps, two seconds each, for a fifth of them; with --long for all).
+ * usage: bench_exact [--long] [--only known|load|steps|coloc|recorded] [DATA FOLDER] */
 #include "assign.h"
 #include "bench_two_models.h"
 #include "exact_load.h"
 #include "exact_steps.h"
+#include "planner.h"
 #include <math.h>
 #include <moeplan/base.h>
 #include <moeplan/strategy.h>
@@ -281,15 +283,16 @@ static void free_reduced(struct reduced *r) {
     mp_model_free(r->model);
 }
 
-static double search(const struct reduced *r, enum mp_objective objective, uint64_t nodes,
-                     struct mp_exact_steps_answer *a) {
+/* The optimum of these steps. */
+static double search(const struct reduced *r, const struct mp_workload *steps, enum mp_objective objective,
+                     uint64_t nodes, struct mp_exact_steps_answer *a) {
     struct mp_error err = {0};
     const struct mp_problem *p;
     uint16_t copies[MP_EXACT_COPIES];
     uint64_t load[MP_EXACT_COPIES] = {0};
     uint32_t n = r->trace->n_experts, slots[MP_EXACT_GPUS], n_gpus = r->topology->n_gpus;
     struct mp_plan *shape;
-    const struct mp_problem problem = {.workload = r->workload,
+    const struct mp_problem problem = {.workload = steps,
                                        .topology = r->topology,
                                        .model = r->model,
                                        .sim = r->request.sim,
@@ -325,7 +328,7 @@ static void steps_frontier(double seconds) {
                 double s;
                 make_reduced(&r, &from, sizes[k][0], sizes[k][1]);
                 do
-                    s = search(&r, o == 0 ? MP_OBJECTIVE_STEP : MP_OBJECTIVE_PEAK, f.nodes, &a);
+                    s = search(&r, r.workload, o == 0 ? MP_OBJECTIVE_STEP : MP_OBJECTIVE_PEAK, f.nodes, &a);
                 while (frontier_goes_on(&f, s, a.outcome == MP_FOUND, (double)a.value / (double)a.bound - 1));
                 free_reduced(&r);
             }
@@ -375,18 +378,53 @@ static void coloc_frontier(double seconds) {
     }
 }
 
-static void reduced_recordings(const char *folder) {
+/* What the transfers and experts of a plan's steps take in all. */
+static uint64_t moe_ns(const struct reduced *r, const struct mp_plan *p, const struct mp_workload *steps) {
+    struct mp_error err = {0};
+    struct mp_sim_result *result;
+    uint64_t moe = 0;
+    NEED(mp_simulate(&result, p, steps, r->topology, r->model, &r->request.sim, &err));
+    for (uint32_t k = 0; k < result->n_steps; k++)
+        moe += result->steps[k].dispatch_ns + result->steps[k].compute_ns + result->steps[k].combine_ns;
+    mp_sim_result_free(result);
+    return moe;
+}
+
+struct gap {
+    double sum, worst;
+};
+static void add_gap(struct gap *g, uint64_t value, uint64_t optimum) {
+    const double gap = (double)value / (double)optimum - 1;
+    g->sum += gap;
+    g->worst = fmax(g->worst, gap);
+}
+
+/* `auto` and `search` look at steps drawn from the requests, for steps that are not known; with fits_steps (the
+ * program's
+ * --fit steps) at the steps they are given. Each is held against both optima. */
+static void reduced_recordings(const char *folder, bool is_long) {
     static const char *const names[] = {"traces/gpt-oss-20b/tulu_polyglot.npz",
                                         "traces/deepseek-v2-lite/chat_prefill.npz"};
-    /* `search` as it comes looks at steps drawn from the requests, not at those that the optimum is of; so does `auto`,
-     * and it chooses on requests kept back. */
-    static const char *const heuristics[] = {"search", "search", "auto", "lpt", "bottleneck"};
-    static const char *const names_of[] = {"search of these steps", "search", "auto", "lpt", "bottleneck"};
-    const struct mp_setting same_steps = {"search", "draw", 0};
+    static const struct {
+        const char *name, *strategy;
+        bool fits_steps, no_exact;
+        int looks_at; /* 0 the given steps, 1 drawn ones */
+    } rows[] = {{"auto", "auto", false, false, 1},
+                {"auto --solver heuristic", "auto", false, true, 1},
+                {"search", "search", false, false, 1},
+                {"auto --fit steps", "auto", true, false, 0},
+                {"the same, heuristic", "auto", true, true, 0},
+                {"search --fit steps", "search", true, false, 0},
+                {"exact", "exact", false, false, 0},
+                {"lpt", "lpt", false, false, 0},
+                {"bottleneck", "bottleneck", false, false, 0}};
+    enum { N_ROWS = sizeof rows / sizeof rows[0] };
+    const unsigned n = 500, each = is_long ? 1 : 5;
     struct mp_trace *trace[2];
     struct mp_error err = {0};
-    unsigned n_proven = 0, n = 500;
-    double sum[5] = {0}, worst[5] = {0}, slowest = 0, total = 0;
+    struct gap gaps[N_ROWS][2] = {{{0}}};
+    unsigned tried[2] = {0}, proven[2] = {0};
+    double slowest[2] = {0}, total[2] = {0};
     for (int i = 0; i < 2; i++) {
         char path[1024];
         struct mp_trace_hints hints = mp_trace_hints_none;
@@ -400,59 +438,78 @@ static void reduced_recordings(const char *folder) {
     }
     for (unsigned i = 0; i < n; i++) {
         struct reduced r;
-        struct mp_exact_steps_answer a;
+        struct mp_workload *drawn;
+        struct mp_exact_steps_answer a[2];
         const struct source from = {trace[i % 2], i / 2 % trace[i % 2]->n_layers, 7 * i, i};
+        const int columns = i % each == 0 ? 2 : 1;
         make_reduced(&r, &from, 8 + i % 5, 4);
-        double s = search(&r, MP_OBJECTIVE_STEP, 20000000, &a);
-        slowest = fmax(slowest, s);
-        total += s;
-        n_proven += a.outcome == MP_FOUND;
-        for (int h = 0; h < 5; h++) {
+        NEED(mp_draw_steps(&drawn, &r.part, &r.request.batching, 256, r.request.seed, &err)); /* as `search` does */
+        const struct mp_workload *const steps[2] = {r.workload, drawn};
+        for (int k = 0; k < columns; k++) {
+            const double s = search(&r, steps[k], MP_OBJECTIVE_STEP, 20000000, &a[k]);
+            slowest[k] = fmax(slowest[k], s);
+            total[k] += s;
+            tried[k]++;
+            proven[k] += a[k].outcome == MP_FOUND;
+        }
+        for (int h = 0; h < N_ROWS; h++) {
             struct mp_plan *p = NULL;
-            struct mp_sim_result *result;
             enum mp_outcome outcome;
-            r.request.strategy = heuristics[h];
-            r.request.settings = &same_steps;
-            r.request.n_settings = h == 0;
-            r.request.no_exact = true; /* what the heuristics alone are worth */
+            r.request.strategy = rows[h].strategy;
+            r.request.fits_steps = rows[h].fits_steps;
+            r.request.no_exact = rows[h].no_exact;
             NEED(mp_plan_make(&p, &r.request, &outcome, NULL, &err));
-            NEED(mp_simulate(&result, p, r.workload, r.topology, r.model, &r.request.sim, &err));
-            uint64_t moe = 0;
-            for (uint32_t k = 0; k < result->n_steps; k++)
-                moe += result->steps[k].dispatch_ns + result->steps[k].compute_ns + result->steps[k].combine_ns;
-            double gap = (double)moe / (double)a.value - 1;
-            sum[h] += gap;
-            worst[h] = fmax(worst[h], gap);
-            mp_sim_result_free(result);
+            for (int k = 0; k < columns; k++)
+                add_gap(&gaps[h][k], moe_ns(&r, p, steps[k]), a[k].value);
             mp_plan_free(p);
         }
+        mp_workload_free(drawn);
         free_reduced(&r);
     }
-    printf("%u reduced recorded problems (8-12 experts, 4 GPUs, 16 steps of 64 tokens): proven %u   reference: all\n"
-           "  %.3f s each, slowest %.3f s; above the optimum, exact searches left out, mean / max:\n",
-           n, n_proven, total / n, slowest);
-    for (int h = 0; h < 5; h++)
-        printf("  %-21s %.3f %% / %.3f %%%s\n", names_of[h], 100 * sum[h] / n, 100 * worst[h],
-               h % 2 == 0 && h < 3 ? "   reference: 1 % / 3 %" : "");
+    printf(
+        "reduced recorded problems (8-12 experts, 4 GPUs, 16 steps of 64 tokens): %u of %u proven   reference: all\n"
+        "  %.3f s each, slowest %.3f s; of 256 steps drawn from their requests %u of %u, %.3f s each, slowest %.3f s\n"
+        "  above the optimum, mean / max:    of the 16 given steps      of the 256 drawn steps\n",
+        proven[0], tried[0], total[0] / tried[0], slowest[0], proven[1], tried[1], total[1] / tried[1], slowest[1]);
+    for (int h = 0; h < N_ROWS; h++) {
+        printf("  %-24s", rows[h].name);
+        for (int k = 0; k < 2; k++)
+            printf("   %7.3f %% / %6.3f %%%s", 100 * gaps[h][k].sum / tried[k], 100 * gaps[h][k].worst,
+                   h < 6 && rows[h].looks_at == k ? " (1 / 3)" : "        ");
+        printf("\n");
+    }
     mp_trace_free(trace[0]);
     mp_trace_free(trace[1]);
 }
 
+static bool is_wanted(const char *only, const char *what) { return only == NULL || strcmp(only, what) == 0; }
+
 int main(int argc, char **argv) {
-    bool is_long = argc > 1 && strcmp(argv[1], "--long") == 0;
-    const char *folder = argc > 1 + is_long ? argv[1 + is_long] : NULL;
-    (void)setvbuf(stdout, NULL, _IOLBF, 0);
-    known_optima();
-    unequal_gpus();
-    load_frontier(1);
-    steps_frontier(1);
-    coloc_frontier(1);
-    if (is_long) {
-        load_frontier(60);
-        steps_frontier(60);
-        coloc_frontier(60);
+    const char *only = NULL, *folder = NULL;
+    bool is_long = false;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--long") == 0)
+            is_long = true;
+        else if (strcmp(argv[i], "--only") == 0 && i + 1 < argc)
+            only = argv[++i];
+        else
+            folder = argv[i];
     }
-    if (folder != NULL)
-        reduced_recordings(folder);
+    (void)setvbuf(stdout, NULL, _IOLBF, 0);
+    if (is_wanted(only, "known")) {
+        known_optima();
+        unequal_gpus();
+    }
+    for (int k = 0; k < 1 + is_long; k++) {
+        const double seconds = k == 0 ? 1 : 60;
+        if (is_wanted(only, "load"))
+            load_frontier(seconds);
+        if (is_wanted(only, "steps"))
+            steps_frontier(seconds);
+        if (is_wanted(only, "coloc"))
+            coloc_frontier(seconds);
+    }
+    if (folder != NULL && is_wanted(only, "recorded"))
+        reduced_recordings(folder, is_long);
     return 0;
 }

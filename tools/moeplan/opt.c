@@ -133,6 +133,8 @@ const struct opt opt_table[OPT_END] = {
               "expert slots of each GPU; left out, GPUs with room make up for those without"),
     [OPT_OBJECTIVE] =
         ONE_OF("objective", "WHAT", objective, "step|p95|peak|inter-node-bytes", "step", NULL, "what to minimise"),
+    [OPT_FIT] = ONE_OF("fit", "WHAT", fit, "requests|steps", "requests", NULL,
+                       "plan for steps like these, drawn from their requests, or for these very planning steps"),
     [OPT_FOR] = NAMED("for", "STACK", for_stack, WORDS_STACKS, NULL, NULL,
                       "keep the rules of this serving stack, and score what its servers do with the placement alone "
                       "(moeplan list stacks)"),

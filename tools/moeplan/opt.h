@@ -50,6 +50,7 @@ enum opt_id {
     OPT_REDUNDANT,
     OPT_SLOTS_PER_GPU,
     OPT_OBJECTIVE,
+    OPT_FIT,
     OPT_FOR,
     OPT_REPLICA_CHOICE,
     OPT_SOLVER,
@@ -148,6 +149,7 @@ struct opts {
         *preset, *against, *completion;
     uint64_t context;
     const char *sweep_redundant, *sweep_batch, *sweep_gpus, *sweep_nodes;
+    const char *fit; /* requests or steps */
     const char *solver, *export_lp, *import_solution;
     uint64_t iterations, warmup, deadline_ms, local, rank, n_ranks;
     const char *transport, *compute, *timeline_file, *rendezvous, *hosts, *fault, *list;

@@ -197,6 +197,7 @@ struct mp_plan_request score_request(const struct setup *s, const char *strategy
         .n_threads = tool_threads(o),
         .limits = &o->limits,
         .no_exact = o->solver != NULL && strcmp(o->solver, "heuristic") == 0,
+        .fits_steps = o->fit != NULL && strcmp(o->fit, "steps") == 0,
         .export_lp = o->export_lp,
         .import_solution = o->import_solution,
     };

@@ -95,6 +95,125 @@ static void test_drawn__not_where_it_forgets_something(void **state) {
     tiny_free(&t);
 }
 
+/* With fits_steps nothing is drawn and nothing kept back: `auto` is as good on the planning steps as the exact search,
+ * and what the requests are does not matter. Without, it chooses on requests kept back. */
+static void test_drawn__fits_the_steps_alone_where_asked_to(void **state) {
+    (void)state;
+    unsigned n_apart = 0;
+    for (uint64_t seed = 0; seed < 6; seed++) {
+        struct mp_error err = {0};
+        struct tiny_spec s = spec;
+        struct tiny t;
+        uint64_t step_ns[3];
+        s.seed = seed;
+        CHECK_OK(tiny_make(&t, &s, &err), err);
+        t.request.order = "single";
+        for (int i = 0; i < 3; i++) { /* exact; auto of the steps; auto of the requests */
+            struct mp_plan *p = NULL;
+            enum mp_outcome outcome;
+            t.request.strategy = i == 0 ? "exact" : "auto";
+            t.request.fits_steps = i == 1;
+            CHECK_OK(mp_plan_make(&p, &t.request, &outcome, NULL, &err), err);
+            assert_non_null(p);
+            step_ns[i] = p->predicted_step_ns;
+            assert_string_equal(p->provenance.selected_on, i == 2 ? "validation part" : "planning data");
+            if (i == 2)
+                assert_string_not_equal(p->provenance.place, "exact"); /* the recorded steps' optimum: not looked at */
+            mp_plan_free(p);
+        }
+        assert_int_equal(step_ns[1], step_ns[0]);
+        assert_true(step_ns[2] >= step_ns[0]);
+        n_apart += step_ns[2] > step_ns[0];
+        tiny_free(&t);
+    }
+    assert_true(n_apart > 0);
+}
+
+/* What a candidate that `auto` may take comes to on requests kept back: those of group `turn`. 0: it does not apply. */
+static double score_kept_back(const struct tiny *t, const char *strategy, uint32_t turn) {
+    struct mp_error err = {0};
+    struct mp_part fit, kept = {.trace = t->trace};
+    struct mp_plan_request q = t->request;
+    struct mp_workload *w;
+    struct mp_plan *p = NULL;
+    struct mp_sim_result *r;
+    enum mp_outcome outcome;
+    double score = 0;
+    CHECK_OK(mp_part_without_group(&fit, &t->part, 4, turn, &err), err);
+    uint32_t *members = mp_calloc(t->part.n, sizeof *members);
+    for (uint32_t i = 0, j = 0; i < t->part.n; i++)
+        if (j < fit.n && fit.members[j] == t->part.members[i])
+            j++;
+        else
+            members[kept.n++] = t->part.members[i];
+    kept.members = members;
+    q.planning = &fit;
+    q.strategy = strategy;
+    q.is_trial = true; /* exact searches get as little as inside `auto` */
+    CHECK_OK(mp_draw_steps(&w, &kept, &q.batching, 64, 2, &err), err);
+    CHECK_OK(mp_plan_make(&p, &q, &outcome, NULL, &err), err);
+    if (p != NULL) {
+        CHECK_OK(mp_simulate(&r, p, w, q.topology, q.model, &q.sim, &err), err);
+        score = mp_sim_objective(r, MP_OBJECTIVE_STEP);
+        mp_sim_result_free(r);
+    }
+    mp_plan_free(p);
+    mp_workload_free(w);
+    mp_free(members);
+    mp_part_free(&fit);
+    return score;
+}
+
+/* Of the strategies that are near on the first quarter of the requests, the one that is best on three quarters in turn.
+ */
+static void test_drawn__auto_takes_what_is_best_in_turn(void **state) {
+    (void)state;
+    static const char *const names[] = {"contiguous", "round-robin", "random", "lpt",   "sorted", "bottleneck",
+                                        "exact-load", "moetuner",    "eplb",   "search"}; /* as recipes come */
+    enum { N = sizeof names / sizeof *names };
+    unsigned n_others = 0;
+    for (uint64_t seed = 0; seed < 10; seed++) {
+        struct mp_error err = {0};
+        struct tiny_spec s = spec;
+        struct tiny t;
+        struct mp_plan *p = NULL;
+        enum mp_outcome outcome;
+        double first[N], sum[N], least = 0, best = 0, taken = 0;
+        s.seed = 50 + seed;
+        s.n_experts = 8;
+        CHECK_OK(tiny_make(&t, &s, &err), err);
+        t.request.order = "single";
+        t.request.strategy = "auto";
+        CHECK_OK(mp_plan_make(&p, &t.request, &outcome, NULL, &err), err);
+        for (int i = 0; i < N; i++) {
+            first[i] = sum[i] = score_kept_back(&t, names[i], 0);
+            least = first[i] > 0 && (least == 0 || first[i] < least) ? first[i] : least;
+        }
+        for (int i = 0; i < N; i++) {
+            if (first[i] == 0 || first[i] > 1.01 * least)
+                continue;
+            bool is_other = true; /* the same plan by another strategy is not a candidate */
+            for (int k = 0; k < i; k++)
+                is_other = is_other && first[k] != first[i];
+            for (uint32_t turn = 1; turn < 3; turn++)
+                sum[i] += score_kept_back(&t, names[i], turn);
+            best = is_other && (best == 0 || sum[i] < best) ? sum[i] : best;
+        }
+        for (int i = 0; i < N; i++)
+            if (strcmp(names[i], p->provenance.place) == 0) {
+                taken = sum[i];
+                n_others += first[i] > least;
+            }
+        if (taken == 0 || taken > best)
+            fail_msg("recording %llu: %s is taken, %.0f in turn, and the best is %.0f", (unsigned long long)seed,
+                     p->provenance.place, taken, best);
+        mp_plan_free(p);
+        tiny_free(&t);
+    }
+    print_message("# %u of 10 times not the best of the first quarter\n", n_others);
+    assert_true(n_others > 0);
+}
+
 static enum mp_status draw_once(void *ctx, struct mp_error *err) {
     const struct tiny *t = ctx;
     struct mp_workload *w = NULL;
@@ -119,6 +238,8 @@ int main(void) {
         cmocka_unit_test(test_drawn__uses_the_requests_of_the_part),
         cmocka_unit_test(test_drawn__draws_fewer_of_longer_steps),
         cmocka_unit_test(test_drawn__not_where_it_forgets_something),
+        cmocka_unit_test(test_drawn__fits_the_steps_alone_where_asked_to),
+        cmocka_unit_test(test_drawn__auto_takes_what_is_best_in_turn),
         cmocka_unit_test(test_drawn__survives_faults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
