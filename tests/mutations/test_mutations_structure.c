@@ -2,13 +2,13 @@
 #include "mutations.h"
 #include "support.h"
 
-/* 10,000 random plans, each broken in four ways in turn: every break must be refused by its name, and the unbroken plan
+/* 15,000 random plans, each broken in four ways in turn: every break must be refused by its name, and the unbroken plan
  * accepted. */
 static void test_mutations_structure__all_refused_by_name(void **state) {
     (void)state;
     struct mp_rng rng = mp_rng_seed(11);
     uint32_t applied[128] = {0}, next = 0;
-    for (uint32_t round = 0; round < 10000; round++) {
+    for (uint32_t round = 0; round < 15000; round++) {
         struct random_plan_shape shape = random_shape(&rng);
         uint64_t seed = mp_rng_next(&rng);
         for (int i = -1; i < 4; i++) {
