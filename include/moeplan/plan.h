@@ -78,8 +78,7 @@ struct mp_plan_layer {
     uint64_t rows_max_sum; /* sum over steps of max over GPUs of (token, expert) pairs computed there */
     uint64_t dispatch_intra_bytes, dispatch_inter_bytes; /* inside nodes / between nodes, self excluded */
     uint64_t port_bound_ns;                              /* sum over steps of mp_port_bound_ns of the dispatch matrix */
-    uint64_t
-        *expert_rows; /* NULL = not known, or [n_experts]: pairs of each expert: how far is other data from this? */
+    uint64_t *expert_rows; /* NULL = not known, or [n_experts]: pairs of each expert: how far is other data? */
 };
 
 /* {value, bound, gap}: value is what this plan does, bound what no plan (of the stated scope) can go below; mean ns per

@@ -85,6 +85,22 @@ void mp_workload_load(const struct mp_workload *w, uint32_t layer, uint64_t *loa
 /* Dense co-activation pairs[n_experts][n_experts] (symmetric, diagonal = load) summed over all steps. */
 enum mp_status mp_workload_pairs(const struct mp_workload *w, uint32_t layer, uint64_t *pairs,
                                  struct mp_error *err) MP_MUST_CHECK;
+/* Half the sum of the differences of shares: 0 = the same distribution, 1 = no expert in common. */
+double mp_share_distance(const uint64_t *a, const uint64_t *b, uint32_t n);
+/* How far the experts' shares of a part are from other data's. */
+struct mp_drift {
+    uint32_t n_layers, n_beyond; /* layers whose distance is above their noise */
+    double *distance;            /* [n_layers] mp_share_distance */
+    double *noise;               /* [n_layers] what 95 % of samples of these sizes from one source stay below */
+    double mean, mean_noise;     /* of the layers' distances, and what 95 % of such means stay below */
+    bool has_noise;              /* false: fewer than 8 requests (iterations) to tell it from */
+    struct mp_arena *arena;
+};
+/* before[n_layers]: rows of each expert there (mp_plan_layer.expert_rows). The caller frees with mp_drift_free. */
+enum mp_status mp_drift_measure(struct mp_drift **out, const struct mp_part *part, const uint64_t *const *before,
+                                uint64_t seed, unsigned n_threads, struct mp_error *err) MP_MUST_CHECK;
+void mp_drift_free(struct mp_drift *d);
+
 /* The hash that replica choice uses for a row: mp_mix64(row), the same in simulator, verifier and executor. */
 static inline uint64_t mp_token_hash(uint64_t row) { return mp_mix64(row); }
 

@@ -184,6 +184,33 @@ static const char *const sweep_examples[] = {
     "moeplan sweep trace.npz 8:h100 -m gpt-oss-20b --redundant 0:64:8",
     "moeplan sweep trace.npz 2x8:h100 --redundant 0:32:16 --nodes 1,2,4 --resample --csv > points.csv", NULL};
 
+static const struct argument check_arguments[] = {
+    {"PLAN", "the plan in use, or a placement of any serving stack", false, false, WORDS_FILE},
+    {"TRACE", "a new recording of the same model", false, false, WORDS_FILE},
+    {"TOPOLOGY", "the topology; left out, the plan's own where its name is enough, else only drift is measured", true,
+     false, WORDS_FILE},
+    {0}};
+static const enum opt_id check_options[] = {OPT_STRICT_CHECK,
+                                            OPT_THRESHOLD,
+                                            OPT_STRATEGY_CHECK,
+                                            OPT_SPLIT_CHECK,
+                                            OPT_WIDE,
+                                            OPT_MODEL,
+                                            OPT_INCUMBENT_ROUTE,
+                                            STEPS,
+                                            COSTS,
+                                            OPT_TIMELINE_PLANNED,
+                                            OPT_STAGES,
+                                            OPT_PACING,
+                                            OPT_SET,
+                                            OPT_INTERVAL_GROUPS,
+                                            HINTS,
+                                            COMMON,
+                                            OPT_END};
+static const char *const check_examples[] = {
+    "moeplan check plan.yaml monday.npz 8:h100", "moeplan check plan.yaml monday.npz --strict --threshold 0.02",
+    "moeplan check live.json monday.npz 2x8:h100 -m deepseek-v3 --resample", NULL};
+
 static const struct argument order_arguments[] = {
     {"MATRIX", "bytes from every GPU to every other: a file of alltoallv_perf, CSV or NumPy (moeplan list matrices)",
      false, false, WORDS_FILE},
@@ -292,6 +319,12 @@ const struct verb verbs[] = {
      "says what one more replica buys and costs. One range is a curve, two are a family of curves. Points that cannot "
      "be planned say why, and the sweep goes on. Exit code 1: no point could be planned.",
      sweep_arguments, sweep_options, sweep_examples},
+    {"check", cmd_check, "is this plan still good for new traffic?", "moeplan check PLAN TRACE [TOPOLOGY] [options]",
+     "How far the use of experts has moved since the plan was made, layer by layer, beside what sampling alone gives; "
+     "and what a step takes under the plan and under a new one that is made from the first half of the recording, both "
+     "scored on the other half, beside the ceiling that no plan can pass. Exit code 1: --strict, and a new plan is "
+     "worth making.",
+     check_arguments, check_options, check_examples},
     {"order", cmd_order, "order the transfers of a plain traffic matrix",
      "moeplan order MATRIX TOPOLOGY [--strategy A,B,...] [-o PLAN] [options]",
      "Runs order strategies on one matrix, without a recording, and prints what each takes beside the single shot, the "

@@ -59,9 +59,7 @@ const char *score_what_to_record(const struct setup *s, enum gain_kind kind, dou
     return buf;
 }
 
-/* The same strategies on the fitting part, for scoring alone. */
-static enum mp_status trial(struct score *out, const struct setup *s, const struct mp_plan *like,
-                            struct mp_error *err) {
+enum mp_status score_like(struct score *out, const struct setup *s, const struct mp_plan *like, struct mp_error *err) {
     struct mp_plan_request request = score_request(s, "contiguous");
     enum mp_outcome outcome;
     const struct mp_provenance *p = like != NULL ? &like->provenance : NULL;
@@ -109,9 +107,9 @@ static enum mp_status attempt(struct score scores[2], struct setup *v, struct mp
     if (status == MP_OK && is_held_out)
         scores[0].plan = plan;
     else if (status == MP_OK)
-        status = trial(&scores[0], v, plan, &refused);
+        status = score_like(&scores[0], v, plan, &refused);
     if (status == MP_OK)
-        status = trial(&scores[1], v, NULL, &refused);
+        status = score_like(&scores[1], v, NULL, &refused);
     if (status == MP_EINPUT) {
         snprintf(why, 300, "%.299s", refused.message);
         return MP_OK;

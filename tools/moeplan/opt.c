@@ -263,6 +263,15 @@ const struct opt opt_table[OPT_END] = {
                           "tokens that a request keeps in the KV cache, prompt and answer"),
     [OPT_CSV] = FLAG("csv", 0, csv, "print the points as CSV, numbers in base units"),
 
+    [OPT_SPLIT_CHECK] = TEXT("split", 0, "SPLIT", split, WORDS_NONE, "time:0.5", NULL,
+                             "the new plan is made from one part of the recording, both are scored on the other"),
+    [OPT_STRATEGY_CHECK] = NAMED("strategy", "NAME", strategy, WORDS_RECIPES, NULL,
+                                 "the strategies of the plan; auto for a stack's placement",
+                                 "planning strategy of the new plan (moeplan list strategies)"),
+    [OPT_STRICT_CHECK] = FLAG("strict", 0, strict, "exit code 1 when a new plan is worth making"),
+    [OPT_THRESHOLD] = RATIO("threshold", "X", threshold_ppm, 1000000, "0.01",
+                            "a new plan is worth making when the whole interval of its gain is above this share"),
+
     [OPT_TRANSPORT] = NAMED("transport", "NAME", transport, WORDS_TRANSPORTS, "loop", NULL,
                             "what moves the bytes (moeplan-exec --list transports)"),
     [OPT_ITERATIONS] =

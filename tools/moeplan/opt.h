@@ -110,6 +110,10 @@ enum opt_id {
     OPT_SWEEP_STRATEGY,
     OPT_CONTEXT,
     OPT_CSV,
+    OPT_SPLIT_CHECK,
+    OPT_STRATEGY_CHECK,
+    OPT_STRICT_CHECK,
+    OPT_THRESHOLD,
     OPT_TRANSPORT,
     OPT_ITERATIONS,
     OPT_WARMUP,
@@ -140,7 +144,8 @@ struct opts {
         mtp_layers;
     uint64_t token_bytes, step;
     uint64_t gen_layers, gen_experts, gen_top_k, first_layer, n_requests, tokens_per_request, cluster, domains;
-    uint64_t source_skew_ppm, zipf_ppm, coactivation_ppm, cross_layer_ppm, domain_share_ppm, drift_ppm, stickiness_ppm;
+    uint64_t source_skew_ppm, zipf_ppm, coactivation_ppm, cross_layer_ppm, domain_share_ppm, drift_ppm, stickiness_ppm,
+        threshold_ppm;
     const char *model, *out, *format, *phase, *ids, *map, *requests, *ranked, *axes;
     const char *model_b, *out_b, *colocation, *evaluator;
     const char *strategy, *strategies, *replicate, *place, *route, *order, *stages, *set, *objective, *for_stack,

@@ -54,6 +54,9 @@ struct score {
  * MP_OK. */
 enum mp_status score_plan(struct score *out, const struct setup *s, const char *strategy,
                           struct mp_error *err) MP_MUST_CHECK;
+/* The strategies of `like` (NULL = contiguous) on the planning part, for scoring alone: no evidence, no proofs. */
+enum mp_status score_like(struct score *out, const struct setup *s, const struct mp_plan *like,
+                          struct mp_error *err) MP_MUST_CHECK;
 /* Reads a placement or plan file as an incumbent and fits it to the recording's layers and the topology. */
 enum mp_status score_load(struct score *out, const struct setup *s, const char *path,
                           struct mp_error *err) MP_MUST_CHECK;
