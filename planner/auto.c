@@ -214,10 +214,12 @@ static bool is_left_out(const struct search *s, const struct mp_strategy *strate
             s->fit.workload->trace->n_experts + s->fit.n_redundant > EXACT_COPIES_MAX);
 }
 
-/* The search is dear: not for replicas that no load has chosen, unless someone asks for them. */
+/* The search is dear: for no replicas and for those that it chooses itself, beginning with EPLB's; for others only if
+ * someone asks for them. */
 static bool is_too_dear(const struct search *s, const struct mp_combination *c) {
+    const char *replicate = c->stage[MP_PLAN_REPLICATE]->name;
     return strcmp(c->stage[MP_PLAN_PLACE]->name, "search") == 0 && s->request->place == NULL &&
-           s->request->replicate == NULL && strcmp(c->stage[MP_PLAN_REPLICATE]->name, "cycle") == 0;
+           s->request->replicate == NULL && strcmp(replicate, "none") != 0 && strcmp(replicate, "search") != 0;
 }
 
 /* Every strategy of `stage` put into *c, and so on with the stages after it up to the order, which stays. */

@@ -10,6 +10,7 @@
 struct placed {
     const struct mp_strategy *replicate, *place;
     bool needs_distinct;
+    enum mp_route_rule rule; /* it was placed for; matters where draft.is_open */
     enum mp_outcome outcome;
     struct mp_error why;    /* where no placement was found */
     struct mp_plan *plan;   /* NULL then */
@@ -105,6 +106,44 @@ static bool repeats_on_gpu(const struct mp_plan *p) {
     return false;
 }
 
+bool mp_draft_varies(const struct mp_draft *d) {
+    for (uint32_t l = 1; l < d->plan->n_layers; l++)
+        if (mp_draft_n(d, l) != mp_draft_n(d, 0))
+            return true;
+    return false;
+}
+
+static bool fills_all(const struct mp_draft *d) {
+    for (uint32_t l = 0; l < d->plan->n_layers; l++)
+        if (mp_draft_n(d, l) != d->plan->n_slots)
+            return false;
+    return d->plan->n_layers > 0;
+}
+
+/* What the replicate stage left for the place stage has to suit both it and the target. */
+static enum mp_status check_copies(const struct mp_problem *p, const struct mp_combination *c,
+                                   const struct mp_draft *draft, enum mp_outcome *outcome, struct mp_error *err) {
+    const char *name = c->stage[MP_PLAN_REPLICATE]->name, *place = c->stage[MP_PLAN_PLACE]->name;
+    const uint32_t n_slots = draft->plan->n_slots, n_redundant = n_slots - draft->plan->n_experts;
+    if (draft->is_open && !c->stage[MP_PLAN_PLACE]->takes_open)
+        return mp_decline(err, outcome, MP_NOT_APPLICABLE,
+                          "%s: replicas are chosen while placing, and place %s places those it is given (write --place "
+                          "search, or --replicate eplb)",
+                          name, place);
+    if (mp_draft_varies(draft) && !c->stage[MP_PLAN_PLACE]->takes_layers)
+        return mp_decline(err, outcome, MP_NOT_APPLICABLE,
+                          "%s: layers have different numbers of replicas, and place %s gives each GPU equally many "
+                          "(write --place search or --place lpt)",
+                          name, place);
+    if (p->needs_equal_slots && (draft->is_open ? p->n_redundant != n_redundant : !fills_all(draft)))
+        return mp_decline(err, outcome, MP_NOT_APPLICABLE,
+                          "%s: %u of %u slots would be filled, and the target needs all (write --redundant %u with a "
+                          "strategy that replicates, such as eplb)",
+                          name, draft->is_open ? draft->plan->n_experts + p->n_redundant : mp_draft_n(draft, 0),
+                          n_slots, n_redundant);
+    return MP_OK;
+}
+
 /* The stages of [from, to) on *draft; *outcome FOUND goes in, or nothing is done. *was_stopped: the budget ended one,
  * and its best so far counts. */
 static enum mp_status run_stages(const struct mp_problem *problem, const struct mp_combination *c,
@@ -127,14 +166,8 @@ static enum mp_status run_stages(const struct mp_problem *problem, const struct 
             *was_stopped = true;
             *outcome = MP_FOUND;
         }
-        if (s == MP_PLAN_REPLICATE && *outcome == MP_FOUND && p.needs_equal_slots &&
-            draft->n_copies != draft->plan->n_slots)
-            status = mp_decline(err, outcome, MP_NOT_APPLICABLE,
-                                "%s: %u of %u slots would be filled, and the target needs all (write --redundant %u "
-                                "with a strategy that "
-                                "replicates, such as eplb)",
-                                c->stage[s]->name, draft->n_copies, draft->plan->n_slots,
-                                draft->plan->n_slots - draft->plan->n_experts);
+        if (s == MP_PLAN_REPLICATE && *outcome == MP_FOUND)
+            MP_TRY(check_copies(&p, c, draft, outcome, err));
         if (s == MP_PLAN_ROUTE && *outcome == MP_FOUND && p.allowed_routes != 0 &&
             (p.allowed_routes >> draft->plan->route & 1) == 0)
             status = mp_decline(err, outcome, MP_NOT_APPLICABLE,
@@ -157,6 +190,7 @@ static enum mp_status place(struct placed **out, const struct mp_problem *p, con
     x->replicate = c->stage[MP_PLAN_REPLICATE];
     x->place = c->stage[MP_PLAN_PLACE];
     x->needs_distinct = p->needs_distinct;
+    x->rule = p->placed_for;
     x->arena = mp_arena_new();
     if (x->arena == NULL) {
         status = mp_nomem(err, "planning");
@@ -165,7 +199,9 @@ static enum mp_status place(struct placed **out, const struct mp_problem *p, con
     MP_TRY(empty_plan(&x->plan, p, err));
     x->draft.plan = x->plan;
     x->draft.copies = mp_arena_alloc(x->arena, (size_t)x->plan->n_layers * x->plan->n_slots, sizeof *x->draft.copies);
-    if (x->draft.copies == NULL) {
+    x->draft.layer_copies = mp_arena_alloc(x->arena, x->plan->n_layers, sizeof *x->draft.layer_copies);
+    x->draft.wish = mp_arena_alloc(x->arena, (size_t)x->plan->n_layers * x->plan->n_slots, sizeof *x->draft.wish);
+    if (x->draft.copies == NULL || x->draft.layer_copies == NULL || x->draft.wish == NULL) {
         status = mp_nomem(err, "planning");
         goto out;
     }
@@ -186,11 +222,16 @@ out:
     return status;
 }
 
+/* What replicas are placed for: sources that prefer what is near, or dealing evenly. */
+static enum mp_route_rule rule_of(const struct mp_strategy *route) {
+    return strcmp(route->name, "even") == 0 || strcmp(route->name, "wrr") == 0 ? MP_ROUTE_EVEN : MP_ROUTE_NEAREST;
+}
+
 static struct placed *find_placed(const struct mp_placed_list *list, const struct mp_problem *p,
                                   const struct mp_combination *c) {
     struct placed *x = list != NULL ? list->first : NULL;
     while (x != NULL && (x->replicate != c->stage[MP_PLAN_REPLICATE] || x->place != c->stage[MP_PLAN_PLACE] ||
-                         x->needs_distinct != p->needs_distinct))
+                         x->needs_distinct != p->needs_distinct || (x->draft.is_open && x->rule != p->placed_for)))
         x = x->next;
     return x;
 }
@@ -205,6 +246,7 @@ enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem 
     *out = NULL;
     *outcome = MP_FOUND;
     p.needs_distinct = problem->needs_distinct || !c->may_repeat_on_gpu;
+    p.placed_for = rule_of(c->stage[MP_PLAN_ROUTE]);
     struct placed *x = find_placed(list, &p, c), *own = NULL;
     struct mp_budget left = *budget; /* of routing and orders */
     if (x == NULL) {

@@ -42,6 +42,10 @@ static const struct mp_recipe recipes[] = {
      "docs/STRATEGIES.md", "none", "contiguous", "even", "auto", false, true},
     {"search", "moeplan's own: local search on the cost of every planning step", "docs/STRATEGIES.md", "none", "search",
      "even", "single", false, true},
+    {"search-replicated", "the same, which also chooses every replica and leaves slots empty where that is faster",
+     "docs/STRATEGIES.md", "search", "search", "even", "single", false},
+    {"search-nearest", "the same for tokens that go to the nearest replica", "docs/STRATEGIES.md", "search", "search",
+     "nearest", "single", false},
 };
 #define N_RECIPES (sizeof recipes / sizeof recipes[0])
 

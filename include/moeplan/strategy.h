@@ -43,6 +43,9 @@ struct mp_problem {                     /* all borrowed */
     const int64_t *option_values; /* of the strategy being called, in its options' order */
     const struct mp_setting *settings;
     uint32_t n_settings;
+    /* The rule that tokens will follow to replicas, or of EVEN and NEAREST the one more like it: for place strategies
+     * that choose replicas. */
+    enum mp_route_rule placed_for;
     const uint32_t *given;          /* [n_layers][n_experts] GPU of each expert, decided elsewhere; NULL = not */
     const struct mp_limits *limits; /* a plan's orders take at most an eighth of its text; NULL = the defaults */
     const char *export_lp, *import_solution; /* files, for place exact; NULL = none */
@@ -56,7 +59,19 @@ struct mp_draft {
     uint32_t n_copies;    /* per layer */
     uint16_t *copies;     /* [n_layers][n_slots], first n_copies of each row used */
     uint64_t work_used;
+    /* What the replicate stage may say besides; the driver makes room for the arrays. NULL: it has none. */
+    uint32_t *layer_copies; /* [n_layers] where layers have different numbers of copies, n_copies being the most; 0 =
+                               n_copies */
+    uint16_t *wish;         /* [n_layers][n_slots] GPU on which it counts for each copy */
+    bool has_wish;          /* wish is filled in */
+    bool is_open;           /* copies are one each, and the place stage adds replicas, up to n_redundant */
 };
+/* Copies of one layer. */
+static inline uint32_t mp_draft_n(const struct mp_draft *d, uint32_t layer) {
+    return d->layer_copies != NULL && d->layer_copies[layer] > 0 ? d->layer_copies[layer] : d->n_copies;
+}
+/* Do layers have different numbers of copies? */
+bool mp_draft_varies(const struct mp_draft *d);
 /* What the orders that share a budget have used; zero before the first. */
 struct mp_spent {
     uint64_t work;  /* simulated orders */
@@ -95,6 +110,8 @@ struct mp_strategy {
     const char *name, *summary, *reference;
     enum mp_planner_stage stage;
     bool between_nodes;              /* ORDER: works on the matrix of nodes, so many GPUs are no burden */
+    bool takes_layers;               /* PLACE: layers may have different numbers of copies */
+    bool takes_open;                 /* PLACE: adds replicas where the draft is_open */
     const struct mp_option *options; /* ends with name NULL; NULL = none */
     enum mp_status (*solve)(const struct mp_problem *in, const struct mp_budget *budget, struct mp_arena *scratch,
                             struct mp_draft *draft, enum mp_outcome *outcome, struct mp_error *err);

@@ -8,7 +8,8 @@
  *           from sets of tokens as bits: which use an item, which any item of a GPU or node. Dispatch and combine share
  *           their counts, since the combine takes the same paths backwards.
  * Bound     equal to the simulator with every transfer at its port bound.
- * Differs   replicas only under the rule `even`; p95 is taken layer by layer.
+ * Differs   replicas only under the rules `even` and `nearest`; p95 is taken layer by layer. Another number of replicas
+ *           is other items: those of the number an expert has stand on GPUs, all its others nowhere.
  * Cost      O(steps * (GPUs + resources)) for a change, plus a 64th of the tokens times the items of the touched GPUs
  *           where copies are counted per token; tokens of the changed items with coupled sources. */
 #include "layer_cost_parts.h"
@@ -283,7 +284,8 @@ static void count_sets(const struct mp_layer_cost *c, uint32_t b, const uint16_t
     memset(c->delta, 0, n * LANES * sizeof *c->delta);
     for (uint32_t x = 0; x < used; x++)
         for (size_t s = b * LANES + x, i = 0; i < I; i++)
-            join_set(c, c->on_gpu + (s * n + gpu[i]) * W, c->tokens + (s * I + i) * W);
+            if (gpu[i] != MP_ITEM_OFF)
+                join_set(c, c->on_gpu + (s * n + gpu[i]) * W, c->tokens + (s * I + i) * W);
     for (uint32_t g = 0; g < n; g++) {
         for (uint32_t x = 0; x < used; x++)
             count_delta(c, x, c->on_gpu + ((b * LANES + x) * n + g) * W, NULL);
@@ -307,6 +309,8 @@ static void count_block(const struct mp_layer_cost *c, uint32_t b, const uint16_
         count_sets(c, b, gpu, row);
     for (size_t i = 0; i < I; i++) {
         const uint32_t g = gpu[i];
+        if (g == MP_ITEM_OFF)
+            continue;
         const lanes rows = *lanes_in(c->lane_rows, b * I + i);
         *lanes_of(row, g) += *lanes_in(c->lane_padded, ((size_t)c->gpus[g].tile_class * c->n_blocks + b) * I + i);
         *lanes_of(row, c->active_at + g) -= (lanes)(rows > 0);
@@ -316,7 +320,7 @@ static void count_block(const struct mp_layer_cost *c, uint32_t b, const uint16_
         const size_t s = b * LANES + x;
         for (size_t i = 0; i < I && c->lane_count != NULL; i++) {
             const uint32_t *count = c->lane_count + (b * I + i) * c->n_counts * LANES + x;
-            for (uint32_t src = 0; src < n; src++)
+            for (uint32_t src = 0; src < n && gpu[i] != MP_ITEM_OFF; src++)
                 if (src != gpu[i] && count[src * LANES] > 0)
                     add_copies(c, row + x, src, gpu[i], count[src * LANES]);
         }
@@ -348,11 +352,13 @@ static void list_items(struct mp_layer_cost *c) {
         return;
     memset(c->items_first, 0, (c->n_gpus + 2) * sizeof *c->items_first);
     for (uint32_t i = 0; i < c->n_items; i++)
-        c->items_first[c->gpu[i] + 2]++;
+        if (c->gpu[i] != MP_ITEM_OFF)
+            c->items_first[c->gpu[i] + 2]++;
     for (uint32_t g = 1; g < c->n_gpus + 2; g++)
         c->items_first[g] += c->items_first[g - 1];
     for (uint32_t i = 0; i < c->n_items; i++)
-        c->items[c->items_first[c->gpu[i] + 1]++] = i;
+        if (c->gpu[i] != MP_ITEM_OFF)
+            c->items[c->items_first[c->gpu[i] + 1]++] = i;
 }
 
 void mp_layer_cost_set(struct mp_layer_cost *c, const uint16_t *gpu) {
@@ -368,7 +374,10 @@ void mp_layer_cost_set(struct mp_layer_cost *c, const uint16_t *gpu) {
             compute_gpu(c, g, row, compute);
         time_block(c, b, row, compute, c->base_ns, c->base_value);
     }
-    c->n_work += (uint64_t)c->n_steps * (c->width + I * (c->lane_count != NULL ? n : 1)) +
+    size_t n_on = 0;
+    for (size_t i = 0; i < I; i++)
+        n_on += gpu[i] != MP_ITEM_OFF;
+    c->n_work += (uint64_t)c->n_steps * (c->width + n_on * (c->lane_count != NULL ? n : 1)) +
                  (c->by_token ? (uint64_t)c->step_first[c->n_steps] * 4 : 0);
     c->now = objective_of(c, c->base_value);
     forget(c);
@@ -411,6 +420,34 @@ INLINE void move_pairs(const struct mp_layer_cost *c, uint32_t *row, const uint3
                 *lanes_of(row, c->cell_at[src * n + x]) += sign * COUNT(src);
     }
 #undef COUNT
+}
+
+/* The copies of one item come to GPU g (sign 1) or no longer do (-1, wrapping). */
+INLINE void join_pairs(const struct mp_layer_cost *c, uint32_t *row, const uint32_t *count, uint32_t g, uint32_t sign) {
+    const uint32_t L = c->n_levels, n = c->n_gpus;
+    const lanes total = *lanes_in(count, c->sum_at[L - 1] + c->group[g * L + L - 1]);
+    lanes inner = *lanes_in(count, g);
+    for (uint32_t l = 0; l < L; l++) {
+        const lanes here = *lanes_in(count, c->sum_at[l] + c->group[g * L + l]);
+        *lanes_of(row, c->in_at[g * L + l]) += sign * (here - inner);
+        inner = here;
+        if (c->has_uplink[l])
+            *lanes_of(row, c->up_in_at[l * n + c->group[g * L + l]]) += sign * (total - here);
+        if (l == 0)
+            *lanes_of(row, c->inter_at) += sign * (total - here);
+    }
+    for (uint32_t src = 0; src < n; src++) {
+        const lanes mine = sign * *lanes_in(count, src);
+        if (src == g)
+            continue;
+        const uint32_t level = level_of(c, src, g);
+        *lanes_of(row, c->out_at[src * L + level]) += mine;
+        for (uint32_t l = 0; l < level; l++)
+            if (c->has_uplink[l])
+                *lanes_of(row, c->up_out_at[l * n + c->group[src * L + l]]) += mine;
+        if (c->cell_at != NULL && c->cell_at[src * n + g] != MP_NONE)
+            *lanes_of(row, c->cell_at[src * n + g]) += mine;
+    }
 }
 
 /* In block b: what tokens send because of the touched GPUs and their nodes, after less before. */
@@ -486,34 +523,88 @@ static void move_coupled(struct mp_layer_cost *c, uint32_t *row, uint32_t s) {
     }
 }
 
+/* Rows, padded rows and active slots of one item come to GPU g, or leave it. */
+INLINE void join_rows(const struct mp_layer_cost *c, uint32_t b, uint32_t *row, uint32_t i, uint32_t g, uint32_t sign) {
+    const size_t at = (size_t)b * c->n_items + i, tile = (size_t)c->gpus[g].tile_class * c->n_blocks * c->n_items;
+    const lanes rows = *lanes_in(c->lane_rows, at), is_active = (lanes)(rows > 0); /* all ones: -1 */
+    *lanes_of(row, g) += sign * *lanes_in(c->lane_padded, tile + at);
+    *lanes_of(row, c->active_at + g) -= sign * is_active;
+    *lanes_of(row, c->rows_at + g) += sign * rows;
+}
+
+/* Block b of items that are to be filled. */
+INLINE void fill_block(struct mp_layer_cost *c, uint32_t b, const struct fill *f) {
+    const size_t I = c->n_items, n = c->n_gpus, L = c->n_levels, W = c->n_words, first = b * I + f->first,
+                 each = (size_t)c->n_counts * LANES;
+    const uint32_t *source = c->lane_source + ((size_t)b * c->n_experts + f->expert) * n * LANES;
+    memset(c->lane_rows + first * LANES, 0, f->n * LANES * sizeof *c->lane_rows);
+    if (c->lane_count != NULL)
+        memset(c->lane_count + first * each, 0, f->n * each * sizeof *c->lane_count);
+    for (size_t src = 0; src < n; src++) {
+        const lanes rows = *lanes_in(source, src);
+        *lanes_of(c->lane_rows, first + f->replica[src]) += rows;
+        if (c->lane_count == NULL)
+            continue;
+        uint32_t *count = c->lane_count + (first + f->replica[src]) * each;
+        *lanes_of(count, src) = rows;
+        for (size_t l = 0; l < L; l++)
+            *lanes_of(count, c->sum_at[l] + c->group[src * L + l]) += rows;
+    }
+    for (uint32_t k = 0; k < c->n_tiles; k++)
+        for (size_t i = 0; i < f->n * (size_t)LANES; i++) {
+            const uint32_t tile = (uint32_t)c->tiles[k];
+            c->lane_padded[((size_t)k * c->n_blocks * I + first) * LANES + i] =
+                (c->lane_rows[first * LANES + i] + tile - 1) / tile * tile;
+        }
+    for (size_t x = 0; c->tokens != NULL && x < lanes_used(c, b); x++)
+        for (uint32_t i = 0; i < f->n; i++) {
+            const size_t s = b * LANES + x;
+            const uint64_t *from = c->tokens + (s * I + f->base) * W, *mask = f->mask + i * W;
+            uint64_t *to = c->tokens + (s * I + f->first + i) * W;
+            uint32_t kept = 0;
+            for (size_t w = 0; w < W; w++) {
+                to[w] = from[w] & mask[w];
+                kept += (uint32_t)__builtin_popcountll(to[w]);
+            }
+            c->kept[s * I + f->first + i] = kept;
+        }
+}
+
 INLINE void try_block(struct mp_layer_cost *c, uint32_t b) {
+    for (uint32_t k = 0; k < c->n_fills; k++)
+        fill_block(c, b, &c->fills[k]);
     const size_t I = c->n_items, n = c->n_gpus;
     const struct mp_item_move *moves = c->moves;
     uint32_t *row = c->work + (size_t)b * c->width * LANES;
     memcpy(row, c->base + (size_t)b * c->width * LANES, c->width * LANES * sizeof *row);
     for (uint32_t j = 0; j < c->n_moves; j++) {
-        uint32_t i = moves[j].item, g = c->gpu[i], h = moves[j].gpu;
+        const uint32_t i = moves[j].item, g = c->gpu[i], h = moves[j].gpu;
         if (g == h)
             continue;
-        const lanes rows = *lanes_in(c->lane_rows, b * I + i), is_active = (lanes)(rows > 0); /* all ones: -1 */
-        *lanes_of(row, g) -= *lanes_in(c->lane_padded, ((size_t)c->gpus[g].tile_class * c->n_blocks + b) * I + i);
-        *lanes_of(row, h) += *lanes_in(c->lane_padded, ((size_t)c->gpus[h].tile_class * c->n_blocks + b) * I + i);
-        *lanes_of(row, c->active_at + g) += is_active;
-        *lanes_of(row, c->active_at + h) -= is_active;
-        *lanes_of(row, c->rows_at + g) -= rows;
-        *lanes_of(row, c->rows_at + h) += rows;
+        if (g != MP_ITEM_OFF)
+            join_rows(c, b, row, i, g, UINT32_MAX);
+        if (h != MP_ITEM_OFF)
+            join_rows(c, b, row, i, h, 1);
     }
     if (c->lane_count != NULL) {
         const size_t each = (size_t)c->n_counts * LANES;
         const uint32_t *count = c->lane_count + b * I * each;
-        if (c->n_moves == 2 && moves[0].gpu == c->gpu[moves[1].item] && moves[1].gpu == c->gpu[moves[0].item]) {
+        if (c->n_moves == 2 && moves[0].gpu == c->gpu[moves[1].item] && moves[1].gpu == c->gpu[moves[0].item] &&
+            moves[0].gpu != MP_ITEM_OFF && moves[1].gpu != MP_ITEM_OFF) {
             if (moves[0].gpu != moves[1].gpu)
                 move_pairs(c, row, count + moves[0].item * each, count + moves[1].item * each, moves[1].gpu,
                            moves[0].gpu);
         } else {
-            for (uint32_t j = 0; j < c->n_moves; j++)
-                if (c->gpu[moves[j].item] != moves[j].gpu)
-                    move_pairs(c, row, count + moves[j].item * each, c->no_count, c->gpu[moves[j].item], moves[j].gpu);
+            for (uint32_t j = 0; j < c->n_moves; j++) {
+                const uint32_t g = c->gpu[moves[j].item], h = moves[j].gpu;
+                const uint32_t *mine = count + moves[j].item * each;
+                if (g == h)
+                    continue;
+                if (g != MP_ITEM_OFF && h != MP_ITEM_OFF)
+                    move_pairs(c, row, mine, c->no_count, g, h);
+                else
+                    join_pairs(c, row, mine, g != MP_ITEM_OFF ? g : h, g != MP_ITEM_OFF ? UINT32_MAX : 1);
+            }
         }
     }
     if (c->tokens != NULL)
@@ -548,6 +639,8 @@ static __attribute__((target("avx2,popcnt"))) void try_with_avx2(struct mp_layer
 #endif
 
 static void touch(struct mp_layer_cost *c, uint32_t gpu) {
+    if (gpu == MP_ITEM_OFF)
+        return;
     for (uint32_t k = 0; k < c->n_touched; k++)
         if (c->touched[k] == gpu)
             return;
@@ -556,6 +649,35 @@ static void touch(struct mp_layer_cost *c, uint32_t gpu) {
     if (c->place != NULL)
         c->place[gpu] = (uint8_t)c->n_touched;
 }
+void mp_layer_cost_fill(struct mp_layer_cost *c, uint32_t expert, uint32_t base, uint32_t first, uint32_t n,
+                        const uint8_t *replica) {
+    struct fill *f = &c->fills[c->n_fills++];
+    f->expert = expert;
+    f->base = base;
+    f->first = first;
+    f->n = n;
+    memcpy(f->replica, replica, c->n_ranks);
+    if (c->tokens == NULL)
+        return;
+    memset(f->mask, 0, n * (size_t)c->n_words * sizeof *f->mask);
+    for (uint32_t src = 0; src < c->n_ranks; src++) {
+        uint64_t *mask = f->mask + (size_t)replica[src] * c->n_words;
+        if (c->field_bits < 64) {
+            const uint32_t at = src * c->field_bits;
+            mask[at / 64] |= ((UINT64_C(1) << c->field_bits) - 1) << at % 64;
+        } else {
+            memset(mask + c->word_first[src], 0xff, (c->word_first[src + 1] - c->word_first[src]) * sizeof *mask);
+        }
+    }
+}
+void mp_layer_cost_fill_now(struct mp_layer_cost *c) {
+    for (uint32_t k = 0; k < c->n_fills; k++)
+        for (uint32_t b = 0; b < c->n_blocks; b++)
+            fill_block(c, b, &c->fills[k]);
+    c->n_work += (uint64_t)c->n_steps * c->n_fills * c->n_gpus;
+    c->n_fills = 0;
+}
+
 uint64_t mp_layer_cost_try(struct mp_layer_cost *c, const struct mp_item_move *moves, uint32_t n, bool is_race) {
     uint64_t before = 0, after = 0;
     forget(c);
@@ -581,11 +703,14 @@ uint64_t mp_layer_cost_try(struct mp_layer_cost *c, const struct mp_item_move *m
             c->n_work += c->by_token ? c->step_work[n_done] : 0;
         }
         if (part > 1 && after >= before) {
+            c->n_work += (uint64_t)n_done * c->n_fills * c->n_gpus;
+            c->n_fills = 0;
             c->n_work += (uint64_t)n_done * (c->width / 4 + c->n_gpus + 8);
             return c->tried = UINT64_MAX;
         }
     }
-    c->n_work += (uint64_t)c->n_steps * (c->width / 4 + c->n_gpus + 8);
+    c->n_work += (uint64_t)c->n_steps * (c->width / 4 + c->n_gpus + 8 + (uint64_t)c->n_fills * c->n_gpus);
+    c->n_fills = 0;
     c->tried = objective_of(c, c->value);
     return c->tried;
 }

@@ -163,30 +163,52 @@ static enum mp_status lay_out(struct mp_layer_cost *c, struct mp_error *err) {
 }
 
 /* ---- what the steps ask for ---- */
-/* Items of an expert in order: its replicas. first[n_experts + 1] into list[n_items]. */
+/* Items of an expert in order: its replicas, or with `most` those of one replica, of two, ... first[n_experts + 1] into
+ * list[n_items]. */
 struct replicas {
+    const uint8_t *most;
+    enum mp_route_rule rule;
     uint32_t *first, *list;
 };
-static enum mp_status list_replicas(struct replicas *r, const struct mp_layer_cost *c, const uint16_t *copies,
-                                    uint32_t n_experts, struct mp_error *err) {
+static enum mp_status list_replicas(struct replicas *r, const struct mp_layer_cost *c,
+                                    const struct mp_layer_cost_spec *s, struct mp_error *err) {
+    const uint32_t n_experts = s->problem->workload->trace->n_experts;
+    r->most = s->most;
+    r->rule = s->rule;
     r->first = mp_arena_alloc(c->arena, n_experts + 2, sizeof *r->first);
     r->list = mp_arena_alloc(c->arena, c->n_items, sizeof *r->list);
     if (r->first == NULL || r->list == NULL)
         return mp_nomem(err, "the cost of a layer");
     for (uint32_t i = 0; i < c->n_items; i++)
-        r->first[copies[i] + 2]++;
+        r->list[i] = i;
+    for (uint32_t e = 0; s->most != NULL && e < n_experts; e++)
+        r->first[e + 1] = r->first[e] + mp_layer_items(s->rule, s->most[e]);
+    if (s->most != NULL)
+        return MP_OK;
+    for (uint32_t i = 0; i < c->n_items; i++)
+        r->first[s->copies[i] + 2]++;
     for (uint32_t e = 1; e < n_experts + 2; e++)
         r->first[e] += r->first[e - 1];
     for (uint32_t i = 0; i < c->n_items; i++)
-        r->list[r->first[copies[i] + 1]++] = i;
+        r->list[r->first[s->copies[i] + 1]++] = i;
     return MP_OK;
 }
-static uint32_t item_of(const struct replicas *r, uint32_t layer, uint32_t expert, uint64_t token_hash) {
-    uint32_t n = r->first[expert + 1] - r->first[expert];
+/* The numbers of replicas that an expert may have: [least, most]. */
+static uint32_t least_of(const struct replicas *r, uint32_t expert) {
+    return r->most != NULL ? 1 : r->first[expert + 1] - r->first[expert];
+}
+static uint32_t most_of(const struct replicas *r, uint32_t expert) {
+    return r->most != NULL ? (r->rule == MP_ROUTE_NEAREST ? 1 : r->most[expert])
+                           : r->first[expert + 1] - r->first[expert];
+}
+/* Replica j of n. */
+static uint32_t replica_of(const struct replicas *r, uint32_t expert, uint32_t n, uint32_t j) {
+    return r->list[r->most != NULL ? mp_replica_item(r->first[expert], n, j) : r->first[expert] + j];
+}
+static uint32_t item_of(const struct replicas *r, uint32_t layer, uint32_t expert, uint32_t n, uint64_t token_hash) {
     if (n < 2)
-        return r->list[r->first[expert]];
-    uint64_t hash = mp_mix64(token_hash ^ ((uint64_t)layer << 32 | expert));
-    return r->list[r->first[expert] + hash % n];
+        return replica_of(r, expert, n, 0);
+    return replica_of(r, expert, n, (uint32_t)(mp_mix64(token_hash ^ ((uint64_t)layer << 32 | expert)) % n));
 }
 
 /* The step that is looked at as the i-th. */
@@ -206,15 +228,16 @@ static enum mp_status read_counts(struct mp_layer_cost *c, const struct replicas
         for (uint32_t src = 0; src < w->n_ranks; src++) {
             uint64_t pairs = 0;
             for (uint32_t e = 0; e < n_experts; e++) {
-                uint32_t n = r->first[e + 1] - r->first[e], count = tokens[(size_t)src * n_experts + e];
+                const uint32_t count = tokens[(size_t)src * n_experts + e];
                 pairs += count;
-                for (uint32_t j = 0; j < n; j++) { /* mp_router_split, rule even */
-                    uint32_t share = count / n + ((j + n - src % n) % n < count % n);
-                    size_t cell = (size_t)i * c->n_items + r->list[r->first[e] + j];
-                    c->rows[cell] += share;
-                    if (c->count != NULL)
-                        c->count[cell * c->n_gpus + src] += share;
-                }
+                for (uint32_t n = least_of(r, e); n <= most_of(r, e) && count > 0; n++)
+                    for (uint32_t j = 0; j < n; j++) { /* mp_router_split, rule even */
+                        uint32_t share = count / n + ((j + n - src % n) % n < count % n);
+                        size_t cell = (size_t)i * c->n_items + replica_of(r, e, n, j);
+                        c->rows[cell] += share;
+                        if (c->count != NULL)
+                            c->count[cell * c->n_gpus + src] += share;
+                    }
             }
             c->tokens_of_rank[(size_t)i * c->n_gpus + src] = (uint32_t)mp_ceil_div(pairs, k);
         }
@@ -321,28 +344,30 @@ static enum mp_status read_tokens(struct mp_layer_cost *c, const struct replicas
             bool is_kept = c->by_token && k % every == 0;
             c->tokens_of_rank[(size_t)i * c->n_gpus + src]++;
             const size_t bit = is_kept && !c->is_coupled ? next_bit(c, src) : 0;
-            for (uint32_t j = 0; j < n; j++) {
-                uint32_t item = item_of(r, c->layer, ids[j], hash);
-                size_t cell = (size_t)i * c->n_items + item;
-                c->rows[cell]++;
-                if (c->count != NULL)
-                    c->count[cell * c->n_gpus + src]++;
-                if (!is_kept)
-                    continue;
-                if (!c->is_coupled) {
-                    c->tokens[cell * c->n_words + bit / 64] |= UINT64_C(1) << bit % 64;
-                    c->kept[cell]++;
-                    continue;
+            for (uint32_t j = 0; j < n; j++)
+                for (uint32_t m = least_of(r, ids[j]); m <= most_of(r, ids[j]); m++) {
+                    uint32_t item = item_of(r, c->layer, ids[j], m, hash);
+                    size_t cell = (size_t)i * c->n_items + item;
+                    c->rows[cell]++;
+                    if (c->count != NULL)
+                        c->count[cell * c->n_gpus + src]++;
+                    if (!is_kept)
+                        continue;
+                    if (!c->is_coupled) {
+                        c->tokens[cell * c->n_words + bit / 64] |= UINT64_C(1) << bit % 64;
+                        c->kept[cell]++;
+                        continue;
+                    }
+                    c->ids[(size_t)token * c->top_k + j] = (uint16_t)item;
+                    c->token_first[cell + 2]++;
                 }
-                c->ids[(size_t)token * c->top_k + j] = (uint16_t)item;
-                c->token_first[cell + 2]++;
-            }
             if (!is_kept)
                 continue;
             if (c->is_coupled) {
                 for (uint32_t j = n; j < c->top_k; j++)
                     c->ids[(size_t)token * c->top_k + j] = (uint16_t)c->n_items;
-                c->home[token] = (uint16_t)item_of(r, c->layer, (uint32_t)(st->row[k] % t->n_experts), hash);
+                const uint32_t home = (uint32_t)(st->row[k] % t->n_experts);
+                c->home[token] = (uint16_t)item_of(r, c->layer, home, most_of(r, home), hash);
                 c->home_first[(size_t)i * c->n_items + c->home[token] + 2]++;
             }
             token++;
@@ -376,20 +401,32 @@ static uint32_t shrunk(uint64_t own, uint64_t total, uint64_t part, uint64_t all
     uint64_t pooled = all > 0 ? mp_mul_div(total * permille, part, all) : 0; /* in thousandths */
     return (uint32_t)((own * (1000 - permille) + pooled + 500) / 1000);
 }
+/* Is this item of an expert that has one replica? Their rows are all there are. Without `most`: all items count. */
+static bool is_single(const struct replicas *r, uint32_t n_experts, uint32_t *expert, size_t item) {
+    if (r->most == NULL)
+        return true;
+    while (*expert + 1 < n_experts && r->first[*expert + 1] <= item)
+        ++*expert;
+    return r->first[*expert] == item;
+}
 /* Fills in padded rows, and pulls them and the copies towards the pool. */
-static void pad_and_shrink(struct mp_layer_cost *c, uint32_t permille) {
+static void pad_and_shrink(struct mp_layer_cost *c, const struct replicas *r, uint32_t permille) {
+    const uint32_t n_experts = c->problem.workload->trace->n_experts;
     const size_t S = c->n_steps, I = c->n_items, n = c->n_gpus;
     uint64_t all = 0;
-    for (size_t s = 0; s < S; s++)
+    for (size_t s = 0; s < S; s++) {
+        uint32_t expert = 0;
         for (size_t i = 0; i < I; i++) {
             c->total_rows[i] += c->rows[s * I + i];
-            all += c->rows[s * I + i];
+            all += is_single(r, n_experts, &expert, i) ? c->rows[s * I + i] : 0;
         }
+    }
     for (size_t s = 0; s < S; s++) {
         const uint32_t *rows = c->rows + s * I;
         uint64_t total = 0;
+        uint32_t expert = 0;
         for (size_t i = 0; i < I; i++)
-            total += rows[i];
+            total += is_single(r, n_experts, &expert, i) ? rows[i] : 0;
         for (size_t i = 0; i < I; i++) {
             uint32_t mine = permille > 0 ? shrunk(rows[i], total, c->total_rows[i], all, permille) : rows[i];
             for (size_t k = 0; k < c->n_tiles; k++)
@@ -397,8 +434,9 @@ static void pad_and_shrink(struct mp_layer_cost *c, uint32_t permille) {
         }
         for (size_t src = 0; permille > 0 && c->count != NULL && src < n; src++) {
             uint64_t sent = 0;
+            expert = 0;
             for (size_t i = 0; i < I; i++)
-                sent += c->count[(s * I + i) * n + src];
+                sent += !is_single(r, n_experts, &expert, i) ? 0 : c->count[(s * I + i) * n + src];
             for (size_t i = 0; i < I; i++) {
                 uint32_t *cell = &c->count[(s * I + i) * n + src];
                 *cell = shrunk(*cell, sent, c->total_rows[i], all, permille);
@@ -485,7 +523,7 @@ uint64_t layer_slowest_ns(const struct mp_layer_cost *c, const uint32_t *rows, s
 }
 
 /* What was read, eight steps side by side. */
-static void fold(struct mp_layer_cost *c) {
+static void fold(struct mp_layer_cost *c, const struct replicas *r) {
     const size_t S = c->n_steps, I = c->n_items, n = c->n_gpus, L = c->n_levels, C = c->n_counts;
     for (size_t s = 0; s < S; s++) {
         const size_t block = s / LANES, lane = s % LANES;
@@ -493,7 +531,7 @@ static void fold(struct mp_layer_cost *c) {
             c->lane_rows[(block * I + i) * LANES + lane] = c->rows[s * I + i];
             for (size_t k = 0; k < c->n_tiles; k++)
                 c->lane_padded[((k * c->n_blocks + block) * I + i) * LANES + lane] = c->padded[(k * S + s) * I + i];
-            if (c->count == NULL)
+            if (c->lane_count == NULL)
                 continue;
             uint32_t *to = c->lane_count + (block * I + i) * C * LANES + lane;
             for (size_t src = 0; src < n; src++) {
@@ -503,7 +541,23 @@ static void fold(struct mp_layer_cost *c) {
                     to[(c->sum_at[l] + c->group[src * L + l]) * LANES] += count;
             }
         }
+        for (size_t e = 0; c->lane_source != NULL && e < c->n_experts; e++)
+            for (size_t src = 0; src < n; src++)
+                c->lane_source[((block * c->n_experts + e) * n + src) * LANES + lane] =
+                    c->count[(s * I + r->first[e]) * n + src];
     }
+}
+
+/* Room for what is to be filled. */
+static enum mp_status make_fills(struct mp_layer_cost *c, struct mp_error *err) {
+    for (uint32_t k = 0; k < MP_LAYER_FILLS_MAX; k++) {
+        struct fill *f = &c->fills[k];
+        f->replica = mp_arena_alloc(c->arena, c->n_gpus, sizeof *f->replica);
+        f->mask = mp_arena_alloc(c->arena, (size_t)MP_REPLICAS_MAX * c->n_words + 1, sizeof *f->mask);
+        if (f->replica == NULL || f->mask == NULL)
+            return mp_nomem(err, "the cost of a layer");
+    }
+    return MP_OK;
 }
 
 /* Steps in an order in which every beginning is spread over all of them: by the digits of the index, reversed. */
@@ -544,6 +598,7 @@ enum mp_status mp_layer_cost_new(struct mp_layer_cost **out, const struct mp_lay
                                 .n_items = spec->n_copies,
                                 .n_steps = spec->n_steps,
                                 .n_ranks = p->workload->n_ranks,
+                                .n_experts = p->workload->trace->n_experts,
                                 .n_levels = p->topology->n_levels,
                                 .top_k = p->workload->trace->top_k,
                                 .copies = d->copies,
@@ -560,6 +615,11 @@ enum mp_status mp_layer_cost_new(struct mp_layer_cost **out, const struct mp_lay
     c->has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt");
 #endif
     c->by_token = c->is_coupled || c->copies == MP_COPY_PER_NODE || c->copies == MP_COPY_PER_GPU;
+    if (c->is_coupled && spec->most != NULL) {
+        status = mp_decline(err, outcome, MP_NOT_APPLICABLE,
+                            "with coupled sources replicas are not chosen while placing (write --replicate eplb)");
+        goto out;
+    }
     if (c->by_token && c->is_counts) {
         status = mp_decline(err, outcome, MP_NOT_APPLICABLE,
                             "%s needs to know each token (record the top-k of every token, or use --dispatcher a2av)",
@@ -600,8 +660,17 @@ enum mp_status mp_layer_cost_new(struct mp_layer_cost **out, const struct mp_lay
     c->order = mp_arena_alloc(arena, S, sizeof *c->order);
     c->given_ns = mp_arena_alloc(arena, S, sizeof *c->given_ns);
     c->tag = mp_arena_alloc(arena, I + 1, sizeof *c->tag);
-    if (by_pair) {
+    const bool is_nearest = spec->most != NULL && spec->rule == MP_ROUTE_NEAREST;
+    if (is_nearest) {
         c->count = mp_arena_alloc(read, S * I * n, sizeof *c->count);
+        c->lane_source = mp_arena_alloc(arena, P * c->n_experts * n, sizeof *c->lane_source);
+        if (c->count == NULL || c->lane_source == NULL) {
+            status = mp_nomem(err, "the cost of a layer");
+            goto out;
+        }
+    }
+    if (by_pair) {
+        c->count = is_nearest ? c->count : mp_arena_alloc(read, S * I * n, sizeof *c->count);
         c->lane_count = mp_arena_alloc(arena, P * I * c->n_counts, sizeof *c->lane_count);
         c->no_count = mp_arena_alloc(arena, (size_t)c->n_counts * LANES, sizeof *c->no_count);
     }
@@ -615,9 +684,11 @@ enum mp_status mp_layer_cost_new(struct mp_layer_cost **out, const struct mp_lay
         goto out;
     }
     spread_steps(c);
-    MP_TRY(list_replicas(&replicas, c, spec->copies, p->workload->trace->n_experts, err));
+    MP_TRY(list_replicas(&replicas, c, spec, err));
     MP_TRY(c->is_counts ? read_counts(c, &replicas, spec, err) : read_tokens(c, &replicas, spec, err));
-    pad_and_shrink(c, spec->shrink_permille);
+    if (is_nearest)
+        MP_TRY(make_fills(c, err));
+    pad_and_shrink(c, &replicas, is_nearest ? 0 : spec->shrink_permille);
     uint64_t rows_most = 0, copies_most = 0;
     for (size_t s = 0; s < S; s++) {
         uint64_t of_step[2] = {0, 0}, tokens = 0;
@@ -625,7 +696,7 @@ enum mp_status mp_layer_cost_new(struct mp_layer_cost **out, const struct mp_lay
             uint32_t rows = c->rows[s * I + i];
             of_step[0] += rows;
             for (uint32_t k = 0; k < c->n_tiles; k++)
-                of_step[1] += c->padded[(k * S + s) * I + i];
+                of_step[1] += c->padded[(k * S + s) * I + i] + (is_nearest ? c->tiles[k] : 0);
         }
         for (size_t g = 0; g < n; g++) {
             tokens += c->tokens_of_rank[s * n + g];
@@ -646,7 +717,7 @@ enum mp_status mp_layer_cost_new(struct mp_layer_cost **out, const struct mp_lay
                             (unsigned long long)rows_most);
         goto out;
     }
-    fold(c);
+    fold(c, &replicas);
     c->rows = c->padded = c->count = NULL;
     *out = c;
     c = NULL;

@@ -73,6 +73,13 @@ struct mp_layer_cost {
                                                        [n_items][n_counts][LANES]: by source, then sums over groups;
                                                        NULL where copies are counted per token */
     uint32_t *no_count;                             /* [n_counts][LANES] zero */
+    uint32_t *lane_source; /* rule nearest: [n_blocks][n_experts][n_gpus][LANES] rows of each source */
+    uint32_t n_experts, n_fills;
+    struct fill { /* items to be filled before the next change */
+        uint32_t expert, base, first, n;
+        uint8_t *replica; /* [n_gpus] */
+        uint64_t *mask;   /* [MP_REPLICAS_MAX][n_words] tokens of its sources */
+    } fills[MP_LAYER_FILLS_MAX];
     /* Copies per GPU or node, sources that stay: sets of tokens as bits. Those of source r are field_bits bits from
      * field_bits * r on; where that is 64, the words [word_first[r], word_first[r + 1]). */
     uint32_t n_words, field_bits, *word_first; /* n_words: of a set, a multiple of WORDS */

@@ -21,8 +21,8 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     uint32_t *quota = mp_arena_alloc(scratch, p->n_gpus, sizeof *quota);
     if (quota == NULL)
         return mp_nomem(err, "placing experts");
-    mp_grid_quota(grid, draft->n_copies, quota);
     for (uint32_t l = 0; l < p->n_layers; l++) {
+        mp_grid_quota(grid, mp_draft_n(draft, l), quota);
         const uint16_t *copy = draft->copies + (size_t)l * p->n_slots;
         mp_grid_begin(grid, p, l);
         for (uint32_t g = 0; g < p->n_gpus; g++)
@@ -38,4 +38,5 @@ const struct mp_strategy mp_strategy_place_contiguous = {.name = "contiguous",
                                                          .summary = "experts in id order, equally many on each GPU",
                                                          .reference = "vLLM --expert-placement-strategy linear",
                                                          .stage = MP_PLAN_PLACE,
+                                                         .takes_layers = true,
                                                          .solve = solve};

@@ -17,6 +17,10 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     (void)budget;
     struct mp_plan *p = draft->plan;
     uint32_t n = draft->n_copies;
+    if (mp_draft_varies(draft))
+        return mp_decline(err, outcome, MP_NOT_APPLICABLE,
+                          "eplb: layers have different numbers of replicas, and EPLB "
+                          "needs equally many (use place lpt)");
     if (n % p->n_gpus != 0)
         return mp_decline(err, outcome, MP_NOT_APPLICABLE,
                           "eplb: %u slots do not divide by %u GPUs, which EPLB as published needs (use --redundant %u, "

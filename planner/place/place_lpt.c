@@ -65,8 +65,7 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     enum mp_status status = mp_grid_new(&grid, in, draft, scratch, err);
     if (status != MP_OK)
         return status;
-    uint32_t n = draft->n_copies;
-    struct item *items = mp_arena_alloc(scratch, n, sizeof *items);
+    struct item *items = mp_arena_alloc(scratch, draft->n_copies, sizeof *items);
     uint32_t *count = mp_arena_alloc(scratch, p->n_experts, sizeof *count);
     uint64_t *ns = mp_arena_alloc(scratch, p->n_gpus, sizeof *ns);
     unsigned __int128 *done = mp_arena_alloc(scratch, p->n_gpus, sizeof *done);
@@ -76,6 +75,7 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     for (uint32_t l = 0; l < p->n_layers; l++) {
         const uint16_t *copies = draft->copies + (size_t)l * p->n_slots;
         const uint64_t *load = in->load + (size_t)l * p->n_experts;
+        const uint32_t n = mp_draft_n(draft, l);
         for (uint32_t e = 0; e < p->n_experts; e++)
             count[e] = 0;
         for (uint32_t i = 0; i < n; i++)
@@ -105,4 +105,5 @@ const struct mp_strategy mp_strategy_place_lpt = {.name = "lpt",
                                                   .summary = "heaviest first, to the GPU that would be done first",
                                                   .reference = "R. L. Graham, SIAM J. Appl. Math. 17(2), 1969",
                                                   .stage = MP_PLAN_PLACE,
+                                                  .takes_layers = true,
                                                   .solve = solve};

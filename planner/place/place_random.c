@@ -22,12 +22,13 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     uint32_t *quota = mp_arena_alloc(scratch, p->n_gpus, sizeof *quota);
     if (quota == NULL)
         return mp_nomem(err, "placing experts");
-    mp_grid_quota(grid, draft->n_copies, quota);
     for (uint32_t l = 0; l < p->n_layers; l++) {
         struct mp_rng rng = mp_rng_seed(in->seed ^ mp_mix64(l));
-        for (uint32_t i = 0; i < draft->n_copies; i++)
+        const uint32_t n = mp_draft_n(draft, l);
+        mp_grid_quota(grid, n, quota);
+        for (uint32_t i = 0; i < n; i++)
             shuffled[i] = draft->copies[(size_t)l * p->n_slots + i];
-        mp_rng_shuffle(&rng, shuffled, draft->n_copies);
+        mp_rng_shuffle(&rng, shuffled, n);
         mp_grid_begin(grid, p, l);
         const uint32_t *copy = shuffled;
         for (uint32_t g = 0; g < p->n_gpus; g++)
@@ -41,4 +42,9 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
 }
 
 const struct mp_strategy mp_strategy_place_random = {
-    .name = "random", .summary = "seeded shuffle, cut evenly", .reference = "", .stage = MP_PLAN_PLACE, .solve = solve};
+    .name = "random",
+    .summary = "seeded shuffle, cut evenly",
+    .reference = "",
+    .stage = MP_PLAN_PLACE,
+    .takes_layers = true,
+    .solve = solve};

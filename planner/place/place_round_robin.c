@@ -18,7 +18,7 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     for (uint32_t l = 0; l < p->n_layers; l++) {
         const uint16_t *copies = draft->copies + (size_t)l * p->n_slots;
         mp_grid_begin(grid, p, l);
-        for (uint32_t i = 0; i < draft->n_copies; i++)
+        for (uint32_t i = 0; i < mp_draft_n(draft, l); i++)
             if (!mp_grid_put_from(grid, i % p->n_gpus, copies[i]))
                 return mp_decline(err, outcome, MP_NOT_FOUND, MP_GRID_STUCK, "round-robin", l);
     }
@@ -30,4 +30,5 @@ const struct mp_strategy mp_strategy_place_round_robin = {.name = "round-robin",
                                                           .summary = "expert e on GPU e mod n",
                                                           .reference = "vLLM --expert-placement-strategy round_robin",
                                                           .stage = MP_PLAN_PLACE,
+                                                          .takes_layers = true,
                                                           .solve = solve};

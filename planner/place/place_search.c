@@ -14,7 +14,9 @@
  * Over-fit  docs/STRATEGIES.md, "search": what was tried and which of it is on.
  * Cost      `effort` million elementary operations per layer (twice that where copies are counted per token);
  * layers in parallel, the same bytes for any number of threads. */
+#include "eplb.h"
 #include "grid.h"
+#include "joint.h"
 #include "layer_cost.h"
 #include <moeplan/base.h>
 #include <stdlib.h>
@@ -38,7 +40,10 @@ static const struct mp_option options[] = {
 #define STARTS_MAX 8u
 #define START_PART 32u /* setting out from one start takes at most this part of the effort */
 #define DRAW_MIN 8u
-#define GROUPS_PART 8u /* of the work goes into grouping experts by node */
+#define RETURN_MOVES 4u /* items at a time on the way back to the best placement */
+#define SINGLE_PART 3u  /* where replicas are chosen too, this part of the work goes into placing single copies first  \
+                         */
+#define GROUPS_PART 8u  /* of the work goes into grouping experts by node */
 
 struct starts {
     uint32_t n;
@@ -50,6 +55,9 @@ struct search {
     const struct mp_budget *budget;
     struct mp_draft *draft;
     struct starts starts;
+    bool is_open;       /* replicas are chosen here, too */
+    bool must_fill;     /* and every slot */
+    struct starts more; /* then: placements with replicas */
     uint32_t n_steps;
     uint32_t *steps;       /* [n_steps] */
     uint64_t *work;        /* [n_layers] */
@@ -281,12 +289,12 @@ static void keep_best(struct local *x) {
 
 /* Back to the best placement: a few items at a time, which costs less than to count everything anew. */
 static void return_to_best(struct local *x) {
-    struct mp_item_move moves[MP_LAYER_MOVES_MAX / 2];
+    struct mp_item_move moves[RETURN_MOVES];
     uint32_t n = 0;
     for (uint32_t i = 0; i < x->n_items; i++) {
         if (gpu_of(x, i) != x->best[i])
             moves[n++] = (struct mp_item_move){(uint16_t)i, x->best[i]};
-        if (n == MP_LAYER_MOVES_MAX / 2 || (n > 0 && i + 1 == x->n_items)) {
+        if (n == RETURN_MOVES || (n > 0 && i + 1 == x->n_items)) {
             (void)mp_layer_cost_try(x->cost, moves, n, false);
             mp_layer_cost_keep(x->cost);
             n = 0;
@@ -465,7 +473,7 @@ static enum mp_status search_layer(void *ctx, size_t layer, unsigned worker, str
     struct local x = {.search = s,
                       .rng = mp_rng_seed(s->problem->seed ^ mp_mix64(layer)),
                       .copies = s->draft->copies + layer * p->n_slots,
-                      .n_items = s->draft->n_copies,
+                      .n_items = mp_draft_n(s->draft, (uint32_t)layer),
                       .n_gpus = p->n_gpus,
                       .n_experts = p->n_experts,
                       .limit = s->effort};
@@ -524,12 +532,12 @@ static enum mp_status same_shape(struct mp_plan **out, const struct mp_plan *p, 
     return status;
 }
 
-static enum mp_status make_starts(struct search *s, struct mp_error *err) {
-    static const char *const names[] = {"contiguous", "lpt", "eplb", "round-robin"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+static enum mp_status make_starts(struct starts *out, const struct search *s, const struct mp_draft *like,
+                                  const char *const *names, size_t n_names, struct mp_error *err) {
+    for (size_t i = 0; i < n_names; i++) {
         const struct mp_strategy *strategy = mp_strategy_find(MP_PLAN_PLACE, names[i]);
         struct mp_problem p = *s->problem;
-        struct mp_draft draft = *s->draft;
+        struct mp_draft draft = *like;
         struct mp_error why = {0};
         enum mp_outcome outcome = MP_NOT_FOUND;
         struct mp_arena *scratch = mp_arena_new();
@@ -549,9 +557,64 @@ static enum mp_status make_starts(struct search *s, struct mp_error *err) {
                 return status;
             continue;
         }
-        s->starts.plan[s->starts.n++] = draft.plan;
+        out->plan[out->n++] = draft.plan;
     }
     return MP_OK;
+}
+
+/* ---- replicas and placement together ---- */
+/* EPLB's choice of `n_extra` replicas, placed by itself and by lpt. */
+static enum mp_status start_with(struct search *s, uint32_t n_extra, struct mp_arena *scratch, struct mp_error *err) {
+    static const char *const names[] = {"lpt", "eplb"};
+    const struct mp_plan *p = s->draft->plan;
+    struct mp_draft draft = {.plan = s->draft->plan, .n_copies = p->n_experts + n_extra};
+    const struct mp_eplb_shape shape = {
+        p->n_experts, draft.n_copies, 1, 1, 1, p->n_gpus < MP_REPLICAS_MAX ? p->n_gpus : MP_REPLICAS_MAX};
+    struct mp_eplb *w;
+    draft.copies = mp_arena_alloc(scratch, (size_t)p->n_layers * p->n_slots, sizeof *draft.copies);
+    if (draft.copies == NULL)
+        return mp_nomem(err, "starts");
+    enum mp_status status = mp_eplb_new(&w, &shape, scratch, err);
+    if (status != MP_OK)
+        return status;
+    for (uint32_t l = 0; l < p->n_layers; l++)
+        mp_eplb_copies(w, s->problem->load + (size_t)l * p->n_experts, draft.copies + (size_t)l * p->n_slots);
+    return make_starts(&s->more, s, &draft, names, n_extra == s->problem->n_redundant ? 2 : 1, err);
+}
+
+static enum mp_status replicate_layer(void *ctx, size_t layer, unsigned worker, struct mp_error *err) {
+    (void)worker;
+    struct search *s = ctx;
+    struct mp_plan *p = s->draft->plan;
+    const uint16_t *starts[STARTS_MAX + 1];
+    uint64_t value;
+    struct mp_joint in = {.cost = {.problem = s->problem,
+                                   .layer = (uint32_t)layer,
+                                   .n_steps = s->n_steps,
+                                   .steps = s->steps,
+                                   .rows_max = (uint64_t)s->values[OPTION_ROWS],
+                                   .rule = s->problem->placed_for,
+                                   .shrink_permille = (uint32_t)s->values[OPTION_SHRINK]},
+                          .first_slot = p->gpu_first_slot,
+                          .n_extra = s->problem->n_redundant,
+                          .must_fill = s->must_fill,
+                          .load = s->problem->load + layer * p->n_experts,
+                          .starts = starts,
+                          .kicks = (uint32_t)s->values[OPTION_KICKS],
+                          .is_race = s->values[OPTION_RACE] != 0,
+                          .effort = s->effort,
+                          .seed = s->problem->seed ^ mp_mix64(layer + p->n_layers),
+                          .budget = s->budget,
+                          .started = s->started};
+    if (!s->must_fill)
+        starts[in.n_starts++] = p->layers[layer].slot_expert;
+    for (uint32_t i = 0; i < s->more.n; i++)
+        starts[in.n_starts++] = s->more.plan[i]->layers[layer].slot_expert;
+    enum mp_status status = mp_joint_search(&in, p->layers[layer].slot_expert, &value, &s->work[layer],
+                                            &s->has_struck[layer], &s->outcomes[layer], &s->declined[layer]);
+    if (status != MP_OK && err != NULL)
+        *err = s->declined[layer];
+    return status;
 }
 
 /* Steps to look at: as many as the option says, but so few that setting out from a start is a small part of the effort.
@@ -586,7 +649,9 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
         uint64_t each = mp_mul_div(budget->work_limit, WORK_PER_PAIR, p->n_layers);
         s.effort = each < s.effort ? each : s.effort;
     }
-    MP_TRY(draw(&drawn, &s, draft->n_copies, by_token, err));
+    s.is_open = draft->is_open && in->n_redundant > 0;
+    s.must_fill = s.is_open && in->needs_equal_slots;
+    MP_TRY(draw(&drawn, &s, s.is_open ? 2 * (draft->n_copies + in->n_redundant) : draft->n_copies, by_token, err));
     looked_at.workload = drawn != NULL ? drawn : in->workload;
     const uint32_t n = looked_at.workload->n_steps;
     s.n_steps = n < (uint64_t)s.values[OPTION_STEPS] ? n : (uint32_t)s.values[OPTION_STEPS];
@@ -601,10 +666,27 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     }
     for (uint32_t i = 0; i < s.n_steps; i++)
         s.steps[i] = (uint32_t)mp_mul_div(2 * (uint64_t)i + 1, n, 2 * (uint64_t)s.n_steps);
-    MP_TRY(make_starts(&s, err));
-    s.problem = &looked_at;
-    MP_TRY(mp_parallel_for(in->n_threads, p->n_layers, search_layer, &s, err));
+    if (s.is_open) {
+        for (uint32_t part = 1; part < 8 && in->n_redundant / part > 0; part *= 2)
+            MP_TRY(start_with(&s, in->n_redundant / part, scratch, err));
+        s.effort -= s.effort / SINGLE_PART;
+    }
+    if (!s.must_fill) {
+        const uint64_t effort = s.effort;
+        static const char *const names[] = {"contiguous", "lpt", "eplb", "round-robin"};
+        MP_TRY(make_starts(&s.starts, &s, draft, names, sizeof names / sizeof *names, err));
+        s.problem = &looked_at;
+        s.effort = s.is_open ? s.effort / (SINGLE_PART - 1) : s.effort;
+        MP_TRY(mp_parallel_for(in->n_threads, p->n_layers, search_layer, &s, err));
+        s.effort = effort;
+    }
     *outcome = MP_FOUND;
+    for (uint32_t l = 0; l < p->n_layers && s.is_open; l++)
+        if (s.outcomes[l] != MP_FOUND)
+            s.is_open = false; /* the reason is said below */
+    s.problem = &looked_at;
+    if (s.is_open)
+        MP_TRY(mp_parallel_for(in->n_threads, p->n_layers, replicate_layer, &s, err));
     uint64_t work = 0;
     for (uint32_t l = 0; l < p->n_layers; l++) {
         work += s.work[l];
@@ -618,6 +700,7 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     draft->work_used += work / WORK_PER_PAIR;
 out:
     free_starts(&s.starts);
+    free_starts(&s.more);
     mp_workload_free(drawn);
     return status;
 }
@@ -628,4 +711,6 @@ const struct mp_strategy mp_strategy_place_search = {
     .reference = "docs/STRATEGIES.md",
     .stage = MP_PLAN_PLACE,
     .options = options,
+    .takes_layers = true,
+    .takes_open = true,
     .solve = solve};

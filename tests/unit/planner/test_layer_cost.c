@@ -12,8 +12,10 @@ struct world {
     struct mp_problem problem;
     struct mp_plan *plan;
     struct mp_layer_cost *cost[2];
-    uint16_t copies[2][64], gpu[2][64];
-    uint32_t n_items;
+    uint16_t copies[2][64], gpu[2][64]; /* of items; MP_ITEM_OFF where the number of replicas is another one */
+    uint32_t n_items, n_experts;
+    uint8_t most[16]; /* replicas of each expert, where they are added and dropped */
+    uint32_t first[17];
 };
 
 /* The plan that has item i of layer l on gpu[l][i]: slots by GPU, experts ascending. */
@@ -88,6 +90,39 @@ static void compare(struct world *w) {
     mp_sim_result_free(r);
 }
 
+/* Expert e of layer l gets n replicas on distinct, rising GPUs: into gpu[]. */
+static void replicate(const struct world *w, struct mp_rng *rng, uint32_t e, uint32_t n, uint16_t *gpu) {
+    for (uint32_t m = 1; m <= w->most[e]; m++)
+        for (uint32_t r = 0; r < m; r++)
+            gpu[mp_replica_item(w->first[e], m, r)] = MP_ITEM_OFF;
+    for (uint32_t r = 0, g = 0, left = n; left > 0; g++) /* each set of n GPUs equally likely */
+        if (mp_rng_below(rng, w->plan->n_gpus - g) < left) {
+            gpu[mp_replica_item(w->first[e], n, r++)] = (uint16_t)g;
+            left--;
+        }
+}
+
+/* One or two experts get another number of replicas, elsewhere; kept half of the time. */
+static void change_replicas(struct world *w, struct mp_rng *rng) {
+    const uint32_t l = (uint32_t)mp_rng_below(rng, 2), n = 1 + (uint32_t)mp_rng_below(rng, 2);
+    uint16_t gpu[64];
+    struct mp_item_move moves[2 * MP_LAYER_MOVES_MAX];
+    uint32_t n_moves = 0;
+    memcpy(gpu, w->gpu[l], sizeof gpu);
+    for (uint32_t k = 0, e = (uint32_t)mp_rng_below(rng, w->n_experts); k < n; k++, e = (e + 1) % w->n_experts)
+        replicate(w, rng, e, 1 + (uint32_t)mp_rng_below(rng, w->most[e]), gpu);
+    for (uint32_t i = 0; i < w->n_items; i++)
+        if (gpu[i] != w->gpu[l][i])
+            moves[n_moves++] = (struct mp_item_move){(uint16_t)i, gpu[i]};
+    uint64_t value = mp_layer_cost_try(w->cost[l], moves, n_moves, false);
+    if (mp_rng_below(rng, 2) == 0)
+        return;
+    mp_layer_cost_keep(w->cost[l]);
+    assert_int_equal(value, mp_layer_cost_now(w->cost[l]));
+    memcpy(w->gpu[l], gpu, sizeof gpu);
+    assert_memory_equal(mp_layer_cost_gpus(w->cost[l]), gpu, w->n_items * sizeof *gpu);
+}
+
 /* One to three items of experts without replicas to random GPUs, or one replica; kept half of the time. */
 static void change(struct world *w, struct mp_rng *rng) {
     uint32_t l = (uint32_t)mp_rng_below(rng, 2), n = 1 + (uint32_t)mp_rng_below(rng, 3);
@@ -114,8 +149,10 @@ static void change(struct world *w, struct mp_rng *rng) {
     assert_memory_equal(mp_layer_cost_gpus(w->cost[l]), w->gpu[l], w->n_items * sizeof(uint16_t));
 }
 
+#define ADD_AND_DROP UINT32_MAX /* replicas come and go */
 static void run_world(const struct tiny_spec *spec, const char *dispatcher, enum mp_sources sources,
                       enum mp_objective objective, uint32_t n_replicas, uint64_t seed) {
+    const bool is_open = n_replicas == ADD_AND_DROP;
     struct mp_error err = {0};
     struct mp_rng rng = mp_rng_seed(seed);
     static struct world w;
@@ -132,7 +169,13 @@ static void run_world(const struct tiny_spec *spec, const char *dispatcher, enum
                                     .sim = w.tiny.request.sim,
                                     .objective = objective,
                                     .n_threads = 1};
-    w.n_items = spec->n_experts + n_replicas;
+    w.n_experts = spec->n_experts;
+    for (uint32_t e = 0; e < w.n_experts && is_open; e++) {
+        w.most[e] = (uint8_t)(1 + mp_rng_below(&rng, w.tiny.topology->n_gpus < 3 ? w.tiny.topology->n_gpus : 3));
+        w.first[e + 1] = w.first[e] + mp_layer_items(MP_ROUTE_EVEN, w.most[e]);
+    }
+    w.n_items = is_open ? w.first[w.n_experts] : spec->n_experts + n_replicas;
+    assert_true(w.n_items <= 64);
     for (uint32_t g = 0; g < w.tiny.topology->n_gpus; g++)
         slots[g] = w.n_items;
     CHECK_OK(mp_plan_new(&w.plan, 2, spec->n_experts, w.tiny.topology->n_gpus, slots, &err), err);
@@ -142,11 +185,18 @@ static void run_world(const struct tiny_spec *spec, const char *dispatcher, enum
     w.plan->gpu_node = node;
     w.plan->n_nodes = mp_topology_n_nodes(w.tiny.topology);
     for (uint32_t l = 0; l < 2; l++) {
-        for (uint32_t i = 0; i < w.n_items; i++)
+        for (uint32_t i = 0; i < w.n_items && !is_open; i++)
             w.copies[l][i] = (uint16_t)(i < spec->n_experts ? i : i % 2); /* experts 0 and 1 have the replicas */
-        deal(&w, &rng, l);
+        for (uint32_t e = 0; e < w.n_experts && is_open; e++) {
+            for (uint32_t i = w.first[e]; i < w.first[e + 1]; i++)
+                w.copies[l][i] = (uint16_t)e;
+            replicate(&w, &rng, e, 1 + (uint32_t)mp_rng_below(&rng, w.most[e]), w.gpu[l]);
+        }
+        if (!is_open)
+            deal(&w, &rng, l);
         const struct mp_layer_cost_spec cost = {.problem = &w.problem,
-                                                .copies = w.copies[l],
+                                                .copies = is_open ? NULL : w.copies[l],
+                                                .most = is_open ? w.most : NULL,
                                                 .n_copies = w.n_items,
                                                 .layer = l,
                                                 .n_steps = w.workload->n_steps};
@@ -156,7 +206,10 @@ static void run_world(const struct tiny_spec *spec, const char *dispatcher, enum
     }
     compare(&w);
     for (int k = 0; k < 12; k++) {
-        change(&w, &rng);
+        if (is_open)
+            change_replicas(&w, &rng);
+        else
+            change(&w, &rng);
         compare(&w);
     }
     for (uint32_t l = 0; l < 2; l++)
@@ -209,6 +262,57 @@ static void test_layer_cost__equals_the_simulator_with_replicas(void **state) {
                                     .seed = i};
         run_world(&s, dispatchers[i % 3], i % 5 == 0 ? MP_SOURCES_COUPLED : MP_SOURCES_DP, MP_OBJECTIVE_STEP, 3, i);
     }
+}
+
+/* Replicas are added, dropped and moved, by one change each; every dispatcher, counts too. */
+static void test_layer_cost__equals_the_simulator_while_replicas_come_and_go(void **state) {
+    (void)state;
+    static const char *const dispatchers[] = {"a2av", "deepep-ll", "deepep-normal", "hierarchical", "agrs"};
+    for (uint64_t i = 0; i < 60; i++) {
+        const bool is_counts = i % 10 == 1;
+        const struct tiny_spec s = {.n_layers = 2,
+                                    .n_experts = 10,
+                                    .top_k = 3,
+                                    .n_requests = is_counts ? 6 : 160,
+                                    .n_rows = is_counts ? 1 : 8,
+                                    .is_counts = is_counts,
+                                    .topology = i % 2 == 0 ? shapes[i / 2 % 6] : source_path(files[i / 2 % 5]),
+                                    .phase = i % 3 == 0 && !is_counts ? MP_PHASE_DECODE : MP_PHASE_PREFILL,
+                                    .batch = i % 3 == 0 ? 2 : 20,
+                                    .seed = i};
+        run_world(&s, dispatchers[i % 5], MP_SOURCES_DP, (enum mp_objective)(i % 4), ADD_AND_DROP, i);
+    }
+}
+
+/* What coupled tokens do depends on where their own expert is: their items stay. */
+static void test_layer_cost__coupled_sources_keep_their_replicas(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    struct tiny t;
+    struct mp_workload *w;
+    struct mp_layer_cost *c;
+    enum mp_outcome outcome;
+    const struct tiny_spec s = {.n_layers = 1,
+                                .n_experts = 4,
+                                .top_k = 2,
+                                .n_requests = 60,
+                                .n_rows = 8,
+                                .topology = "2:h100",
+                                .phase = MP_PHASE_PREFILL,
+                                .batch = 20};
+    const uint8_t most[4] = {1, 2, 1, 1};
+    CHECK_OK(tiny_make(&t, &s, &err), err);
+    t.request.sim.sources = MP_SOURCES_COUPLED;
+    CHECK_OK(mp_workload_build(&w, &t.part, &t.request.batching, &err), err);
+    const struct mp_problem problem = {
+        .workload = w, .topology = t.topology, .model = t.model, .sim = t.request.sim, .n_threads = 1};
+    const struct mp_layer_cost_spec spec = {.problem = &problem, .most = most, .n_copies = 6, .n_steps = w->n_steps};
+    CHECK_OK(mp_layer_cost_new(&c, &spec, &outcome, &err), err);
+    assert_int_equal(outcome, MP_NOT_APPLICABLE);
+    assert_non_null(strstr(err.message, "write --replicate eplb"));
+    assert_null(c);
+    mp_workload_free(w);
+    tiny_free(&t);
 }
 
 static void test_layer_cost__equals_the_simulator_on_counts(void **state) {
@@ -365,6 +469,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_layer_cost__equals_the_simulator),
         cmocka_unit_test(test_layer_cost__equals_the_simulator_with_replicas),
+        cmocka_unit_test(test_layer_cost__equals_the_simulator_while_replicas_come_and_go),
+        cmocka_unit_test(test_layer_cost__coupled_sources_keep_their_replicas),
         cmocka_unit_test(test_layer_cost__equals_the_simulator_on_counts),
         cmocka_unit_test(test_layer_cost__groups_experts_that_are_used_together),
         cmocka_unit_test(test_layer_cost__groups_only_where_copies_are_saved),
