@@ -168,13 +168,14 @@ static void listen_to(struct mp_local *l, struct word *first) {
             *first = w;
 }
 
-enum mp_status mp_local_wait(struct mp_local *l, uint64_t patience_ms, int *signal_number, struct mp_error *err) {
+enum mp_status mp_local_wait(struct mp_local *l, uint64_t patience_ms, int *signal_number, int *no,
+                             struct mp_error *err) {
     uint32_t n_left = l->n_ranks, killed_rank = MP_NONE;
     int killed_by = 0, exit_code = 0;
     bool is_ending = false, is_killed = false;
     uint64_t kill_at = UINT64_MAX;
     struct word first = {0};
-    *signal_number = 0;
+    *signal_number = *no = 0;
     while (n_left > 0) {
         for (uint32_t r = 0; r < l->n_ranks; r++) {
             int how;
@@ -186,9 +187,11 @@ enum mp_status mp_local_wait(struct mp_local *l, uint64_t patience_ms, int *sign
                 killed_rank = r;
                 killed_by = WTERMSIG(how);
             }
-            if (WIFEXITED(how) && exit_code == 0)
+            const bool is_no = WIFEXITED(how) && WEXITSTATUS(how) == 1;
+            *no |= is_no;
+            if (WIFEXITED(how) && exit_code == 0 && !is_no)
                 exit_code = WEXITSTATUS(how);
-            if ((WIFSIGNALED(how) || WEXITSTATUS(how) != 0) && !is_ending) {
+            if ((WIFSIGNALED(how) || (WEXITSTATUS(how) != 0 && !is_no)) && !is_ending) {
                 is_ending = true;
                 kill_at = ex_now_ns() + patience_ms * 1000000;
             }

@@ -44,6 +44,8 @@ void ex_gather_up(const struct ex_layer *l, const struct ex_payload *p, uint32_t
 enum mp_status ex_check_home(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank, const uint8_t *block,
                              uint64_t *n_tokens, struct mp_error *err) MP_MUST_CHECK;
 
+/* The sizes of a model's experts, none of them yet. */
+struct ex_gemm ex_gemm_of(const struct mp_model *model);
 /* Matrix products of the sizes that the experts of a rank have, on a transport that has `compute`. */
 enum mp_status ex_compute(const struct ex_transport *t, struct ex_link *link, const struct ex_layer *l,
                           const struct mp_model *model, uint32_t rank, uint64_t *ns,

@@ -61,7 +61,7 @@ struct mp_exec_result {
     uint64_t n_copies; /* verified where they arrived */
     uint64_t n_bytes;  /* moved between ranks, checked */
     size_t n_parts;
-    struct mp_exec_part *parts;     /* by step, layer, part */
+    struct mp_exec_part *parts; /* by step, layer, part */
     uint64_t *gemm_ns; /* [n_steps][n_iterations] matrix products, the slowest rank's of each layer; NULL = none */
     size_t n_predicted, n_measured; /* of the timeline: every transfer, as predicted and as it was */
     struct mp_exec_transfer *predicted, *measured;
@@ -101,8 +101,9 @@ enum mp_status mp_local_start(struct mp_local **out, uint32_t n_ranks, uint32_t 
 void mp_local_fail(struct mp_local *l, const struct mp_error *why);
 void mp_local_leave(struct mp_local *l); /* a rank: frees l */
 /* The parent: until all ranks have ended. When one has failed, those that have not ended patience_ms later are killed.
- * Fails with the error of the rank that knew best; *signal_number: the signal that ended it all, or 0. Frees l. */
-enum mp_status mp_local_wait(struct mp_local *l, uint64_t patience_ms, int *signal_number,
+ * Fails with the error of the rank that knew best; *signal_number: the signal that ended it all, or 0; *no: 1
+ * when a rank ended with 1 (its answer is no, which is no failure), else 0. Frees l. */
+enum mp_status mp_local_wait(struct mp_local *l, uint64_t patience_ms, int *signal_number, int *no,
                              struct mp_error *err) MP_MUST_CHECK;
 
 #endif

@@ -399,6 +399,80 @@ class Sockets(unittest.TestCase):
             self.assertIn(message, done.stderr)
 
 
+class Calibration(unittest.TestCase):
+    """--calibrate: a topology that can be read comes out, whatever the times were; no time is judged."""
+
+    def calibrated(self, *arguments, check=True):
+        (FOLDER / "measured.yaml").unlink(missing_ok=True)
+        done = run(EXEC, "--calibrate", *arguments, "--probe", "2", "--iterations", "2", "-o", "measured.yaml", "--json", check=check)
+        return done, json.loads(done.stdout)
+
+    def check_file(self, result, n_ranks):
+        seen = json.loads(run(MOEPLAN, "inspect", "measured.yaml", "--json").stdout)
+        self.assertEqual(seen["facts"]["gpus"], n_ranks)
+        text = (FOLDER / "measured.yaml").read_text(encoding="utf-8")
+        for fit in result["fits"]:
+            self.assertIn(f"# {fit['what']}: ", text)
+        self.assertIn(f"\nlaunch: {result['launch_ns']} ns\nstage_launch: {result['stage_launch_ns']} ns\n", text)
+        for fit in result["fits"]:
+            if "bytes_per_s" in fit:
+                self.assertIn(f"{fit['bytes_per_s']} B/s", text)
+
+    def test_threads_and_processes(self):
+        for transport in ("loop", "socket"):
+            _, result = self.calibrated("2x2:h100", "--transport", transport)
+            self.assertEqual((result["schema"], result["version"], result["transport"], result["ranks"]), ("moeplan.calibration", 1, transport, 4))
+            self.assertEqual([f["kind"] for f in result["fits"]], ["rate", "rate", "launch", "launch", "incast", "incast", "stage"])
+            for fit in result["fits"]:
+                if fit["known"]:
+                    self.assertGreaterEqual(fit["residual"], 0)
+                    self.assertGreater(len(fit["points"]), 1)
+                else:
+                    self.assertRegex(fit["note"], "^kept: ")
+            self.check_file(result, 4)
+            run(MOEPLAN, "plan", DECODE, "measured.yaml", "--batch", "4", "--steps", "1", "--strategy", "lpt", "-q", "-o", "of-measured.yaml")
+
+    def test_the_number_of_ranks_is_enough(self):
+        _, result = self.calibrated("--transport", "socket", "--local", "3", "--stage-coupled")
+        self.check_file(result, 3)
+
+    def test_computation_of_a_model(self):
+        model = FOLDER / "tiny.yaml"
+        model.write_text("schema: moeplan.model\nversion: 1\nname: tiny\nhidden_layers: 2\nexperts: 16\ntop_k: 2\nhidden_size: 64\nexpert_size: 32\n"
+                         "weight_bits: 16\nattention: {heads: 4, kv_heads: 4, head_dim: 16}\n", encoding="utf-8")
+        _, result = self.calibrated("2:h100", "--model", model)
+        fit = result["fits"][-1]
+        self.assertEqual((fit["kind"], fit["type"], fit["known"]), ("compute", "h100", True))
+        text = (FOLDER / "measured.yaml").read_text(encoding="utf-8")
+        self.assertRegex(text, rf'model: "?tiny"?\n +a_ps: {fit["coefficients_ps"]["a"]}\n')
+        self.check_file(result, 2)
+        big = self.calibrated("2:h100", "--model", "deepseek-v3")[1]["fits"][-1]
+        self.assertFalse(big["known"])
+        self.assertIn("too large for a processor", big["note"])
+
+    def test_strict_writes_only_what_is_good(self):
+        for transport in ("loop", "socket"):
+            done, result = self.calibrated("3:h100", "--transport", transport, "--strict", check=False)
+            self.assertEqual(done.returncode, int(result["bad_fits"] > 0), done.stderr)
+            self.assertEqual((FOLDER / "measured.yaml").exists(), result["bad_fits"] == 0)
+
+    def test_a_rank_that_dies_ends_all(self):
+        done = run(EXEC, "--calibrate", "3:h100", "--transport", "socket", "--probe", "2", "-o", "never.yaml", "--deadline", "400", "--fault", "kill@2/0/0/1",
+                   check=False)
+        self.assertEqual(done.returncode, 5, done.stderr)
+        self.assertFalse((FOLDER / "never.yaml").exists())
+
+    def test_usage(self):
+        for words, message in ((["--calibrate", "2:h100"], "add -o FILE, or --json"), (["--calibrate", "-o", "x.yaml"], "how many ranks"),
+                               (["single.yaml", DECODE, "8:h100", "--strict"], "--strict is for calibration"),
+                               (["--calibrate", "2:h100", "-o", "x.yaml", "--matrix"], "leave out --matrix"),
+                               (["--calibrate", "single.yaml", DECODE, "-o", "x.yaml"], "takes a topology only"),
+                               (["--calibrate", "4:h100", "--local", "3", "-o", "x.yaml"], "4"),
+                               (["--calibrate", "2:h100", "-o", "nowhere/x.yaml"], "nowhere"), (["single.yaml"], "TRACE is missing"), ([], "PLAN is missing")):
+            done = run(EXEC, *words, check=False)
+            self.assertEqual((done.returncode, message in done.stderr), (2 if "nowhere" not in message else 4, True), (words, done.returncode, done.stderr))
+
+
 if __name__ == "__main__":
     sys.argv = sys.argv[:1]
     unittest.main()

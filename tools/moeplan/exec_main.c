@@ -1,7 +1,7 @@
 /* moeplan-exec: replays a plan over real links, checks every token, and says how true the prediction was. */
 #include "help.h"
 #include "score.h"
-#include <moeplan/executor.h>
+#include <moeplan/calibrate.h>
 #include <moeplan/matrix.h>
 #include <signal.h>
 #include <stdio.h>
@@ -11,11 +11,13 @@
 enum { PATIENCE_MS = 200 }; /* beyond the deadline, before ranks that have not ended are killed */
 
 static const struct argument exec_arguments[] = {
-    {"PLAN", "a plan file", false, false, WORDS_FILE},
-    {"TRACE", "a recording in any known format (moeplan list formats); with --matrix a traffic matrix", false, false,
+    {"PLAN", "a plan file; with --calibrate left out, and TRACE too", true, false, WORDS_FILE},
+    {"TRACE", "a recording in any known format (moeplan list formats); with --matrix a traffic matrix", true, false,
      WORDS_FILE},
-    {"TOPOLOGY", "a YAML file, or a short string such as 8:h100 or 4x8:h100 (moeplan list topologies)", false, false,
-     WORDS_FILE},
+    {"TOPOLOGY",
+     "a YAML file, or a short string such as 8:h100 or 4x8:h100 (moeplan list topologies); with --calibrate: by "
+     "default the emulated cluster's, else one node with a GPU for each rank",
+     true, false, WORDS_FILE},
     {0}};
 static const enum opt_id exec_options[] = {OPT_TRANSPORT,
                                            OPT_ITERATIONS,
@@ -23,6 +25,10 @@ static const enum opt_id exec_options[] = {OPT_TRANSPORT,
                                            OPT_DEADLINE,
                                            OPT_TIMELINE_FILE,
                                            OPT_COMPUTE,
+                                           OPT_CALIBRATE,
+                                           OPT_OUT,
+                                           OPT_STRICT_FITS,
+                                           OPT_PROBE,
                                            OPT_MATRIX,
                                            OPT_TOKEN_BYTES,
                                            OPT_LOCAL,
@@ -68,16 +74,22 @@ static const enum opt_id exec_options[] = {OPT_TRANSPORT,
 static const char *const exec_examples[] = {
     "moeplan-exec plan.yaml trace.npz 8:h100",
     "moeplan-exec plan.yaml trace.npz 2x4:h100 --transport loop --steps 4 --timeline step.json --json",
-    "moeplan-exec order.yaml traffic.csv 8:h100 --matrix", NULL};
+    "moeplan-exec order.yaml traffic.csv 8:h100 --matrix",
+    "moeplan-exec --calibrate 8:h100 --transport socket -o measured.yaml",
+    "tools/emulate slow.yaml -- moeplan-exec --calibrate --transport socket -o measured.yaml",
+    NULL};
 static const struct verb exec_verb = {
     .name = "moeplan-exec",
     .summary = "replay a plan over real links and check every token",
-    .usage = "moeplan-exec PLAN TRACE TOPOLOGY [--transport NAME] [options]",
+    .usage =
+        "moeplan-exec PLAN TRACE TOPOLOGY [options], or moeplan-exec --calibrate [TOPOLOGY] -o FILE",
     .about =
         "Rebuilds the steps that the plan was made for (or those of the options, as moeplan simulate), and for each "
         "step and layer moves every token to its experts and back in the stages of the plan, over the transport. "
         "Every token is checked bit for bit where it arrives and back home. Prints what it took beside the bound "
-        "and the prediction. Exit code 5: a rank failed or was too slow, or something came wrong.",
+        "and the prediction. With --calibrate it runs no plan: it times short transfers and writes a topology whose "
+        "rates, latencies, launch costs, incast curve and, with --model, compute coefficients are fitted to them. Exit "
+        "code 5: a rank failed or was too slow, or something came wrong.",
     .arguments = exec_arguments,
     .options = exec_options,
     .examples = exec_examples,
@@ -241,6 +253,28 @@ static enum mp_status find_rank(struct start *start, struct mp_exec *in, const s
     return MP_OK;
 }
 
+/* The parent of forked ranks: until all have ended. */
+static enum mp_status wait_for_ranks(struct start *start, const struct opts *o, int *exit_code, struct mp_error *err) {
+    int number;
+    enum mp_status status = mp_local_wait(start->local, o->deadline_ms + PATIENCE_MS, &number, exit_code, err);
+    start->local = NULL;
+    if (number != 0)
+        (void)raise(number); /* start.c ends us as the signal says */
+    return status;
+}
+
+/* A rank that was forked: its parent speaks. */
+static void leave_ranks(struct start *start, int *exit_code, enum mp_status *status, const struct mp_error *err) {
+    if (start->local == NULL)
+        return;
+    if (*status != MP_OK) {
+        mp_local_fail(start->local, err);
+        *exit_code = mp_exit_code(*status);
+    }
+    *status = MP_OK;
+    mp_local_leave(start->local);
+}
+
 /* One rank for each GPU of the plan, whoever starts them. */
 static enum mp_status check_ranks(const struct opts *o, uint32_t n_gpus, struct mp_error *err) {
     if (o->is_set[OPT_LOCAL] && o->local != n_gpus)
@@ -351,29 +385,130 @@ static enum mp_status execute(const struct opts *o, const struct args *args, int
     struct mp_exec in = exec_of(&s, plan, bytes);
     MP_TRY(find_rank(&start, &in, o, err));
     if (start.local != NULL && in.first_rank == MP_NONE) {
-        int number;
-        status = mp_local_wait(start.local, o->deadline_ms + PATIENCE_MS, &number, err);
-        start.local = NULL;
-        if (number != 0)
-            (void)raise(number); /* start.c ends us as the signal says */
+        status = wait_for_ranks(&start, o, exit_code, err);
         goto out;
     }
     MP_TRY(mp_exec_run(&result, &in, err));
     if (in.first_rank == 0)
         status = write_results(result, &in, &s, err);
 out:
-    if (start.local != NULL) { /* a rank that was forked: its parent speaks */
-        if (status != MP_OK)
-            mp_local_fail(start.local, err);
-        *exit_code = mp_exit_code(status);
-        status = MP_OK;
-        mp_local_leave(start.local);
-    }
+    leave_ranks(&start, exit_code, &status, err);
     mp_exec_result_free(result);
     mp_matrix_free(matrix);
     mp_free(bytes);
     mp_plan_free(plan);
     setup_free(&s);
+    return status;
+}
+
+/* ---- calibration ---- */
+
+static enum mp_status check_calibration(const struct opts *o, const struct args *args, struct mp_error *err) {
+    static const enum opt_id of_plans[] = {
+        OPT_MATRIX,   OPT_TOKEN_BYTES,     OPT_TIMELINE_FILE, OPT_COMPUTE, OPT_SPLIT_SIMULATE, OPT_BATCH,  OPT_STEPS,
+        OPT_RESAMPLE, OPT_TOKENS_PER_RANK, OPT_SOURCE_SKEW,   OPT_PAD,     OPT_DISPATCHER,     OPT_SOURCES};
+    static const enum opt_id of_fits[] = {OPT_OUT, OPT_STRICT_FITS, OPT_PROBE};
+    static const char *const names[] = {"PLAN", "TRACE", "TOPOLOGY"};
+    if (!o->calibrate) {
+        for (size_t i = 0; i < sizeof of_fits / sizeof *of_fits; i++)
+            if (o->is_set[of_fits[i]])
+                return mp_fail(err, MP_EUSAGE, "--%s is for calibration (add --calibrate)", opt_table[of_fits[i]].name);
+        return args->n == 3 ? MP_OK
+                            : mp_fail(err, MP_EUSAGE, "%s is missing (usage: %s)", names[args->n], exec_verb.usage);
+    }
+    for (size_t i = 0; i < sizeof of_plans / sizeof *of_plans; i++)
+        if (o->is_set[of_plans[i]])
+            return mp_fail(err, MP_EUSAGE, "--calibrate runs no plan (leave out --%s)", opt_table[of_plans[i]].name);
+    if (args->n > 1)
+        return mp_fail(err, MP_EUSAGE, "--calibrate takes a topology only: \"%.80s\" is too much", args->value[1]);
+    if (o->out == NULL && !o->json)
+        return mp_fail(err, MP_EUSAGE, "--calibrate: where is the topology to go? (add -o FILE, or --json)");
+    return o->out != NULL ? tool_check_output(o->out, err) : MP_OK;
+}
+
+/* What is given; else the emulated cluster's topology; else one node with a GPU for each rank. */
+static enum mp_status calibration_topology(struct mp_topology **out, const struct opts *o, const struct args *args,
+                                           struct mp_error *err) {
+    const char *given = args->n > 0 ? args->value[0] : getenv("MOEPLAN_TOPOLOGY");
+    struct mp_launch found = {.by = NULL};
+    enum mp_status status = MP_OK;
+    char text[32];
+    if (given == NULL) {
+        MP_TRY(mp_launch_find(&found, from_environment, NULL, err));
+        const uint64_t n = o->is_set[OPT_LOCAL]    ? o->local
+                           : o->is_set[OPT_NRANKS] ? o->n_ranks
+                           : found.by != NULL      ? found.n_ranks
+                                                   : 0;
+        if (n == 0)
+            return mp_fail(err, MP_EUSAGE, "--calibrate: how many ranks? (give a topology, or --local N)");
+        snprintf(text, sizeof text, "%llu:h100", (unsigned long long)n);
+        given = text;
+    }
+    MP_TRY(tool_check_topology(given, err));
+    status = mp_topology_load(out, given, &o->limits, err);
+out:
+    return status;
+}
+
+static enum mp_status write_calibration(const struct mp_calibration *c, const struct opts *o, int *exit_code,
+                                        struct mp_error *err) {
+    struct mp_out *out = NULL, *file = NULL;
+    const bool is_refused = o->strict && c->n_bad > 0;
+    enum mp_status status = MP_OK;
+    if (o->out != NULL && !is_refused) {
+        MP_TRY(mp_out_open(&file, o->out, err));
+        mp_calibration_write_topology(c, file);
+        MP_TRY(mp_out_commit(file, err));
+    }
+    for (size_t i = 0; i < c->n_fits; i++)
+        if (c->fits[i].is_bad)
+            fprintf(stderr, "moeplan-exec: %s: %s\n", c->fits[i].what, c->fits[i].note);
+    if (is_refused)
+        fprintf(stderr, "moeplan-exec: --strict: %zu of %zu fits are bad, no topology is written\n", c->n_bad,
+                c->n_fits);
+    *exit_code = is_refused;
+    if (o->out != NULL && strcmp(o->out, "-") == 0)
+        return MP_OK;
+    MP_TRY(mp_out_open(&out, "-", err));
+    if (o->json)
+        mp_calibration_write_json(c, out);
+    else
+        mp_calibration_write_text(c, out);
+    status = mp_out_commit(out, err);
+out:
+    return status;
+}
+
+static enum mp_status calibrate(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
+    struct mp_topology *topology = NULL;
+    struct mp_model *model = NULL;
+    struct mp_calibration *c = NULL;
+    struct start start = {.local = NULL};
+    enum mp_status status = MP_OK;
+    MP_TRY(calibration_topology(&topology, o, args, err));
+    MP_TRY(check_ranks(o, topology->n_gpus, err));
+    if (o->model != NULL)
+        MP_TRY(mp_model_load(&model, o->model, &o->limits, err));
+    struct setup s = {.o = o,
+                      .topology = topology,
+                      .model = model,
+                      .sim = {.stage_mode = o->stage_barrier   ? (int)MP_STAGE_BARRIER
+                                            : o->stage_coupled ? (int)MP_STAGE_COUPLED
+                                                               : -1}};
+    struct mp_exec in = exec_of(&s, NULL, NULL);
+    MP_TRY(find_rank(&start, &in, o, err));
+    if (start.local != NULL && in.first_rank == MP_NONE) {
+        status = wait_for_ranks(&start, o, exit_code, err);
+        goto out;
+    }
+    MP_TRY(mp_calibrate(&c, &in, o->mem_limit / (4 * (uint64_t)in.n_local), o->probe_ms, err));
+    if (in.first_rank == 0)
+        status = write_calibration(c, o, exit_code, err);
+out:
+    leave_ranks(&start, exit_code, &status, err);
+    mp_calibration_free(c);
+    mp_model_free(model);
+    mp_topology_free(topology);
     return status;
 }
 
@@ -388,7 +523,10 @@ static enum mp_status run(int argc, char **argv, int *exit_code, struct mp_error
     o.limits = mp_limits_default;
     o.limits.memory_bytes = o.mem_limit;
     mp_alloc_limit(o.mem_limit);
-    return execute(&o, &args, exit_code, err);
+    status = check_calibration(&o, &args, err);
+    if (status != MP_OK)
+        return status;
+    return o.calibrate ? calibrate(&o, &args, exit_code, err) : execute(&o, &args, exit_code, err);
 }
 
 int main(int argc, char **argv) {

@@ -295,6 +295,11 @@ const struct opt opt_table[OPT_END] = {
                          "there are N ranks, one for each GPU of the plan"),
     [OPT_HOSTS] = TEXT("hosts", 0, "FILE", hosts, WORDS_FILE, NULL, NULL,
                        "addresses of the ranks by level (tools/emulate writes it)"),
+    [OPT_CALIBRATE] =
+        FLAG("calibrate", 0, calibrate, "no plan: fit the figures of TOPOLOGY from short runs, and write them with -o"),
+    [OPT_STRICT_FITS] = FLAG("strict", 0, strict, "--calibrate: exit code 1, and nothing written, when a fit is bad"),
+    [OPT_PROBE] = WHOLE("probe", 0, "MS", probe_ms, 1, 60000, "150", NULL,
+                        "--calibrate: length of the longest runs of a fit, in milliseconds; longer is truer"),
     [OPT_FAULT] = {.name = "fault",
                    .metavar = "KIND@STEP/LAYER/STAGE[/RANK]",
                    .type = OPT_IS_TEXT,

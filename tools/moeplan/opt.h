@@ -126,6 +126,9 @@ enum opt_id {
     OPT_RANK,
     OPT_NRANKS,
     OPT_HOSTS,
+    OPT_CALIBRATE,
+    OPT_STRICT_FITS,
+    OPT_PROBE,
     OPT_FAULT,
     OPT_LIST,
     OPT_VERSION,
@@ -137,7 +140,7 @@ struct opts {
     struct mp_limits limits; /* the defaults, with --mem-limit */
     bool is_set[OPT_END];
     bool help, json, quiet, strict, thorough, colocate, resample, stage_barrier, stage_coupled, pacing, markdown_table,
-        wide, man, markdown, version, matrix, csv;
+        wide, man, markdown, version, matrix, csv, calibrate;
     uint64_t seed, threads, work_limit, mem_limit, layer_base, experts, top_k;
     double time_limit;
     uint64_t batch, tokens_per_rank, steps, pad, redundant, slots_per_gpu, interval_groups, gpus, nodes, hidden_layers,
@@ -156,7 +159,7 @@ struct opts {
     const char *sweep_redundant, *sweep_batch, *sweep_gpus, *sweep_nodes;
     const char *fit; /* requests or steps */
     const char *solver, *export_lp, *import_solution;
-    uint64_t iterations, warmup, deadline_ms, local, rank, n_ranks;
+    uint64_t iterations, warmup, deadline_ms, probe_ms, local, rank, n_ranks;
     const char *transport, *compute, *timeline_file, *rendezvous, *hosts, *fault, *list;
 };
 
