@@ -14,7 +14,8 @@ OWNER = {
     "status": "base", "alloc": "base", "io": "base", "base": "base", "limits": "base", "embedded": "base", "npy": "base",
     "yaml": "yaml", "json": "json", "topology": "topo", "model": "model", "trace": "trace", "workload": "workload", "plan": "plan",
     "cost": "cost", "sim": "sim", "verify": "verify", "stack": "stack", "synth": "synth",
-    "matrix": "matrix", "export": "export", "executor": "executor", "calibrate": "executor", "strategy": "planner", "schedule": "planner", "coloc": "planner", "report": "report",
+    "matrix": "matrix", "export": "export", "executor": "executor", "calibrate": "executor",
+    "strategy": "planner", "schedule": "planner", "coloc": "planner", "report": "report",
     "moeplan": "umbrella",
 }
 INPUTS = {"base", "topo", "model", "trace"}
