@@ -94,6 +94,12 @@ static enum mp_status find_recipe(struct run *run, const struct mp_plan_request 
     run->recipe = mp_recipe_find(name);
     if (run->recipe != NULL)
         return MP_OK;
+    if (mp_policy_find(name) != NULL)
+        return mp_fail(
+            err, MP_EUSAGE,
+            "strategy: %s moves experts while the model is served: it is no plan (moeplan compare --strategy "
+            "%s replays it)",
+            name, name);
     char known[512] = "";
     for (uint32_t i = 0; mp_recipe_at(i) != NULL; i++) {
         strncat(known, i > 0 ? ", " : "", sizeof known - strlen(known) - 1);

@@ -71,6 +71,8 @@ enum mp_status mp_settings_check(const struct mp_setting *settings, uint32_t n_s
             s = strcmp(strategies[i]->name, settings[k].strategy) == 0 && strategies[i]->options != NULL ? strategies[i]
                                                                                                          : NULL;
         if (s == NULL)
+            s = mp_policy_find(settings[k].strategy);
+        if (s == NULL)
             return mp_fail(err, MP_EUSAGE, "\"%.60s\" is not a strategy with options (see: moeplan list strategies)",
                            settings[k].strategy);
         enum mp_status status = check_setting(s, &settings[k], &which, err);

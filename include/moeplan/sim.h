@@ -163,6 +163,18 @@ struct mp_sim_result {
 enum mp_status mp_simulate(struct mp_sim_result **out, const struct mp_plan *plan, const struct mp_workload *workload,
                            const struct mp_topology *topology, const struct mp_model *model,
                            const struct mp_sim_options *options, struct mp_error *err) MP_MUST_CHECK;
+/* The same where the placement changes between steps: a version serves the workload's steps from from_step up to the
+ * next version's. All have the first one's shape, from_step ascends from 0. wait_ns NULL, or [workload->n_steps] what a
+ * step waits before it starts, counted in other_ns; where not every step is simulated, one has its share of what those
+ * waited that it stands for. A choice TABLE is of one plan: MP_EUSAGE with several. */
+struct mp_sim_version {
+    uint32_t from_step;
+    const struct mp_plan *plan;
+};
+enum mp_status mp_simulate_versions(struct mp_sim_result **out, const struct mp_sim_version *versions,
+                                    uint32_t n_versions, const uint64_t *wait_ns, const struct mp_workload *workload,
+                                    const struct mp_topology *topology, const struct mp_model *model,
+                                    const struct mp_sim_options *options, struct mp_error *err) MP_MUST_CHECK;
 void mp_sim_result_free(struct mp_sim_result *r);
 
 /* One step of a simulation, event by event. */

@@ -231,4 +231,40 @@ struct mp_plan_request {
 enum mp_status mp_plan_make(struct mp_plan **out, const struct mp_plan_request *request, enum mp_outcome *outcome,
                             double *seconds, struct mp_error *err) MP_MUST_CHECK;
 
+/* ---- policies: placements made while the model is served (docs/ONLINE.md) ---- */
+/* Name, summary, reference and options of a policy; it is no stage of a plan. */
+const struct mp_strategy *mp_policy_at(uint32_t i); /* NULL past the last */
+const struct mp_strategy *mp_policy_find(const char *name);
+/* The recipe whose placement eplb-online starts with under these settings. */
+enum mp_status mp_online_start(const char **recipe, const struct mp_setting *settings, uint32_t n_settings,
+                               struct mp_error *err) MP_MUST_CHECK;
+
+struct mp_online_request {              /* all borrowed; the result borrows `start` */
+    const struct mp_plan *start;        /* placement that serves first, and routing for all of them; without orders */
+    const struct mp_workload *workload; /* the steps in the order they are served */
+    const struct mp_topology *topology;
+    const struct mp_model *model;
+    struct mp_sim_options sim; /* n_steps_max: the policy sees every step, so many are simulated in full */
+    uint32_t n_redundant;      /* as `start` was planned */
+    bool needs_distinct;
+    const struct mp_setting *settings;
+    uint32_t n_settings;
+};
+struct mp_online_result {
+    struct mp_sim_result *sim;         /* waiting for moves, or being slowed by them, is in other_ns */
+    uint32_t n_rebalances, n_left_out; /* left out: due while the last one's experts were still moving */
+    uint64_t moved_experts, moved_bytes, moved_inter_bytes; /* over all steps: experts that a GPU had to fetch */
+    uint64_t mean_wait_ns;                                  /* per step */
+    double plan_seconds;                                    /* wall time of all plans */
+    uint32_t n_versions;
+    const struct mp_sim_version *versions; /* [n_versions] what served when */
+    const uint64_t *wait_ns;               /* [n_steps] */
+    struct mp_plan **made;                 /* [n_rebalances] */
+    struct mp_arena *arena;
+};
+/* Replays eplb-online over the steps. MP_EUSAGE when EPLB cannot plan for this shape. */
+enum mp_status mp_online_simulate(struct mp_online_result **out, const struct mp_online_request *in,
+                                  struct mp_error *err) MP_MUST_CHECK;
+void mp_online_result_free(struct mp_online_result *r);
+
 #endif

@@ -105,8 +105,21 @@ static void anywhere(const struct run *run, const struct mp_traffic *traffic, ui
     }
 }
 
+/* The run as step i sees it: with the version that serves it. */
+static struct run at_step(const struct run *whole, size_t i) {
+    struct run run = *whole;
+    uint32_t k = whole->n_versions;
+    while (k > 0 && whole->versions[k - 1].from_step > whole->r->step_of[i])
+        k--;
+    if (k > 0) {
+        run.setup.plan = whole->versions[k - 1].plan;
+        run.setup.router = whole->routers[k - 1];
+    }
+    return run;
+}
+
 enum mp_status sim_one_step(void *ctx, size_t i, unsigned worker, struct mp_error *err) {
-    struct run *run = ctx;
+    struct run here = at_step(ctx, i), *run = &here;
     struct worker *w = &run->workers[worker];
     struct step_out *o = &run->steps[i];
     const struct mp_cost_setup *in = &run->setup;
@@ -172,6 +185,7 @@ enum mp_status sim_one_step(void *ctx, size_t i, unsigned worker, struct mp_erro
         sim_pipelined_end(w, n, n_layers, &sum);
     if (run->options->is_pipelined && run->timeline != NULL)
         MP_TRY(sim_timeline_last(run, w, 1 + n_dense, err));
+    sum.other_ns += run->wait_ns != NULL ? run->wait_ns[i] : 0;
     sum.step_ns = sum.dispatch_ns + sum.compute_ns + sum.combine_ns + sum.other_ns;
     run->r->steps[i] = sum;
 out:
@@ -268,16 +282,52 @@ static void reduce(struct run *run, uint32_t n_workers, uint64_t *sorted, struct
     balance_finish(&r->balance, balance, n, totals, n_layers, n_gpus);
 }
 
+static enum mp_status check_versions(const struct mp_sim_version *versions, uint32_t n, const struct mp_choice *choice,
+                                     struct mp_error *err) {
+    for (uint32_t k = 1; k < n; k++) {
+        const struct mp_plan *a = versions[0].plan, *b = versions[k].plan;
+        if (versions[k].from_step <= versions[k - 1].from_step || a->n_layers != b->n_layers ||
+            a->n_experts != b->n_experts || a->n_gpus != b->n_gpus || a->n_slots != b->n_slots)
+            return mp_fail(err, MP_EBUG, "version %u of a placement is not of the first one's shape, or not later", k);
+    }
+    if (n > 1 && choice->kind == MP_CHOICE_TABLE)
+        return mp_fail(err, MP_EUSAGE, "a table of replicas is of one placement, and this one changes");
+    return versions[0].from_step == 0
+               ? MP_OK
+               : mp_fail(err, MP_EBUG, "no placement serves the steps before step %u", versions[0].from_step);
+}
+
+/* What simulated steps wait: their shares of what the steps waited that they stand for. */
+static void spread_waits(uint64_t *out, uint32_t n, const uint64_t *wait_ns, uint32_t n_all) {
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t sum = 0;
+        for (uint64_t t = (uint64_t)i * n_all / n; t < ((uint64_t)i + 1) * n_all / n; t++)
+            sum += wait_ns[t];
+        out[i] = sane(mp_mul_div(sum, n, n_all));
+    }
+}
+
 enum mp_status mp_simulate(struct mp_sim_result **out, const struct mp_plan *plan, const struct mp_workload *workload,
                            const struct mp_topology *topology, const struct mp_model *model,
                            const struct mp_sim_options *options, struct mp_error *err) {
+    const struct mp_sim_version only = {0, plan};
+    return mp_simulate_versions(out, &only, 1, NULL, workload, topology, model, options, err);
+}
+
+enum mp_status mp_simulate_versions(struct mp_sim_result **out, const struct mp_sim_version *versions,
+                                    uint32_t n_versions, const uint64_t *wait_ns, const struct mp_workload *workload,
+                                    const struct mp_topology *topology, const struct mp_model *model,
+                                    const struct mp_sim_options *options, struct mp_error *err) {
     *out = NULL;
-    enum mp_status status = MP_OK;
-    struct mp_router *router = NULL;
+    enum mp_status status = check_versions(versions, n_versions, &options->choice, err);
+    const struct mp_plan *plan = versions[0].plan;
+    struct mp_router **routers = NULL;
     struct mp_sim_result *r = NULL;
     struct mp_arena *scratch = NULL;
     struct worker *workers = NULL;
     uint32_t n_workers = 0;
+    if (status != MP_OK)
+        return status;
     if (options->dispatcher == NULL)
         return mp_fail(err, MP_EUSAGE,
                        "no dispatcher is given (--dispatcher a2av, deepep-normal, deepep-ll, hierarchical or agrs)");
@@ -311,7 +361,12 @@ enum mp_status mp_simulate(struct mp_sim_result **out, const struct mp_plan *pla
                                 .choice = options->choice},
                       .options = options,
                       .r = r,
+                      .n_versions = n_versions,
+                      .versions = versions,
                       .has_bound = options->with_bound && !options->is_pipelined};
+    uint64_t *waits = wait_ns != NULL ? mp_arena_alloc(scratch, n_steps, sizeof *waits) : NULL;
+    run.wait_ns = waits;
+    run.routers = routers = mp_arena_alloc(scratch, n_versions, sizeof(struct mp_router *));
     run.steps = mp_arena_alloc(scratch, n_steps, sizeof *run.steps);
     run.imbalance = mp_arena_alloc(scratch, (size_t)n_steps * n_layers, sizeof *run.imbalance);
     run.workers = workers = mp_arena_alloc(scratch, n_workers, sizeof *workers);
@@ -320,14 +375,17 @@ enum mp_status mp_simulate(struct mp_sim_result **out, const struct mp_plan *pla
     uint64_t *totals = mp_arena_alloc(scratch, (size_t)n_layers * n_gpus, sizeof *totals);
     if (r->step_of == NULL || r->steps == NULL || r->gpu_rows == NULL || r->layer_ns == NULL ||
         r->layer_imbalance == NULL || run.steps == NULL || run.imbalance == NULL || workers == NULL || sorted == NULL ||
-        balance == NULL || totals == NULL) {
+        balance == NULL || totals == NULL || routers == NULL || (wait_ns != NULL && waits == NULL)) {
         status = mp_nomem(err, "a simulation");
         goto out;
     }
     for (uint32_t i = 0; i < n_steps; i++)
         r->step_of[i] = mp_mul_div(2 * (uint64_t)i + 1, workload->n_steps, 2 * (uint64_t)n_steps);
-    MP_TRY(mp_router_new(&router, plan, err));
-    run.setup.router = router;
+    if (wait_ns != NULL)
+        spread_waits(waits, n_steps, wait_ns, workload->n_steps);
+    for (uint32_t k = 0; k < n_versions; k++)
+        MP_TRY(mp_router_new(&routers[k], versions[k].plan, err));
+    run.setup.router = routers[0];
     for (uint32_t k = 0; k < n_workers; k++) {
         MP_TRY(mp_net_new(&workers[k].net, topology, err));
         MP_TRY(mp_traffic_new(&workers[k].traffic, n_gpus, err));
@@ -348,7 +406,8 @@ out:
         mp_net_free(workers[k].net);
         mp_traffic_free(workers[k].traffic);
     }
-    mp_router_free(router);
+    for (uint32_t k = 0; routers != NULL && k < n_versions; k++)
+        mp_router_free(routers[k]);
     mp_arena_free(scratch);
     if (status == MP_OK)
         *out = r;

@@ -46,6 +46,10 @@ struct run {
     struct worker *workers;
     bool has_bound;
     struct mp_timeline *timeline; /* NULL = nobody looks */
+    uint32_t n_versions;          /* 0 or 1: the setup's plan serves all steps */
+    const struct mp_sim_version *versions;
+    struct mp_router **routers; /* [n_versions] */
+    const uint64_t *wait_ns;    /* [n_steps] of the result, or NULL */
 };
 
 /* Step i of the run on this worker's scratch. */

@@ -32,12 +32,12 @@ static struct score *next_score(struct contest *c, struct mp_error *err) {
 
 static const char *name_of_recipe(void *ctx, uint32_t i) {
     (void)ctx;
-    return mp_recipe_at(i) != NULL ? mp_recipe_at(i)->name : NULL;
+    return opt_word(WORDS_RECIPES, NULL, i, NULL);
 }
 
 static enum mp_status check_strategy(void *ctx, const char *name, struct mp_error *err) {
     (void)ctx;
-    if (mp_recipe_find(name) != NULL)
+    if (mp_recipe_find(name) != NULL || mp_policy_find(name) != NULL)
         return MP_OK;
     return mp_fail(err, MP_EUSAGE, "--strategy: unknown \"%.40s\" (nearest: %s; all: moeplan list strategies)", name,
                    opt_nearest(name, name_of_recipe, NULL));
@@ -123,6 +123,19 @@ static const char *mark_of(const struct contest *c, uint32_t i) {
     return strcmp(label, "planning data") == 0 ? "*" : strcmp(label, "held-out") == 0 ? "+" : "?";
 }
 
+/* What a policy did on the scored steps. */
+static void put_online(const struct score *s, struct mp_out *o) {
+    char bytes[32], inter[32], wait[32];
+    mp_out_printf(o, "%s: %u rebalance%s in %u steps", s->name, s->online.n_rebalances, tool_s(s->online.n_rebalances),
+                  s->online.n_steps);
+    if (s->online.n_left_out > 0)
+        mp_out_printf(o, ", %u left out because the one before still moved", s->online.n_left_out);
+    mp_out_printf(o, "; %llu experts moved, %s, of that %s between nodes, which cost %s per step\n",
+                  (unsigned long long)s->online.moved_experts, mp_human_bytes((double)s->online.moved_bytes, bytes),
+                  mp_human_bytes((double)s->online.moved_inter_bytes, inter),
+                  mp_human_ns((double)s->online.wait_ns, wait));
+}
+
 static void put_footnotes(const struct contest *c, struct mp_out *o) {
     static const char *const notes[][2] = {
         {"*", "planning data: this plan was made from requests that are scored here"},
@@ -142,6 +155,8 @@ static void put_footnotes(const struct contest *c, struct mp_out *o) {
             no_interval = c->scores[i].shown.no_interval;
         if (c->scores[i].note[0] != '\0')
             mp_out_printf(o, "%s: %s\n", c->scores[i].name, c->scores[i].note);
+        if (c->scores[i].is_online && c->scores[i].result != NULL)
+            put_online(&c->scores[i], o);
         if (c->scores[i].result != NULL && served_loses_route(c->setup.o, c->scores[i].plan))
             mp_out_printf(o, "%s: scored as %s routes; its own routing, %s, is not among what those servers do\n",
                           c->scores[i].name, c->setup.o->for_stack, mp_route_rule_name(c->scores[i].plan->route));
@@ -341,9 +356,20 @@ static json_t *score_json(const struct contest *c, uint32_t i) {
     json_t *o = mp_scored_json(&s->shown, c->setup.workload);
     if (o == NULL)
         return NULL;
-    bool ok = json_object_set_new(o, "kind", json_string(i < c->n_strategies ? "strategy" : "incumbent")) == 0;
+    bool ok = json_object_set_new(o, "kind",
+                                  json_string(s->is_online          ? "policy"
+                                              : i < c->n_strategies ? "strategy"
+                                                                    : "incumbent")) == 0;
     const struct mp_sim_result *b = base_result(c);
-    if (ok && s->plan != NULL && i < c->n_strategies) /* on its own planning steps: how far it fell is over-fitting */
+    if (ok && s->is_online && s->result != NULL)
+        ok = json_object_set_new(
+                 o, "online",
+                 json_pack("{s:i,s:i,s:I,s:I,s:I,s:I}", "n_rebalances", (int)s->online.n_rebalances, "n_left_out",
+                           (int)s->online.n_left_out, "moved_experts", (json_int_t)s->online.moved_experts,
+                           "moved_bytes", (json_int_t)s->online.moved_bytes, "moved_inter_bytes",
+                           (json_int_t)s->online.moved_inter_bytes, "move_ns", (json_int_t)s->online.wait_ns)) == 0;
+    if (ok && s->plan != NULL && i < c->n_strategies &&
+        !s->is_online) /* on its own planning steps: how far it fell is over-fitting */
         ok = json_object_set_new(o, "planning_step_ns", json_integer((json_int_t)s->plan->predicted_step_ns)) == 0;
     if (ok && s->result != NULL && b != NULL) {
         ok = json_object_set_new(o, "change",
@@ -418,6 +444,8 @@ enum mp_status cmd_compare(const struct opts *o, const struct args *args, int *e
     for (uint32_t i = 0; !has_names && mp_recipe_at(i) != NULL; i++)
         if (is_asked(o->strategies, mp_recipe_at(i)))
             MP_TRY(add_strategy(&c, mp_recipe_at(i)->name, err));
+    for (uint32_t i = 0; o->strategies != NULL && !has_names && mp_policy_at(i) != NULL; i++)
+        MP_TRY(add_strategy(&c, mp_policy_at(i)->name, err));
     c.n_strategies = c.n;
     if (o->incumbent != NULL)
         MP_TRY(tool_for_each_word(o->incumbent, "incumbent", word, sizeof word, add_incumbent, &c, err));

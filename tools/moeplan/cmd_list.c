@@ -13,7 +13,7 @@ struct row {
 typedef bool (*row_fn)(uint32_t i, struct row *row, char *buf);
 
 static bool strategies_row(uint32_t i, struct row *row, char *buf) {
-    uint32_t n_recipes = 0;
+    uint32_t n_recipes = 0, n_policies = 0;
     while (mp_recipe_at(n_recipes) != NULL)
         n_recipes++;
     if (i < n_recipes) {
@@ -25,7 +25,14 @@ static bool strategies_row(uint32_t i, struct row *row, char *buf) {
         *row = (struct row){r->name, "strategy", buf, r->reference, NULL};
         return true;
     }
-    const struct mp_strategy *s = mp_strategy_at(i - n_recipes);
+    const struct mp_strategy *policy = mp_policy_at(i - n_recipes);
+    if (policy != NULL) {
+        *row = (struct row){policy->name, "policy", policy->summary, policy->reference, policy->options};
+        return true;
+    }
+    while (mp_policy_at(n_policies) != NULL)
+        n_policies++;
+    const struct mp_strategy *s = mp_strategy_at(i - n_recipes - n_policies);
     if (s != NULL)
         *row = (struct row){s->name, mp_planner_stage_name(s->stage), s->summary, s->reference, s->options};
     return s != NULL;

@@ -93,6 +93,11 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
     if (status != MP_OK || o->colocate)
         return status == MP_OK ? colocate_plan(o, args, exit_code, err) : status;
     MP_TRY(tool_check_strict(o, err));
+    if (mp_policy_find(o->strategy) != NULL)
+        return mp_fail(err, MP_EUSAGE,
+                       "plan: %s moves experts while the model is served, and a plan does not (moeplan compare "
+                       "--strategy %s replays it)",
+                       o->strategy, o->strategy);
     if (o->out == NULL)
         return mp_fail(err, MP_EUSAGE, "plan: where to? (add -o PLAN, or -o - for standard output)");
     bool to_stdout = strcmp(o->out, "-") == 0;

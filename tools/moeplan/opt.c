@@ -331,6 +331,15 @@ static const char *static_word(const char *choices, uint32_t i, char *buf) {
     return buf;
 }
 
+static const char *recipe_or_policy(uint32_t i) {
+    uint32_t n = 0;
+    while (n < i && mp_recipe_at(n) != NULL)
+        n++;
+    if (mp_recipe_at(n) != NULL)
+        return mp_recipe_at(n)->name;
+    return mp_policy_at(i - n) != NULL ? mp_policy_at(i - n)->name : NULL;
+}
+
 const char *opt_word(enum opt_words words, const char *choices, uint32_t i, char *buf) {
     const char *name = NULL, *summary;
     struct mp_synth_params params;
@@ -338,7 +347,7 @@ const char *opt_word(enum opt_words words, const char *choices, uint32_t i, char
     case WORDS_STATIC:
         return static_word(choices, i, buf);
     case WORDS_RECIPES:
-        return mp_recipe_at(i) != NULL ? mp_recipe_at(i)->name : NULL;
+        return recipe_or_policy(i);
     case WORDS_REPLICATE:
         return stage_word(MP_PLAN_REPLICATE, i);
     case WORDS_PLACE:

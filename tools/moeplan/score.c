@@ -234,12 +234,35 @@ enum mp_status score_check_stack(const struct setup *s, const struct mp_plan *pl
     return mp_stack_find(s->o->for_stack)->check(plan, &options, outcome, err);
 }
 
+/* What a policy starts with. EPLB is planned in any case: what it cannot do here, it cannot do later. */
+static enum mp_status plan_start(struct score *out, struct mp_plan_request *request, enum mp_outcome *outcome,
+                                 struct mp_error *err) {
+    const char *recipe;
+    double seconds = 0;
+    enum mp_status status = mp_online_start(&recipe, request->settings, request->n_settings, err);
+    out->is_online = true;
+    request->strategy = "eplb";
+    request->replicate = request->place = NULL;
+    request->order = "single"; /* servers know no orders */
+    if (status == MP_OK)
+        status = mp_plan_make(&out->plan, request, outcome, &seconds, err);
+    if (status != MP_OK || out->plan == NULL || strcmp(recipe, "eplb") == 0) {
+        out->shown.plan_seconds = seconds;
+        return status;
+    }
+    mp_plan_free(out->plan);
+    request->strategy = recipe;
+    return mp_plan_make(&out->plan, request, outcome, &out->shown.plan_seconds, err);
+}
+
 enum mp_status score_plan(struct score *out, const struct setup *s, const char *strategy, struct mp_error *err) {
     *out = (struct score){0};
     snprintf(out->name, sizeof out->name, "%s", strategy);
     struct mp_plan_request request = score_request(s, strategy);
     enum mp_outcome outcome = MP_NOT_FOUND;
-    enum mp_status status = mp_plan_make(&out->plan, &request, &outcome, &out->shown.plan_seconds, err);
+    enum mp_status status = mp_policy_find(strategy) != NULL
+                                ? plan_start(out, &request, &outcome, err)
+                                : mp_plan_make(&out->plan, &request, &outcome, &out->shown.plan_seconds, err);
     if (status != MP_OK)
         return status;
     if (outcome == MP_FOUND || (outcome == MP_STOPPED && out->plan != NULL))
@@ -326,6 +349,33 @@ void score_free(struct score *score) {
     score->plan = NULL;
 }
 
+/* Simulates a plan, or replays a policy; figures NULL = those of the policy are not wanted. */
+static enum mp_status run(struct mp_sim_result **out, const struct score *c, struct score *figures,
+                          const struct setup *s, const struct mp_workload *w, const struct mp_sim_options *sim,
+                          struct mp_error *err) {
+    struct mp_online_result *r;
+    if (!c->is_online)
+        return served_simulate(out, s, c->plan, w, sim, err);
+    *out = NULL;
+    enum mp_status status = served_online(&r, s, c->plan, w, sim, err);
+    if (status != MP_OK)
+        return status;
+    if (figures != NULL) {
+        figures->online.n_rebalances = r->n_rebalances;
+        figures->online.n_left_out = r->n_left_out;
+        figures->online.n_steps = w->n_steps;
+        figures->online.moved_experts = r->moved_experts;
+        figures->online.moved_bytes = r->moved_bytes;
+        figures->online.moved_inter_bytes = r->moved_inter_bytes;
+        figures->online.wait_ns = r->mean_wait_ns;
+        figures->shown.plan_seconds += r->plan_seconds;
+    }
+    *out = r->sim;
+    r->sim = NULL;
+    mp_online_result_free(r);
+    return MP_OK;
+}
+
 /* One replicate of the jackknife: mean step of every plan on the part without one group. *is_used is false when the
  * group is empty; *is_short is true when what is left does not fill a step. */
 static enum mp_status score_replicate(struct score *scores, uint32_t n, const struct setup *s, uint32_t n_groups,
@@ -368,7 +418,7 @@ static enum mp_status score_replicate(struct score *scores, uint32_t n, const st
         struct mp_sim_result *r = NULL;
         if (scores[i].plan == NULL)
             continue;
-        MP_TRY(served_simulate(&r, s, scores[i].plan, w, &sim, err));
+        MP_TRY(run(&r, &scores[i], NULL, s, w, &sim, err));
         double sum = 0;
         for (uint32_t t = 0; t < r->n_steps; t++)
             sum += (double)r->steps[t].step_ns;
@@ -402,7 +452,7 @@ enum mp_status score_all(struct score *scores, uint32_t n, uint32_t base, const 
         c->shown.note = c->note[0] != '\0' ? c->note : NULL;
         if (c->plan == NULL)
             continue;
-        enum mp_status status = served_simulate(&c->result, s, c->plan, s->workload, &s->sim, err);
+        enum mp_status status = run(&c->result, c, c, s, s->workload, &s->sim, err);
         if (status != MP_OK)
             return status;
         c->shown.result = c->result;

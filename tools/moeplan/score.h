@@ -49,9 +49,14 @@ struct score {
     char name[MP_MAX_NAME], note[800];
     bool is_barred;   /* it has a plan that cannot be used as it is (note says why): neither winner nor baseline */
     bool is_imported; /* a stack's placement, routed as --incumbent-route says */
+    bool is_online;   /* a policy: `plan` is what it starts with */
+    struct {          /* what it did on the scored steps */
+        uint32_t n_rebalances, n_left_out, n_steps;
+        uint64_t moved_experts, moved_bytes, moved_inter_bytes, wait_ns; /* wait_ns: mean per step */
+    } online;
 };
-/* Plans with one recipe on the planning part. Not applicable or infeasible: score->note says why, and the status is
- * MP_OK. */
+/* Plans with one recipe on the planning part; of a policy (mp_policy_find), what it starts with. Not applicable or
+ * infeasible: score->note says why, and the status is MP_OK. */
 enum mp_status score_plan(struct score *out, const struct setup *s, const char *strategy,
                           struct mp_error *err) MP_MUST_CHECK;
 /* The strategies of `like` (NULL = contiguous) on the planning part, for scoring alone: no evidence, no proofs. */

@@ -43,6 +43,29 @@ bool served_loses_route(const struct opts *o, const struct mp_plan *plan) {
     return stack != NULL && (stack->routes >> plan->route & 1) == 0;
 }
 
+enum mp_status served_online(struct mp_online_result **out, const struct setup *s, const struct mp_plan *start,
+                             const struct mp_workload *w, const struct mp_sim_options *sim, struct mp_error *err) {
+    const struct mp_stack_choice *choice = served_choice(s->o, start);
+    const struct mp_plan_request like = score_request(s, "eplb");
+    struct mp_plan as_loaded = *start; /* borrows */
+    struct mp_online_request request = {.start = &as_loaded,
+                                        .workload = w,
+                                        .topology = s->topology,
+                                        .model = s->model,
+                                        .sim = *sim,
+                                        .n_redundant = like.n_redundant,
+                                        .needs_distinct = like.needs_distinct,
+                                        .settings = s->settings,
+                                        .n_settings = s->n_settings};
+    if (choice != NULL) {
+        as_loaded.route = choice->route;
+        request.sim.choice.kind = choice->kind == MP_CHOICE_TABLE ? MP_CHOICE_PLAN : choice->kind;
+        if (request.sim.network == MP_NETWORK_PLAN)
+            request.sim.network = MP_NETWORK_CONCURRENT;
+    }
+    return mp_online_simulate(out, &request, err);
+}
+
 enum mp_status served_simulate(struct mp_sim_result **out, const struct setup *s, const struct mp_plan *plan,
                                const struct mp_workload *w, const struct mp_sim_options *sim, struct mp_error *err) {
     const struct mp_stack_choice *choice = served_choice(s->o, plan);
