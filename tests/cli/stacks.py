@@ -186,6 +186,67 @@ class Served(Case):
         self.assertNotEqual(a["step_time_ns"], json.loads(self.run_it(0, *arguments[:-4], "--json")[0])["results"][1]["step_time_ns"])
 
 
+class Online(Case):
+    """eplb-online: a row of compare, and no plan."""
+
+    def compare(self, settings, *more):
+        out, _ = self.run_it(0, "compare", "t.mpt", "2x2:h100", "--batch", "2", "-r", "4", "--strategy", "eplb,eplb-online", "--split", "time:0.5",
+                             "--interval-groups", "0", "--json", "-q", "--set", ",".join(f"eplb-online.{s}" for s in settings), *more)
+        return json.loads(out)["results"]
+
+    def setUp(self):
+        super().setUp()
+        self.run_it(0, "generate", "-o", "t.mpt", "-q", "--n-requests", "80", "--layers", "2", "--experts", "8", "--top-k", "2", "--zipf", "1", "--drift", "1")
+
+    def test_a_row_with_what_it_moved(self):
+        eplb, online = self.compare(["interval=640", "window=640"])
+        self.assertEqual(online["kind"], "policy")
+        self.assertGreater(online["online"]["n_rebalances"], 2)
+        self.assertGreater(online["online"]["moved_bytes"], 0)
+        self.assertGreater(online["online"]["move_ns"], 0)
+        self.assertGreater(online["plan_seconds"], 0)
+        self.assertNotIn("planning_step_ns", online)
+        self.assertEqual(online["n_steps"], eplb["n_steps"])
+        _, beside = self.compare(["interval=640", "window=640", "synchronous=0"])
+        self.assertLess(beside["online"]["move_ns"], online["online"]["move_ns"])
+        _, free = self.compare(["interval=640", "window=640", "move-percent=0"])
+        self.assertEqual(free["online"]["move_ns"], 0)
+        self.assertEqual(free["online"]["moved_bytes"], online["online"]["moved_bytes"])
+        # a step that stands for twice as many costs half as much
+        _, twice = self.compare(["interval=1280", "window=1280", "stretch=128"])
+        self.assertEqual(twice["online"]["moved_bytes"], online["online"]["moved_bytes"])
+        self.assertAlmostEqual(2 * twice["online"]["move_ns"], online["online"]["move_ns"], delta=4)
+
+    def test_without_an_interval_it_is_eplb(self):
+        for more in ([], ["--for", "vllm"], ["--for", "sglang", "--replica-choice", "dynamic"], ["--timeline", "pipelined"]):
+            eplb, online = self.compare(["interval=0"], *more)
+            self.assertEqual(online["step_time_ns"], eplb["step_time_ns"])
+            self.assertEqual(online["imbalance"], eplb["imbalance"])
+
+    def test_as_servers_start(self):
+        _, online = self.compare(["interval=0", "start=1"])
+        out, _ = self.run_it(0, "compare", "t.mpt", "2x2:h100", "--batch", "2", "-r", "4", "--strategy", "trivial", "--split", "time:0.5",
+                             "--interval-groups", "0", "--json", "-q")
+        self.assertEqual(online["step_time_ns"], json.loads(out)["results"][0]["step_time_ns"])
+
+    def test_it_is_no_plan_and_its_options_are_checked(self):
+        _, error = self.run_it(2, "plan", "t.mpt", "2x2:h100", "--batch", "2", "--strategy", "eplb-online", "-o", "p.plan")
+        self.assertIn("plan: eplb-online moves experts while the model is served, and a plan does not", error)
+        _, error = self.run_it(2, "compare", "t.mpt", "2x2:h100", "--batch", "2", "--strategy", "eplb-online", "--set", "eplb-online.share-percent=100")
+        self.assertIn("eplb-online.share-percent: 100 is not in [1, 99]", error)
+        _, error = self.run_it(2, "compare", "t.mpt", "2x2:h100", "--batch", "2", "--strategy", "eplb-onlin")
+        self.assertIn("nearest: eplb-online", error)
+        out, _ = self.run_it(0, "compare", "t.mpt", "2x2:h100", "--batch", "2", "-r", "3", "--strategy", "lpt,eplb-online", "--interval-groups", "0")
+        self.assertIn("eplb-online: not applicable: eplb: 11 slots do not divide by 4 GPUs", out)
+
+    def test_an_interval_over_requests_and_a_footnote(self):
+        out, _ = self.run_it(0, "compare", "t.mpt", "2x2:h100", "--batch", "2", "-r", "4", "--strategy", "eplb,eplb-online", "--split", "time:0.5",
+                             "--set", "eplb-online.interval=640", "--interval-groups", "4")
+        self.assertRegex(out, r"\neplb-online: \d+ rebalances in \d+ steps; \d+ experts moved, .* which cost .* per step\n")
+        row = next(line for line in out.splitlines() if line.startswith("eplb-online ") and " .. " in line)
+        self.assertIn("us", row)
+
+
 class FileNames(Case):
     """Servers that know the file by the end of its name."""
 
