@@ -4,9 +4,10 @@
  * Minimises the objective as the simulator computes it, on the selection data: the validation part (a quarter of
  *           the planning requests by hash, when there are at least 40 and both parts can be batched), on steps drawn
  *           from it (planner/drawn.c) where that can be, else all planning data. At most 64 steps.
- * Method    every named recipe, then every replicate x place x route combination with a single shot; where the
- *           validation part is small, the few best of those on two other quarters too; then the best with order
- *           `auto`. Ties: the earlier one. The winner is run again on all planning data by the driver.
+ * Method    every named recipe, then every replicate x place x route combination with a single shot (of strategies that
+ *           are not for recipes alone); where the validation part is small, the few best of those on two other quarters
+ *           too; then the best with order `auto`. Ties: the earlier one. The winner is run again on all planning data
+ *           by the driver.
  * Bound     never worse than any named recipe on its selection score, unless a budget stopped it.
  * Cost      one plan and one simulation per candidate; work is counted in simulated (step, layer) pairs. */
 #include "planner.h"
@@ -232,7 +233,8 @@ static enum mp_status try_stage(struct search *s, struct mp_combination c, enum 
     for (uint32_t i = 0; mp_strategy_at(i) != NULL; i++) {
         const struct mp_strategy *strategy = mp_strategy_at(i);
         if (strategy->stage != stage || (asked[stage] != NULL && strcmp(asked[stage], strategy->name) != 0) ||
-            (asked[stage] == NULL && (strcmp(strategy->name, "random") == 0 || is_left_out(s, strategy))))
+            (asked[stage] == NULL &&
+             (strcmp(strategy->name, "random") == 0 || strategy->is_named_only || is_left_out(s, strategy))))
             continue;
         c.stage[stage] = strategy;
         enum mp_status status = try_stage(s, c, stage + 1, err);

@@ -112,6 +112,7 @@ struct mp_strategy {
     bool between_nodes;              /* ORDER: works on the matrix of nodes, so many GPUs are no burden */
     bool takes_layers;               /* PLACE: layers may have different numbers of copies */
     bool takes_open;                 /* PLACE: adds replicas where the draft is_open */
+    bool is_named_only;              /* `auto` tries it in recipes alone, not in every combination */
     const struct mp_option *options; /* ends with name NULL; NULL = none */
     enum mp_status (*solve)(const struct mp_problem *in, const struct mp_budget *budget, struct mp_arena *scratch,
                             struct mp_draft *draft, enum mp_outcome *outcome, struct mp_error *err);

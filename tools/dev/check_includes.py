@@ -53,6 +53,7 @@ THIRD_PARTY = {
     "nettle/": ["src/base/hash.c"],
     "xxhash.h": ["src/base/hash.c"],
     "glpk.h": ["planner/exact/mip_glpk.c"],
+    "metis.h": ["planner/place/place_metis.c"],
     "nccl.h": ["executor/nccl_library.h"],
     "mpi.h": ["executor/mpi_link.h"],
     "cublas_v2.h": ["executor/gpu_gemm.c"],

@@ -25,6 +25,7 @@ zlib1g-dev|pkg-config --exists zlib
 nettle-dev|pkg-config --exists nettle
 libxxhash-dev|pkg-config --exists libxxhash
 libglpk-dev|echo "#include <glpk.h>" | cc -E -x c -o /dev/null -
+libmetis-dev|echo "#include <metis.h>" | cc -E -x c -o /dev/null -
 libcmocka-dev|pkg-config --exists cmocka'
 needs_to_check='iproute2|command -v ip && command -v tc || [ -x /usr/sbin/tc ]
 python3-yaml|python3 -c "import yaml"

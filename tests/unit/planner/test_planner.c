@@ -81,6 +81,12 @@ static void random_spec(struct mp_rng *rng, struct tiny_spec *s, uint64_t seed) 
         s->n_requests = 1 + (uint32_t)mp_rng_below(rng, 5);
 }
 
+/* These need the experts of each token; exflow also a layer that follows. */
+static bool is_grouper(const char *recipe) {
+    return strcmp(recipe, "grace-grouping") == 0 || strcmp(recipe, "metis") == 0 || strcmp(recipe, "occult") == 0 ||
+           strcmp(recipe, "exflow") == 0;
+}
+
 static void test_planner__every_recipe_on_random_problems_is_verified_and_reproducible(void **state) {
     (void)state;
     struct mp_rng rng = mp_rng_seed(31);
@@ -116,7 +122,10 @@ static void test_planner__every_recipe_on_random_problems_is_verified_and_reprod
                                                            strcmp(t.request.strategy, "moetuner") == 0 ||
                                                            strcmp(t.request.strategy, "exact") == 0 ||
                                                            (strncmp(t.request.strategy, "search-", 7) == 0 &&
-                                                            t.request.sim.sources == MP_SOURCES_COUPLED)));
+                                                            t.request.sim.sources == MP_SOURCES_COUPLED) ||
+                                                           is_grouper(t.request.strategy)));
+                    assert_true(!is_grouper(t.request.strategy) || s.is_counts || s.n_layers == 1 ||
+                                strstr(err.message, "libmetis-dev") != NULL);
                     mp_error_clear(&err);
                     n_declined++;
                     break;
