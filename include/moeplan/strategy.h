@@ -268,4 +268,25 @@ enum mp_status mp_online_simulate(struct mp_online_result **out, const struct mp
                                   struct mp_error *err) MP_MUST_CHECK;
 void mp_online_result_free(struct mp_online_result *r);
 
+/* A plan's certificate of kind search or stopped says that no placement of its copies in its slots is faster than its
+ * bound. Whether that is so takes the search that it came from. */
+enum mp_proof_verdict {
+    MP_PROOF_IS_NONE,    /* the plan has no such certificate */
+    MP_PROOF_HOLDS,      /* proven again */
+    MP_PROOF_IS_REFUTED, /* a placement is faster: best_ns < claimed_ns */
+    MP_PROOF_IS_OPEN     /* node_limit struck between the two, or this plan cannot be searched: `why` */
+};
+struct mp_proof_again {
+    enum mp_proof_verdict verdict;
+    uint64_t claimed_ns, best_ns, bound_ns; /* mean step: the certificate's bound; the best found; proven by now */
+    uint64_t nodes;
+    const char *why; /* static text, or NULL */
+};
+#define MP_PROOF_NODES UINT64_C(100000000)
+/* On the planning steps, derived from `trace` by what the plan says of them; of an accepted plan. node_limit of each
+ * layer; 0 = as many as the certificate gives, at most MP_PROOF_NODES. */
+enum mp_status mp_plan_prove_again(struct mp_proof_again *out, const struct mp_plan *plan, const struct mp_trace *trace,
+                                   const struct mp_topology *topology, const struct mp_model *model,
+                                   uint64_t node_limit, unsigned n_threads, struct mp_error *err) MP_MUST_CHECK;
+
 #endif

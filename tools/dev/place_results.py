@@ -96,8 +96,8 @@ def main():
               f"{100 * (mean['auto'] / mean[best] - 1):+.2f} % | {points['eplb']}, {points['auto']} | {by['auto']['plan_seconds']:.1f} | {seen} |", flush=True)
         for s in also:
             if s in mean:
-                print(f"  {s}: {percent[s]} % against contiguous, {100 * (mean[s] / mean['eplb'] - 1):+.2f} % against eplb, over-fit {points[s]} points; auto against it "
-                      f"{100 * (mean['auto'] / mean[s] - 1):+.2f} %", flush=True)
+                print(f"  {s}: {percent[s]} % against contiguous, {100 * (mean[s] / mean['eplb'] - 1):+.2f} % against eplb, over-fit {points[s]} points; "
+                      f"auto against it {100 * (mean['auto'] / mean[s] - 1):+.2f} %", flush=True)
         missing += [f"{'-'.join(map(str, cell))}: {r['strategy']} n/a: {r.get('note') or 'no reason given'}"
                     for r in found["results"] if not r.get("step_time_ns")]
     print("\n".join(missing), end="\n" if missing else "")

@@ -90,12 +90,15 @@ static const struct argument verify_arguments[] = {
      true, false, WORDS_FILE},
     {"TOPOLOGY_OF_TWO", "with --colocate: see TRACE_OF_SECOND", true, false, WORDS_FILE},
     {0}};
-static const enum opt_id verify_options[] = {OPT_THOROUGH, OPT_MODEL, OPT_COLOCATE, OPT_MODEL_B,
-                                             HINTS,        COMMON,    OPT_END};
+static const enum opt_id verify_options[] = {OPT_THOROUGH, OPT_PROVE, OPT_MODEL, OPT_COLOCATE,
+                                             OPT_MODEL_B,  HINTS,     COMMON,    OPT_END};
 static const char *const verify_examples[] = {
-    "moeplan verify plan.yaml", "moeplan verify plan.yaml trace.npz 8:h100",
+    "moeplan verify plan.yaml",
+    "moeplan verify plan.yaml trace.npz 8:h100",
+    "moeplan verify exact.yaml trace.npz 4:h100 --prove",
     "moeplan verify order.yaml traffic.txt 8:h100",
-    "moeplan verify a.yaml b.yaml a.mpt b.mpt 8:h100 --colocate -m mixtral-8x7b --model-b gpt-oss-20b", NULL};
+    "moeplan verify a.yaml b.yaml a.mpt b.mpt 8:h100 --colocate -m mixtral-8x7b --model-b gpt-oss-20b",
+    NULL};
 
 static const struct argument simulate_arguments[] = {
     {"PLAN", "a plan file, or a placement of any serving stack", false, false, WORDS_FILE},
@@ -297,7 +300,8 @@ const struct verb verbs[] = {
      "Structure always; with the recording and the topology also every number that the plan claims, and of a plan that "
      "moeplan order wrote, with the matrix and the topology, its certificate. With --colocate two "
      "plans that were made together: each by itself, their pairs against each other, the memory that both need and "
-     "the step of both. Exit code 0: accepted, 1: refused, with one line for each violation.",
+     "the step of both. With --prove the search that a certificate of kind search or stopped rests on is run "
+     "again. Exit code 0: accepted, 1: refused, with one line for each violation, or not proven again.",
      verify_arguments, verify_options, verify_examples},
     {"simulate", cmd_simulate, "predict what a plan is worth on a recording",
      "moeplan simulate PLAN TRACE TOPOLOGY [options]",

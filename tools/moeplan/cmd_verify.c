@@ -7,8 +7,45 @@ struct checked {
     const char *path[3];
     struct mp_verify_report *report[3];
     uint32_t n;
-    bool names_matrix; /* the plan: it orders a traffic matrix */
+    bool names_matrix;              /* the plan: it orders a traffic matrix */
+    struct mp_proof_again proof[2]; /* with --prove, of what is accepted */
 };
+static const char *const verdict_names[] = {"none", "holds", "refuted", "open"};
+
+static bool is_refuted(const struct checked *c) {
+    return c->proof[0].verdict == MP_PROOF_IS_REFUTED || c->proof[1].verdict == MP_PROOF_IS_REFUTED;
+}
+
+static json_t *proofs_of(const struct opts *o, const struct checked *c) {
+    json_t *list = json_array();
+    for (uint32_t k = 0; o->prove && k < 2 && k < c->n; k++) {
+        const struct mp_proof_again *p = &c->proof[k];
+        (void)json_array_append_new(list, json_pack("{s:s,s:s,s:I,s:I,s:I,s:I}", "plan", c->path[k], "verdict",
+                                                    verdict_names[p->verdict], "claimed_ns", (json_int_t)p->claimed_ns,
+                                                    "best_ns", (json_int_t)p->best_ns, "bound_ns",
+                                                    (json_int_t)p->bound_ns, "nodes", (json_int_t)p->nodes));
+    }
+    return list;
+}
+
+static void write_proof(const char *path, const struct mp_proof_again *p, struct mp_out *out) {
+    const unsigned long long claimed = p->claimed_ns, best = p->best_ns, bound = p->bound_ns, nodes = p->nodes;
+    if (p->verdict == MP_PROOF_IS_NONE)
+        mp_out_printf(out, "%s: no certificate of a search, nothing to prove again\n", path);
+    else if (p->verdict == MP_PROOF_HOLDS)
+        mp_out_printf(out, "%s: proven again in %llu nodes: no placement of its copies is below %llu ns\n", path, nodes,
+                      claimed);
+    else if (p->verdict == MP_PROOF_IS_REFUTED)
+        mp_out_printf(out, "%s: certificate: no placement is said to be below %llu ns, and one of %llu ns was found\n",
+                      path, claimed, best);
+    else if (p->why != NULL)
+        mp_out_printf(out, "%s: not proven again: %s\n", path, p->why);
+    else
+        mp_out_printf(out,
+                      "%s: not proven again in %llu nodes: no placement is said to be below %llu ns, the best found is "
+                      "%llu ns and the bound %llu ns (write a larger --work-limit)\n",
+                      path, nodes, claimed, best, bound);
+}
 
 static json_t *violations_of(const struct checked *c) {
     json_t *list = json_array();
@@ -33,12 +70,14 @@ static void write_report(const struct opts *o, const struct checked *c, struct m
     const bool has_data = c->report[0]->has_data, has_matrix = c->report[0]->has_matrix;
     const char *path = c->path[c->n - 1];
     if (o->json) {
-        json_t *root =
-            json_pack("{s:s,s:i,s:s,s:b,s:b,s:b,s:I,s:i,s:o}", "schema", "moeplan.verify", "version", 1, "plan",
-                      c->path[0], "accepted", (int)(n == 0), "with_data", (int)has_data, "with_matrix", (int)has_matrix,
-                      "checks", (json_int_t)n_checks, "steps_simulated", (int)n_steps, "violations", violations_of(c));
+        json_t *root = json_pack("{s:s,s:i,s:s,s:b,s:b,s:b,s:I,s:i,s:o}", "schema", "moeplan.verify", "version", 1,
+                                 "plan", c->path[0], "accepted", (int)(n == 0 && !is_refuted(c)), "with_data",
+                                 (int)has_data, "with_matrix", (int)has_matrix, "checks", (json_int_t)n_checks,
+                                 "steps_simulated", (int)n_steps, "violations", violations_of(c));
         if (c->n > 1 && root != NULL)
             (void)json_object_set_new(root, "plan_b", json_string(c->path[1]));
+        if (o->prove && root != NULL)
+            (void)json_object_set_new(root, "proofs", proofs_of(o, c));
         mp_json_write(root, out);
         json_decref(root);
         return;
@@ -50,6 +89,9 @@ static void write_report(const struct opts *o, const struct checked *c, struct m
     if (n > 0)
         mp_out_printf(out, "%s: refused, %llu violation%s in %llu checks\n", path, (unsigned long long)n,
                       n == 1 ? "" : "s", (unsigned long long)n_checks);
+    else if (is_refuted(c))
+        mp_out_printf(out, "%s: refused, what it says of other placements is false (%llu checks, all else is right)\n",
+                      path, (unsigned long long)n_checks);
     else if (has_matrix)
         mp_out_printf(out, "%s: accepted, %llu checks, the matrix's bound derived again%s\n", path,
                       (unsigned long long)n_checks,
@@ -65,6 +107,8 @@ static void write_report(const struct opts *o, const struct checked *c, struct m
                       : c->names_matrix ? "its MATRIX and TOPOLOGY"
                                         : "TRACE and TOPOLOGY",
                       c->n > 1 ? "they claim" : "it claims");
+    for (uint32_t k = 0; o->prove && n == 0 && k < 2 && k < c->n; k++)
+        write_proof(c->path[k], &c->proof[k], out);
 }
 
 static enum mp_status check_arguments(const struct opts *o, const struct args *args, struct mp_error *err) {
@@ -79,6 +123,8 @@ static enum mp_status check_arguments(const struct opts *o, const struct args *a
         return mp_fail(err, MP_EUSAGE, "too many arguments: \"%.60s\" (two plans need --colocate)", args->value[3]);
     if (!o->colocate && args->n == 2)
         return mp_fail(err, MP_EUSAGE, "verify: TOPOLOGY is missing (give TRACE or MATRIX and TOPOLOGY, or neither)");
+    if (o->prove && args->n < 3)
+        return mp_fail(err, MP_EUSAGE, "--prove: a search needs the steps (give TRACE and TOPOLOGY)");
     return MP_OK;
 }
 
@@ -129,6 +175,12 @@ enum mp_status cmd_verify(const struct opts *o, const struct args *args, int *ex
         MP_TRY(mp_plan_verify_together(&c.report[2], side, topology, err));
         is_accepted = c.report[2]->n == 0;
     }
+    for (int k = 0; k < n_plans && o->prove && is_accepted && matrix == NULL; k++)
+        MP_TRY(mp_plan_prove_again(&c.proof[k], plan[k], trace[k], topology, model[k], o->work_limit, tool_threads(o),
+                                   err));
+    for (int k = 0; k < n_plans; k++)
+        is_accepted =
+            is_accepted && c.proof[k].verdict != MP_PROOF_IS_REFUTED && c.proof[k].verdict != MP_PROOF_IS_OPEN;
     *exit_code = is_accepted ? 0 : 1;
     MP_TRY(mp_out_open(&out, "-", err));
     write_report(o, &c, out);

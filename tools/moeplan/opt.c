@@ -92,6 +92,8 @@ const struct opt opt_table[OPT_END] = {
     [OPT_TOKENS_PER_RANK] = WHOLE("tokens-per-rank", 0, "T", tokens_per_rank, 1, UINT64_C(1) << 32, "1024", NULL,
                                   "prefill: up to T tokens on each rank; longer requests go on in the next step"),
     [OPT_THOROUGH] = FLAG("thorough", 0, thorough, "simulate every sampled step again, however long that takes"),
+    [OPT_PROVE] =
+        FLAG("prove", 0, prove, "run again the search that a certificate rests on; --work-limit: nodes of each layer"),
     [OPT_RESAMPLE] =
         FLAG("resample", 0, resample, "draw steps from the requests at random, with replacement (bootstrap)"),
     [OPT_STEPS] = WHOLE("steps", 0, "N", steps, 1, 1000000, NULL, "all that were recorded; 64 with --resample",

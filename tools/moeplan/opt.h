@@ -31,6 +31,7 @@ enum opt_id {
     OPT_BATCH,
     OPT_TOKENS_PER_RANK,
     OPT_THOROUGH,
+    OPT_PROVE,
     OPT_RESAMPLE,
     OPT_STEPS,
     OPT_SOURCE_SKEW,
@@ -139,8 +140,8 @@ enum opt_id {
 struct opts {
     struct mp_limits limits; /* the defaults, with --mem-limit */
     bool is_set[OPT_END];
-    bool help, json, quiet, strict, thorough, colocate, resample, stage_barrier, stage_coupled, pacing, markdown_table,
-        wide, man, markdown, version, matrix, csv, calibrate;
+    bool help, json, quiet, strict, thorough, prove, colocate, resample, stage_barrier, stage_coupled, pacing,
+        markdown_table, wide, man, markdown, version, matrix, csv, calibrate;
     uint64_t seed, threads, work_limit, mem_limit, layer_base, experts, top_k;
     double time_limit;
     uint64_t batch, tokens_per_rank, steps, pad, redundant, slots_per_gpu, interval_groups, gpus, nodes, hidden_layers,
