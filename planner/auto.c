@@ -5,9 +5,9 @@
  *           the planning requests by hash, when there are at least 40 and both parts can be batched), on steps drawn
  *           from it (planner/drawn.c) where that can be, else all planning data. At most 64 steps.
  * Method    every named recipe, then every replicate x place x route combination with a single shot (of strategies that
- *           are not for recipes alone); where the validation part is small, the few best of those on two other quarters
- *           too; then the best with order `auto`. Ties: the earlier one. The winner is run again on all planning data
- *           by the driver.
+ *           are not for recipes alone), then the best three placements with replicas under the other routes; where the
+ *           validation part is small, the few best of those on two other quarters too; then the best with order
+ *           `auto`. Ties: the earlier one. The winner is run again on all planning data by the driver.
  * Bound     never worse than any named recipe on its selection score, unless a budget stopped it.
  * Cost      one plan and one simulation per candidate; work is counted in simulated (step, layer) pairs. */
 #include "planner.h"
@@ -22,6 +22,7 @@
 #define TURNS_REQUESTS 400u   /* with fewer, three of the quarters are the validation part in turn */
 #define TURNS_CANDIDATES 8u   /* for the best of the first turn, */
 #define TURNS_WITHIN 1.01     /* if they are so near */
+#define ROUTED_PLACEMENTS 3u  /* placements with replicas that all other routes are tried on */
 enum { FIT = 1, VALIDATION }; /* seeds of draws */
 #define EXACT_COPIES_MAX 12u
 #define EXACT_GPUS_MAX 8u
@@ -101,7 +102,18 @@ static uint64_t key_of(const struct mp_plan *p) {
         key = mp_mix64(key ^ mp_xxh64(layer->slot_expert, p->n_slots * sizeof *layer->slot_expert));
         key = mp_mix64(key ^ layer->order);
     }
-    return mp_mix64(key ^ (has_replicas ? (uint64_t)p->route : 0));
+    if (!has_replicas)
+        return mp_mix64(key);
+    size_t by_source = (size_t)mp_plan_n_classes(p) * p->n_slots;
+    for (uint32_t l = 0; l < p->n_layers; l++) {
+        const struct mp_plan_layer *layer = &p->layers[l];
+        if (layer->slot_weight != NULL)
+            key = mp_mix64(key ^ mp_xxh64(layer->slot_weight, p->n_slots * sizeof *layer->slot_weight));
+        if (layer->slot_weight_by_source != NULL)
+            key = mp_mix64(key ^
+                           mp_xxh64(layer->slot_weight_by_source, by_source * sizeof *layer->slot_weight_by_source));
+    }
+    return mp_mix64(key ^ ((uint64_t)p->route << 1 | (uint64_t)p->route_by));
 }
 
 static bool was_scored(struct search *s, const struct mp_plan *p) {
@@ -242,6 +254,52 @@ static enum mp_status try_stage(struct search *s, struct mp_combination c, enum 
             return status;
     }
     return MP_OK;
+}
+
+/* Candidate i has replicas, and no better candidate has the same placement. */
+static bool is_best_of_placement(const struct search *s, uint32_t i) {
+    const struct mp_combination *c = &s->tried[i];
+    if (s->score_tried[i] == 0 || strcmp(c->stage[MP_PLAN_REPLICATE]->name, "none") == 0)
+        return false;
+    for (uint32_t k = 0; k < s->n_tried; k++) {
+        const struct mp_combination *d = &s->tried[k];
+        if (k != i && d->stage[MP_PLAN_REPLICATE] == c->stage[MP_PLAN_REPLICATE] &&
+            d->stage[MP_PLAN_PLACE] == c->stage[MP_PLAN_PLACE] && d->may_repeat_on_gpu == c->may_repeat_on_gpu &&
+            s->score_tried[k] > 0 &&
+            (s->score_tried[k] < s->score_tried[i] || (s->score_tried[k] == s->score_tried[i] && k < i)))
+            return false;
+    }
+    return true;
+}
+
+/* Routes that are for recipes alone, on the best placements with replicas. */
+static enum mp_status try_routes(struct search *s, struct mp_error *err) {
+    uint32_t best[ROUTED_PLACEMENTS], n = 0, n_tried = s->n_tried;
+    enum mp_status status = MP_OK;
+    if (s->request->route != NULL || s->fit.n_redundant == 0)
+        return MP_OK;
+    for (uint32_t i = 0; i < n_tried; i++) {
+        uint32_t at = n;
+        if (!is_best_of_placement(s, i))
+            continue;
+        while (at > 0 && s->score_tried[best[at - 1]] > s->score_tried[i])
+            at--;
+        if (at == ROUTED_PLACEMENTS)
+            continue;
+        n += n < ROUTED_PLACEMENTS;
+        for (uint32_t k = n - 1; k > at; k--)
+            best[k] = best[k - 1];
+        best[at] = i;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t r = 0; mp_strategy_at(r) != NULL && status == MP_OK; r++) {
+            struct mp_combination c = s->tried[best[i]];
+            if (mp_strategy_at(r)->stage != MP_PLAN_ROUTE || !mp_strategy_at(r)->is_named_only)
+                continue;
+            c.stage[MP_PLAN_ROUTE] = mp_strategy_at(r);
+            status = try_one(s, c, err);
+        }
+    return status;
 }
 
 /* The winner with the best of all orders: `auto` is never worse than another on the matrices it is given. */
@@ -453,6 +511,7 @@ enum mp_status mp_auto_choose(struct mp_combination *out, struct mp_plan **plan,
     MP_TRY(mp_strategy_need(&c.stage[MP_PLAN_ORDER], MP_PLAN_ORDER, request->order != NULL ? request->order : "single",
                             err));
     MP_TRY(try_stage(s, c, MP_PLAN_REPLICATE, err));
+    MP_TRY(try_routes(s, err));
     if (has_parts)
         MP_TRY(take_turns(s, problem, err));
     MP_TRY(try_orders(s, err));

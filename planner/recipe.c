@@ -5,6 +5,8 @@
 
 #define EPLB_URL "DeepSeek EPLB, github.com/deepseek-ai/EPLB, 2025"
 
+#define GRACE "GRACE-MoE, arXiv 2509.25041, section 4.3"
+
 static const struct mp_recipe recipes[] = {
     {"auto", "the combination of all the others with the best simulated score", "docs/STRATEGIES.md", NULL, NULL, NULL,
      NULL, false, true},
@@ -40,6 +42,10 @@ static const struct mp_recipe recipes[] = {
     {"eplb", "DeepSeek's load balancer, global policy", EPLB_URL, "eplb", "eplb", "even", "single", true, true},
     {"eplb-nearest", "EPLB's global placement with SGLang's static replica choice: own GPU, then own node", EPLB_URL,
      "eplb", "eplb", "nearest", "single", true, true},
+    {"eplb-wrr", "EPLB's global placement with GRACE's weighted choice of replicas", GRACE, "eplb", "eplb", "wrr",
+     "single", true},
+    {"eplb-tar", "EPLB's global placement with GRACE's choice: own GPU, then own node, by weights", GRACE, "eplb",
+     "eplb", "tar", "single", true},
     {"eplb-hierarchical", "DeepSeek's load balancer, groups to nodes first", EPLB_URL, "eplb", "eplb-hierarchical",
      "even", "single", true, true},
     {"spread-out", "contiguous, with the all-to-all in rounds of one peer each where that pays",

@@ -425,7 +425,7 @@ static bool unnamed_stage(struct mp_plan *p, struct mp_rng *rng) {
 }
 
 static bool other_route(struct mp_plan *p, struct mp_rng *rng) {
-    static const char *const known[] = {"even", "nearest", "weighted", "tiered", "zz"};
+    static const char *const known[] = {"even", "nearest", "weighted", "tiered", "sourced"};
     const char *route = known[below(rng, 5)];
     if (strcmp(route, p->provenance.route) == 0)
         return false;
