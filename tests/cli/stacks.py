@@ -3,9 +3,11 @@
 
 usage: stacks.py MOEPLAN
 """
+import hashlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -153,6 +155,48 @@ class Served(Case):
         _, error = self.run_it(0, "export", "p.plan", "--to", "vllm", "-o", "v.json")
         self.assertIn("no step time is predicted for vllm (moeplan export PLAN TRACE TOPOLOGY --to vllm predicts it)", error)
         self.run_it(2, "export", "p.plan", "t.mpt", "--to", "vllm", "-o", "v.json")
+
+    def with_table(self, rule):
+        """p.plan with a table of weights that sends every token to the first replica, its checksum put right."""
+        lines = (self.folder / "p.plan").read_text().splitlines(keepends=True)[:-1]
+        body = ""
+        for line in lines:
+            slots = re.match(r"    slots: \[(.*)\]", line)
+            if line == "  route: even\n":
+                line = f"  route: {rule}\n" + ("  route_sources: gpu\n" if rule == "sourced" else "")
+            body += line.replace('  route: "even"', f'  route: "{rule}"')
+            if slots and rule == "sourced":
+                of = [int(x) for x in slots[1].split(", ")]
+                rows = "".join(f'\n      - {{expert: {e}, weights: "4*1{" 0" * (of.count(e) - 1)}"}}' for e in sorted(set(of)) if of.count(e) > 1)
+                body += f"    weights_by_source:{rows}\n"
+            elif slots:
+                of = slots[1].split(", ")
+                body += f"    weights: [{', '.join('1' if of.index(e) == i else '0' for i, e in enumerate(of))}]\n"
+        (self.folder / "p.plan").write_text(body + f'checksum: "{hashlib.sha256(body.encode()).hexdigest()}"\n')
+
+    def test_a_routing_table_gains_nothing_in_an_export(self):
+        """No stack does what our tables say: the placement is scored anew, and neither figure of the plan is told."""
+        for rule in ("weighted", "tiered", "sourced"):
+            self.tokens()
+            self.run_it(0, "plan", "t.mpt", "2x2:h100", "--batch", "2", "-r", "4", "--strategy", "eplb", "-q", "-o", "p.plan")
+            even, served = self.step_of(), {s: self.step_of("--for", s) for s in ("sglang", "trtllm", "vllm")}
+            self.with_table(rule)
+            own = self.step_of()
+            self.assertEqual(own["route"], rule)
+            self.assertGreater(own["imbalance"]["max_over_mean"], even["imbalance"]["max_over_mean"])
+            for stack, name in (("sglang", "s.json"), ("trtllm", "t.yaml"), ("vllm", "v.json")):
+                self.assertEqual(self.step_of("--for", stack)["step_time_ns"], served[stack]["step_time_ns"])
+                arguments = ("export", "p.plan", "t.mpt", "2x2:h100", "--to", stack, "--hidden-layers", "2", "-o", name)
+                told = json.loads(self.run_it(0, *arguments, "--json", "-q")[0])["prediction"]
+                self.assertEqual(told["step_ns"], served[stack]["step_time_ns"]["mean"])
+                self.assertIsNone(told["own_step_ns"])
+                self.assertIsNone(told["planning_step_ns"])
+                out, error = self.run_it(0, *arguments)
+                self.assertIn(f"what the plan predicts needs its {rule} routing, which {stack} does not do", error)
+                self.assertIn(f"the plan's {rule} routing is lost", out)
+                self.assertNotIn("the plan itself on these steps", error)
+                self.assertNotIn("planning data:", error)
+            self.assertEqual(self.step_of("--for", "sglang")["replica_choice"]["name"], "dynamic")
 
     def test_every_choice_has_its_own_score_and_dynamic_is_even(self):
         self.tokens()

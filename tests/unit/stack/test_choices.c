@@ -91,7 +91,7 @@ static void test_choices__static_of_many_replicas(void **state) {
 static void test_choices__every_stack_says_what_it_does(void **state) {
     (void)state;
     const struct mp_plan even = {.route = MP_ROUTE_EVEN}, nearest = {.route = MP_ROUTE_NEAREST},
-                         weighted = {.route = MP_ROUTE_WEIGHTED};
+                         weighted = {.route = MP_ROUTE_WEIGHTED}, sourced = {.route = MP_ROUTE_SOURCED};
     for (uint32_t i = 0; mp_stack_at(i) != NULL; i++) {
         const struct mp_stack *s = mp_stack_at(i);
         assert_null(s->choices[0].refused);
@@ -107,6 +107,8 @@ static void test_choices__every_stack_says_what_it_does(void **state) {
         }
         /* a routing table that the servers do not know is scored as what they do unasked */
         assert_ptr_equal(mp_stack_choice_find(s, NULL, &weighted), s->choices);
+        assert_ptr_equal(mp_stack_choice_find(s, NULL, &sourced), s->choices);
+        assert_int_equal(s->routes & (1u << MP_ROUTE_WEIGHTED | 1u << MP_ROUTE_TIERED | 1u << MP_ROUTE_SOURCED), 0);
     }
     assert_string_equal(mp_stack_choice_find(mp_stack_find("sglang"), NULL, &nearest)->name, "static");
     assert_string_equal(mp_stack_choice_find(mp_stack_find("sglang"), NULL, &even)->name, "dynamic");
