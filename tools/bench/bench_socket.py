@@ -3,16 +3,19 @@
 
     tools/bench/bench_socket.py [--build build] [--runs 3] [--iterations 5] [--ranks 8,16] [--only loopback|orders]
 
-loopback: two ranks, one flow, no shaping: payload a second of the best and the median iteration, beside iperf3 (one stream, cubic) before and after.
+loopback: two ranks, one flow, no shaping: payload a second, median and best, beside iperf3 (one stream, cubic), which sends and receives the same 128 KB
+again and again, and beside a plain loop of blocking send and recv through as much memory as the transport's, all in turn.
 orders: balanced matrices with skewed pairs (Sinkhorn of lognormal(1.5), 8 MB for each port, 100 Mbit/s ports, tools/emulate): time over the port bound
 of a single shot and of orders, each run `--runs` times in turn; the median of the runs' medians, least and most; what the simulator says; processor time of a rank
 while it moves data, in % of a core; the load of the machine, which is part of the result. Run it with `nice -n -18` where other work must not count.
 """
 import argparse
 import json
+import mmap
 import os
 import random
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -23,6 +26,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 EMULATE = os.path.join(ROOT, "tools", "emulate")
 HEAD = "schema: moeplan.topology\nversion: 1\nname: bench\nlaunch: 10 us\nlevels: [{name: nic, latency: 50 us}]\n"
 PORT_BYTES = 8_000_000
+PLAIN_CALL = 128 * 1024
+LOOPBACK_MB = (1, 4, 16, 64)
 ORDERS = [("single", ()), ("bvn", ("--stages", "free")), ("hybrid", ("--stages", "free")), ("bvn", ("--stages", "barrier"))]
 
 
@@ -43,32 +48,84 @@ def write(name, text):
 
 def iperf3():
     server = subprocess.Popen(["iperf3", "-s", "-1", "-p", "5997", "-B", "127.0.0.1"], stdout=subprocess.DEVNULL)
-    done = None
+    end = {}
     for _ in range(50):
         done = subprocess.run(["iperf3", "-c", "127.0.0.1", "-p", "5997", "-t", "2", "-C", "cubic", "-J"], capture_output=True, text=True, check=False)
-        if done.returncode == 0:
+        end = json.loads(done.stdout or "{}").get("end", {})
+        if "sum_received" in end:
             break
         time.sleep(0.1)  # it does not listen yet
     server.terminate()  # one that has served does not always end
     server.wait()
-    return json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"] / 1e9
+    if "sum_received" not in end:
+        sys.exit("iperf3 measures nothing here")
+    return end["sum_received"]["bits_per_second"] / 1e9
 
 
-def loopback(moeplan, execute, iterations):
+def plain(total, working, runs):
+    """Gbit/s of each run: the least program there can be. Blocking send and recv of `total` bytes, 128 KB a call, each end going through
+    `working` bytes of memory of its own again and again; cubic and a send buffer of 128 KB, as the transport has them."""
+    def memory():
+        m = mmap.mmap(-1, working, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        for at in range(0, working, 4096):
+            m[at] = 1
+        return memoryview(m)
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    child = os.fork()
+    if child == 0:
+        end, v = listener.accept()[0], memory()
+        for _ in range(runs):
+            n = 0
+            while n < total:
+                at = n % working
+                n += end.recv_into(v[at:at + min(PLAIN_CALL, working - at, total - n)])
+            end.send(b"x")
+        os._exit(0)
+    end, rates, v = socket.socket(), [], memory()
+    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PLAIN_CALL)
+    end.connect(listener.getsockname())
+    for _ in range(runs):
+        since, n = time.perf_counter(), 0
+        while n < total:
+            at = n % working
+            n += end.send(v[at:at + min(PLAIN_CALL, working - at, total - n)])
+        end.recv(1)
+        rates.append(8 * total / (time.perf_counter() - since) / 1e9)
+    os.waitpid(child, 0)
+    return rates[2:]
+
+
+def of_transport(moeplan, execute, megabytes, runs):
+    """Its median run and its best."""
+    write("m.csv", f"0,{megabytes}000000\n0,0\n")
+    subprocess.run([moeplan, "order", "m.csv", "t.yaml", "--strategy", "single", "-q", "-o", "p.yaml"], check=True, stdout=subprocess.DEVNULL,
+                   stderr=subprocess.DEVNULL)
+    out = subprocess.run([execute, "p.yaml", "m.csv", "t.yaml", "--matrix", "--transport", "socket", "--iterations", str(runs), "--warmup", "2", "--json",
+                          "-q"], check=True, stdout=subprocess.PIPE, text=True).stdout
+    part = json.loads(out)["parts"][0]
+    return [8 * part["bytes"] / part["measured_ns"][k] for k in ("median", "min")]
+
+
+def loopback(moeplan, execute, o):
     write("t.yaml", HEAD + "gpus: [{repeat: 2, type: h100, ports: {nic: 400 Gbit/s}}]\n")
-    reference = [iperf3()] if shutil.which("iperf3") else []
-    print(f"{'loopback, one flow':24} {'median':>8} {'best':>8} Gbit/s")
-    for megabytes in (4, 16, 64):
-        write("m.csv", f"0,{megabytes}000000\n0,0\n")
-        subprocess.run([moeplan, "order", "m.csv", "t.yaml", "--strategy", "single", "-q", "-o", "p.yaml"], check=True, stdout=subprocess.DEVNULL,
-                       stderr=subprocess.DEVNULL)
-        out = subprocess.run([execute, "p.yaml", "m.csv", "t.yaml", "--matrix", "--transport", "socket", "--iterations", str(4 * iterations), "--warmup",
-                              "2", "--json", "-q"], check=True, stdout=subprocess.PIPE, text=True).stdout
-        part = json.loads(out)["parts"][0]
-        rates = [8 * part["bytes"] / part["measured_ns"][k] for k in ("median", "min")]
-        print(f"{megabytes:4} MB {'':17}{rates[0]:8.1f} {rates[1]:8.1f}", flush=True)
-    if reference:
-        print(f"iperf3, before and after {reference[0]:7.1f} {iperf3():8.1f}  load {os.getloadavg()[0]:.1f}\n")
+    names = ["iperf3, 2 s", "plain, 64 MB through 128 KB"] + [f"{who}, {size} MB" for size in LOOPBACK_MB for who in ("plain", "transport")]
+    rates = {name: [] for name in names}
+    for _ in range(o.runs):  # in turn, so that what else the machine does meets all of them
+        if shutil.which("iperf3"):
+            rates[names[0]].append(iperf3())
+        rates[names[1]] += plain(64_000_000, PLAIN_CALL, 2 * o.iterations)
+        for size in LOOPBACK_MB:
+            rates[f"plain, {size} MB"] += plain(size * 1_000_000, size * 1_000_000, 2 * o.iterations)
+            rates[f"transport, {size} MB"] += of_transport(moeplan, execute, size, 2 * o.iterations)
+    print(f"{'loopback, one flow, Gbit/s':30} {'median':>8} {'best':>8} {'best / plain':>13} {'best / iperf3':>13}   load {os.getloadavg()[0]:.1f}")
+    best = {name: max(found) for name, found in rates.items() if found}
+    for name in best:
+        ratios = [f"{best[name] / best[other]:13.2f}" if other in best and name.startswith("transport") else f"{'':13}"
+                  for other in (name.replace("transport", "plain"), names[0])]
+        print(f"{name:30} {statistics.median(rates[name]):8.1f} {best[name]:8.1f} {' '.join(ratios)}".rstrip(), flush=True)
+    print()
 
 
 def orders(moeplan, execute, o):
@@ -130,7 +187,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="moeplan-bench-") as folder:
         os.chdir(folder)
         if o.only != "orders":
-            loopback(moeplan, execute, o.iterations)
+            loopback(moeplan, execute, o)
         if o.only != "loopback":
             orders(moeplan, execute, o)
         os.chdir("/")
