@@ -48,8 +48,9 @@ class Shaper:
     def lines(self, device, pairs=()):
         """A root qdisc: small packets (acknowledgements, control, ARP) first, the rest in one queue, or in one for each (address, Shaper)."""
         rate = f"{self.wire}bit"
-        # Fine bursts at low rates; above 500 Mbit/s as much as passes in a quarter of a millisecond, or the timer costs throughput.
-        burst = f"burst {max(16384, self.wire // 32000)} cburst {max(16384, self.wire // 32000)} quantum 3000"
+        # What a port lets pass at once beyond its rate is a credit that the topology knows nothing of: three packets, and above 150 Mbit/s as much
+        # as passes in a quarter of a millisecond, or the timer costs throughput.
+        burst = f"burst {max(4600, self.wire // 32000)} cburst {max(4600, self.wire // 32000)} quantum 3000"
         limit = min(BULK_LIMIT, max(BULK_LIMIT_MIN, self.wire // 25))
         small = min(20_000_000, max(8, self.wire // 4))
         rest = min(1_000_000, max(8, self.wire // 8))

@@ -246,7 +246,8 @@ static enum mp_status find_rank(struct start *start, struct mp_exec *in, const s
         in->rendezvous = start->rendezvous;
         return status;
     }
-    in->hosts = o->hosts != NULL ? o->hosts : start->found.hosts;
+    const bool is_mpi = strncmp(in->transport, "mpi", 3) == 0; /* it knows addresses, whatever the environment says */
+    in->hosts = o->hosts != NULL ? o->hosts : is_mpi ? NULL : start->found.hosts;
     in->rendezvous = o->rendezvous != NULL                ? o->rendezvous
                      : start->found.rendezvous[0] != '\0' ? start->found.rendezvous
                                                           : NULL;
