@@ -14,7 +14,7 @@
 #include <moeplan/base.h>
 #include <string.h>
 
-#define N_CANDIDATES_MAX 256u
+#define N_CANDIDATES_MAX 1024u
 #define MIN_REQUESTS 40u
 #define N_PARTS 4u
 #define CHOICE_STEPS 64u

@@ -10,7 +10,7 @@
 struct placed {
     const struct mp_strategy *replicate, *place;
     bool needs_distinct;
-    enum mp_route_rule rule; /* it was placed for; matters where draft.is_open */
+    enum mp_route_rule rule; /* it was placed for; matters where draft.by_rule */
     enum mp_outcome outcome;
     struct mp_error why;    /* where no placement was found */
     struct mp_plan *plan;   /* NULL then */
@@ -231,7 +231,7 @@ static struct placed *find_placed(const struct mp_placed_list *list, const struc
                                   const struct mp_combination *c) {
     struct placed *x = list != NULL ? list->first : NULL;
     while (x != NULL && (x->replicate != c->stage[MP_PLAN_REPLICATE] || x->place != c->stage[MP_PLAN_PLACE] ||
-                         x->needs_distinct != p->needs_distinct || (x->draft.is_open && x->rule != p->placed_for)))
+                         x->needs_distinct != p->needs_distinct || (x->draft.by_rule && x->rule != p->placed_for)))
         x = x->next;
     return x;
 }

@@ -65,6 +65,7 @@ struct mp_draft {
     uint16_t *wish;         /* [n_layers][n_slots] GPU on which it counts for each copy */
     bool has_wish;          /* wish is filled in */
     bool is_open;           /* copies are one each, and the place stage adds replicas, up to n_redundant */
+    bool by_rule;           /* what was chosen depends on the problem's placed_for */
 };
 /* Copies of one layer. */
 static inline uint32_t mp_draft_n(const struct mp_draft *d, uint32_t layer) {
@@ -177,7 +178,7 @@ struct mp_recipe {
     const char *name, *summary, *reference;
     const char *replicate, *place, *route, *order; /* NULL place = auto: search over the others */
     bool may_repeat_on_gpu;                        /* breaks needs_distinct by design */
-    bool is_usual; /* what someone who has a cluster to run wants to see side by side: `compare` without names */
+    bool is_usual;   /* what someone who has a cluster to run wants to see side by side: `compare` without names */
 };
 const struct mp_recipe *mp_recipe_at(uint32_t i);
 const struct mp_recipe *mp_recipe_find(const char *name);

@@ -13,7 +13,7 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     (void)budget, (void)scratch, (void)err;
     const struct mp_plan *p = draft->plan;
     draft->n_copies = p->n_experts;
-    draft->is_open = in->n_redundant > 0;
+    draft->is_open = draft->by_rule = in->n_redundant > 0;
     for (uint32_t l = 0; l < p->n_layers; l++)
         for (uint32_t e = 0; e < p->n_experts; e++)
             draft->copies[(size_t)l * p->n_slots + e] = (uint16_t)e;
