@@ -4,6 +4,7 @@ JSON and the timeline agree with each other and with moeplan simulate; faults en
 
 usage: exec.py MOEPLAN SOURCE
 """
+import hashlib
 import json
 import os
 import pathlib
@@ -397,6 +398,80 @@ class Sockets(unittest.TestCase):
             done = run(EXEC, "single.yaml", DECODE, "8:h100", *QUICK, "--transport", "socket", *words, check=False)
             self.assertEqual(done.returncode, 2)
             self.assertIn(message, done.stderr)
+
+
+class Replicas(unittest.TestCase):
+    """Plans whose experts have several slots: every rule of choosing among them, under every way of moving copies. What the executor
+    moves is what the simulator says, and every token comes home."""
+
+    @classmethod
+    def setUpClass(cls):
+        run(MOEPLAN, "convert", "-q", "2x4:h100", "replicas.topology.yaml")
+        for route, name in (("even", "even"), ("nearest", "nearest"), ("wrr", "weighted"), ("tar", "tiered")):
+            run(MOEPLAN, "plan", DECODE, "replicas.topology.yaml", "--batch", "4", "--steps", "1", "--strategy", "lpt-replicated", "--redundant", "16",
+                "--route", route, "-q", "-o", f"{name}.yaml")
+        for by in ("gpu", "node"):
+            cls.write_sourced(by)
+
+    @staticmethod
+    def write_sourced(by):
+        """The placement of weighted.yaml under weights by source, as a file that claims nothing: an executor does not need more."""
+        n, out, keep = (8 if by == "gpu" else 2), [], True
+        for line in (FOLDER / "weighted.yaml").read_text(encoding="ascii").split("\n")[:-2]:
+            if not line.startswith("    "):  # sections that only a planned plan has
+                keep = not re.match(r"  split:|  batching:|prediction:|samples:|certificates:|  (planning_steps|step_ns):|  - (kind|step):", line)
+            if not keep or re.match(r"    (rows_max_sum|dispatch_int(ra|er)_bytes|port_bound_ns|expert_rows):", line):
+                continue
+            line = line.replace("  planned: true", "  planned: false").replace('  route: "wrr"', '  route: "sourced"')
+            line = line.replace("  route: weighted", f"  route: sourced\n  route_sources: {by}")
+            if line.startswith("    slots: "):
+                slots = line[len("    slots: ["):-1].split(", ")
+            elif line.startswith("    weights: "):
+                entries = []
+                for e in sorted({int(e) for e in slots if e != "-1" and slots.count(e) > 1}):
+                    # Each class has a favourite, and weights of 0; no two neighbours are equal, which would have to be a run.
+                    rows = [" ".join(str(20 + c if i == c % slots.count(str(e)) else (c + i) % 3) for i in range(slots.count(str(e)))) for c in range(n)]
+                    entries.append(f'      - {{expert: {e}, weights: "{"|".join(rows)}"}}')
+                line = "\n".join(["    weights_by_source:", *entries])
+            out.append(line)
+        body = "\n".join(out) + "\n"
+        (FOLDER / f"sourced-{by}.yaml").write_text(body + f'checksum: "{hashlib.sha256(body.encode()).hexdigest()}"\n', encoding="ascii")
+
+    def replay(self, plan, dispatcher, *more):
+        return json.loads(run(EXEC, f"{plan}.yaml", DECODE, "replicas.topology.yaml", "--iterations", "1", "--warmup", "0", "--batch", "4", "--steps", "1",
+                              "--dispatcher", dispatcher, "--json", "-q", *more).stdout)
+
+    RULES = ("even", "nearest", "weighted", "tiered", "sourced-gpu", "sourced-node")
+
+    def test_plans_by_source_are_plans(self):
+        for by in ("gpu", "node"):
+            text = (FOLDER / f"sourced-{by}.yaml").read_text(encoding="ascii")
+            self.assertIn("route: sourced\n", text)
+            self.assertGreater(text.count("      - {expert: "), 24)
+            self.assertIn("accepted", run(MOEPLAN, "verify", f"sourced-{by}.yaml").stdout)
+            done = run(sys.executable, SOURCE / "tools/plancheck/plancheck", f"sourced-{by}.yaml")
+            self.assertEqual(done.returncode, 0, done.stdout)
+
+    def test_every_rule_and_dispatcher_brings_every_token_home(self):
+        seen = {}
+        for dispatcher in ("a2av", "deepep-normal", "hierarchical", "agrs"):
+            for rule in self.RULES:
+                result = self.replay(rule, dispatcher)
+                n_steps = result["steps"]
+                self.assertEqual(result["verified"]["tokens"], n_steps * 32 * result["layers"], (rule, dispatcher))
+                seen[rule, dispatcher] = tuple((p["bytes"], p["predicted_ns"]) for p in result["parts"])
+                simulated = json.loads(run(MOEPLAN, "simulate", f"{rule}.yaml", DECODE, "replicas.topology.yaml", "--batch", "4", "--steps", "1",
+                                           "--dispatcher", dispatcher, "--json", "-q", "--interval-groups", "0").stdout)
+                self.assertEqual(sum(n for n, _ in seen[rule, dispatcher]) / n_steps, sum(simulated["bytes"].values()), (rule, dispatcher))
+        for dispatcher in ("a2av", "deepep-normal", "hierarchical"):  # the rules do choose differently; of an all-gather nothing depends on them
+            self.assertEqual(len({seen[rule, dispatcher] for rule in self.RULES}), len(self.RULES), dispatcher)
+        self.assertEqual(len({seen[rule, "agrs"] for rule in self.RULES}), 1)
+
+    def test_the_same_with_a_process_for_each_rank(self):
+        for rule, dispatcher in (("weighted", "hierarchical"), ("tiered", "deepep-normal"), ("sourced-gpu", "hierarchical"), ("sourced-node", "a2av")):
+            loop, sockets = (self.replay(rule, dispatcher, "--transport", t) for t in ("loop", "socket"))
+            self.assertGreater(loop["verified"]["tokens"], 0)
+            self.assertEqual(sockets["verified"], loop["verified"], (rule, dispatcher))
 
 
 class Calibration(unittest.TestCase):
