@@ -1,0 +1,82 @@
+#!/usr/bin/env python3
+"""tools/cluster-acceptance: its part without a GPU passes and writes a whole result file; an executor that counts wrong, lets a fault pass or
+writes no topology makes it fail.
+
+usage: acceptance.py MOEPLAN SOURCE
+"""
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+MOEPLAN, SOURCE = os.path.abspath(sys.argv[1]), pathlib.Path(sys.argv[2]).resolve()
+TOOL = SOURCE / "tools/cluster-acceptance"
+# In the place of moeplan-exec: passes everything on, and changes one thing.
+FAKE = """#!/usr/bin/env python3
+import subprocess, sys
+words = sys.argv[1:]
+done = subprocess.run([{real!r}, *words], capture_output=True, text=True)
+{change}
+sys.stdout.write(done.stdout)
+sys.stderr.write(done.stderr)
+sys.exit(done.returncode)
+"""
+
+
+def accept(folder, *words):
+    """(exit code, result file, output)"""
+    out = pathlib.Path(folder) / "result.json"
+    done = subprocess.run([sys.executable, TOOL, "--quick", "-o", out, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200, check=False)
+    return done.returncode, json.loads(out.read_text(encoding="utf-8")) if out.exists() else None, done.stdout + done.stderr
+
+
+class Acceptance(unittest.TestCase):
+    def test_the_part_without_a_gpu(self):
+        with tempfile.TemporaryDirectory(prefix="moeplan-accept-") as folder:
+            code, result, text = accept(folder, "--build", pathlib.Path(MOEPLAN).parent.parent.parent, "--transports", "loop,socket")
+        self.assertEqual(code, 0, text)
+        self.assertEqual((result["schema"], result["version"], result["failed"], result["quick"]), ("moeplan.acceptance", 1, 0, True))
+        self.assertEqual(result["passed"], len(result["tests"]))
+        self.assertGreaterEqual(result["passed"], 14)
+        for key in ("date", "moeplan", "cores", "processor", "system", "load", "gpus", "load_after"):
+            self.assertIn(key, result["machine"])
+        self.assertEqual([t["name"] for t in result["targets"]], ["loop", "socket"])
+        for target in result["targets"]:
+            self.assertEqual(target["calibration"]["schema"], "moeplan.calibration")
+            self.assertIn("schema: moeplan.topology", target["calibrated_topology"])
+            self.assertEqual(len(target["cases"]), 4)
+            for case in target["cases"]:
+                self.assertGreater(min(case["predicted_ns"], case["median_ns"], case["min_ns"], case["bound_ns"]), 0)
+            self.assertGreaterEqual(target["error_p95"], target["error_median"])
+
+    def broken(self, change):
+        with tempfile.TemporaryDirectory(prefix="moeplan-accept-") as folder:
+            os.symlink(MOEPLAN, os.path.join(folder, "moeplan"))
+            program = pathlib.Path(folder) / "moeplan-exec"
+            program.write_text(FAKE.format(real=os.path.join(os.path.dirname(MOEPLAN), "moeplan-exec"), change=change), encoding="utf-8")
+            program.chmod(0o755)
+            code, result, text = accept(folder, "--build", folder, "--transports", "socket")
+        self.assertEqual(code, 1, text)
+        return [t["name"] for t in result["tests"] if t["ok"] is False]
+
+    def test_what_is_wrong_is_seen(self):
+        counts = self.broken("if 'socket' in words: done.stdout = done.stdout.replace('\"tokens\": ', '\"tokens\": 1')")
+        self.assertEqual(counts, [f"socket: plan {plan}, counts of verified tokens and bytes" for plan in ("lpt", "staged")])
+        faults = self.broken("done.returncode = done.returncode if '--fault' not in words else 0")
+        self.assertEqual(faults, ["socket: corrupt ends all ranks", "socket: kill ends all ranks"])
+        self.assertEqual(self.broken("if '--calibrate' in words: done.stdout, done.returncode = '', 5"), ["socket: calibration"])
+
+    def test_what_cannot_run_is_skipped_and_said(self):
+        with tempfile.TemporaryDirectory(prefix="moeplan-accept-") as folder:
+            code, result, text = accept(folder, "--build", pathlib.Path(MOEPLAN).parent.parent.parent, "--transports", "cuda")
+        if result["machine"]["gpus"]:
+            self.skipTest("this machine has a GPU")
+        self.assertEqual((code, result["skipped"], result["targets"]), (0, 1, []), text)
+
+
+if __name__ == "__main__":
+    sys.argv = sys.argv[:1]
+    unittest.main()
