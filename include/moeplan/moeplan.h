@@ -6,6 +6,7 @@
 #include <moeplan/cost.h>
 #include <moeplan/export.h>
 #include <moeplan/matrix.h>
+#include <moeplan/migrate.h>
 #include <moeplan/model.h>
 #include <moeplan/plan.h>
 #include <moeplan/sim.h>

@@ -20,4 +20,10 @@ enum mp_status mp_assign_sum(uint32_t n_left, uint32_t n_right, uint32_t n_table
                              uint64_t node_limit, uint32_t *to, uint64_t *sum, uint64_t *bound, uint64_t *nodes,
                              bool *is_found, bool *is_proven, struct mp_error *err) MP_MUST_CHECK;
 
+/* Square: gives each of n on the left a partner of its own so that the sum of weight[left][right] is least. Weights
+ * below 2^52 / n, or MP_ASSIGN_NEVER; *is_found false: no assignment without those. u[n], v[n]: potentials that prove
+ * it: u[left] + v[right] <= weight everywhere, and all of them add up to *total. Exact; O(n^3). */
+enum mp_status mp_assign_least(uint32_t n, const uint64_t *weight, uint32_t *to, int64_t *u, int64_t *v,
+                               uint64_t *total, bool *is_found, struct mp_error *err) MP_MUST_CHECK;
+
 #endif

@@ -214,6 +214,29 @@ static const char *const check_examples[] = {
     "moeplan check plan.yaml monday.npz 8:h100", "moeplan check plan.yaml monday.npz --strict --threshold 0.02",
     "moeplan check live.json monday.npz 2x8:h100 -m deepseek-v3 --resample", NULL};
 
+static const struct argument migrate_arguments[] = {
+    {"OLD", "the placement in use: a plan, or any serving stack's file", false, false, WORDS_FILE},
+    {"NEW", "the placement to come, likewise", false, false, WORDS_FILE},
+    {"TOPOLOGY", "the topology; left out, the plans' own where its name is enough", true, false, WORDS_FILE},
+    {0}};
+static const enum opt_id migrate_options[] = {OPT_OUT,
+                                              OPT_MODEL,
+                                              OPT_MIGRATE_SCORE_ON,
+                                              OPT_STEP_GAIN,
+                                              OPT_KEEP_LABELS,
+                                              OPT_MIGRATE_WIDE,
+                                              OPT_INCUMBENT_ROUTE,
+                                              PLACEMENT,
+                                              STEPS,
+                                              COSTS,
+                                              OPT_INTERVAL_GROUPS,
+                                              HINTS,
+                                              COMMON,
+                                              OPT_END};
+static const char *const migrate_examples[] = {
+    "moeplan migrate live.yaml next.yaml 2x8:h100 -o next-here.yaml",
+    "moeplan migrate live.npy next.npy 2x8:h100 -m deepseek-v3 --score-on monday.npz --resample", NULL};
+
 static const struct argument order_arguments[] = {
     {"MATRIX", "bytes from every GPU to every other: a file of alltoallv_perf, CSV or NumPy (moeplan list matrices)",
      false, false, WORDS_FILE},
@@ -329,6 +352,14 @@ const struct verb verbs[] = {
      "scored on the other half, beside the ceiling that no plan can pass. Exit code 1: --strict, and a new plan is "
      "worth making.",
      check_arguments, check_options, check_examples},
+    {"migrate", cmd_migrate, "go from one placement to the next with the fewest bytes",
+     "moeplan migrate OLD NEW [TOPOLOGY] [-o PLAN] [options]",
+     "Which GPU takes which of the new contents, layer by layer, so that the fewest weights move: exchanged are only "
+     "GPUs that are equal, inside nodes and node by node, and that it is the fewest is proven. Then over which links, "
+     "in which rounds where no GPU sends or receives twice, how long, with how much memory, and after how many steps "
+     "it "
+     "has paid. -o writes the new placement under these labels.",
+     migrate_arguments, migrate_options, migrate_examples},
     {"order", cmd_order, "order the transfers of a plain traffic matrix",
      "moeplan order MATRIX TOPOLOGY [--strategy A,B,...] [-o PLAN] [options]",
      "Runs order strategies on one matrix, without a recording, and prints what each takes beside the single shot, the "

@@ -34,6 +34,7 @@ enum mp_status cmd_simulate(const struct opts *, const struct args *, int *, str
 enum mp_status cmd_compare(const struct opts *, const struct args *, int *, struct mp_error *) MP_MUST_CHECK;
 enum mp_status cmd_sweep(const struct opts *, const struct args *, int *, struct mp_error *) MP_MUST_CHECK;
 enum mp_status cmd_check(const struct opts *, const struct args *, int *, struct mp_error *) MP_MUST_CHECK;
+enum mp_status cmd_migrate(const struct opts *, const struct args *, int *, struct mp_error *) MP_MUST_CHECK;
 enum mp_status cmd_order(const struct opts *, const struct args *, int *, struct mp_error *) MP_MUST_CHECK;
 enum mp_status cmd_export(const struct opts *, const struct args *, int *, struct mp_error *) MP_MUST_CHECK;
 enum mp_status cmd_list(const struct opts *, const struct args *, int *, struct mp_error *) MP_MUST_CHECK;

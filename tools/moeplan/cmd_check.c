@@ -26,17 +26,6 @@ struct check {
 };
 enum { OLD, NEW };
 
-/* Where the plan's own topology can be had from its name. */
-static bool topology_of_plan(const struct mp_plan *p, const struct opts *o) {
-    struct mp_topology *t = NULL;
-    struct mp_error ignored = {0};
-    bool is_same = p->provenance.topology != NULL && p->provenance.topology[0] != '\0' &&
-                   mp_topology_load(&t, p->provenance.topology, &o->limits, &ignored) == MP_OK &&
-                   strcmp(t->sha256, p->provenance.topology_sha256) == 0;
-    mp_topology_free(t);
-    return is_same;
-}
-
 /* The plan's layer of each of the recording's, or NULL. */
 static const struct mp_plan_layer *layer_of(const struct mp_plan *p, uint32_t id) {
     for (uint32_t l = 0; l < p->n_layers; l++)
@@ -321,7 +310,7 @@ enum mp_status cmd_check(const struct opts *o, const struct args *args, int *exi
         if (kind != TOOL_PLAN)
             return mp_fail(err, MP_EUSAGE, "check: %s is no plan of moeplan's (give the topology too)", args->value[0]);
         MP_TRY(mp_plan_load(&peek, args->value[0], &o->limits, err));
-        if (topology_of_plan(peek, o))
+        if (tool_names_topology(peek, o))
             topology = peek->provenance.topology;
         else
             tool_note(o, "the plan's topology \"%s\" cannot be had from its name: drift only (give the topology)",

@@ -274,6 +274,14 @@ const struct opt opt_table[OPT_END] = {
     [OPT_THRESHOLD] = RATIO("threshold", "X", threshold_ppm, 1000000, "0.01",
                             "a new plan is worth making when the whole interval of its gain is above this share"),
 
+    [OPT_MIGRATE_SCORE_ON] = TEXT("score-on", 0, "TRACE", score_on, WORDS_FILE, NULL, NULL,
+                                  "score both placements on this recording: what the new one gains, and when moving "
+                                  "has paid"),
+    [OPT_STEP_GAIN] = WHOLE("step-gain", 0, "NS", step_gain, 1, UINT64_C(1000000000000), NULL, "unknown",
+                            "what the new placement gains in every step, for the break-even"),
+    [OPT_KEEP_LABELS] = FLAG("keep-labels", 0, keep_labels, "GPU g takes what NEW has on GPU g, nothing is exchanged"),
+    [OPT_MIGRATE_WIDE] = FLAG("wide", 0, wide, "every link, not only the five that carry most"),
+
     [OPT_TRANSPORT] = NAMED("transport", "NAME", transport, WORDS_TRANSPORTS, "loop", NULL,
                             "what moves the bytes (moeplan-exec --list transports)"),
     [OPT_ITERATIONS] =

@@ -115,6 +115,10 @@ enum opt_id {
     OPT_STRATEGY_CHECK,
     OPT_STRICT_CHECK,
     OPT_THRESHOLD,
+    OPT_MIGRATE_SCORE_ON,
+    OPT_STEP_GAIN,
+    OPT_KEEP_LABELS,
+    OPT_MIGRATE_WIDE,
     OPT_TRANSPORT,
     OPT_ITERATIONS,
     OPT_WARMUP,
@@ -141,7 +145,7 @@ struct opts {
     struct mp_limits limits; /* the defaults, with --mem-limit */
     bool is_set[OPT_END];
     bool help, json, quiet, strict, thorough, prove, colocate, resample, stage_barrier, stage_coupled, pacing,
-        markdown_table, wide, man, markdown, version, matrix, csv, calibrate;
+        markdown_table, wide, man, markdown, version, matrix, csv, calibrate, keep_labels;
     uint64_t seed, threads, work_limit, mem_limit, layer_base, experts, top_k;
     double time_limit;
     uint64_t batch, tokens_per_rank, steps, pad, redundant, slots_per_gpu, interval_groups, gpus, nodes, hidden_layers,
@@ -156,7 +160,7 @@ struct opts {
         *replica_choice;
     const char *dispatcher, *sources, *split, *score_on, *network, *timeline, *incumbent, *incumbent_route, *to,
         *preset, *against, *completion;
-    uint64_t context;
+    uint64_t context, step_gain;
     const char *sweep_redundant, *sweep_batch, *sweep_gpus, *sweep_nodes;
     const char *fit; /* requests or steps */
     const char *solver, *export_lp, *import_solution;

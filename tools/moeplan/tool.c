@@ -284,6 +284,26 @@ enum mp_status tool_settings(const struct mp_setting **out, uint32_t *n, const s
     return mp_fail(err, MP_EUSAGE, "--set: %s", why.message);
 }
 
+bool tool_names_topology(const struct mp_plan *p, const struct opts *o) {
+    struct mp_topology *t = NULL;
+    struct mp_error ignored = {0};
+    bool is_same = p->provenance.topology[0] != '\0' &&
+                   mp_topology_load(&t, p->provenance.topology, &o->limits, &ignored) == MP_OK &&
+                   strcmp(t->sha256, p->provenance.topology_sha256) == 0;
+    mp_topology_free(t);
+    return is_same;
+}
+
+bool tool_names_model(const struct mp_plan *p, const struct opts *o) {
+    struct mp_model *m = NULL;
+    struct mp_error ignored = {0};
+    bool is_same = is_model_preset(p->provenance.model) &&
+                   mp_model_load(&m, p->provenance.model, &o->limits, &ignored) == MP_OK &&
+                   strcmp(m->sha256, p->provenance.model_sha256) == 0;
+    mp_model_free(m);
+    return is_same;
+}
+
 enum mp_stage_mode tool_stages(const struct opts *o) {
     for (int m = MP_STAGE_FREE; m <= MP_STAGE_COUPLED; m++)
         if (says(o->stages, mp_stage_mode_name((enum mp_stage_mode)m)))

@@ -50,6 +50,9 @@ enum mp_status tool_for_each_word(const char *list, const char *option, char *wo
 /* --set: the settings, in memory of `arena`, checked against the strategies' options. */
 enum mp_status tool_settings(const struct mp_setting **out, uint32_t *n, const struct opts *o, struct mp_arena *arena,
                              struct mp_error *err) MP_MUST_CHECK;
+/* Can the topology (the model) that the plan was made for be had from its name alone: a short string, a preset? */
+bool tool_names_topology(const struct mp_plan *p, const struct opts *o);
+bool tool_names_model(const struct mp_plan *p, const struct opts *o);
 enum mp_stage_mode tool_stages(const struct opts *o); /* --stages */
 /* --strict needs an interval, and one model. */
 enum mp_status tool_check_strict(const struct opts *o, struct mp_error *err) MP_MUST_CHECK;
