@@ -251,7 +251,7 @@ static const char *const order_examples[] = {
 
 static const struct argument export_arguments[] = {
     {"PLAN", "a plan file, or a placement of any serving stack", false, false, WORDS_FILE},
-    {"TRACE", "the recording, for exports that show its steps", true, false, WORDS_FILE},
+    {"TRACE", "the recording, for exports that show its steps, and for a stack's step time", true, false, WORDS_FILE},
     {"TOPOLOGY", "the topology, for the same", true, false, WORDS_FILE},
     {0}};
 static const enum opt_id export_options[] = {OPT_TO,
@@ -276,6 +276,7 @@ static const enum opt_id export_options[] = {OPT_TO,
                                              OPT_END};
 static const char *const export_examples[] = {
     "moeplan export plan.yaml --to sglang -o placement.json",
+    "moeplan export plan.yaml trace.npz 8:h100 --to vllm -o placement.json",
     "moeplan export plan.yaml trace.npz 8:h100 --to chrome-trace -o step.json",
     "moeplan export plan.yaml trace.npz 8:h100 --to nccl-tests -o matrices/", NULL};
 
@@ -370,7 +371,8 @@ const struct verb verbs[] = {
      "moeplan export PLAN [TRACE TOPOLOGY] --to NAME [-o FILE] [options]",
      "For a serving stack: checks every rule of the stack before it writes the placement, and prints the exact server "
      "flags for the file. Exit code 1: the stack cannot load this plan; the message says what to change. With the "
-     "recording and the topology: what the plan's steps look like, as matrices for nccl-tests or as a timeline. Steps "
+     "recording and the topology also the step time to expect under the stack's own choice of replicas; and for other "
+     "programs what the plan's steps look like, as matrices for nccl-tests or as a timeline. Steps "
      "are those that moeplan simulate takes.",
      export_arguments, export_options, export_examples},
     {"list", cmd_list, "list what moeplan knows, with references", "moeplan list [WHAT] [options]",
