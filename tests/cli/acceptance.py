@@ -39,7 +39,7 @@ class Acceptance(unittest.TestCase):
             code, result, text = accept(folder, "--build", pathlib.Path(MOEPLAN).parent.parent.parent, "--transports", "loop,socket")
         self.assertEqual(code, 0, text)
         self.assertEqual((result["schema"], result["version"], result["failed"], result["quick"]), ("moeplan.acceptance", 1, 0, True))
-        self.assertEqual(result["passed"], len(result["tests"]))
+        self.assertEqual(result["passed"] + result["skipped"], len(result["tests"]))
         self.assertGreaterEqual(result["passed"], 14)
         for key in ("date", "moeplan", "cores", "processor", "system", "load", "gpus", "load_after"):
             self.assertIn(key, result["machine"])
@@ -47,6 +47,10 @@ class Acceptance(unittest.TestCase):
         for target in result["targets"]:
             self.assertEqual(target["calibration"]["schema"], "moeplan.calibration")
             self.assertIn("schema: moeplan.topology", target["calibrated_topology"])
+            rates = [fit for fit in target["calibration"]["fits"] if fit["kind"] == "rate" and fit["known"]]
+            if not rates:  # on a machine so busy that more bytes took no longer
+                self.assertEqual(target["cases"], [])
+                continue
             self.assertEqual(len(target["cases"]), 4)
             for case in target["cases"]:
                 self.assertGreater(min(case["predicted_ns"], case["median_ns"], case["min_ns"], case["bound_ns"]), 0)
