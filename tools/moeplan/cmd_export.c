@@ -201,10 +201,12 @@ static enum mp_status predict(struct prediction *out, const struct opts *o, cons
     out->is_known = true;
     out->step_ns = score.result->mean.step_ns;
     out->own_ns = own != NULL ? own->mean.step_ns : 0;
-    snprintf(out->steps, sizeof out->steps, "%.599s", score_describe(&s, text, sizeof text));
-    char *line = strchr(out->steps, '\n'); /* two lines become one */
+    (void)score_describe(&s, text, sizeof text);
+    char *line = strchr(text, '\n'); /* two lines become one */
     if (line != NULL)
-        *line = ' ';
+        *line = '\0';
+    snprintf(out->steps, sizeof out->steps, "%.300s%s%.280s", text, line != NULL ? "; " : "",
+             line != NULL ? line + 1 : "");
     (void)served_describe(&as, score.plan, out->choice, sizeof out->choice);
     out->choice_json = served_json(&as, score.plan);
 out:
