@@ -105,7 +105,7 @@ static struct mp_split_choice choose(const struct instance *x, bool is_lean, uin
     return choice;
 }
 
-static void test_split_choose__every_choice(void **state) {
+static void test_route_split_choose__every_choice(void **state) {
     (void)state;
     struct mp_rng rng = mp_rng_seed(1);
     static struct instance x;
@@ -125,7 +125,7 @@ static void test_split_choose__every_choice(void **state) {
         worst = (double)found.peak_ps / (double)best > worst ? (double)found.peak_ps / (double)best : worst;
         mp_arena_free(arena);
     }
-    print_message("descent: optimal in %u of %u, at worst %.3f of the optimum\n", n_best, n, worst);
+    print_message("# descent: optimal in %u of %u, at worst %.3f of the optimum\n", n_best, n, worst);
     assert_true(n_best >= n * 9 / 10);
     assert_true(worst < 1.2);
 }
@@ -189,7 +189,7 @@ static uint64_t by_glpk(const struct instance *x) {
     return objective;
 }
 
-static void test_split_choose__glpk(void **state) {
+static void test_route_split_choose__glpk(void **state) {
     (void)state;
     struct mp_rng rng = mp_rng_seed(2);
     static struct instance x;
@@ -203,7 +203,7 @@ static void test_split_choose__glpk(void **state) {
 
 /* Three experts on three GPUs, each GPU with one expert of its own and a second replica of another: where readings
  * bind, one replica each is enough; where rows do, the heavy expert is split. */
-static void test_split_choose__known(void **state) {
+static void test_route_split_choose__known(void **state) {
     (void)state;
     static struct instance x;
     struct mp_rng rng = mp_rng_seed(3);
@@ -242,7 +242,7 @@ static enum mp_status flow(void *ctx, struct mp_error *err) {
     mp_arena_free(arena);
     return status;
 }
-static void test_split_choose__faults(void **state) {
+static void test_route_split_choose__faults(void **state) {
     (void)state;
     static struct instance x;
     struct mp_rng rng = mp_rng_seed(4);
@@ -252,7 +252,7 @@ static void test_split_choose__faults(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_split_choose__every_choice), cmocka_unit_test(test_split_choose__glpk),
-        cmocka_unit_test(test_split_choose__known), cmocka_unit_test(test_split_choose__faults)};
+        cmocka_unit_test(test_route_split_choose__every_choice), cmocka_unit_test(test_route_split_choose__glpk),
+        cmocka_unit_test(test_route_split_choose__known), cmocka_unit_test(test_route_split_choose__faults)};
     return cmocka_run_group_tests_name("split_choose", tests, NULL, NULL);
 }

@@ -117,7 +117,7 @@ static void try_all(struct brute *b, uint32_t class, uint32_t expert, uint32_t s
     b->rows[class * p->n_slots + slot] = 0;
 }
 
-static void test_split__brute_force(void **state) {
+static void test_route_split__brute_force(void **state) {
     (void)state;
     struct mp_rng rng = mp_rng_seed(1);
     static struct instance x;
@@ -191,7 +191,7 @@ static bool by_glpk(const struct mp_split_problem *p, uint64_t limit, struct mp_
     return answer.outcome == MP_FOUND;
 }
 
-static void test_split__glpk(void **state) {
+static void test_route_split__glpk(void **state) {
     (void)state;
     struct mp_rng rng = mp_rng_seed(2);
     static struct instance x;
@@ -218,7 +218,7 @@ static void test_split__glpk(void **state) {
 }
 
 /* ---- properties ---- */
-static void test_split__never_worse_than_others(void **state) {
+static void test_route_split__never_worse_than_others(void **state) {
     (void)state;
     struct mp_rng rng = mp_rng_seed(3);
     static struct instance x;
@@ -247,7 +247,7 @@ static void test_split__never_worse_than_others(void **state) {
 }
 
 /* More room for the peak never means more copies, and the least peak is not passed by a limit below it. */
-static void test_split__limits(void **state) {
+static void test_route_split__limits(void **state) {
     (void)state;
     struct mp_rng rng = mp_rng_seed(4);
     static struct instance x;
@@ -269,7 +269,7 @@ static void test_split__limits(void **state) {
 }
 
 /* Two nodes of two GPUs, expert 0 on GPUs 0 and 2, expert 1 on GPU 1, expert 2 on GPU 3. */
-static void test_split__known(void **state) {
+static void test_route_split__known(void **state) {
     (void)state;
     static struct instance x;
     struct mp_rng rng = mp_rng_seed(5);
@@ -306,7 +306,7 @@ static void test_split__known(void **state) {
 }
 
 /* Two replicas on one GPU are one, and its weight is all on the lower slot. */
-static void test_split__twins(void **state) {
+static void test_route_split__twins(void **state) {
     (void)state;
     static struct instance x;
     struct mp_rng rng = mp_rng_seed(6);
@@ -329,7 +329,7 @@ static void test_split__twins(void **state) {
 
 /* Weights add up to at most 64 for each expert with several slots and each class, and give each GPU the rows of the
  * split within what 64ths can: a row in 128 of each of its replicated experts, and one for each class. */
-static void test_split__weights(void **state) {
+static void test_route_split__weights(void **state) {
     (void)state;
     struct mp_rng rng = mp_rng_seed(7);
     static struct instance x;
@@ -373,7 +373,7 @@ static void test_split__weights(void **state) {
     }
 }
 
-static void test_split__too_long(void **state) {
+static void test_route_split__too_long(void **state) {
     (void)state;
     static struct instance x;
     struct mp_rng rng = mp_rng_seed(8);
@@ -399,7 +399,7 @@ static enum mp_status flow(void *ctx, struct mp_error *err) {
     mp_arena_free(arena);
     return status;
 }
-static void test_split__faults(void **state) {
+static void test_route_split__faults(void **state) {
     (void)state;
     static struct instance x;
     struct mp_rng rng = mp_rng_seed(9);
@@ -408,14 +408,14 @@ static void test_split__faults(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_split__brute_force),
-                                       cmocka_unit_test(test_split__glpk),
-                                       cmocka_unit_test(test_split__never_worse_than_others),
-                                       cmocka_unit_test(test_split__limits),
-                                       cmocka_unit_test(test_split__known),
-                                       cmocka_unit_test(test_split__twins),
-                                       cmocka_unit_test(test_split__weights),
-                                       cmocka_unit_test(test_split__too_long),
-                                       cmocka_unit_test(test_split__faults)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_route_split__brute_force),
+                                       cmocka_unit_test(test_route_split__glpk),
+                                       cmocka_unit_test(test_route_split__never_worse_than_others),
+                                       cmocka_unit_test(test_route_split__limits),
+                                       cmocka_unit_test(test_route_split__known),
+                                       cmocka_unit_test(test_route_split__twins),
+                                       cmocka_unit_test(test_route_split__weights),
+                                       cmocka_unit_test(test_route_split__too_long),
+                                       cmocka_unit_test(test_route_split__faults)};
     return cmocka_run_group_tests_name("split", tests, NULL, NULL);
 }
