@@ -11,9 +11,11 @@
  *           best place. Timelines are longer than their peaks tell: while five or more GPUs are free, coloc_merge.c.
  * Bound     its own: value when finished, else the least bound of what was not looked at.
  * Paper     none; the problem is Aurora's, arXiv 2410.17043 section 7.1 (NP-hard).
- * Cost      work_limit nodes of O(n^2), 2,000,000 by default. Declines shared ports and several levels, where what a
- *           group costs depends on where the others are. */
+ *           Where what a group costs depends on where the others are (several levels, shared ports): tables of what it
+ *           costs at least, and what the placed groups bring on every port (coloc_levels.c).
+ * Cost      work_limit nodes of O(n^2), 2,000,000 by default. */
 #include "coloc.h"
+#include "coloc_levels.h"
 #include "coloc_merge.h"
 #include "coloc_states.h"
 #include "planner.h"
@@ -53,6 +55,7 @@ struct search {
     bool *used[2];
     struct mp_coloc_states *states; /* NULL above MP_COLOC_STATES_GPUS */
     uint32_t mask[2];               /* groups placed, with states */
+    struct mp_coloc_levels *levels; /* NULL where groups are separable */
     struct mp_coloc_merge *merge;   /* NULL unless timelines are to be bounded */
     struct {
         uint64_t seen, asked, cut;
@@ -246,6 +249,10 @@ static enum mp_status visit(struct search *s, uint32_t depth, const struct mp_co
         s->on[1][gpu] = j;
         s->used[0][i] = s->used[1][j] = true;
         uint64_t inner = children[c].bound;
+        if (s->levels != NULL) {
+            mp_coloc_levels_raise(s->levels, depth + 1, s->order, s->on, &k);
+            inner = more(inner, mp_coloc_bound(s->g, &k));
+        }
         if (s->states != NULL) {
             s->mask[0] |= 1u << i;
             s->mask[1] |= 1u << j;
@@ -259,7 +266,7 @@ static enum mp_status visit(struct search *s, uint32_t depth, const struct mp_co
                 mp_coloc_states_raise(s->states, s->mask, &k);
             partners(s, &k, depth + 1);
             subsets(s, &k, depth + 1);
-            inner = bound_of(s, &k, (const uint64_t(*)[N_SUMS])s->left, depth + 1);
+            inner = more(inner, bound_of(s, &k, (const uint64_t(*)[N_SUMS])s->left, depth + 1));
         }
         if (inner < s->value)
             inner = merged(s, inner, &k, depth + 1);
@@ -410,15 +417,14 @@ static enum mp_status assign(struct mp_coloc_groups *g, uint32_t *const on[2], s
     enum mp_status status;
     bool fits;
     uint64_t work;
-    if (!g->is_separable)
-        return mp_decline(err, outcome, MP_NOT_APPLICABLE,
-                          "one level is needed, in which each GPU has ports of its own (use search)");
     if (g->n > GPUS_MAX)
         return mp_decline(err, outcome, MP_NOT_APPLICABLE, "at most %u GPUs, not %u (use search)", GPUS_MAX, g->n);
+    MP_TRY(mp_coloc_improve(g, on, EVALUATIONS, &s.value, &work, err));
+    if (!g->is_separable)
+        MP_TRY(mp_coloc_levels_new(&s.levels, g, g->arena, err));
     MP_TRY(prepare(&s, &fits, err));
     if (!fits)
         return mp_decline(err, outcome, MP_NOT_APPLICABLE, "a layer may take 18 minutes at most (use search)");
-    MP_TRY(mp_coloc_improve(g, on, EVALUATIONS, &s.value, &work, err));
     if (g->n <= MP_COLOC_STATES_GPUS)
         MP_TRY(mp_coloc_states_new(&s.states, g, s.order, g->arena, err));
     if (g->n > MP_COLOC_PAIRS_GPUS) {

@@ -1,6 +1,5 @@
 /* Exact solving: the known optima, how large a problem is proven in 1 s (and in 60 s with --long), unequal GPUs against
- * every assignment, and, given a data folder, reduced recorded problems against what `auto` makes of them (the optimum
- * of drawn steps, two seconds each, for a fifth of them; with --long for all).
+ * every assignment, and, given a data folder, reduced recorded problems against what `auto` makes of them.
  * usage: bench_exact [--long] [--only known|load|steps|coloc|recorded] [DATA FOLDER] */
 #include "assign.h"
 #include "bench_two_models.h"
@@ -402,7 +401,7 @@ static void add_gap(struct gap *g, uint64_t value, uint64_t optimum) {
 /* `auto` and `search` look at steps drawn from the requests, for steps that are not known; with fits_steps (the
  * program's
  * --fit steps) at the steps they are given. Each is held against both optima. */
-static void reduced_recordings(const char *folder, bool is_long) {
+static void reduced_recordings(const char *folder) {
     static const char *const names[] = {"traces/gpt-oss-20b/tulu_polyglot.npz",
                                         "traces/deepseek-v2-lite/chat_prefill.npz"};
     static const struct {
@@ -419,11 +418,11 @@ static void reduced_recordings(const char *folder, bool is_long) {
                 {"lpt", "lpt", false, false, 0},
                 {"bottleneck", "bottleneck", false, false, 0}};
     enum { N_ROWS = sizeof rows / sizeof rows[0] };
-    const unsigned n = 500, each = is_long ? 1 : 5;
+    const unsigned n = 500;
     struct mp_trace *trace[2];
     struct mp_error err = {0};
     struct gap gaps[N_ROWS][2] = {{{0}}};
-    unsigned tried[2] = {0}, proven[2] = {0};
+    unsigned proven[2] = {0};
     double slowest[2] = {0}, total[2] = {0};
     for (int i = 0; i < 2; i++) {
         char path[1024];
@@ -441,15 +440,13 @@ static void reduced_recordings(const char *folder, bool is_long) {
         struct mp_workload *drawn;
         struct mp_exact_steps_answer a[2];
         const struct source from = {trace[i % 2], i / 2 % trace[i % 2]->n_layers, 7 * i, i};
-        const int columns = i % each == 0 ? 2 : 1;
         make_reduced(&r, &from, 8 + i % 5, 4);
         NEED(mp_draw_steps(&drawn, &r.part, &r.request.batching, 256, r.request.seed, &err)); /* as `search` does */
         const struct mp_workload *const steps[2] = {r.workload, drawn};
-        for (int k = 0; k < columns; k++) {
+        for (int k = 0; k < 2; k++) {
             const double s = search(&r, steps[k], MP_OBJECTIVE_STEP, 20000000, &a[k]);
             slowest[k] = fmax(slowest[k], s);
             total[k] += s;
-            tried[k]++;
             proven[k] += a[k].outcome == MP_FOUND;
         }
         for (int h = 0; h < N_ROWS; h++) {
@@ -459,7 +456,7 @@ static void reduced_recordings(const char *folder, bool is_long) {
             r.request.fits_steps = rows[h].fits_steps;
             r.request.no_exact = rows[h].no_exact;
             NEED(mp_plan_make(&p, &r.request, &outcome, NULL, &err));
-            for (int k = 0; k < columns; k++)
+            for (int k = 0; k < 2; k++)
                 add_gap(&gaps[h][k], moe_ns(&r, p, steps[k]), a[k].value);
             mp_plan_free(p);
         }
@@ -470,11 +467,11 @@ static void reduced_recordings(const char *folder, bool is_long) {
         "reduced recorded problems (8-12 experts, 4 GPUs, 16 steps of 64 tokens): %u of %u proven   reference: all\n"
         "  %.3f s each, slowest %.3f s; of 256 steps drawn from their requests %u of %u, %.3f s each, slowest %.3f s\n"
         "  above the optimum, mean / max:    of the 16 given steps      of the 256 drawn steps\n",
-        proven[0], tried[0], total[0] / tried[0], slowest[0], proven[1], tried[1], total[1] / tried[1], slowest[1]);
+        proven[0], n, total[0] / n, slowest[0], proven[1], n, total[1] / n, slowest[1]);
     for (int h = 0; h < N_ROWS; h++) {
         printf("  %-24s", rows[h].name);
         for (int k = 0; k < 2; k++)
-            printf("   %7.3f %% / %6.3f %%%s", 100 * gaps[h][k].sum / tried[k], 100 * gaps[h][k].worst,
+            printf("   %7.3f %% / %6.3f %%%s", 100 * gaps[h][k].sum / n, 100 * gaps[h][k].worst,
                    h < 6 && rows[h].looks_at == k ? " (1 / 3)" : "        ");
         printf("\n");
     }
@@ -510,6 +507,6 @@ int main(int argc, char **argv) {
             coloc_frontier(seconds);
     }
     if (folder != NULL && is_wanted(only, "recorded"))
-        reduced_recordings(folder, is_long);
+        reduced_recordings(folder);
     return 0;
 }

@@ -2,6 +2,7 @@
 #include "support.h"
 
 #include "coloc.h"
+#include "coloc_levels.h"
 #include "coloc_merge.h"
 #include "coloc_states.h"
 #include "tiny.h"
@@ -576,7 +577,6 @@ static void test_coloc__says_no_in_words(void **state) {
     struct mp_coloc_plan *plan;
     enum mp_outcome outcome;
     struct mp_error err = {0};
-    struct mp_topology *t;
     (void)state;
     make(&x, 4, 9, 4, 0, 1);
     x.p.slots[0] = 2;
@@ -585,14 +585,42 @@ static void test_coloc__says_no_in_words(void **state) {
     assert_null(plan);
     assert_non_null(strstr(err.message, "9 experts of the first model do not fit 2 slots on each of 4 GPUs"));
     mp_error_clear(&err);
-    CHECK_OK(mp_topology_load(&t, "2x2:h100", &mp_limits_default, &err), err); /* NVLink and NICs: what a group costs
-                                                                                * depends on where the others are */
-    make(&x, 4, 8, 4, 0, 1);
-    x.p.topology = t;
-    CHECK_OK(mp_coloc_solve(&plan, mp_coloc_strategy_find("exact"), &x.p, &outcome, &err), err);
-    assert_true(outcome == MP_NOT_APPLICABLE && plan == NULL);
-    assert_non_null(strstr(err.message, "use search"));
-    mp_topology_free(t);
+}
+
+/* Levels, and ports that GPUs share: what a group costs depends on where the others are. */
+static void test_coloc__exact_on_nodes_is_the_best_of_all_assignments(void **state) {
+    static const char *const clusters[] = {"2x2:h100", "1x2:a100+1x2:l40s", "2x2:l40s", "4x1:h100"};
+    uint64_t n_nodes = 0;
+    (void)state;
+    for (uint64_t seed = 0; seed < 12; seed++) {
+        struct instance x;
+        struct mp_error err = {0};
+        struct mp_topology *t;
+        make(&x, 4, 4, 4, seed % 2 ? COUPLED : 0, seed);
+        CHECK_OK(mp_topology_load(&t, clusters[seed / 2 % 4], &mp_limits_default, &err), err);
+        for (uint32_t g = 0; g < 4 && seed >= 8; g++) { /* all GPUs of a node through one NIC */
+            struct mp_gpu *gpus = (struct mp_gpu *)t->gpus;
+            gpus[g].out_port[t->n_levels - 1] = gpus[g / 2 * 2].out_port[t->n_levels - 1];
+            gpus[g].in_port[t->n_levels - 1] = gpus[g / 2 * 2].in_port[t->n_levels - 1];
+        }
+        x.p.topology = t;
+        for (int objective = 0; objective < 2; objective++) {
+            x.p.objective = (enum mp_coloc_objective)objective;
+            const uint64_t best = best_of_all(&x.p);
+            struct mp_coloc_plan *exact = solve(&x.p, "exact");
+            assert_true(exact->is_optimal && exact->bound_ns == best && value_of(&x.p, exact) == best);
+            n_nodes += exact->work_used;
+            mp_coloc_plan_free(exact);
+            x.p.work_limit = 1 + seed % 7; /* and what it says where it is stopped is a bound */
+            exact = solve(&x.p, "exact");
+            assert_true(exact->bound_ns <= best && value_of(&x.p, exact) >= best);
+            x.p.work_limit = 0;
+            mp_coloc_plan_free(exact);
+        }
+        mp_topology_free(t);
+    }
+    print_message("# %llu nodes for 24 problems; a tree has 1,312\n", (unsigned long long)n_nodes);
+    assert_true(n_nodes < 24 * 1312 * 2 / 3);
 }
 
 static void test_coloc__search_on_nodes_is_the_best_of_all_assignments(void **state) {
@@ -751,11 +779,30 @@ static enum mp_status run_all(void *ctx, struct mp_error *err) {
     }
     return status;
 }
+static enum mp_status bound_levels(void *ctx, struct mp_error *err) {
+    const struct instance *x = ctx;
+    struct mp_coloc_groups *g;
+    struct mp_coloc_levels *levels;
+    enum mp_status status = mp_coloc_groups_new(&g, &x->p, err);
+    if (status != MP_OK)
+        return status;
+    status = mp_coloc_levels_new(&levels, g, g->arena, err);
+    mp_coloc_groups_free(g);
+    return status;
+}
+
 static void test_coloc__survives_every_failed_allocation(void **state) {
     struct instance x;
     (void)state;
     make(&x, 3, 5, 3, UNEQUAL | COUPLED, 1);
     sweep_faults(run_all, &x, 1);
+    struct mp_error err = {0};
+    struct mp_topology *t;
+    make(&x, 3, 3, 3, 0, 1);
+    CHECK_OK(mp_topology_load(&t, "1x2:h100+1x1:h100", &mp_limits_default, &err), err);
+    x.p.topology = t;
+    sweep_faults(bound_levels, &x, 1);
+    mp_topology_free(t);
 }
 
 int main(void) {
@@ -775,6 +822,7 @@ int main(void) {
         cmocka_unit_test(test_coloc__groups_when_experts_are_not_as_many_as_gpus),
         cmocka_unit_test(test_coloc__says_no_in_words),
         cmocka_unit_test(test_coloc__lina_packs_the_most_popular_with_the_least_on_half_of_the_gpus),
+        cmocka_unit_test(test_coloc__exact_on_nodes_is_the_best_of_all_assignments),
         cmocka_unit_test(test_coloc__search_on_nodes_is_the_best_of_all_assignments),
         cmocka_unit_test(test_coloc__layers_of_recordings_agree_with_the_cost_model),
         cmocka_unit_test(test_coloc__survives_every_failed_allocation),
