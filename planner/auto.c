@@ -294,7 +294,8 @@ static enum mp_status try_routes(struct search *s, struct mp_error *err) {
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t r = 0; mp_strategy_at(r) != NULL && status == MP_OK; r++) {
             struct mp_combination c = s->tried[best[i]];
-            if (mp_strategy_at(r)->stage != MP_PLAN_ROUTE || !mp_strategy_at(r)->is_named_only)
+            if (mp_strategy_at(r)->stage != MP_PLAN_ROUTE || !mp_strategy_at(r)->is_named_only ||
+                strcmp(mp_strategy_at(r)->name, "split") == 0) /* split-active begins with the same candidates */
                 continue;
             c.stage[MP_PLAN_ROUTE] = mp_strategy_at(r);
             status = try_one(s, c, err);

@@ -46,6 +46,8 @@ static const struct mp_recipe recipes[] = {
      "single", true},
     {"eplb-tar", "EPLB's global placement with GRACE's choice: own GPU, then own node, by weights", GRACE, "eplb",
      "eplb", "tar", "single", true},
+    {"eplb-split", "EPLB's global placement with the optimal split of tokens over replicas", EPLB_URL "; LPLB", "eplb",
+     "eplb", "split", "single", true},
     {"eplb-hierarchical", "DeepSeek's load balancer, groups to nodes first", EPLB_URL, "eplb", "eplb-hierarchical",
      "even", "single", true, true},
     {"spread-out", "contiguous, with the all-to-all in rounds of one peer each where that pays",

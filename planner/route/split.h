@@ -57,8 +57,9 @@ struct mp_split_charges {
 struct mp_split_choice {
     uint16_t *slot_expert; /* [n_slots] the problem's, MP_NO_EXPERT where a replica gets no rows */
     uint64_t peak_ps, bound_ps;
-    bool is_exact;    /* proven: all choices were looked at */
-    uint64_t n_tried; /* splits made */
+    uint64_t least_rows_ps, least_reads_ps; /* the two bounds of which bound_ps is the larger */
+    bool is_exact;                          /* proven: all choices were looked at */
+    uint64_t n_tried;                       /* splits made */
 };
 /* Which replicas of each expert take rows at all. is_lean: the fewest that reach the peak found, also where they are
  * not in the way. exact_max: all choices are tried where there are at most so many; else `effort` splits. MP_EUSAGE as

@@ -5,7 +5,8 @@
  *           first term binds, and a second replica is a second reading of the same weights.
  * Method    all choices where they are few. Else descent by closing, opening and exchanging replicas, from all open and
  *           from one open each (most readings first, to the GPU that is done first), each choice with its least peak of
- *           rows (split.c); what is compared is the peak, then the squares of what GPUs read past the bound.
+ *           rows (split.c); what is compared is the peak, then the squares of what GPUs read past the bound, then the
+ * peak of rows (which transfers follow, even where readings bind).
  * Bound     the larger of both limits, each exact and polynomial: least peak of rows with all replicas open (a flow),
  * and least peak of readings when they could be divided (a flow; where all experts are read equally often the matching
  * of experts to GPUs that is the true optimum).
@@ -20,6 +21,11 @@ struct choice {
     uint32_t expert;
     uint32_t first, n; /* its slots in `slots`, one for each GPU that holds it */
 };
+struct score {
+    uint64_t peak_ps, rows_ps;
+    unsigned __int128 excess;
+};
+static const struct score worst_score = {UINT64_MAX, UINT64_MAX, (unsigned __int128)UINT64_MAX << 64};
 struct choosing {
     const struct mp_split_problem *p;
     const struct mp_split_charges *charges;
@@ -30,10 +36,8 @@ struct choosing {
     bool *is_open, *best_open; /* [n_slots] */
     uint64_t *active;          /* [n_gpus] readings */
     uint64_t floor_ps;         /* readings up to here are not in the way */
-    uint64_t peak_ps;
-    unsigned __int128 excess;
-    uint64_t best_ps, n_tried, effort;
-    unsigned __int128 best_excess;
+    struct score now, best;
+    uint64_t n_tried, effort;
 };
 
 static uint64_t read_time(const struct choosing *c, uint32_t gpu) {
@@ -96,27 +100,33 @@ static uint64_t read_peak(const struct choosing *c, unsigned __int128 *excess) {
     return peak;
 }
 
-/* Is what is open now better than (peak, excess)? Then these are its. */
-static bool improves(struct choosing *c, uint64_t *peak, unsigned __int128 *excess) {
-    unsigned __int128 past;
-    const uint64_t reads = read_peak(c, &past);
-    if (reads > *peak || (reads == *peak && past >= *excess))
+static bool is_less(const struct score *a, const struct score *b) {
+    if (a->peak_ps != b->peak_ps)
+        return a->peak_ps < b->peak_ps;
+    return a->excess != b->excess ? a->excess < b->excess : a->rows_ps < b->rows_ps;
+}
+
+/* Is what is open now better than *than? Then *than is its score. */
+static bool improves(struct choosing *c, struct score *than) {
+    struct score now;
+    now.peak_ps = read_peak(c, &now.excess);
+    if (now.peak_ps > than->peak_ps || (now.peak_ps == than->peak_ps && now.excess > than->excess))
         return false;
-    const uint64_t most = past < *excess ? *peak : *peak - 1;
     c->n_tried++;
-    const uint64_t rows = mp_split_peak_open(c->splitter, c->is_open, most);
-    if (rows == UINT64_MAX)
+    now.rows_ps = mp_split_peak_open(c->splitter, c->is_open, than->peak_ps);
+    if (now.rows_ps == UINT64_MAX)
         return false;
-    *peak = rows > reads ? rows : reads;
-    *excess = past;
+    now.peak_ps = now.rows_ps > now.peak_ps ? now.rows_ps : now.peak_ps;
+    if (!is_less(&now, than))
+        return false;
+    *than = now;
     return true;
 }
 
 static void keep_best(struct choosing *c) {
-    if (c->peak_ps > c->best_ps || (c->peak_ps == c->best_ps && c->excess >= c->best_excess))
+    if (!is_less(&c->now, &c->best))
         return;
-    c->best_ps = c->peak_ps;
-    c->best_excess = c->excess;
+    c->best = c->now;
     memcpy(c->best_open, c->is_open, c->p->n_slots * sizeof *c->best_open);
 }
 
@@ -131,7 +141,7 @@ static bool are_few(const struct choosing *c, uint64_t most) {
 
 static void try_all(struct choosing *c, uint32_t k) {
     if (k == c->n_choices) {
-        if (improves(c, &c->best_ps, &c->best_excess))
+        if (improves(c, &c->best))
             memcpy(c->best_open, c->is_open, c->p->n_slots * sizeof *c->best_open);
         return;
     }
@@ -150,7 +160,7 @@ static bool try_move(struct choosing *c, const struct choice *x, uint32_t open, 
         turn(c, x, open, true);
     if (close != MP_NONE)
         turn(c, x, close, false);
-    if (improves(c, &c->peak_ps, &c->excess))
+    if (improves(c, &c->now))
         return true;
     if (open != MP_NONE)
         turn(c, x, open, false);
@@ -178,9 +188,8 @@ static bool improve_choice(struct choosing *c, const struct choice *x) {
 
 static void descend(struct choosing *c) {
     const uint64_t most = c->n_tried + c->effort;
-    c->peak_ps = UINT64_MAX;
-    c->excess = 0;
-    (void)improves(c, &c->peak_ps, &c->excess);
+    c->now = worst_score;
+    (void)improves(c, &c->now);
     for (uint32_t k = 0, since = 0; since < c->n_choices && c->n_tried < most; k = k + 1 < c->n_choices ? k + 1 : 0)
         since = improve_choice(c, &c->choices[k]) ? 0 : since + 1;
     keep_best(c);
@@ -253,7 +262,7 @@ static enum mp_status least_readings(uint64_t *out, const struct mp_split_proble
 enum mp_status mp_split_choose(struct mp_split_choice *out, const struct mp_split_problem *problem,
                                const struct mp_split_charges *charges, bool is_lean, uint64_t exact_max,
                                uint64_t effort, struct mp_arena *arena, struct mp_error *err) {
-    struct choosing c = {.p = problem, .charges = charges, .best_ps = UINT64_MAX, .best_excess = 0, .effort = effort};
+    struct choosing c = {.p = problem, .charges = charges, .best = worst_score, .effort = effort};
     uint64_t reads = 0;
     *out = (struct mp_split_choice){0};
     enum mp_status status = least_readings(&reads, problem, charges, arena, err);
@@ -262,6 +271,8 @@ enum mp_status mp_split_choose(struct mp_split_choice *out, const struct mp_spli
     if (status != MP_OK)
         return status;
     const uint64_t rows = mp_split_peak(c.splitter);
+    out->least_rows_ps = rows;
+    out->least_reads_ps = reads;
     out->bound_ps = rows > reads ? rows : reads;
     c.floor_ps = is_lean ? 0 : out->bound_ps;
     out->slot_expert = mp_arena_alloc(arena, problem->n_slots, sizeof *out->slot_expert);
@@ -278,8 +289,8 @@ enum mp_status mp_split_choose(struct mp_split_choice *out, const struct mp_spli
     }
     for (uint32_t s = 0; s < problem->n_slots; s++)
         out->slot_expert[s] = c.best_open[s] ? problem->slot_expert[s] : MP_NO_EXPERT;
-    out->peak_ps = c.best_ps;
-    out->is_exact |= c.best_ps == out->bound_ps;
+    out->peak_ps = c.best.peak_ps;
+    out->is_exact |= c.best.peak_ps == out->bound_ps;
     out->n_tried = c.n_tried;
     return MP_OK;
 }
