@@ -370,7 +370,8 @@ enum mp_status mp_split_route(const struct mp_problem *in, const struct mp_split
         return mp_decline(err, outcome, MP_NOT_APPLICABLE,
                           "split: weights for %u layers, %u nodes and %u slots are too many (write --route even)",
                           p->n_layers, p->n_nodes, p->n_slots);
-    MP_TRY(mp_plan_source_weights(p, cells <= GPU_CELLS_MAX ? MP_ROUTE_BY_GPU : MP_ROUTE_BY_NODE, err));
+    MP_TRY(mp_plan_source_weights(p, cells <= GPU_CELLS_MAX && !options->by_node ? MP_ROUTE_BY_GPU : MP_ROUTE_BY_NODE,
+                                  err));
     if (mp_can_draw(in->part))
         MP_TRY(mp_draw_steps(&r.drawn, in->part, &in->workload->batching, options->n_steps, DRAW_SEED, err));
     MP_TRY(mp_route_value_new(&r.value, in, r.drawn != NULL ? r.drawn : in->workload, options->n_steps, options->pairs,

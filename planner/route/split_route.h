@@ -6,6 +6,7 @@
 
 struct mp_split_options {
     bool with_choice; /* also the fixed-charge form */
+    bool by_node;     /* classes of sources are nodes even where the table has room for GPUs */
     uint32_t sum;     /* of an expert's weights in a class, at most */
     uint32_t n_steps; /* looked at, at most */
     uint64_t pairs;   /* and (token, expert) pairs per look */
