@@ -151,6 +151,7 @@ static enum mp_status prepare(struct run *run, const struct mp_plan_request *r, 
                                                           ? EXACT_NODES_IN_AUTO / (run->workload->n_steps + 1) + 1
                                                           : 0,
                                        .given = r->given,
+                                       .given_slots = r->given_slots,
                                        .memory_bytes = r->memory_bytes,
                                        .seed = r->seed,
                                        .n_threads = r->n_threads};
@@ -239,7 +240,7 @@ static enum mp_status fill_provenance(struct mp_plan *p, const struct run *run, 
     v->is_reproducible = !run->wall_struck;
     v->is_synthetic = t->is_synthetic;
     v->has_workload = !r->is_trial; /* a trial claims nothing */
-    if (r->given != NULL)
+    if (r->given != NULL || r->given_slots != NULL)
         v->strategy = v->place = keep(p, r->given_name, &is_full);
     if (r->together != NULL) {
         p->together = *r->together;
@@ -294,7 +295,7 @@ enum mp_status mp_plan_make(struct mp_plan **out, const struct mp_plan_request *
         MP_TRY(mp_combination_of(&run.combination, run.recipe, request, err));
     if (*outcome != MP_FOUND && *outcome != MP_STOPPED)
         goto out;
-    if (request->given != NULL) {
+    if (request->given != NULL || request->given_slots != NULL) {
         run.combination.stage[MP_PLAN_PLACE] = &mp_place_given;
         mp_plan_free(plan);
         plan = NULL;

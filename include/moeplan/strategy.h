@@ -46,8 +46,9 @@ struct mp_problem {                     /* all borrowed */
     /* The rule that tokens will follow to replicas, or of EVEN and NEAREST the one more like it: for place strategies
      * that choose replicas. */
     enum mp_route_rule placed_for;
-    const uint32_t *given;          /* [n_layers][n_experts] GPU of each expert, decided elsewhere; NULL = not */
-    const struct mp_limits *limits; /* a plan's orders take at most an eighth of its text; NULL = the defaults */
+    const uint32_t *given;             /* [n_layers][n_experts] GPU of each expert, decided elsewhere; NULL = not */
+    const struct mp_plan *given_slots; /* in place of that: the slots of this plan, of the same shape; NULL = not */
+    const struct mp_limits *limits;    /* a plan's orders take at most an eighth of its text; NULL = the defaults */
     const char *export_lp, *import_solution; /* files, for place exact; NULL = none */
     uint64_t exact_nodes; /* search nodes of the exact strategies per layer; 0 = as their options say */
 };
@@ -178,7 +179,7 @@ struct mp_recipe {
     const char *name, *summary, *reference;
     const char *replicate, *place, *route, *order; /* NULL place = auto: search over the others */
     bool may_repeat_on_gpu;                        /* breaks needs_distinct by design */
-    bool is_usual;   /* what someone who has a cluster to run wants to see side by side: `compare` without names */
+    bool is_usual; /* what someone who has a cluster to run wants to see side by side: `compare` without names */
 };
 const struct mp_recipe *mp_recipe_at(uint32_t i);
 const struct mp_recipe *mp_recipe_find(const char *name);
@@ -217,7 +218,8 @@ struct mp_plan_request {
     /* place exact: also write its program here (.mps: free MPS, else CPLEX LP); take this file's solution */
     const char *export_lp, *import_solution;
     /* A placement decided elsewhere (colocation) in place of the recipe's, with its name; NULL = none. */
-    const uint32_t *given; /* [n_layers][n_experts] GPU */
+    const uint32_t *given;             /* [n_layers][n_experts] GPU */
+    const struct mp_plan *given_slots; /* in place of that: every slot as in this plan; replicas come with it */
     const char *given_name;
     uint64_t given_work;                     /* what deciding it took */
     bool given_is_stopped;                   /* and whether work_limit ended it */

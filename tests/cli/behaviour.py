@@ -338,7 +338,7 @@ class ExitCodes(Case):
                 self.assertEqual(done.stderr.count(b"\n"), 1, done.stderr)
 
     def test_options_of_later_work_are_not_accepted_yet(self):
-        for option in ("--from", "--move-budget", "--robust"):
+        for option in ("--robust", "--robust-objective"):
             done = self.expect(2, "plan", DECODE, "4:h100", option, "x", "-o", "plan.yaml")
             self.assertIn(f'unknown option "{option}" (nearest: --'.encode(), done.stderr)
 
@@ -1012,6 +1012,32 @@ class Results(Case):
         for mode in ("plan", "concurrent", "rcs", "sjf", "spread-out"):
             value = self.json("simulate", plan, DECODE, "4:h100", "--network", mode)
             self.assertLessEqual(value["lower_bound_ns"], value["step_time_ns"]["mean"])
+
+
+class Operations(Case):
+    def test_a_point_of_a_sweep_is_what_compare_says(self):
+        more = ["--strategy", "eplb", "--interval-groups", "0", "--quiet", "--json"]
+        points = json.loads(self.expect(0, "sweep", DECODE, "4:h100", *STEPS, "--redundant", "0,8", *more).stdout)["points"]
+        for point in points:
+            own = json.loads(self.expect(0, "compare", DECODE, "4:h100", *STEPS, "--redundant", point["at"]["redundant"], *more).stdout)["results"][0]
+            for key in ("moe_ns", "compute_ns", "kv_tokens_min", "memory_bytes_max"):
+                self.assertEqual(point[key], own[key])
+            self.assertEqual(point["step_time_ns"]["mean"], own["step_time_ns"]["mean"])
+
+    def test_a_larger_budget_never_gains_less_and_no_budget_is_passed(self):
+        self.plan("old.yaml", "--seed", "3", "--place", "random", "--interval-groups", "0")
+        before, largest = None, 0
+        for experts in (0, 2, 4, 8, 12, 16, 24, 1000):
+            done = self.expect(0, "plan", DECODE, "4:h100", *STEPS, "--strategy", "lpt", "--from", "old.yaml", "--move-budget",
+                               experts * 50331648, "-o", "new.yaml", "--json", "--quiet", "--interval-groups", "0")
+            moved = json.loads(done.stdout)["from"]
+            self.assertLessEqual(moved["experts_moved"], experts)
+            self.assertEqual(moved["bytes_moved"], moved["experts_moved"] * 50331648)
+            own = json.loads(self.expect(0, "migrate", "old.yaml", "new.yaml", "--keep-labels", "--json", "--quiet").stdout)["experts"]["moved"]
+            self.assertEqual(own, moved["experts_moved"])
+            self.assertTrue(before is None or moved["step_ns"] <= before * 1.001, (experts, moved, before))
+            before, largest = moved["step_ns"], max(largest, moved["experts_moved"])
+        self.assertGreater(largest, 8)
 
 
 if __name__ == "__main__":

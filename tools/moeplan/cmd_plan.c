@@ -1,6 +1,7 @@
 /* moeplan plan: a verified plan file from a recording and a topology. */
 #include "score.h"
 #include "colocate.h"
+#include "from.h"
 #include "served.h"
 #include <stdio.h>
 #include <string.h>
@@ -15,7 +16,7 @@ static double gap_of(const struct mp_certificate *c) {
     return c->bound_ns > 0 ? (double)c->value_ns / (double)c->bound_ns - 1 : 0;
 }
 
-static void write_text(const struct setup *s, const struct score *score, struct mp_out *o) {
+static void write_text(const struct setup *s, const struct score *score, const struct from *from, struct mp_out *o) {
     char a[32], b[32], text[1024];
     const struct mp_plan *p = score->plan;
     const struct mp_sim_result *r = score->result;
@@ -41,6 +42,8 @@ static void write_text(const struct setup *s, const struct score *score, struct 
     if (p->provenance.stopped_by != NULL && strcmp(p->provenance.stopped_by, "done") != 0)
         mp_out_printf(o, "the search was stopped by its %s\n",
                       strcmp(p->provenance.stopped_by, "wall_clock") == 0 ? "time limit" : "work limit");
+    if (from->is_used)
+        from_write(from, o);
     if (r == NULL)
         return;
     mp_out_printf(o, "\n%s\n", score_describe(s, text, sizeof text));
@@ -55,7 +58,8 @@ static void write_text(const struct setup *s, const struct score *score, struct 
                   mp_human_bytes((double)r->memory_bytes_max, a), score_kv_tokens(s, r, b));
 }
 
-static void write_json(const struct setup *s, const struct score *score, const struct gain *gain, struct mp_out *o) {
+static void write_json(const struct setup *s, const struct score *score, const struct gain *gain,
+                       const struct from *from, struct mp_out *o) {
     const struct mp_plan *p = score->plan;
     json_t *certificates = json_array();
     for (uint32_t i = 0; i < p->n_certificates; i++) {
@@ -66,15 +70,15 @@ static void write_json(const struct setup *s, const struct score *score, const s
                                     "bound_ns", (json_int_t)c->bound_ns, "gap", mp_json_finite(gap_of(c))));
     }
     json_t *root = json_pack(
-        "{s:s,s:i,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:i,s:I,s:I,s:o,s:s,s:b,s:o,s:o,s:o}", "schema",
+        "{s:s,s:i,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:i,s:I,s:I,s:o,s:s,s:b,s:o,s:o,s:o,s:o}", "schema",
         "moeplan.plan", "version", 1, "outcome", "found", "output", s->o->out, "strategy", p->provenance.strategy,
         "replicate", p->provenance.replicate, "place", p->provenance.place, "route", p->provenance.route, "order",
         p->provenance.order, "n_layers", (int)p->n_layers, "n_experts", (int)p->n_experts, "n_gpus", (int)p->n_gpus,
         "n_slots", (int)p->n_slots, "predicted_step_ns", (json_int_t)p->predicted_step_ns, "n_planning_steps",
         (json_int_t)p->n_planning_steps, "plan_seconds", mp_json_finite(score->shown.plan_seconds), "stopped_by",
         p->provenance.stopped_by != NULL ? p->provenance.stopped_by : "done", "reproducible",
-        (int)p->provenance.is_reproducible, "certificates", certificates, "gain", gain_json(gain), "result",
-        score->result != NULL ? mp_scored_json(&score->shown, s->workload) : json_null());
+        (int)p->provenance.is_reproducible, "certificates", certificates, "gain", gain_json(gain), "from",
+        from_json(from), "result", score->result != NULL ? mp_scored_json(&score->shown, s->workload) : json_null());
     if (root != NULL && s->o->for_stack != NULL &&
         json_object_set_new(root, "replica_choice", served_json(s->o, p)) != 0) {
         json_decref(root);
@@ -86,13 +90,22 @@ static void write_json(const struct setup *s, const struct score *score, const s
 
 enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
     struct setup s = {.o = o};
-    struct score score = {0};
+    struct score score = {0}, old = {0};
     struct gain gain = {.is_known = false};
+    struct from from = {.is_used = false};
+    struct opts own = *o;
     struct mp_out *file = NULL, *out = NULL;
     enum mp_status status = colocate_check(o, args, err);
     if (status != MP_OK || o->colocate)
         return status == MP_OK ? colocate_plan(o, args, exit_code, err) : status;
     MP_TRY(tool_check_strict(o, err));
+    if (o->is_set[OPT_MOVE_BUDGET] && o->from == NULL)
+        return mp_fail(err, MP_EUSAGE, "plan: --move-budget is about moving from a placement (add --from OLD)");
+    if (o->from != NULL && o->strict)
+        return mp_fail(
+            err, MP_EUSAGE,
+            "plan: --strict asks for a gain over contiguous, and with --from what counts is the gain over OLD "
+            "(leave one out)");
     if (mp_policy_find(o->strategy) != NULL)
         return mp_fail(err, MP_EUSAGE,
                        "plan: %s moves experts while the model is served, and a plan does not (moeplan compare "
@@ -104,11 +117,15 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
     if (to_stdout && o->json)
         return mp_fail(err, MP_EUSAGE, "plan: --json and -o - both want standard output (write the plan to a file)");
     MP_TRY(tool_check_output(o->out, err));
-    MP_TRY(setup_load(&s, o, args->value[0], args->value[1], err));
+    MP_TRY(setup_load(&s, &own, args->value[0], args->value[1], err));
     MP_TRY(tool_batching(&s.batching, o, s.trace, s.topology, err));
     s.sim = tool_sim_options(o, s.trace, s.batching.phase);
     MP_TRY(setup_split(&s, o->split, err));
+    if (o->from != NULL)
+        MP_TRY(from_load(&old, &own, &s, err));
     MP_TRY(score_plan(&score, &s, o->strategy, err));
+    if (o->from != NULL && score.plan != NULL)
+        MP_TRY(from_plan(&from, &score, &old, &s, err));
     if (score.plan == NULL) {
         fprintf(stderr, "moeplan: plan: %s\n", score.note);
         *exit_code = 1;
@@ -126,7 +143,7 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
         status = o->json ? tool_write_no("moeplan.plan", "refused", score.note, err) : MP_OK;
         goto out;
     }
-    if (o->interval_groups > 0 && (o->strict || o->json || !o->quiet))
+    if (o->from == NULL && o->interval_groups > 0 && (o->strict || o->json || !o->quiet))
         MP_TRY(gain_over_contiguous(&gain, &s, score.plan, err));
     if (o->strict && gain.kind != GAIN_REAL) {
         fprintf(stderr, "moeplan: plan: %s\n", gain.verdict);
@@ -149,13 +166,14 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
         goto out;
     MP_TRY(mp_out_open(&out, "-", err));
     if (o->json)
-        write_json(&s, &score, &gain, out);
+        write_json(&s, &score, &gain, &from, out);
     else
-        write_text(&s, &score, out);
+        write_text(&s, &score, &from, out);
     status = mp_out_commit(out, err);
 out:
     mp_out_cancel(file);
     score_free(&score);
+    score_free(&old);
     setup_free(&s);
     return status;
 }

@@ -280,6 +280,19 @@ const struct opt opt_table[OPT_END] = {
     [OPT_STEP_GAIN] = WHOLE("step-gain", 0, "NS", step_gain, 1, UINT64_C(1000000000000), NULL, "unknown",
                             "what the new placement gains in every step, for the break-even"),
     [OPT_KEEP_LABELS] = FLAG("keep-labels", 0, keep_labels, "GPU g takes what NEW has on GPU g, nothing is exchanged"),
+    [OPT_FROM] =
+        TEXT("from", 0, "OLD", from, WORDS_FILE, NULL, NULL,
+             "the placement in use (a plan, or any stack's file): the new plan takes GPUs' labels that move the "
+             "fewest weights"),
+    [OPT_MOVE_BUDGET] = {.name = "move-budget",
+                         .metavar = "BYTES",
+                         .type = OPT_IS_SIZE,
+                         .offset = AT(move_budget),
+                         .min = 0,
+                         .max = UINT64_MAX,
+                         .otherwise = "no limit",
+                         .summary = "--from: most weights to move; the layers that gain most within it change: bytes, "
+                                    "or 512MiB, 8GB"},
     [OPT_MIGRATE_WIDE] = FLAG("wide", 0, wide, "every link, not only the five that carry most"),
 
     [OPT_TRANSPORT] = NAMED("transport", "NAME", transport, WORDS_TRANSPORTS, "loop", NULL,

@@ -118,6 +118,8 @@ enum opt_id {
     OPT_MIGRATE_SCORE_ON,
     OPT_STEP_GAIN,
     OPT_KEEP_LABELS,
+    OPT_FROM,
+    OPT_MOVE_BUDGET,
     OPT_MIGRATE_WIDE,
     OPT_TRANSPORT,
     OPT_ITERATIONS,
@@ -160,7 +162,8 @@ struct opts {
         *replica_choice;
     const char *dispatcher, *sources, *split, *score_on, *network, *timeline, *incumbent, *incumbent_route, *to,
         *preset, *against, *completion;
-    uint64_t context, step_gain;
+    uint64_t context, step_gain, move_budget;
+    const char *from;
     const char *sweep_redundant, *sweep_batch, *sweep_gpus, *sweep_nodes;
     const char *fit; /* requests or steps */
     const char *solver, *export_lp, *import_solution;
