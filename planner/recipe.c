@@ -69,7 +69,7 @@ static const struct mp_recipe recipes[] = {
     {"bundle", "experts that tokens need together copied to where those tokens start", "docs/STRATEGIES.md", "bundle",
      "kept", "nearest", "single", false},
     {"grace", "GRACE's groups and its dynamic replicas of what the fullest GPU has most of",
-     "GRACE-MoE, arXiv 2509.25041", "grace", "kept", "nearest", "single", false},
+     "GRACE-MoE, arXiv 2509.25041", "grace-dynamic", "kept", "tar", "single", false},
     {"search-nearest", "the same for tokens that go to the nearest replica", "docs/STRATEGIES.md", "search", "search",
      "nearest", "single", false},
 };

@@ -14,7 +14,7 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     struct mp_grid *grid;
     if (!draft->has_wish)
         return mp_decline(err, outcome, MP_NOT_APPLICABLE,
-                          "kept: the replicate stage does not say where copies go (write --replicate grace, craft or "
+                          "kept: the replicate stage does not say where copies go (write --replicate craft or "
                           "bundle, or another --place)");
     enum mp_status status = mp_grid_new(&grid, in, draft, scratch, err);
     if (status != MP_OK)

@@ -7,10 +7,10 @@
  *           falling rows, that has at least n / (1 + n) of its rows; each gets a copy on the n GPUs with fewest rows
  *           that have a slot left and not the expert. The copies stand where the rule counts on them with place kept.
  * Bound     -
- * Differs   slots and --redundant end the copying early, hottest experts first. `grace.rounds` goes on with the next
- *           fullest GPU, rows as equation 4 predicts them: W_r, the rows of what was copied, in n + 1 parts (its
- *           sentence), or with grace.printed=1 the rows of the whole GPU (as printed). The weights of that equation are
- *           the route stage's.
+ * Differs   slots and --redundant end the copying early, hottest experts first. `grace-dynamic.rounds` goes on with the
+ *           next fullest GPU, rows as equation 4 predicts them: W_r, the rows of what was copied, in n + 1 parts (its
+ *           sentence), or with grace-dynamic.printed=1 the rows of the whole GPU (as printed). The weights of that
+ *           equation are the route stage's.
  * Paper     GRACE-MoE, arXiv 2509.25041, sections 4.2 and 4.3.
  * Cost      the groups', and O(L rounds E log E). */
 #include "place_grace.h"
@@ -154,7 +154,7 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     return MP_OK;
 }
 
-const struct mp_strategy mp_strategy_repl_grace = {.name = "grace",
+const struct mp_strategy mp_strategy_repl_grace = {.name = "grace-dynamic",
                                                    .summary =
                                                        "GRACE's groups; what the fullest GPU has most of, copied",
                                                    .reference = "GRACE-MoE, arXiv 2509.25041",

@@ -207,6 +207,74 @@ static void test_replicate__craft_is_the_best_allocation(void **state) {
     assert_true(n_uneven >= 6);
 }
 
+/* ---- grace ---- */
+/* Four groups of three experts 3 k, 3 k + 1, 3 k + 2; of the tokens of a group three in five use the first two and the
+ * others the first and the last. n[k] tokens each. */
+static void plant_groups(struct mp_trace *t, const uint32_t *n) {
+    uint64_t row = 0;
+    for (uint32_t k = 0; k < 4; k++)
+        for (uint32_t i = 0; i < n[k]; i++, row++) {
+            uint64_t n_rows;
+            uint8_t *ids = (uint8_t *)mp_trace_ids(t, 0, row, &n_rows);
+            ids[0] = (uint8_t)(3 * k);
+            ids[1] = (uint8_t)(3 * k + (i % 5 < 3 ? 1 : 2));
+        }
+    assert_int_equal(row, t->n_rows);
+}
+
+static void test_replicate__grace_copies_what_the_fullest_gpu_has_most_of(void **state) {
+    (void)state;
+    static const uint32_t n_tokens[4] = {100, 90, 70, 40};
+    static const struct {
+        int64_t rounds, printed;
+        uint32_t n[12];
+    } cases[] = {
+        /* rows 200, 180, 140, 80: rho = 1, so half of 200 is copied once: expert 0 has it, to the GPU of 80 */
+        {1, 0, {2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}},
+        {1, 1, {2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}},
+        /* its 100 rows in two parts: 150, 180, 140, 130; then half of 180 is expert 3 */
+        {2, 0, {2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 1, 1}},
+        /* as printed 200 / 2 on both: 200, 180, 140, 180; then half of 200 is experts 1 and 2 */
+        {2, 1, {2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct mp_error err = {0};
+        struct tiny t;
+        const struct tiny_spec s = {.n_layers = 1,
+                                    .n_experts = 12,
+                                    .top_k = 2,
+                                    .n_requests = 30,
+                                    .n_rows = 10,
+                                    .topology = "4:h100",
+                                    .phase = MP_PHASE_PREFILL,
+                                    .batch = 25};
+        const struct mp_setting settings[] = {{"grace-dynamic", "rounds", cases[i].rounds},
+                                              {"grace-dynamic", "printed", cases[i].printed}};
+        CHECK_OK(tiny_make(&t, &s, &err), err);
+        plant_groups(t.trace, n_tokens);
+        t.request.strategy = "grace";
+        t.request.n_redundant = 8;
+        t.request.slots_per_gpu = 5;
+        t.request.settings = settings;
+        t.request.n_settings = 2;
+        struct mp_plan *p = make(&t.request);
+        uint32_t gpu[12]; /* of the first copy: only where there is one copy it is sure */
+        for (uint32_t e = 0; e < 12; e++)
+            assert_int_equal(copies_of(p, 0, e), cases[i].n[e]);
+        for (uint32_t slot = 0; slot < p->n_slots; slot++)
+            if (p->layers[0].slot_expert[slot] != MP_NO_EXPERT)
+                gpu[p->layers[0].slot_expert[slot]] = mp_plan_slot_gpu(p, slot);
+        for (uint32_t k = 2; k < 4; k++) /* groups stay together */
+            assert_true(gpu[3 * k] == gpu[3 * k + 1] && gpu[3 * k] == gpu[3 * k + 2]);
+        bool is_beside = false; /* the copy of expert 0 is on the GPU of the last group */
+        for (uint32_t slot = p->gpu_first_slot[gpu[9]]; slot < p->gpu_first_slot[gpu[9] + 1]; slot++)
+            is_beside |= p->layers[0].slot_expert[slot] == 0;
+        assert_true(is_beside);
+        mp_plan_free(p);
+        tiny_free(&t);
+    }
+}
+
 /* ---- bundles ---- */
 /* Experts 2 i and 2 i + 1 are always used together. */
 static void plant_pairs(struct mp_trace *t, uint64_t seed) {
@@ -392,6 +460,68 @@ static void test_replicate__search_is_never_worse_than_none_or_eplb(void **state
     }
 }
 
+/* Recorded decode steps of gpt-oss-20b, half of the requests plan, the other half scores, two nodes of four, as many
+ * redundant slots as experts: when what each node needs is on it, hardly anything crosses. */
+static void test_replicate__real_steps_not_seen_are_faster(void **state) {
+    const char *path = shared_path("traces/gpt-oss-20b/mmlu_test.npz");
+    static const char *const names[] = {"eplb", "eplb-nearest", "lpt", "search-nearest"};
+    struct mp_trace_hints hints = mp_trace_hints_none;
+    struct mp_error err = {0};
+    struct mp_trace *trace;
+    struct mp_topology *topology;
+    struct mp_model *model;
+    struct mp_part planning, held_out;
+    struct mp_workload *w;
+    const struct mp_split split = {.kind = MP_SPLIT_HASH, .planning_ppm = 500000};
+    const struct mp_setting settings[] = {{"search", "effort", 4}};
+    (void)state;
+    if (path == NULL)
+        skip();
+    hints.phase = MP_PHASE_DECODE;
+    hints.layer_base = 0;
+    hints.ids_are_physical = 0;
+    hints.n_experts = 32;
+    CHECK_OK(mp_trace_load(&trace, path, &hints, &mp_limits_default, &err), err);
+    CHECK_OK(mp_topology_load(&topology, "2x4:h100", &mp_limits_default, &err), err);
+    CHECK_OK(mp_model_load(&model, "gpt-oss-20b", &mp_limits_default, &err), err);
+    CHECK_OK(mp_part_split(&planning, &held_out, trace, &split, &err), err);
+    const struct mp_batching batching = {
+        .phase = MP_PHASE_DECODE, .n_ranks = 8, .batch_per_rank = 64, .n_steps_max = 16, .resample = true};
+    CHECK_OK(mp_workload_build(&w, &held_out, &batching, &err), err);
+    uint64_t ns[4];
+    for (int k = 0; k < 4; k++) {
+        struct mp_sim_result *r;
+        const struct mp_plan_request request = {
+            .planning = &planning,
+            .batching = batching,
+            .split = split,
+            .topology = topology,
+            .model = model,
+            .sim = {.dispatcher = mp_dispatcher_find("deepep-ll"), .stage_mode = -1},
+            .strategy = names[k],
+            .n_redundant = 32,
+            .settings = settings,
+            .n_settings = 1,
+            .n_threads = 2,
+            .is_trial = true,
+            .limits = &mp_limits_default};
+        struct mp_plan *p = make(&request);
+        CHECK_OK(mp_simulate(&r, p, w, topology, model, &request.sim, &err), err);
+        ns[k] = r->mean.step_ns;
+        print_message("# %s: %.3f ms\n", names[k], (double)ns[k] / 1e6);
+        mp_sim_result_free(r);
+        mp_plan_free(p);
+    }
+    for (int k = 0; k < 3; k++)
+        assert_true(ns[3] * 100 < ns[k] * 90);
+    mp_workload_free(w);
+    mp_part_free(&planning);
+    mp_part_free(&held_out);
+    mp_trace_free(trace);
+    mp_topology_free(topology);
+    mp_model_free(model);
+}
+
 static enum mp_status plan_once(void *ctx, struct mp_error *err) {
     struct tiny *t = ctx;
     struct mp_plan *p = NULL;
@@ -402,7 +532,7 @@ static enum mp_status plan_once(void *ctx, struct mp_error *err) {
 }
 static void test_replicate__every_fault_is_survived(void **state) {
     (void)state;
-    static const char *const names[] = {"lina", "craft", "bundle", "search-nearest", "search-replicated"};
+    static const char *const names[] = {"lina", "craft", "bundle", "grace", "search-nearest", "search-replicated"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         struct mp_error err = {0};
         struct tiny t;
@@ -423,10 +553,12 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_replicate__lina_gives_slots_by_popularity),
         cmocka_unit_test(test_replicate__craft_is_the_best_allocation),
+        cmocka_unit_test(test_replicate__grace_copies_what_the_fullest_gpu_has_most_of),
         cmocka_unit_test(test_replicate__bundles_close_what_single_replicas_do_not),
         cmocka_unit_test(test_replicate__pairs_of_strategies_that_cannot_be_say_what_to_write),
         cmocka_unit_test(test_replicate__every_slot_is_filled_where_the_target_needs_it),
         cmocka_unit_test(test_replicate__search_is_never_worse_than_none_or_eplb),
+        cmocka_unit_test(test_replicate__real_steps_not_seen_are_faster),
         cmocka_unit_test(test_replicate__every_fault_is_survived),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
