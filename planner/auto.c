@@ -18,6 +18,7 @@
 #define MIN_REQUESTS 40u
 #define N_PARTS 4u
 #define CHOICE_STEPS 64u
+#define LARGE_ROWS 15000000u /* scored for each candidate, over all layers */
 #define TURNS 3u
 #define TURNS_REQUESTS 400u   /* with fewer, three of the quarters are the validation part in turn */
 #define TURNS_CANDIDATES 8u   /* for the best of the first turn, */
@@ -233,6 +234,15 @@ static bool is_too_dear(const struct search *s, const struct mp_combination *c) 
     const char *replicate = c->stage[MP_PLAN_REPLICATE]->name;
     return strcmp(c->stage[MP_PLAN_PLACE]->name, "search") == 0 && s->request->place == NULL &&
            s->request->replicate == NULL && strcmp(replicate, "none") != 0 && strcmp(replicate, "search") != 0;
+}
+
+/* With redundant slots there are more combinations than a large problem has time for; those that are no recipe have not
+ * won there. A function of the shape alone. */
+static bool is_large(const struct search *s) {
+    const struct mp_plan_request *r = s->request;
+    const struct mp_workload *w = s->score_on.workload;
+    return s->fit.n_redundant > 0 && r->replicate == NULL && r->place == NULL && r->route == NULL && w->n_steps > 0 &&
+           w->n_rows / w->n_steps * w->trace->n_layers * mp_scoring_steps(&s->score_on) > LARGE_ROWS;
 }
 
 /* Every strategy of `stage` put into *c, and so on with the stages after it up to the order, which stays. */
@@ -511,7 +521,8 @@ enum mp_status mp_auto_choose(struct mp_combination *out, struct mp_plan **plan,
     struct mp_combination c = {{0}, false};
     MP_TRY(mp_strategy_need(&c.stage[MP_PLAN_ORDER], MP_PLAN_ORDER, request->order != NULL ? request->order : "single",
                             err));
-    MP_TRY(try_stage(s, c, MP_PLAN_REPLICATE, err));
+    if (!is_large(s))
+        MP_TRY(try_stage(s, c, MP_PLAN_REPLICATE, err));
     MP_TRY(try_routes(s, err));
     if (has_parts)
         MP_TRY(take_turns(s, problem, err));

@@ -47,9 +47,16 @@ enum mp_status mp_load_table(const uint64_t **out, const struct mp_workload *w, 
     return mp_parallel_for(n_threads, w->trace->n_layers, load_layer, &c, err);
 }
 
+#define SCORED_FLOWS 2000000u
+#define SCORED_ROWS 16000000u /* over all layers */
+
 uint32_t mp_scoring_steps(const struct mp_problem *p) {
     uint64_t flows = (uint64_t)p->workload->trace->n_layers * p->topology->n_gpus * p->topology->n_gpus;
-    uint64_t n = UINT64_C(2000000) / (flows > 0 ? flows : 1);
+    uint64_t n = SCORED_FLOWS / (flows > 0 ? flows : 1);
+    const uint64_t rows = mp_ceil_div(p->workload->n_rows, p->workload->n_steps > 0 ? p->workload->n_steps : 1) *
+                          p->workload->trace->n_layers,
+                   by_rows = SCORED_ROWS / (rows > 0 ? rows : 1);
+    n = by_rows < n ? by_rows : n;
     n = n < 4 ? 4 : n > 64 ? 64 : n;
     return n < p->workload->n_steps ? (uint32_t)n : p->workload->n_steps;
 }

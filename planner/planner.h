@@ -100,8 +100,8 @@ enum mp_status mp_matrix_certify(struct mp_plan *p, const struct mp_topology *t,
 enum mp_status mp_settings_text(const char **out, struct mp_arena *arena, const struct mp_setting *settings,
                                 uint32_t n_settings, struct mp_error *err) MP_MUST_CHECK;
 
-/* Steps on which a choice between plans is scored, at most 64 evenly spaced ones: fewer where many GPUs make each
- * one dear. A function of the shape alone, so that the choice does not depend on the machine. */
+/* Steps on which a choice between plans is scored, at most 64 evenly spaced ones: fewer where many GPUs or many tokens
+ * make each one dear. A function of the shape alone, so that the choice does not depend on the machine. */
 uint32_t mp_scoring_steps(const struct mp_problem *p);
 /* mp_simulate with the problem's options on those steps; adds to *work. */
 enum mp_status mp_score(struct mp_sim_result **out, const struct mp_plan *plan, const struct mp_problem *p,

@@ -40,10 +40,13 @@ static const struct mp_option options[] = {
 #define STARTS_MAX 8u
 #define START_PART 32u /* setting out from one start takes at most this part of the effort */
 #define DRAW_MIN 8u
-#define RETURN_MOVES 4u /* items at a time on the way back to the best placement */
-#define SINGLE_PART 3u  /* where replicas are chosen too, this part of the work goes into placing single copies first  \
-                         */
-#define GROUPS_PART 8u  /* of the work goes into grouping experts by node */
+#define EFFORT_OF_ALL UINT64_C(6000000000) /* with redundant slots, over all layers: `auto` searches three times then  \
+                                            */
+#define RETURN_MOVES 4u                    /* items at a time on the way back to the best placement */
+#define SINGLE_PART                                                                                                    \
+    3u                 /* where replicas are chosen too, this part of the work goes into placing single copies first   \
+                        */
+#define GROUPS_PART 8u /* of the work goes into grouping experts by node */
 
 struct starts {
     uint32_t n;
@@ -645,6 +648,8 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     enum mp_status status;
     bool by_token = in->sim.dispatcher->copies == MP_COPY_PER_NODE || in->sim.dispatcher->copies == MP_COPY_PER_GPU;
     s.effort = (uint64_t)s.values[OPTION_EFFORT] * 1000000 * (by_token ? 2 : 1);
+    if (in->n_redundant > 0 && s.effort > EFFORT_OF_ALL / p->n_layers)
+        s.effort = EFFORT_OF_ALL / p->n_layers;
     if (budget->work_limit > 0) {
         uint64_t each = mp_mul_div(budget->work_limit, WORK_PER_PAIR, p->n_layers);
         s.effort = each < s.effort ? each : s.effort;

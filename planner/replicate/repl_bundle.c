@@ -19,7 +19,7 @@
 enum { OPTION_SIZE, OPTION_TOKENS, OPTION_TRIES, OPTION_STEPS };
 static const struct mp_option options[] = {
     {"size", "experts", "most experts of a bundle", MP_SHIFTS_MAX, 1, MP_SHIFTS_MAX},
-    {"tokens", "tokens", "tokens of each layer that bundles are looked for in", 8192, 64, 1 << 20},
+    {"tokens", "tokens", "tokens of each layer that bundles are looked for in", 2048, 64, 1 << 20},
     {"tries", "bundles", "bundles tried in a row that do not shorten steps, after which a layer is done", 12, 1,
      100000},
     {"steps", "steps", "steps they are weighed on", 64, 1, 65536},

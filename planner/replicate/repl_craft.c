@@ -19,8 +19,8 @@
 enum { OPTION_MEAN, OPTION_EXPERTS, OPTION_GPUS, OPTION_STEPS };
 static const struct mp_option options[] = {
     {"mean", "slots", "replicas of a layer on average (0 = up to --redundant in each)", 0, 0, 65535},
-    {"experts", "experts", "experts looked at for each replica: those with most rows on the busiest GPUs", 12, 1, 4096},
-    {"gpus", "GPUs", "GPUs looked at for each: with room, those that seldom compute longest", 8, 1, 65535},
+    {"experts", "experts", "experts looked at for each replica: those with most rows on the busiest GPUs", 8, 1, 4096},
+    {"gpus", "GPUs", "GPUs looked at for each: with room, those that seldom compute longest", 6, 1, 65535},
     {"steps", "steps", "steps they are weighed on", 64, 1, 65536},
     {.name = NULL}};
 #define QUIET 4u /* replicas in a row that gain nothing, after which a layer has enough */

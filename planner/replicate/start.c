@@ -3,9 +3,15 @@
 #include <moeplan/base.h>
 #include <string.h>
 
+#define STEP_ROWS 262144u
+#define STEPS_MIN 4u
+
 enum mp_status mp_replicate_steps(struct mp_problem *out, struct mp_workload **drawn, uint32_t **steps,
                                   uint32_t *n_steps, const struct mp_problem *in, uint32_t n, struct mp_arena *arena,
                                   struct mp_error *err) {
+    const struct mp_workload *w = in->workload;
+    const uint64_t rows = w->n_steps > 0 ? w->n_rows / w->n_steps : 0, most = rows > 0 ? STEP_ROWS / rows : n;
+    n = most >= n ? n : most < STEPS_MIN ? STEPS_MIN : (uint32_t)most;
     *out = *in;
     *drawn = NULL;
     if (mp_can_draw(in->part)) {

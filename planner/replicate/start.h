@@ -4,7 +4,8 @@
 
 #include "joint.h"
 
-/* Steps to weigh replicas on: drawn like those that place search looks at, at most `n`; *drawn NULL: the problem's own.
+/* Steps to weigh replicas on: drawn like those that place search looks at, at most `n`, fewer where they are long;
+ * *drawn NULL: the problem's own.
  * *out is the problem with them. steps[*n_steps] in `arena`, evenly spaced. */
 enum mp_status mp_replicate_steps(struct mp_problem *out, struct mp_workload **drawn, uint32_t **steps,
                                   uint32_t *n_steps, const struct mp_problem *in, uint32_t n, struct mp_arena *arena,

@@ -1,7 +1,7 @@
 /* Time and memory of planning at full size: 58 layers of 256 experts, top 8, on 8 nodes of 8 GPUs, one million tokens
  * of prefill (synthetic), two threads. References for `auto`: 60 s without redundancy, 90 s with 64 slots more, 2 GiB.
  *
- * usage: bench_place_search [TOKENS [LAYERS [REDUNDANT]]] */
+ * usage: bench_place_search [TOKENS [LAYERS [REDUNDANT [STRATEGY...]]]] */
 #include <moeplan/moeplan.h>
 #include <moeplan/strategy.h>
 #include <moeplan/synth.h>
@@ -62,8 +62,10 @@ int main(int argc, char **argv) {
     printf("%-17s %10s %10s %10s %10s   reference\n", "strategy", "step, ms", "seconds", "of a core", "peak GiB");
     static const char *const strategies[] = {"contiguous",        "eplb",           "search",
                                              "search-replicated", "search-nearest", "auto"};
-    for (size_t i = 0; i < sizeof strategies / sizeof *strategies; i++) {
-        if (n_redundant == 0 && strncmp(strategies[i], "search-", 7) == 0)
+    const char *const *names = argc > 4 ? (const char *const *)argv + 4 : strategies;
+    const size_t n_names = argc > 4 ? (size_t)argc - 4 : sizeof strategies / sizeof *strategies;
+    for (size_t i = 0; i < n_names; i++) {
+        if (n_redundant == 0 && strncmp(names[i], "search-", 7) == 0)
             continue;
         const struct mp_plan_request request = {
             .planning = &part,
@@ -72,7 +74,7 @@ int main(int argc, char **argv) {
             .topology = topology,
             .model = model,
             .sim = {.dispatcher = mp_dispatcher_default(MP_PHASE_PREFILL, MP_TRACE_TOKENS), .stage_mode = -1},
-            .strategy = strategies[i],
+            .strategy = names[i],
             .n_redundant = n_redundant,
             .n_threads = 2,
             .limits = &limits};
@@ -82,14 +84,14 @@ int main(int argc, char **argv) {
         clock_t before = clock();
         require(mp_plan_make(&plan, &request, &outcome, &taken, &err), &err);
         if (plan == NULL) {
-            printf("%-17s %s\n", strategies[i], err.message);
+            printf("%-17s %s\n", names[i], err.message);
             continue;
         }
-        printf("%-17s %10.3f %10.1f %10.1f %10.2f   %s\n", strategies[i], (double)plan->predicted_step_ns / 1e6, taken,
+        printf("%-17s %10.3f %10.1f %10.1f %10.2f   %s\n", names[i], (double)plan->predicted_step_ns / 1e6, taken,
                (double)(clock() - before) / CLOCKS_PER_SEC, (double)mp_alloc_peak() / (1 << 30),
-               strcmp(strategies[i], "auto") != 0 ? ""
-               : n_redundant > 0                  ? "90 s, 2 GiB"
-                                                  : "60 s, 2 GiB");
+               strcmp(names[i], "auto") != 0 ? ""
+               : n_redundant > 0             ? "90 s, 2 GiB"
+                                             : "60 s, 2 GiB");
         fflush(stdout);
         mp_plan_free(plan);
     }
