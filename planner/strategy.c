@@ -63,9 +63,25 @@ static enum mp_status check_setting(const struct mp_strategy *s, const struct mp
     return mp_fail(err, MP_EUSAGE, "%s.%.60s: no such option (its options: %s)", s->name, setting->option, known);
 }
 
+static bool has_option(const struct mp_strategy *s, const char *name) {
+    for (size_t i = 0; s->options != NULL && s->options[i].name != NULL; i++)
+        if (strcmp(s->options[i].name, name) == 0)
+            return true;
+    return false;
+}
+
+/* The strategy that a setting is of: stages may have strategies of one name, with options of their own. NULL: none of
+ * that name has it. */
+static const struct mp_strategy *owner_of(const struct mp_setting *setting) {
+    for (size_t i = 0; i < N_STRATEGIES; i++)
+        if (strcmp(strategies[i]->name, setting->strategy) == 0 && has_option(strategies[i], setting->option))
+            return strategies[i];
+    return NULL;
+}
+
 enum mp_status mp_settings_check(const struct mp_setting *settings, uint32_t n_settings, struct mp_error *err) {
     for (uint32_t k = 0; k < n_settings; k++) {
-        const struct mp_strategy *s = NULL;
+        const struct mp_strategy *s = owner_of(&settings[k]);
         size_t which;
         for (size_t i = 0; i < N_STRATEGIES && s == NULL; i++)
             s = strcmp(strategies[i]->name, settings[k].strategy) == 0 && strategies[i]->options != NULL ? strategies[i]
@@ -96,7 +112,8 @@ enum mp_status mp_option_values(const int64_t **out, const struct mp_strategy *s
     for (size_t i = 0; i < n; i++)
         values[i] = s->options[i].default_value;
     for (uint32_t k = 0; k < n_settings; k++) {
-        if (strcmp(settings[k].strategy, s->name) != 0)
+        if (strcmp(settings[k].strategy, s->name) != 0 ||
+            (!has_option(s, settings[k].option) && owner_of(&settings[k]) != NULL))
             continue;
         enum mp_status status = check_setting(s, &settings[k], &which, err);
         if (status != MP_OK)
