@@ -44,23 +44,35 @@ enum mp_status mp_strategy_need(const struct mp_strategy **out, enum mp_planner_
                    mp_planner_stage_name(stage), name, known);
 }
 
-static enum mp_status check_setting(const struct mp_strategy *s, const struct mp_setting *setting, size_t *which,
-                                    struct mp_error *err) {
+/* No strategy of the setting's name (`s`, or another stage's) has the option. */
+static enum mp_status no_option(const struct mp_strategy *s, const struct mp_setting *setting, struct mp_error *err) {
     char known[256] = "none";
     size_t used = 0;
-    for (size_t i = 0; s->options != NULL && s->options[i].name != NULL; i++) {
-        const struct mp_option *o = &s->options[i];
-        if (strcmp(o->name, setting->option) == 0) {
-            *which = i;
-            if (setting->value >= o->min && setting->value <= o->max)
-                return MP_OK;
-            return mp_fail(err, MP_EUSAGE, "%s.%s: %lld is not in [%lld, %lld] (%s)", s->name, o->name,
-                           (long long)setting->value, (long long)o->min, (long long)o->max, o->summary);
-        }
-        if (used < sizeof known)
-            used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", used > 0 ? ", " : "", o->name);
+    for (size_t k = 0; k <= N_STRATEGIES; k++) { /* the last one for what is not in the table */
+        const struct mp_strategy *of = k < N_STRATEGIES ? strategies[k] : s;
+        if (strcmp(of->name, s->name) != 0 || (k == N_STRATEGIES && used > 0))
+            continue;
+        for (size_t i = 0; of->options != NULL && of->options[i].name != NULL; i++)
+            if (used < sizeof known)
+                used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", used > 0 ? ", " : "",
+                                         of->options[i].name);
     }
     return mp_fail(err, MP_EUSAGE, "%s.%.60s: no such option (its options: %s)", s->name, setting->option, known);
+}
+
+static enum mp_status check_setting(const struct mp_strategy *s, const struct mp_setting *setting, size_t *which,
+                                    struct mp_error *err) {
+    for (size_t i = 0; s->options != NULL && s->options[i].name != NULL; i++) {
+        const struct mp_option *o = &s->options[i];
+        if (strcmp(o->name, setting->option) != 0)
+            continue;
+        *which = i;
+        if (setting->value >= o->min && setting->value <= o->max)
+            return MP_OK;
+        return mp_fail(err, MP_EUSAGE, "%s.%s: %lld is not in [%lld, %lld] (%s)", s->name, o->name,
+                       (long long)setting->value, (long long)o->min, (long long)o->max, o->summary);
+    }
+    return no_option(s, setting, err);
 }
 
 static bool has_option(const struct mp_strategy *s, const char *name) {

@@ -29,9 +29,10 @@
 
 static const struct mp_dispatcher flat = {"flat", "one copy per (token, GPU)", "Occult", MP_COPY_PER_GPU, 1, false};
 
-enum metric { A2A, INTER, INTRA, IDLE, SPREAD, STEP, N_METRICS };
-static const char *const metric_names[N_METRICS] = {"all-to-all time", "cross-node traffic", "intra-node traffic",
-                                                    "GPU idle time",   "GPU load std",       "whole step"};
+enum metric { A2A, INTER, INTRA, IDLE, SPREAD, STEP, ONE_WAY, N_METRICS };
+static const char *const metric_names[N_METRICS] = {"all-to-all time",   "cross-node traffic", "intra-node traffic",
+                                                    "GPU idle time",     "GPU load std",       "whole step",
+                                                    "busier way of NICs"};
 struct figures {
     double of[N_METRICS];
 };
@@ -47,10 +48,10 @@ struct column {
     const char *name, *replicate, *place, *route;
     bool is_flat;
     int64_t ratio;       /* of place grace; -2 = not set */
-    double paper[STEP];  /* percent against Occult, mean of three models, 2 x 2; NAN = not printed */
+    double paper[STEP];  /* percent against Occult, mean of three models, 2 x 2 */
     bool needs_replicas; /* redundant slots */
+    bool as_printed;     /* equation 4, in the weights */
 };
-#define NONE NAN
 static const struct column table1[] = {
     {"Occult", "none", "occult", "even", true, -2, {0, 0, 0, 0, 0}, false},
     {"+HSC", "none", "occult", "even", false, -2, {-35.19, -35.64, 100.13, -49.88, 0.02}, false},
@@ -58,8 +59,12 @@ static const struct column table1[] = {
     {"+FR+WRR", "grace-fixed", "grace", "wrr", false, -1, {-44.52, -41.62, 76.33, -6.18, 51.32}, true},
     {"+DR+WRR", "grace", "grace", "wrr", false, -1, {-44.91, -41.84, 78.41, -26.86, 31.92}, true},
     {"+DR+TAR", "grace", "grace", "tar", false, -1, {-50.57, -52.11, 57.22, -25.66, 39.35}, true},
+    /* Which reading of equation 4 theirs is, the paper does not say: the same columns again. */
+    {"DR+WRR, printed", "grace", "grace", "wrr", false, -1, {-44.91, -41.84, 78.41, -26.86, 31.92}, true, true},
+    {"DR+TAR, printed", "grace", "grace", "tar", false, -1, {-50.57, -52.11, 57.22, -25.66, 39.35}, true, true},
 };
 #define N_COLUMNS (sizeof table1 / sizeof table1[0])
+#define LAST 5u /* the paper's */
 /* Table 2 is of OLMoE alone: ms of all-to-all, idle, end to end. */
 static const struct {
     struct column column;
@@ -110,6 +115,16 @@ static double collective(struct scratch *x, const struct mp_topology *t, const u
     return (double)time;
 }
 
+/* Bytes that cross between the two nodes the way that has more of them. */
+static double busier_way(const struct mp_topology *t, const uint64_t *matrix) {
+    uint64_t way[2] = {0, 0};
+    for (uint32_t i = 0; i < t->n_gpus; i++)
+        for (uint32_t j = 0; j < t->n_gpus; j++)
+            if (mp_topology_node(t, i) != mp_topology_node(t, j))
+                way[mp_topology_node(t, i)] += matrix[i * t->n_gpus + j];
+    return (double)(way[0] > way[1] ? way[0] : way[1]);
+}
+
 static void add_layer(const struct mp_cost_setup *s, struct scratch *x, double weight, struct figures *f) {
     const struct mp_topology *t = s->topology;
     const struct mp_traffic *m = x->traffic;
@@ -138,6 +153,7 @@ static void add_layer(const struct mp_cost_setup *s, struct scratch *x, double w
     f->of[INTRA] += weight * (double)m->intra_bytes;
     f->of[IDLE] += weight * (wait + (double)slowest - (double)sum / n);
     f->of[SPREAD] += weight * sqrt(square);
+    f->of[ONE_WAY] += weight * (busier_way(t, m->dispatch) + busier_way(t, m->combine));
     f->of[STEP] += weight * (a2a + (double)slowest + (double)attention +
                              ((double)shared > dispatch ? (double)shared - dispatch : 0));
 }
@@ -177,7 +193,9 @@ static bool measure(const struct bed *b, const struct column *c, struct figures 
     struct mp_plan *p = NULL;
     enum mp_outcome outcome;
     const bool is_fixed = strcmp(c->replicate, "grace-fixed") == 0; /* the hottest expert of the fullest GPU, once */
-    const struct mp_setting settings[] = {{"grace", "ratio", c->ratio}};
+    const struct mp_setting settings[] = {{c->route, "printed", c->as_printed},
+                                          {"grace", "ratio", c->ratio == -2 ? -1 : c->ratio}};
+    const bool has_weights = strcmp(c->route, "even") != 0;
     const bool is_uneven = strcmp(c->place, "grace") == 0;
     const uint32_t n_experts = b->trace->n_experts;
     *f = (struct figures){{0}};
@@ -198,8 +216,8 @@ static bool measure(const struct bed *b, const struct column *c, struct figures 
                                                      : is_fixed         ? 1
                                                                         : n_experts / 2,
                                       .slots_per_gpu = is_uneven ? b->slots : 0,
-                                      .settings = settings,
-                                      .n_settings = c->ratio != -2,
+                                      .settings = settings + !has_weights,
+                                      .n_settings = 1 + has_weights,
                                       .needs_distinct = true,
                                       .is_trial = true,
                                       .n_threads = 2,
@@ -327,7 +345,7 @@ static void print_table1(const struct result r[N_MODELS], unsigned n_gpus) {
     for (uint32_t k = 0; k < N_MODELS; k++) {
         static const char *const names[N_MODELS] = {"OLMoE (synthetic)", "DeepSeek-V2-Lite", "Qwen3-30B (synthetic)"};
         const double *hsc = r[k].figures[1].of, *hg = r[k].figures[2].of;
-        const size_t last = N_COLUMNS - 1;
+        const size_t last = LAST;
         printf("%-22s HG against Occult under HSC, paper / ours: all-to-all %+.1f / %+.1f, cross-node %+.1f / %+.1f, "
                "intra-node %+.1f / %+.1f; whole against Occult %.2f / ",
                names[k], paper_hg[k][0], percent(hg[A2A], hsc[A2A]), paper_hg[k][1], percent(hg[INTER], hsc[INTER]),
@@ -339,10 +357,46 @@ static void print_table1(const struct result r[N_MODELS], unsigned n_gpus) {
     }
 }
 
+/* Signs of the cells, and in each row the order of the columns by pairs: which are not as printed. */
+static void print_agreement(const struct result r[N_MODELS]) {
+    double ours[STEP][LAST + 1] = {{0}};
+    uint32_t n_signs = 0, n_pairs = 0, n_wrong_signs = 0, n_wrong_pairs = 0;
+    for (int m = 0; m < STEP; m++)
+        for (size_t c = 1; c <= LAST; c++)
+            for (uint32_t k = 0; k < N_MODELS; k++)
+                ours[m][c] += percent(r[k].figures[c].of[m], r[k].figures[0].of[m]) / N_MODELS;
+    printf("not as printed:");
+    for (int m = 0; m < STEP; m++)
+        for (size_t c = 1; c <= LAST; c++) {
+            const double paper = table1[c].paper[m];
+            if (!r[0].has[c])
+                continue;
+            if (fabs(paper) >= 1) { /* "+0.02 %" is no sign */
+                n_signs++;
+                if ((paper < 0) != (ours[m][c] < 0)) {
+                    n_wrong_signs++;
+                    printf(" sign of %s, %s;", metric_names[m], table1[c].name);
+                }
+            }
+            for (size_t d = 0; d < c; d++) {
+                const double other = table1[d].paper[m];
+                if (fabs(paper - other) < 1 || !r[0].has[d])
+                    continue;
+                n_pairs++;
+                if ((paper < other) != (ours[m][c] < ours[m][d])) {
+                    n_wrong_pairs++;
+                    printf(" %s of %s and %s;", metric_names[m], table1[d].name, table1[c].name);
+                }
+            }
+        }
+    printf("\nsigns as printed %u of %u, pairs of columns in the printed order %u of %u\n", n_signs - n_wrong_signs,
+           n_signs, n_pairs - n_wrong_pairs, n_pairs);
+}
+
 static void print_table2(const struct bed *b) {
     struct figures f[3];
-    printf("\nTable 2, OLMoE (synthetic), 2 x %u GPUs, ms of a generation, paper / ours\n%-22s %20s %20s %20s\n",
-           b->topology->n_gpus / 2, "", "all-to-all", "GPU idle", "end to end");
+    printf("\nTable 2 (OLMoE, 2 x 2), here %s, 2 x %u GPUs, ms of a generation, paper / ours\n%-22s %20s %20s %20s\n",
+           b->name, b->topology->n_gpus / 2, "", "all-to-all", "GPU idle", "end to end");
     for (int k = 0; k < 3; k++) {
         if (!measure(b, &table2[k].column, &f[k]))
             continue;
@@ -371,10 +425,11 @@ int main(int argc, char **argv) {
         set_up(&b, argv[1], k, n_gpus, slots_percent);
         for (size_t c = 0; c < N_COLUMNS; c++)
             r[k].has[c] = measure(&b, &table1[c], &r[k].figures[c]);
-        if (k == 0)
+        if (k < 2) /* theirs is of OLMoE; recorded tokens beside it */
             print_table2(&b);
         take_down(&b);
     }
     print_table1(r, n_gpus);
+    print_agreement(r);
     return 0;
 }

@@ -713,6 +713,52 @@ static void test_grouping__recorded_pairs_are_enough(void **state) {
     tiny_free(&t);
 }
 
+/* Replicate grace and place grace are two strategies of one name with options of their own; the second puts copies
+ * where the first counted on them, as place kept does. */
+static void test_grouping__grace_of_two_stages(void **state) {
+    const struct planted s = {.n_layers = 2,
+                              .n_experts = 16,
+                              .top_k = 3,
+                              .n_groups = 4,
+                              .sizes = {6, 4, 4, 2},
+                              .noise = 8,
+                              .n_tokens = 640,
+                              .topology = "2x2:h100",
+                              .seed = 6};
+    const struct mp_setting both[] = {{"grace", "ratio", 25}, {"grace", "rounds", 2}};
+    const struct mp_setting wrong[] = {{"grace", "ration", 25}};
+    struct mp_error err = {0};
+    struct mp_plan *p[2];
+    struct tiny t;
+    struct hidden h;
+    enum mp_outcome outcome;
+    (void)state;
+    plant(&t, &h, &s);
+    t.request.strategy = "grace";
+    t.request.n_redundant = 4;
+    t.request.slots_per_gpu = 8;
+    t.request.needs_distinct = true;
+    t.request.settings = both;
+    t.request.n_settings = 2;
+    CHECK_OK(mp_settings_check(both, 2, &err), err);
+    for (int k = 0; k < 2; k++) {
+        t.request.place = k == 0 ? "grace" : "kept";
+        CHECK_OK(mp_plan_make(&p[k], &t.request, &outcome, NULL, &err), err);
+        assert_non_null(p[k]);
+        for (uint32_t l = 0; l < 2; l++)
+            for (uint32_t g = 0; g < 4; g++)
+                assert_true(size_of(p[k], l, g) >= 3);
+    }
+    for (uint32_t l = 0; l < 2; l++)
+        assert_memory_equal(p[0]->layers[l].slot_expert, p[1]->layers[l].slot_expert,
+                            p[0]->n_slots * sizeof *p[0]->layers[l].slot_expert);
+    mp_plan_free(p[0]);
+    mp_plan_free(p[1]);
+    assert_int_equal(mp_settings_check(wrong, 1, &err), MP_EUSAGE);
+    assert_non_null(strstr(err.message, "grace.ration: no such option (its options: rounds, printed, ratio, "));
+    tiny_free(&t);
+}
+
 static void test_grouping__counts_are_declined(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
@@ -790,6 +836,7 @@ int main(void) {
         cmocka_unit_test(test_grouping__unequal_nodes_and_slots),
         cmocka_unit_test(test_grouping__real_tokens_need_fewer_nodes),
         cmocka_unit_test(test_grouping__recorded_pairs_are_enough),
+        cmocka_unit_test(test_grouping__grace_of_two_stages),
         cmocka_unit_test(test_grouping__counts_are_declined),
         cmocka_unit_test(test_grouping__survives_faults),
     };
