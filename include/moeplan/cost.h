@@ -18,9 +18,10 @@ struct mp_dispatcher {
     enum mp_copy_count copies;
     uint32_t n_launches; /* collective launches of one dispatch (and of one combine) */
     bool is_overlapped;  /* PER_NODE: the two phases are pipelined (time = max) instead of added */
+    bool hides_routing;  /* the routing of the second phase is computed while the first travels (docs/COST.md part 6) */
 };
 const struct mp_dispatcher *
-mp_dispatcher_at(uint32_t i); /* a2av, deepep-normal, deepep-ll, hierarchical, agrs; NULL past the last */
+mp_dispatcher_at(uint32_t i); /* a2av, deepep-normal, deepep-ll, hierarchical, agrs, hsc; NULL past the last */
 const struct mp_dispatcher *mp_dispatcher_find(const char *name); /* NULL = unknown */
 /* What stacks use: counts a2av (nothing else can be told from them), decode deepep-ll, else deepep-normal. */
 const struct mp_dispatcher *mp_dispatcher_default(enum mp_phase phase, enum mp_trace_kind kind);

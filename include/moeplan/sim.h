@@ -111,6 +111,7 @@ struct mp_sim_options {
     bool no_pacing;               /* caps of sub-ports count for nothing even if the plan is paced */
     unsigned n_threads;
     uint64_t seed;
+    uint64_t routing_ns;  /* what a GPU takes to compute the routing of a phase of a dispatch; no plan claims with it */
     bool with_bound;      /* also compute lower_bound_ns; not of the pipelined reading, which it does not hold for */
     bool is_pipelined;    /* every GPU goes on when its own part has ended: docs/COST.md part 6 */
     uint32_t n_steps_max; /* 0 = all steps of the workload; else this many, evenly spaced */

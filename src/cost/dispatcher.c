@@ -1,7 +1,7 @@
 #include <moeplan/cost.h>
 #include <string.h>
 
-/* The five ways of moving tokens that today's stacks use. The launch counts are those of one direction. */
+/* The ways of moving tokens that today's stacks use, and GRACE's. The launch counts are those of one direction. */
 static const struct mp_dispatcher dispatchers[] = {
     {"a2av", "one all-to-all with unequal sizes, one copy per (token, expert)",
      "NCCL grouped send/recv; PyTorch all_to_all_single; vLLM naive and Megatron-LM alltoall dispatchers",
@@ -15,6 +15,8 @@ static const struct mp_dispatcher dispatchers[] = {
      "two-level all-to-all of HetuMoE and Tutel (arXiv 2203.14685, 2206.03382)", MP_COPY_PER_NODE, 2, false},
     {"agrs", "all-gather of every token, reduce-scatter of the results: bytes do not depend on the placement",
      "vLLM allgather_reducescatter; TensorRT-LLM all-gather dispatch", MP_COPY_ALL, 1, false},
+    {"hsc", "as hierarchical; the routing inside nodes is computed while the copies between nodes travel",
+     "GRACE-MoE's hierarchical sparse communication, arXiv 2509.25041, section 5", MP_COPY_PER_NODE, 2, false, true},
 };
 
 const struct mp_dispatcher *mp_dispatcher_at(uint32_t i) {

@@ -63,7 +63,12 @@ enum mp_status sim_move_clocks(struct worker *w, const struct sim_direction *x, 
         MP_TRY(mp_net_concurrent_from(w->net, x->second, clock_ns, err));
         MP_TRY(move_first(w, x, clock_ns, err));
     } else {
+        memcpy(other, clock_ns, n * sizeof *other);
         MP_TRY(move_first(w, x, clock_ns, err));
+        for (uint32_t g = 0; g < n; g++) { /* routing of the second, from when g came or from when it goes on */
+            const uint64_t routed = other[g] + x->routing_ns;
+            clock_ns[g] = !x->hides_routing ? clock_ns[g] + x->routing_ns : clock_ns[g] > routed ? clock_ns[g] : routed;
+        }
         MP_TRY(mp_net_concurrent_from(w->net, x->second, clock_ns, err));
     }
     for (uint32_t g = 0; g < n; g++)

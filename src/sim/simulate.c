@@ -16,7 +16,8 @@ enum mp_status sim_transfer(const struct run *run, struct worker *w, uint32_t st
                                         : is_combine         ? traffic->combine2
                                                              : traffic->dispatch2,
                               .is_overlapped = d->is_overlapped,
-                              .is_combine = is_combine};
+                              .is_combine = is_combine,
+                              .hides_routing = d->hides_routing};
     uint64_t first_ns = 0, second_ns = 0;
     enum mp_status status = MP_OK;
     *out_ns = *bound_ns = 0;
@@ -45,6 +46,10 @@ enum mp_status sim_transfer(const struct run *run, struct worker *w, uint32_t st
     x.launch_ns = (d->n_launches - (is_ordered && d->n_launches > 0)) * sane(t->launch_ns);
     if (is_floor && is_ordered && floor_ns > 0) /* one stage, or the one shot that a fallback may make of it */
         x.launch_ns += sane(t->stage_launch_ns < t->launch_ns ? t->stage_launch_ns : t->launch_ns);
+    if (!is_combine) { /* it goes back where it came from */
+        x.routing_ns = x.second != NULL && !x.is_overlapped ? sane(run->options->routing_ns) : 0;
+        x.launch_ns += sane(run->options->routing_ns);
+    }
     *bound_ns = floor_ns;
     if (x.second != NULL) {
         const uint64_t second_bound = mp_net_port_bound(w->net, x.second);
@@ -76,6 +81,7 @@ enum mp_status sim_transfer(const struct run *run, struct worker *w, uint32_t st
         MP_TRY(mp_net_concurrent(w->net, x.second, &second_ns, NULL, err));
     first_ns = sane(first_ns);
     second_ns = sane(second_ns);
+    first_ns = !x.hides_routing ? first_ns + x.routing_ns : first_ns > x.routing_ns ? first_ns : x.routing_ns;
     w->seen[is_combine].first_ns = first_ns;
     w->seen[is_combine].second_ns = second_ns;
     *out_ns = (!x.is_overlapped ? first_ns + second_ns : first_ns > second_ns ? first_ns : second_ns) + x.launch_ns;

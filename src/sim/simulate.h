@@ -60,8 +60,9 @@ struct sim_direction {              /* how a dispatch or combine goes */
     struct mp_order order;          /* of the first phase, when staged */
     enum mp_combine way;
     enum mp_stage_mode mode;
-    uint64_t launch_ns; /* before anything; stages pay their own */
-    bool is_staged, is_overlapped, is_combine;
+    uint64_t launch_ns;  /* before anything; stages pay their own; with the routing of the first phase */
+    uint64_t routing_ns; /* of the second, where it comes after the first */
+    bool is_staged, is_overlapped, is_combine, hides_routing;
 };
 /* One direction of one layer, launches included. clock_ns NULL, or [n_gpus] when each GPU comes, then goes on; *out_ns
  * is of the barrier reading only. */

@@ -14,6 +14,7 @@ static const struct vf_dispatcher dispatchers[] = {
     {"deepep-ll", VF_PER_EXPERT, 1, false},
     {"hierarchical", VF_PER_NODE, 2, false},
     {"agrs", VF_ALL, 1, false},
+    {"hsc", VF_PER_NODE, 2, false}, /* no plan's claim knows a time of routing: hierarchical */
 };
 
 static void *take(struct vf_data *d, size_t n, size_t size, bool *is_full) {

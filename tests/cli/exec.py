@@ -468,7 +468,7 @@ class Replicas(unittest.TestCase):
         self.assertEqual(len({seen[rule, "agrs"] for rule in self.RULES}), 1)
 
     def test_the_same_with_a_process_for_each_rank(self):
-        for rule, dispatcher in (("weighted", "hierarchical"), ("tiered", "deepep-normal"), ("sourced-gpu", "hierarchical"), ("sourced-node", "a2av")):
+        for rule, dispatcher in (("weighted", "hierarchical"), ("tiered", "deepep-normal"), ("sourced-gpu", "hierarchical"), ("sourced-node", "hsc")):
             loop, sockets = (self.replay(rule, dispatcher, "--transport", t) for t in ("loop", "socket"))
             self.assertGreater(loop["verified"]["tokens"], 0)
             self.assertEqual(sockets["verified"], loop["verified"], (rule, dispatcher))

@@ -557,6 +557,7 @@ def main():
         (prefill, os.path.join(ROOT, "topologies", "rack-two-tier.yaml"), ["--tokens-per-rank", "4", "--strategy", "round-robin",
                                                                           "--redundant", "24"]),
         (prefill, "3x2:h100", ["--tokens-per-rank", "8", "--strategy", "contiguous", "--redundant", "4", "--dispatcher", "agrs"]),
+        (prefill, "3x2:h100", ["--tokens-per-rank", "8", "--strategy", "eplb-tar", "--redundant", "4", "--dispatcher", "hsc"]),
         (prefill, "3x2:h100", ["--tokens-per-rank", "4", "--strategy", "lpt", "--source-skew", "0.7", "--pad", "3"]),
         (prefill, "4:h100", ["--tokens-per-rank", "1", "--strategy", "lpt", "--steps", "7", "--split", "0.5"]),
         (prefill, "4:h100", ["--tokens-per-rank", "5", "--strategy", "lpt", "--source-skew", "1.5", "--resample", "--steps", "9"]),

@@ -414,6 +414,11 @@ static void write_json(const struct contest *c, struct mp_out *o) {
                   "dispatcher", s->sim.dispatcher->name, "sources",
                   s->sim.sources == MP_SOURCES_COUPLED ? "coupled" : "dp", "timeline", s->o->timeline, "synthetic",
                   (int)s->trace->is_synthetic, "seed", (json_int_t)s->o->seed, "verdict", verdict, "results", results);
+    if (root != NULL && s->sim.routing_ns > 0 &&
+        json_object_set_new(root, "routing_ns", json_integer((json_int_t)s->sim.routing_ns)) != 0) {
+        json_decref(root);
+        root = NULL;
+    }
     mp_json_write(root, o);
     json_decref(root);
 }

@@ -70,6 +70,8 @@ static void write_json(const struct setup *s, const struct score *score, uint64_
         head = NULL;
     }
     if (root == NULL || head == NULL || json_object_update(head, root) != 0 ||
+        (s->sim.routing_ns > 0 &&
+         json_object_set_new(head, "routing_ns", json_integer((json_int_t)s->sim.routing_ns)) != 0) ||
         (barrier_ns > 0 &&
          json_object_set_new(head, "step_time_barrier_ns", json_integer((json_int_t)barrier_ns)) != 0)) {
         json_decref(head);

@@ -72,6 +72,8 @@ enum mp_status colocate_check(const struct opts *o, const struct args *args, str
                        "or --incumbent (one slot per expert; strategies: --colocation)");
     if (o->is_set[OPT_TIMELINE])
         return mp_fail(err, MP_EUSAGE, "--colocate: two models have a timeline of their own (leave out --timeline)");
+    if (o->routing_ns > 0)
+        return mp_fail(err, MP_EUSAGE, "--routing-ns is for one model (leave it out)");
     if (o->strict)
         return mp_fail(err, MP_EUSAGE, "--strict is for one model (leave it out; compare --colocate says what pays)");
     if (o->sources != NULL && strcmp(o->sources, "coupled") == 0)

@@ -174,6 +174,9 @@ const struct opt opt_table[OPT_END] = {
     [OPT_TIMELINE_PLANNED] = ONE_OF("timeline", "HOW", timeline, "barrier|pipelined", NULL, "the plan's",
                                     "gate, dispatch, experts and combine of a layer each wait for all GPUs, or every "
                                     "GPU goes on when its own part has ended"),
+    [OPT_ROUTING_NS] = WHOLE("routing-ns", 0, "N", routing_ns, 0, 1000000000, "0", NULL,
+                             "what a GPU takes to compute the routing of a phase of a dispatch, in ns; when scoring, "
+                             "never in a plan's claims"),
     [OPT_STAGE_BARRIER] = FLAG("stage-barrier", 0, stage_barrier, "staged orders: a barrier after each stage"),
     [OPT_STAGE_COUPLED] =
         FLAG("stage-coupled", 0, stage_coupled, "staged orders: a rank's send and receive end together (NCCL groups)"),

@@ -66,6 +66,7 @@ enum opt_id {
     OPT_NETWORK,
     OPT_TIMELINE,
     OPT_TIMELINE_PLANNED,
+    OPT_ROUTING_NS,
     OPT_STAGE_BARRIER,
     OPT_STAGE_COUPLED,
     OPT_INCUMBENT,
@@ -148,7 +149,7 @@ struct opts {
     bool is_set[OPT_END];
     bool help, json, quiet, strict, thorough, prove, colocate, resample, stage_barrier, stage_coupled, pacing,
         markdown_table, wide, man, markdown, version, matrix, csv, calibrate, keep_labels;
-    uint64_t seed, threads, work_limit, mem_limit, layer_base, experts, top_k;
+    uint64_t seed, threads, work_limit, mem_limit, layer_base, experts, top_k, routing_ns;
     double time_limit;
     uint64_t batch, tokens_per_rank, steps, pad, redundant, slots_per_gpu, interval_groups, gpus, nodes, hidden_layers,
         mtp_layers;

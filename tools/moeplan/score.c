@@ -169,6 +169,8 @@ struct mp_plan_request score_request(const struct setup *s, const char *strategy
     const struct opts *o = s->o;
     const struct mp_stack *stack = o->for_stack != NULL ? mp_stack_find(o->for_stack) : NULL;
     const bool is_exact = o->solver != NULL && strcmp(o->solver, "exact") == 0 && strcmp(strategy, "auto") == 0;
+    struct mp_sim_options sim = s->sim;
+    sim.routing_ns = 0; /* a plan's claims do not know it */
     return (struct mp_plan_request){
         .stage_mode = tool_stages(o),
         .can_pace = o->pacing,
@@ -179,7 +181,7 @@ struct mp_plan_request score_request(const struct setup *s, const char *strategy
         .split = s->split,
         .topology = s->topology,
         .model = s->model,
-        .sim = s->sim,
+        .sim = sim,
         .objective = tool_objective(o),
         .strategy = strategy,
         .replicate = o->replicate,
@@ -529,17 +531,21 @@ const char *score_describe(const struct setup *s, char *buf, size_t size) {
         snprintf(split, sizeof split, "held-out: %.3g %% of the %s, %s", 100 - s->split.planning_ppm / 1e4,
                  s->trace->kind == MP_TRACE_COUNTS ? "iterations" : "requests",
                  s->split.kind == MP_SPLIT_TIME ? "the last in file order" : "by hash of the request id");
-    const char *sources = s->sim.sources == MP_SOURCES_COUPLED ? "coupled" : "dp",
-               *pipelined = s->sim.is_pipelined ? ", timeline pipelined" : "";
+    const char *sources = s->sim.sources == MP_SOURCES_COUPLED ? "coupled" : "dp";
+    char reading[64] = "", ns[32];
+    if (s->sim.is_pipelined || s->sim.routing_ns > 0)
+        snprintf(reading, sizeof reading, "%s%s%s", s->sim.is_pipelined ? ", timeline pipelined" : "",
+                 s->sim.routing_ns > 0 ? ", routing " : "",
+                 s->sim.routing_ns > 0 ? mp_human_ns((double)s->sim.routing_ns, ns) : "");
     if (s->trace->kind == MP_TRACE_COUNTS)
         snprintf(buf, size, "%u recorded %s iteration%s; dispatcher %s, sources %s%s\n%s", w->n_steps,
-                 mp_phase_name(b->phase), tool_s(w->n_steps), s->sim.dispatcher->name, sources, pipelined, split);
+                 mp_phase_name(b->phase), tool_s(w->n_steps), s->sim.dispatcher->name, sources, reading, split);
     else
         snprintf(buf, size,
                  "%u %s %s step%s of %s; %u distinct request%s, %llu tokens; dispatcher %s, sources %s%s\n%s",
                  w->n_steps, w->is_bootstrap ? "bootstrap" : "recorded", mp_phase_name(b->phase), tool_s(w->n_steps),
                  rule, w->n_requests, tool_s(w->n_requests), (unsigned long long)w->n_rows, s->sim.dispatcher->name,
-                 sources, pipelined, split);
+                 sources, reading, split);
     return buf;
 }
 

@@ -230,6 +230,7 @@ struct mp_sim_options tool_sim_options(const struct opts *o, const struct mp_tra
         .n_threads = tool_threads(o),
         .seed = o->seed,
         .is_pipelined = says(o->timeline, "pipelined"),
+        .routing_ns = o->routing_ns,
         .with_bound = true,
     };
 }

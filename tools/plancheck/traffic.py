@@ -6,7 +6,7 @@ from steps import counts_by_rank, mix
 
 # copies, launches, overlapped
 DISPATCHERS = {"a2av": ("expert", 1, False), "deepep-normal": ("node", 1, True), "deepep-ll": ("expert", 1, False),
-               "hierarchical": ("node", 2, False), "agrs": ("all", 1, False)}
+               "hierarchical": ("node", 2, False), "agrs": ("all", 1, False), "hsc": ("node", 2, False)}
 NS = 10**9
 
 

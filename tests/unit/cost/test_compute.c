@@ -62,13 +62,13 @@ static void test_compute__port_bound_by_hand(void **state) {
 
 static void test_compute__dispatchers_are_listed(void **state) {
     (void)state;
-    static const char *const names[] = {"a2av", "deepep-normal", "deepep-ll", "hierarchical", "agrs"};
-    for (uint32_t i = 0; i < 5; i++) {
+    static const char *const names[] = {"a2av", "deepep-normal", "deepep-ll", "hierarchical", "agrs", "hsc"};
+    for (uint32_t i = 0; i < 6; i++) {
         assert_string_equal(mp_dispatcher_at(i)->name, names[i]);
         assert_ptr_equal(mp_dispatcher_find(names[i]), mp_dispatcher_at(i));
         assert_true(strlen(mp_dispatcher_at(i)->reference) > 10);
     }
-    assert_null(mp_dispatcher_at(5));
+    assert_null(mp_dispatcher_at(6));
     assert_null(mp_dispatcher_find("nvshmem"));
     assert_null(mp_dispatcher_find(NULL));
     assert_string_equal(mp_dispatcher_default(MP_PHASE_DECODE, MP_TRACE_TOKENS)->name, "deepep-ll");

@@ -318,6 +318,59 @@ static void test_simulate__scales_with_bytes(void **state) {
     }
 }
 
+/* Routing once before a dispatch, and once more before a second phase that does not overlap: behind the first phase
+ * under hsc, as far as that lasts. Nothing else of the step changes. */
+static void test_simulate__routing_waits_or_hides(void **state) {
+    (void)state;
+    static struct world w;
+    uint32_t n_hidden = 0, n_partly = 0, n_second = 0;
+    for (uint64_t seed = 0; seed < 120; seed++) {
+        struct mp_rng r = mp_rng_seed(seed + 70);
+        struct mp_error err = {0};
+        struct mp_traffic *t;
+        struct mp_net *net;
+        world_make(&w, &r, (struct world_shape){.max_nodes = 3});
+        w.setup.dispatcher = mp_dispatcher_at((uint32_t)mp_rng_below(&r, 5));
+        if (seed % 2 == 0)
+            w.setup.dispatcher = mp_dispatcher_find("hsc");
+        bool is_hsc = w.setup.dispatcher->hides_routing;
+        struct mp_sim_options o = options_of(&w);
+        struct mp_sim_result *without = simulate(&w, &o);
+        CHECK_OK(mp_traffic_new(&t, w.plan->n_gpus, &err), err);
+        CHECK_OK(mp_net_new(&net, &w.net.t, &err), err);
+        for (uint32_t k = 0; k < 3; k++) {
+            o.routing_ns = (uint64_t[]){1, 3000, 1000000000}[k];
+            struct mp_sim_result *with = simulate(&w, &o);
+            for (uint32_t i = 0; i < with->n_steps; i++) {
+                uint64_t more = 0, first;
+                for (uint32_t l = 0; w.plan->n_gpus > 1 && l < w.plan->n_layers; l++) {
+                    CHECK_OK(mp_traffic_compute(t, &w.setup, i, l, &err), err);
+                    CHECK_OK(mp_net_concurrent(net, t->dispatch, &first, NULL, &err), err);
+                    const bool has_second = t->has_second && !w.setup.dispatcher->is_overlapped;
+                    const uint64_t second = !has_second            ? 0
+                                            : !is_hsc              ? o.routing_ns
+                                            : first < o.routing_ns ? o.routing_ns - first
+                                                                   : 0;
+                    more += o.routing_ns + second;
+                    n_second += has_second;
+                    n_hidden += has_second && second == 0;
+                    n_partly += has_second && second > 0 && second < o.routing_ns;
+                }
+                assert_int_equal(with->steps[i].dispatch_ns, without->steps[i].dispatch_ns + more);
+                assert_int_equal(with->steps[i].combine_ns, without->steps[i].combine_ns);
+                assert_int_equal(with->steps[i].compute_ns, without->steps[i].compute_ns);
+                assert_true(with->steps[i].other_ns <= without->steps[i].other_ns); /* shared experts run beside */
+            }
+            mp_sim_result_free(with);
+        }
+        mp_net_free(net);
+        mp_traffic_free(t);
+        mp_sim_result_free(without);
+        world_free(&w);
+    }
+    assert_true(n_second > 100 && n_hidden > 50 && n_partly > 50);
+}
+
 static enum mp_status flow(void *ctx, struct mp_error *err) {
     const struct world *w = ctx;
     struct mp_sim_options o = options_of(w);
@@ -357,6 +410,7 @@ int main(void) {
         cmocka_unit_test(test_simulate__picks_steps_evenly_and_ranks_them),
         cmocka_unit_test(test_simulate__balance_and_memory_by_hand),
         cmocka_unit_test(test_simulate__scales_with_bytes),
+        cmocka_unit_test(test_simulate__routing_waits_or_hides),
         cmocka_unit_test(test_simulate__survives_every_fault),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
