@@ -37,7 +37,6 @@ static void add(struct least *a, uint32_t start) {
         a->is_in[j] = false;
         a->way[j] = MP_NONE;
     }
-    int64_t total = 0; /* by how much the start's potential has risen */
     for (;;) {
         int64_t delta = INT64_MAX;
         uint32_t next = 0;
@@ -54,7 +53,6 @@ static void add(struct least *a, uint32_t start) {
                 next = j;
             }
         }
-        total += delta;
         for (uint32_t j = 0; j < a->n; j++) {
             if (a->is_in[j]) {
                 a->v[j] -= delta;
