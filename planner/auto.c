@@ -21,6 +21,7 @@
 #define LARGE_ROWS 15000000u /* scored for each candidate, over all layers */
 #define TURNS 3u
 #define TURNS_REQUESTS 400u   /* with fewer, three of the quarters are the validation part in turn */
+#define TURNS_FLOWS 62500u    /* layers x GPUs^2: with more, a turn is too dear */
 #define TURNS_CANDIDATES 8u   /* for the best of the first turn, */
 #define TURNS_WITHIN 1.01     /* if they are so near */
 #define ROUTED_PLACEMENTS 3u  /* placements with replicas that all other routes are tried on */
@@ -445,7 +446,9 @@ static enum mp_status take_turns(struct search *s, const struct mp_problem *prob
     uint32_t n = 0, best = 0;
     enum mp_status status = MP_OK;
     bool is_done = true;
-    if (!s->is_found || s->is_stopped || s->request->planning->n >= TURNS_REQUESTS)
+    const uint64_t n_gpus = s->request->topology->n_gpus;
+    if (!s->is_found || s->is_stopped || s->request->planning->n >= TURNS_REQUESTS ||
+        s->fit.workload->trace->n_layers * n_gpus * n_gpus > TURNS_FLOWS)
         return MP_OK;
     for (uint32_t i = 0; i < s->n_tried; i++) {
         uint32_t at = n;
