@@ -57,11 +57,11 @@ static const struct column table1[] = {
     {"+HSC", "none", "occult", "even", false, -2, {-35.19, -35.64, 100.13, -49.88, 0.02}, false},
     {"HG+HSC", "none", "grace", "even", false, -1, {-48.33, -50.67, 47.10, -4.78, 90.03}, false},
     {"+FR+WRR", "grace-fixed", "grace", "wrr", false, -1, {-44.52, -41.62, 76.33, -6.18, 51.32}, true},
-    {"+DR+WRR", "grace", "grace", "wrr", false, -1, {-44.91, -41.84, 78.41, -26.86, 31.92}, true},
-    {"+DR+TAR", "grace", "grace", "tar", false, -1, {-50.57, -52.11, 57.22, -25.66, 39.35}, true},
+    {"+DR+WRR", "grace-dynamic", "grace", "wrr", false, -1, {-44.91, -41.84, 78.41, -26.86, 31.92}, true},
+    {"+DR+TAR", "grace-dynamic", "grace", "tar", false, -1, {-50.57, -52.11, 57.22, -25.66, 39.35}, true},
     /* Which reading of equation 4 theirs is, the paper does not say: the same columns again. */
-    {"DR+WRR, printed", "grace", "grace", "wrr", false, -1, {-44.91, -41.84, 78.41, -26.86, 31.92}, true, true},
-    {"DR+TAR, printed", "grace", "grace", "tar", false, -1, {-50.57, -52.11, 57.22, -25.66, 39.35}, true, true},
+    {"DR+WRR, printed", "grace-dynamic", "grace", "wrr", false, -1, {-44.91, -41.84, 78.41, -26.86, 31.92}, true, true},
+    {"DR+TAR, printed", "grace-dynamic", "grace", "tar", false, -1, {-50.57, -52.11, 57.22, -25.66, 39.35}, true, true},
 };
 #define N_COLUMNS (sizeof table1 / sizeof table1[0])
 #define LAST 5u /* the paper's */
@@ -199,7 +199,7 @@ static bool measure(const struct bed *b, const struct column *c, struct figures 
     const bool is_uneven = strcmp(c->place, "grace") == 0;
     const uint32_t n_experts = b->trace->n_experts;
     *f = (struct figures){{0}};
-    if (mp_strategy_find(MP_PLAN_REPLICATE, is_fixed ? "grace" : c->replicate) == NULL ||
+    if (mp_strategy_find(MP_PLAN_REPLICATE, is_fixed ? "grace-dynamic" : c->replicate) == NULL ||
         mp_strategy_find(MP_PLAN_ROUTE, c->route) == NULL)
         return false;
     struct mp_plan_request request = {.planning = &b->part[0],
@@ -208,7 +208,7 @@ static bool measure(const struct bed *b, const struct column *c, struct figures 
                                       .model = b->model,
                                       .sim = {.dispatcher = mp_dispatcher_find("hierarchical"), .stage_mode = -1},
                                       .strategy = "contiguous",
-                                      .replicate = is_fixed ? "grace" : c->replicate,
+                                      .replicate = is_fixed ? "grace-dynamic" : c->replicate,
                                       .place = c->place,
                                       .route = c->route,
                                       .order = "single",
