@@ -130,13 +130,15 @@ static enum mp_status prepare(struct run *run, const struct mp_plan_request *r, 
     if (r->batching.n_ranks != r->topology->n_gpus)
         return mp_fail(err, MP_EUSAGE, "batching: %u source ranks and %u GPUs (both are the expert-parallel group)",
                        r->batching.n_ranks, r->topology->n_gpus);
-    status = mp_workload_build(&run->workload, r->planning, &r->batching, err);
+    if (r->steps == NULL)
+        status = mp_workload_build(&run->workload, r->planning, &r->batching, err);
     if (status != MP_OK)
         return status;
+    const struct mp_workload *steps = r->steps != NULL ? r->steps : run->workload;
     run->arena = mp_arena_new();
     if (run->arena == NULL)
         return mp_nomem(err, "planning");
-    run->problem = (struct mp_problem){.workload = run->workload,
+    run->problem = (struct mp_problem){.workload = steps,
                                        .part = r->fits_steps ? NULL : r->planning,
                                        .topology = r->topology,
                                        .model = r->model,
@@ -155,7 +157,7 @@ static enum mp_status prepare(struct run *run, const struct mp_plan_request *r, 
                                        .export_lp = r->export_lp,
                                        .import_solution = r->import_solution,
                                        .exact_nodes = (run->recipe->place == NULL && r->place == NULL) || r->is_trial
-                                                          ? EXACT_NODES_IN_AUTO / (run->workload->n_steps + 1) + 1
+                                                          ? EXACT_NODES_IN_AUTO / (steps->n_steps + 1) + 1
                                                           : 0,
                                        .given = r->given,
                                        .given_slots = r->given_slots,
@@ -164,7 +166,7 @@ static enum mp_status prepare(struct run *run, const struct mp_plan_request *r, 
                                        .n_threads = r->n_threads};
     if (run->problem.sim.dispatcher == NULL)
         run->problem.sim.dispatcher = mp_dispatcher_default(r->batching.phase, t->kind);
-    return mp_load_table(&run->problem.load, run->workload, r->n_threads, run->arena, err);
+    return mp_load_table(&run->problem.load, steps, r->n_threads, run->arena, err);
 }
 
 /* strdup into the plan; NULL becomes "". */
@@ -332,6 +334,31 @@ out:
     if (seconds != NULL)
         *seconds = mp_now_seconds() - started;
     mp_plan_free(plan);
+    mp_workload_free(run.workload);
+    mp_arena_free(run.arena);
+    return status;
+}
+
+enum mp_status mp_plan_adopt(struct mp_plan **out, struct mp_plan *made, const struct mp_plan_request *request,
+                             const char *name, struct mp_error *err) {
+    const struct mp_provenance was = made->provenance;
+    const char *const names[MP_N_PLANNER_STAGES] = {was.replicate, was.place, was.route, was.order};
+    struct run run = {
+        .selected_on = "planning data", .stopped_by = was.stopped_by, .wall_struck = !was.is_reproducible};
+    enum mp_status status;
+    *out = NULL;
+    MP_TRY(prepare(&run, request, err));
+    for (int s = 0; s < MP_N_PLANNER_STAGES; s++)
+        MP_TRY(mp_strategy_need(&run.combination.stage[s], (enum mp_planner_stage)s, names[s], err));
+    MP_TRY(fill_provenance(made, &run, request, err));
+    made->provenance.strategy = name;
+    made->n_certificates = 0; /* what a search proved holds for the steps that it was given */
+    MP_TRY(mp_plan_prove(made, &run.problem, err));
+    MP_TRY(gate(made, request, err));
+    *out = made;
+    made = NULL;
+out:
+    mp_plan_free(made);
     mp_workload_free(run.workload);
     mp_arena_free(run.arena);
     return status;

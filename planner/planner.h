@@ -80,6 +80,11 @@ bool mp_can_draw(const struct mp_part *part);
 enum mp_status mp_draw_steps(struct mp_workload **out, const struct mp_part *part, const struct mp_batching *like,
                              uint32_t n_steps, uint64_t seed, struct mp_error *err) MP_MUST_CHECK;
 
+/* A plan that was made as a trial on other steps, proven on the request's as mp_plan_make proves its own, with `name`
+ * for its strategy. Takes `made` in every case. */
+enum mp_status mp_plan_adopt(struct mp_plan **out, struct mp_plan *made, const struct mp_plan_request *request,
+                             const char *name, struct mp_error *err) MP_MUST_CHECK;
+
 /* The search of `auto`: the combination with the best selection score. selected_on gets where it was chosen: on the
  * validation part it is to be run again on all planning data, and *plan is NULL; else *plan is what it came to, which
  * the caller owns. NOT_APPLICABLE when no combination is. */

@@ -187,7 +187,8 @@ const struct mp_recipe *mp_recipe_find(const char *name);
 struct mp_plan_request {
     const struct mp_part *planning; /* data to plan on */
     struct mp_batching batching;
-    struct mp_split split; /* recorded in the plan */
+    const struct mp_workload *steps; /* is_trial: these in place of steps of `planning`; NULL = not */
+    struct mp_split split;           /* recorded in the plan */
     const struct mp_topology *topology;
     const struct mp_model *model;
     struct mp_sim_options sim;

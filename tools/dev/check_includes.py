@@ -15,7 +15,7 @@ OWNER = {
     "yaml": "yaml", "json": "json", "topology": "topo", "model": "model", "trace": "trace", "workload": "workload", "plan": "plan",
     "cost": "cost", "sim": "sim", "verify": "verify", "stack": "stack", "synth": "synth",
     "matrix": "matrix", "export": "export", "executor": "executor", "calibrate": "executor",
-    "strategy": "planner", "schedule": "planner", "coloc": "planner", "migrate": "planner", "report": "report",
+    "strategy": "planner", "schedule": "planner", "coloc": "planner", "migrate": "planner", "robust": "planner", "report": "report",
     "moeplan": "umbrella",
 }
 INPUTS = {"base", "topo", "model", "trace"}

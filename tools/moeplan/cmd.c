@@ -71,15 +71,25 @@ static const char *const generate_examples[] = {
     }
 
 static const struct argument plan_arguments[] = {TRACE_ARGUMENT, TOPOLOGY_ARGUMENT, COLOCATE_ARGUMENT, {0}};
-static const enum opt_id plan_options[] = {
-    OPT_OUT,         OPT_MODEL,     OPT_STRATEGY,        STAGES,     COSTS,    STEPS,     OPT_TIMELINE,
-    OPT_SPLIT_PLAN,  OPT_SCORE_ON,  OPT_INTERVAL_GROUPS, OPT_STRICT, COLOCATE, OPT_OUT_B, OPT_FROM,
-    OPT_MOVE_BUDGET, OPT_EXPORT_LP, OPT_IMPORT_SOLUTION, HINTS,      COMMON,   OPT_END};
+static const enum opt_id plan_options[] = {OPT_OUT,         OPT_MODEL,
+                                           OPT_STRATEGY,    STAGES,
+                                           COSTS,           STEPS,
+                                           OPT_TIMELINE,    OPT_SPLIT_PLAN,
+                                           OPT_SCORE_ON,    OPT_INTERVAL_GROUPS,
+                                           OPT_STRICT,      COLOCATE,
+                                           OPT_OUT_B,       OPT_FROM,
+                                           OPT_MOVE_BUDGET, OPT_ROBUST,
+                                           OPT_WEIGHTS,     OPT_ROBUST_OBJECTIVE,
+                                           OPT_EXPORT_LP,   OPT_IMPORT_SOLUTION,
+                                           HINTS,           COMMON,
+                                           OPT_END};
 static const char *const plan_examples[] = {
     "moeplan plan trace.npz 8:h100 -m gpt-oss-20b --redundant 8 -o plan.yaml",
     "moeplan plan trace.npz 2x8:h100 --strategy eplb --redundant 16 --for sglang -o plan.yaml",
     "moeplan plan monday.npz 2x8:h100 --from live.yaml --move-budget 8GB -o plan.yaml",
-    "moeplan plan a.mpt b.mpt 8:h100 --colocate -m mixtral-8x7b --model-b gpt-oss-20b -o a.yaml --out-b b.yaml", NULL};
+    "moeplan plan day.npz 8:h100 --robust night.npz,batch.npz --weights 3,1,1 -o plan.yaml",
+    "moeplan plan a.mpt b.mpt 8:h100 --colocate -m mixtral-8x7b --model-b gpt-oss-20b -o a.yaml --out-b b.yaml",
+    NULL};
 
 static const struct argument verify_arguments[] = {
     {"PLAN", "a plan file", false, false, WORDS_FILE},

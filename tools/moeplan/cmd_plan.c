@@ -2,6 +2,7 @@
 #include "score.h"
 #include "colocate.h"
 #include "from.h"
+#include "robust.h"
 #include "served.h"
 #include <stdio.h>
 #include <string.h>
@@ -16,7 +17,8 @@ static double gap_of(const struct mp_certificate *c) {
     return c->bound_ns > 0 ? (double)c->value_ns / (double)c->bound_ns - 1 : 0;
 }
 
-static void write_text(const struct setup *s, const struct score *score, const struct from *from, struct mp_out *o) {
+static void write_text(const struct setup *s, const struct score *score, const struct from *from,
+                       const struct robust *robust, struct mp_out *o) {
     char a[32], b[32], text[1024];
     const struct mp_plan *p = score->plan;
     const struct mp_sim_result *r = score->result;
@@ -44,6 +46,8 @@ static void write_text(const struct setup *s, const struct score *score, const s
                       strcmp(p->provenance.stopped_by, "wall_clock") == 0 ? "time limit" : "work limit");
     if (from->is_used)
         from_write(from, o);
+    if (robust->is_used)
+        robust_write(robust, s, o);
     if (r == NULL)
         return;
     mp_out_printf(o, "\n%s\n", score_describe(s, text, sizeof text));
@@ -59,7 +63,7 @@ static void write_text(const struct setup *s, const struct score *score, const s
 }
 
 static void write_json(const struct setup *s, const struct score *score, const struct gain *gain,
-                       const struct from *from, struct mp_out *o) {
+                       const struct from *from, const struct robust *robust, struct mp_out *o) {
     const struct mp_plan *p = score->plan;
     json_t *certificates = json_array();
     for (uint32_t i = 0; i < p->n_certificates; i++) {
@@ -84,6 +88,10 @@ static void write_json(const struct setup *s, const struct score *score, const s
         json_decref(root);
         root = NULL;
     }
+    if (root != NULL && robust->is_used && json_object_set_new(root, "robust", robust_json(robust, s)) != 0) {
+        json_decref(root);
+        root = NULL;
+    }
     mp_json_write(root, o);
     json_decref(root);
 }
@@ -94,8 +102,11 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
     struct gain gain = {.is_known = false};
     struct from from = {.is_used = false};
     struct opts own = *o;
+    struct robust robust = {.is_used = false};
     struct mp_out *file = NULL, *out = NULL;
-    enum mp_status status = colocate_check(o, args, err);
+    enum mp_status status = robust_check(o, err);
+    if (status == MP_OK)
+        status = colocate_check(o, args, err);
     if (status != MP_OK || o->colocate)
         return status == MP_OK ? colocate_plan(o, args, exit_code, err) : status;
     MP_TRY(tool_check_strict(o, err));
@@ -123,7 +134,10 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
     MP_TRY(setup_split(&s, o->split, err));
     if (o->from != NULL)
         MP_TRY(from_load(&old, &own, &s, err));
-    MP_TRY(score_plan(&score, &s, o->strategy, err));
+    if (o->robust != NULL)
+        MP_TRY(robust_plan(&robust, &score, &s, args->value[0], err));
+    else
+        MP_TRY(score_plan(&score, &s, o->strategy, err));
     if (o->from != NULL && score.plan != NULL)
         MP_TRY(from_plan(&from, &score, &old, &s, err));
     if (score.plan == NULL) {
@@ -143,7 +157,7 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
         status = o->json ? tool_write_no("moeplan.plan", "refused", score.note, err) : MP_OK;
         goto out;
     }
-    if (o->from == NULL && o->interval_groups > 0 && (o->strict || o->json || !o->quiet))
+    if (o->from == NULL && o->robust == NULL && o->interval_groups > 0 && (o->strict || o->json || !o->quiet))
         MP_TRY(gain_over_contiguous(&gain, &s, score.plan, err));
     if (o->strict && gain.kind != GAIN_REAL) {
         fprintf(stderr, "moeplan: plan: %s\n", gain.verdict);
@@ -166,14 +180,15 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
         goto out;
     MP_TRY(mp_out_open(&out, "-", err));
     if (o->json)
-        write_json(&s, &score, &gain, &from, out);
+        write_json(&s, &score, &gain, &from, &robust, out);
     else
-        write_text(&s, &score, &from, out);
+        write_text(&s, &score, &from, &robust, out);
     status = mp_out_commit(out, err);
 out:
     mp_out_cancel(file);
     score_free(&score);
     score_free(&old);
+    robust_free(&robust);
     setup_free(&s);
     return status;
 }

@@ -296,6 +296,13 @@ const struct opt opt_table[OPT_END] = {
                          .otherwise = "no limit",
                          .summary = "--from: most weights to move; the layers that gain most within it change: bytes, "
                                     "or 512MiB, 8GB"},
+    [OPT_ROBUST] = TEXT("robust", 0, "WHAT", robust, WORDS_FILE, NULL, NULL,
+                        "one plan that is also good for these: TRACE2,TRACE3,... (same model), or categories[:N] for N "
+                        "(4) groups of TRACE's categories"),
+    [OPT_WEIGHTS] = TEXT("weights", 0, "A,B,...", weights, WORDS_NONE, NULL, "all equal",
+                         "--robust: how much traffic there is of each, TRACE's first"),
+    [OPT_ROBUST_OBJECTIVE] = ONE_OF("robust-objective", "WHAT", robust_objective, "worst|mean", "worst", NULL,
+                                    "--robust: the longest of their steps, or the mean by --weights"),
     [OPT_MIGRATE_WIDE] = FLAG("wide", 0, wide, "every link, not only the five that carry most"),
 
     [OPT_TRANSPORT] = NAMED("transport", "NAME", transport, WORDS_TRANSPORTS, "loop", NULL,

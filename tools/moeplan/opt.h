@@ -121,6 +121,9 @@ enum opt_id {
     OPT_KEEP_LABELS,
     OPT_FROM,
     OPT_MOVE_BUDGET,
+    OPT_ROBUST,
+    OPT_WEIGHTS,
+    OPT_ROBUST_OBJECTIVE,
     OPT_MIGRATE_WIDE,
     OPT_TRANSPORT,
     OPT_ITERATIONS,
@@ -167,6 +170,7 @@ struct opts {
     const char *from;
     const char *sweep_redundant, *sweep_batch, *sweep_gpus, *sweep_nodes;
     const char *fit; /* requests or steps */
+    const char *robust, *weights, *robust_objective;
     const char *solver, *export_lp, *import_solution;
     uint64_t iterations, warmup, deadline_ms, probe_ms, local, rank, n_ranks;
     const char *transport, *compute, *timeline_file, *rendezvous, *hosts, *fault, *list;

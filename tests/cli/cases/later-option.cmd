@@ -1,1 +1,1 @@
-moeplan plan t.mpt 8:h100 --robust 3 -o p.yaml
+moeplan plan t.mpt 8:h100 --forecast 3 -o p.yaml
