@@ -20,12 +20,13 @@
 #define CHOICE_STEPS 64u
 #define LARGE_ROWS 15000000u /* scored for each candidate, over all layers */
 #define TURNS 3u
-#define TURNS_REQUESTS 400u   /* with fewer, three of the quarters are the validation part in turn */
-#define TURNS_FLOWS 62500u    /* layers x GPUs^2: with more, a turn is too dear */
-#define TURNS_CANDIDATES 8u   /* for the best of the first turn, */
-#define TURNS_WITHIN 1.01     /* if they are so near */
-#define ROUTED_PLACEMENTS 3u  /* placements with replicas that all other routes are tried on */
-enum { FIT = 1, VALIDATION }; /* seeds of draws */
+#define TURNS_REQUESTS 400u            /* with fewer, three of the quarters are the validation part in turn */
+#define TURNS_FLOWS 62500u             /* layers x GPUs^2: with more, a turn is too dear */
+#define TURNS_CANDIDATES 8u            /* for the best of the first turn, */
+#define TURNS_WITHIN 1.01              /* if they are so near */
+#define ROUTED_PLACEMENTS 3u           /* placements with replicas that all other routes are tried on */
+#define ROUTED_PAIRS UINT64_C(6000000) /* of a step: above that, on the best one */
+enum { FIT = 1, VALIDATION };          /* seeds of draws */
 #define EXACT_COPIES_MAX 12u
 #define EXACT_GPUS_MAX 8u
 
@@ -283,8 +284,12 @@ static bool is_best_of_placement(const struct search *s, uint32_t i) {
     return true;
 }
 
-/* Routes that are for recipes alone, on the best placements with replicas. */
+/* Routes that are for recipes alone, on the best placements with replicas; where steps are long on the best one alone.
+ */
 static enum mp_status try_routes(struct search *s, struct mp_error *err) {
+    const struct mp_workload *w = s->fit.workload;
+    const uint64_t pairs = w->n_rows / (w->n_steps > 0 ? w->n_steps : 1) * w->trace->top_k * w->trace->n_layers;
+    const uint32_t n_most = pairs > ROUTED_PAIRS ? 1 : ROUTED_PLACEMENTS;
     uint32_t best[ROUTED_PLACEMENTS], n = 0, n_tried = s->n_tried;
     enum mp_status status = MP_OK;
     if (s->request->route != NULL || s->fit.n_redundant == 0)
@@ -295,9 +300,9 @@ static enum mp_status try_routes(struct search *s, struct mp_error *err) {
             continue;
         while (at > 0 && s->score_tried[best[at - 1]] > s->score_tried[i])
             at--;
-        if (at == ROUTED_PLACEMENTS)
+        if (at == n_most)
             continue;
-        n += n < ROUTED_PLACEMENTS;
+        n += n < n_most;
         for (uint32_t k = n - 1; k > at; k--)
             best[k] = best[k - 1];
         best[at] = i;

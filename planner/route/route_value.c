@@ -13,6 +13,7 @@ struct mp_route_value {
     const struct mp_problem *problem;
     const struct mp_workload *steps;
     uint32_t n_steps;
+    bool is_dear;
     unsigned n_threads;
     struct mp_traffic **traffic; /* [n_threads] */
     struct mp_net **net;         /* [n_threads] */
@@ -50,7 +51,9 @@ enum mp_status mp_route_value_new(struct mp_route_value **out, const struct mp_p
     const uint64_t pairs =
         steps->n_rows / (steps->n_steps > 0 ? steps->n_steps : 1) * problem->model->top_k * steps->trace->n_layers;
     uint64_t n = pairs_max / (pairs > 0 ? pairs : 1);
-    n = n < 4 ? 4 : n > steps_max ? steps_max : n;
+    v->is_dear = n < 2;
+    n = n < 2 ? 2 : n;
+    n = n > steps_max ? steps_max : n;
     v->n_steps = n < steps->n_steps ? (uint32_t)n : steps->n_steps;
     v->n_threads = problem->n_threads > 1 ? problem->n_threads : 1;
     v->n_threads = v->n_threads > MP_MAX_THREADS ? MP_MAX_THREADS : v->n_threads;
@@ -70,7 +73,7 @@ enum mp_status mp_route_value_new(struct mp_route_value **out, const struct mp_p
     return status;
 }
 
-uint32_t mp_route_value_steps(const struct mp_route_value *v) { return v->n_steps; }
+bool mp_route_value_is_dear(const struct mp_route_value *v) { return v->is_dear; }
 
 static uint64_t step_value(const struct mp_route_value *v, const struct mp_traffic *x, struct mp_net *net) {
     const struct mp_problem *p = v->problem;

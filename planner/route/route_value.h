@@ -5,13 +5,14 @@
 #include "planner.h"
 
 struct mp_route_value;
-/* Of these steps (as many as `pairs_max` (token, expert) pairs over all layers allow, at least 4, at most steps_max,
+/* Of these steps (as many as `pairs_max` (token, expert) pairs over all layers allow, at least 2, at most steps_max,
  * evenly spaced). */
 enum mp_status mp_route_value_new(struct mp_route_value **out, const struct mp_problem *problem,
                                   const struct mp_workload *steps, uint32_t steps_max, uint64_t pairs_max,
                                   struct mp_error *err) MP_MUST_CHECK;
 void mp_route_value_free(struct mp_route_value *v);
-uint32_t mp_route_value_steps(const struct mp_route_value *v);
+/* Even two steps are more pairs than that. */
+bool mp_route_value_is_dear(const struct mp_route_value *v);
 /* What a layer takes over all these steps, and over a quarter of them: ns as mp_simulate has them with every transfer
  * at its port bound, attention left out; for the objectives peak and inter rows of the busiest GPU and bytes between
  * nodes.

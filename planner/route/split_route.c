@@ -21,6 +21,8 @@
 
 static const uint32_t room_permille[] = {0, 20, 50, 100, 200, UINT32_MAX}; /* above the least peak */
 #define N_ROOMS (sizeof room_permille / sizeof room_permille[0])
+#define DEAR_ROOMS 3u /* so many of them where a look is dear */
+#define LOAD_PAIRS UINT64_C(64000000)
 #define EXACT_MAX 256u
 #define EFFORT 400u
 #define GPU_CELLS_MAX (UINT64_C(1) << 24) /* more than these: classes are nodes */
@@ -33,7 +35,7 @@ struct routing {
     struct mp_arena *scratch;
     struct mp_workload *drawn;
     struct mp_route_value *value;
-    uint32_t n_classes;
+    uint32_t n_classes, n_load_steps;
     size_t cells; /* of a layer's table */
     uint32_t *class_gpu, *class_node, *slot_gpu;
     uint64_t *rows;                                /* [n_layers][n_classes][n_experts] */
@@ -71,8 +73,8 @@ static bool has_replicas(const struct mp_plan *p) {
 }
 
 /* ---- loads ---- */
-/* Rows by class over all planning steps. Where any request may start anywhere, an expert's rows are shared out as all
- * rows are: what one source had more of in these steps it will not have in others. */
+/* Rows by class over the planning steps, of very many a sample. Where any request may start anywhere, an expert's rows
+ * are shared out as all rows are: what one source had more of in these steps it will not have in others. */
 static enum mp_status load_layer(void *ctx, size_t layer, unsigned worker, struct mp_error *err) {
     struct routing *r = ctx;
     const struct mp_workload *w = r->in->workload;
@@ -82,13 +84,13 @@ static enum mp_status load_layer(void *ctx, size_t layer, unsigned worker, struc
     uint32_t *tokens = mp_calloc((size_t)n_ranks * n_experts, sizeof *tokens);
     if (tokens == NULL)
         return mp_nomem(err, "loads by source");
-    for (uint32_t step = 0; step < w->n_steps; step++) {
-        mp_workload_tokens(w, step, (uint32_t)layer, tokens);
+    for (uint32_t k = 0; k < r->n_load_steps; k++) {
+        mp_workload_tokens(w, (uint32_t)((uint64_t)k * w->n_steps / r->n_load_steps), (uint32_t)layer, tokens);
         for (uint32_t e = 0; e < n_experts; e++) {
             bool is_active = false;
-            for (uint32_t k = 0; k < n_ranks; k++) {
-                const uint32_t n = tokens[(size_t)k * n_experts + e];
-                rows[(size_t)mp_plan_class(r->plan, k) * n_experts + e] += n;
+            for (uint32_t rank = 0; rank < n_ranks; rank++) {
+                const uint32_t n = tokens[(size_t)rank * n_experts + e];
+                rows[(size_t)mp_plan_class(r->plan, rank) * n_experts + e] += n;
                 is_active |= n > 0;
             }
             active[e] += is_active;
@@ -153,6 +155,12 @@ static enum mp_status prepare(struct routing *r, struct mp_error *err) {
         return mp_nomem(err, "routing tables");
     for (uint32_t s = 0; s < p->n_slots; s++)
         r->slot_gpu[s] = mp_plan_slot_gpu(p, s);
+    const uint64_t pairs = in->workload->n_rows * in->model->top_k * n_layers, n_steps = in->workload->n_steps;
+    r->n_load_steps = (uint32_t)n_steps;
+    if (pairs > LOAD_PAIRS) {
+        const uint64_t n = mp_mul_div(n_steps, LOAD_PAIRS, pairs);
+        r->n_load_steps = (uint32_t)(n < 8 ? (n_steps < 8 ? n_steps : 8) : n);
+    }
     for (uint32_t g = 0; g < n_gpus; g++) {
         const uint32_t class = mp_plan_class(p, g), speed = in->topology->gpus[g].speed_ppm;
         const struct mp_compute_coefficients c = mp_compute_coefficients(in->topology, g, in->model);
@@ -160,8 +168,8 @@ static enum mp_status prepare(struct routing *r, struct mp_error *err) {
         r->class_node[class] = p->gpu_node[g];
         r->row_ps[g] = scaled(c.beta_ps, 1, speed);
         r->read_ps[g] = scaled(c.b_ps, 1, speed);
-        r->fixed_ps[g] = scaled(c.c_ps, in->workload->n_steps, speed);
-        r->read_base_ps[g] = scaled(c.a_ps, in->workload->n_steps, speed);
+        r->fixed_ps[g] = scaled(c.c_ps, r->n_load_steps, speed);
+        r->read_base_ps[g] = scaled(c.a_ps, r->n_load_steps, speed);
     }
     for (uint32_t l = 0; l < n_layers; l++) {
         r->best[l] = tables + l * r->cells;
@@ -303,15 +311,16 @@ static enum mp_status try_splits(struct routing *r, struct mp_error *err) {
         MP_TRY(fill_nearest(r, err));
         MP_TRY(look(r, err));
     }
-    for (size_t i = 0; i < N_ROOMS; i++) {
+    const size_t each = mp_route_value_is_dear(r->value) ? N_ROOMS / DEAR_ROOMS : 1;
+    for (size_t i = each - 1; i < N_ROOMS; i += each) {
         r->room = room_permille[i];
         MP_TRY(mp_parallel_for(r->in->n_threads, r->plan->n_layers, split_layer, r, err));
         MP_TRY(look(r, err));
     }
-    for (size_t i = 0; r->options->with_choice && i < N_ROOMS; i++) {
+    for (size_t i = each - 1; r->options->with_choice && i < N_ROOMS; i += each) {
         r->is_choice = true;
         r->room = room_permille[i];
-        for (int lean = 0; lean < 2; lean++) {
+        for (int lean = each > 1; lean < 2; lean++) {
             r->is_lean = lean;
             MP_TRY(mp_parallel_for(r->in->n_threads, r->plan->n_layers, split_layer, r, err));
             MP_TRY(look(r, err));
