@@ -40,7 +40,7 @@ static const struct mp_option options[] = {
 #define STARTS_MAX 8u
 #define START_PART 32u /* setting out from one start takes at most this part of the effort */
 #define DRAW_MIN 8u
-#define EFFORT_OF_ALL UINT64_C(6000000000) /* with redundant slots, over all layers: `auto` searches three times then  \
+#define EFFORT_OF_ALL UINT64_C(5200000000) /* with redundant slots, over all layers: `auto` searches three times then  \
                                             */
 #define RETURN_MOVES 4u                    /* items at a time on the way back to the best placement */
 #define SINGLE_PART                                                                                                    \
