@@ -338,7 +338,7 @@ class ExitCodes(Case):
                 self.assertEqual(done.stderr.count(b"\n"), 1, done.stderr)
 
     def test_options_of_later_work_are_not_accepted_yet(self):
-        for option in ("--robust", "--robust-objective"):
+        for option in ("--forecast", "--chunk-bytes"):
             done = self.expect(2, "plan", DECODE, "4:h100", option, "x", "-o", "plan.yaml")
             self.assertIn(f'unknown option "{option}" (nearest: --'.encode(), done.stderr)
 
