@@ -399,6 +399,15 @@ static enum mp_status check_fault(const struct run *x, uint32_t step, uint32_t l
         return MP_OK;
     for (size_t m = 0; m < s->n_messages && !is_there; m++)
         is_there = s->messages[m].stage == f->stage && (f->kind == EX_FAULT_DROP || s->messages[m].src == f->rank);
+    const size_t n_sends = f->rank < s->n_ranks ? s->send_first[f->rank + 1] - s->send_first[f->rank] : 0;
+    size_t n_from = 0; /* what a swap can choose from */
+    for (size_t i = 0; i < n_sends; i++)
+        n_from += s->sends[s->send_first[f->rank] + i].stage >= f->stage;
+    if (is_there && f->kind == EX_FAULT_SWAP && n_from < 2)
+        return mp_fail(err, MP_EUSAGE,
+                       "--fault: rank %u sends one message from stage %u of the dispatch of step %u, layer %u, on: "
+                       "there is no other to swap it with",
+                       f->rank, f->stage, step, layer);
     if (is_there)
         return MP_OK;
     return mp_fail(err, MP_EUSAGE, "--fault: rank %u sends nothing in stage %u of the dispatch of step %u, layer %u",
