@@ -26,10 +26,18 @@ sys.exit(done.returncode)
 """
 
 
-def accept(folder, *words):
+# A launcher that reads a file by the relative name it was given.
+LAUNCHER = """#!/usr/bin/env python3
+import subprocess, sys
+open(sys.argv[1], encoding="utf-8").close()
+sys.exit(subprocess.run(sys.argv[2:], check=False).returncode)
+"""
+
+
+def accept(folder, *words, cwd=None):
     """(exit code, result file, output)"""
     out = pathlib.Path(folder) / "result.json"
-    done = subprocess.run([sys.executable, TOOL, "--quick", "-o", out, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run([sys.executable, TOOL, "--quick", "-o", out, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200, cwd=cwd, check=False)
     return done.returncode, json.loads(out.read_text(encoding="utf-8")) if out.exists() else None, done.stdout + done.stderr
 
 
@@ -72,6 +80,26 @@ class Acceptance(unittest.TestCase):
         faults = self.broken("done.returncode = done.returncode if '--fault' not in words else 0")
         self.assertEqual(faults, ["socket: corrupt ends all ranks", "socket: kill ends all ranks"])
         self.assertEqual(self.broken("if '--calibrate' in words: done.stdout, done.returncode = '', 5"), ["socket: calibration"])
+
+    def test_relative_paths_are_of_the_folder_where_it_is_started(self):
+        with tempfile.TemporaryDirectory(prefix="moeplan-accept-") as folder:
+            (pathlib.Path(folder) / "two.yaml").write_text("schema: moeplan.topology\nversion: 1\nname: two\nlaunch: 10 us\nlevels: [{name: nic, latency: 1 us}]\n"
+                                                           "gpus: [{repeat: 2, type: h100, ports: {nic: 10 GB/s}}]\n", encoding="utf-8")
+            launcher = pathlib.Path(folder) / "launch"
+            launcher.write_text(LAUNCHER, encoding="utf-8")
+            launcher.chmod(0o755)
+            code, result, text = accept(folder, "--build", pathlib.Path(MOEPLAN).parent.parent.parent, "--launch", "./launch two.yaml", "--topology", "two.yaml",
+                                        "--transport", "loop", "--work", "work", cwd=folder)
+            self.assertEqual((code, result and result["failed"]), (0, 0), text)
+            self.assertEqual(result["targets"][0]["topology"], "two.yaml")
+            self.assertTrue((pathlib.Path(folder) / "work" / "launched-loop-measured.yaml").is_file(), text)
+
+    def test_a_result_that_cannot_be_written_is_refused_before_anything_runs(self):
+        for name in ("no/such/folder.json", "."):
+            with tempfile.TemporaryDirectory(prefix="moeplan-accept-") as folder:
+                done = subprocess.run([sys.executable, TOOL, "--quick", "-o", name], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+                self.assertEqual((done.returncode, done.stdout, os.listdir(folder)), (4, "", []), done.stderr)
+            self.assertRegex(done.stderr, rf"^cluster-acceptance: {name}: cannot write: .* \(give -o another path\)\n$")
 
     def test_what_cannot_run_is_skipped_and_said(self):
         with tempfile.TemporaryDirectory(prefix="moeplan-accept-") as folder:
