@@ -218,6 +218,7 @@ static enum mp_status fit_launch(struct calibration *x, uint32_t level, struct m
     struct ex_pattern p = {0};
     struct ex_sample samples[TINY_SIZES];
     double byte_ns = 0;
+    uint32_t n_unseen = 0;
     struct mp_fit *f;
     enum mp_status status = calibrate_new_fit(x, &f, MP_FIT_LAUNCH, level, TINY_SIZES, err);
     if (status != MP_OK)
@@ -236,18 +237,23 @@ static enum mp_status fit_launch(struct calibration *x, uint32_t level, struct m
         uint64_t ns;
         MP_TRY(measure(x, &p, p.n, bytes, TINY_FACTOR * x->in->n_iterations, &ns, err));
         const double rest = (double)ns - byte_ns * (double)bytes; /* slow links: these few bytes take their time too */
+        n_unseen += rest < 1;
         samples[i] = (struct ex_sample){(double)bytes, rest > 1 ? rest : 1};
     }
     const struct ex_line line = ex_fit_constant(samples, TINY_SIZES);
     for (uint32_t i = 0; i < TINY_SIZES; i++)
         f->points[i] = (struct mp_fit_point){samples[i].x, whole(samples[i].ns + byte_ns * samples[i].x),
                                              line.a + byte_ns * samples[i].x};
+    if (n_unseen > 0) {
+        calibrate_remark(f, true, "kept: %u of %u short runs took no longer than their bytes at the fitted rates",
+                         n_unseen, (uint32_t)TINY_SIZES);
+        goto out;
+    }
     f->is_known = true;
     f->value = line.a;
     f->error = line.a_error;
     f->residual = line.residual;
-    if (f->residual > RESIDUAL_MAX)
-        calibrate_remark(f, false, "short runs vary by %.0f %%", f->residual * 100);
+    calibrate_judge(f);
 out:
     ex_pattern_free(&p);
     return status;
@@ -390,7 +396,8 @@ static void put_rates(struct mp_calibration *c) {
             levels[c->fits[i].level].pair_bytes_per_s = c->fits[i].value < 1 ? 1 : whole(c->fits[i].value);
 }
 
-/* Launch, stage and latencies from the constants; the outermost level that has peers keeps its nominal latency. */
+/* Launch, stage and latencies from the constants; the outermost level that has peers keeps its nominal latency, and so
+ * does one whose constant could not be seen. */
 static void put_constants(struct mp_calibration *c) {
     struct mp_level *levels = (struct mp_level *)(uintptr_t)c->topology.levels;
     const struct mp_fit *launch = NULL, *stage = NULL;
@@ -400,6 +407,10 @@ static void put_constants(struct mp_calibration *c) {
             launch = f; /* levels rise */
         if (f->is_known && f->kind == MP_FIT_STAGE)
             stage = f;
+    }
+    if (stage != NULL && (launch == NULL || launch->level != stage->level)) {
+        c->topology.stage_launch_ns = whole(stage->value - (double)levels[stage->level].latency_ns);
+        stage = NULL;
     }
     if (launch == NULL)
         return;
@@ -489,7 +500,7 @@ static enum mp_status all_fits(struct calibration *x, struct mp_error *err) {
     for (uint32_t l = 0; l < t->n_levels; l++)
         MP_TRY(fit_launch(x, l, err));
     for (uint32_t l = 0; l < t->n_levels; l++) {
-        if (!x->c->fits[first_launch + l].is_known)
+        if (x->c->fits[first_launch + l].n_points == 0) /* nobody has a peer there */
             continue;
         outermost = l;
         MP_TRY(fit_incast(x, l, x->c->fits[first_launch + l].value, err));

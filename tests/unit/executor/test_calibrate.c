@@ -12,6 +12,8 @@
 static const struct mp_topology *truth;
 static uint64_t disturbed; /* added to every other run, in ns: the least of the runs does not see it */
 static uint32_t n_runs;
+static double uneven;  /* part by which runs of 8 bytes are longer than those of 64 */
+static bool no_launch; /* runs of a few bytes take no time at all */
 static double spoiled; /* part by which runs of half the largest size are longer; a fit sees it */
 
 struct ex_link {
@@ -64,6 +66,8 @@ static enum mp_status known_run(struct ex_link *l, const struct ex_script *s, st
         ns += stage_ns(s, k) + (s->is_single ? 0 : (double)truth->stage_launch_ns);
     if (spoiled > 0 && s->is_single && ns > 7e6 && ns < 10.5e6)
         ns *= 1 + spoiled;
+    if (s->is_single && s->messages[0].bytes <= 64)
+        ns = no_launch ? 0 : ns * (1 + (s->messages[0].bytes == 8 ? uneven : 0));
     for (uint32_t r = 0; r < s->n_ranks; r++)
         times->total_ns[r] = (uint64_t)llround(ns) + (n_runs++ / s->n_ranks % 2 ? disturbed : 0);
     return MP_OK;
@@ -268,6 +272,48 @@ static void test_calibrate__a_bad_fit_is_said(void **state) {
     mp_topology_free(t);
 }
 
+static const struct mp_fit *launch_of(const struct mp_calibration *c) {
+    for (size_t i = 0; i < c->n_fits; i++)
+        if (c->fits[i].kind == MP_FIT_LAUNCH)
+            return &c->fits[i];
+    fail_msg("no launch");
+    return NULL;
+}
+
+static void test_calibrate__a_launch_that_varies_or_cannot_be_seen_is_bad(void **state) {
+    (void)state;
+    struct mp_topology *t =
+        topology_of(HEAD("10 us", "10 us") "levels: [{name: nic, latency: 1 us}]\n"
+                                           "gpus: [{repeat: 3, type: h100, ports: {nic: 10 MB/s}}]\n");
+    struct mp_exec in = exec_of(t, "known");
+    struct mp_calibration *c = NULL;
+    struct mp_error err = {0};
+    truth = t;
+    uneven = 0.05;
+    CHECK_OK(ex_calibrate(&c, &in, &known, 1 << 22, 20, &err), err);
+    assert_int_equal(c->n_bad, 0);
+    assert_true(launch_of(c)->is_known);
+    mp_calibration_free(c);
+    uneven = 0.5;
+    CHECK_OK(ex_calibrate(&c, &in, &known, 1 << 22, 20, &err), err);
+    uneven = 0;
+    assert_int_equal(c->n_bad, 1);
+    assert_true(launch_of(c)->is_bad && launch_of(c)->is_known);
+    assert_non_null(strstr(launch_of(c)->note, "more than 10 %"));
+    mp_calibration_free(c);
+    no_launch = true;
+    CHECK_OK(ex_calibrate(&c, &in, &known, 1 << 22, 20, &err), err);
+    no_launch = false;
+    assert_int_equal(c->n_bad, 1);
+    assert_true(launch_of(c)->is_bad && !launch_of(c)->is_known);
+    assert_int_equal(strncmp(launch_of(c)->note, "kept: 4 of 4 short runs", 23), 0);
+    assert_int_equal(c->topology.launch_ns, t->launch_ns); /* what was given, not 0 */
+    check_ns("stage", c->topology.stage_launch_ns, t->stage_launch_ns);
+    check_ns("latency", c->topology.levels[0].latency_ns, t->levels[0].latency_ns);
+    mp_calibration_free(c);
+    mp_topology_free(t);
+}
+
 static void test_calibrate__computation(void **state) {
     (void)state;
     struct mp_topology *t =
@@ -354,6 +400,7 @@ int main(void) {
         cmocka_unit_test(test_calibrate__incast),
         cmocka_unit_test(test_calibrate__what_no_run_can_tell_is_kept),
         cmocka_unit_test(test_calibrate__a_bad_fit_is_said),
+        cmocka_unit_test(test_calibrate__a_launch_that_varies_or_cannot_be_seen_is_bad),
         cmocka_unit_test(test_calibrate__computation),
         cmocka_unit_test(test_calibrate__what_is_written_is_read_back),
         cmocka_unit_test(test_calibrate__over_threads),
