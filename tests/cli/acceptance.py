@@ -37,7 +37,8 @@ sys.exit(subprocess.run(sys.argv[2:], check=False).returncode)
 def accept(folder, *words, cwd=None):
     """(exit code, result file, output)"""
     out = pathlib.Path(folder) / "result.json"
-    done = subprocess.run([sys.executable, TOOL, "--quick", "-o", out, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200, cwd=cwd, check=False)
+    done = subprocess.run([sys.executable, TOOL, "--quick", "-o", out, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200, cwd=cwd,
+                          check=False)
     return done.returncode, json.loads(out.read_text(encoding="utf-8")) if out.exists() else None, done.stdout + done.stderr
 
 
@@ -97,7 +98,8 @@ class Acceptance(unittest.TestCase):
     def test_a_result_that_cannot_be_written_is_refused_before_anything_runs(self):
         for name in ("no/such/folder.json", "."):
             with tempfile.TemporaryDirectory(prefix="moeplan-accept-") as folder:
-                done = subprocess.run([sys.executable, TOOL, "--quick", "-o", name], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+                done = subprocess.run([sys.executable, TOOL, "--quick", "-o", name], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                                      check=False)
                 self.assertEqual((done.returncode, done.stdout, os.listdir(folder)), (4, "", []), done.stderr)
             self.assertRegex(done.stderr, rf"^cluster-acceptance: {name}: cannot write: .* \(give -o another path\)\n$")
 
