@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <netdb.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,6 +55,80 @@ bool ex_wait(int fd, bool is_write, uint64_t until_ns) {
 }
 
 /* ---- sockets ---- */
+
+/* A name service knows nothing of deadlines: a thread asks it, and is left to itself when time is up. */
+struct question {
+    pthread_mutex_t lock;
+    pthread_cond_t answered;
+    char host[256], address[EX_ADDRESS_SIZE];
+    bool is_answered, is_forgotten; /* forgotten: who answers frees it */
+    int code;                       /* of getaddrinfo */
+};
+
+static void free_question(struct question *q) {
+    (void)pthread_cond_destroy(&q->answered);
+    (void)pthread_mutex_destroy(&q->lock);
+    mp_free(q);
+}
+
+static int look_up(const char *host, int flags, char to[EX_ADDRESS_SIZE]) {
+    const struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = flags};
+    struct addrinfo *found = NULL;
+    int code = getaddrinfo(host, NULL, &hints, &found);
+    if (code == 0) {
+        code = getnameinfo(found->ai_addr, found->ai_addrlen, to, EX_ADDRESS_SIZE, NULL, 0, NI_NUMERICHOST);
+        freeaddrinfo(found);
+    }
+    return code;
+}
+
+static void *ask(void *ctx) {
+    struct question *q = ctx;
+    char address[EX_ADDRESS_SIZE] = "";
+    const int code = look_up(q->host, 0, address);
+    (void)pthread_mutex_lock(&q->lock);
+    q->code = code;
+    memcpy(q->address, address, sizeof address);
+    q->is_answered = true;
+    const bool is_ours = q->is_forgotten;
+    (void)pthread_cond_signal(&q->answered);
+    (void)pthread_mutex_unlock(&q->lock);
+    if (is_ours)
+        free_question(q);
+    return NULL;
+}
+
+/* The address of a host. 0, or why not as getaddrinfo says it; EAI_AGAIN when time is up. */
+static int address_of_host(const char *host, uint64_t until_ns, char to[EX_ADDRESS_SIZE]) {
+    const struct timespec until = {(time_t)(until_ns / 1000000000), (long)(until_ns % 1000000000)};
+    struct question *q;
+    pthread_t thread;
+    int code = look_up(host, AI_NUMERICHOST, to);
+    if (code == 0)
+        return 0;
+    q = mp_calloc(1, sizeof *q);
+    if (q == NULL)
+        return EAI_MEMORY;
+    (void)snprintf(q->host, sizeof q->host, "%s", host);
+    (void)pthread_mutex_init(&q->lock, NULL);
+    (void)pthread_cond_init(&q->answered, NULL);
+    if (pthread_create(&thread, NULL, ask, q) != 0) {
+        free_question(q);
+        return EAI_MEMORY;
+    }
+    (void)pthread_detach(thread);
+    (void)pthread_mutex_lock(&q->lock);
+    while (!q->is_answered && pthread_cond_clockwait(&q->answered, &q->lock, CLOCK_MONOTONIC, &until) == 0)
+        ;
+    const bool is_answered = q->is_answered;
+    code = is_answered ? q->code : EAI_AGAIN;
+    memcpy(to, q->address, sizeof q->address);
+    q->is_forgotten = !is_answered;
+    (void)pthread_mutex_unlock(&q->lock);
+    if (is_answered)
+        free_question(q);
+    return code;
+}
 
 static struct addrinfo *resolve(const char *host, uint16_t port, int flags) {
     struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = flags | AI_NUMERICSERV};
@@ -319,6 +394,18 @@ static enum mp_status host(struct ex_meeting *m, const struct ex_world *w, const
     for (uint32_t r = 0; r < n; r++)
         fds[r] = -1;
     const char *at = w->hosts != NULL ? NULL : place->file != NULL ? "127.0.0.1" : place->host;
+    char address[EX_ADDRESS_SIZE];
+    if (at != NULL && place->file == NULL && listener < 0) {
+        const int code = address_of_host(at, until_ns, address);
+        if (code != 0) {
+            status = mp_fail(err, MP_EUSAGE,
+                             "--rendezvous: rank 0 cannot listen at \"%s\": %s (write a name or an address of the "
+                             "machine of rank 0)",
+                             at, gai_strerror(code));
+            goto out;
+        }
+        at = address;
+    }
     if (listener < 0)
         listener = ex_listen(at, place->port);
     if (listener < 0 && errno == EADDRNOTAVAIL)
@@ -383,15 +470,21 @@ out:
 
 /* ---- the others ---- */
 
-/* One attempt: connected and greeted, or -1. */
+/* One attempt: connected and greeted, or -1; `code`: of the name of rank 0's host. */
 static int greet(struct ex_meeting *m, const struct ex_world *w, const struct place *place,
-                 const struct ex_hosts *hosts, uint64_t until_ns) {
+                 const struct ex_hosts *hosts, uint64_t until_ns, int *code) {
     const char *to = place->host, *own = NULL;
     struct hello h = {.magic = MAGIC, .rank = w->first_rank, .n_ranks = w->n_ranks};
-    char address[EX_ADDRESS_SIZE];
+    char address[EX_ADDRESS_SIZE], host_address[EX_ADDRESS_SIZE];
     int error = 0;
     socklen_t n = sizeof error;
-    if (hosts->addresses != NULL) {
+    if (hosts->addresses == NULL) {
+        const int found = address_of_host(to, until_ns, host_address);
+        *code = found == EAI_AGAIN && *code != 0 ? *code : found; /* the last look has no time */
+        if (found != 0)
+            return -1;
+        to = host_address;
+    } else {
         to = ex_hosts_address(hosts, w->topology, 0, w->first_rank);
         own = ex_hosts_address(hosts, w->topology, w->first_rank, 0);
     }
@@ -421,7 +514,7 @@ static enum mp_status visit(struct ex_meeting *m, const struct ex_world *w, stru
     struct where *all = mp_calloc(n, sizeof *all);
     struct answer answer = {0};
     enum mp_status status = MP_OK;
-    int fd = -1;
+    int fd = -1, code = 0;
     if (all == NULL)
         return mp_nomem(err, "a meeting of ranks");
     while (answer.magic != MAGIC) { /* rank 0 may not listen yet, or what listens is left from another run */
@@ -429,6 +522,14 @@ static enum mp_status visit(struct ex_meeting *m, const struct ex_world *w, stru
             (void)close(fd);
         fd = -1;
         const uint64_t now = ex_now_ns();
+        if (now >= until_ns && code != 0) {
+            status = mp_fail(err, MP_EPEER,
+                             "rank %u did not reach rank 0 at %s within %llu ms: \"%s\": %s (does this machine know "
+                             "that name?)",
+                             w->first_rank, w->rendezvous, (unsigned long long)w->deadline_ms, place->host,
+                             gai_strerror(code));
+            goto out;
+        }
         if (now >= until_ns) {
             status = mp_fail(err, MP_EPEER,
                              "rank %u did not reach rank 0 at %s within %llu ms (is rank 0 running, with the same "
@@ -437,7 +538,7 @@ static enum mp_status visit(struct ex_meeting *m, const struct ex_world *w, stru
             goto out;
         }
         if (place->file == NULL || read_file(place))
-            fd = greet(m, w, place, hosts, until_ns);
+            fd = greet(m, w, place, hosts, until_ns, &code);
         if (fd < 0 || !read_all(fd, &answer, sizeof answer, until_ns)) {
             answer.magic = 0;
             nap(RETRY_NS);

@@ -399,6 +399,13 @@ class Sockets(unittest.TestCase):
             self.assertEqual(done.returncode, 2)
             self.assertIn(message, done.stderr)
 
+    def test_a_name_that_nobody_knows_is_named(self):
+        for rank, code, words in ((0, 2, '--rendezvous: rank 0 cannot listen at "a.invalid": '), (1, 5, 'within 300 ms: "a.invalid": ')):
+            done = run(EXEC, "single.yaml", DECODE, "8:h100", *QUICK, "--transport", "socket", "--rank", str(rank), "--nranks", "8",
+                       "--rendezvous", "tcp://a.invalid:5", "--deadline", "300", check=False)
+            self.assertEqual((done.returncode, done.stdout), (code, ""), done.stderr)
+            self.assertIn(words, done.stderr)
+
 
 class Replicas(unittest.TestCase):
     """Plans whose experts have several slots: every rule of choosing among them, under every way of moving copies. What the executor

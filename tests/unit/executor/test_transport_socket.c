@@ -4,6 +4,8 @@
 #include "script_case.h"
 #include <moeplan/base.h>
 #include <moeplan/executor.h>
+#include <dlfcn.h>
+#include <netdb.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -224,12 +226,48 @@ static void test_transport_socket__another_run_is_named(void **state) {
     script_case_free(&c);
 }
 
+/* In front of the C library's: hosts "stuck.test" are not answered as long as the lock is held. */
+static pthread_mutex_t stuck = PTHREAD_MUTEX_INITIALIZER;
+int getaddrinfo(const char *host, const char *service, const struct addrinfo *hints, struct addrinfo **found);
+int getaddrinfo(const char *host, const char *service, const struct addrinfo *hints, struct addrinfo **found) {
+    if (host != NULL && strcmp(host, "stuck.test") == 0) {
+        if ((hints->ai_flags & AI_NUMERICHOST) == 0) {
+            pthread_mutex_lock(&stuck);
+            pthread_mutex_unlock(&stuck);
+        }
+        return EAI_NONAME;
+    }
+    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+    *(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
+    return real(host, service, hints, found);
+}
+
+static void test_transport_socket__a_name_that_is_not_answered_has_the_deadline(void **state) {
+    (void)state;
+    static const enum mp_status want[] = {MP_EUSAGE, MP_EPEER};
+    pthread_mutex_lock(&stuck);
+    for (uint32_t rank = 0; rank < 2; rank++) {
+        struct ex_meeting meeting;
+        struct mp_error err = {0};
+        const struct ex_world world = {.n_ranks = 2,
+                                       .first_rank = rank,
+                                       .n_local = 1,
+                                       .deadline_ms = 20,
+                                       .rendezvous = "tcp://stuck.test:5",
+                                       .sockets_fd = -1};
+        assert_int_equal(ex_meet(&meeting, &world, ex_now_ns() + 20000000, &err), want[rank]);
+        assert_non_null(strstr(err.message, "\"stuck.test\": "));
+    }
+    pthread_mutex_unlock(&stuck);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_transport_socket__every_byte_arrives),
         cmocka_unit_test(test_transport_socket__wrong_data_is_only_data),
         cmocka_unit_test(test_transport_socket__bad_ranks_end_all),
         cmocka_unit_test(test_transport_socket__another_run_is_named),
+        cmocka_unit_test(test_transport_socket__a_name_that_is_not_answered_has_the_deadline),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
