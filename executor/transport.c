@@ -50,11 +50,12 @@ void ex_times_free(struct ex_times *t) {
 }
 
 enum mp_status ex_fail_deadline(struct mp_error *err, const struct ex_script *s, uint32_t rank, uint32_t stage,
-                                uint32_t peer, bool is_receive, uint64_t bytes, uint64_t deadline_ms) {
+                                uint32_t peer, bool is_receive, uint64_t bytes, bool is_idle, uint64_t deadline_ms) {
     char name[96];
-    return mp_fail(err, MP_EPEER,
-                   "%s, stage %u: rank %u waited %llu ms for %llu bytes %s rank %u, which did not come (is it alive? a "
-                   "slow cluster may need a longer --deadline)",
-                   ex_script_name(s, name, sizeof name), stage, rank, (unsigned long long)deadline_ms,
-                   (unsigned long long)bytes, is_receive ? "from" : "to go to", peer);
+    return mp_fail(
+        err, MP_EPEER,
+        "%s, stage %u: rank %u waited %llu ms for %llu bytes %s rank %u, which did not come%s (is it alive? a "
+        "slow cluster may need a longer --deadline)",
+        ex_script_name(s, name, sizeof name), stage, rank, (unsigned long long)deadline_ms, (unsigned long long)bytes,
+        is_receive ? "from" : "to go to", peer, is_idle ? ", nor did anything else move" : "");
 }

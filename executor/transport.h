@@ -84,8 +84,9 @@ struct ex_transport {
 const struct ex_transport *ex_transport_at(uint32_t i); /* NULL past the last */
 const struct ex_transport *ex_transport_find(const char *name);
 
-/* The message of a wait that passed its deadline: what `rank` waited for in this stage. Returns MP_EPEER. */
+/* The message of a wait that passed its deadline: what `rank` waited for in this stage. is_idle: the deadline counts
+ * from when anything of the rank moved last, not from when it began to wait. Returns MP_EPEER. */
 enum mp_status ex_fail_deadline(struct mp_error *err, const struct ex_script *s, uint32_t rank, uint32_t stage,
-                                uint32_t peer, bool is_receive, uint64_t bytes, uint64_t deadline_ms);
+                                uint32_t peer, bool is_receive, uint64_t bytes, bool is_idle, uint64_t deadline_ms);
 
 #endif

@@ -130,7 +130,7 @@ static void blame(struct run *x, const struct rank *r, struct mp_error *err) {
                 if (x->is_done[e->message] || !is_open(a, e->stage) ||
                     (pass == 0 && (peer->is_waiting || peer->has_ended)))
                     continue;
-                (void)ex_fail_deadline(err, s, a->number, e->stage, e->peer, is_receive, e->bytes,
+                (void)ex_fail_deadline(err, s, a->number, e->stage, e->peer, is_receive, e->bytes, true,
                                        x->link->world.deadline_ms);
                 return;
             }

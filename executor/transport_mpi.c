@@ -201,7 +201,7 @@ static enum mp_status check_deadline(struct run *x, struct mp_error *err) {
         for (size_t i = queues[k]->at; i < queues[k]->posted; i++)
             if (!queues[k]->is_done[i])
                 return ex_fail_deadline(err, x->s, x->l->me, queues[k]->ends[i].stage, queues[k]->ends[i].peer, k == 0,
-                                        queues[k]->ends[i].bytes, x->l->world.deadline_ms);
+                                        queues[k]->ends[i].bytes, true, x->l->world.deadline_ms);
     return mp_fail(err, MP_EBUG, "rank %u waits for nothing", x->l->me);
 }
 

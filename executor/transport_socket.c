@@ -477,6 +477,8 @@ static void awaited(const struct run *x, uint32_t *stage, uint32_t *peer, bool *
     *peer = 0;
 }
 
+/* The deadline counts from when anything of ours moved last. A clock for each peer would fail healthy runs: a sender
+ * may not have come to our message, for as long as others keep its queue busy, and only it knows. */
 static enum mp_status wait_on(struct run *x, struct mp_error *err) {
     struct ex_link *l = x->link;
     const uint64_t deadline_ns = l->world.deadline_ms * 1000000, now = ex_now_ns();
@@ -494,7 +496,7 @@ static enum mp_status wait_on(struct run *x, struct mp_error *err) {
     struct mp_error why = {0};
     char name[96];
     if (culprit == peer)
-        (void)ex_fail_deadline(&why, x->s, l->me, stage, peer, is_receive, bytes, l->world.deadline_ms);
+        (void)ex_fail_deadline(&why, x->s, l->me, stage, peer, is_receive, bytes, true, l->world.deadline_ms);
     else
         (void)mp_fail(
             &why, MP_EPEER,

@@ -204,7 +204,8 @@ class Mpi(unittest.TestCase):
 
     def test_faults(self):
         # Whose deadline passes first is a race: those who wait for the late rank, and those who wait for them.
-        waited = r"dispatch of step 0, layer 0, stage \d+: rank \d waited 500 ms for \d+ bytes (from|to go to) rank \d, which did not come"
+        waited = (r"dispatch of step 0, layer 0, stage \d+: rank \d waited 500 ms for \d+ bytes (from|to go to) rank \d, which did not come, "
+                  "nor did anything else move")
         for fault, words in (("corrupt@0/0/0/1", "came wrong: byte"), ("swap@0/0/0/1", "came wrong: byte"), ("drop@0/0/1/1", "came wrong: byte"),
                              ("lie@0/0/0/1", r"rank 1 sends \d+ bytes to rank \d where \d+ were agreed"),
                              ("stop@0/0/0/2", waited), ("slow@0/0/0/2", waited)):
