@@ -149,3 +149,14 @@ enum mp_status mp_predicted_weights(const struct mp_problem *in, bool as_printed
     }
     return has_memory ? MP_OK : mp_nomem(err, "weighing replicas");
 }
+
+const struct mp_option mp_predicted_options[] = {
+    {"printed", "switch", "1: equation 4 as printed, the load of the whole group spread; 0: by its sentence", 0, 0, 1},
+    {NULL, NULL, NULL, 0, 0, 0}};
+
+enum mp_status mp_predicted_route(const struct mp_problem *in, enum mp_route_rule rule, struct mp_arena *scratch,
+                                  struct mp_draft *draft, enum mp_outcome *outcome, struct mp_error *err) {
+    draft->plan->route = rule;
+    *outcome = MP_FOUND;
+    return mp_predicted_weights(in, in->option_values != NULL && in->option_values[0] != 0, scratch, draft, err);
+}

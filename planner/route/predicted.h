@@ -11,4 +11,9 @@
 enum mp_status mp_predicted_weights(const struct mp_problem *in, bool as_printed, struct mp_arena *scratch,
                                     struct mp_draft *draft, struct mp_error *err) MP_MUST_CHECK;
 
+/* What the route strategies wrr and tar share: their options, and such weights under a rule. */
+extern const struct mp_option mp_predicted_options[];
+enum mp_status mp_predicted_route(const struct mp_problem *in, enum mp_route_rule rule, struct mp_arena *scratch,
+                                  struct mp_draft *draft, enum mp_outcome *outcome, struct mp_error *err) MP_MUST_CHECK;
+
 #endif

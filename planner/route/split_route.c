@@ -25,12 +25,22 @@ static const uint32_t room_permille[] = {0, 20, 50, 100, 200, UINT32_MAX}; /* ab
 #define LOAD_PAIRS UINT64_C(64000000)
 #define EXACT_MAX 256u
 #define EFFORT 400u
+#define LOOK_PAIRS UINT64_C(12000000)     /* (token, expert) pairs of a look */
 #define GPU_CELLS_MAX (UINT64_C(1) << 24) /* more than these: classes are nodes */
 enum { DRAW_SEED = 7, SEEN_MAX = 32 };
 
+enum { OPTION_STEPS, OPTION_WEIGHTS, OPTION_NODES };
+const struct mp_option mp_split_options[] = {
+    {"steps", "steps", "how many steps are looked at, at most", 64, 1, 4096},
+    {"weights", "", "what the weights of an expert add up to, at most", 64, 1, 4096},
+    {"nodes", "",
+     "1: the sources of a node share their weights, which makes a small table; 0: only where there are too many", 0, 0,
+     1},
+    {NULL, NULL, NULL, 0, 0, 0}};
+
 struct routing {
     const struct mp_problem *in;
-    const struct mp_split_options *options;
+    bool with_choice;
     struct mp_plan *plan;
     struct mp_arena *scratch;
     struct mp_workload *drawn;
@@ -234,7 +244,7 @@ static enum mp_status split_layer(void *ctx, size_t l, unsigned worker, struct m
     if (status == MP_OK && !r->is_left_out[l]) {
         const uint64_t peak = mp_split_peak(s);
         (void)mp_split_within(s, r->room == UINT32_MAX ? UINT64_MAX / 4 : peak + mp_mul_div(peak, r->room, 1000));
-        mp_split_weights(s, r->options->sum, table_of(r, layer));
+        mp_split_weights(s, (uint32_t)r->in->option_values[OPTION_WEIGHTS], table_of(r, layer));
         if (r->is_choice)
             fill_single(r, layer, problem.slot_expert, table_of(r, layer));
     }
@@ -317,7 +327,7 @@ static enum mp_status try_splits(struct routing *r, struct mp_error *err) {
         MP_TRY(mp_parallel_for(r->in->n_threads, r->plan->n_layers, split_layer, r, err));
         MP_TRY(look(r, err));
     }
-    for (size_t i = each - 1; r->options->with_choice && i < N_ROOMS; i += each) {
+    for (size_t i = each - 1; r->with_choice && i < N_ROOMS; i += each) {
         r->is_choice = true;
         r->room = room_permille[i];
         for (int lean = each > 1; lean < 2; lean++) {
@@ -360,10 +370,11 @@ static enum mp_status choose_rule(struct routing *r, struct mp_draft *draft, str
     return MP_OK;
 }
 
-enum mp_status mp_split_route(const struct mp_problem *in, const struct mp_split_options *options,
-                              struct mp_arena *scratch, struct mp_draft *draft, enum mp_outcome *outcome,
-                              struct mp_error *err) {
-    struct routing r = {.in = in, .options = options, .plan = draft->plan, .scratch = scratch};
+enum mp_status mp_split_route(const struct mp_problem *in, bool with_choice, struct mp_arena *scratch,
+                              struct mp_draft *draft, enum mp_outcome *outcome, struct mp_error *err) {
+    const uint32_t n_steps = (uint32_t)in->option_values[OPTION_STEPS];
+    const bool by_gpu = in->option_values[OPTION_NODES] == 0;
+    struct routing r = {.in = in, .with_choice = with_choice, .plan = draft->plan, .scratch = scratch};
     struct mp_plan *p = draft->plan;
     enum mp_status status;
     *outcome = MP_FOUND;
@@ -379,12 +390,10 @@ enum mp_status mp_split_route(const struct mp_problem *in, const struct mp_split
         return mp_decline(err, outcome, MP_NOT_APPLICABLE,
                           "split: weights for %u layers, %u nodes and %u slots are too many (write --route even)",
                           p->n_layers, p->n_nodes, p->n_slots);
-    MP_TRY(mp_plan_source_weights(p, cells <= GPU_CELLS_MAX && !options->by_node ? MP_ROUTE_BY_GPU : MP_ROUTE_BY_NODE,
-                                  err));
+    MP_TRY(mp_plan_source_weights(p, cells <= GPU_CELLS_MAX && by_gpu ? MP_ROUTE_BY_GPU : MP_ROUTE_BY_NODE, err));
     if (mp_can_draw(in->part))
-        MP_TRY(mp_draw_steps(&r.drawn, in->part, &in->workload->batching, options->n_steps, DRAW_SEED, err));
-    MP_TRY(mp_route_value_new(&r.value, in, r.drawn != NULL ? r.drawn : in->workload, options->n_steps, options->pairs,
-                              err));
+        MP_TRY(mp_draw_steps(&r.drawn, in->part, &in->workload->batching, n_steps, DRAW_SEED, err));
+    MP_TRY(mp_route_value_new(&r.value, in, r.drawn != NULL ? r.drawn : in->workload, n_steps, LOOK_PAIRS, err));
     MP_TRY(prepare(&r, err));
     MP_TRY(try_splits(&r, err));
     MP_TRY(choose_rule(&r, draft, err));
