@@ -41,11 +41,11 @@ enum mp_status calibrate_gather(struct calibration *x, struct mp_error *err) {
 /* The slowest rank's time of the first n_edges edges with `bytes` on each: the least of the runs. */
 static enum mp_status measure(struct calibration *x, const struct ex_pattern *p, size_t n_edges, uint64_t bytes,
                               uint32_t n_runs, uint64_t *ns, struct mp_error *err) {
-    const enum mp_stage_mode mode = x->in->stage_mode < 0 ? MP_STAGE_FREE : (enum mp_stage_mode)x->in->stage_mode;
     const uint32_t n_local = x->world.n_local, first = x->world.first_rank;
     struct ex_times *times = NULL;
     struct ex_probe *probe;
-    enum mp_status status = ex_probe_new(&probe, p, n_edges, bytes, mode, &x->transport->limits, x->n_probes, err);
+    enum mp_status status =
+        ex_probe_new(&probe, p, n_edges, bytes, x->c->stage_mode, &x->transport->limits, x->n_probes, err);
     if (status != MP_OK)
         return status;
     x->n_probes++;
@@ -433,6 +433,7 @@ static enum mp_status begin(struct calibration *x, struct mp_error *err) {
     const struct mp_topology *t = in->topology;
     char text[400];
     enum mp_status status = MP_OK;
+    const enum mp_stage_mode wanted = in->stage_mode < 0 ? MP_STAGE_FREE : (enum mp_stage_mode)in->stage_mode;
     const uint64_t room = x->transport->push != NULL ? GPU_BLOCK_BYTES
                           : in->n_local > 1          ? (uint64_t)4 * BLOCK_BYTES / in->n_local
                                                      : BLOCK_BYTES;
@@ -465,6 +466,7 @@ static enum mp_status begin(struct calibration *x, struct mp_error *err) {
     *c = (struct mp_calibration){.transport = x->transport->name,
                                  .n_ranks = in->n_ranks,
                                  .n_iterations = in->n_iterations,
+                                 .stage_mode = ex_limits_mode(&x->transport->limits, wanted),
                                  .model = in->model != NULL ? in->model->name : NULL,
                                  .topology = *t,
                                  .arena = arena};

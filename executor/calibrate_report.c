@@ -32,9 +32,9 @@ static const char *value_text(const struct mp_fit *f, char buf[160]) {
 void mp_calibration_write_topology(const struct mp_calibration *c, struct mp_out *o) {
     char buf[160];
     mp_out_printf(o,
-                  "# moeplan-exec --calibrate: transport %s, %u ranks, least of %u runs; residual: root of the mean "
-                  "square of fitted / measured - 1.\n",
-                  c->transport, c->n_ranks, c->n_iterations);
+                  "# moeplan-exec --calibrate: transport %s, %u ranks, stages %s, least of %u runs; residual: root of "
+                  "the mean square of fitted / measured - 1.\n",
+                  c->transport, c->n_ranks, mp_stage_mode_name(c->stage_mode), c->n_iterations);
     for (size_t i = 0; i < c->n_fits; i++) {
         const struct mp_fit *f = &c->fits[i];
         mp_out_printf(o, "# %s: %s", f->what, value_text(f, buf));
@@ -137,10 +137,11 @@ void mp_calibration_write_json(const struct mp_calibration *c, struct mp_out *o)
     for (uint32_t l = 0; l < c->topology.n_levels; l++)
         (void)json_object_set_new(latencies, c->topology.levels[l].name,
                                   json_integer((json_int_t)c->topology.levels[l].latency_ns));
-    json_t *root = json_pack("{s:s,s:i,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:o,s:o}", "schema", "moeplan.calibration",
-                             "version", 1, "transport", c->transport, "topology", c->topology.name, "ranks",
-                             (json_int_t)c->n_ranks, "iterations", (json_int_t)c->n_iterations, "bad_fits",
-                             (json_int_t)c->n_bad, "launch_ns", (json_int_t)c->topology.launch_ns, "stage_launch_ns",
+    json_t *root = json_pack("{s:s,s:i,s:s,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:o,s:o}", "schema", "moeplan.calibration",
+                             "version", 1, "transport", c->transport, "topology", c->topology.name, "stage_mode",
+                             mp_stage_mode_name(c->stage_mode), "ranks", (json_int_t)c->n_ranks, "iterations",
+                             (json_int_t)c->n_iterations, "bad_fits", (json_int_t)c->n_bad, "launch_ns",
+                             (json_int_t)c->topology.launch_ns, "stage_launch_ns",
                              (json_int_t)c->topology.stage_launch_ns, "latency_ns", latencies, "fits", fits);
     mp_json_write(root, o);
     json_decref(root);

@@ -11,17 +11,18 @@ struct way {
 };
 
 static enum mp_status way_of(struct way *out, const struct mp_cost_setup *in, struct mp_net *net, int stage_mode,
-                             bool paces, uint32_t layer, enum ex_part part, const uint64_t *matrix,
+                             const struct ex_limits *limits, uint32_t layer, enum ex_part part, const uint64_t *matrix,
                              struct mp_error *err) {
     const struct mp_plan *plan = in->plan;
     const struct mp_plan_layer *l = &plan->layers[layer];
-    *out = (struct way){.mode = stage_mode < 0 ? plan->stage_mode : (enum mp_stage_mode)stage_mode};
+    const enum mp_stage_mode wanted = stage_mode < 0 ? plan->stage_mode : (enum mp_stage_mode)stage_mode;
+    *out = (struct way){.mode = ex_limits_mode(limits, wanted)};
     if (l->order == MP_NONE || plan->n_gpus < 2 || part == EX_DISPATCH_INSIDE || part == EX_COMBINE_INSIDE)
         return MP_OK;
     if (l->order >= plan->n_orders)
         return mp_fail(err, MP_EBUG, "layer %u uses order %u of %u", l->layer_id, l->order, plan->n_orders);
     out->order = plan->orders[l->order];
-    if (!plan->is_paced || !paces)
+    if (!plan->is_paced || !limits->paces)
         out->order.port_bytes_per_s = 0;
     out->turned = part == EX_COMBINE ? l->combine : MP_COMBINE_FORWARD;
     enum mp_status status =
@@ -35,7 +36,7 @@ static enum mp_status make_part(struct ex_layer *l, const struct mp_cost_setup *
                                 struct mp_error *err) {
     struct way way;
     enum mp_status status = MP_OK;
-    MP_TRY(way_of(&way, in, net, stage_mode, limits->paces, layer, part, l->matrix[part], err));
+    MP_TRY(way_of(&way, in, net, stage_mode, limits, layer, part, l->matrix[part], err));
     l->has_fallen_back[part] = way.has_fallen_back;
     const struct ex_script_request request = {.topology = in->topology,
                                               .order = way.is_staged ? &way.order : NULL,
@@ -141,15 +142,16 @@ void ex_layer_free(struct ex_layer *l) {
 }
 
 enum mp_status ex_layer_predict(const struct ex_layer *l, const struct mp_cost_setup *in, struct mp_net *net,
-                                int stage_mode, bool paces, enum ex_part part, struct mp_net_log *log,
-                                uint64_t *predicted_ns, uint64_t *bound_ns, struct mp_error *err) {
+                                int stage_mode, const struct ex_limits *limits, enum ex_part part,
+                                struct mp_net_log *log, uint64_t *predicted_ns, uint64_t *bound_ns,
+                                struct mp_error *err) {
     struct way way;
     const uint64_t *matrix = l->matrix[part];
     enum mp_status status = MP_OK;
     *predicted_ns = *bound_ns = 0;
     if (in->plan->n_gpus < 2)
         return MP_OK;
-    MP_TRY(way_of(&way, in, net, stage_mode, paces, l->scripts[part]->layer, part, matrix, err));
+    MP_TRY(way_of(&way, in, net, stage_mode, limits, l->scripts[part]->layer, part, matrix, err));
     *bound_ns = way.is_staged && way.order.between_nodes ? mp_relay_bound_ns(in->topology, matrix)
                                                          : mp_net_port_bound(net, matrix);
     mp_net_log_to(net, log);

@@ -40,20 +40,37 @@ void mpi_misbehave(const struct ex_link *l) {
     }
 }
 
-static enum mp_status wait_for(struct ex_link *l, MPI_Request *request, const char *doing, struct mp_error *err) {
+void mpi_begins(struct ex_link *l, const struct ex_script *s) {
+    char name[96];
+    (void)snprintf(l->doing, sizeof l->doing, "before %s", ex_script_name(s, name, sizeof name));
+}
+void mpi_is_behind(struct ex_link *l, const struct ex_script *s, uint32_t stage) {
+    char name[96];
+    (void)ex_script_name(s, name, sizeof name);
+    if (stage == MP_NONE)
+        (void)snprintf(l->doing, sizeof l->doing, "behind %s", name);
+    else
+        (void)snprintf(l->doing, sizeof l->doing, "behind stage %u of %s", stage, name);
+}
+
+/* MPI does not say who is missing. */
+static enum mp_status wait_for(struct ex_link *l, MPI_Request *request, const char *what, struct mp_error *err) {
     const uint64_t since = mpi_now_ns();
+    char doing[200];
     int is_done = 0;
     enum mp_status status = MP_OK;
+    (void)snprintf(doing, sizeof doing, "the %s %s", what, l->doing);
     for (;;) {
         MPI_TRY(MPI_Test(request, &is_done, MPI_STATUS_IGNORE), doing);
         if (is_done)
             return MP_OK;
         if (mpi_now_ns() - since > l->world.deadline_ms * 1000000) {
             l->is_broken = true;
-            return mp_fail(err, MP_EPEER,
-                           "rank %u, %s: the other ranks did not come within %llu ms (are they alive? a slow cluster "
-                           "may need a longer --deadline)",
-                           l->me, doing, (unsigned long long)l->world.deadline_ms);
+            return mp_fail(
+                err, MP_EPEER,
+                "%s: rank %u waited %llu ms for other ranks, which did not come (0 bytes are outstanding; MPI "
+                "does not say which rank; are all alive? a slow cluster may need a longer --deadline)",
+                doing, l->me, (unsigned long long)l->world.deadline_ms);
         }
         mpi_nap(since);
     }
@@ -64,8 +81,8 @@ out:
 enum mp_status mpi_barrier(struct ex_link *l, struct mp_error *err) {
     MPI_Request request;
     enum mp_status status = MP_OK;
-    MPI_TRY(MPI_Ibarrier(MPI_COMM_WORLD, &request), "at a barrier");
-    status = wait_for(l, &request, "at a barrier", err);
+    MPI_TRY(MPI_Ibarrier(MPI_COMM_WORLD, &request), l->doing);
+    status = wait_for(l, &request, "barrier", err);
 out:
     return status;
 }
@@ -75,8 +92,8 @@ enum mp_status mpi_gather(struct ex_link *l, const void *mine, void *all, size_t
     enum mp_status status = MP_OK;
     if (n > INT_MAX)
         return mp_fail(err, MP_ELIMIT, "%zu bytes are more than MPI gathers at once (leave out --timeline)", n);
-    MPI_TRY(MPI_Iallgather(mine, (int)n, MPI_BYTE, all, (int)n, MPI_BYTE, MPI_COMM_WORLD, &request), "gathering");
-    status = wait_for(l, &request, "gathering", err);
+    MPI_TRY(MPI_Iallgather(mine, (int)n, MPI_BYTE, all, (int)n, MPI_BYTE, MPI_COMM_WORLD, &request), l->doing);
+    status = wait_for(l, &request, "gather", err);
 out:
     return status;
 }
@@ -141,6 +158,7 @@ enum mp_status mpi_open(struct ex_link **out, const struct ex_world *world, stru
         return mp_nomem(err, "a transport");
     l->world = *world;
     l->is_broken = true; /* until MPI is up */
+    (void)snprintf(l->doing, sizeof l->doing, "before the first transfer");
     MPI_TRY(MPI_Initialized(&is_initialized), "starting");
     if (!is_initialized)
         MPI_TRY(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided), "starting");

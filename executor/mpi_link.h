@@ -12,10 +12,14 @@ struct ex_link {
     uint8_t *block;
     uint64_t block_bytes;
     bool is_broken;
+    char doing[160]; /* for messages of barriers and gathers: what is going on, or what is just over */
 };
 enum mp_status mpi_open(struct ex_link **out, const struct ex_world *world, struct mp_error *err) MP_MUST_CHECK;
 enum mp_status mpi_alloc(struct ex_link *l, uint32_t rank, uint64_t bytes, void **host_view,
                          struct mp_error *err) MP_MUST_CHECK;
+/* From now on messages name this: the script, at its begin, behind a stage, or (MP_NONE) behind all of it. */
+void mpi_begins(struct ex_link *l, const struct ex_script *s);
+void mpi_is_behind(struct ex_link *l, const struct ex_script *s, uint32_t stage);
 enum mp_status mpi_barrier(struct ex_link *l, struct mp_error *err) MP_MUST_CHECK;
 enum mp_status mpi_gather(struct ex_link *l, const void *mine, void *all, size_t n, struct mp_error *err) MP_MUST_CHECK;
 void mpi_abort(struct ex_link *l, const struct mp_error *why);

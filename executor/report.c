@@ -123,6 +123,15 @@ static bool has_kind(const struct mp_exec_result *r, int kind) {
     return false;
 }
 
+/* Stages that shall be free, on a transport that couples them. */
+static bool runs_coupled(const struct mp_exec_result *r, const struct mp_exec *in) {
+    const int wanted = in->stage_mode < 0 ? (int)in->plan->stage_mode : in->stage_mode;
+    for (size_t i = 0; i < r->n_parts; i++)
+        if (wanted == MP_STAGE_FREE && r->parts[i].is_staged && r->parts[i].mode == MP_STAGE_COUPLED)
+            return true;
+    return false;
+}
+
 static size_t n_samples(const struct mp_exec_result *r) { return (size_t)r->n_steps * r->n_iterations; }
 
 void mp_exec_write_text(const struct mp_exec_result *r, const struct mp_exec *in, struct mp_out *o) {
@@ -157,6 +166,10 @@ void mp_exec_write_text(const struct mp_exec_result *r, const struct mp_exec *in
     mp_table_write(t, o);
     if (has_fallback)
         mp_out_puts(o, "* in some steps in one shot: the plan's order was estimated to lose (docs/ORDERS.md part 5)\n");
+    if (runs_coupled(r, in))
+        mp_out_printf(o,
+                      "stages are coupled, in what is predicted too: transport %s ends one before it begins the next\n",
+                      r->transport);
     mp_out_printf(
         o,
         "\n%u step%s, %u iteration%s after %u; times are the slowest rank's, pooled over steps and iterations; "
@@ -198,9 +211,10 @@ static json_t *part_json(const struct mp_exec_result *r, const struct mp_exec *i
     struct figures f = {0};
     add_part(&f, p, r->n_iterations, samples);
     rank_samples(&f, samples);
-    return json_pack("{s:i,s:i,s:s,s:b,s:b,s:i,s:o,s:o,s:o,s:o,s:o}", "step", (int)p->step, "layer",
+    return json_pack("{s:i,s:i,s:s,s:b,s:b,s:i,s:o,s:o,s:o,s:o,s:o,s:o}", "step", (int)p->step, "layer",
                      (int)in->plan->layers[p->layer].layer_id, "part", mp_exec_part_name(p->kind), "staged",
-                     (int)p->is_staged, "fallen_back", (int)p->has_fallen_back, "stages", (int)p->n_stages, "messages",
+                     (int)p->is_staged, "fallen_back", (int)p->has_fallen_back, "stages", (int)p->n_stages,
+                     "stage_mode", text_or_null(p->is_staged ? mp_stage_mode_name(p->mode) : NULL), "messages",
                      whole(p->n_messages), "bytes", whole(p->bytes), "bound_ns", whole(p->bound_ns), "predicted_ns",
                      whole(p->predicted_ns), "measured_ns", figures_json(&f, r->n_ranks));
 }

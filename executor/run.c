@@ -361,6 +361,7 @@ static enum mp_status predict(struct run *x, uint32_t step, struct mp_error *err
                                        .kind = (enum mp_exec_part_kind)part,
                                        .n_stages = s->n_stages,
                                        .n_messages = s->n_messages,
+                                       .mode = s->mode,
                                        .is_staged = !s->is_single,
                                        .has_fallen_back = x->layers[l]->has_fallen_back[part]};
             for (size_t f = 0; f < (size_t)r->n_ranks * r->n_ranks; f++)
@@ -368,7 +369,7 @@ static enum mp_status predict(struct run *x, uint32_t step, struct mp_error *err
             p->measured_ns = mp_arena_alloc(r->arena, r->n_iterations, sizeof *p->measured_ns);
             if (p->measured_ns == NULL)
                 return mp_nomem(err, "times");
-            MP_TRY(ex_layer_predict(x->layers[l], &x->setup, x->net, x->in->stage_mode, x->transport->limits.paces,
+            MP_TRY(ex_layer_predict(x->layers[l], &x->setup, x->net, x->in->stage_mode, &x->transport->limits,
                                     (enum ex_part)part, is_logged ? &x->log : NULL, &p->predicted_ns, &p->bound_ns,
                                     err));
             if (is_logged)

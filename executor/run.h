@@ -26,10 +26,12 @@ enum mp_status ex_layer_plain(struct ex_layer **out, const struct mp_cost_setup 
                               const uint64_t *matrix, int stage_mode, const struct ex_limits *limits,
                               struct mp_error *err) MP_MUST_CHECK;
 void ex_layer_free(struct ex_layer *l);
-/* What the network model says of a script's part, launches included; log: NULL, or where its transfers go. */
+/* What the network model says of a script's part as the transport runs it, launches included; log: NULL, or where its
+ * transfers go. */
 enum mp_status ex_layer_predict(const struct ex_layer *l, const struct mp_cost_setup *setup, struct mp_net *net,
-                                int stage_mode, bool paces, enum ex_part part, struct mp_net_log *log,
-                                uint64_t *predicted_ns, uint64_t *bound_ns, struct mp_error *err) MP_MUST_CHECK;
+                                int stage_mode, const struct ex_limits *limits, enum ex_part part,
+                                struct mp_net_log *log, uint64_t *predicted_ns, uint64_t *bound_ns,
+                                struct mp_error *err) MP_MUST_CHECK;
 
 /* What rank r does with its block between scripts. `p` says which step, layer and iteration. */
 void ex_pack(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank, uint8_t *block);

@@ -18,6 +18,10 @@ const struct ex_transport *ex_transport_find(const char *name) {
     return NULL;
 }
 
+enum mp_stage_mode ex_limits_mode(const struct ex_limits *limits, enum mp_stage_mode wanted) {
+    return limits->couples && wanted == MP_STAGE_FREE ? MP_STAGE_COUPLED : wanted;
+}
+
 enum mp_status ex_times_new(struct ex_times **out, const struct ex_script *s, struct mp_error *err) {
     *out = NULL;
     struct ex_times *t = mp_calloc(1, sizeof *t);

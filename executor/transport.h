@@ -29,7 +29,10 @@ struct ex_limits {
     uint32_t max_ranks;     /* 0 = any */
     uint32_t ops_per_stage; /* most sends plus receives of a rank in one stage (NCCL: 256 in a group); 0 = any */
     bool paces;             /* keeps port_bytes_per_s; else caps count for nothing (docs/ORDERS.md part 3) */
+    bool couples;           /* a rank ends a stage, both ways, before the next: free stages run as coupled ones */
 };
+/* How stages that somebody wants in this mode follow each other on such a transport: what is run and predicted. */
+enum mp_stage_mode ex_limits_mode(const struct ex_limits *limits, enum mp_stage_mode wanted);
 
 /* What the experts of a rank compute in one layer: expert i has rows[i] tokens; hidden -> up -> (gate) inner -> hidden.
  */

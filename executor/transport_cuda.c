@@ -357,15 +357,19 @@ static void release(struct ex_link *l) {
 static enum mp_status blame(const struct run *x, struct mp_error *err) {
     const struct ex_script *s = x->s;
     const uint64_t deadline_ms = x->link->world.deadline_ms;
+    uint64_t bytes = 0;
     char name[96];
+    for (uint32_t r = 0; r < s->n_ranks; r++)
+        bytes += ex_script_bytes(s, r, true);
     for (size_t m = 0; m < s->n_messages && x->end != NULL; m++)
         if (cudaEventQuery(x->end[m]) == cudaErrorNotReady)
             return ex_fail_deadline(err, s, s->messages[m].dst, s->messages[m].stage, s->messages[m].src, true,
                                     s->messages[m].bytes, false, deadline_ms);
     return mp_fail(err, MP_EPEER,
-                   "%s: the GPUs did not end within %llu ms (%zu messages in %u stages; as one graph, so nobody knows "
-                   "which is missing: --timeline runs them one by one)",
-                   ex_script_name(s, name, sizeof name), (unsigned long long)deadline_ms, s->n_messages, s->n_stages);
+                   "%s: the GPUs did not end within %llu ms (%zu messages of %llu bytes in %u stages; as one graph, so "
+                   "nobody knows which is missing: --timeline runs them one by one)",
+                   ex_script_name(s, name, sizeof name), (unsigned long long)deadline_ms, s->n_messages,
+                   (unsigned long long)bytes, s->n_stages);
 }
 
 /* Until the event is there, or until nothing has happened for the deadline. */

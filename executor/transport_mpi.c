@@ -233,6 +233,7 @@ static enum mp_status mpi_run(struct ex_link *l, const struct ex_script *s, stru
                               struct mp_error *err) {
     struct run x = {.l = l, .s = s, .times = times};
     enum mp_status status = MP_OK;
+    mpi_begins(l, s);
     MP_TRY(make(&x, err));
     MP_TRY(mpi_barrier(l, err));
     x.origin_ns = mpi_now_ns();
@@ -240,12 +241,14 @@ static enum mp_status mpi_run(struct ex_link *l, const struct ex_script *s, stru
         copy_around(&x, k, true);
         MP_TRY(carry_out(&x, k, err));
         copy_around(&x, k, false);
+        mpi_is_behind(l, s, k);
         if (k + 1 < s->n_stages)
             MP_TRY(mpi_barrier(l, err));
     }
     if (s->mode != MP_STAGE_BARRIER)
         MP_TRY(carry_out(&x, MP_NONE, err));
     times->total_ns[l->me] = mpi_now_ns() - x.origin_ns;
+    mpi_is_behind(l, s, MP_NONE);
 out:
     unmake(&x);
     return status;

@@ -1,6 +1,7 @@
 /* The baseline from outside: MPI_Alltoallv in place of a script of one stage. It blocks inside MPI, so a thread watches
- * the clock and ends the process at the deadline (nobody can then say which peer it was); mpirun ends the others, with
- * its exit code. Not by MPI_Abort: when several ranks call it at once, Open MPI 4.1's mpirun can crash. */
+ * the clock and ends the process at the deadline, saying what was to come from whom (which of these ranks is missing
+ * nobody knows); mpirun ends the others, with its exit code. Not by MPI_Abort: when several ranks call it at once, Open
+ * MPI 4.1's mpirun can crash. */
 #include "mpi_link.h"
 #include <errno.h>
 #include <inttypes.h>
@@ -16,6 +17,7 @@ struct watch {
     pthread_cond_t changed;
     bool is_over;
     uint64_t deadline_ms;
+    char late[500]; /* what to say at the deadline */
 };
 
 static void *watch_main(void *ctx) {
@@ -32,20 +34,38 @@ static void *watch_main(void *ctx) {
     const bool is_late = !w->is_over;
     (void)pthread_mutex_unlock(&w->lock);
     if (is_late) {
-        char text[128];
-        int n = snprintf(text, sizeof text, "moeplan-exec: MPI_Alltoallv did not end within %" PRIu64 " ms\n",
-                         w->deadline_ms);
-        (void)!write(STDERR_FILENO, text, (size_t)n);
+        (void)!write(STDERR_FILENO, w->late, strlen(w->late));
         _exit(mp_exit_code(MP_EPEER));
     }
     return NULL;
 }
 
-static enum mp_status exchange(struct ex_link *l, int *const counts[2], int *const at[2], struct mp_error *err) {
+/* What this rank waits for: bytes both ways, and the peers that have some for it. */
+static void say_late(const struct ex_link *l, const struct ex_script *s, char *to, size_t size) {
+    char name[96], peers[120] = "";
+    size_t used = 0;
+    for (size_t i = s->receive_first[l->me]; i < s->receive_first[l->me + 1] && used + 20 < sizeof peers; i++) {
+        const bool is_cut = used + 40 > sizeof peers && i + 1 < s->receive_first[l->me + 1];
+        const int n = snprintf(peers + used, sizeof peers - used, "%s%u%s", used > 0 ? ", " : "", s->receives[i].peer,
+                               is_cut ? ", ..." : "");
+        used += is_cut ? sizeof peers : n > 0 ? (size_t)n : 0;
+    }
+    (void)snprintf(to, size,
+                   "moeplan-exec: %s, stage 0: rank %u waited %" PRIu64 " ms for MPI_Alltoallv, %" PRIu64
+                   " bytes to go out and %" PRIu64 " to come from rank%s %s (MPI does not say which is missing; are "
+                   "all alive? a slow cluster may need a longer --deadline)\n",
+                   ex_script_name(s, name, sizeof name), l->me, l->world.deadline_ms, ex_script_bytes(s, l->me, false),
+                   ex_script_bytes(s, l->me, true), used > 0 && strchr(peers, ',') == NULL ? "" : "s",
+                   used > 0 ? peers : "(none)");
+}
+
+static enum mp_status exchange(struct ex_link *l, const struct ex_script *s, int *const counts[2], int *const at[2],
+                               struct mp_error *err) {
     struct watch w = {.deadline_ms = l->world.deadline_ms};
     pthread_condattr_t attributes;
     pthread_t thread;
     enum mp_status status = MP_OK;
+    say_late(l, s, w.late, sizeof w.late);
     (void)pthread_condattr_init(&attributes);
     (void)pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     (void)pthread_mutex_init(&w.lock, NULL);
@@ -64,7 +84,7 @@ static enum mp_status exchange(struct ex_link *l, int *const counts[2], int *con
         (void)pthread_mutex_unlock(&w.lock);
         (void)pthread_join(thread, NULL);
         if (result != MPI_SUCCESS)
-            status = mpi_fail(l, err, result, "in MPI_Alltoallv");
+            status = mpi_fail(l, err, result, l->doing);
     }
     (void)pthread_mutex_destroy(&w.lock);
     (void)pthread_cond_destroy(&w.changed);
@@ -93,12 +113,14 @@ static enum mp_status run(struct ex_link *l, const struct ex_script *s, struct e
     }
     if (f->kind == EX_FAULT_CORRUPT && ex_fault_strikes(f, s, 0, l->me) && first[0][l->me] < first[0][l->me + 1])
         l->block[ends[0][first[0][l->me]].at + ends[0][first[0][l->me]].bytes / 2] ^= 1;
+    mpi_begins(l, s);
     MP_TRY(mpi_barrier(l, err));
     const uint64_t origin = mpi_now_ns();
     if (f->kind != EX_FAULT_NONE && f->kind != EX_FAULT_CORRUPT && ex_fault_strikes(f, s, 0, l->me))
         mpi_misbehave(l);
-    MP_TRY(exchange(l, counts, at, err));
+    MP_TRY(exchange(l, s, counts, at, err));
     const uint64_t took = mpi_now_ns() - origin;
+    mpi_is_behind(l, s, MP_NONE);
     times->total_ns[l->me] = took;
     for (int k = 0; k < 2; k++)
         for (size_t i = first[k][l->me]; i < first[k][l->me + 1]; i++) {

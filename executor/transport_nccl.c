@@ -1,7 +1,8 @@
 /* One process per GPU, NCCL between them: one group per stage, in it what the script says of this rank, empty pairs
  * left out on both sides, at most 256 operations (beyond, NCCL cuts a group by each rank's own budget, and ranks that
  * cut differently hang; the proof refuses such scripts). Groups of a communicator follow each other, so a rank goes
- * from stage to stage as with coupled queues, whether stages are free or coupled. With barriers ranks meet over TCP.
+ * from stage to stage as with coupled queues: free stages are coupled ones here, in what is predicted too. With
+ * barriers ranks meet over TCP.
  *
  * Every pair is warmed up before anything is timed. A script without barriers is captured as a CUDA graph once. The
  * communicator does not block: this process looks whether the last event is there, whether NCCL has an error and what
@@ -124,6 +125,15 @@ out:
     return status;
 }
 
+/* What the messages of barriers and of ranks that are gone name. */
+static void note_doing(struct nccl_link *l, const struct ex_script *s, const char *where, uint32_t stage) {
+    char name[96], number[24] = "";
+    if (stage != MP_NONE)
+        (void)snprintf(number, sizeof number, "%u of ", stage);
+    (void)snprintf(l->control->doing, sizeof l->control->doing, "%s%s%s", where, number,
+                   ex_script_name(s, name, sizeof name));
+}
+
 /* ---- a script into the stream ---- */
 
 static enum mp_status copy_around(struct nccl_link *l, const struct ex_script *s, size_t *copy, uint32_t stage,
@@ -214,7 +224,9 @@ static enum mp_status enqueue(struct nccl_link *l, const struct ex_script *s, bo
         GPU_TRY(cudaEventRecord(l->stages[k], l->stream), "an event");
         if (s->mode == MP_STAGE_BARRIER && k + 1 < s->n_stages) {
             MP_TRY(wait_for(l, l->stages[k], s, false, err));
+            note_doing(l, s, "behind stage ", k);
             MP_TRY(socket_barrier(l->control, err));
+            note_doing(l, s, "", MP_NONE);
         }
     }
 out:
@@ -366,7 +378,9 @@ static enum mp_status nccl_run(struct ex_link *link, const struct ex_script *s, 
         graph = l->graphs[g].s == s ? l->graphs[g].exec : graph;
     GPU_TRY(cudaSetDevice(l->block.device), "taking a GPU");
     MP_TRY(make_stages(l, &s, 1, err));
+    note_doing(l, s, "before ", MP_NONE);
     MP_TRY(socket_barrier(l->control, err));
+    note_doing(l, s, "", MP_NONE);
     GPU_TRY(cudaEventRecord(l->begin, l->stream), "an event");
     if (graph != NULL)
         GPU_TRY(cudaGraphLaunch(graph, l->stream), "launching a graph");
@@ -374,6 +388,7 @@ static enum mp_status nccl_run(struct ex_link *link, const struct ex_script *s, 
         MP_TRY(enqueue(l, s, true, err));
     GPU_TRY(cudaEventRecord(l->end, l->stream), "an event");
     MP_TRY(wait_for(l, l->end, s, graph != NULL, err));
+    note_doing(l, s, "after ", MP_NONE);
     times->total_ns[l->me] = gpu_elapsed_ns(l->begin, l->end);
     if (graph == NULL)
         note_stages(l, s, times);
@@ -534,7 +549,7 @@ const struct ex_transport ex_nccl = {
     .name = "nccl",
     .summary = "GPUs of many processes: a group per stage over NCCL, one process per GPU",
     .needs = "an NVIDIA GPU for each rank, its driver, NCCL",
-    .limits = {.max_ranks = 4096, .ops_per_stage = OPS_MAX},
+    .limits = {.max_ranks = 4096, .ops_per_stage = OPS_MAX, .couples = true},
     .has_one_rank_each = true,
     .open = nccl_open,
     .alloc = nccl_alloc,

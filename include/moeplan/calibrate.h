@@ -31,8 +31,9 @@ struct mp_fit {
 struct mp_calibration {
     const char *transport;
     uint32_t n_ranks, n_iterations;
-    const char *model;           /* of the compute coefficients, or NULL */
-    struct mp_topology topology; /* the one given, which must outlive it, with the figures fitted */
+    enum mp_stage_mode stage_mode; /* in which stages were timed: what was asked for, or what the transport runs */
+    const char *model;             /* of the compute coefficients, or NULL */
+    struct mp_topology topology;   /* the one given, which must outlive it, with the figures fitted */
     size_t n_fits, n_bad;
     struct mp_fit *fits;
     struct mp_arena *arena;

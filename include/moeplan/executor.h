@@ -46,9 +46,10 @@ struct mp_exec_part {
     uint32_t n_stages;
     uint64_t n_messages, bytes; /* bytes: the matrix; what is passed on by others is not counted */
     bool is_staged, has_fallen_back;
-    uint64_t bound_ns;     /* port bound, or relay bound */
-    uint64_t predicted_ns; /* what the network model says of exactly this: launches included */
-    uint64_t *measured_ns; /* [n_iterations] the slowest rank's */
+    enum mp_stage_mode mode; /* how its stages were run and predicted, which some transports decide */
+    uint64_t bound_ns;       /* port bound, or relay bound */
+    uint64_t predicted_ns;   /* what the network model says of exactly this: launches included */
+    uint64_t *measured_ns;   /* [n_iterations] the slowest rank's */
 };
 struct mp_exec_transfer { /* of the timeline */
     uint32_t layer, part, stage, src, dst;

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Emulated clusters as they run: rates, isolation, exit codes, and that nothing is left. Exit 77 (skipped) where the kernel refuses them.
+"""Emulated clusters as they run: rates, isolation, exit codes, and that nothing is left. Exit 77 (skipped) where the kernel refuses
+them, and only there: a program that is not installed fails.
 
 usage: clusters.py MOEPLAN SOURCE
 """
@@ -443,10 +444,31 @@ class Refusals(Case):
         self.assertEqual(process.returncode, 4)
         self.assertRegex(process.stderr, "^emulate: refused: tc class add dev .*: Specified qdisc kind is unknown.\n$")
 
+    def test_a_program_that_is_missing_is_no_refusal_of_the_kernel(self):
+        # Neither --probe nor those who ask it may take it for one, and skip.
+        words = "the program {} is not installed (apt-get install iproute2, or tools/check, which does it)"
+        hide = ("import os, runpy, shutil, sys; which = shutil.which\n"  # /usr/sbin is looked at too, and it is there
+                "shutil.which = lambda name, **more: None if name == os.environ['HIDDEN'] else which(name, **more)\n"
+                "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')")
+        for hidden in ("ip", "tc"):
+            process = subprocess.run([sys.executable, "-c", hide, EMULATE, "--probe"], env={**ENVIRONMENT, "HIDDEN": hidden}, capture_output=True, text=True,
+                                     timeout=PATIENCE_S, check=False)
+            self.assertEqual((process.returncode, process.stderr), (127, f"emulate: {words.format(hidden)}\n"))
+
+    def test_tests_fail_where_a_program_is_missing(self):
+        fake = self.folder / "tools" / "emulate"
+        fake.parent.mkdir()
+        fake.write_text("#!/bin/sh\necho 'emulate: the program tc is not installed' >&2\nexit 127\n")
+        fake.chmod(0o755)
+        process = subprocess.run([sys.executable, __file__, MOEPLAN, self.folder], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        self.assertEqual((process.returncode, process.stderr), (1, "FAILED: emulate: the program tc is not installed\n"))
+
 
 if __name__ == "__main__":
     probe = subprocess.run([EMULATE, "--probe"], env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     if probe.returncode == 4:
         print(f"skipped: {probe.stderr.strip()}")
         sys.exit(77)
+    if probe.returncode != 0:
+        sys.exit(f"FAILED: {probe.stderr.strip()}")
     unittest.main(argv=[sys.argv[0]] + sys.argv[3:])

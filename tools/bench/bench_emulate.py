@@ -4,7 +4,7 @@
     tools/bench/bench_emulate.py [--seconds 4] [--only WORD]
 
 For each cluster: seconds to build it and take it down, then, with all flows at the same time, payload received by each port over its rate in the
-topology (least, mean, most of the ports), ports of both directions full where a case says so; the same by iperf3, where it is installed, one
+topology (least, mean, most of the ports), ports of both directions full where a case says so; the same by iperf3, one
 pair at a time (its payload over the same rate); processor time of a rank while it moves data, and of the whole idle cluster, in % of one core.
 """
 import argparse
@@ -92,7 +92,8 @@ def main():
     p.add_argument("--seconds", type=float, default=4)
     p.add_argument("--only", default="")
     o = p.parse_args()
-    has_iperf3 = shutil.which("iperf3") is not None
+    if not shutil.which("iperf3"):
+        sys.exit("bench_emulate: iperf3, the reference, is not installed (apt-get install iperf3, or tools/check, which does it)")
     head = f"{'cluster, Mbit/s':36} {'up+down':>8} {'least':>7} {'mean':>7} {'most':>7} {'iperf3':>7} {'cpu/rank':>9} {'idle':>6}"
     print(head, "-" * len(head), sep="\n")
     with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +116,7 @@ def main():
                 cpu = statistics.mean(r["cpu_s"] for r in json.load(f)["ranks"])
             _, _, idle_cpu = emulate(path, ["sleep", str(IDLE_S)], "-q")
             rates = {r: float(rate) for (r, side, k), rate in ports().items() if k == 0}
-            reference = f"{by_iperf3(path, rates, 2):7.4f}" if has_iperf3 and len(rates) > 1 and "shift" in name else "      -"
+            reference = f"{by_iperf3(path, rates, 2):7.4f}" if len(rates) > 1 and "shift" in name else "      -"
             print(f"{name:36} {build_s:6.2f} s {min(ratios):7.4f} {statistics.mean(ratios):7.4f} {max(ratios):7.4f} {reference} "
                   f"{cpu / o.seconds * 100:7.1f} % {max(0, idle_cpu - base_cpu) / IDLE_S * 100:4.1f} %", flush=True)
     return 0

@@ -17,6 +17,9 @@ import time
 
 ORDERS = "spread-out rcs sjf aurora bvn matchings nested list hybrid two-level sub-ports single".split()
 DISPATCHERS = "deepep-ll deepep-normal hierarchical agrs a2av".split()
+# Eight ranks over TCP, full duplex (docs/EXECUTOR.md part 2).
+MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--mca", "btl", "self,tcp", "--mca", "btl_tcp_flags", "1", "--mca", "btl_tcp_if_include", "lo",
+          "--mca", "mpi_yield_when_idle", "1", "--bind-to", "none", "-np", "8"]
 FAULTS = "corrupt@0/0/0 swap@0/0/0 drop@0/0/0 lie@0/0/0 stop@0/0/0 kill@0/0/0 slow@0/0/0".split()
 
 
@@ -28,6 +31,7 @@ def main():
     parser.add_argument("--only", default="")
     parser.add_argument("more", nargs="*")
     o = parser.parse_args()
+    launch = MPIRUN if o.transport.startswith("mpi") else []
     programs = os.path.join(os.path.abspath(o.build), "tools", "moeplan")
     moeplan, execute = (os.path.join(programs, name) for name in ("moeplan", "moeplan-exec"))
 
@@ -69,7 +73,7 @@ def main():
                     must(moeplan, "plan", "t.mpt", "slow.yaml", "--batch", 64, "--steps", 8, "--strategy", "contiguous", "--order", order, "--pacing",
                          "--dispatcher", dispatcher, "-q", "-o", "p.yaml", *model)
                     begin = time.monotonic()
-                    r = json.loads(must(execute, "p.yaml", "t.mpt", "slow.yaml", "--transport", o.transport, "--iterations", 1, "--warmup", 0, "--json",
+                    r = json.loads(must(*launch, execute, "p.yaml", "t.mpt", "slow.yaml", "--transport", o.transport, "--iterations", 1, "--warmup", 0, "--json",
                                         "-q", *model, *o.more))
                     seconds = time.monotonic() - begin
                     v = r["verified"]
@@ -82,7 +86,7 @@ def main():
              "-q", "-o", "p.yaml", *model)
         for fault in FAULTS:
             begin = time.monotonic()
-            done = run(execute, "p.yaml", "t.mpt", "slow.yaml", "--transport", o.transport, "--iterations", 1, "--warmup", 0,
+            done = run(*launch, execute, "p.yaml", "t.mpt", "slow.yaml", "--transport", o.transport, "--iterations", 1, "--warmup", 0,
                        "--fault", fault, "--deadline", 1000, "-q", *model, *o.more)
             ms = 1000 * (time.monotonic() - begin)
             print(f"{fault:16} {'caught' if done.returncode == 5 else 'NOT CAUGHT'} {ms:6.0f} ms  {done.stderr.strip()[:150]}")

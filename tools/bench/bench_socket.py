@@ -112,9 +112,10 @@ def loopback(moeplan, execute, o):
     write("t.yaml", HEAD + "gpus: [{repeat: 2, type: h100, ports: {nic: 400 Gbit/s}}]\n")
     names = ["iperf3, 2 s", "plain, 64 MB through 128 KB"] + [f"{who}, {size} MB" for size in LOOPBACK_MB for who in ("plain", "transport")]
     rates = {name: [] for name in names}
+    if not shutil.which("iperf3"):
+        sys.exit("bench_socket: iperf3, the reference, is not installed (apt-get install iperf3, or tools/check, which does it)")
     for _ in range(o.runs):  # in turn, so that what else the machine does meets all of them
-        if shutil.which("iperf3"):
-            rates[names[0]].append(iperf3())
+        rates[names[0]].append(iperf3())
         rates[names[1]] += plain(64_000_000, PLAIN_CALL, 2 * o.iterations)
         for size in LOOPBACK_MB:
             rates[f"plain, {size} MB"] += plain(size * 1_000_000, size * 1_000_000, 2 * o.iterations)

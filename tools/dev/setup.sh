@@ -28,6 +28,8 @@ libglpk-dev|echo "#include <glpk.h>" | cc -E -x c -o /dev/null -
 libmetis-dev|echo "#include <metis.h>" | cc -E -x c -o /dev/null -
 libcmocka-dev|pkg-config --exists cmocka'
 needs_to_check='iproute2|command -v ip && command -v tc || [ -x /usr/sbin/tc ]
+iperf3|command -v iperf3
+openmpi-bin|command -v mpirun || ! pkg-config --exists ompi-c
 python3-yaml|python3 -c "import yaml"
 clang|command -v clang
 libclang-rt-14-dev|printf "int LLVMFuzzerTestOneInput(const char *d, unsigned long n) { return d == 0 && n > 0; }" | clang -x c -fsanitize=fuzzer,address -o /dev/null -'

@@ -23,10 +23,17 @@ SYSCTLS_IF_THERE = {"net/ipv6/conf/all/disable_ipv6": "1", "net/ipv6/conf/defaul
 
 
 class Refused(Exception):
-    """The kernel (or a missing program) forbids a step."""
+    """The kernel forbids a step."""
 
     def __init__(self, step, reason):
         super().__init__(f"{step}: {reason}")
+
+
+class Missing(Exception):
+    """A program is not installed: nothing that the kernel forbids, and nothing to skip tests for."""
+
+    def __init__(self, name, package):
+        super().__init__(f"the program {name} is not installed (apt-get install {package}, or tools/check, which does it)")
 
 
 def call(step, function, *arguments):
@@ -117,7 +124,7 @@ def private_mounts():
 def program(name):
     path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if path is None:
-        raise Refused(f"find the program {name}", "not installed (Debian: iproute2)")
+        raise Missing(name, "iproute2")
     return path
 
 

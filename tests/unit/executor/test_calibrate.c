@@ -12,9 +12,10 @@
 static const struct mp_topology *truth;
 static uint64_t disturbed; /* added to every other run, in ns: the least of the runs does not see it */
 static uint32_t n_runs;
-static double uneven;  /* part by which runs of 8 bytes are longer than those of 64 */
-static bool no_launch; /* runs of a few bytes take no time at all */
-static double spoiled; /* part by which runs of half the largest size are longer; a fit sees it */
+static double uneven;         /* part by which runs of 8 bytes are longer than those of 64 */
+static bool no_launch;        /* runs of a few bytes take no time at all */
+static uint32_t n_of_mode[3]; /* scripts of several stages */
+static double spoiled;        /* part by which runs of half the largest size are longer; a fit sees it */
 
 struct ex_link {
     uint8_t *blocks[64];
@@ -64,6 +65,7 @@ static enum mp_status known_run(struct ex_link *l, const struct ex_script *s, st
     double ns = s->is_single ? (double)truth->launch_ns : 0;
     for (uint32_t k = 0; k < s->n_stages; k++)
         ns += stage_ns(s, k) + (s->is_single ? 0 : (double)truth->stage_launch_ns);
+    n_of_mode[s->mode] += s->n_stages > 1;
     if (spoiled > 0 && s->is_single && ns > 7e6 && ns < 10.5e6)
         ns *= 1 + spoiled;
     if (s->is_single && s->messages[0].bytes <= 64)
@@ -340,6 +342,47 @@ static void test_calibrate__computation(void **state) {
     mp_topology_free(t);
 }
 
+/* What is fitted is a stage as the transport runs it, and that is said. */
+static void test_calibrate__a_stage_is_timed_as_the_transport_runs_it(void **state) {
+    (void)state;
+    static const enum mp_stage_mode runs[2][4] = {
+        {MP_STAGE_FREE, MP_STAGE_FREE, MP_STAGE_BARRIER, MP_STAGE_COUPLED},
+        {MP_STAGE_COUPLED, MP_STAGE_COUPLED, MP_STAGE_BARRIER, MP_STAGE_COUPLED}};
+    struct mp_topology *t =
+        topology_of(HEAD("10 us", "10 us") "levels: [{name: nic, latency: 1 us}]\n"
+                                           "gpus: [{repeat: 3, type: h100, ports: {nic: 10 MB/s}}]\n");
+    truth = t;
+    for (int couples = 0; couples < 2; couples++)
+        for (int wanted = -1; wanted < 3; wanted++) {
+            struct ex_transport transport = known;
+            struct mp_exec in = exec_of(t, "known");
+            struct mp_calibration *c = NULL;
+            struct mp_error err = {0};
+            struct mp_out *out = NULL;
+            size_t n;
+            transport.limits.couples = couples;
+            in.stage_mode = wanted;
+            memset(n_of_mode, 0, sizeof n_of_mode);
+            CHECK_OK(ex_calibrate(&c, &in, &transport, 1 << 22, 20, &err), err);
+            const enum mp_stage_mode mode = runs[couples][wanted + 1];
+            assert_int_equal(c->stage_mode, mode);
+            for (int m = 0; m < 3; m++)
+                assert_true((n_of_mode[m] > 0) == (m == (int)mode));
+            CHECK_OK(mp_out_open_memory(&out, &err), err);
+            mp_calibration_write_topology(c, out);
+            mp_calibration_write_json(c, out);
+            mp_out_write(out, "", 1);
+            char words[2][64];
+            snprintf(words[0], sizeof words[0], "stages %s,", mp_stage_mode_name(mode));
+            snprintf(words[1], sizeof words[1], "\"stage_mode\": \"%s\"", mp_stage_mode_name(mode));
+            for (int k = 0; k < 2; k++)
+                assert_non_null(strstr((const char *)mp_out_memory_bytes(out, &n), words[k]));
+            CHECK_OK(mp_out_commit(out, &err), err);
+            mp_calibration_free(c);
+        }
+    mp_topology_free(t);
+}
+
 /* ---- files ---- */
 
 static void test_calibrate__what_is_written_is_read_back(void **state) {
@@ -402,6 +445,7 @@ int main(void) {
         cmocka_unit_test(test_calibrate__a_bad_fit_is_said),
         cmocka_unit_test(test_calibrate__a_launch_that_varies_or_cannot_be_seen_is_bad),
         cmocka_unit_test(test_calibrate__computation),
+        cmocka_unit_test(test_calibrate__a_stage_is_timed_as_the_transport_runs_it),
         cmocka_unit_test(test_calibrate__what_is_written_is_read_back),
         cmocka_unit_test(test_calibrate__over_threads),
     };

@@ -168,6 +168,89 @@ static void test_exec__predictions_are_the_simulators(void **state) {
     assert_true(n > 40);
 }
 
+/* Where a transport ends a stage before the next (nccl), free stages are run, predicted and reported as coupled. */
+static void test_exec__stages_that_a_transport_couples_are_predicted_so(void **state) {
+    (void)state;
+    static struct trial t;
+    const struct ex_limits couples = {.couples = true}, any = {0};
+    const enum mp_stage_mode runs[] = {MP_STAGE_COUPLED, MP_STAGE_BARRIER, MP_STAGE_COUPLED};
+    uint32_t n_staged = 0, n_others = 0;
+    for (uint64_t seed = 7000; seed < 7120; seed++) {
+        struct mp_error err = {0};
+        struct mp_net *net;
+        trial_make(&t, seed, false);
+        const struct mp_plan_layer *layer = &t.w.plan->layers[0];
+        if (layer->order == MP_NONE || t.w.plan->orders[layer->order].between_nodes) {
+            world_free(&t.w);
+            continue; /* between nodes there always are barriers */
+        }
+        t.w.plan->fallback_ppm = 0;
+        struct mp_cost_setup setup = t.w.setup;
+        setup.dispatcher = t.in.dispatcher;
+        setup.sources = t.in.sources;
+        CHECK_OK(mp_net_new(&net, &t.w.net.t, &err), err);
+        for (int wanted = 0; wanted < 3; wanted++) {
+            struct ex_layer *l, *as_run;
+            uint64_t got, want, free_ns, bound;
+            CHECK_OK(ex_layer_new(&l, &setup, net, wanted, &couples, 0, 0, &err), err);
+            CHECK_OK(ex_layer_new(&as_run, &setup, net, (int)runs[wanted], &any, 0, 0, &err), err);
+            assert_int_equal(l->scripts[EX_DISPATCH]->mode, runs[wanted]);
+            CHECK_OK(ex_layer_predict(l, &setup, net, wanted, &couples, EX_DISPATCH, NULL, &got, &bound, &err), err);
+            CHECK_OK(
+                ex_layer_predict(as_run, &setup, net, (int)runs[wanted], &any, EX_DISPATCH, NULL, &want, &bound, &err),
+                err);
+            CHECK_OK(
+                ex_layer_predict(as_run, &setup, net, MP_STAGE_FREE, &any, EX_DISPATCH, NULL, &free_ns, &bound, &err),
+                err);
+            assert_int_equal(got, want);
+            n_staged += !l->scripts[EX_DISPATCH]->is_single;
+            n_others += wanted == MP_STAGE_FREE && got != free_ns;
+            ex_layer_free(l);
+            ex_layer_free(as_run);
+        }
+        mp_net_free(net);
+        world_free(&t.w);
+    }
+    assert_true(n_staged > 40 && n_others > 5);
+}
+
+static void test_exec__the_report_says_how_stages_were_run(void **state) {
+    (void)state;
+    static struct trial t;
+    uint32_t n = 0;
+    for (uint64_t seed = 0; seed < 40 && n < 3; seed++) {
+        struct mp_error err = {0};
+        struct mp_exec_result *r;
+        trial_make(&t, seed, false);
+        t.w.plan->stage_mode = MP_STAGE_FREE;
+        CHECK_OK(mp_exec_run(&r, &t.in, &err), err);
+        if (r->parts[0].is_staged && !t.order.o.between_nodes) {
+            for (int is_coupled = 0; is_coupled < 2; is_coupled++) {
+                struct mp_out *text, *json;
+                size_t size;
+                CHECK_OK(mp_out_open_memory(&text, &err), err);
+                CHECK_OK(mp_out_open_memory(&json, &err), err);
+                for (size_t i = 0; i < r->n_parts && is_coupled; i++)
+                    r->parts[i].mode = MP_STAGE_COUPLED;
+                mp_exec_write_text(r, &t.in, text);
+                mp_out_write(text, "", 1);
+                mp_exec_write_json(r, &t.in, json);
+                mp_out_write(json, "", 1);
+                assert_true((strstr((const char *)mp_out_memory_bytes(text, &size), "stages are coupled") != NULL) ==
+                            is_coupled);
+                assert_non_null(strstr((const char *)mp_out_memory_bytes(json, &size),
+                                       is_coupled ? "\"stage_mode\": \"coupled\"" : "\"stage_mode\": \"free\""));
+                CHECK_OK(mp_out_commit(text, &err), err);
+                CHECK_OK(mp_out_commit(json, &err), err);
+            }
+            n++;
+        }
+        mp_exec_result_free(r);
+        world_free(&t.w);
+    }
+    assert_int_equal(n, 3);
+}
+
 /* All but measured times is the same for any number of threads. */
 static void test_exec__threads_do_not_matter(void **state) {
     (void)state;
@@ -572,6 +655,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_exec__every_token_of_random_plans),
         cmocka_unit_test(test_exec__predictions_are_the_simulators),
+        cmocka_unit_test(test_exec__stages_that_a_transport_couples_are_predicted_so),
+        cmocka_unit_test(test_exec__the_report_says_how_stages_were_run),
         cmocka_unit_test(test_exec__threads_do_not_matter),
         cmocka_unit_test(test_exec__copies_reach_all_experts),
         cmocka_unit_test(test_exec__plain_matrices),

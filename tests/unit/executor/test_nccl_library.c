@@ -71,6 +71,18 @@ static void test_nccl_library__all_ranks_get_the_id(void **state) {
         assert_memory_equal(&ids[r], &ids[0], sizeof ids[0]);
 }
 
+/* Groups follow each other: what is predicted, calibrated and reported are coupled stages, never free ones. */
+static void test_nccl_library__its_stages_are_coupled(void **state) {
+    (void)state;
+    const struct ex_limits *limits = &ex_transport_find("nccl")->limits;
+    assert_int_equal(ex_limits_mode(limits, MP_STAGE_FREE), MP_STAGE_COUPLED);
+    assert_int_equal(ex_limits_mode(limits, MP_STAGE_COUPLED), MP_STAGE_COUPLED);
+    assert_int_equal(ex_limits_mode(limits, MP_STAGE_BARRIER), MP_STAGE_BARRIER);
+    for (uint32_t i = 0; ex_transport_at(i) != NULL; i++)
+        if (strcmp(ex_transport_at(i)->name, "nccl") != 0)
+            assert_int_equal(ex_limits_mode(&ex_transport_at(i)->limits, MP_STAGE_FREE), MP_STAGE_FREE);
+}
+
 /* The proof holds scripts against what a group of NCCL takes. */
 static void test_nccl_library__groups_of_more_than_256_are_refused(void **state) {
     (void)state;
@@ -99,6 +111,7 @@ static void test_nccl_library__groups_of_more_than_256_are_refused(void **state)
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_nccl_library__all_ranks_get_the_id),
+        cmocka_unit_test(test_nccl_library__its_stages_are_coupled),
         cmocka_unit_test(test_nccl_library__groups_of_more_than_256_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
