@@ -3,7 +3,8 @@
  *
  * Decides:  rate of each class of ports, uplinks and pairs; launch, latency and cost of a stage; incast curve;
  *           coefficients of computation.
- * Method:   probes whose time one figure decides (probe.c), least times of repeated runs, fits of fit.c.
+ * Method:   probes whose time one figure decides (probe.c), least times of repeated runs, fits of fit.c. Shapers let
+ *           some bytes pass at once (token buckets): a rate is the slope of sizes that are all well beyond that.
  * Differs:  launch and latency are both a constant of every transfer, a stage's cost and latency both its slope: no
  * time tells them apart. The outermost level keeps its nominal latency, as far as the measured constants have room. */
 #include "calibrate_private.h"
@@ -19,13 +20,16 @@ enum {
     BLOCK_BYTES = 64 << 20, /* of a rank; ranks of one process share four times as much */
     GPU_BLOCK_BYTES = 256 << 20,
     SIZES = 4,        /* of a rate: quarters of the largest */
+    GROWTHS = 6,      /* how often these may prove too small */
+    PROBES_MAX = 4,   /* how much longer than a probe runs may get for lines that are not straight */
     TINY_SIZES = 4,   /* of a launch: 8, 16, 32, 64 bytes */
     TINY_FACTOR = 4,  /* as many times more runs of these: they are short and vary */
     STAGE_COUNTS = 5, /* 2, 4, 8, 16, 32 stages */
     SENDERS_MAX = 32  /* of an incast curve */
 };
-#define NOISE_ERRORS 3   /* a negative value within so many standard errors is 0 */
-#define INCAST_SEEN 0.98 /* a curve that stays above it is none */
+#define SLOPE_ERROR_TRY 0.05 /* part of a rate that its standard error may be before longer runs are tried */
+#define NOISE_ERRORS 3       /* a negative value within so many standard errors is 0 */
+#define INCAST_SEEN 0.98     /* a curve that stays above it is none */
 
 const char *mp_fit_kind_name(enum mp_fit_kind kind) {
     static const char *const names[] = {"rate", "pair", "launch", "stage", "incast", "compute"};
@@ -137,6 +141,56 @@ enum mp_status calibrate_new_fit(struct calibration *x, struct mp_fit **out, enu
     return f->points != NULL ? MP_OK : mp_nomem(err, "a calibration");
 }
 
+/* Sizes of which the largest is `largest` on each edge, and their line. */
+static enum mp_status measure_sizes(struct calibration *x, const struct ex_pattern *p, uint64_t largest, uint32_t load,
+                                    struct ex_sample samples[SIZES], struct ex_line *line, bool *is_line,
+                                    struct mp_error *err) {
+    for (uint32_t i = 0; i < SIZES; i++) {
+        const uint64_t bytes = largest / SIZES * (i + 1);
+        uint64_t ns;
+        enum mp_status status = measure(x, p, p->n, bytes, x->in->n_iterations, &ns, err);
+        if (status != MP_OK)
+            return status;
+        samples[i] = (struct ex_sample){(double)(bytes * load), (double)ns};
+    }
+    *is_line = ex_fit_line(line, samples, SIZES);
+    return MP_OK;
+}
+
+/* What passes at once before the rate counts, in bytes through the port: where the line meets no time at all. */
+static double burst_of(const struct ex_line *line) { return line->b > 0 && line->a < 0 ? -line->a / line->b : 0; }
+/* Is the least size not clearly beyond it? Then the line may have a knee, and its slope is none. */
+static bool is_within_burst(const struct ex_line *line, const struct ex_sample *least) {
+    return 2 * burst_of(line) > least->x;
+}
+
+/* Sizes that a rate can be seen by: long enough (what disturbed the search may have ended it early), beyond any burst,
+ * on a line. Each time they are not, larger ones are tried, as long as there is memory. */
+static enum mp_status find_line(struct calibration *x, const struct ex_pattern *p, uint32_t load,
+                                struct ex_sample samples[SIZES], struct ex_line *line, bool *is_line,
+                                struct mp_error *err) {
+    const uint64_t step = (uint64_t)SIZES * EX_ALIGN, most = ex_pattern_most(p, x->block_bytes) / step * step;
+    uint64_t largest;
+    enum mp_status status = find_size(x, p, &largest, err);
+    for (uint32_t i = 0; status == MP_OK; i++) {
+        status = measure_sizes(x, p, largest, load, samples, line, is_line, err);
+        if (status != MP_OK)
+            break;
+        const double longest = samples[SIZES - 1].ns, probe = (double)x->probe_ns;
+        const bool is_straight = *is_line && line->b > 0 && line->b_error <= SLOPE_ERROR_TRY * line->b;
+        if (i == GROWTHS || largest >= most ||
+            (longest >= probe / 2 && !is_within_burst(line, &samples[0]) &&
+             (is_straight || longest >= PROBES_MAX * probe)))
+            break;
+        const double beyond = 2.5 * SIZES * burst_of(line) / load; /* the least of the sizes, with something to spare */
+        uint64_t wanted = beyond > 2 * (double)largest ? (beyond < 8 * (double)largest ? (uint64_t)beyond : 8 * largest)
+                                                       : 2 * largest;
+        wanted = wanted / step * step;
+        largest = wanted < most ? wanted : most;
+    }
+    return status;
+}
+
 /* Ports, uplinks or pairs with one nominal rate. */
 static enum mp_status fit_class(struct calibration *x, const struct ex_class *k, struct mp_error *err) {
     const struct mp_topology *t = x->in->topology;
@@ -145,7 +199,7 @@ static enum mp_status fit_class(struct calibration *x, const struct ex_class *k,
     struct ex_line line;
     struct mp_fit *f;
     uint32_t load;
-    uint64_t largest;
+    bool is_line = false;
     enum mp_status status = calibrate_new_fit(x, &f, k->is_pair ? MP_FIT_PAIR : MP_FIT_RATE, k->level, SIZES, err);
     if (status != MP_OK)
         return status;
@@ -162,14 +216,8 @@ static enum mp_status fit_class(struct calibration *x, const struct ex_class *k,
         calibrate_remark(f, false, "kept: other figures always limit before it, or nobody uses it");
         goto out;
     }
-    MP_TRY(find_size(x, &p, &largest, err));
-    for (uint32_t i = 0; i < SIZES; i++) {
-        const uint64_t bytes = largest / SIZES * (i + 1);
-        uint64_t ns;
-        MP_TRY(measure(x, &p, p.n, bytes, x->in->n_iterations, &ns, err));
-        samples[i] = (struct ex_sample){(double)(bytes * load), (double)ns};
-    }
-    if (!ex_fit_line(&line, samples, SIZES)) {
+    MP_TRY(find_line(x, &p, load, samples, &line, &is_line, err));
+    if (!is_line) {
         f->n_points = 0;
         calibrate_remark(f, true, "kept: no room for two sizes");
         goto out;
@@ -184,6 +232,11 @@ static enum mp_status fit_class(struct calibration *x, const struct ex_class *k,
         f->value = 1e9 / line.b;
         f->error = line.b_error / line.b * f->value;
         calibrate_judge(f);
+        if (is_within_burst(&line, &samples[0]))
+            calibrate_remark(f, true, "about %.0f bytes pass at once, and the least of the sizes had %.0f",
+                             burst_of(&line), samples[0].x);
+        if (line.b_error > RESIDUAL_MAX * line.b)
+            calibrate_remark(f, true, "the slope's standard error is %.0f %%", line.b_error / line.b * 100);
     }
 out:
     ex_pattern_free(&p);
