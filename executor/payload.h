@@ -5,7 +5,18 @@
 
 #include <moeplan/base.h>
 
+struct ex_link;
+/* Who works on activations shows life (transport.h). Once it fails, nothing is worked on any more. */
+struct ex_pulse {
+    enum mp_status (*beat)(struct ex_link *link, struct mp_error *err); /* NULL: nobody waits meanwhile */
+    struct ex_link *link;
+    enum mp_status status;
+    struct mp_error why;
+};
+void ex_pulse_beat(struct ex_pulse *p); /* NULL is fine */
+
 struct ex_payload {
+    struct ex_pulse *pulse; /* NULL, or of this rank: beats with every function below */
     uint64_t seed;
     uint32_t step, layer, iteration; /* so that nothing that is left of an earlier one passes */
     uint64_t dispatch_bytes, combine_bytes;

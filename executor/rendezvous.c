@@ -1,6 +1,7 @@
 /* The meeting is a star that lives for a moment: every rank connects to rank 0 and says who it is, which port it
  * listens at and what it is going to run (a SHA-256); rank 0 answers with a refusal or with everybody's address. */
 #include "rendezvous.h"
+#include "guests.h"
 #include <moeplan/io.h>
 #include <arpa/inet.h>
 #include <errno.h>
@@ -284,74 +285,34 @@ static enum mp_status write_file(const struct place *p, const char *host, uint16
 
 /* ---- rank 0 ---- */
 
-struct guest {
-    int fd;
-    size_t got;
-    struct hello hello;
-};
-
 /* Takes in whoever comes until every rank is there. fds[r] is rank r's; a stranger is shown the door. */
-static enum mp_status receive_guests(int listener, uint32_t n, struct hello *hellos, int *fds, uint64_t until_ns,
-                                     char *refusal) {
-    const uint32_t n_most = 2 * n + 8;
-    struct guest *guests = mp_calloc(n_most, sizeof *guests);
-    struct pollfd *polls = mp_calloc(n_most + 1, sizeof *polls);
-    uint32_t n_guests = 0, n_known = 1;
-    enum mp_status status = MP_OK;
-    if (guests == NULL || polls == NULL) {
-        status = MP_ENOMEM;
-        goto out;
-    }
-    while (n_known < n) {
-        const uint64_t now = ex_now_ns();
-        if (now >= until_ns) {
+static enum mp_status receive_all(int listener, uint32_t n, struct hello *hellos, int *fds, uint64_t until_ns,
+                                  char *refusal) {
+    struct ex_guests guests;
+    struct hello h;
+    enum mp_status status = ex_guests_open(&guests, listener, sizeof h, 2 * n + 64, NULL);
+    if (status != MP_OK)
+        return status;
+    for (uint32_t n_known = 1; n_known < n && status == MP_OK;) {
+        const int fd = ex_guests_next(&guests, &h, until_ns);
+        if (fd < 0) {
             status = MP_EPEER;
-            goto out;
+        } else if (h.magic != MAGIC) {
+            (void)close(fd);
+        } else if (h.rank == 0 || h.rank >= n || fds[h.rank] >= 0 || h.n_ranks != n) {
+            (void)snprintf(refusal, N_TEXT,
+                           h.n_ranks != n ? "rank %u was started as one of %u ranks, rank 0 as one of %u"
+                                          : "rank %u of %u came twice or cannot be (each rank is started once)",
+                           h.rank, h.n_ranks, n);
+            (void)close(fd);
+            status = MP_EPEER;
+        } else {
+            hellos[h.rank] = h;
+            fds[h.rank] = fd;
+            n_known++;
         }
-        const struct timespec left = {(time_t)((until_ns - now) / 1000000000), (long)((until_ns - now) % 1000000000)};
-        polls[0] = (struct pollfd){.fd = n_guests < n_most ? listener : -1, .events = POLLIN};
-        for (uint32_t g = 0; g < n_guests; g++)
-            polls[g + 1] = (struct pollfd){.fd = guests[g].fd, .events = POLLIN};
-        if (ppoll(polls, n_guests + 1, &left, NULL) <= 0)
-            continue;
-        const int fd =
-            (polls[0].revents & POLLIN) != 0 ? accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC) : -1;
-        for (uint32_t g = n_guests; g-- > 0;) {
-            struct guest *q = &guests[g];
-            if (polls[g + 1].revents == 0)
-                continue;
-            ssize_t k = recv(q->fd, (char *)&q->hello + q->got, sizeof q->hello - q->got, 0);
-            if (k < 0 && (errno == EAGAIN || errno == EINTR))
-                continue;
-            q->got += k > 0 ? (size_t)k : 0;
-            if (k > 0 && q->got < sizeof q->hello)
-                continue;
-            const struct hello *h = &q->hello;
-            if (k <= 0 || h->magic != MAGIC) {
-                (void)close(q->fd);
-            } else if (h->rank == 0 || h->rank >= n || fds[h->rank] >= 0 || h->n_ranks != n) {
-                (void)snprintf(refusal, N_TEXT,
-                               h->n_ranks != n ? "rank %u was started as one of %u ranks, rank 0 as one of %u"
-                                               : "rank %u of %u came twice or cannot be (each rank is started once)",
-                               h->rank, h->n_ranks, n);
-                (void)close(q->fd);
-                status = MP_EPEER;
-                goto out;
-            } else {
-                hellos[h->rank] = *h;
-                fds[h->rank] = q->fd;
-                n_known++;
-            }
-            *q = guests[--n_guests];
-        }
-        if (fd >= 0)
-            guests[n_guests++] = (struct guest){.fd = fd};
     }
-out:
-    for (uint32_t g = 0; guests != NULL && g < n_guests; g++)
-        (void)close(guests[g].fd);
-    mp_free(guests);
-    mp_free(polls);
+    ex_guests_close(&guests);
     return status;
 }
 
@@ -420,7 +381,7 @@ static enum mp_status host(struct ex_meeting *m, const struct ex_world *w, const
     }
     if (place->file != NULL)
         MP_TRY(write_file(place, "127.0.0.1", ex_port(listener), err));
-    status = receive_guests(listener, n, hellos, fds, until_ns, answer.why);
+    status = receive_all(listener, n, hellos, fds, until_ns, answer.why);
     if (status == MP_ENOMEM) {
         (void)mp_nomem(err, "a meeting of ranks");
         goto out;

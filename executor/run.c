@@ -19,6 +19,7 @@ struct run {
     uint64_t *view_bytes;     /* [n_local] */
     uint64_t *counts;         /* [n_local][2] tokens, copies checked */
     struct ex_payload payload;
+    struct ex_pulse pulse;        /* of this process's rank */
     const struct ex_layer *layer; /* the one at hand */
     int task;
     struct mp_net_log log;              /* of one prediction */
@@ -113,7 +114,12 @@ static enum mp_status task(void *ctx, size_t i, unsigned worker, struct mp_error
 
 static enum mp_status all_ranks(struct run *x, int which, struct mp_error *err) {
     x->task = which;
-    return mp_parallel_for(x->in->n_threads, x->world.n_local, task, x, err);
+    enum mp_status status = mp_parallel_for(x->in->n_threads, x->world.n_local, task, x, err);
+    if (x->pulse.status == MP_OK)
+        return status;
+    if (err != NULL)
+        *err = x->pulse.why; /* what was not worked on may have looked wrong */
+    return x->pulse.status;
 }
 
 /* ---- a layer, once ---- */
@@ -415,6 +421,11 @@ static enum mp_status check_fault(const struct run *x, uint32_t step, uint32_t l
                    f->rank, f->stage, step, layer);
 }
 
+/* Between pieces of work that know nothing of transports. */
+static enum mp_status works_on(struct run *x, struct mp_error *err) {
+    return x->transport->pulse != NULL ? x->transport->pulse(x->link, err) : MP_OK;
+}
+
 static enum mp_status run_step(struct run *x, uint32_t step, struct mp_error *err) {
     struct mp_exec_result *r = x->r;
     const uint32_t n_warmup = x->in->n_warmup;
@@ -428,6 +439,7 @@ static enum mp_status run_step(struct run *x, uint32_t step, struct mp_error *er
             MP_TRY(
                 ex_layer_new(&x->layers[l], &x->setup, x->net, x->in->stage_mode, &x->transport->limits, step, l, err));
         MP_TRY(check_fault(x, step, l, err));
+        MP_TRY(works_on(x, err));
         for (int part = 0; part < EX_N_PARTS; part++)
             if (x->layers[l]->scripts[part] != NULL)
                 MP_TRY(
@@ -584,6 +596,8 @@ enum mp_status mp_exec_run(struct mp_exec_result **out, const struct mp_exec *in
     MP_TRY(open_run(&x, &why));
     MP_TRY(new_result(&x, &why));
     MP_TRY(x.transport->open(&x.link, &x.world, &why));
+    x.pulse = (struct ex_pulse){.beat = x.transport->pulse, .link = x.link};
+    x.payload.pulse = x.pulse.beat != NULL ? &x.pulse : NULL;
     for (uint32_t s = 0; s < x.r->n_steps; s++)
         MP_TRY(run_step(&x, s, &why));
     MP_TRY(add_up(&x, &why));

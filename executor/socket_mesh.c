@@ -2,6 +2,7 @@
  *
  * A barrier is a star: everybody tells rank 0, rank 0 tells everybody, 2 (n - 1) small frames. A gather likewise. */
 #include "socket.h"
+#include "guests.h"
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -19,6 +20,9 @@ enum {
     ROW_BYTES_MAX = 1 << 30,
     REASON_MAX = 900,
     GRACE_NS = 25000000,     /* from a connection's end until we give up hearing the reason from somebody */
+    TICKS = 8,               /* in a deadline: more make silences of busy machines rarer, each costs a small frame */
+    PULSE_NS = 20000000,     /* at most so long between looks while a rank works */
+    LATER_NS = 20000000,     /* who knows less of what a silent rank owes lets those come first who know more */
     SEND_BUFFER = 128 * 1024 /* little waits in front of the next message; more was slower on loopback */
 };
 
@@ -122,9 +126,12 @@ static enum mp_status obey(struct ex_link *l, uint32_t from, const struct socket
         *(f->kind == SOCKET_ROW ? &p->row_serial : &l->all_serial) = f->serial;
         return MP_OK;
     }
-    case SOCKET_WAITING:
+    case SOCKET_TICK: {
+        const uint64_t now = ex_now_ns(), moved = f->serial < now ? now - f->serial : 0;
         p->waits_for = f->index;
+        l->others_moved_ns = moved > l->others_moved_ns ? moved : l->others_moved_ns;
         return MP_OK;
+    }
     case SOCKET_LEAVE:
         p->has_left = true;
         return MP_OK;
@@ -160,6 +167,8 @@ static enum mp_status read_commands(struct ex_link *l, uint32_t from, struct mp_
             break;
         if (k <= 0)
             p->out_has_ended = true;
+        else
+            p->life_ns = ex_now_ns();
         b->n += k > 0 ? (size_t)k : 0;
         while (b->n - b->at >= sizeof(struct socket_frame)) {
             struct socket_frame f;
@@ -196,15 +205,94 @@ enum mp_status socket_gone(struct ex_link *l, uint32_t peer, int error, struct m
                         error == 0 ? "was closed" : strerror(error));
 }
 
+/* ---- signs of life ---- */
+
+static uint64_t deadline_ns(const struct ex_link *l) { return l->world.deadline_ms * 1000000; }
+
+uint64_t socket_patience(const struct ex_link *l, uint64_t since_ns) {
+    const uint64_t moved = l->others_moved_ns > l->moved_ns ? l->others_moved_ns : l->moved_ns;
+    return (moved > since_ns ? moved : since_ns) + deadline_ns(l) + 3 * LATER_NS; /* who is silent is named first */
+}
+
+static enum mp_status tick(struct ex_link *l, uint64_t now, struct mp_error *err) {
+    enum mp_status status = MP_OK;
+    l->tick_ns = now + deadline_ns(l) / TICKS;
+    for (uint32_t r = 0; r < l->n && status == MP_OK; r++)
+        if (r != l->me && !l->peers[r].has_left)
+            status = socket_tell(l, r, SOCKET_TICK, now - l->moved_ns, l->waits_for, NULL, 0, err);
+    return status;
+}
+
+/* Nobody can show life to who does not look: a time without a look does not count against the others. Short ones do,
+ * because what came meanwhile is still to be read. */
+static void look_again(struct ex_link *l, uint64_t now) {
+    const uint64_t blind = now - l->looked_ns;
+    if (blind < deadline_ns(l) / 2)
+        return;
+    for (uint32_t r = 0; r < l->n; r++)
+        l->peers[r].life_ns += blind;
+}
+
+static enum mp_status silent(struct ex_link *l, uint32_t peer, uint64_t bytes, uint32_t stage, bool is_receive,
+                             struct mp_error *err) {
+    char name[96];
+    const unsigned long long ms = l->world.deadline_ms;
+    static const char why[] = "is it alive? a slow cluster may need a longer --deadline";
+    if (bytes > 0)
+        return socket_break(l, err,
+                            "%s, stage %u: rank %u waited %llu ms for %llu bytes %s rank %u, which showed no sign of "
+                            "life (%s)",
+                            ex_script_name(l->script, name, sizeof name), stage, l->me, ms, (unsigned long long)bytes,
+                            is_receive ? "from" : "to go to", peer, why);
+    return socket_break(l, err,
+                        "%s, before a barrier: rank %u, with 0 bytes outstanding, waited %llu ms for rank %u, which "
+                        "showed no sign of life (%s)",
+                        l->doing, l->me, ms, peer, why);
+}
+
+/* Fails when a peer has been silent for too long. All that had come by now has been seen. */
+static enum mp_status judge(struct ex_link *l, uint64_t now, struct mp_error *err) {
+    uint64_t next = now + deadline_ns(l);
+    for (uint32_t r = 0; r < l->n; r++) {
+        if (r == l->me || l->peers[r].has_left || l->peers[r].life_ns + deadline_ns(l) >= next)
+            continue;
+        uint32_t stage = 0;
+        bool is_receive = true, is_next = false;
+        const uint64_t bytes = l->outstanding != NULL ? l->outstanding(l->run, r, &stage, &is_receive, &is_next) : 0;
+        const uint64_t until = l->peers[r].life_ns + deadline_ns(l) + (bytes == 0 ? 2 : is_next ? 0 : 1) * LATER_NS;
+        if (now >= until)
+            return silent(l, r, bytes, stage, is_receive, err);
+        next = until < next ? until : next;
+    }
+    l->judge_ns = next;
+    return MP_OK;
+}
+
+enum mp_status socket_pulse(struct ex_link *l, struct mp_error *err) {
+    const uint64_t now = ex_now_ns(), pause = deadline_ns(l) / TICKS < PULSE_NS ? deadline_ns(l) / TICKS : PULSE_NS;
+    l->moved_ns = now;
+    return now < l->looked_ns + pause ? MP_OK : socket_step(l, 0, err);
+}
+
 enum mp_status socket_step(struct ex_link *l, uint64_t until_ns, struct mp_error *err) {
     struct epoll_event events[EVENTS];
+    enum mp_status status = MP_OK;
     if (l->is_broken)
         return broken(l, err);
-    const uint64_t now = ex_now_ns();
+    uint64_t now = ex_now_ns();
+    look_again(l, now);
+    if (now >= l->tick_ns && !l->is_silent)
+        MP_TRY(tick(l, now, err));
+    if (!l->is_silent)
+        until_ns = l->tick_ns < until_ns ? l->tick_ns : until_ns;
+    if (!l->is_silent)
+        until_ns = l->judge_ns < until_ns ? l->judge_ns : until_ns;
     const uint64_t left = until_ns > now ? until_ns - now : 0;
     const int ms = left / 1000000 < 1000000 ? (int)mp_ceil_div(left, 1000000) : 1000000;
     const int n = epoll_wait(l->epoll, events, EVENTS, ms);
-    enum mp_status status = MP_OK;
+    if (ms > 0)
+        now = ex_now_ns();
+    l->looked_ns = now;
     for (int i = 0; i < n; i++) {
         const uint32_t r = (uint32_t)(events[i].data.u64 >> 1);
         const bool is_in = (events[i].data.u64 & 1) != 0;
@@ -212,6 +300,8 @@ enum mp_status socket_step(struct ex_link *l, uint64_t until_ns, struct mp_error
         const uint32_t e = events[i].events;
         if (is_in) {
             p->can_receive |= (e & (EPOLLIN | EPOLLHUP | EPOLLERR | EPOLLRDHUP)) != 0;
+            if ((e & EPOLLIN) != 0)
+                p->life_ns = now;
             if ((e & EPOLLOUT) != 0)
                 flush_replies(p);
         } else {
@@ -225,24 +315,24 @@ enum mp_status socket_step(struct ex_link *l, uint64_t until_ns, struct mp_error
         if (l->peers[r].out_has_ended && !l->peers[r].has_left)
             MP_TRY(socket_gone(l, r, 0, err));
     }
+    if (now >= l->judge_ns && n < EVENTS && !l->is_silent && !l->is_asking)
+        status = judge(l, now, err);
 out:
     return status;
 }
 
 /* ---- whom to blame ---- */
 
-enum mp_status socket_complain(struct ex_link *l, uint32_t peer, struct mp_error *err) {
-    enum mp_status status = MP_OK;
-    if (l->has_complained == (peer != MP_NONE))
-        return MP_OK;
-    l->has_complained = peer != MP_NONE;
-    for (uint32_t r = 0; r < l->n && status == MP_OK; r++)
-        if (r != l->me)
-            status = socket_tell(l, r, SOCKET_WAITING, 0, peer, NULL, 0, err);
-    return status;
-}
-
 uint32_t socket_culprit(const struct ex_link *l, uint32_t peer) {
+    uint64_t life_ns = l->looked_ns - deadline_ns(l) / 2;
+    uint32_t quiet = MP_NONE; /* the longest, and long */
+    for (uint32_t r = 0; r < l->n; r++)
+        if (r != l->me && !l->peers[r].has_left && l->peers[r].life_ns < life_ns) {
+            life_ns = l->peers[r].life_ns;
+            quiet = r;
+        }
+    if (quiet != MP_NONE)
+        return quiet;
     for (uint32_t hops = 0; hops < l->n && peer != l->me && l->peers[peer].waits_for < l->n; hops++)
         if (l->peers[peer].waits_for == l->me)
             break;
@@ -262,23 +352,26 @@ static uint32_t missing_from(const struct ex_link *l, bool is_barrier) {
     return r;
 }
 
-/* Waits a while at a barrier (a gather) that began at `begin_ns`; fails when that was the deadline ago. */
+/* Waits a while at a barrier (a gather) that began at `begin_ns`; fails when nothing moved anywhere for the deadline.
+ */
 static enum mp_status wait_on(struct ex_link *l, bool is_barrier, uint64_t begin_ns, struct mp_error *err) {
-    const uint64_t deadline_ns = l->world.deadline_ms * 1000000, now = ex_now_ns();
     const uint32_t missing = missing_from(l, is_barrier);
-    if (now >= begin_ns + deadline_ns) {
+    if (ex_now_ns() >= socket_patience(l, begin_ns)) {
         const uint32_t culprit = socket_culprit(l, missing);
         return socket_break(
             l, err,
-            "%s, at a %s: rank %u waited %llu ms for rank %u, which did not come (0 bytes are outstanding; "
-            "is it alive? a slow cluster may need a longer --deadline)",
+            "%s, at a %s: rank %u waited %llu ms for rank %u, which did not come, nor did anything move (0 bytes are "
+            "outstanding; a slow cluster may need a longer --deadline)",
             l->doing, is_barrier ? "barrier" : "gather", l->me, (unsigned long long)l->world.deadline_ms, culprit);
     }
-    if (now >= begin_ns + deadline_ns / 2) {
-        enum mp_status status = socket_complain(l, missing, err);
-        return status != MP_OK ? status : socket_step(l, begin_ns + deadline_ns, err);
-    }
-    return socket_step(l, begin_ns + deadline_ns / 2, err);
+    l->waits_for = missing;
+    return socket_step(l, socket_patience(l, begin_ns), err);
+}
+
+/* What we waited for has come. */
+static void come(struct ex_link *l) {
+    l->waits_for = MP_NONE;
+    l->moved_ns = ex_now_ns();
 }
 
 enum mp_status socket_arrive(struct ex_link *l, struct mp_error *err) {
@@ -308,13 +401,14 @@ enum mp_status socket_barrier(struct ex_link *l, struct mp_error *err) {
     enum mp_status status = MP_OK;
     if (l->is_broken)
         return broken(l, err);
+    l->moved_ns = begin;
     MP_TRY(socket_arrive(l, err));
     MP_TRY(socket_passed(l, &has_passed, err));
     while (!has_passed) {
         MP_TRY(wait_on(l, true, begin, err));
         MP_TRY(socket_passed(l, &has_passed, err));
     }
-    status = socket_complain(l, MP_NONE, err);
+    come(l);
 out:
     return status;
 }
@@ -339,6 +433,7 @@ enum mp_status socket_gather(struct ex_link *l, const void *mine, void *all, siz
         return mp_fail(err, MP_ELIMIT, "ranks cannot tell each other %zu bytes at a time (ask for less: no --timeline)",
                        n);
     l->n_gathers++;
+    l->moved_ns = begin;
     if (l->me == 0) {
         memcpy(all, mine, n);
         for (uint32_t r = 1; r < l->n; r++) {
@@ -352,12 +447,13 @@ enum mp_status socket_gather(struct ex_link *l, const void *mine, void *all, siz
         for (uint32_t r = 1; r < l->n; r++)
             MP_TRY(socket_tell(l, r, SOCKET_ALL, l->n_gathers, 0, all, n * l->n, err));
         MP_TRY(flush_all(l, begin, err));
-        return socket_complain(l, MP_NONE, err);
+        come(l);
+        return MP_OK;
     }
     MP_TRY(socket_tell(l, 0, SOCKET_ROW, l->n_gathers, 0, mine, n, err));
     while (l->all_serial < l->n_gathers)
         MP_TRY(wait_on(l, false, begin, err));
-    MP_TRY(socket_complain(l, MP_NONE, err));
+    come(l);
     if (l->all.n != n * l->n)
         return socket_break(l, err, "gather: rank 0 sends %zu bytes where %zu were agreed", l->all.n, n * l->n);
     memcpy(all, l->all.bytes, n * l->n);
@@ -445,39 +541,28 @@ static enum mp_status connect_all(struct ex_link *l, const struct ex_meeting *m,
 
 /* Everybody has connected to us, or will; cards come with the connections. */
 static enum mp_status accept_all(struct ex_link *l, const struct ex_meeting *m, uint64_t until, struct mp_error *err) {
-    for (uint32_t n_in = 1; n_in < l->n;) {
-        struct card card = {0};
-        size_t got = 0;
-        if (!ex_wait(m->listener, false, until)) {
+    struct ex_guests guests;
+    struct card card;
+    enum mp_status status = ex_guests_open(&guests, m->listener, sizeof card, 2 * l->n + 64, err);
+    for (uint32_t n_in = 1; n_in < l->n && status == MP_OK;) {
+        const int fd = ex_guests_next(&guests, &card, until);
+        if (fd < 0) {
             uint32_t missing = 0;
             while (missing == l->me || (missing + 1 < l->n && l->peers[missing].in >= 0))
                 missing++;
-            return mp_fail(err, MP_EPEER, "rank %u waited %llu ms for rank %u to connect, which did not come", l->me,
-                           (unsigned long long)l->world.deadline_ms, missing);
-        }
-        const int fd = accept4(m->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd < 0)
-            continue;
-        while (got < sizeof card && ex_wait(fd, false, until)) {
-            const ssize_t k = recv(fd, (char *)&card + got, sizeof card - got, 0);
-            if (k <= 0 && errno != EINTR && errno != EAGAIN)
-                break;
-            got += k > 0 ? (size_t)k : 0;
-            if (k == 0)
-                break;
-        }
-        if (got < sizeof card || card.magic != SOCKET_MAGIC || card.token != m->token || card.from >= l->n ||
-            card.from == l->me || l->peers[card.from].in >= 0) {
+            status = mp_fail(err, MP_EPEER, "rank %u waited %llu ms for rank %u to connect, which did not come", l->me,
+                             (unsigned long long)l->world.deadline_ms, missing);
+        } else if (card.magic != SOCKET_MAGIC || card.token != m->token || card.from >= l->n || card.from == l->me ||
+                   l->peers[card.from].in >= 0) {
             (void)close(fd); /* nobody of us */
-            continue;
+        } else {
+            l->peers[card.from].in = fd;
+            n_in++;
+            status = ready(l, card.from, fd, true, err);
         }
-        l->peers[card.from].in = fd;
-        n_in++;
-        enum mp_status status = ready(l, card.from, fd, true, err);
-        if (status != MP_OK)
-            return status;
     }
-    return MP_OK;
+    ex_guests_close(&guests);
+    return status;
 }
 
 enum mp_status socket_open(struct ex_link **out, const struct ex_world *world, struct mp_error *err) {
@@ -498,6 +583,7 @@ enum mp_status socket_open(struct ex_link **out, const struct ex_world *world, s
                           .n = world->n_ranks,
                           .epoll = epoll_create1(EPOLL_CLOEXEC),
                           .listener = -1,
+                          .waits_for = MP_NONE,
                           .doing = "before the first transfer",
                           .peers = mp_calloc(world->n_ranks, sizeof *l->peers)};
     if (l->peers == NULL) {
@@ -516,6 +602,9 @@ enum mp_status socket_open(struct ex_link **out, const struct ex_world *world, s
         MP_TRY(ex_hosts_load(&hosts, world->hosts, world->topology, err));
     MP_TRY(connect_all(l, &meeting, &hosts, until, err));
     MP_TRY(accept_all(l, &meeting, until, err));
+    l->moved_ns = l->others_moved_ns = l->looked_ns = l->tick_ns = l->judge_ns = ex_now_ns();
+    for (uint32_t r = 0; r < l->n; r++)
+        l->peers[r].life_ns = l->moved_ns;
     *out = l;
     l = NULL;
 out:

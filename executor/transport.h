@@ -78,6 +78,9 @@ struct ex_transport {
     enum mp_status (*compute)(struct ex_link *link, uint32_t rank, const struct ex_gemm *gemm, uint64_t *ns,
                               struct mp_error *err);
     enum mp_status (*barrier)(struct ex_link *link, struct mp_error *err);
+    /* NULL, or: this rank works on. Whoever works between waits calls it every now and then (it is cheap), so that the
+     * others see life and this rank hears when they end. */
+    enum mp_status (*pulse)(struct ex_link *link, struct mp_error *err);
     /* n bytes of every local rank (mine[n_local][n]) to everybody: all[n_ranks][n]. */
     enum mp_status (*gather)(struct ex_link *link, const void *mine, void *all, size_t n, struct mp_error *err);
     /* Tells the others why this process ends; never blocks, may be called more than once, after any failure. */

@@ -30,7 +30,7 @@ struct lane {                    /* one peer, in this run */
     size_t n_out, n_in;          /* bytes of them that are through */
     uint64_t sent, received;     /* payload that is through */
     bool has_begun;
-    uint64_t begun_ns;
+    uint64_t begun_ns, came_ns; /* came_ns: when a byte from it came last */
 };
 struct run {
     struct ex_link *link;
@@ -49,7 +49,7 @@ struct run {
     size_t copy;
     uint32_t stage; /* with barriers: where all are */
     bool has_barriers, is_coupled, has_copied, is_at_barrier, has_misbehaved;
-    uint64_t origin_ns, progress_ns;
+    uint64_t origin_ns, stall_ns; /* stall_ns: when to look again whether a message has stopped on its way */
 };
 
 static uint64_t small(uint64_t bytes) { return bytes < IO ? bytes : IO; }
@@ -253,6 +253,7 @@ static enum mp_status receive_some(struct run *x, uint32_t from, bool *did, stru
         if (k <= 0)
             return ended(x, from, e, true, e->bytes - lane->received, k == 0 ? 0 : errno, err);
         *did = true;
+        lane->came_ns = l->looked_ns; /* just before */
         taken += (uint64_t)k;
         if (header > 0) {
             if (lane->n_in == 0)
@@ -477,21 +478,67 @@ static void awaited(const struct run *x, uint32_t *stage, uint32_t *peer, bool *
     *peer = 0;
 }
 
-/* The deadline counts from when anything of ours moved last. A clock for each peer would fail healthy runs: a sender
- * may not have come to our message, for as long as others keep its queue busy, and only it knows. */
+/* What is outstanding between us and a peer, for the message when that peer is silent. */
+static uint64_t outstanding(const void *run, uint32_t peer, uint32_t *stage, bool *is_receive, bool *is_next) {
+    const struct run *x = run;
+    const struct lane *lane = &x->lanes[peer];
+    *is_receive = true;
+    if (lane->receive < x->n_receives) {
+        const struct ex_end *e = &x->receives[lane->receive];
+        *stage = e->stage;
+        *is_next = lane->receive < x->receive_end && is_open(x, e->stage);
+        return e->bytes - lane->received;
+    }
+    *is_receive = false;
+    *is_next = true;
+    for (size_t i = x->send; i < x->send_end; i++)
+        if (x->sends[i].peer == peer && x->is_sent[i] == 1) { /* it has not said that it has them */
+            *stage = x->sends[i].stage;
+            return x->sends[i].bytes;
+        }
+    if (lane->send == x->n_sends)
+        return 0;
+    *stage = x->sends[lane->send].stage;
+    *is_next = lane->send < x->send_end && is_open(x, *stage);
+    return x->sends[lane->send].bytes - lane->sent;
+}
+
+/* Whoever shows no life is found by socket_step. Here: a message that has begun to come and has stopped on its way,
+ * whatever else moves. A clock for messages that have not begun would fail healthy runs: their sender may not have come
+ * to them, for as long as others keep its queue busy. */
+static enum mp_status check_stalls(struct run *x, struct mp_error *err) {
+    struct ex_link *l = x->link;
+    const uint64_t deadline_ns = l->world.deadline_ms * 1000000, now = l->looked_ns;
+    if (now < x->stall_ns)
+        return MP_OK;
+    x->stall_ns = now + deadline_ns;
+    for (uint32_t r = 0; r < l->n; r++) {
+        const struct lane *lane = &x->lanes[r];
+        if (lane->n_in == 0)
+            continue;
+        const struct ex_end *e = &x->receives[lane->receive];
+        struct mp_error why = {0};
+        if (now >= lane->came_ns + deadline_ns) {
+            (void)ex_fail_deadline(&why, x->s, l->me, e->stage, r, true, e->bytes - lane->received, false,
+                                   l->world.deadline_ms);
+            return socket_break(l, err, "%s", why.message);
+        }
+        x->stall_ns = lane->came_ns + deadline_ns < x->stall_ns ? lane->came_ns + deadline_ns : x->stall_ns;
+    }
+    return MP_OK;
+}
+
+/* Nothing can go on now. The deadline counts from when anything of any rank moved last. */
 static enum mp_status wait_on(struct run *x, struct mp_error *err) {
     struct ex_link *l = x->link;
-    const uint64_t deadline_ns = l->world.deadline_ms * 1000000, now = ex_now_ns();
+    const uint64_t until = socket_patience(l, l->moved_ns);
     uint32_t stage, peer;
     bool is_receive;
     uint64_t bytes;
-    if (now < x->progress_ns + deadline_ns / 2)
-        return socket_step(l, x->progress_ns + deadline_ns / 2, err);
     awaited(x, &stage, &peer, &is_receive, &bytes);
-    if (now < x->progress_ns + deadline_ns) {
-        enum mp_status status = socket_complain(l, peer, err);
-        return status != MP_OK ? status : socket_step(l, x->progress_ns + deadline_ns, err);
-    }
+    l->waits_for = peer;
+    if (ex_now_ns() < until)
+        return socket_step(l, x->stall_ns < until ? x->stall_ns : until, err);
     const uint32_t culprit = socket_culprit(l, peer);
     struct mp_error why = {0};
     char name[96];
@@ -500,8 +547,8 @@ static enum mp_status wait_on(struct run *x, struct mp_error *err) {
     else
         (void)mp_fail(
             &why, MP_EPEER,
-            "%s, stage %u: rank %u waited %llu ms for %llu bytes %s rank %u, which itself waits for rank %u (is "
-            "that one alive? a slow cluster may need a longer --deadline)",
+            "%s, stage %u: rank %u waited %llu ms for %llu bytes %s rank %u, which did not come, nor did anything else "
+            "move; behind it is rank %u (is that one alive? a slow cluster may need a longer --deadline)",
             ex_script_name(x->s, name, sizeof name), stage, l->me, (unsigned long long)l->world.deadline_ms,
             (unsigned long long)bytes, is_receive ? "from" : "to go to", peer, culprit);
     return socket_break(l, err, "%s", why.message);
@@ -519,9 +566,11 @@ static enum mp_status misbehave(struct run *x, struct mp_error *err) {
     if (f->kind == EX_FAULT_KILL)
         (void)raise(SIGKILL);
     const uint64_t until = f->kind == EX_FAULT_STOP ? UINT64_MAX : ex_now_ns() + 2 * l->world.deadline_ms * 1000000;
+    l->is_silent =
+        true; /* what goes wrong in a rank keeps it from its connections; here it only hears that others end */
     while (status == MP_OK && ex_now_ns() < until)
         status = socket_step(l, until, err);
-    x->progress_ns = ex_now_ns();
+    l->is_silent = false;
     return status;
 }
 
@@ -530,7 +579,7 @@ static enum mp_status misbehave(struct run *x, struct mp_error *err) {
 static enum mp_status carry_out(struct run *x, struct mp_error *err) {
     struct ex_link *l = x->link;
     enum mp_status status = MP_OK;
-    x->progress_ns = x->origin_ns = ex_now_ns();
+    l->moved_ns = x->stall_ns = x->origin_ns = ex_now_ns();
     for (;;) {
         bool did = go_on(x);
         if (x->has_barriers)
@@ -546,9 +595,10 @@ static enum mp_status carry_out(struct run *x, struct mp_error *err) {
         for (uint32_t r = 0; r < l->n; r++)
             if (l->peers[r].can_receive)
                 MP_TRY(receive_some(x, r, &did, err));
+        MP_TRY(check_stalls(x, err));
         if (did) {
-            x->progress_ns = ex_now_ns();
-            MP_TRY(socket_complain(l, MP_NONE, err));
+            l->moved_ns = ex_now_ns();
+            l->waits_for = MP_NONE;
             MP_TRY(socket_step(l, 0, err));
         } else {
             MP_TRY(wait_on(x, err));
@@ -572,8 +622,12 @@ static enum mp_status socket_run(struct ex_link *l, const struct ex_script *s, s
     l->n_runs++;
     MP_TRY(make(&x, err));
     MP_TRY(socket_barrier(l, err));
+    l->outstanding = outstanding;
+    l->run = &x;
+    l->script = s;
     MP_TRY(carry_out(&x, err));
 out:
+    l->outstanding = NULL;
     (void)snprintf(l->doing, sizeof l->doing, "after %s", ex_script_name(s, name, sizeof name));
     unmake(&x);
     return status;
@@ -602,6 +656,7 @@ const struct ex_transport ex_socket = {
     .alloc = socket_alloc,
     .run = socket_run,
     .barrier = socket_barrier,
+    .pulse = socket_pulse,
     .gather = socket_gather,
     .abort = socket_abort,
     .close = socket_close,

@@ -11,10 +11,12 @@ import pathlib
 import random
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 MOEPLAN, SOURCE = os.path.abspath(sys.argv[1]), pathlib.Path(sys.argv[2]).resolve()
@@ -344,6 +346,59 @@ class Faults(unittest.TestCase):
         self.fails("lie@0/2/1/3", r"layer 2, stage 1: rank 3 sends \d+ bytes to rank \d+ where \d+ were agreed")
         for kind in ("stop", "kill", "slow"):
             self.fails(f"{kind}@0/1/1/5", r"layer 1, stage 1: rank \d+ waited 300 ms for \d+ bytes \S+ .*rank 5", "--deadline", "300")
+
+
+class Deadlines(unittest.TestCase):
+    """Four ranks, of which 0 sends to 1 for long, capped; 2 and 3 have done all of theirs at once. Nothing here measures the machine: times allowed
+    lie between the deadline and what the long flow takes, far from both."""
+    RATE = 2000000
+
+    @classmethod
+    def setUpClass(cls):
+        (FOLDER / "capped.yaml").write_text("schema: moeplan.topology\nversion: 1\nname: capped\nlaunch: 10 us\nlevels: [{name: nic, latency: 50 us}]\n"
+                                            "gpus: [{repeat: 4, type: h100, ports: {nic: 16 Mbit/s}}]\n", encoding="utf-8")
+
+    def order(self, seconds, stages):
+        size = int(self.RATE * seconds)
+        (FOLDER / "long.csv").write_text(f"0,{size},0,0\n0,0,0,9000\n9000,0,0,9000\n0,0,9000,0\n", encoding="utf-8")
+        run(MOEPLAN, "order", "long.csv", "capped.yaml", "--strategy", "sub-ports", "--set", "sub-ports.stages=65536", "--pacing", "--stages", stages, "-q",
+            "-o", "long.yaml")
+
+    def start(self, deadline_ms, *more):
+        return [subprocess.Popen([EXEC, "long.yaml", "long.csv", "capped.yaml", "--matrix", "--transport", "socket", "--rank", str(r), "--nranks", "4",
+                                  "--rendezvous", f"file://{FOLDER}/meet", "--iterations", "1", "--warmup", "0", "-q", "--deadline", str(deadline_ms), *more],
+                                 cwd=FOLDER, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for r in range(4)]
+
+    def test_a_stopped_rank_is_found_while_others_move_a_long_flow(self):
+        for stages in ("free", "barrier", "coupled"):
+            for victim in (0, 2):
+                self.order(20, stages)
+                ranks = self.start(800)
+                while not all(self.has_met(p) or p.poll() is not None for p in ranks):
+                    time.sleep(0.01)
+                time.sleep(0.3)  # into the flow
+                os.kill(ranks[victim].pid, signal.SIGSTOP)
+                stopped = time.monotonic()
+                said = [ranks[r].communicate(timeout=60) for r in range(4) if r != victim]
+                took = time.monotonic() - stopped
+                ranks[victim].kill()
+                ranks[victim].communicate()
+                for r, (out, err) in zip([r for r in range(4) if r != victim], said):
+                    self.assertEqual((ranks[r].returncode, out), (5, ""), err)
+                self.assertRegex(said[0][1], rf"dispatch of step 0, layer 0, .* bytes .*rank {victim}, which showed no sign of life")
+                self.assertLess(took, 10)  # 0.9 on an idle machine; behind the flow it would be 20
+
+    @staticmethod
+    def has_met(process):
+        """Three descriptors as ever, one to wait at, and two connections with each of three ranks."""
+        return len(os.listdir(f"/proc/{process.pid}/fd")) >= 3 + 1 + 2 * 3
+
+    def test_a_rank_that_waits_at_a_barrier_for_longer_than_the_deadline_goes_on(self):
+        for stages in ("free", "barrier", "coupled"):
+            self.order(2.5, stages)
+            for process in self.start(1000):
+                out, err = process.communicate(timeout=60)
+                self.assertEqual((process.returncode, err), (0, ""), out)
 
 
 class Sockets(unittest.TestCase):
