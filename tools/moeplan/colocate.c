@@ -24,7 +24,9 @@ struct row {
 };
 /* Each model on GPUs of its own: the first on GPUs 0..n_first-1, the second on the others. */
 struct share {
-    uint32_t n_first;
+    bool is_swapped;                     /* the first on the last n_first GPUs, which are not like the first ones */
+    uint32_t n_first, gpu[2], n_gpus[2]; /* of each model: its lowest GPU, how many */
+    uint32_t slots[2];
     uint64_t step_ns[2], busy_ns[2];
 };
 struct side {
@@ -41,7 +43,7 @@ struct job {
     enum mp_coloc_objective objective;
     struct row rows[ROWS_MAX];
     uint32_t n_rows, best;
-    struct share shares[MP_COLOC_GPUS_MAX];
+    struct share shares[2 * MP_COLOC_GPUS_MAX];
     uint32_t n_shares, best_share, n_shares_without_room;
     struct mp_arena *arena;
 };
@@ -50,6 +52,29 @@ static double now_seconds(void) {
     struct timespec t = {0};
     (void)clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* What was asked for and has no say in how two models share a cluster: refused, never left out in silence. */
+static enum mp_status refuse_unused(const struct opts *o, struct mp_error *err) {
+    static const enum opt_id unused[] = {OPT_OBJECTIVE,      OPT_FIT,         OPT_SOLVER,     OPT_EXPORT_LP,
+                                         OPT_FROM,           OPT_MOVE_BUDGET, OPT_TIME_LIMIT, OPT_INTERVAL_GROUPS,
+                                         OPT_IMPORT_SOLUTION};
+    static const enum opt_id unused_in_compare[] = {OPT_ROUTE,   OPT_ORDER,           OPT_STAGES,       OPT_PACING,
+                                                    OPT_SET,     OPT_INCUMBENT_ROUTE, OPT_DISPATCHER,   OPT_WIDE,
+                                                    OPT_NETWORK, OPT_STAGE_BARRIER,   OPT_STAGE_COUPLED};
+    for (size_t i = 0; i < sizeof unused / sizeof *unused; i++)
+        if (o->is_set[unused[i]])
+            return mp_fail(err, MP_EUSAGE,
+                           "--colocate: --%s is for one model (leave it out; what strategies minimise: --evaluator; "
+                           "budget: --work-limit)",
+                           opt_table[unused[i]].name);
+    for (size_t i = 0; i < sizeof unused_in_compare / sizeof *unused_in_compare; i++)
+        if (o->out_b == NULL && o->is_set[unused_in_compare[i]])
+            return mp_fail(err, MP_EUSAGE,
+                           "--colocate: --%s is for one model (leave it out; loads are one copy for each token and "
+                           "expert, sent at once)",
+                           opt_table[unused_in_compare[i]].name);
+    return MP_OK;
 }
 
 enum mp_status colocate_check(const struct opts *o, const struct args *args, struct mp_error *err) {
@@ -78,7 +103,7 @@ enum mp_status colocate_check(const struct opts *o, const struct args *args, str
         return mp_fail(err, MP_EUSAGE, "--strict is for one model (leave it out; compare --colocate says what pays)");
     if (o->sources != NULL && strcmp(o->sources, "coupled") == 0)
         return mp_fail(err, MP_EUSAGE, "--colocate: tokens start on data-parallel ranks (write --sources dp)");
-    return MP_OK;
+    return refuse_unused(o, err);
 }
 
 /* Weights of so many slots a layer on a GPU, saturating. */
@@ -364,13 +389,13 @@ static enum mp_status run_named(void *ctx, const char *name, struct mp_error *er
 
 static enum mp_status share_step(struct job *j, struct share *share, int m, struct mp_error *err) {
     const struct side *x = &j->side[m];
-    const uint32_t n = j->topology->n_gpus, first = m == 0 ? 0 : share->n_first;
+    const uint32_t n = j->topology->n_gpus;
     struct mp_topology part = *j->topology;
     struct mp_arena *arena = mp_arena_new();
     enum mp_status status = MP_OK;
     struct mp_coloc_plan *plan = NULL;
-    part.n_gpus = m == 0 ? share->n_first : n - share->n_first;
-    part.gpus = j->topology->gpus + first;
+    part.n_gpus = share->n_gpus[m];
+    part.gpus = j->topology->gpus + share->gpu[m];
     if (arena == NULL)
         return mp_nomem(err, "a share of a cluster");
     for (uint32_t l = 0; l < x->s.trace->n_layers; l++) {
@@ -380,7 +405,7 @@ static enum mp_status share_step(struct job *j, struct share *share, int m, stru
         MP_TRY(problem_of(j, &p, l, true, 0, m, arena, err));
         MP_TRY(mp_coloc_fold(&p.model[m], n, part.n_gpus, arena, err));
         p.topology = &part;
-        p.slots[m] = 0;
+        p.slots[m] = share->slots[m];
         p.objective = MP_COLOC_TIMELINE;
         p.work_limit = SHARE_WORK;
         MP_TRY(mp_coloc_solve(&plan, mp_coloc_strategy_find("search"), &p, &outcome, err));
@@ -406,13 +431,48 @@ out:
 
 static uint64_t longer(const struct share *s) { return s->step_ns[0] > s->step_ns[1] ? s->step_ns[0] : s->step_ns[1]; }
 
-static bool share_fits(const struct job *j, uint32_t n_first) {
-    const uint32_t n = j->topology->n_gpus;
-    for (uint32_t g = 0; g < n; g++) {
-        const int m = g < n_first ? 0 : 1;
-        const uint32_t own = m == 0 ? n_first : n - n_first;
-        if (weights(&j->side[m], (j->side[m].s.trace->n_experts + own - 1) / own) > memory_of(j->topology, g))
+/* Slots of each GPU in a share: what the colocated layout has on all GPUs, dealt to these, as far as memory goes.
+ * False: not even one slot for each expert fits. */
+static bool share_fits(const struct job *j, struct share *share) {
+    for (int m = 0; m < 2; m++) {
+        const struct side *x = &j->side[m];
+        const uint32_t own = share->n_gpus[m], least = (x->s.trace->n_experts + own - 1) / own;
+        const uint32_t all = (x->s.trace->n_experts + j->topology->n_gpus - 1) / j->topology->n_gpus;
+        uint32_t slots = least;
+        uint64_t memory = UINT64_MAX;
+        for (uint32_t g = share->gpu[m]; g < share->gpu[m] + own; g++)
+            if (memory_of(j->topology, g) < memory)
+                memory = memory_of(j->topology, g);
+        if (weights(x, least) > memory)
             return false;
+        if (x->slots > all) { /* --slots-per-gpu leaves room */
+            const uint64_t most = mp_ceil_div((uint64_t)x->slots * j->topology->n_gpus, own);
+            while (slots < most && slots < x->s.trace->n_experts && weights(x, (uint64_t)slots + 1) <= memory)
+                slots++;
+        }
+        share->slots[m] = slots;
+    }
+    return true;
+}
+
+/* Is the cluster the same counted from its last GPU? */
+static bool is_same_backwards(const struct mp_topology *t) {
+    for (uint32_t g = 0; g < t->n_gpus; g++) {
+        const struct mp_gpu *x = &t->gpus[g], *y = &t->gpus[t->n_gpus - 1 - g];
+        if (x->type != y->type || x->speed_ppm != y->speed_ppm)
+            return false;
+        for (uint32_t l = 0; l < t->n_levels; l++) {
+            const struct mp_level *level = &t->levels[l];
+            if (x->group[l] + y->group[l] + 1 != level->n_groups ||
+                t->resources[x->out_port[l]].bytes_per_s != t->resources[y->out_port[l]].bytes_per_s ||
+                t->resources[x->in_port[l]].bytes_per_s != t->resources[y->in_port[l]].bytes_per_s)
+                return false;
+            if (level->uplink_out != NULL && (t->resources[level->uplink_out[x->group[l]]].bytes_per_s !=
+                                                  t->resources[level->uplink_out[y->group[l]]].bytes_per_s ||
+                                              t->resources[level->uplink_in[x->group[l]]].bytes_per_s !=
+                                                  t->resources[level->uplink_in[y->group[l]]].bytes_per_s))
+                return false;
+        }
     }
     return true;
 }
@@ -429,14 +489,22 @@ static enum mp_status one_share(void *ctx, size_t i, unsigned worker, struct mp_
 static enum mp_status run_shares(struct job *j, struct mp_error *err) {
     const uint32_t n = j->topology->n_gpus;
     struct share_ctx ctx = {j};
-    for (uint32_t k = 1; k < n; k++) {
-        if (n > SPLITS_BY_GPU_MAX && mp_topology_node(j->topology, k) == mp_topology_node(j->topology, k - 1))
-            continue;
-        if (share_fits(j, k))
-            j->shares[j->n_shares++] = (struct share){.n_first = k};
-        else
-            j->n_shares_without_room++;
-    }
+    const uint32_t n_sides = is_same_backwards(j->topology) ? 1 : 2;
+    const uint32_t part = mp_topology_n_nodes(j->topology) > 1 ? 0 : (n + SPLITS_BY_GPU_MAX - 1) / SPLITS_BY_GPU_MAX;
+    for (uint32_t k = 1; k < n; k++)
+        for (uint32_t swapped = 0; swapped < n_sides; swapped++) {
+            const uint32_t low = swapped ? n - k : k; /* GPUs of whoever has GPU 0 */
+            struct share x = {.is_swapped = swapped == 1, .n_first = k, .n_gpus = {k, n - k}};
+            x.gpu[1 - swapped] = low;
+            if (n > SPLITS_BY_GPU_MAX &&
+                (part > 0 ? k % part != 0
+                          : mp_topology_node(j->topology, low) == mp_topology_node(j->topology, low - 1)))
+                continue;
+            if (share_fits(j, &x))
+                j->shares[j->n_shares++] = x;
+            else
+                j->n_shares_without_room++;
+        }
     enum mp_status status = mp_parallel_for(tool_threads(j->o), 2 * (size_t)j->n_shares, one_share, &ctx, err);
     for (uint32_t k = 1; k < j->n_shares && status == MP_OK; k++)
         if (longer(&j->shares[k]) < longer(&j->shares[j->best_share]))
@@ -458,11 +526,10 @@ static double weights_in_all(const struct job *j, const struct share *s) {
     for (uint32_t g = 0; g < n; g++)
         for (int m = 0; m < 2; m++) {
             const struct side *x = &j->side[m];
-            const uint32_t own = s == NULL ? n : m == 0 ? s->n_first : n - s->n_first;
             if (s == NULL)
                 sum += (double)weights(x, x->slots);
-            else if ((g < s->n_first) == (m == 0))
-                sum += (double)weights(x, (x->s.trace->n_experts + own - 1) / own);
+            else if (g >= s->gpu[m] && g < s->gpu[m] + s->n_gpus[m])
+                sum += (double)weights(x, s->slots[m]);
         }
     return sum;
 }
@@ -502,12 +569,12 @@ static void write_verdict(const struct job *j, struct mp_out *out) {
     }
     const struct share *s = &j->shares[j->best_share];
     mp_out_printf(out,
-                  "own shares: best of %u splits, %u GPU%s for the first model and %u for the second: step %s and %s, "
-                  "utilisation %.1f %%; %u splits have no room\n",
-                  j->n_shares + j->n_shares_without_room, s->n_first, tool_s(s->n_first),
-                  j->topology->n_gpus - s->n_first, mp_human_ns((double)s->step_ns[0], a),
-                  mp_human_ns((double)s->step_ns[1], b), 100 * busy_share(j, s->busy_ns[0] + s->busy_ns[1], longer(s)),
-                  j->n_shares_without_room);
+                  "own shares: best of %u splits, %s%u GPU%s for the first model and %s%u for the second: step %s and "
+                  "%s, utilisation %.1f %%; %u splits have no room\n",
+                  j->n_shares + j->n_shares_without_room, s->is_swapped ? "the last " : "", s->n_first,
+                  tool_s(s->n_first), s->is_swapped ? "the first " : "", s->n_gpus[1],
+                  mp_human_ns((double)s->step_ns[0], a), mp_human_ns((double)s->step_ns[1], b),
+                  100 * busy_share(j, s->busy_ns[0] + s->busy_ns[1], longer(s)), j->n_shares_without_room);
     mp_out_printf(out, "weights on all GPUs: %s colocated, ", mp_human_bytes(weights_in_all(j, NULL), a));
     mp_out_printf(out, "%s in own shares, of %s of memory; the rest is for KV cache\n",
                   mp_human_bytes(weights_in_all(j, s), a), mp_human_bytes(memory_in_all(j), b));
@@ -577,11 +644,11 @@ static void write_json(const struct job *j, struct mp_out *out) {
     for (uint32_t k = 0; k < j->n_shares; k++) {
         const struct share *s = &j->shares[k];
         (void)json_array_append_new(
-            shares, json_pack("{s:i,s:i,s:I,s:I,s:o,s:o}", "gpus_a", (int)s->n_first, "gpus_b",
-                              (int)(j->topology->n_gpus - s->n_first), "step_a_ns", (json_int_t)s->step_ns[0],
-                              "step_b_ns", (json_int_t)s->step_ns[1], "utilization",
-                              mp_json_finite(busy_share(j, s->busy_ns[0] + s->busy_ns[1], longer(s))), "weights_bytes",
-                              mp_json_finite(weights_in_all(j, s))));
+            shares, json_pack("{s:i,s:i,s:i,s:i,s:I,s:I,s:o,s:o}", "gpus_a", (int)s->n_gpus[0], "gpus_b",
+                              (int)s->n_gpus[1], "first_gpu_a", (int)s->gpu[0], "first_gpu_b", (int)s->gpu[1],
+                              "step_a_ns", (json_int_t)s->step_ns[0], "step_b_ns", (json_int_t)s->step_ns[1],
+                              "utilization", mp_json_finite(busy_share(j, s->busy_ns[0] + s->busy_ns[1], longer(s))),
+                              "weights_bytes", mp_json_finite(weights_in_all(j, s))));
     }
     json_t *root =
         json_pack("{s:s,s:i,s:s,s:s,s:s,s:i,s:i,s:s,s:s?,s:o,s:o,s:i,s:o,s:o}", "schema", "moeplan.colocate", "version",
