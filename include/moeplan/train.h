@@ -1,0 +1,113 @@
+/* Training steps: forward and backward of every MoE layer, with all-to-alls that block and allreduces that need not.
+ * docs/TRAINING.md. */
+#ifndef MOEPLAN_TRAIN_H
+#define MOEPLAN_TRAIN_H
+
+#include <moeplan/status.h>
+#include <stdbool.h>
+
+/* ---- a step as work ---- */
+
+/* One collective of all ranks. */
+struct mp_train_transfer {
+    uint64_t ns;    /* of its bytes when nothing else travels; 0 = there is none */
+    uint64_t bytes; /* of the rank that sends most: what chunks are cut from */
+    const uint32_t
+        *end_ppm; /* [n_ranks] which part of ns has passed when a rank has its own, of one all; NULL = of all */
+    const uint32_t *load_ppm; /* [n_ports] which part of each port it fills when alone; NULL = all of all */
+};
+enum mp_train_a2a { MP_TRAIN_DISPATCH, MP_TRAIN_COMBINE, MP_TRAIN_COMBINE_BACK, MP_TRAIN_DISPATCH_BACK };
+#define MP_TRAIN_N_A2A 4
+struct mp_train_layer {                                    /* times: [n_ranks] ns; NULL = none */
+    const uint64_t *attention_ns, *expert_ns, *combine_ns; /* combine: weighting what came back */
+    const uint64_t *combine_back_ns, *expert_back_ns, *attention_back_ns;
+    struct mp_train_transfer a2a[MP_TRAIN_N_A2A];
+    struct mp_train_transfer reduce;        /* of gradients that all ranks hold, ready when attention_back has ended */
+    struct mp_train_transfer expert_reduce; /* of experts that several ranks hold, ready when expert_back has ended */
+};
+struct mp_train_step { /* all borrowed */
+    uint32_t n_ranks, n_layers, n_ports;
+    uint64_t launch_ns; /* of each transfer or chunk of one, latency included */
+    uint64_t kernel_ns; /* of the experts' time, what each piece pays again when they run in pieces */
+    uint64_t split_ns;  /* what cutting a tensor and joining it again costs its stream; 0 when it stays whole */
+    uint64_t loss_ns;   /* between forward and backward, on every rank */
+    uint64_t update_ns; /* behind the last gradient, on every rank */
+    const struct mp_train_layer *layers; /* [n_layers] in order of the forward pass */
+};
+
+/* ---- a policy: what the network does first ---- */
+
+enum mp_train_guard { /* when no allreduce is begun although the network is free */
+                      MP_TRAIN_GUARD_NONE,
+                      MP_TRAIN_GUARD_NEAR, /* while the combine's computation of the backward pass runs: an all-to-all
+                                              is near (Lina) */
+                      MP_TRAIN_GUARD_FITS, /* unless it ends before the next all-to-all is ready, as far as that can be
+                                              foreseen */
+                      MP_TRAIN_GUARD_BEHIND, /* until the last all-to-all has ended */
+                      MP_TRAIN_N_GUARDS
+};
+enum mp_train_order { /* which of the gradients that are ready goes first */
+                      MP_TRAIN_FIRST_READY,
+                      MP_TRAIN_FIRST_NEEDED, /* the one that the next forward pass needs first */
+                      MP_TRAIN_SHORTEST,
+                      MP_TRAIN_N_ORDERS
+};
+struct mp_train_policy {
+    bool is_shared; /* one of each kind travels at a time, beside each other; else one of both, all-to-all first */
+    enum mp_train_guard guard; /* not of a shared one */
+    enum mp_train_order order;
+    bool is_pipelined;           /* experts begin with the tokens of each chunk that has come */
+    uint64_t a2a_chunk_bytes;    /* 0 = whole */
+    uint64_t reduce_chunk_bytes; /* 0 = whole */
+    uint64_t bucket_bytes;       /* gradients of neighbouring layers are joined until there are so many; 0 = never */
+};
+struct mp_train_named_policy {
+    const char *name, *summary, *reference;
+    struct mp_train_policy policy;
+};
+/* fair, priority, deferred, lina; NULL past the last. */
+const struct mp_train_named_policy *mp_train_policy_at(uint32_t i);
+const struct mp_train_named_policy *mp_train_policy_find(const char *name);
+
+/* ---- its timeline ---- */
+
+enum mp_train_what {
+    MP_TRAIN_ATTENTION,
+    MP_TRAIN_EXPERTS,
+    MP_TRAIN_WEIGHTING, /* computation, of one rank */
+    MP_TRAIN_WEIGHTING_BACK,
+    MP_TRAIN_EXPERTS_BACK,
+    MP_TRAIN_ATTENTION_BACK,
+    MP_TRAIN_LOSS,
+    MP_TRAIN_A2A,
+    MP_TRAIN_REDUCE,
+    MP_TRAIN_EXPERT_REDUCE /* transfers, of all ranks */
+};
+struct mp_train_event {
+    enum mp_train_what what;
+    uint32_t rank;  /* MP_NONE of transfers */
+    uint32_t layer; /* of a bucket: its last */
+    uint32_t chunk;
+    enum mp_train_a2a a2a; /* of MP_TRAIN_A2A */
+    uint64_t ready_ns, start_ns, end_ns;
+};
+struct mp_train_timeline {
+    uint64_t step_ns;     /* when the last rank's update has ended */
+    uint64_t forward_ns;  /* when the last rank has ended its forward pass */
+    uint64_t backward_ns; /* likewise the backward pass, gradients aside */
+    uint64_t reduce_ns;   /* when the last gradient is summed */
+    uint64_t compute_ns;  /* computation of the rank with most */
+    uint64_t blocked_ns;  /* mean over ranks of what lies between the computations of a rank: waiting for all-to-alls */
+    uint64_t a2a_ns;      /* in which an all-to-all was ready or on its way */
+    uint64_t a2a_alone_ns;         /* sum of all-to-alls if nothing else travelled and nothing was cut */
+    uint64_t *reduced_ns;          /* [n_layers] when each layer's own gradients are summed; 0 = it has none */
+    struct mp_train_event *events; /* [n_events] in order of their ends; NULL unless asked for */
+    size_t n_events;
+};
+/* Runs the step once. Whole nanoseconds, every time rounded up; deterministic. MP_EUSAGE when chunks times ranks would
+ * be more than 16 million. The timeline is released with mp_train_timeline_free. */
+enum mp_status mp_train_run(struct mp_train_timeline *out, const struct mp_train_step *step,
+                            const struct mp_train_policy *policy, bool with_events, struct mp_error *err) MP_MUST_CHECK;
+void mp_train_timeline_free(struct mp_train_timeline *t); /* its memory, not *t */
+
+#endif
