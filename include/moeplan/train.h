@@ -3,8 +3,7 @@
 #ifndef MOEPLAN_TRAIN_H
 #define MOEPLAN_TRAIN_H
 
-#include <moeplan/status.h>
-#include <stdbool.h>
+#include <moeplan/cost.h>
 
 /* ---- a step as work ---- */
 
@@ -34,6 +33,26 @@ struct mp_train_step { /* all borrowed */
     uint64_t update_ns; /* behind the last gradient, on every rank */
     const struct mp_train_layer *layers; /* [n_layers] in order of the forward pass */
 };
+
+/* What a plan's forward step says nothing of. */
+struct mp_train_options {
+    uint32_t backward_ppm;  /* computation of the backward pass over that of the forward one; 2,000,000 */
+    uint32_t gradient_bits; /* of one weight's gradient as it travels; 16 */
+    uint32_t state_bytes;   /* read and written per weight by the update: weight, gradient, moments; 20 */
+    uint64_t split_ns;
+};
+struct mp_train_options mp_train_defaults(void);
+struct mp_train_work {
+    struct mp_train_step step;
+    struct mp_arena *arena;
+};
+/* The training step of one step of the setup's workload, on its plan. All-to-alls: those of the forward pass, and back
+ * the same ways with combine_bytes in both directions. Gradients of what every rank holds are summed over all ranks;
+ * those of an expert over the GPUs that hold it. docs/TRAINING.md part 2. MP_EUSAGE for COUNTS traces and coupled
+ * sources where traffic cannot be told (mp_traffic_compute). Released with mp_train_work_free. */
+enum mp_status mp_train_work_make(struct mp_train_work *out, const struct mp_cost_setup *setup, uint32_t step,
+                                  const struct mp_train_options *options, struct mp_error *err) MP_MUST_CHECK;
+void mp_train_work_free(struct mp_train_work *w); /* its memory, not *w */
 
 /* ---- a policy: what the network does first ---- */
 
@@ -109,5 +128,17 @@ struct mp_train_timeline {
 enum mp_status mp_train_run(struct mp_train_timeline *out, const struct mp_train_step *step,
                             const struct mp_train_policy *policy, bool with_events, struct mp_error *err) MP_MUST_CHECK;
 void mp_train_timeline_free(struct mp_train_timeline *t); /* its memory, not *t */
+
+/* ---- our own policy ---- */
+
+/* The best policy found over these steps: what is cut, how small, what waits and which gradients go first are changed
+ * one at a time, from each named policy, as long as the mean step falls. So on these steps it is never slower than any
+ * of them. mean_ns: rounded up. Deterministic for any number of threads. */
+enum mp_status mp_train_search(struct mp_train_policy *out, uint64_t *mean_ns, const struct mp_train_step *const *steps,
+                               uint32_t n_steps, unsigned n_threads, struct mp_error *err) MP_MUST_CHECK;
+/* Mean step of a policy over these, rounded up. */
+enum mp_status mp_train_mean(uint64_t *mean_ns, const struct mp_train_step *const *steps, uint32_t n_steps,
+                             const struct mp_train_policy *policy, unsigned n_threads,
+                             struct mp_error *err) MP_MUST_CHECK;
 
 #endif

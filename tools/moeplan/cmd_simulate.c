@@ -2,6 +2,7 @@
 #include <math.h>
 #include "score.h"
 #include "served.h"
+#include "training.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -58,7 +59,8 @@ static void write_text(const struct setup *s, const struct score *score, uint64_
                   mp_human_bytes((double)r->memory_bytes_max, a), score_kv_tokens(s, r, b));
 }
 
-static void write_json(const struct setup *s, const struct score *score, uint64_t barrier_ns, struct mp_out *o) {
+static void write_json(const struct setup *s, const struct score *score, uint64_t barrier_ns,
+                       const struct training *training, struct mp_out *o) {
     json_t *root = mp_scored_json(&score->shown, s->workload);
     json_t *head = json_pack("{s:s,s:i,s:s,s:s,s:s,s:s,s:s,s:b}", "schema", "moeplan.simulate", "version", 1,
                              "topology", s->topology->name, "model", s->model->name, "phase",
@@ -72,6 +74,7 @@ static void write_json(const struct setup *s, const struct score *score, uint64_
     if (root == NULL || head == NULL || json_object_update(head, root) != 0 ||
         (s->sim.routing_ns > 0 &&
          json_object_set_new(head, "routing_ns", json_integer((json_int_t)s->sim.routing_ns)) != 0) ||
+        (training != NULL && json_object_set_new(head, "training", training_json(training)) != 0) ||
         (barrier_ns > 0 &&
          json_object_set_new(head, "step_time_barrier_ns", json_integer((json_int_t)barrier_ns)) != 0)) {
         json_decref(head);
@@ -88,6 +91,7 @@ enum mp_status cmd_simulate(const struct opts *o, const struct args *args, int *
     struct score score = {0};
     struct mp_out *out = NULL;
     struct mp_sim_result *barrier = NULL;
+    struct training *training = NULL;
     uint64_t barrier_ns = 0;
     enum mp_status status = MP_OK;
     MP_TRY(setup_load(&s, o, args->value[1], args->value[2], err));
@@ -102,13 +106,17 @@ enum mp_status cmd_simulate(const struct opts *o, const struct args *args, int *
         MP_TRY(served_simulate(&barrier, &s, score.plan, s.workload, &other, err));
         barrier_ns = barrier->mean.step_ns;
     }
+    MP_TRY(training_run(&training, &s, &score, err));
     MP_TRY(mp_out_open(&out, "-", err));
     if (o->json)
-        write_json(&s, &score, barrier_ns, out);
+        write_json(&s, &score, barrier_ns, training, out);
     else
         write_text(&s, &score, barrier_ns, out);
+    if (!o->json && training != NULL)
+        training_text(training, out);
     status = mp_out_commit(out, err);
 out:
+    training_free(training);
     mp_sim_result_free(barrier);
     score_free(&score);
     setup_free(&s);
