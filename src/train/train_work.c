@@ -119,8 +119,18 @@ static void transpose(uint64_t *out, const uint64_t *in, uint32_t n) {
 
 /* ---- gradients ---- */
 
-static uint64_t gradient_bytes(const struct making *m, uint64_t weight_bytes) {
-    return mp_mul_div_ceil(weight_bytes, (uint64_t)m->options->gradient_bits * 100, m->setup->model->weight_bits_x100);
+/* The bytes of as many weights with `bits` each. */
+static uint64_t bytes_at(const struct making *m, uint64_t weight_bytes, uint64_t bits) {
+    uint32_t own = m->setup->model->weight_bits_x100;
+    return mp_mul_div_ceil(weight_bytes, bits * 100, own == 0 ? 1600 : own);
+}
+
+/* What reading or writing so many bytes takes a GPU. */
+static uint64_t memory_ns(const struct making *m, uint32_t gpu, uint64_t bytes) {
+    const struct mp_topology *t = m->setup->topology;
+    const struct mp_gpu_type *type = &t->types[t->gpus[gpu].type];
+    uint64_t rate = mp_mul_div(type->hbm_bytes_per_s, type->hbm_efficiency_ppm, FULL);
+    return rate == 0 ? 0 : mp_mul_div_ceil(bytes, 1000000000, rate);
 }
 
 /* A ring of these GPUs, ascending, that sums `bytes`: each sends on 2 (n - 1) / n of it. */
@@ -174,7 +184,7 @@ static enum mp_status reduce(struct making *m, uint64_t bytes, struct mp_train_t
 static enum mp_status reduce_experts(struct making *m, const struct mp_plan_layer *layer, struct mp_train_transfer *x,
                                      struct mp_error *err) {
     const struct mp_plan *plan = m->setup->plan;
-    uint64_t bytes = gradient_bytes(m, m->setup->model->expert_bytes), most = 0;
+    uint64_t bytes = bytes_at(m, m->setup->model->expert_bytes, m->options->gradient_bits), most = 0;
     uint32_t *gpus = mp_arena_alloc(m->out->arena, plan->n_slots, sizeof *gpus);
     uint32_t *first = mp_arena_alloc(m->out->arena, (size_t)plan->n_experts + 1, sizeof *first);
     if (gpus == NULL || first == NULL)
@@ -213,13 +223,10 @@ static enum mp_status times(struct making *m, uint32_t layer, struct mp_train_la
     uint32_t n_dense =
         layer == 0 && model->n_hidden_layers > model->n_layers ? model->n_hidden_layers - model->n_layers : 0;
     for (uint32_t g = 0; g < m->n; g++) {
-        const struct mp_gpu_type *type = &t->types[t->gpus[g].type];
         uint64_t rows = traffic->source_rows[g];
         ns[0][g] = mp_attention_ns(t, g, model, rows) * (1 + (uint64_t)n_dense) + mp_shared_ns(t, g, model, rows);
         ns[1][g] = mp_compute_ns(t, g, model, traffic->active[g], traffic->padded_rows[g]);
-        uint64_t bytes = rows * (model->top_k + 1) * model->combine_bytes;
-        ns[2][g] =
-            mp_mul_div_ceil(bytes, 1000000000, mp_mul_div(type->hbm_bytes_per_s, type->hbm_efficiency_ppm, FULL));
+        ns[2][g] = memory_ns(m, g, rows * (model->top_k + 1) * model->combine_bytes);
         ns[3][g] = ns[2][g];
         ns[4][g] = mp_mul_div_ceil(ns[1][g], m->options->backward_ppm, FULL);
         ns[5][g] = mp_mul_div_ceil(ns[0][g], m->options->backward_ppm, FULL);
@@ -264,24 +271,20 @@ static enum mp_status make_layer(struct making *m, uint32_t step, uint32_t layer
     uint64_t weights = model->attention_bytes + model->shared_bytes, dense = model->attention_bytes * model->n_layers;
     if (layer == 0 && model->dense_bytes > dense)
         weights += model->dense_bytes - dense;
-    uint64_t bytes = gradient_bytes(m, weights);
+    uint64_t bytes = bytes_at(m, weights, m->options->gradient_bits);
     if (status == MP_OK)
         status = add_all_rings(m, bytes, err);
     return status == MP_OK ? reduce(m, m->n > 1 ? bytes : 0, &x->reduce, err) : status;
 }
 
 static uint64_t update_ns(const struct making *m) {
-    const struct mp_topology *t = m->setup->topology;
     const struct mp_model *model = m->setup->model;
     const struct mp_plan *plan = m->setup->plan;
     uint64_t most = 0;
     for (uint32_t g = 0; g < m->n; g++) {
-        const struct mp_gpu_type *type = &t->types[t->gpus[g].type];
         uint64_t slots = plan->gpu_first_slot[g + 1] - plan->gpu_first_slot[g];
         uint64_t held = model->dense_bytes + plan->n_layers * (slots * model->expert_bytes + model->shared_bytes);
-        uint64_t bytes = mp_mul_div_ceil(held, (uint64_t)m->options->state_bytes * 800, model->weight_bits_x100);
-        uint64_t ns =
-            mp_mul_div_ceil(bytes, 1000000000, mp_mul_div(type->hbm_bytes_per_s, type->hbm_efficiency_ppm, FULL));
+        uint64_t ns = memory_ns(m, g, bytes_at(m, held, (uint64_t)m->options->state_bytes * 8));
         most = ns > most ? ns : most;
     }
     return most;
