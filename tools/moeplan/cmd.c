@@ -293,10 +293,11 @@ static const char *const export_examples[] = {
     "moeplan export plan.yaml trace.npz 8:h100 --to chrome-trace -o step.json",
     "moeplan export plan.yaml trace.npz 8:h100 --to nccl-tests -o matrices/", NULL};
 
-static const struct argument list_arguments[] = {
-    {"WHAT", "strategies, formats, matrices, stacks, exports, presets, models, dispatchers or topologies", true, false,
-     WORDS_LISTS},
-    {0}};
+static const struct argument list_arguments[] = {{"WHAT",
+                                                  "strategies, colocations, policies, formats, matrices, stacks, "
+                                                  "exports, presets, models, dispatchers or topologies",
+                                                  true, false, WORDS_LISTS},
+                                                 {0}};
 static const enum opt_id list_options[] = {COMMON, OPT_END};
 static const char *const list_examples[] = {"moeplan list strategies", "moeplan list models --json", NULL};
 
@@ -343,7 +344,7 @@ const struct verb verbs[] = {
     {"simulate", cmd_simulate, "predict what a plan is worth on a recording",
      "moeplan simulate PLAN TRACE TOPOLOGY [options]",
      "Steps, dispatcher and split are the plan's own unless given. A result on the data that the plan was made from is "
-     "labelled so.",
+     "labelled so. With --phase train also whole training steps, forward, backward and gradients, under each policy.",
      simulate_arguments, simulate_options, simulate_examples},
     {"compare", cmd_compare, "plan with several strategies, score on held-out steps",
      "moeplan compare TRACE TOPOLOGY [--strategy A,B,...] [options]",

@@ -1,6 +1,7 @@
 /* moeplan list: every table that can be extended, with references. */
 #include "tool.h"
 #include <moeplan/coloc.h>
+#include <moeplan/train.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -44,6 +45,14 @@ static bool colocations_row(uint32_t i, struct row *row, char *buf) {
     if (s != NULL)
         *row = (struct row){s->name, "colocation", s->summary, s->reference, NULL};
     return s != NULL;
+}
+
+static bool policies_row(uint32_t i, struct row *row, char *buf) {
+    (void)buf;
+    const struct mp_train_named_policy *p = mp_train_policy_at(i);
+    if (p != NULL)
+        *row = (struct row){p->name, "policy", p->summary, p->reference, NULL};
+    return p != NULL;
 }
 
 static bool formats_row(uint32_t i, struct row *row, char *buf) {
@@ -147,6 +156,8 @@ static const struct {
 } lists[] = {
     {"strategies", strategies_row, "strategies (--strategy) and their stages (--replicate, --place, --route, --order)"},
     {"colocations", colocations_row, "colocations of two models (--colocation)"},
+    {"policies", policies_row,
+     "policies of training steps: what travels first (simulate --phase train shows all, and the searched one)"},
     {"formats", formats_row, "recordings that can be read (--format; detected otherwise)"},
     {"matrices", matrices_row, "traffic matrices that `moeplan order` reads (--format; detected otherwise)"},
     {"stacks", stacks_row, "serving stacks: placements out (export --to) and in"},
@@ -219,11 +230,11 @@ enum mp_status cmd_list(const struct opts *o, const struct args *args, int *exit
         while (first < N_LISTS && strcmp(lists[first].name, what) != 0)
             first++;
         if (first == N_LISTS)
-            return mp_fail(
-                err, MP_EUSAGE,
-                "list: unknown \"%s\" (write one of: strategies, formats, matrices, stacks, exports, presets, models, "
-                "dispatchers, topologies)",
-                what);
+            return mp_fail(err, MP_EUSAGE,
+                           "list: unknown \"%s\" (write one of: strategies, colocations, policies, formats, matrices, "
+                           "stacks, exports, "
+                           "presets, models, dispatchers, topologies)",
+                           what);
         last = first + 1;
     }
     struct mp_out *out;

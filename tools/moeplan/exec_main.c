@@ -81,8 +81,7 @@ static const char *const exec_examples[] = {
 static const struct verb exec_verb = {
     .name = "moeplan-exec",
     .summary = "replay a plan over real links and check every token",
-    .usage =
-        "moeplan-exec PLAN TRACE TOPOLOGY [options], or moeplan-exec --calibrate [TOPOLOGY] -o FILE",
+    .usage = "moeplan-exec PLAN TRACE TOPOLOGY [options], or moeplan-exec --calibrate [TOPOLOGY] -o FILE",
     .about =
         "Rebuilds the steps that the plan was made for (or those of the options, as moeplan simulate), and for each "
         "step and layer moves every token to its experts and back in the stages of the plan, over the transport. "

@@ -421,7 +421,8 @@ const char *opt_word(enum opt_words words, const char *choices, uint32_t i, char
         return i < n_verbs ? verbs[i].name : NULL;
     case WORDS_LISTS:
         return static_word(
-            "strategies|colocations|formats|matrices|stacks|exports|presets|models|dispatchers|topologies", i, buf);
+            "strategies|colocations|policies|formats|matrices|stacks|exports|presets|models|dispatchers|topologies", i,
+            buf);
     case WORDS_TRANSPORTS:
         return static_word(MOEPLAN_TRANSPORTS, i, buf); /* those that are built in */
     case WORDS_NONE:

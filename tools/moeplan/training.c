@@ -102,22 +102,33 @@ static const char *chunk_text(uint64_t bytes, char *buf) {
 }
 
 void training_text(const struct training *t, struct mp_out *o) {
-    char a[32], b[32], c[32], d[32], e[32], f[32];
-    mp_out_printf(o, "\ntraining    %u step%s (the searched policy chosen on %s), against fair sharing\n", t->n_scored,
-                  tool_s(t->n_scored), t->n_works < 2 ? "the same one" : "others");
-    mp_out_printf(o, "%-10s %10s %8s %10s %10s %12s %10s  %s\n", "policy", "step", "", "backward", "gradients",
-                  "a2a x alone", "waiting", "chunks of a2a, allreduce");
+    static const char *const columns[] = {"policy",      "step",    "against fair", "backward",    "gradients",
+                                          "a2a / alone", "waiting", "chunk of a2a", "of allreduce"};
+    char buf[32];
+    struct mp_table *table = mp_table_new();
+    if (table == NULL) {
+        mp_out_fail(o, MP_ENOMEM, "out of memory: training steps");
+        return;
+    }
+    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
+        mp_table_column(table, columns[i], i > 0);
     for (uint32_t i = 0; i < t->n_rows; i++) {
         const struct row *r = &t->rows[i];
         const struct mp_train_timeline *m = &r->mean;
-        mp_out_printf(o, "%-10s %10s %+7.1f%% %10s %10s %12.2f %10s  %s, %s%s\n", r->name,
-                      mp_human_ns((double)m->step_ns, a),
-                      100 * ((double)m->step_ns / (double)t->rows[0].mean.step_ns - 1),
-                      mp_human_ns((double)m->backward_ns, b), mp_human_ns((double)m->reduce_ns, c),
-                      m->a2a_alone_ns == 0 ? 1.0 : (double)m->a2a_ns / (double)m->a2a_alone_ns,
-                      mp_human_ns((double)m->blocked_ns, d), chunk_text(r->policy.a2a_chunk_bytes, e),
-                      chunk_text(r->policy.reduce_chunk_bytes, f), r->policy.is_pipelined ? ", pipelined" : "");
+        mp_table_cell(table, "%s%s", r->name, r->policy.is_pipelined ? ", pipelined" : "");
+        mp_table_cell(table, "%s", mp_human_ns((double)m->step_ns, buf));
+        mp_table_cell(table, "%+.1f %%", 100 * ((double)m->step_ns / (double)t->rows[0].mean.step_ns - 1));
+        mp_table_cell(table, "%s", mp_human_ns((double)m->backward_ns, buf));
+        mp_table_cell(table, "%s", mp_human_ns((double)m->reduce_ns, buf));
+        mp_table_cell(table, "%.2f", m->a2a_alone_ns == 0 ? 1.0 : (double)m->a2a_ns / (double)m->a2a_alone_ns);
+        mp_table_cell(table, "%s", mp_human_ns((double)m->blocked_ns, buf));
+        mp_table_cell(table, "%s", chunk_text(r->policy.a2a_chunk_bytes, buf));
+        mp_table_cell(table, "%s", chunk_text(r->policy.reduce_chunk_bytes, buf));
     }
+    mp_out_printf(o, "\ntraining steps (docs/TRAINING.md), mean of %u; the searched policy was chosen on %s\n\n",
+                  t->n_scored, t->n_works < 2 ? "the same one" : "others of the steps");
+    mp_table_write(table, o);
+    mp_table_free(table);
 }
 
 json_t *training_json(const struct training *t) {
