@@ -49,6 +49,8 @@ enum mp_status gpu_block_open(struct gpu_block *b, int device, struct mp_error *
     GPU_TRY(cudaSetDevice(device), "taking a GPU");
     GPU_TRY(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking), "making a stream");
     GPU_TRY(cudaEventCreateWithFlags(&b->done, cudaEventDisableTiming), "making an event");
+    for (int k = 0; k < 2; k++)
+        GPU_TRY(cudaEventCreate(&b->timed[k]), "making an event");
 out:
     if (status != MP_OK)
         gpu_block_close(b);
@@ -128,6 +130,35 @@ enum mp_status gpu_block_pull(struct gpu_block *b, uint64_t at, uint64_t n, uint
     return move(b, false, at, n, deadline_ms, err);
 }
 
+enum mp_status gpu_block_rows(struct gpu_block *b, uint32_t rank, const struct ex_rows_table *t, uint64_t deadline_ms,
+                              uint64_t *ns, struct mp_error *err) {
+    enum mp_status status = MP_OK;
+    const char *const doing = ex_rows_name(t->kind);
+    const uint64_t since = gpu_now_ns();
+    void *const table = b->bytes + t->at, *const terms = b->bytes + t->terms_at;
+    cudaError_t error;
+    *ns = 0;
+    if (t->n == 0)
+        return MP_OK;
+    GPU_TRY(cudaSetDevice(b->device), "taking a GPU");
+    GPU_TRY(cudaEventRecord(b->timed[0], b->stream), doing);
+    GPU_TRY((cudaError_t)(t->adds ? gpu_rows_add(b->bytes, table, terms, t->n, t->row_bytes, b->stream)
+                                  : gpu_rows_move(b->bytes, table, t->n, t->row_bytes, b->stream)),
+            doing);
+    GPU_TRY(cudaEventRecord(b->timed[1], b->stream), doing);
+    while ((error = cudaEventQuery(b->timed[1])) == cudaErrorNotReady) {
+        if (gpu_now_ns() - since > deadline_ms * 1000000)
+            return mp_fail(err, MP_EPEER, "GPU %d did not end %s %u rows of %llu bytes of rank %u within %llu ms",
+                           b->device, doing, t->n, (unsigned long long)t->row_bytes, rank,
+                           (unsigned long long)deadline_ms);
+        gpu_nap(since);
+    }
+    GPU_TRY(error, doing);
+    *ns = gpu_elapsed_ns(b->timed[0], b->timed[1]);
+out:
+    return status;
+}
+
 void gpu_block_close(struct gpu_block *b) {
     if (b->stream == NULL)
         return;
@@ -135,6 +166,9 @@ void gpu_block_close(struct gpu_block *b) {
     give_up_room(b);
     if (b->done != NULL)
         (void)cudaEventDestroy(b->done);
+    for (int k = 0; k < 2; k++)
+        if (b->timed[k] != NULL)
+            (void)cudaEventDestroy(b->timed[k]);
     (void)cudaStreamDestroy(b->stream);
     *b = (struct gpu_block){0};
 }

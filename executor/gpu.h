@@ -23,8 +23,8 @@ struct gpu_block { /* the memory of one rank */
     int device;
     uint8_t *bytes, *view; /* on the device; pinned on the host */
     uint64_t n;
-    cudaStream_t stream; /* of push and pull */
-    cudaEvent_t done;
+    cudaStream_t stream; /* of push, pull and rows */
+    cudaEvent_t done, timed[2];
 };
 enum mp_status gpu_block_open(struct gpu_block *b, int device, struct mp_error *err) MP_MUST_CHECK;
 /* At least `n` bytes, zeroed, at both ends; what was there is gone. */
@@ -33,6 +33,9 @@ enum mp_status gpu_block_push(struct gpu_block *b, uint64_t at, uint64_t n, uint
                               struct mp_error *err) MP_MUST_CHECK;
 enum mp_status gpu_block_pull(struct gpu_block *b, uint64_t at, uint64_t n, uint64_t deadline_ms,
                               struct mp_error *err) MP_MUST_CHECK;
+/* A table of rows by a kernel, on the block's stream. */
+enum mp_status gpu_block_rows(struct gpu_block *b, uint32_t rank, const struct ex_rows_table *table,
+                              uint64_t deadline_ms, uint64_t *ns, struct mp_error *err) MP_MUST_CHECK;
 void gpu_block_close(struct gpu_block *b);
 
 uint64_t gpu_now_ns(void); /* CLOCK_MONOTONIC */

@@ -91,7 +91,10 @@ enum mp_status ex_layer_new(struct ex_layer **out, const struct mp_cost_setup *i
     l->matrix[EX_COMBINE] = t->combine;
     l->matrix[EX_DISPATCH_INSIDE] = l->route->has_inside ? t->dispatch2 : NULL;
     l->matrix[EX_COMBINE_INSIDE] = l->route->has_inside ? t->combine2 : NULL;
-    status = make_parts(l, in, net, stage_mode, limits, step, layer, err);
+    MP_TRY(make_parts(l, in, net, stage_mode, limits, step, layer, err));
+    if (limits->packs)
+        status = ex_rows_new(&l->rows, l->route, l->flows, in->model->dispatch_bytes, in->model->combine_bytes, l->used,
+                             err);
 out:
     if (status != MP_OK)
         ex_layer_free(l);
@@ -131,6 +134,7 @@ out:
 void ex_layer_free(struct ex_layer *l) {
     if (l == NULL)
         return;
+    ex_rows_free(l->rows, l->route != NULL ? l->route->n : 0);
     for (int part = 0; part < EX_N_PARTS; part++) {
         ex_script_free(l->scripts[part]);
         ex_flows_free(l->flows[part]);

@@ -63,10 +63,10 @@ void ex_payload_answer(const struct ex_payload *p, uint64_t key, uint32_t expert
         }
 }
 
-void ex_payload_add(const struct ex_payload *p, const uint8_t *from, uint8_t *sum) {
+void ex_payload_add(const struct ex_payload *p, const uint8_t *from, uint64_t weight, uint8_t *sum) {
     for (uint64_t at = 0, end; (end = piece(p, at, p->combine_bytes)) > at;)
         for (; at < end; at += 8) {
             const uint64_t left = p->combine_bytes - at;
-            store(sum + at, load(sum + at, left) + load(from + at, left), left);
+            store(sum + at, load(sum + at, left) + weight * load(from + at, left), left);
         }
 }

@@ -80,10 +80,10 @@ static struct figures of_step(const struct mp_exec_result *r, int kind, uint64_t
     return f;
 }
 
-/* Matrix products of all layers of a step. */
-static struct figures of_gemm(const struct mp_exec_result *r, uint64_t *samples) {
+/* What a GPU does beside the parts, of all layers of a step. */
+static struct figures of_kernels(const struct mp_exec_result *r, const uint64_t *ns, uint64_t *samples) {
     struct figures f = {.n = (size_t)r->n_steps * r->n_iterations};
-    memcpy(samples, r->gemm_ns, f.n * sizeof *samples);
+    memcpy(samples, ns, f.n * sizeof *samples);
     rank_samples(&f, samples);
     return f;
 }
@@ -134,6 +134,21 @@ static bool runs_coupled(const struct mp_exec_result *r, const struct mp_exec *i
 
 static size_t n_samples(const struct mp_exec_result *r) { return (size_t)r->n_steps * r->n_iterations; }
 
+/* NULL: there was none of it. */
+static void put_kernels(const struct mp_exec_result *r, const uint64_t *ns, const char *what, uint64_t *samples,
+                        struct mp_out *o) {
+    static const char *const names[] = {"min", "median", "p95", "max"};
+    char buf[32];
+    if (ns == NULL)
+        return;
+    const struct figures f = of_kernels(r, ns, samples);
+    const uint64_t times[] = {f.min_ns, f.median_ns, f.p95_ns, f.max_ns};
+    mp_out_puts(o, what);
+    for (size_t i = 0; i < sizeof times / sizeof *times; i++)
+        mp_out_printf(o, " %s %s", names[i], mp_human_ns((double)times[i], buf));
+    mp_out_puts(o, "\n");
+}
+
 void mp_exec_write_text(const struct mp_exec_result *r, const struct mp_exec *in, struct mp_out *o) {
     static const char *const columns[] = {"layer", "part",           "stages",    "bytes",
                                           "min",   "median",         "p95",       "max",
@@ -179,15 +194,9 @@ void mp_exec_write_text(const struct mp_exec_result *r, const struct mp_exec *in
                   (unsigned long long)r->n_tokens, in->matrix != NULL ? "answers" : "tokens",
                   (unsigned long long)r->n_copies, in->matrix != NULL ? "flows" : "copies",
                   mp_human_bytes((double)r->n_bytes, bytes));
-    if (r->gemm_ns != NULL) {
-        const struct figures g = of_gemm(r, samples);
-        const uint64_t times[] = {g.min_ns, g.median_ns, g.p95_ns, g.max_ns};
-        static const char *const names[] = {"min", "median", "p95", "max"};
-        mp_out_puts(o, "matrix products of the experts (bf16), a step:");
-        for (size_t i = 0; i < sizeof times / sizeof *times; i++)
-            mp_out_printf(o, " %s %s", names[i], mp_human_ns((double)times[i], bytes));
-        mp_out_puts(o, "\n");
-    }
+    put_kernels(r, r->pack_ns, "packing by kernels, a step:", samples, o);
+    put_kernels(r, r->unpack_ns, "adding answers up by kernels, a step:", samples, o);
+    put_kernels(r, r->gemm_ns, "matrix products of the experts (bf16), a step:", samples, o);
 out:
     mp_table_free(t);
     mp_free(samples);
@@ -219,6 +228,17 @@ static json_t *part_json(const struct mp_exec_result *r, const struct mp_exec *i
                      whole(p->predicted_ns), "measured_ns", figures_json(&f, r->n_ranks));
 }
 
+/* NULL: there was none of it. */
+static void kernels_json(const struct mp_exec_result *r, const uint64_t *ns, const char *name, uint64_t *samples,
+                         json_t *totals) {
+    if (ns == NULL)
+        return;
+    const struct figures f = of_kernels(r, ns, samples);
+    (void)json_object_set_new(totals, name,
+                              json_pack("{s:o,s:o,s:o,s:o,s:o}", "min", whole(f.min_ns), "median", whole(f.median_ns),
+                                        "p95", whole(f.p95_ns), "max", whole(f.max_ns), "samples", whole(f.n)));
+}
+
 void mp_exec_write_json(const struct mp_exec_result *r, const struct mp_exec *in, struct mp_out *o) {
     uint64_t *samples = mp_calloc(n_samples(r), sizeof *samples);
     json_t *parts = json_array(), *totals = json_object();
@@ -235,13 +255,9 @@ void mp_exec_write_json(const struct mp_exec_result *r, const struct mp_exec *in
         (void)json_object_set_new(totals, kind < 0 ? "all" : mp_exec_part_name((enum mp_exec_part_kind)kind),
                                   figures_json(&f, r->n_ranks));
     }
-    if (r->gemm_ns != NULL) {
-        const struct figures g = of_gemm(r, samples);
-        (void)json_object_set_new(totals, "gemm",
-                                  json_pack("{s:o,s:o,s:o,s:o,s:o}", "min", whole(g.min_ns), "median",
-                                            whole(g.median_ns), "p95", whole(g.p95_ns), "max", whole(g.max_ns),
-                                            "samples", whole(g.n)));
-    }
+    kernels_json(r, r->pack_ns, "pack", samples, totals);
+    kernels_json(r, r->unpack_ns, "unpack", samples, totals);
+    kernels_json(r, r->gemm_ns, "gemm", samples, totals);
     json_t *root =
         json_pack("{s:s,s:i,s:s,s:s,s:s,s:o,s:o,s:i,s:i,s:i,s:i,s:i,s:{s:o,s:o,s:o},s:O,s:O}", "schema", "moeplan.exec",
                   "version", 1, "transport", r->transport, "strategy", in->plan->provenance.strategy, "topology",

@@ -18,6 +18,7 @@ struct run {
     uint8_t **views;          /* [n_local] blocks as this process sees them */
     uint64_t *view_bytes;     /* [n_local] */
     uint64_t *counts;         /* [n_local][2] tokens, copies checked */
+    uint64_t *rows_ns;        /* [n_local][2] kernels of the layer at hand that pack and pass on; that add up */
     struct ex_payload payload;
     struct ex_pulse pulse;        /* of this process's rank */
     const struct ex_layer *layer; /* the one at hand */
@@ -27,6 +28,8 @@ struct run {
     size_t n_predicted, n_predicted_allocated;
     uint64_t predicted_at_ns;
 };
+
+enum { N_TIMES = EX_N_PARTS + 2 }; /* of a layer: parts, packing, adding up */
 
 bool mp_transport_at(uint32_t i, const char **name, const char **summary, const char **needs) {
     const struct ex_transport *t = ex_transport_at(i);
@@ -80,16 +83,29 @@ static enum mp_status identify(struct run *x, struct mp_error *err) {
 
 enum { TASK_PACK, TASK_PASS_ON, TASK_EXPERTS, TASK_GATHER_UP, TASK_CHECK };
 
+/* A kernel's part of local rank i's work, where the layer has tables of it. */
+static enum mp_status move_rows(struct run *x, size_t i, enum ex_rows_kind kind, struct mp_error *err) {
+    const uint32_t rank = x->world.first_rank + (uint32_t)i;
+    uint64_t ns = 0;
+    enum mp_status status = MP_OK;
+    if (x->layer->rows != NULL)
+        status = x->transport->rows(x->link, rank, &x->layer->rows[rank].tables[kind], &ns, err);
+    x->rows_ns[2 * i + (kind >= EX_ROWS_GATHER_UP)] += ns;
+    return status;
+}
+
 static enum mp_status task(void *ctx, size_t i, unsigned worker, struct mp_error *err) {
     (void)worker;
     struct run *x = ctx;
     const uint32_t rank = x->world.first_rank + (uint32_t)i;
     uint8_t *block = x->views[i];
     enum mp_status status = MP_OK;
+    if (x->layer->rows != NULL && (x->task == TASK_PASS_ON || x->task == TASK_GATHER_UP))
+        return move_rows(x, i, x->task == TASK_PASS_ON ? EX_ROWS_PASS_ON : EX_ROWS_GATHER_UP, err);
+    if (x->task == TASK_CHECK)
+        MP_TRY(move_rows(x, i, EX_ROWS_HOME, err));
     if (x->transport->pull != NULL && x->task != TASK_PACK)
-        status = x->transport->pull(x->link, rank, 0, x->layer->used[rank], err);
-    if (status != MP_OK)
-        return status;
+        MP_TRY(x->transport->pull(x->link, rank, 0, x->layer->used[rank], err));
     switch (x->task) {
     case TASK_PACK:
         ex_pack(x->layer, &x->payload, rank, block);
@@ -109,6 +125,9 @@ static enum mp_status task(void *ctx, size_t i, unsigned worker, struct mp_error
     }
     if (status == MP_OK && x->transport->push != NULL && x->task != TASK_CHECK)
         status = x->transport->push(x->link, rank, 0, x->layer->used[rank], err);
+    if (status == MP_OK && x->task == TASK_PACK)
+        status = move_rows(x, i, EX_ROWS_PACK, err);
+out:
     return status;
 }
 
@@ -165,6 +184,7 @@ static enum mp_status run_layer(struct run *x, uint32_t layer, struct mp_error *
     enum mp_status status = MP_OK;
     x->layer = x->layers[layer];
     x->payload.layer = layer;
+    memset(x->rows_ns, 0, (size_t)x->world.n_local * 2 * sizeof *x->rows_ns);
     const bool has_inside = x->layer->scripts[EX_DISPATCH_INSIDE] != NULL;
     MP_TRY(all_ranks(x, TASK_PACK, err));
     MP_TRY(run_part(x, layer, EX_DISPATCH, err));
@@ -185,27 +205,28 @@ out:
     return status;
 }
 
-/* The slowest rank's time of each part of the layer. */
-static enum mp_status slowest(struct run *x, uint32_t layer, uint64_t ns[EX_N_PARTS], struct mp_error *err) {
+/* The slowest rank's time of each part of the layer, and of kernels that pack and that add up. */
+static enum mp_status slowest(struct run *x, uint32_t layer, uint64_t ns[N_TIMES], struct mp_error *err) {
     const uint32_t n = x->world.n_ranks, n_local = x->world.n_local;
     enum mp_status status = MP_OK;
-    uint64_t *mine = mp_calloc((size_t)n_local * EX_N_PARTS, sizeof *mine),
-             *all = mp_calloc((size_t)n * EX_N_PARTS, sizeof *all);
+    uint64_t *mine = mp_calloc((size_t)n_local * N_TIMES, sizeof *mine),
+             *all = mp_calloc((size_t)n * N_TIMES, sizeof *all);
     if (mine == NULL || all == NULL) {
         status = mp_nomem(err, "times");
         goto out;
     }
-    for (uint32_t i = 0; i < n_local; i++)
+    for (uint32_t i = 0; i < n_local; i++) {
+        for (uint32_t k = 0; k < 2; k++)
+            mine[i * N_TIMES + EX_N_PARTS + k] = x->rows_ns[2 * i + k];
         for (int part = 0; part < EX_N_PARTS; part++) {
             const struct ex_times *t = x->times[(size_t)layer * EX_N_PARTS + (uint32_t)part];
-            mine[i * EX_N_PARTS + (uint32_t)part] = t != NULL ? t->total_ns[x->world.first_rank + i] : 0;
+            mine[i * N_TIMES + (uint32_t)part] = t != NULL ? t->total_ns[x->world.first_rank + i] : 0;
         }
-    MP_TRY(x->transport->gather(x->link, mine, all, EX_N_PARTS * sizeof *mine, err));
-    for (int part = 0; part < EX_N_PARTS; part++)
-        for (uint32_t r = 0; r < n; r++) {
-            const uint64_t one = all[r * EX_N_PARTS + (uint32_t)part];
-            ns[part] = r == 0 || one > ns[part] ? one : ns[part];
-        }
+    }
+    MP_TRY(x->transport->gather(x->link, mine, all, N_TIMES * sizeof *mine, err));
+    for (uint32_t k = 0; k < N_TIMES; k++)
+        for (uint32_t r = 0; r < n; r++)
+            ns[k] = r == 0 || all[r * N_TIMES + k] > ns[k] ? all[r * N_TIMES + k] : ns[k];
 out:
     mp_free(mine);
     mp_free(all);
@@ -454,9 +475,13 @@ static enum mp_status run_step(struct run *x, uint32_t step, struct mp_error *er
         size_t part_at = first_part;
         x->payload.iteration = i;
         for (uint32_t l = 0; l < r->n_layers; l++) {
-            uint64_t ns[EX_N_PARTS] = {0};
+            uint64_t ns[N_TIMES] = {0};
             MP_TRY(run_layer(x, l, err));
             MP_TRY(slowest(x, l, ns, err));
+            if (i >= n_warmup && r->pack_ns != NULL) {
+                r->pack_ns[(size_t)step * r->n_iterations + i - n_warmup] += ns[EX_N_PARTS];
+                r->unpack_ns[(size_t)step * r->n_iterations + i - n_warmup] += ns[EX_N_PARTS + 1];
+            }
             for (int part = 0; part < EX_N_PARTS; part++)
                 if (x->layers[l]->scripts[part] != NULL) {
                     if (i >= n_warmup)
@@ -553,10 +578,17 @@ static enum mp_status new_result(struct run *x, struct mp_error *err) {
     x->views = mp_calloc(in->n_local, sizeof *x->views);
     x->view_bytes = mp_calloc(in->n_local, sizeof *x->view_bytes);
     x->counts = mp_calloc((size_t)in->n_local * 3, sizeof *x->counts);
+    x->rows_ns = mp_calloc((size_t)in->n_local * 2, sizeof *x->rows_ns);
+    const bool packs = x->transport->limits.packs && in->matrix == NULL;
+    if (packs) {
+        r->pack_ns = mp_arena_alloc(arena, (size_t)r->n_steps * in->n_iterations, sizeof *r->pack_ns);
+        r->unpack_ns = mp_arena_alloc(arena, (size_t)r->n_steps * in->n_iterations, sizeof *r->unpack_ns);
+    }
     if (in->with_gemm)
         r->gemm_ns = mp_arena_alloc(arena, (size_t)r->n_steps * in->n_iterations, sizeof *r->gemm_ns);
     if ((in->with_gemm && r->gemm_ns == NULL) || r->parts == NULL || x->layers == NULL || x->times == NULL ||
-        x->views == NULL || x->view_bytes == NULL || x->counts == NULL)
+        x->views == NULL || x->view_bytes == NULL || x->counts == NULL || x->rows_ns == NULL ||
+        (packs && (r->pack_ns == NULL || r->unpack_ns == NULL)))
         return mp_nomem(err, "a result");
     return MP_OK;
 }
@@ -619,6 +651,7 @@ out:
     mp_free(x.views);
     mp_free(x.view_bytes);
     mp_free(x.counts);
+    mp_free(x.rows_ns);
     mp_exec_result_free(x.r);
     return status;
 }

@@ -14,7 +14,8 @@ struct ex_layer {
     const uint64_t *matrix[EX_N_PARTS]; /* the route's, or those of `plain` */
     uint64_t *plain;                    /* [2][n * n] the matrix and its transpose, or NULL */
     bool has_fallen_back[EX_N_PARTS];
-    uint64_t *used; /* [n_ranks] bytes of each block */
+    uint64_t *used;       /* [n_ranks] bytes of each block */
+    struct ex_rows *rows; /* [n_ranks] where the transport packs by tables, else NULL */
 };
 /* Makes and proves all of a layer for the limits of a transport. */
 enum mp_status ex_layer_new(struct ex_layer **out, const struct mp_cost_setup *setup, struct mp_net *net,
@@ -33,7 +34,9 @@ enum mp_status ex_layer_predict(const struct ex_layer *l, const struct mp_cost_s
                                 struct mp_net_log *log, uint64_t *predicted_ns, uint64_t *bound_ns,
                                 struct mp_error *err) MP_MUST_CHECK;
 
-/* What rank r does with its block between scripts. `p` says which step, layer and iteration. */
+/* What rank r does with its block between scripts. `p` says which step, layer and iteration. With l->rows, ex_pack lays
+ * down tokens and tables, ex_experts what the rank's own experts answer its own tokens, and kernels do the rest of
+ * packing, passing on and adding up: ex_pass_on and ex_gather_up are not called. */
 void ex_pack(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank, uint8_t *block);
 /* A gateway hands what came on inside its node. */
 void ex_pass_on(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank, uint8_t *block);

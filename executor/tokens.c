@@ -15,6 +15,21 @@ static uint64_t in_at(const struct ex_layer *l, enum ex_part part, uint32_t src,
     return l->flows[part]->in_at[flow_of(l, src, dst)] + place * copy_bytes;
 }
 
+/* Each of the rank's tokens once, and the tables by which a kernel makes the flows of them. */
+static void pack_rows(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank, uint8_t *block) {
+    const struct ex_route *r = l->route;
+    const struct ex_rows *rows = &l->rows[rank];
+    uint64_t to = rows->tokens_at;
+    for (uint32_t dst = 0; dst < r->n; dst++) /* a row that is forgotten is seen */
+        memset(block + out_at(l, EX_DISPATCH, rank, dst, 0, 0), 0xEE, l->matrix[EX_DISPATCH][flow_of(l, rank, dst)]);
+    for (uint32_t i = 0; i < r->n_tokens; i++)
+        if (r->tokens[i].source == rank) {
+            ex_payload_fill(p, r->tokens[i].row, block + to);
+            to += rows->token_stride;
+        }
+    memcpy(block + rows->image_at, rows->image, rows->image_bytes);
+}
+
 void ex_pack(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank, uint8_t *block) {
     const struct ex_route *r = l->route;
     if (r == NULL) {
@@ -24,6 +39,10 @@ void ex_pack(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank
     for (int part = 0; part < EX_N_PARTS; part++) /* nothing that is left of an earlier run may pass for new */
         for (uint32_t i = 0; l->flows[part] != NULL && i < r->n; i++)
             memset(block + in_at(l, (enum ex_part)part, i, rank, 0, 0), 0xEE, l->matrix[part][flow_of(l, i, rank)]);
+    if (l->rows != NULL) {
+        pack_rows(l, p, rank, block);
+        return;
+    }
     for (uint32_t dst = 0; dst < r->n; dst++) {
         const size_t flow = flow_of(l, rank, dst), first = r->out.first[flow];
         for (size_t c = first; c < r->out.first[flow + 1]; c++)
@@ -73,8 +92,26 @@ static enum mp_status answer(const struct ex_layer *l, const struct ex_payload *
     const uint64_t key = ex_payload_key(p, activation);
     for (uint32_t j = 0; j < t->n_choices; j++)
         if (x->choice == MP_NONE ? c[j].gpu == rank : t->first_choice + j == x->choice)
-            ex_payload_answer(p, key, c[j].expert, c[j].weight, sum);
+            ex_payload_answer(p, key, c[j].expert, x->choice == MP_NONE ? c[j].weight : 1, sum);
     return MP_OK;
+}
+
+/* What the rank's own experts answer its own tokens: what the sums of its kernel begin with. */
+static void answer_own(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank, uint8_t *block) {
+    const struct ex_route *r = l->route;
+    const struct ex_rows *rows = &l->rows[rank];
+    for (uint32_t i = 0, own = 0; i < r->n_tokens; i++) {
+        const struct ex_token *t = &r->tokens[i];
+        if (t->source != rank)
+            continue;
+        uint8_t *sum = block + rows->home_at + own * rows->home_stride;
+        const uint64_t key = ex_payload_key(p, block + rows->tokens_at + own * rows->token_stride);
+        memset(sum, 0, p->combine_bytes);
+        for (uint32_t c = t->first_choice; c < t->first_choice + t->n_choices; c++)
+            if (r->choices[c].gpu == rank)
+                ex_payload_answer(p, key, r->choices[c].expert, r->choices[c].weight, sum);
+        own++;
+    }
 }
 
 enum mp_status ex_experts(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank, uint8_t *block,
@@ -98,6 +135,8 @@ enum mp_status ex_experts(const struct ex_layer *l, const struct ex_payload *p, 
             *n_copies += from->first[flow + 1] - first;
         }
     }
+    if (l->rows != NULL)
+        answer_own(l, p, rank, block);
     return MP_OK;
 }
 
@@ -107,17 +146,21 @@ void ex_gather_up(const struct ex_layer *l, const struct ex_payload *p, uint32_t
         const size_t flow = flow_of(l, rank, g), first = r->inside.first[flow];
         for (size_t c = first; c < r->inside.first[flow + 1]; c++) {
             const struct ex_carried *x = &r->inside.list[c];
-            ex_payload_add(p, block + in_at(l, EX_COMBINE_INSIDE, g, rank, c - first, p->combine_bytes),
+            ex_payload_add(p, block + in_at(l, EX_COMBINE_INSIDE, g, rank, c - first, p->combine_bytes), 1,
                            block + out_at(l, EX_COMBINE, rank, r->tokens[x->token].source, x->relay, p->combine_bytes));
         }
     }
 }
 
+/* c: the one choice whose answer it is, or NULL: all of the token's added up. */
 static enum mp_status wrong_answer(const struct ex_layer *l, const struct ex_payload *p, const struct ex_token *t,
-                                   const uint8_t *got, const uint8_t *want, struct mp_error *err) {
+                                   const struct ex_choice *c, const uint8_t *got, const uint8_t *want,
+                                   struct mp_error *err) {
     uint64_t at = 0;
     char expert[64] = "that has no expert";
-    if (t->n_choices > 0)
+    if (c != NULL)
+        snprintf(expert, sizeof expert, "of its expert %u on rank %u", c->expert, c->gpu);
+    else if (t->n_choices > 0)
         snprintf(expert, sizeof expert, "whose first expert is %u on rank %u",
                  l->route->choices[t->first_choice].expert, l->route->choices[t->first_choice].gpu);
     while (got[at] == want[at])
@@ -130,45 +173,91 @@ static enum mp_status wrong_answer(const struct ex_layer *l, const struct ex_pay
         (unsigned long long)at, (unsigned long long)p->combine_bytes, got[at], want[at]);
 }
 
+struct home { /* what checking a rank's answers needs */
+    const struct ex_layer *l;
+    const struct ex_payload *p;
+    uint32_t rank;
+    const uint8_t *block;
+    size_t *next;                    /* [n] copies of each flow that were added up */
+    uint8_t *own, *one, *got, *want; /* an activation; an answer, and sums */
+};
+
+/* Every expert's answer as it should be, weighted. One that came for itself is compared before it is weighted: times
+ * an even weight a wrong bit may vanish. */
+static enum mp_status add_answers(struct home *h, const struct ex_token *t, struct mp_error *err) {
+    const struct ex_layer *l = h->l;
+    const struct ex_payload *p = h->p;
+    memset(h->got, 0, p->combine_bytes);
+    memset(h->want, 0, p->combine_bytes);
+    ex_payload_fill(p, t->row, h->own);
+    const uint64_t key = ex_payload_key(p, h->own);
+    for (uint32_t i = t->first_choice; i < t->first_choice + t->n_choices; i++) {
+        const struct ex_choice *c = &l->route->choices[i];
+        memset(h->one, 0, p->combine_bytes);
+        ex_payload_answer(p, key, c->expert, 1, h->one);
+        ex_payload_add(p, h->one, c->weight, h->want);
+        if (c->gpu == h->rank) {
+            ex_payload_add(p, h->one, c->weight, h->got);
+        } else if (l->route->copies == MP_COPY_PER_EXPERT) {
+            const uint8_t *came = h->block + in_at(l, EX_COMBINE, c->gpu, h->rank, h->next[c->gpu]++, p->combine_bytes);
+            if (memcmp(came, h->one, p->combine_bytes) != 0)
+                return wrong_answer(l, p, t, c, came, h->one, err);
+            ex_payload_add(p, came, c->weight, h->got);
+        }
+    }
+    return MP_OK;
+}
+
 enum mp_status ex_check_home(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank, const uint8_t *block,
                              uint64_t *n_tokens, struct mp_error *err) {
     const struct ex_route *r = l->route;
     enum mp_status status = MP_OK;
     if (r == NULL)
         return ex_plain_check_home(l, p, rank, block, n_tokens, err);
-    size_t *next = mp_calloc(r->n, sizeof *next); /* copies of each flow that were added up */
-    uint8_t *own = mp_calloc(p->dispatch_bytes, 1), *got = mp_calloc(p->combine_bytes, 1),
-            *want = mp_calloc(p->combine_bytes, 1);
-    if (next == NULL || own == NULL || got == NULL || want == NULL) {
+    struct home h = {.l = l,
+                     .p = p,
+                     .rank = rank,
+                     .block = block,
+                     .next = mp_calloc(r->n, sizeof *h.next),
+                     .own = mp_calloc(p->dispatch_bytes, 1),
+                     .one = mp_calloc(p->combine_bytes, 1),
+                     .got = mp_calloc(p->combine_bytes, 1),
+                     .want = mp_calloc(p->combine_bytes, 1)};
+    if (h.next == NULL || h.own == NULL || h.one == NULL || h.got == NULL || h.want == NULL) {
         status = mp_nomem(err, "checking tokens");
         goto out;
     }
-    for (uint32_t i = 0; i < r->n_tokens && status == MP_OK; i++) {
+    uint64_t home_at = l->rows != NULL ? l->rows[rank].home_at : 0;
+    for (uint32_t i = 0; i < r->n_tokens; i++) {
         const struct ex_token *t = &r->tokens[i];
         if (t->source != rank)
             continue;
-        memset(got, 0, p->combine_bytes);
-        memset(want, 0, p->combine_bytes);
-        ex_payload_fill(p, t->row, own);
-        const uint64_t key = ex_payload_key(p, own);
-        for (uint32_t c = t->first_choice; c < t->first_choice + t->n_choices; c++) {
-            ex_payload_answer(p, key, r->choices[c].expert, r->choices[c].weight, want);
-            if (r->choices[c].gpu == rank)
-                ex_payload_answer(p, key, r->choices[c].expert, r->choices[c].weight, got);
-        }
-        for (uint32_t g = 0; g < r->n; g++) {
+        MP_TRY(add_answers(&h, t, err));
+        for (uint32_t g = 0; g < r->n && r->copies != MP_COPY_PER_EXPERT; g++) {
             const size_t flow = flow_of(l, rank, g), first = r->out.first[flow];
-            for (; first + next[g] < r->out.first[flow + 1] && r->out.list[first + next[g]].token == i; next[g]++)
-                ex_payload_add(p, block + in_at(l, EX_COMBINE, g, rank, next[g], p->combine_bytes), got);
+            size_t *next = &h.next[g];
+            for (; first + *next < r->out.first[flow + 1] && r->out.list[first + *next].token == i; (*next)++)
+                ex_payload_add(p, block + in_at(l, EX_COMBINE, g, rank, *next, p->combine_bytes), 1, h.got);
         }
-        if (memcmp(got, want, p->combine_bytes) != 0)
-            status = wrong_answer(l, p, t, got, want, err);
+        if (memcmp(h.got, h.want, p->combine_bytes) != 0) {
+            status = wrong_answer(l, p, t, NULL, h.got, h.want, err);
+            goto out;
+        }
+        if (l->rows != NULL) { /* and so is what the kernel made of it */
+            const uint8_t *sum = block + home_at;
+            home_at += l->rows[rank].home_stride;
+            if (memcmp(sum, h.want, p->combine_bytes) != 0) {
+                status = wrong_answer(l, p, t, NULL, sum, h.want, err);
+                goto out;
+            }
+        }
         (*n_tokens)++;
     }
 out:
-    mp_free(next);
-    mp_free(own);
-    mp_free(got);
-    mp_free(want);
+    mp_free(h.next);
+    mp_free(h.own);
+    mp_free(h.one);
+    mp_free(h.got);
+    mp_free(h.want);
     return status;
 }

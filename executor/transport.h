@@ -6,6 +6,7 @@
 #define EXECUTOR_TRANSPORT_H
 
 #include "fault.h"
+#include "rows.h"
 #include "script.h"
 
 /* Who takes part. Only main reads the environment and the command line; it is all in here. */
@@ -29,6 +30,7 @@ struct ex_limits {
     uint32_t max_ranks;     /* 0 = any */
     uint32_t ops_per_stage; /* most sends plus receives of a rank in one stage (NCCL: 256 in a group); 0 = any */
     bool paces;             /* keeps port_bytes_per_s; else caps count for nothing (docs/ORDERS.md part 3) */
+    bool packs;             /* has `rows`: blocks have room for tokens and tables (rows.h) */
     bool couples;           /* a rank ends a stage, both ways, before the next: free stages run as coupled ones */
 };
 /* How stages that somebody wants in this mode follow each other on such a transport: what is run and predicted. */
@@ -74,6 +76,10 @@ struct ex_transport {
      * times is zeroed by the caller. MP_EPEER names stage, peer and bytes. */
     enum mp_status (*run)(struct ex_link *link, const struct ex_script *script, struct ex_times *times,
                           struct mp_error *err);
+    /* NULL where ranks pack on the host. A table of a local rank, carried out by a kernel on its block as it is on the
+     * device, after all that was pushed and before all that is pulled; *ns: what it took there. */
+    enum mp_status (*rows)(struct ex_link *link, uint32_t rank, const struct ex_rows_table *table, uint64_t *ns,
+                           struct mp_error *err);
     /* NULL, or real matrix products of a local rank's experts, of these sizes; *ns: what they took on the device. */
     enum mp_status (*compute)(struct ex_link *link, uint32_t rank, const struct ex_gemm *gemm, uint64_t *ns,
                               struct mp_error *err);

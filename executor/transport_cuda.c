@@ -461,6 +461,10 @@ static enum mp_status cuda_push(struct ex_link *l, uint32_t rank, uint64_t at, u
 static enum mp_status cuda_pull(struct ex_link *l, uint32_t rank, uint64_t at, uint64_t n, struct mp_error *err) {
     return gpu_block_pull(&l->blocks[rank], at, n, l->world.deadline_ms, err);
 }
+static enum mp_status cuda_rows(struct ex_link *l, uint32_t rank, const struct ex_rows_table *table, uint64_t *ns,
+                                struct mp_error *err) {
+    return gpu_block_rows(&l->blocks[rank], rank, table, l->world.deadline_ms, ns, err);
+}
 static enum mp_status cuda_compute(struct ex_link *l, uint32_t rank, const struct ex_gemm *gemm, uint64_t *ns,
                                    struct mp_error *err) {
     const uint32_t device = device_of(l, rank);
@@ -616,13 +620,14 @@ const struct ex_transport ex_cuda = {
     .name = "cuda",
     .summary = "GPUs of one process: copies on streams, captured as CUDA graphs; with fewer GPUs than ranks they share",
     .needs = "an NVIDIA GPU and its driver",
-    .limits = {.max_ranks = RANKS_MAX},
+    .limits = {.max_ranks = RANKS_MAX, .packs = true},
     .open = cuda_open,
     .alloc = cuda_alloc,
     .push = cuda_push,
     .pull = cuda_pull,
     .prepare = cuda_prepare,
     .run = cuda_run,
+    .rows = cuda_rows,
     .compute = cuda_compute,
     .barrier = cuda_barrier,
     .gather = cuda_gather,

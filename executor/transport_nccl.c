@@ -414,6 +414,10 @@ static enum mp_status nccl_pull(struct ex_link *link, uint32_t rank, uint64_t at
     (void)rank;
     return gpu_block_pull(&of(link)->block, at, n, of(link)->world.deadline_ms, err);
 }
+static enum mp_status nccl_rows(struct ex_link *link, uint32_t rank, const struct ex_rows_table *table, uint64_t *ns,
+                                struct mp_error *err) {
+    return gpu_block_rows(&of(link)->block, rank, table, of(link)->world.deadline_ms, ns, err);
+}
 static enum mp_status nccl_compute(struct ex_link *link, uint32_t rank, const struct ex_gemm *gemm, uint64_t *ns,
                                    struct mp_error *err) {
     struct nccl_link *l = of(link);
@@ -549,7 +553,7 @@ const struct ex_transport ex_nccl = {
     .name = "nccl",
     .summary = "GPUs of many processes: a group per stage over NCCL, one process per GPU",
     .needs = "an NVIDIA GPU for each rank, its driver, NCCL",
-    .limits = {.max_ranks = 4096, .ops_per_stage = OPS_MAX, .couples = true},
+    .limits = {.max_ranks = 4096, .ops_per_stage = OPS_MAX, .packs = true, .couples = true},
     .has_one_rank_each = true,
     .open = nccl_open,
     .alloc = nccl_alloc,
@@ -557,6 +561,7 @@ const struct ex_transport ex_nccl = {
     .pull = nccl_pull,
     .prepare = nccl_prepare,
     .run = nccl_run,
+    .rows = nccl_rows,
     .compute = nccl_compute,
     .barrier = nccl_barrier,
     .gather = nccl_gather,

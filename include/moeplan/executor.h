@@ -64,6 +64,9 @@ struct mp_exec_result {
     size_t n_parts;
     struct mp_exec_part *parts; /* by step, layer, part */
     uint64_t *gemm_ns; /* [n_steps][n_iterations] matrix products, the slowest rank's of each layer; NULL = none */
+    /* [n_steps][n_iterations] kernels that lay activations into blocks (pack) and add answers up (unpack), the slowest
+     * rank's of each layer; NULL where ranks pack on the host. */
+    uint64_t *pack_ns, *unpack_ns;
     size_t n_predicted, n_measured; /* of the timeline: every transfer, as predicted and as it was */
     struct mp_exec_transfer *predicted, *measured;
     struct mp_arena *arena;

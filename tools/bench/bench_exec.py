@@ -10,6 +10,7 @@ computing and checking alone cost. Ends when --tokens tokens are verified, and w
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -89,7 +90,8 @@ def main():
             done = run(*launch, execute, "p.yaml", "t.mpt", "slow.yaml", "--transport", o.transport, "--iterations", 1, "--warmup", 0,
                        "--fault", fault, "--deadline", 1000, "-q", *model, *o.more)
             ms = 1000 * (time.monotonic() - begin)
-            print(f"{fault:16} {'caught' if done.returncode == 5 else 'NOT CAUGHT'} {ms:6.0f} ms  {done.stderr.strip()[:150]}")
+            caught = done.returncode == 5 or (launch and fault.startswith("kill") and done.returncode == 128 + signal.SIGKILL)  # mpirun's own
+            print(f"{fault:16} {'caught' if caught else 'NOT CAUGHT'} {ms:6.0f} ms  {done.stderr.strip()[:150]}")
 
 
 if __name__ == "__main__":

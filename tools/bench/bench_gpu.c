@@ -1,6 +1,6 @@
-/* What a GPU does: the copy ceiling, gathering and scattering rows against it, launching (eager and as a graph), groups
- * of NCCL with one rank, matrix products of experts against the roofline. One JSON object on standard output; the parts
- * of tools/gpu-tests that need a GPU and no test harness. Exit code 4 and a message where there is none. */
+/* What a GPU does: the copy ceiling, packing rows and adding them up against it, launching (eager and as a graph),
+ * groups of NCCL with one rank, matrix products of experts against the roofline. One JSON object on standard output;
+ * the parts of tools/gpu-tests that need a GPU and no test harness. Exit code 4 and a message where there is none. */
 #include "../../executor/gpu_gemm.h"
 #include "../../executor/gpu_rows.h"
 #include <moeplan/base.h>
@@ -61,41 +61,65 @@ static double copy_ceiling(const struct timing *t, uint8_t *to, const uint8_t *f
     return 2.0 * (double)n / median(s, ROUNDS);
 }
 
-static void rows(const struct timing *t, uint8_t *to, const uint8_t *from, uint64_t n, double ceiling) {
+/* Rows packed in any order, and sums of four rows each: bytes read and written a second. */
+static void rows(const struct timing *t, const uint8_t *noise, uint64_t n, double ceiling) {
     static const uint64_t sizes[] = {2048, 4096, 7168, 8192, 14336};
+    enum { TERMS = 4 };
+    uint8_t *block = NULL;
+    check_cuda(cudaMalloc((void **)&block, 2 * n), "memory");
+    for (int half = 0; half < 2; half++)
+        check_cuda(cudaMemcpy(block + (uint64_t)half * n, noise, n, cudaMemcpyDeviceToDevice), "copying");
     printf(",\n \"rows\": [");
     for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
-        const uint32_t n_rows = (uint32_t)(n / sizes[k]);
-        uint32_t *index = malloc(n_rows * sizeof *index), *on_device = NULL;
+        const uint64_t size = sizes[k];
+        const uint32_t n_rows = (uint32_t)(n / size), n_sums = n_rows / TERMS;
+        struct gpu_row_move *moves = malloc(n_rows * sizeof *moves), *moves_there = NULL;
+        struct gpu_row_sum *sums = malloc(n_sums * sizeof *sums), *sums_there = NULL;
+        struct gpu_row_term *terms = malloc(n_rows * sizeof *terms), *terms_there = NULL;
         struct mp_rng rng = mp_rng_seed(k);
-        double s[2][ROUNDS], at[2];
-        if (index == NULL)
+        double s[2][ROUNDS];
+        if (moves == NULL || sums == NULL || terms == NULL)
             exit(4);
-        for (uint32_t i = 0; i < n_rows; i++) {
+        for (uint32_t i = 0; i < n_rows; i++) { /* from the second half of the block into the first */
             const uint32_t other = (uint32_t)mp_rng_below(&rng, (uint64_t)i + 1);
-            index[i] = index[other];
-            index[other] = i;
+            moves[i].to_at = i * size;
+            moves[i].from_at = moves[other].from_at;
+            moves[other].from_at = n + i * size;
         }
-        check_cuda(cudaMalloc((void **)&on_device, n_rows * sizeof *index), "memory");
-        check_cuda(cudaMemcpy(on_device, index, n_rows * sizeof *index, cudaMemcpyHostToDevice), "copying");
-        for (int which = 0; which < 2; which++) {
-            for (int i = -3; i < ROUNDS; i++) {
+        for (uint32_t i = 0; i < n_sums * TERMS; i++)
+            terms[i] = (struct gpu_row_term){moves[i].from_at, 3};
+        for (uint32_t i = 0; i < n_sums; i++)
+            sums[i] = (struct gpu_row_sum){i * size, i * TERMS, TERMS};
+        check_cuda(cudaMalloc((void **)&moves_there, n_rows * sizeof *moves), "memory");
+        check_cuda(cudaMalloc((void **)&sums_there, n_sums * sizeof *sums), "memory");
+        check_cuda(cudaMalloc((void **)&terms_there, n_rows * sizeof *terms), "memory");
+        check_cuda(cudaMemcpy(moves_there, moves, n_rows * sizeof *moves, cudaMemcpyHostToDevice), "copying");
+        check_cuda(cudaMemcpy(sums_there, sums, n_sums * sizeof *sums, cudaMemcpyHostToDevice), "copying");
+        check_cuda(cudaMemcpy(terms_there, terms, n_sums * TERMS * sizeof *terms, cudaMemcpyHostToDevice), "copying");
+        for (int i = -3; i < ROUNDS; i++)
+            for (int which = 0; which < 2; which++) {
                 begin(t);
-                check_cuda((cudaError_t)(which == 0 ? gpu_rows_gather : gpu_rows_scatter)(to, from, on_device, n_rows,
-                                                                                          sizes[k], t->stream),
+                check_cuda((cudaError_t)(which == 0
+                                             ? gpu_rows_move(block, moves_there, n_rows, size, t->stream)
+                                             : gpu_rows_add(block, sums_there, terms_there, n_sums, size, t->stream)),
                            "a kernel");
                 const double one = end_s(t);
                 if (i >= 0)
                     s[which][i] = one;
             }
-            at[which] = 2.0 * (double)n_rows * (double)sizes[k] / median(s[which], ROUNDS);
-        }
-        printf("%s\n  {\"row_bytes\": %" PRIu64 ", \"gather_gb_per_s\": %.1f, \"gather_of_ceiling\": %.3f, "
-               "\"scatter_gb_per_s\": %.1f, \"scatter_of_ceiling\": %.3f}",
-               k > 0 ? "," : "", sizes[k], at[0] / 1e9, at[0] / ceiling, at[1] / 1e9, at[1] / ceiling);
-        check_cuda(cudaFree(on_device), "memory");
-        free(index);
+        const double at[2] = {2.0 * (double)n_rows * (double)size / median(s[0], ROUNDS),
+                              (TERMS + 2.0) * (double)n_sums * (double)size / median(s[1], ROUNDS)};
+        printf("%s\n  {\"row_bytes\": %" PRIu64 ", \"pack_gb_per_s\": %.1f, \"pack_of_ceiling\": %.3f, "
+               "\"unpack_gb_per_s\": %.1f, \"unpack_of_ceiling\": %.3f}",
+               k > 0 ? "," : "", size, at[0] / 1e9, at[0] / ceiling, at[1] / 1e9, at[1] / ceiling);
+        check_cuda(cudaFree(moves_there), "memory");
+        check_cuda(cudaFree(sums_there), "memory");
+        check_cuda(cudaFree(terms_there), "memory");
+        free(moves);
+        free(sums);
+        free(terms);
     }
+    check_cuda(cudaFree(block), "memory");
     printf("]");
 }
 
@@ -274,7 +298,7 @@ int main(void) {
     printf("{\"device\": \"%s\", \"compute_capability\": \"%d.%d\", \"devices\": %d, \"driver\": %d,\n "
            "\"copy_ceiling_gb_per_s\": %.1f",
            device.name, device.major, device.minor, n_devices, driver, ceiling / 1e9);
-    rows(&t, memory[0], memory[1], n, ceiling);
+    rows(&t, memory[0], n, ceiling);
     launches(&t, memory[0], memory[1]);
     gemms(&t, memory[1], memory[2], memory[0], n, ceiling);
 #if BENCH_HAS_NCCL

@@ -1,11 +1,12 @@
 #include "mock_cuda.h"
+#include "../../../executor/gpu_rows.h"
 #include <assert.h>
 #include <cuda_runtime_api.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum kind { NOTHING, COPY, CLEAR, HOST };
+enum kind { NOTHING, COPY, CLEAR, HOST, MOVE_ROWS, ADD_ROWS };
 struct op {
     enum kind kind;
     uint8_t *to;
@@ -13,6 +14,8 @@ struct op {
     size_t n;
     cudaHostFn_t function;
     void *ctx;
+    const void *table, *terms; /* of rows, n of them, in the block `to` */
+    uint64_t row_bytes;
     struct op **after; /* what must be done first */
     size_t n_after, n_after_allocated;
     bool is_started, is_done, is_captured;
@@ -38,6 +41,8 @@ struct CUgraphExec_st {
 
 static struct {
     int n_devices, device;
+    uint64_t n_rows[2];
+    bool is_mistaken[2];
     uint64_t random, n_objects, n_mallocs, fail_at, clock, n_launches, n_peer_copies;
     struct op **ops; /* all, in the order they were given */
     size_t n, n_allocated, first_undone;
@@ -72,6 +77,8 @@ uint64_t mock_cuda_end(void) {
 }
 uint64_t mock_cuda_launches(void) { return m.n_launches; }
 uint64_t mock_cuda_peer_copies(void) { return m.n_peer_copies; }
+uint64_t mock_cuda_rows(bool adds) { return m.n_rows[adds]; }
+void mock_cuda_mistake_row(bool adds) { m.is_mistaken[adds] = true; }
 
 /* ---- ops ---- */
 
@@ -110,6 +117,33 @@ static void *host_main(void *ctx) {
 }
 static bool is_done(const struct op *o) { return __atomic_load_n(&o->is_done, __ATOMIC_ACQUIRE); }
 
+/* Kernels do what their reference does; tables are read when a kernel runs, not when it is launched. */
+static void move_rows(const struct op *o) {
+    struct gpu_row_move *rows = malloc(o->n * sizeof *rows);
+    assert(rows != NULL);
+    memcpy(rows, o->table, o->n * sizeof *rows);
+    if (m.is_mistaken[0] && o->n > 1)
+        rows[o->n / 2 - 1].from_at = rows[o->n / 2].from_at;
+    gpu_rows_move_reference(o->to, rows, (uint32_t)o->n, o->row_bytes);
+    m.n_rows[0] += o->n;
+    free(rows);
+}
+static void add_rows(const struct op *o) {
+    const struct gpu_row_sum *sums = o->table;
+    uint32_t n_terms = 0;
+    for (size_t i = 0; i < o->n; i++)
+        n_terms += sums[i].n_terms;
+    struct gpu_row_term *terms = malloc(n_terms * sizeof *terms + 1);
+    assert(terms != NULL);
+    if (n_terms > 0)
+        memcpy(terms, o->terms, n_terms * sizeof *terms);
+    if (m.is_mistaken[1] && n_terms > 1)
+        terms[n_terms / 2 - 1].from_at = terms[n_terms / 2].from_at;
+    gpu_rows_add_reference(o->to, sums, terms, (uint32_t)o->n, o->row_bytes);
+    m.n_rows[1] += o->n;
+    free(terms);
+}
+
 static void carry_out(struct op *o) {
     o->is_started = true;
     if (o->kind == HOST) {
@@ -121,6 +155,10 @@ static void carry_out(struct op *o) {
         memmove(o->to, o->from, o->n);
     if (o->kind == CLEAR)
         memset(o->to, 0, o->n);
+    if (o->kind == MOVE_ROWS)
+        move_rows(o);
+    if (o->kind == ADD_ROWS)
+        add_rows(o);
     o->done_at = ++m.clock;
     o->is_done = true;
 }
@@ -294,6 +332,17 @@ cudaError_t cudaMemset(void *to, int value, size_t n) {
 cudaError_t cudaMemsetAsync(void *to, int value, size_t n, cudaStream_t s) {
     (void)add(s, (struct op){.kind = CLEAR, .to = to, .n = n});
     return value == 0 ? cudaSuccess : cudaErrorInvalidValue;
+}
+int gpu_rows_move(uint8_t *block, const struct gpu_row_move *rows, uint32_t n_rows, uint64_t row_bytes, void *s) {
+    (void)add(s, (struct op){.kind = MOVE_ROWS, .to = block, .table = rows, .n = n_rows, .row_bytes = row_bytes});
+    return cudaSuccess;
+}
+int gpu_rows_add(uint8_t *block, const struct gpu_row_sum *sums, const struct gpu_row_term *terms, uint32_t n_sums,
+                 uint64_t row_bytes, void *s) {
+    (void)add(
+        s,
+        (struct op){.kind = ADD_ROWS, .to = block, .table = sums, .terms = terms, .n = n_sums, .row_bytes = row_bytes});
+    return cudaSuccess;
 }
 cudaError_t cudaLaunchHostFunc(cudaStream_t s, cudaHostFn_t function, void *ctx) {
     (void)add(s, (struct op){.kind = HOST, .function = function, .ctx = ctx});

@@ -15,5 +15,9 @@ uint64_t mock_cuda_end(void);
 void mock_cuda_drain(void);
 uint64_t mock_cuda_launches(void); /* of graphs */
 uint64_t mock_cuda_peer_copies(void);
+uint64_t mock_cuda_rows(bool adds); /* rows that kernels moved, that they added up */
+/* From now on one row of every table that moves (adds) rows has a wrong index: it is read from where the next one is.
+ */
+void mock_cuda_mistake_row(bool adds);
 
 #endif

@@ -1,66 +1,9 @@
 /* Whole runs of random plans on random recordings and clusters over loop: every token verified, counts and predictions
  * those of the cost model and the simulator, and every fault caught. */
-#include "../../../executor/run.h"
-#include "../sim/world.h"
+#include "trial.h"
 #include "real_matrices.h"
 #include <moeplan/executor.h>
 #include <moeplan/report.h>
-
-static const char *const dispatchers[] = {"a2av", "deepep-ll", "deepep-normal", "hierarchical", "agrs"};
-
-struct trial {
-    struct world w;
-    struct mp_exec in;
-    struct test_order order;
-};
-
-static void trial_make(struct trial *t, uint64_t seed, bool is_counts) {
-    struct mp_rng r = mp_rng_seed(seed);
-    memset(t, 0, sizeof *t);
-    world_make(&t->w, &r,
-               (struct world_shape){.max_nodes = 3, .max_per_node = 3, .n_steps = 2, .is_counts = is_counts});
-    struct mp_plan *p = t->w.plan;
-    t->w.model.dispatch_bytes = 1 + mp_rng_below(&r, 200);
-    t->w.model.combine_bytes = 1 + mp_rng_below(&r, 200);
-    t->w.net.t.name = "random";
-    p->provenance.strategy = "test";
-    p->stage_mode = (enum mp_stage_mode)mp_rng_below(&r, 3);
-    p->fallback_ppm = mp_rng_below(&r, 3) == 0 ? 1000000 : 0;
-    if (mp_rng_below(&r, 3) == 0) {
-        world_rotation(&t->w);
-    } else if (mp_rng_below(&r, 3) > 0) {
-        const uint32_t n_nodes = t->w.net.levels[0].n_groups, n = p->n_gpus;
-        const bool is_between = n_nodes > 1 && mp_rng_below(&r, 2) == 0;
-        if (is_between || n <= 8) {
-            case_order(&t->order, &r, is_between ? n_nodes : n, 1 + (uint32_t)mp_rng_below(&r, 2) * !is_between, 0,
-                       !is_between && mp_rng_below(&r, 2));
-            t->order.o.between_nodes = is_between;
-            p->orders = &t->order.o;
-            p->n_orders = 1;
-            for (uint32_t l = 0; l < p->n_layers; l++) {
-                p->layers[l].order = mp_rng_below(&r, 4) == 0 ? MP_NONE : 0;
-                p->layers[l].combine = p->layers[l].order == MP_NONE ? MP_COMBINE_FORWARD
-                                                                     : (enum mp_combine)mp_rng_below(&r, MP_N_COMBINES);
-            }
-        }
-    }
-    t->in = (struct mp_exec){.plan = p,
-                             .workload = t->w.workload,
-                             .topology = &t->w.net.t,
-                             .model = &t->w.model,
-                             .dispatcher = mp_dispatcher_find(dispatchers[is_counts ? 0 : seed % 5]),
-                             .sources = !is_counts && mp_rng_below(&r, 4) == 0 ? MP_SOURCES_COUPLED : MP_SOURCES_DP,
-                             .stage_mode = -1,
-                             .transport = "loop",
-                             .n_warmup = (uint32_t)mp_rng_below(&r, 2),
-                             .n_iterations = 1 + (uint32_t)mp_rng_below(&r, 2),
-                             .seed = seed,
-                             .n_threads = 1,
-                             .deadline_ms = 30000,
-                             .n_ranks = p->n_gpus,
-                             .n_local = p->n_gpus,
-                             .launcher_fd = -1};
-}
 
 /* ---- what a run has done ---- */
 
@@ -584,12 +527,12 @@ static void test_exec__recorded_tokens(void **state) {
     plan->n_nodes = 2;
     plan->provenance.strategy = "contiguous";
     set.workload->n_steps = 1;
-    for (size_t k = 0; k < sizeof dispatchers / sizeof *dispatchers; k++) {
+    for (size_t k = 0; k < N_TRIAL_DISPATCHERS; k++) {
         const struct mp_exec in = {.plan = plan,
                                    .workload = set.workload,
                                    .topology = topology,
                                    .model = model,
-                                   .dispatcher = mp_dispatcher_find(dispatchers[k]),
+                                   .dispatcher = mp_dispatcher_find(trial_dispatchers[k]),
                                    .stage_mode = -1,
                                    .transport = "loop",
                                    .n_iterations = 1,
@@ -644,7 +587,7 @@ static void test_exec__payloads(void **state) {
         ex_payload_answer(&p, key, 2, 65535, sum);
         ex_payload_answer(&p, key, 2, 65535, b);
         ex_payload_answer(&p, key, 1, 3, other);
-        ex_payload_add(&p, other, b);
+        ex_payload_add(&p, other, 1, b);
         assert_memory_equal(sum, b, sizeof sum);
         for (size_t k = p.combine_bytes; k < sizeof sum; k++)
             assert_int_equal(sum[k], 0);

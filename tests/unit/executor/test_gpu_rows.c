@@ -1,50 +1,97 @@
-/* Gathers and scatters of rows: the CPU reference by its definition, and the kernels against it where there is a GPU.
- */
+/* Rows moved and added up by tables: the CPU reference by its definition, and the kernels against it where there is a
+ * GPU. */
 #include "support.h"
 #include "../../../executor/gpu_rows.h"
 #include <moeplan/base.h>
 #include <cuda_runtime_api.h>
 
+/* Rows that are moved or added to lie in the front of the block, one behind the other as in a flow, those that are read
+ * behind them; then come the tables, as they do in the block of a rank. */
 struct rows {
-    uint32_t n, *index; /* a permutation */
-    uint64_t bytes;
-    uint8_t *from, *to, *want;
+    uint32_t n, n_terms, n_from;
+    uint64_t bytes, from_at, moves_at, sums_at, terms_at, size;
+    uint8_t *block;
 };
+static uint64_t row_word(const uint8_t *row, uint64_t at, uint64_t bytes) {
+    uint64_t word = 0;
+    for (uint64_t i = 0; i < 8 && at + i < bytes; i++)
+        word |= (uint64_t)row[at + i] << 8 * i;
+    return word;
+}
 static void rows_make(struct rows *r, uint32_t n, uint64_t bytes, uint64_t seed) {
     struct mp_rng rng = mp_rng_seed(seed);
-    *r = (struct rows){
-        n, calloc(n + 1, sizeof *r->index), bytes, malloc(n * bytes + 1), malloc(n * bytes + 1), malloc(n * bytes + 1)};
-    assert_true(r->index != NULL && r->from != NULL && r->to != NULL && r->want != NULL);
-    for (uint32_t k = 0; k < n; k++) {
-        const uint32_t other = (uint32_t)mp_rng_below(&rng, k + 1);
-        r->index[k] = r->index[other];
-        r->index[other] = k;
+    *r = (struct rows){.n = n, .n_from = n + 1, .bytes = bytes};
+    uint32_t *n_terms_of = calloc(n + 1, sizeof *n_terms_of);
+    assert_non_null(n_terms_of);
+    for (uint32_t k = 0; k < n; k++)
+        r->n_terms += n_terms_of[k] = (uint32_t)mp_rng_below(&rng, 11);
+    r->from_at = (n * bytes + 63) / 64 * 64;
+    r->moves_at = (r->from_at + r->n_from * bytes + 63) / 64 * 64;
+    r->sums_at = r->moves_at + n * sizeof(struct gpu_row_move);
+    r->terms_at = r->sums_at + n * sizeof(struct gpu_row_sum);
+    r->size = r->terms_at + r->n_terms * sizeof(struct gpu_row_term) + 1;
+    r->block = malloc(r->size);
+    assert_non_null(r->block);
+    for (uint64_t i = 0; i < r->size; i++)
+        r->block[i] = (uint8_t)mp_rng_next(&rng);
+    struct gpu_row_move *moves = (void *)(r->block + r->moves_at);
+    struct gpu_row_sum *sums = (void *)(r->block + r->sums_at);
+    struct gpu_row_term *terms = (void *)(r->block + r->terms_at);
+    for (uint32_t k = 0, first = 0; k < n; first += n_terms_of[k++]) {
+        const uint32_t other = (uint32_t)mp_rng_below(&rng, (uint64_t)k + 1);
+        moves[k] = (struct gpu_row_move){r->from_at + mp_rng_below(&rng, r->n_from) * bytes, moves[other].to_at};
+        moves[other].to_at = k * bytes;
+        sums[k] = (struct gpu_row_sum){k * bytes, first, n_terms_of[k]};
     }
-    for (uint64_t i = 0; i < n * bytes; i++)
-        r->from[i] = (uint8_t)mp_rng_below(&rng, 256);
-    memset(r->to, 0xEE, n * bytes + 1);
-    memset(r->want, 0xEE, n * bytes + 1);
+    for (uint32_t t = 0; t < r->n_terms; t++)
+        terms[t] = (struct gpu_row_term){r->from_at + mp_rng_below(&rng, r->n_from) * bytes,
+                                         mp_rng_below(&rng, 3) == 0 ? 1 : mp_rng_next(&rng)};
+    free(n_terms_of);
 }
-static void rows_free(struct rows *r) {
-    free(r->index);
-    free(r->from);
-    free(r->to);
-    free(r->want);
+static void apply(const struct rows *r, uint8_t *block, bool adds) {
+    if (adds)
+        gpu_rows_add_reference(block, (void *)(block + r->sums_at), (void *)(block + r->terms_at), r->n, r->bytes);
+    else
+        gpu_rows_move_reference(block, (void *)(block + r->moves_at), r->n, r->bytes);
 }
+static uint8_t *copy_of(const struct rows *r) {
+    uint8_t *copy = malloc(r->size);
+    assert_non_null(copy);
+    memcpy(copy, r->block, r->size);
+    return copy;
+}
+static const uint64_t sizes[] = {1, 3, 8, 13, 16, 24, 48, 100, 496, 512, 520, 528, 2048, 2064, 7168, 7175, 14336};
+enum { N_SIZES = sizeof sizes / sizeof *sizes };
 
 static void test_gpu_rows__reference(void **state) {
     (void)state;
-    for (uint64_t seed = 0; seed < 40; seed++) {
+    for (uint64_t seed = 0; seed < 60; seed++) {
         struct rows r;
-        rows_make(&r, (uint32_t)(seed * 7 % 50), 16 * (1 + seed % 9), seed);
-        gpu_rows_gather_reference(r.to, r.from, r.index, r.n, r.bytes);
-        for (uint64_t i = 0; i < r.n * r.bytes; i++)
-            assert_int_equal(r.to[i], r.from[r.index[i / r.bytes] * r.bytes + i % r.bytes]);
-        assert_int_equal(r.to[r.n * r.bytes], 0xEE);
-        gpu_rows_scatter_reference(r.want, r.to, r.index, r.n, r.bytes); /* back again */
-        assert_memory_equal(r.want, r.from, r.n * r.bytes);
-        assert_int_equal(r.want[r.n * r.bytes], 0xEE);
-        rows_free(&r);
+        rows_make(&r, (uint32_t)(seed * 7 % 50), sizes[seed % 10], seed);
+        uint8_t *moved = copy_of(&r), *added = copy_of(&r);
+        const struct gpu_row_move *moves = (void *)(r.block + r.moves_at);
+        const struct gpu_row_sum *sums = (void *)(r.block + r.sums_at);
+        const struct gpu_row_term *terms = (void *)(r.block + r.terms_at);
+        apply(&r, moved, false);
+        apply(&r, added, true);
+        for (uint32_t k = 0; k < r.n; k++) {
+            for (uint64_t i = 0; i < r.bytes; i++)
+                assert_int_equal(moved[moves[k].to_at + i], r.block[moves[k].from_at + i]);
+            for (uint64_t at = 0; at < r.bytes; at += 8) {
+                uint64_t want = row_word(r.block + sums[k].to_at, at, r.bytes);
+                for (uint32_t t = 0; t < sums[k].n_terms; t++)
+                    want += terms[sums[k].first_term + t].weight *
+                            row_word(r.block + terms[sums[k].first_term + t].from_at, at, r.bytes);
+                const uint64_t mask = r.bytes - at < 8 ? (UINT64_C(1) << 8 * (r.bytes - at)) - 1 : UINT64_MAX;
+                assert_true(row_word(added + sums[k].to_at, at, r.bytes) == (want & mask));
+            }
+        }
+        /* Nothing else is touched. */
+        assert_memory_equal(moved + r.n * r.bytes, r.block + r.n * r.bytes, r.size - r.n * r.bytes);
+        assert_memory_equal(added + r.n * r.bytes, r.block + r.n * r.bytes, r.size - r.n * r.bytes);
+        free(moved);
+        free(added);
+        free(r.block);
     }
 }
 
@@ -58,50 +105,45 @@ static bool has_gpu(void) {
 
 static void test_gpu_rows__kernels_agree_with_the_reference(void **state) {
     (void)state;
-    static const uint64_t bytes[] = {16, 48, 496, 512, 528, 2048, 2064, 7168, 14336, 28672};
     if (!has_gpu())
         skip();
-    for (uint64_t seed = 0; seed < 60; seed++) {
+    for (uint64_t seed = 0; seed < 5 * N_SIZES; seed++) {
         struct rows r;
-        void *from, *to, *index;
-        rows_make(&r, (uint32_t)(seed * 37 % 3000), bytes[seed % 10], seed);
-        const size_t n = r.n * r.bytes;
-        assert_int_equal(cudaMalloc(&from, n + 16), cudaSuccess);
-        assert_int_equal(cudaMalloc(&to, n + 16), cudaSuccess);
-        assert_int_equal(cudaMalloc(&index, r.n * sizeof *r.index + 16), cudaSuccess);
-        assert_int_equal(cudaMemcpy(from, r.from, n, cudaMemcpyHostToDevice), cudaSuccess);
-        assert_int_equal(cudaMemcpy(index, r.index, r.n * sizeof *r.index, cudaMemcpyHostToDevice), cudaSuccess);
-        for (int is_gather = 0; is_gather < 2; is_gather++) {
-            memset(r.want, 0xEE, n);
-            assert_int_equal(cudaMemset(to, 0xEE, n + 16), cudaSuccess);
-            (is_gather ? gpu_rows_gather_reference : gpu_rows_scatter_reference)(r.want, r.from, r.index, r.n, r.bytes);
-            assert_int_equal((is_gather ? gpu_rows_gather : gpu_rows_scatter)(to, from, index, r.n, r.bytes, NULL), 0);
+        void *memory;
+        rows_make(&r, (uint32_t)(seed * 37 % 1500), sizes[seed % N_SIZES], seed);
+        assert_int_equal(cudaMalloc(&memory, r.size), cudaSuccess);
+        uint8_t *block = memory;
+        for (int adds = 0; adds < 2; adds++) {
+            uint8_t *want = copy_of(&r), *got = copy_of(&r);
+            apply(&r, want, adds);
+            assert_int_equal(cudaMemcpy(block, r.block, r.size, cudaMemcpyHostToDevice), cudaSuccess);
+            assert_int_equal(adds ? gpu_rows_add(block, (void *)(block + r.sums_at), (void *)(block + r.terms_at), r.n,
+                                                 r.bytes, NULL)
+                                  : gpu_rows_move(block, (void *)(block + r.moves_at), r.n, r.bytes, NULL),
+                             0);
             assert_int_equal(cudaDeviceSynchronize(), cudaSuccess);
-            assert_int_equal(cudaMemcpy(r.to, to, n, cudaMemcpyDeviceToHost), cudaSuccess);
-            assert_memory_equal(r.to, r.want, n);
+            assert_int_equal(cudaMemcpy(got, block, r.size, cudaMemcpyDeviceToHost), cudaSuccess);
+            assert_memory_equal(got, want, r.size);
+            free(want);
+            free(got);
         }
-        assert_int_equal(cudaFree(from), cudaSuccess);
-        assert_int_equal(cudaFree(to), cudaSuccess);
-        assert_int_equal(cudaFree(index), cudaSuccess);
-        rows_free(&r);
+        assert_int_equal(cudaFree(memory), cudaSuccess);
+        free(r.block);
     }
 }
 
-static void test_gpu_rows__refuses_what_is_not_aligned(void **state) {
+static void test_gpu_rows__nothing_to_do_needs_no_gpu(void **state) {
     (void)state;
-    static _Alignas(16) uint8_t bytes[64];
-    static const uint32_t index[1];
-    assert_int_equal(gpu_rows_gather(bytes, bytes + 32, index, 1, 15, NULL), cudaErrorInvalidValue);
-    assert_int_equal(gpu_rows_scatter(bytes + 1, bytes + 32, index, 1, 16, NULL), cudaErrorInvalidValue);
-    assert_int_equal(gpu_rows_gather(bytes, bytes + 33, index, 1, 16, NULL), cudaErrorInvalidValue);
-    assert_int_equal(gpu_rows_gather(bytes, bytes + 32, index, 0, 16, NULL), cudaSuccess); /* nothing to do */
+    assert_int_equal(gpu_rows_move(NULL, NULL, 0, 16, NULL), cudaSuccess);
+    assert_int_equal(gpu_rows_move(NULL, NULL, 3, 0, NULL), cudaSuccess);
+    assert_int_equal(gpu_rows_add(NULL, NULL, NULL, 0, 16, NULL), cudaSuccess);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gpu_rows__reference),
         cmocka_unit_test(test_gpu_rows__kernels_agree_with_the_reference),
-        cmocka_unit_test(test_gpu_rows__refuses_what_is_not_aligned),
+        cmocka_unit_test(test_gpu_rows__nothing_to_do_needs_no_gpu),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,6 +2,7 @@
  * order: every byte arrives, eager and captured, on one device and several, and what goes wrong is named. */
 #include "mock_cuda.h"
 #include "script_case.h"
+#include "trial.h"
 #include "../../../executor/gpu.h"
 
 struct opened {
@@ -154,6 +155,67 @@ static void test_transport_cuda__faults_are_caught(void **state) {
         assert_true(n_caught[kinds[k]] >= 2);
 }
 
+/* Whole runs: kernels pack, pass on and add up, and every token is verified; all counts are those of loop. */
+static void test_transport_cuda__kernels_bring_every_token_home(void **state) {
+    (void)state;
+    static struct trial t;
+    uint64_t n_rows[2] = {0}, n_tokens = 0;
+    for (uint64_t seed = 0; seed < 60; seed++) {
+        struct mp_error err = {0};
+        struct mp_exec_result *want, *got;
+        trial_make(&t, seed, seed % 8 == 7);
+        CHECK_OK(mp_exec_run(&want, &t.in, &err), err);
+        assert_true(want->pack_ns == NULL && want->unpack_ns == NULL);
+        t.in.transport = "cuda";
+        mock_cuda_begin(1 + (int)(seed % 4), seed, 0);
+        CHECK_OK(mp_exec_run(&got, &t.in, &err), err);
+        assert_true(got->n_tokens == want->n_tokens && got->n_copies == want->n_copies &&
+                    got->n_bytes == want->n_bytes);
+        uint64_t ns[2] = {0};
+        for (uint32_t i = 0; i < got->n_steps * got->n_iterations; i++) {
+            ns[0] += got->pack_ns[i];
+            ns[1] += got->unpack_ns[i];
+        }
+        for (int adds = 0; adds < 2; adds++) {
+            assert_true((ns[adds] > 0) == (mock_cuda_rows(adds) > 0));
+            n_rows[adds] += mock_cuda_rows(adds);
+        }
+        /* Each copy is moved once, to be sent or passed on; each token of a rank is added up once. */
+        assert_int_equal(mock_cuda_rows(false), got->n_copies);
+        assert_true(mock_cuda_rows(true) >= got->n_tokens);
+        n_tokens += got->n_tokens;
+        assert_int_equal(mock_cuda_end(), 0);
+        mp_exec_result_free(want);
+        mp_exec_result_free(got);
+        world_free(&t.w);
+    }
+    assert_true(n_rows[0] > 10000 && n_rows[1] > n_tokens && n_tokens > 5000);
+}
+
+/* One wrong index in a table, in either kernel, is seen. */
+static void test_transport_cuda__a_wrong_row_index_is_caught(void **state) {
+    (void)state;
+    static struct trial t;
+    uint32_t n_caught[2] = {0};
+    for (uint64_t seed = 0; seed < 60; seed++) {
+        struct mp_error err = {0};
+        struct mp_exec_result *r;
+        const bool adds = seed / 5 % 2 == 1;
+        trial_make(&t, seed, false);
+        t.in.transport = "cuda";
+        mock_cuda_begin(2, seed, 0);
+        mock_cuda_mistake_row(adds);
+        const enum mp_status status = mp_exec_run(&r, &t.in, &err);
+        assert_int_equal(status, MP_EPEER);
+        assert_null(r);
+        assert_non_null(strstr(err.message, adds ? "came home wrong" : "came wrong"));
+        n_caught[adds]++;
+        assert_int_equal(mock_cuda_end(), 0);
+        world_free(&t.w);
+    }
+    assert_true(n_caught[0] == 30 && n_caught[1] == 30);
+}
+
 static void test_transport_cuda__says_what_is_missing(void **state) {
     (void)state;
     static struct script_case c;
@@ -220,6 +282,8 @@ int main(void) {
         cmocka_unit_test(test_transport_cuda__every_byte_arrives),
         cmocka_unit_test(test_transport_cuda__keeps_the_rules_of_stages),
         cmocka_unit_test(test_transport_cuda__faults_are_caught),
+        cmocka_unit_test(test_transport_cuda__kernels_bring_every_token_home),
+        cmocka_unit_test(test_transport_cuda__a_wrong_row_index_is_caught),
         cmocka_unit_test(test_transport_cuda__says_what_is_missing),
         cmocka_unit_test(test_transport_cuda__survives_faults_of_memory),
     };
