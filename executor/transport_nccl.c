@@ -427,6 +427,9 @@ static enum mp_status nccl_compute(struct ex_link *link, uint32_t rank, const st
 static enum mp_status nccl_barrier(struct ex_link *link, struct mp_error *err) {
     return socket_barrier(of(link)->control, err);
 }
+static enum mp_status nccl_pulse(struct ex_link *link, struct mp_error *err) {
+    return socket_pulse(of(link)->control, err);
+}
 static enum mp_status nccl_gather(struct ex_link *link, const void *mine, void *all, size_t n, struct mp_error *err) {
     return socket_gather(of(link)->control, mine, all, n, err);
 }
@@ -564,6 +567,7 @@ const struct ex_transport ex_nccl = {
     .rows = nccl_rows,
     .compute = nccl_compute,
     .barrier = nccl_barrier,
+    .pulse = nccl_pulse,
     .gather = nccl_gather,
     .abort = nccl_abort,
     .close = nccl_close,
