@@ -1039,6 +1039,19 @@ class Operations(Case):
             before, largest = moved["step_ns"], max(largest, moved["experts_moved"])
         self.assertGreater(largest, 8)
 
+    def test_a_plan_from_another_routing_is_not_slower_than_what_is_in_use(self):
+        where = ("plan", DECODE, "2x2:h100", *STEPS, "--redundant", "8", "--interval-groups", "0", "--quiet")
+        self.expect(0, *where, "--strategy", "eplb", "-o", "old.yaml")
+        for strategy, budget, more in (("eplb-nearest", 0, []), ("eplb-nearest", 4 * 50331648, []), ("eplb-tar", 0, []), ("eplb", 0, ["--route", "nearest"])):
+            moved = json.loads(self.expect(0, *where, "--strategy", strategy, "--from", "old.yaml", "--move-budget", budget, "-o", "new.yaml", "--json",
+                                           *more).stdout)
+            if more:  # what was asked for is done, whatever it costs
+                self.assertEqual(moved["route"], "nearest")
+                self.assertGreater(moved["from"]["step_ns"], moved["from"]["old_step_ns"])
+            else:
+                self.assertLessEqual(moved["from"]["step_ns"], moved["from"]["old_step_ns"], (strategy, budget))
+            self.assertIn(b"accepted", self.expect(0, "verify", "new.yaml", DECODE, "2x2:h100").stdout)
+
 
 if __name__ == "__main__":
     subprocess.run([MOEPLAN, "generate", "-o", DECODE, "--n-requests", "120", "--tokens-per-request", "16", "--layers", "2", "--experts", "16",

@@ -3,10 +3,12 @@
  * Decides   which layers of the new plan replace those of the placement in use.
  * Minimises the sum of the layers' mean times on the planning steps, within a number of experts that may move.
  * Method    labels that move least (planner/migrate); then a knapsack over layers, each with what it gains and what it
- *           moves, by dynamic programming. The plan that comes out is routed, ordered, proven and verified anew.
- * Bound     exact for whole layers with the times of both placements under their own routing.
+ *           moves, by dynamic programming. A plan has one routing for all its layers, those that stay too: where OLD
+ * and the new plan route differently both routings are tried, each with the times of both placements under it, and the
+ * shorter step wins. The plan that comes out is routed, ordered, proven and verified anew.
+ * Bound     exact for whole layers and one routing.
  * Differs   -
- * Cost      two simulations and O(layers * experts that may move). */
+ * Cost      two simulations for each routing and O(layers * experts that may move). */
 #include "from.h"
 #include <math.h>
 #include <moeplan/migrate.h>
@@ -69,9 +71,10 @@ static bool repeats_on_gpu(const struct mp_plan *p) {
     return false;
 }
 
-/* The plan of these slots, by the routing and the orders of `like`. */
+/* The plan of these slots, by the routing of `like` and the orders of `new`; NULL and why when there is none. */
 static enum mp_status make(struct mp_plan **out, const struct setup *s, const struct mp_plan *slots,
-                           const struct mp_plan *like, struct mp_error *err) {
+                           const struct mp_plan *like, const struct mp_plan *new, char *why, size_t size,
+                           struct mp_error *err) {
     struct mp_plan_request request = score_request(s, "contiguous");
     enum mp_outcome outcome;
     uint32_t gpu_slots[MP_MAX_GPUS];
@@ -80,7 +83,7 @@ static enum mp_status make(struct mp_plan **out, const struct setup *s, const st
     request.replicate = "none";
     request.place = "contiguous";
     request.route = like->provenance.route;
-    request.order = like->provenance.order;
+    request.order = new->provenance.order;
     request.gpu_slots = gpu_slots;
     request.given_slots = slots;
     request.given_name = "from";
@@ -97,28 +100,109 @@ static enum mp_status make(struct mp_plan **out, const struct setup *s, const st
             break;
         }
     enum mp_status status = mp_plan_make(out, &request, &outcome, NULL, err);
-    char why[400];
+    why[0] = '\0';
     if (status != MP_OK || *out != NULL)
         return status;
-    snprintf(why, sizeof why, "%.399s", err->message);
+    snprintf(why, size, "%.399s", err->message);
     mp_error_clear(err);
-    return mp_fail(err, MP_EINPUT, "--from: no plan of these slots: %s", why);
+    return MP_OK;
+}
+
+/* One routing, and the layers that are worth their moves under it. */
+struct way {
+    const struct mp_plan *like; /* whose routing */
+    bool *takes;
+    struct mp_plan *plan; /* NULL = the routing cannot do this */
+    char why[400];
+};
+
+/* Both placements' layers in time, under the way's routing. */
+static enum mp_status simulate_under(struct mp_sim_result **out, struct way *way, const struct mp_plan *slots,
+                                     const struct mp_plan *new, const struct mp_workload *w, const struct setup *s,
+                                     struct mp_error *err) {
+    const enum mp_route_rule rule = way->like->route;
+    struct mp_sim_options sim = s->sim;
+    struct mp_plan plain = *slots, *made = NULL; /* plain borrows */
+    enum mp_status status = MP_OK;
+    *out = NULL;
+    sim.with_bound = sim.is_pipelined = false;
+    if (rule == MP_ROUTE_EVEN || rule == MP_ROUTE_NEAREST) {
+        plain.route = rule;
+        return mp_simulate(out, &plain, w, s->topology, s->model, &sim, err);
+    }
+    MP_TRY(make(&made, s, slots, way->like, new, way->why, sizeof way->why, err));
+    if (made != NULL)
+        MP_TRY(mp_simulate(out, made, w, s->topology, s->model, &sim, err));
+out:
+    mp_plan_free(made);
+    return status;
+}
+
+/* May the placement in use keep its routing? */
+static bool keeps_route(const struct setup *s, const struct mp_plan *was, const struct mp_plan *new) {
+    const uint32_t allowed = score_request(s, "contiguous").allowed_routes;
+    return was->route != new->route && s->o->route == NULL &&
+           was->provenance.route != NULL &&mp_strategy_find(MP_PLAN_ROUTE, was->provenance.route) != NULL &&
+           (allowed == 0 || (allowed >> was->route & 1) != 0);
+}
+
+/* The best plan under way->like's routing: moved = the new placement's slots under the labels that move least. */
+static enum mp_status go_way(struct way *way, const struct mp_plan *was, const struct mp_plan *moved,
+                             const struct mp_plan *new, const uint32_t *moves, uint64_t budget,
+                             const struct mp_workload *w, const struct setup *s, const struct mp_sim_result *known_was,
+                             const struct mp_sim_result *known_new, struct mp_error *err) {
+    struct mp_sim_result *made[2] = {NULL, NULL};
+    const struct mp_sim_result *before = way->like == was ? known_was : NULL,
+                               *after = way->like == new ? known_new : NULL;
+    struct mp_plan mixed = *moved; /* borrows all but the slots */
+    enum mp_status status = MP_OK;
+    int64_t *gain = mp_calloc(new->n_layers, sizeof *gain);
+    mixed.layers = mp_calloc(new->n_layers, sizeof *mixed.layers);
+    if (gain == NULL || mixed.layers == NULL) {
+        status = mp_nomem(err, "plan --from");
+        goto out;
+    }
+    if (before == NULL) {
+        MP_TRY(simulate_under(&made[0], way, was, new, w, s, err));
+        before = made[0];
+    }
+    if (after == NULL && before != NULL) {
+        MP_TRY(simulate_under(&made[1], way, moved, new, w, s, err));
+        after = made[1];
+    }
+    if (before == NULL || after == NULL)
+        goto out;
+    for (uint32_t l = 0; l < new->n_layers; l++)
+        gain[l] = llround(before->layer_ns[l] - after->layer_ns[l]);
+    MP_TRY(choose(way->takes, gain, moves, new->n_layers, budget, err));
+    for (uint32_t l = 0; l < new->n_layers; l++) {
+        mixed.layers[l] = moved->layers[l];
+        if (!way->takes[l])
+            mixed.layers[l].slot_expert = was->layers[l].slot_expert;
+    }
+    MP_TRY(make(&way->plan, s, &mixed, way->like, new, way->why, sizeof way->why, err));
+out:
+    mp_free(gain);
+    mp_free(mixed.layers);
+    mp_sim_result_free(made[0]);
+    mp_sim_result_free(made[1]);
+    return status;
 }
 
 enum mp_status from_plan(struct from *out, struct score *score, const struct score *old, const struct setup *s,
                          struct mp_error *err) {
     const struct opts *o = s->o;
-    struct mp_plan *new = score->plan, *moved = NULL, *mixed = NULL;
-    const struct mp_plan *was = old->plan;
+    const struct mp_plan *was = old->plan, *new = score->plan;
+    struct mp_plan *moved = NULL;
     struct mp_workload *w = NULL;
     struct mp_sim_result *before = NULL, *after = NULL;
     struct mp_migration *m = NULL;
     struct mp_sim_options sim = s->sim;
     enum mp_status status = MP_OK;
-    int64_t *gain = mp_calloc(new->n_layers, sizeof *gain);
     uint32_t *moves = mp_calloc(new->n_layers, sizeof *moves);
-    bool *takes = mp_calloc(new->n_layers, sizeof *takes);
-    if (gain == NULL || moves == NULL || takes == NULL) {
+    struct way ways[2] = {{.like = new, .takes = mp_calloc(new->n_layers, sizeof(bool))},
+                          {.like = was, .takes = mp_calloc(new->n_layers, sizeof(bool))}};
+    if (moves == NULL || ways[0].takes == NULL || ways[1].takes == NULL) {
         status = mp_nomem(err, "plan --from");
         goto out;
     }
@@ -139,8 +223,6 @@ enum mp_status from_plan(struct from *out, struct score *score, const struct sco
     MP_TRY(mp_simulate(&after, new, w, s->topology, s->model, &sim, err));
     for (uint32_t i = 0; i < m->n_moves; i++)
         moves[m->moves[i].layer]++;
-    for (uint32_t l = 0; l < new->n_layers; l++)
-        gain[l] = llround(before->layer_ns[l] - after->layer_ns[l]);
     *out = (struct from){.is_used = true,
                          .old_name = old->name,
                          .n_layers = new->n_layers,
@@ -150,30 +232,37 @@ enum mp_status from_plan(struct from *out, struct score *score, const struct sco
                          .expert_bytes = s->model->expert_bytes,
                          .old_step_ns = step_ns(before),
                          .all_step_ns = step_ns(after)};
-    MP_TRY(choose(takes, gain, moves, new->n_layers, out->budget, err));
-    if (moved == NULL) /* no label changes: the slots are the new plan's */
-        MP_TRY(make(&moved, s, new, new, err));
-    for (uint32_t l = 0; l < new->n_layers; l++) {
-        if (!takes[l])
-            memcpy(moved->layers[l].slot_expert, was->layers[l].slot_expert, was->n_slots * sizeof(uint16_t));
-        out->n_changed += takes[l];
-        out->n_moves += takes[l] ? moves[l] : 0;
+    struct way *best = &ways[0];
+    for (uint32_t i = 0; i < 2; i++)
+        if (i == 0 || keeps_route(s, was, new))
+            MP_TRY(
+                go_way(&ways[i], was, moved != NULL ? moved : new, new, moves, out->budget, w, s, before, after, err));
+    if (ways[0].plan == NULL ||
+        (ways[1].plan != NULL && ways[1].plan->predicted_step_ns < ways[0].plan->predicted_step_ns))
+        best = &ways[1];
+    if (best->plan == NULL) {
+        status = mp_fail(err, MP_EINPUT, "--from: no plan of these slots: %s", ways[0].why);
+        goto out;
     }
-    MP_TRY(make(&mixed, s, moved, new, err));
-    out->step_ns = mixed->predicted_step_ns;
+    for (uint32_t l = 0; l < new->n_layers; l++) {
+        out->n_changed += best->takes[l];
+        out->n_moves += best->takes[l] ? moves[l] : 0;
+    }
+    out->step_ns = best->plan->predicted_step_ns;
     mp_plan_free(score->plan);
-    score->plan = mixed;
-    mixed = NULL;
+    score->plan = best->plan;
+    best->plan = NULL;
 out:
-    mp_free(gain);
     mp_free(moves);
-    mp_free(takes);
     mp_sim_result_free(before);
     mp_sim_result_free(after);
     mp_workload_free(w);
     mp_migration_free(m);
     mp_plan_free(moved);
-    mp_plan_free(mixed);
+    for (int i = 0; i < 2; i++) {
+        mp_free(ways[i].takes);
+        mp_plan_free(ways[i].plan);
+    }
     return status;
 }
 

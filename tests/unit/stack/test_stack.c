@@ -339,6 +339,10 @@ static void test_stack__rule_empty_slots(void **state) {
         }
         assert_non_null(why);
         assert_non_null(strstr(why, "--redundant 2"));
+        /* search leaves slots empty with --redundant too, unless the stack is named */
+        char names_it[40];
+        snprintf(names_it, sizeof names_it, "--for %s", samples[i].stack);
+        assert_int_equal(strstr(why, names_it) != NULL, strcmp(samples[i].stack, "omni") != 0);
         mp_plan_free(p);
     }
 }
