@@ -15,12 +15,22 @@ static uint32_t n_layers_held(const struct mp_problem *p) {
     return p->model->n_layers > n ? p->model->n_layers : n;
 }
 
+/* Weights that every GPU holds whatever its slots: shared experts and dense ones. */
+static uint64_t other_weights(const struct mp_problem *p) {
+    uint64_t shared, other;
+    return mp_mul_overflow(p->model->shared_bytes, n_layers_held(p), &shared) ||
+                   mp_add_overflow(shared, p->model->dense_bytes, &other)
+               ? UINT64_MAX
+               : other;
+}
+
+static uint64_t memory_of(const struct mp_problem *p, uint32_t gpu) {
+    return p->topology->types[p->topology->gpus[gpu].type].memory_bytes;
+}
+
 /* What a GPU's memory leaves for routed experts. */
 static uint64_t expert_room(const struct mp_problem *p, uint32_t gpu) {
-    uint64_t has = p->topology->types[p->topology->gpus[gpu].type].memory_bytes, shared, other;
-    if (mp_mul_overflow(p->model->shared_bytes, n_layers_held(p), &shared) ||
-        mp_add_overflow(shared, p->model->dense_bytes, &other))
-        return 0;
+    uint64_t has = memory_of(p, gpu), other = other_weights(p);
     uint64_t room = has > other ? has - other : 0;
     return p->memory_bytes != 0 && p->memory_bytes < room ? p->memory_bytes : room;
 }
@@ -133,6 +143,13 @@ static enum mp_status share_memory(struct mp_problem *p, bool is_equal, struct m
     for (uint32_t g = 0; g < n_gpus; g++)
         fit[g] = slots_that_fit(p, g);
     struct room r = room_of(fit, n_gpus);
+    for (uint32_t g = 0; g < n_gpus && r.most > 0; g++) /* no slots there would not help */
+        if (other_weights(p) > memory_of(p, g))
+            return mp_decline(
+                err, outcome, MP_NOT_FOUND,
+                "memory: GPU %u: weights beside the experts are %llu bytes, and it has %llu (leave it out "
+                "of the topology, or use a model of fewer bits per weight)",
+                g, ULL(other_weights(p)), ULL(memory_of(p, g)));
     if (is_equal) { /* more slots than experts may be asked for, so bytes are compared */
         bool fits = !mp_mul_overflow(p->model->expert_bytes, n_layers_held(p), &slots_bytes) &&
                     !mp_mul_overflow(slots_bytes, p->slots_per_gpu, &slots_bytes) &&

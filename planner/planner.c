@@ -251,6 +251,8 @@ static enum mp_status fill_provenance(struct mp_plan *p, const struct run *run, 
     v->has_workload = !r->is_trial; /* a trial claims nothing */
     if (r->given != NULL || r->given_slots != NULL)
         v->strategy = v->place = keep(p, r->given_name, &is_full);
+    if (r->import_solution != NULL) /* and not what place exact would have found */
+        v->strategy = v->place = "imported";
     if (r->together != NULL) {
         p->together = *r->together;
         p->together.is_present = true;

@@ -83,7 +83,7 @@ static enum mp_status ask_glpk(struct work *w, uint32_t layer, const struct mp_b
         goto out;
     }
     a->nodes += answer.nodes;
-    a->outcome = MP_STOPPED; /* what GLPK proves is not ours */
+    a->outcome = answer.outcome; /* no proof: what GLPK proves is not ours */
     a->has_solution = answer.values != NULL;
     for (uint32_t c = 0; c < d->n_copies && answer.values != NULL; c++)
         for (uint32_t g = 0; g < d->plan->n_gpus; g++)
@@ -151,9 +151,10 @@ out:
     return status;
 }
 
-static enum mp_status import_solution(struct work *w, struct mp_arena *scratch, enum mp_outcome *outcome,
-                                      struct mp_error *err) {
-    const struct mp_draft *d = w->draft;
+/* However many copies: it is only read. */
+static enum mp_status import_solution(struct work *w, struct mp_draft *d, struct mp_arena *scratch,
+                                      enum mp_outcome *outcome, struct mp_error *err) {
+    struct mp_grid *grid;
     struct mp_mip *m = NULL;
     struct mp_in *in = NULL;
     int64_t *values;
@@ -171,11 +172,15 @@ static enum mp_status import_solution(struct work *w, struct mp_arena *scratch, 
                             broken);
         goto out;
     }
-    for (uint32_t l = 0; l < d->plan->n_layers; l++)
+    MP_TRY(mp_grid_new(&grid, w->in, d, scratch, err));
+    for (uint32_t l = 0; l < d->plan->n_layers; l++) {
+        mp_grid_begin(grid, d->plan, l);
         for (uint32_t c = 0; c < d->n_copies; c++)
             for (uint32_t g = 0; g < d->plan->n_gpus; g++)
                 if (values[mp_place_model_at(w->in, d->n_copies, l, c, g)] == 1)
-                    w->answers[l].gpu[c] = (uint16_t)g;
+                    mp_grid_put(grid, g, copies_of(d, l)[c]);
+        mp_grid_sort(grid);
+    }
 out:
     mp_in_close(in);
     mp_mip_free(m);
@@ -206,18 +211,13 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     }
     if (why != NULL && in->import_solution == NULL)
         return mp_decline(err, outcome, MP_NOT_APPLICABLE, "exact: %s", why);
-    if (in->import_solution != NULL && draft->n_copies > MP_EXACT_COPIES)
-        return mp_decline(err, outcome, MP_NOT_APPLICABLE, "exact: solutions of more than %u copies are not read",
-                          MP_EXACT_COPIES);
     if (!in->needs_distinct)
         return mp_decline(err, outcome, MP_NOT_APPLICABLE, "exact: replicas are placed on distinct GPUs");
+    if (in->import_solution != NULL)
+        return import_solution(&w, draft, scratch, outcome, err);
     w.answers = mp_arena_alloc(scratch, p->n_layers, sizeof *w.answers);
     if (w.answers == NULL)
         return mp_nomem(err, "an exact placement");
-    if (in->import_solution != NULL) {
-        status = import_solution(&w, scratch, outcome, err);
-        return status != MP_OK || *outcome != MP_FOUND ? status : fill(&w, draft, scratch, err);
-    }
     if (is_glpk)
         w.node_limit = 1; /* just something to begin with */
     status = mp_parallel_for(in->n_threads, p->n_layers, solve_layer, &w, err);
@@ -242,7 +242,7 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     status = fill(&w, draft, scratch, err);
     if (status == MP_OK && in->objective == MP_OBJECTIVE_STEP && !is_glpk)
         status = keep_proof(&w, draft, err);
-    *outcome = is_stopped && !is_glpk ? MP_STOPPED : MP_FOUND;
+    *outcome = is_stopped ? MP_STOPPED : MP_FOUND;
     return status;
 }
 

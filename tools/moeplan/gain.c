@@ -102,6 +102,12 @@ static enum mp_status attempt(struct score scores[2], struct setup *v, struct mp
     struct mp_error refused = {0};
     enum mp_status status = MP_OK;
     why[0] = '\0';
+    if (!is_held_out && v->o->import_solution != NULL) {
+        snprintf(why, 300,
+                 "an imported solution is not made anew from half of the requests (write --split 0.5, there "
+                 "and where it is exported)");
+        return MP_OK;
+    }
     if (v->workload == NULL)
         status = mp_workload_build(&v->workload, &v->scored, &v->batching, &refused);
     if (status == MP_OK && is_held_out)

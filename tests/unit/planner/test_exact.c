@@ -358,6 +358,51 @@ static void test_exact__a_solution_comes_back(void **state) {
     tiny_free(&t);
 }
 
+/* "come back with --import-solution", said the export, and then more than 24 copies were not read. Whose answer it is
+ * stands in the plan. */
+static void test_exact__a_solution_of_more_copies_than_are_searched_comes_back(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    struct tiny t;
+    struct tiny_spec s = {.n_layers = 2,
+                          .n_experts = 40,
+                          .top_k = 2,
+                          .n_requests = 20,
+                          .n_rows = 6,
+                          .topology = "4:h100",
+                          .phase = MP_PHASE_DECODE,
+                          .batch = 2,
+                          .seed = 6};
+    char lp[512], solution[512], text[4000] = "";
+    struct mp_plan *p = NULL;
+    enum mp_outcome outcome;
+    CHECK_OK(tiny_make(&t, &s, &err), err);
+    snprintf(lp, sizeof lp, "%s", temp_path("large.lp"));
+    snprintf(solution, sizeof solution, "%s", temp_path("large.txt"));
+    t.request.strategy = "exact";
+    t.request.sim.dispatcher = mp_dispatcher_find("a2av");
+    t.request.export_lp = lp;
+    CHECK_OK(mp_plan_make(&p, &t.request, &outcome, NULL, &err), err);
+    assert_null(p);
+    assert_non_null(strstr(err.message, "solve it and come back with --import-solution"));
+    mp_error_clear(&err);
+    for (int l = 0; l < 2; l++)
+        for (int e = 0; e < 40; e++)
+            snprintf(text + strlen(text), sizeof text - strlen(text), "x_%d_%d_0_%d 1\n", l, e, (e + l) % 4);
+    CHECK_OK(write_file(solution, text), err);
+    t.request.export_lp = NULL;
+    t.request.import_solution = solution;
+    CHECK_OK(mp_plan_make(&p, &t.request, &outcome, NULL, &err), err);
+    assert_non_null(p);
+    for (uint32_t l = 0; l < 2; l++)
+        for (uint32_t i = 0; i < 40; i++)
+            assert_int_equal((p->layers[l].slot_expert[i] + l) % 4, i / 10);
+    assert_string_equal(p->provenance.strategy, "imported");
+    assert_string_equal(p->provenance.place, "imported");
+    mp_plan_free(p);
+    tiny_free(&t);
+}
+
 static void test_exact__declines_with_a_reason(void **state) {
     (void)state;
     static const struct {
@@ -478,6 +523,7 @@ int main(void) {
         cmocka_unit_test(test_exact__glpk_is_near_on_step_time),
         cmocka_unit_test(test_exact__what_glpk_says_when_it_fails),
         cmocka_unit_test(test_exact__a_solution_comes_back),
+        cmocka_unit_test(test_exact__a_solution_of_more_copies_than_are_searched_comes_back),
         cmocka_unit_test(test_exact__declines_with_a_reason),
         cmocka_unit_test(test_exact__survives_faults),
     };

@@ -355,6 +355,32 @@ static void test_planner__unequal_gpus_get_the_slots_that_fit(void **state) {
 
 /* Any memory: a plan that both hold, or a reason. Without replicas a plan exists exactly when there are slots enough.
  */
+/* It was given no slots, and the verifier refused the plan: exit code 70 where the answer is no. */
+static void test_planner__a_gpu_without_room_for_the_dense_weights_is_infeasible(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    struct tiny_spec s = small;
+    struct tiny t;
+    s.n_experts = 16;
+    s.topology = "1x2:h100+1x2:l40s";
+    CHECK_OK(tiny_make(&t, &s, &err), err);
+    set_memory(&t, 0, 16, 0);
+    t.model->dense_bytes += 1000;
+    set_memory(&t, 1, 0, 0);
+    t.request.strategy = "lpt";
+    mp_plan_free(make(&t.request)); /* just fits, without a slot */
+    struct mp_gpu_type *types = (void *)(uintptr_t)t.topology->types;
+    types[1].memory_bytes--;
+    char want[300];
+    const unsigned long long has = types[1].memory_bytes;
+    (void)snprintf(want, sizeof want,
+                   "memory: GPU 2: weights beside the experts are %llu bytes, and it has %llu (leave it out of the "
+                   "topology, or use a model of fewer bits per weight)",
+                   has + 1, has);
+    expect_declined(&t.request, MP_NOT_FOUND, want);
+    tiny_free(&t);
+}
+
 static void test_planner__random_memory_is_used_or_declined(void **state) {
     (void)state;
     struct mp_rng rng = mp_rng_seed(9);
@@ -764,6 +790,7 @@ int main(void) {
         cmocka_unit_test(test_planner__unknown_names_are_refused_with_the_known_ones),
         cmocka_unit_test(test_planner__infeasible_requests_say_what_to_change),
         cmocka_unit_test(test_planner__unequal_gpus_get_the_slots_that_fit),
+        cmocka_unit_test(test_planner__a_gpu_without_room_for_the_dense_weights_is_infeasible),
         cmocka_unit_test(test_planner__random_memory_is_used_or_declined),
         cmocka_unit_test(test_planner__memory_counts_layers_that_are_not_recorded),
         cmocka_unit_test(test_planner__equal_slots_are_kept_or_declined),
