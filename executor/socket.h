@@ -4,6 +4,7 @@
 #ifndef EXECUTOR_SOCKET_H
 #define EXECUTOR_SOCKET_H
 
+#include "life.h"
 #include "rendezvous.h"
 
 enum socket_kind {
@@ -32,13 +33,11 @@ struct socket_buffer {
 struct socket_peer {
     int out, in;                /* -1 = none (ourselves) */
     bool can_send, can_receive; /* bulk; until the kernel says "not now" */
-    bool has_left;              /* SOCKET_LEAVE came */
     bool out_has_ended;         /* nothing more can be read from, in_has_ended ... */
     bool in_has_ended;
     struct socket_buffer commands; /* control frames that came on `out` and are not whole yet */
     struct socket_buffer replies;  /* control frames on their way out on `in` */
     uint64_t pace;                 /* SO_MAX_PACING_RATE in force; 0 = none */
-    uint64_t life_ns;              /* the last sign of life: any byte that came from it */
     /* What the peer told us. */
     uint64_t arrived;   /* rank 0: the last barrier */
     uint32_t waits_for; /* MP_NONE = nobody */
@@ -58,17 +57,11 @@ struct ex_link {
     uint64_t go, all_serial;                /* what rank 0 has said */
     struct socket_buffer all;
     bool is_broken, is_asking; /* is_asking: a connection ended, and we wait a moment for the reason */
-    /* Signs of life: every rank sends a tick to every other one each DEADLINE / TICKS, from wherever it looks at its
-     * connections; a peer that shows none for the deadline ends the run, at whoever looks. */
-    uint64_t moved_ns;                     /* when something of ours moved last: bytes, a barrier, work on tokens */
-    uint64_t others_moved_ns;              /* of any other rank, by its own word */
-    uint64_t looked_ns, tick_ns, judge_ns; /* when we looked last; when the next tick is due; when to count silences */
-    uint32_t waits_for;                    /* whom ticks name; MP_NONE = nobody */
-    bool is_silent;                        /* a fault: no ticks, no judgement */
-    /* NULL, or what of a script is outstanding between us and a peer (0 bytes: nothing). is_next: we wait for it now.
-     */
-    uint64_t (*outstanding)(const void *run, uint32_t peer, uint32_t *stage, bool *is_receive, bool *is_next);
-    const void *run;
+    struct ex_life life;
+    uint32_t waits_for; /* whom ticks name; MP_NONE = nobody */
+    bool is_silent;     /* a fault: no ticks, no judgement */
+    ex_owed_fn *owed;   /* NULL, or what of `script` is outstanding */
+    const void *run;    /* for owed */
     const struct ex_script *script;
     struct mp_error why;
     char doing[160]; /* for messages: what is going on when somebody is gone */
@@ -93,9 +86,6 @@ enum mp_status socket_passed(struct ex_link *l, bool *has_passed, struct mp_erro
 /* Who is behind it when we wait for `peer`: who has been silent for long, else the last of those that say that they
  * wait for somebody. */
 uint32_t socket_culprit(const struct ex_link *l, uint32_t peer);
-/* When a wait that began at `since_ns` has lasted too long: the deadline (and a moment) after anything of any rank
- * moved last. */
-uint64_t socket_patience(const struct ex_link *l, uint64_t since_ns);
 /* This rank works on, without looking at its connections: now and then it does. Cheap. */
 enum mp_status socket_pulse(struct ex_link *l, struct mp_error *err) MP_MUST_CHECK;
 /* The peer's connection ended, or what it sent makes no sense: everything ends. */

@@ -20,9 +20,6 @@ enum {
     ROW_BYTES_MAX = 1 << 30,
     REASON_MAX = 900,
     GRACE_NS = 25000000,     /* from a connection's end until we give up hearing the reason from somebody */
-    TICKS = 8,               /* in a deadline: more make silences of busy machines rarer, each costs a small frame */
-    PULSE_NS = 20000000,     /* at most so long between looks while a rank works */
-    LATER_NS = 20000000,     /* who knows less of what a silent rank owes lets those come first who know more */
     SEND_BUFFER = 128 * 1024 /* little waits in front of the next message; more was slower on loopback */
 };
 
@@ -126,14 +123,12 @@ static enum mp_status obey(struct ex_link *l, uint32_t from, const struct socket
         *(f->kind == SOCKET_ROW ? &p->row_serial : &l->all_serial) = f->serial;
         return MP_OK;
     }
-    case SOCKET_TICK: {
-        const uint64_t now = ex_now_ns(), moved = f->serial < now ? now - f->serial : 0;
+    case SOCKET_TICK:
         p->waits_for = f->index;
-        l->others_moved_ns = moved > l->others_moved_ns ? moved : l->others_moved_ns;
+        ex_life_heard(&l->life, from, f->serial, ex_now_ns());
         return MP_OK;
-    }
     case SOCKET_LEAVE:
-        p->has_left = true;
+        ex_life_left(&l->life, from);
         return MP_OK;
     default: /* SOCKET_ABORT, of the rank itself or passed on by it */
         if (is_hearsay((const char *)more, f->bytes))
@@ -168,7 +163,7 @@ static enum mp_status read_commands(struct ex_link *l, uint32_t from, struct mp_
         if (k <= 0)
             p->out_has_ended = true;
         else
-            p->life_ns = ex_now_ns();
+            ex_life_sign(&l->life, from, ex_now_ns());
         b->n += k > 0 ? (size_t)k : 0;
         while (b->n - b->at >= sizeof(struct socket_frame)) {
             struct socket_frame f;
@@ -207,72 +202,30 @@ enum mp_status socket_gone(struct ex_link *l, uint32_t peer, int error, struct m
 
 /* ---- signs of life ---- */
 
-static uint64_t deadline_ns(const struct ex_link *l) { return l->world.deadline_ms * 1000000; }
-
-uint64_t socket_patience(const struct ex_link *l, uint64_t since_ns) {
-    const uint64_t moved = l->others_moved_ns > l->moved_ns ? l->others_moved_ns : l->moved_ns;
-    return (moved > since_ns ? moved : since_ns) + deadline_ns(l) + 3 * LATER_NS; /* who is silent is named first */
-}
-
 static enum mp_status tick(struct ex_link *l, uint64_t now, struct mp_error *err) {
     enum mp_status status = MP_OK;
-    l->tick_ns = now + deadline_ns(l) / TICKS;
     for (uint32_t r = 0; r < l->n && status == MP_OK; r++)
-        if (r != l->me && !l->peers[r].has_left)
-            status = socket_tell(l, r, SOCKET_TICK, now - l->moved_ns, l->waits_for, NULL, 0, err);
+        if (!ex_life_has_left(&l->life, r))
+            status = socket_tell(l, r, SOCKET_TICK, now - l->life.moved_ns, l->waits_for, NULL, 0, err);
     return status;
 }
 
-/* Nobody can show life to who does not look: a time without a look does not count against the others. Short ones do,
- * because what came meanwhile is still to be read. */
-static void look_again(struct ex_link *l, uint64_t now) {
-    const uint64_t blind = now - l->looked_ns;
-    if (blind < deadline_ns(l) / 2)
-        return;
-    for (uint32_t r = 0; r < l->n; r++)
-        l->peers[r].life_ns += blind;
-}
-
-static enum mp_status silent(struct ex_link *l, uint32_t peer, uint64_t bytes, uint32_t stage, bool is_receive,
-                             struct mp_error *err) {
-    char name[96];
-    const unsigned long long ms = l->world.deadline_ms;
-    static const char why[] = "is it alive? a slow cluster may need a longer --deadline";
-    if (bytes > 0)
-        return socket_break(l, err,
-                            "%s, stage %u: rank %u waited %llu ms for %llu bytes %s rank %u, which showed no sign of "
-                            "life (%s)",
-                            ex_script_name(l->script, name, sizeof name), stage, l->me, ms, (unsigned long long)bytes,
-                            is_receive ? "from" : "to go to", peer, why);
-    return socket_break(l, err,
-                        "%s, before a barrier: rank %u, with 0 bytes outstanding, waited %llu ms for rank %u, which "
-                        "showed no sign of life (%s)",
-                        l->doing, l->me, ms, peer, why);
-}
-
-/* Fails when a peer has been silent for too long. All that had come by now has been seen. */
+/* Fails when a peer has been silent for too long. */
 static enum mp_status judge(struct ex_link *l, uint64_t now, struct mp_error *err) {
-    uint64_t next = now + deadline_ns(l);
-    for (uint32_t r = 0; r < l->n; r++) {
-        if (r == l->me || l->peers[r].has_left || l->peers[r].life_ns + deadline_ns(l) >= next)
-            continue;
-        uint32_t stage = 0;
-        bool is_receive = true, is_next = false;
-        const uint64_t bytes = l->outstanding != NULL ? l->outstanding(l->run, r, &stage, &is_receive, &is_next) : 0;
-        const uint64_t until = l->peers[r].life_ns + deadline_ns(l) + (bytes == 0 ? 2 : is_next ? 0 : 1) * LATER_NS;
-        if (now >= until)
-            return silent(l, r, bytes, stage, is_receive, err);
-        next = until < next ? until : next;
-    }
-    l->judge_ns = next;
-    return MP_OK;
+    struct ex_owed owed;
+    struct mp_error why = {0};
+    const uint32_t peer = ex_life_silent(&l->life, now, l->owed, l->run, &owed);
+    if (peer == MP_NONE)
+        return MP_OK;
+    (void)ex_life_fail(&why, l->script, l->doing, l->me, peer, &owed, l->world.deadline_ms);
+    return socket_break(l, err, "%s", why.message);
 }
 
 enum mp_status socket_pulse(struct ex_link *l, struct mp_error *err) {
-    const uint64_t now = ex_now_ns(), pause = deadline_ns(l) / TICKS < PULSE_NS ? deadline_ns(l) / TICKS : PULSE_NS;
-    l->moved_ns = now;
-    return now < l->looked_ns + pause ? MP_OK : socket_step(l, 0, err);
+    return ex_life_works_on(&l->life, ex_now_ns()) ? socket_step(l, 0, err) : MP_OK;
 }
+
+static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 enum mp_status socket_step(struct ex_link *l, uint64_t until_ns, struct mp_error *err) {
     struct epoll_event events[EVENTS];
@@ -280,19 +233,16 @@ enum mp_status socket_step(struct ex_link *l, uint64_t until_ns, struct mp_error
     if (l->is_broken)
         return broken(l, err);
     uint64_t now = ex_now_ns();
-    look_again(l, now);
-    if (now >= l->tick_ns && !l->is_silent)
+    if (ex_life_look(&l->life, now) && !l->is_silent)
         MP_TRY(tick(l, now, err));
     if (!l->is_silent)
-        until_ns = l->tick_ns < until_ns ? l->tick_ns : until_ns;
-    if (!l->is_silent)
-        until_ns = l->judge_ns < until_ns ? l->judge_ns : until_ns;
+        until_ns = earlier(until_ns, earlier(l->life.tick_ns, l->life.judge_ns));
     const uint64_t left = until_ns > now ? until_ns - now : 0;
     const int ms = left / 1000000 < 1000000 ? (int)mp_ceil_div(left, 1000000) : 1000000;
     const int n = epoll_wait(l->epoll, events, EVENTS, ms);
     if (ms > 0)
         now = ex_now_ns();
-    l->looked_ns = now;
+    l->life.looked_ns = now;
     for (int i = 0; i < n; i++) {
         const uint32_t r = (uint32_t)(events[i].data.u64 >> 1);
         const bool is_in = (events[i].data.u64 & 1) != 0;
@@ -301,7 +251,7 @@ enum mp_status socket_step(struct ex_link *l, uint64_t until_ns, struct mp_error
         if (is_in) {
             p->can_receive |= (e & (EPOLLIN | EPOLLHUP | EPOLLERR | EPOLLRDHUP)) != 0;
             if ((e & EPOLLIN) != 0)
-                p->life_ns = now;
+                ex_life_sign(&l->life, r, now);
             if ((e & EPOLLOUT) != 0)
                 flush_replies(p);
         } else {
@@ -312,10 +262,10 @@ enum mp_status socket_step(struct ex_link *l, uint64_t until_ns, struct mp_error
     }
     for (int i = 0; i < n; i++) { /* after all reasons are heard */
         const uint32_t r = (uint32_t)(events[i].data.u64 >> 1);
-        if (l->peers[r].out_has_ended && !l->peers[r].has_left)
+        if (l->peers[r].out_has_ended && !ex_life_has_left(&l->life, r))
             MP_TRY(socket_gone(l, r, 0, err));
     }
-    if (now >= l->judge_ns && n < EVENTS && !l->is_silent && !l->is_asking)
+    if (n < EVENTS && !l->is_silent && !l->is_asking) /* all that had come was looked at */
         status = judge(l, now, err);
 out:
     return status;
@@ -324,15 +274,9 @@ out:
 /* ---- whom to blame ---- */
 
 uint32_t socket_culprit(const struct ex_link *l, uint32_t peer) {
-    uint64_t life_ns = l->looked_ns - deadline_ns(l) / 2;
-    uint32_t quiet = MP_NONE; /* the longest, and long */
-    for (uint32_t r = 0; r < l->n; r++)
-        if (r != l->me && !l->peers[r].has_left && l->peers[r].life_ns < life_ns) {
-            life_ns = l->peers[r].life_ns;
-            quiet = r;
-        }
-    if (quiet != MP_NONE)
-        return quiet;
+    const uint32_t quietest = ex_life_quietest(&l->life);
+    if (quietest != MP_NONE)
+        return quietest;
     for (uint32_t hops = 0; hops < l->n && peer != l->me && l->peers[peer].waits_for < l->n; hops++)
         if (l->peers[peer].waits_for == l->me)
             break;
@@ -356,7 +300,7 @@ static uint32_t missing_from(const struct ex_link *l, bool is_barrier) {
  */
 static enum mp_status wait_on(struct ex_link *l, bool is_barrier, uint64_t begin_ns, struct mp_error *err) {
     const uint32_t missing = missing_from(l, is_barrier);
-    if (ex_now_ns() >= socket_patience(l, begin_ns)) {
+    if (ex_now_ns() >= ex_life_patience(&l->life, begin_ns)) {
         const uint32_t culprit = socket_culprit(l, missing);
         return socket_break(
             l, err,
@@ -365,13 +309,13 @@ static enum mp_status wait_on(struct ex_link *l, bool is_barrier, uint64_t begin
             l->doing, is_barrier ? "barrier" : "gather", l->me, (unsigned long long)l->world.deadline_ms, culprit);
     }
     l->waits_for = missing;
-    return socket_step(l, socket_patience(l, begin_ns), err);
+    return socket_step(l, ex_life_patience(&l->life, begin_ns), err);
 }
 
 /* What we waited for has come. */
 static void come(struct ex_link *l) {
     l->waits_for = MP_NONE;
-    l->moved_ns = ex_now_ns();
+    l->life.moved_ns = ex_now_ns();
 }
 
 enum mp_status socket_arrive(struct ex_link *l, struct mp_error *err) {
@@ -401,7 +345,7 @@ enum mp_status socket_barrier(struct ex_link *l, struct mp_error *err) {
     enum mp_status status = MP_OK;
     if (l->is_broken)
         return broken(l, err);
-    l->moved_ns = begin;
+    l->life.moved_ns = begin;
     MP_TRY(socket_arrive(l, err));
     MP_TRY(socket_passed(l, &has_passed, err));
     while (!has_passed) {
@@ -416,7 +360,7 @@ out:
 /* Until everything that was told has gone out. */
 static enum mp_status flush_all(struct ex_link *l, uint64_t begin, struct mp_error *err) {
     for (uint32_t r = 0; r < l->n; r++)
-        while (l->peers[r].replies.at < l->peers[r].replies.n && !l->peers[r].has_left) {
+        while (l->peers[r].replies.at < l->peers[r].replies.n && !ex_life_has_left(&l->life, r)) {
             enum mp_status status = wait_on(l, false, begin, err);
             if (status != MP_OK)
                 return status;
@@ -433,7 +377,7 @@ enum mp_status socket_gather(struct ex_link *l, const void *mine, void *all, siz
         return mp_fail(err, MP_ELIMIT, "ranks cannot tell each other %zu bytes at a time (ask for less: no --timeline)",
                        n);
     l->n_gathers++;
-    l->moved_ns = begin;
+    l->life.moved_ns = begin;
     if (l->me == 0) {
         memcpy(all, mine, n);
         for (uint32_t r = 1; r < l->n; r++) {
@@ -596,15 +540,14 @@ enum mp_status socket_open(struct ex_link **out, const struct ex_world *world, s
         status = mp_fail(err, MP_EIO, "epoll: %s", strerror(errno));
         goto out;
     }
+    MP_TRY(ex_life_new(&l->life, l->me, l->n, world->deadline_ms, err));
     raise_limit(l->n);
     MP_TRY(ex_meet(&meeting, world, until, err));
     if (world->hosts != NULL)
         MP_TRY(ex_hosts_load(&hosts, world->hosts, world->topology, err));
     MP_TRY(connect_all(l, &meeting, &hosts, until, err));
     MP_TRY(accept_all(l, &meeting, until, err));
-    l->moved_ns = l->others_moved_ns = l->looked_ns = l->tick_ns = l->judge_ns = ex_now_ns();
-    for (uint32_t r = 0; r < l->n; r++)
-        l->peers[r].life_ns = l->moved_ns;
+    ex_life_begin(&l->life, ex_now_ns());
     *out = l;
     l = NULL;
 out:
@@ -648,6 +591,7 @@ void socket_close(struct ex_link *l) {
     }
     if (l->epoll >= 0)
         (void)close(l->epoll);
+    ex_life_free(&l->life);
     mp_free(l->all.bytes);
     mp_free(l->block);
     mp_free(l->peers);

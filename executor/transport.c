@@ -54,12 +54,14 @@ void ex_times_free(struct ex_times *t) {
 }
 
 enum mp_status ex_fail_deadline(struct mp_error *err, const struct ex_script *s, uint32_t rank, uint32_t stage,
-                                uint32_t peer, bool is_receive, uint64_t bytes, bool is_idle, uint64_t deadline_ms) {
+                                uint32_t peer, bool is_receive, uint64_t bytes, enum ex_silence how,
+                                uint64_t deadline_ms) {
+    static const char *const words[] = {"did not come", "did not come, nor did anything else move",
+                                        "showed no sign of life"};
     char name[96];
-    return mp_fail(
-        err, MP_EPEER,
-        "%s, stage %u: rank %u waited %llu ms for %llu bytes %s rank %u, which did not come%s (is it alive? a "
-        "slow cluster may need a longer --deadline)",
-        ex_script_name(s, name, sizeof name), stage, rank, (unsigned long long)deadline_ms, (unsigned long long)bytes,
-        is_receive ? "from" : "to go to", peer, is_idle ? ", nor did anything else move" : "");
+    return mp_fail(err, MP_EPEER,
+                   "%s, stage %u: rank %u waited %llu ms for %llu bytes %s rank %u, which %s (is it alive? a "
+                   "slow cluster may need a longer --deadline)",
+                   ex_script_name(s, name, sizeof name), stage, rank, (unsigned long long)deadline_ms,
+                   (unsigned long long)bytes, is_receive ? "from" : "to go to", peer, words[how]);
 }

@@ -96,9 +96,14 @@ struct ex_transport {
 const struct ex_transport *ex_transport_at(uint32_t i); /* NULL past the last */
 const struct ex_transport *ex_transport_find(const char *name);
 
-/* The message of a wait that passed its deadline: what `rank` waited for in this stage. is_idle: the deadline counts
- * from when anything of the rank moved last, not from when it began to wait. Returns MP_EPEER. */
+/* The message of a wait that passed its deadline: what `rank` waited for in this stage. Returns MP_EPEER. */
+enum ex_silence {
+    EX_LATE,   /* for the deadline, whatever else moved */
+    EX_IDLE,   /* nothing of any rank moved for the deadline */
+    EX_SILENT, /* the peer showed no sign of life for the deadline */
+};
 enum mp_status ex_fail_deadline(struct mp_error *err, const struct ex_script *s, uint32_t rank, uint32_t stage,
-                                uint32_t peer, bool is_receive, uint64_t bytes, bool is_idle, uint64_t deadline_ms);
+                                uint32_t peer, bool is_receive, uint64_t bytes, enum ex_silence how,
+                                uint64_t deadline_ms);
 
 #endif

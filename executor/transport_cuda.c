@@ -364,7 +364,7 @@ static enum mp_status blame(const struct run *x, struct mp_error *err) {
     for (size_t m = 0; m < s->n_messages && x->end != NULL; m++)
         if (cudaEventQuery(x->end[m]) == cudaErrorNotReady)
             return ex_fail_deadline(err, s, s->messages[m].dst, s->messages[m].stage, s->messages[m].src, true,
-                                    s->messages[m].bytes, false, deadline_ms);
+                                    s->messages[m].bytes, EX_LATE, deadline_ms);
     return mp_fail(err, MP_EPEER,
                    "%s: the GPUs did not end within %llu ms (%zu messages of %llu bytes in %u stages; as one graph, so "
                    "nobody knows which is missing: --timeline runs them one by one)",

@@ -32,6 +32,7 @@ struct rank {
     size_t n_sends, n_receives;             /* of the group that are still to be done */
     struct ex_end *faulty;                  /* what it sends instead, or NULL */
     bool is_waiting, has_ended, has_copied; /* has_copied: the copies before this stage are done (barriers) */
+    uint64_t life_ns;                       /* the last sign of life: it looked what there is to do, or did some */
     pthread_t thread;
 };
 struct run {
@@ -43,7 +44,7 @@ struct run {
     uint32_t n_come, n_ended;
     uint32_t stage, n_through; /* with barriers: where all are, and how many have done it */
     bool has_barriers, has_begun;
-    uint64_t origin_ns, n_events;
+    uint64_t origin_ns, moved_ns; /* moved_ns: when anything moved last */
 };
 
 static uint64_t now_ns(void) {
@@ -114,33 +115,33 @@ static enum mp_status fail(struct run *x, const struct mp_error *why) {
     return why->status;
 }
 
-/* A message that a waiting rank waits for from or to a rank that itself does not wait: that one is to blame. Else any
- * that `r` waits for. */
-static void blame(struct run *x, const struct rank *r, struct mp_error *err) {
+/* Who is to blame when rank `silent` shows no life: a rank that waits for a message with it says so. MP_NONE: nothing
+ * moves, though all are alive; any message that is waited for. */
+static void blame(struct run *x, uint32_t silent, struct mp_error *err) {
     const struct ex_script *s = x->s;
-    for (int pass = 0; pass < 2; pass++)
-        for (uint32_t k = 0; k < s->n_ranks; k++) {
-            const struct rank *a = pass == 0 ? &x->ranks[k] : r;
-            if (pass == 0 && !a->is_waiting)
-                continue;
-            for (size_t i = a->receive; i < a->receive_end + (a->send_end - a->send); i++) {
-                bool is_receive = i < a->receive_end;
-                const struct ex_end *e = is_receive ? &s->receives[i] : &s->sends[a->send + (i - a->receive_end)];
-                const struct rank *peer = &x->ranks[e->peer];
-                if (x->is_done[e->message] || !is_open(a, e->stage) ||
-                    (pass == 0 && (peer->is_waiting || peer->has_ended)))
-                    continue;
-                (void)ex_fail_deadline(err, s, a->number, e->stage, e->peer, is_receive, e->bytes, true,
-                                       x->link->world.deadline_ms);
-                return;
-            }
-        }
+    const unsigned long long ms = x->link->world.deadline_ms;
     char name[96];
-    uint32_t stuck = 0;
-    while (stuck + 1 < s->n_ranks && (x->ranks[stuck].has_ended || x->ranks[stuck].is_waiting))
-        stuck++;
-    (void)mp_fail(err, MP_EPEER, "%s: all waited %llu ms for rank %u, which did not end (0 bytes were outstanding)",
-                  ex_script_name(s, name, sizeof name), (unsigned long long)x->link->world.deadline_ms, stuck);
+    for (uint32_t k = 0; k < s->n_ranks; k++) {
+        const struct rank *a = &x->ranks[k];
+        for (size_t i = a->receive; a->is_waiting && i < a->receive_end + (a->send_end - a->send); i++) {
+            const bool is_receive = i < a->receive_end;
+            const struct ex_end *e = is_receive ? &s->receives[i] : &s->sends[a->send + (i - a->receive_end)];
+            if (x->is_done[e->message] || !is_open(a, e->stage) || (silent != MP_NONE && e->peer != silent))
+                continue;
+            (void)ex_fail_deadline(err, s, k, e->stage, e->peer, is_receive, e->bytes,
+                                   silent != MP_NONE ? EX_SILENT : EX_IDLE, ms);
+            return;
+        }
+    }
+    (void)ex_script_name(s, name, sizeof name);
+    if (silent != MP_NONE)
+        (void)mp_fail(
+            err, MP_EPEER,
+            "%s, stage %u: all, with 0 bytes outstanding, waited %llu ms for rank %u, which showed no sign of "
+            "life",
+            name, x->has_barriers ? x->stage : rank_stage(&x->ranks[silent]), ms, silent);
+    else
+        (void)mp_fail(err, MP_EPEER, "%s: nothing moved for %llu ms (0 bytes were outstanding)", name, ms);
 }
 
 /* Waits for a change until `until_ns`. False when that has passed. */
@@ -196,7 +197,7 @@ static enum mp_status send_message(struct rank *r, size_t i) {
     }
     r->n_sends--;
     x->ranks[m->dst].n_receives--;
-    x->n_events++;
+    r->life_ns = x->moved_ns = now_ns();
     go_on(r);
     go_on(&x->ranks[m->dst]);
     (void)pthread_cond_broadcast(&x->link->changed);
@@ -239,10 +240,10 @@ static bool pass_barrier(struct rank *r, uint32_t *passed) {
     (void)pthread_mutex_unlock(&l->lock);
     copy_around(r, *passed - 1, false);
     (void)pthread_mutex_lock(&l->lock);
+    x->moved_ns = now_ns();
     if (++x->n_through == x->s->n_ranks) {
         x->n_through = 0;
         x->stage++;
-        x->n_events++;
         for (uint32_t k = 0; k < x->s->n_ranks; k++)
             x->ranks[k].has_copied = false;
         (void)pthread_cond_broadcast(&l->changed);
@@ -276,67 +277,66 @@ static void *rank_main(void *ctx) {
     struct rank *r = ctx;
     struct run *x = r->run;
     struct ex_link *l = x->link;
-    const uint64_t deadline_ns = l->world.deadline_ms * 1000000;
     uint32_t passed = 0;
     bool did, has_misbehaved = false;
     (void)pthread_mutex_lock(&l->lock);
     if (++x->n_come == x->s->n_ranks) {
         x->has_begun = true;
-        x->origin_ns = now_ns();
+        x->origin_ns = x->moved_ns = now_ns();
         (void)pthread_cond_broadcast(&l->changed);
     }
-    uint64_t until = now_ns() + deadline_ns;
-    size_t seen = 0;
     while (!l->is_broken) {
+        r->life_ns = now_ns();
         if (x->has_begun && !misbehave(r, &has_misbehaved))
             break;
-        if (x->has_begun && x->has_barriers && pass_barrier(r, &passed)) {
-            until = now_ns() + deadline_ns;
+        if (x->has_begun && x->has_barriers && pass_barrier(r, &passed))
             continue;
-        }
         if (rank_stage(r) == MP_NONE && x->has_begun && (!x->has_barriers || x->stage == x->s->n_stages)) {
             x->times->total_ns[r->number] = now_ns() - x->origin_ns;
             r->has_ended = true;
             x->n_ended++;
-            x->n_events++;
             (void)pthread_cond_broadcast(&l->changed);
             break;
         }
         if (send_some(r, &did) != MP_OK)
             break;
-        size_t progress = r->send + r->receive + r->send_end - r->n_sends + r->receive_end - r->n_receives;
-        if (did || progress != seen)
-            until = now_ns() + deadline_ns;
-        seen = progress;
         if (did)
             continue;
-        r->is_waiting = true;
-        bool in_time = wait_until(l, until);
-        if (!in_time && !l->is_broken && now_ns() >= until) {
-            struct mp_error why = {0};
-            blame(x, r, &why);
-            (void)fail(x, &why);
-        }
+        r->is_waiting = true; /* as long as it takes: watch() minds the deadline */
+        (void)pthread_cond_wait(&l->changed, &l->lock);
         r->is_waiting = false;
     }
     (void)pthread_mutex_unlock(&l->lock);
     return NULL;
 }
 
-/* Until all have ended, or somebody has failed. */
+/* Until all have ended, or somebody has failed: a rank that neither waits nor shows life for the deadline, or nothing
+ * that moves for as long, though all wait. A rank that waits does so for as long as anything moves. */
 static void watch(struct run *x) {
     struct ex_link *l = x->link;
     const uint64_t deadline_ns = l->world.deadline_ms * 1000000;
+    struct mp_error why = {0};
+    uint64_t next = 0;
     (void)pthread_mutex_lock(&l->lock);
-    uint64_t until = now_ns() + deadline_ns, seen = 0;
     while (!l->is_broken && x->n_ended < x->s->n_ranks) {
-        if (x->n_events != seen)
-            until = now_ns() + deadline_ns;
-        seen = x->n_events;
-        if (wait_until(l, until + 20000000) || now_ns() < until || x->n_events != seen)
-            continue; /* ranks themselves know better what they wait for: they come first */
-        struct mp_error why = {0};
-        blame(x, &x->ranks[0], &why);
+        const uint64_t now = now_ns();
+        uint32_t silent = MP_NONE;
+        if (now < next) {
+            (void)wait_until(l, next);
+            continue;
+        }
+        next = x->moved_ns + deadline_ns;
+        for (uint32_t k = 0; k < x->s->n_ranks; k++) {
+            const struct rank *r = &x->ranks[k];
+            const uint64_t until = r->life_ns + deadline_ns;
+            if (r->is_waiting || r->has_ended)
+                continue;
+            silent = now >= until && (silent == MP_NONE || r->life_ns < x->ranks[silent].life_ns) ? k : silent;
+            next = until < next ? until : next;
+        }
+        if (now < next)
+            continue;
+        blame(x, silent, &why);
         (void)fail(x, &why);
     }
     (void)pthread_mutex_unlock(&l->lock);
@@ -415,6 +415,9 @@ static enum mp_status loop_run(struct ex_link *l, const struct ex_script *s, str
         come_to_receives(&x.ranks[r]);
         MP_TRY(ex_fault_sends(&x.ranks[r].faulty, &l->world.fault, s, r, err));
     }
+    x.moved_ns = now_ns();
+    for (uint32_t r = 0; r < s->n_ranks; r++)
+        x.ranks[r].life_ns = x.moved_ns;
     for (; n_started < s->n_ranks; n_started++) {
         int error = pthread_create(&x.ranks[n_started].thread, NULL, rank_main, &x.ranks[n_started]);
         if (error != 0) {
@@ -459,6 +462,7 @@ static void loop_abort(struct ex_link *l, const struct mp_error *why) {
         l->is_broken = true;
         l->why = *why;
     }
+    (void)pthread_cond_broadcast(&l->changed);
     (void)pthread_mutex_unlock(&l->lock);
 }
 

@@ -95,7 +95,7 @@ static enum mp_status blame(const struct nccl_link *l, const struct ex_script *s
     for (int k = 0; k < 2 && !is_graph; k++)
         for (size_t i = first[k][l->me]; i < first[k][l->me + 1]; i++)
             if (ends[k][i].stage == stage)
-                return ex_fail_deadline(err, s, l->me, stage, ends[k][i].peer, k == 0, ends[k][i].bytes, false,
+                return ex_fail_deadline(err, s, l->me, stage, ends[k][i].peer, k == 0, ends[k][i].bytes, EX_LATE,
                                         l->world.deadline_ms);
     return mp_fail(
         err, MP_EPEER,

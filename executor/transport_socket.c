@@ -253,7 +253,7 @@ static enum mp_status receive_some(struct run *x, uint32_t from, bool *did, stru
         if (k <= 0)
             return ended(x, from, e, true, e->bytes - lane->received, k == 0 ? 0 : errno, err);
         *did = true;
-        lane->came_ns = l->looked_ns; /* just before */
+        lane->came_ns = l->life.looked_ns; /* just before */
         taken += (uint64_t)k;
         if (header > 0) {
             if (lane->n_in == 0)
@@ -479,28 +479,26 @@ static void awaited(const struct run *x, uint32_t *stage, uint32_t *peer, bool *
 }
 
 /* What is outstanding between us and a peer, for the message when that peer is silent. */
-static uint64_t outstanding(const void *run, uint32_t peer, uint32_t *stage, bool *is_receive, bool *is_next) {
+static void owed(const void *run, uint32_t peer, struct ex_owed *out) {
     const struct run *x = run;
     const struct lane *lane = &x->lanes[peer];
-    *is_receive = true;
     if (lane->receive < x->n_receives) {
         const struct ex_end *e = &x->receives[lane->receive];
-        *stage = e->stage;
-        *is_next = lane->receive < x->receive_end && is_open(x, e->stage);
-        return e->bytes - lane->received;
+        *out = (struct ex_owed){.bytes = e->bytes - lane->received,
+                                .stage = e->stage,
+                                .is_receive = true,
+                                .is_next = lane->receive < x->receive_end && is_open(x, e->stage)};
+        return;
     }
-    *is_receive = false;
-    *is_next = true;
     for (size_t i = x->send; i < x->send_end; i++)
         if (x->sends[i].peer == peer && x->is_sent[i] == 1) { /* it has not said that it has them */
-            *stage = x->sends[i].stage;
-            return x->sends[i].bytes;
+            *out = (struct ex_owed){.bytes = x->sends[i].bytes, .stage = x->sends[i].stage, .is_next = true};
+            return;
         }
-    if (lane->send == x->n_sends)
-        return 0;
-    *stage = x->sends[lane->send].stage;
-    *is_next = lane->send < x->send_end && is_open(x, *stage);
-    return x->sends[lane->send].bytes - lane->sent;
+    if (lane->send < x->n_sends)
+        *out = (struct ex_owed){.bytes = x->sends[lane->send].bytes - lane->sent,
+                                .stage = x->sends[lane->send].stage,
+                                .is_next = lane->send < x->send_end && is_open(x, x->sends[lane->send].stage)};
 }
 
 /* Whoever shows no life is found by socket_step. Here: a message that has begun to come and has stopped on its way,
@@ -508,7 +506,7 @@ static uint64_t outstanding(const void *run, uint32_t peer, uint32_t *stage, boo
  * to them, for as long as others keep its queue busy. */
 static enum mp_status check_stalls(struct run *x, struct mp_error *err) {
     struct ex_link *l = x->link;
-    const uint64_t deadline_ns = l->world.deadline_ms * 1000000, now = l->looked_ns;
+    const uint64_t deadline_ns = l->world.deadline_ms * 1000000, now = l->life.looked_ns;
     if (now < x->stall_ns)
         return MP_OK;
     x->stall_ns = now + deadline_ns;
@@ -519,7 +517,7 @@ static enum mp_status check_stalls(struct run *x, struct mp_error *err) {
         const struct ex_end *e = &x->receives[lane->receive];
         struct mp_error why = {0};
         if (now >= lane->came_ns + deadline_ns) {
-            (void)ex_fail_deadline(&why, x->s, l->me, e->stage, r, true, e->bytes - lane->received, false,
+            (void)ex_fail_deadline(&why, x->s, l->me, e->stage, r, true, e->bytes - lane->received, EX_LATE,
                                    l->world.deadline_ms);
             return socket_break(l, err, "%s", why.message);
         }
@@ -531,7 +529,7 @@ static enum mp_status check_stalls(struct run *x, struct mp_error *err) {
 /* Nothing can go on now. The deadline counts from when anything of any rank moved last. */
 static enum mp_status wait_on(struct run *x, struct mp_error *err) {
     struct ex_link *l = x->link;
-    const uint64_t until = socket_patience(l, l->moved_ns);
+    const uint64_t until = ex_life_patience(&l->life, l->life.moved_ns);
     uint32_t stage, peer;
     bool is_receive;
     uint64_t bytes;
@@ -543,7 +541,7 @@ static enum mp_status wait_on(struct run *x, struct mp_error *err) {
     struct mp_error why = {0};
     char name[96];
     if (culprit == peer)
-        (void)ex_fail_deadline(&why, x->s, l->me, stage, peer, is_receive, bytes, true, l->world.deadline_ms);
+        (void)ex_fail_deadline(&why, x->s, l->me, stage, peer, is_receive, bytes, EX_IDLE, l->world.deadline_ms);
     else
         (void)mp_fail(
             &why, MP_EPEER,
@@ -579,7 +577,7 @@ static enum mp_status misbehave(struct run *x, struct mp_error *err) {
 static enum mp_status carry_out(struct run *x, struct mp_error *err) {
     struct ex_link *l = x->link;
     enum mp_status status = MP_OK;
-    l->moved_ns = x->stall_ns = x->origin_ns = ex_now_ns();
+    l->life.moved_ns = x->stall_ns = x->origin_ns = ex_now_ns();
     for (;;) {
         bool did = go_on(x);
         if (x->has_barriers)
@@ -597,7 +595,7 @@ static enum mp_status carry_out(struct run *x, struct mp_error *err) {
                 MP_TRY(receive_some(x, r, &did, err));
         MP_TRY(check_stalls(x, err));
         if (did) {
-            l->moved_ns = ex_now_ns();
+            l->life.moved_ns = ex_now_ns();
             l->waits_for = MP_NONE;
             MP_TRY(socket_step(l, 0, err));
         } else {
@@ -622,12 +620,12 @@ static enum mp_status socket_run(struct ex_link *l, const struct ex_script *s, s
     l->n_runs++;
     MP_TRY(make(&x, err));
     MP_TRY(socket_barrier(l, err));
-    l->outstanding = outstanding;
+    l->owed = owed;
     l->run = &x;
     l->script = s;
     MP_TRY(carry_out(&x, err));
 out:
-    l->outstanding = NULL;
+    l->owed = NULL;
     (void)snprintf(l->doing, sizeof l->doing, "after %s", ex_script_name(s, name, sizeof name));
     unmake(&x);
     return status;

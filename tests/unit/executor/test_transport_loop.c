@@ -2,6 +2,7 @@
  * caught. */
 #include "script_case.h"
 #include <moeplan/base.h>
+#include <time.h>
 
 struct opened {
     struct ex_link *link;
@@ -178,6 +179,76 @@ static void test_transport_loop__bad_ranks_end_the_run(void **state) {
     }
 }
 
+enum { LONG_BYTES = 8 << 20, LONG_DEADLINE_MS = 400 };
+
+/* Rank 0 sends to 1, stage by stage the same bytes, for about so many deadlines as this machine copies; only then
+ * something to rank 2. */
+static void make_long(struct ex_script *s, double deadlines) {
+    struct mp_error err = {0};
+    uint8_t *from = calloc(2, LONG_BYTES);
+    assert_non_null(from);
+    memset(from, 1, LONG_BYTES);
+    struct timespec t[2];
+    uint64_t least_ns = UINT64_MAX;
+    for (int i = 0; i < 5; i++) {
+        clock_gettime(CLOCK_MONOTONIC, &t[0]);
+        memcpy(from + LONG_BYTES, from, LONG_BYTES);
+        clock_gettime(CLOCK_MONOTONIC, &t[1]);
+        const uint64_t ns =
+            (uint64_t)(t[1].tv_sec - t[0].tv_sec) * 1000000000 + (uint64_t)t[1].tv_nsec - (uint64_t)t[0].tv_nsec;
+        least_ns = ns < least_ns ? ns : least_ns;
+    }
+    free(from);
+    const uint32_t n = (uint32_t)(deadlines * LONG_DEADLINE_MS * 1e6 / (double)least_ns) + 1;
+    *s = (struct ex_script){.n_ranks = 3, .n_stages = n + 1, .mode = MP_STAGE_FREE, .flush_stage = MP_NONE};
+    s->n_messages = n + 1;
+    s->messages = mp_calloc(n + 1, sizeof *s->messages);
+    assert_non_null(s->messages);
+    for (uint32_t i = 0; i <= n; i++)
+        s->messages[i] =
+            (struct ex_message){.stage = i, .dst = i < n ? 1 : 2, .width = 1, .bytes = i < n ? LONG_BYTES : 8};
+    CHECK_OK(ex_script_index(s, &err), err);
+}
+static void run_long(double deadlines, enum ex_fault_kind fault, enum mp_status want) {
+    const struct ex_transport *t = ex_transport_find("loop");
+    struct mp_error err = {0};
+    struct ex_script *s = mp_calloc(1, sizeof *s);
+    struct ex_link *link;
+    struct ex_times *times;
+    void *view;
+    assert_non_null(s);
+    make_long(s, deadlines);
+    const uint32_t last = s->n_stages - 1;
+    const struct ex_world world = {.n_ranks = 3,
+                                   .n_local = 3,
+                                   .deadline_ms = LONG_DEADLINE_MS,
+                                   .fault = {.kind = fault, .stage = last, .rank = 2}};
+    CHECK_OK(t->open(&link, &world, &err), err);
+    CHECK_OK(ex_times_new(&times, s, &err), err);
+    for (uint32_t r = 0; r < 3; r++) {
+        CHECK_OK(t->alloc(link, r, LONG_BYTES, &view, &err), err);
+        memset(view, (int)r, LONG_BYTES); /* pages of their own */
+    }
+    const enum mp_status status = t->run(link, s, times, &err);
+    if (status != want)
+        fail_msg("%d %s", status, err.message);
+    if (want != MP_OK) { /* before the others were through */
+        assert_non_null(strstr(err.message, "rank 2, which showed no sign of life"));
+        assert_true(times->message_end_ns[last - 1] == 0);
+    }
+    t->close(link);
+    ex_times_free(times);
+    ex_script_free(s);
+}
+static void test_transport_loop__a_stopped_rank_is_found_while_others_move(void **state) {
+    (void)state;
+    run_long(8, EX_FAULT_STOP, MP_EPEER);
+}
+static void test_transport_loop__who_waits_longer_than_the_deadline_goes_on_while_others_move(void **state) {
+    (void)state;
+    run_long(2.5, EX_FAULT_NONE, MP_OK);
+}
+
 static void test_transport_loop__abort_ends_runs(void **state) {
     (void)state;
     static struct script_case c;
@@ -228,6 +299,8 @@ int main(void) {
         cmocka_unit_test(test_transport_loop__keeps_the_rules_of_stages),
         cmocka_unit_test(test_transport_loop__corrupt_swap_and_drop_change_bytes),
         cmocka_unit_test(test_transport_loop__bad_ranks_end_the_run),
+        cmocka_unit_test(test_transport_loop__a_stopped_rank_is_found_while_others_move),
+        cmocka_unit_test(test_transport_loop__who_waits_longer_than_the_deadline_goes_on_while_others_move),
         cmocka_unit_test(test_transport_loop__abort_ends_runs),
         cmocka_unit_test(test_transport_loop__needs_all_ranks),
         cmocka_unit_test(test_transport_loop__fault_text),
