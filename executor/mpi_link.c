@@ -6,7 +6,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { N_IDENTITY = 64 };
+enum { N_IDENTITY = 64, DRAIN_NS = 20000000 };
 
 uint64_t mpi_now_ns(void) {
     struct timespec t;
@@ -53,7 +53,72 @@ void mpi_is_behind(struct ex_link *l, const struct ex_script *s, uint32_t stage)
         (void)snprintf(l->doing, sizeof l->doing, "behind stage %u of %s", stage, name);
 }
 
-/* MPI does not say who is missing. */
+/* ---- signs of life ---- */
+
+/* A peer whose last tick has not gone out yet gets no other one. */
+static enum mp_status tick(struct ex_link *l, bool is_last, struct mp_error *err) {
+    const uint64_t age_ns = mpi_now_ns() - l->life.moved_ns;
+    enum mp_status status = MP_OK;
+    for (uint32_t r = 0; r < l->n; r++) {
+        int is_done = 1;
+        if (ex_life_has_left(&l->life, r))
+            continue;
+        MPI_TRY(MPI_Test(&l->ticks[r].request, &is_done, MPI_STATUS_IGNORE), "a sign of life");
+        if (!is_done)
+            continue;
+        l->ticks[r].age_ns = is_last ? UINT64_MAX : age_ns;
+        MPI_TRY(
+            MPI_Isend(&l->ticks[r].age_ns, 1, MPI_UINT64_T, (int)r, MPI_TAG_TICK, MPI_COMM_WORLD, &l->ticks[r].request),
+            "a sign of life");
+    }
+out:
+    return status;
+}
+
+static enum mp_status drain(struct ex_link *l, struct mp_error *err) {
+    enum mp_status status = MP_OK;
+    for (;;) {
+        int is_there = 0;
+        uint64_t age_ns = 0;
+        MPI_Status from;
+        MPI_TRY(MPI_Iprobe(MPI_ANY_SOURCE, MPI_TAG_TICK, MPI_COMM_WORLD, &is_there, &from), "a sign of life");
+        if (!is_there)
+            return MP_OK;
+        MPI_TRY(MPI_Recv(&age_ns, 1, MPI_UINT64_T, from.MPI_SOURCE, MPI_TAG_TICK, MPI_COMM_WORLD, MPI_STATUS_IGNORE),
+                "a sign of life");
+        if (age_ns == UINT64_MAX)
+            ex_life_left(&l->life, (uint32_t)from.MPI_SOURCE);
+        else
+            ex_life_heard(&l->life, (uint32_t)from.MPI_SOURCE, age_ns, mpi_now_ns());
+    }
+out:
+    return status;
+}
+
+enum mp_status mpi_look(struct ex_link *l, struct mp_error *err) {
+    const uint64_t now = mpi_now_ns(), pause = l->life.deadline_ns / 32;
+    struct ex_owed owed;
+    enum mp_status status = MP_OK;
+    if (now < l->drain_ns)
+        return MP_OK;
+    l->drain_ns = now + (pause < DRAIN_NS ? pause : DRAIN_NS);
+    if (ex_life_look(&l->life, now))
+        MP_TRY(tick(l, false, err));
+    MP_TRY(drain(l, err));
+    const uint32_t peer = ex_life_silent(&l->life, now, l->owed, l->run, &owed);
+    if (peer != MP_NONE) {
+        l->is_broken = true;
+        return ex_life_fail(err, l->script, l->doing, l->me, peer, &owed, l->world.deadline_ms);
+    }
+out:
+    return status;
+}
+
+enum mp_status mpi_pulse(struct ex_link *l, struct mp_error *err) {
+    return ex_life_works_on(&l->life, mpi_now_ns()) ? mpi_look(l, err) : MP_OK;
+}
+
+/* MPI does not say who is missing. The deadline counts from when anything of any rank moved last. */
 static enum mp_status wait_for(struct ex_link *l, MPI_Request *request, const char *what, struct mp_error *err) {
     const uint64_t since = mpi_now_ns();
     char doing[200];
@@ -62,14 +127,17 @@ static enum mp_status wait_for(struct ex_link *l, MPI_Request *request, const ch
     (void)snprintf(doing, sizeof doing, "the %s %s", what, l->doing);
     for (;;) {
         MPI_TRY(MPI_Test(request, &is_done, MPI_STATUS_IGNORE), doing);
-        if (is_done)
+        if (is_done) {
+            l->life.moved_ns = mpi_now_ns();
             return MP_OK;
-        if (mpi_now_ns() - since > l->world.deadline_ms * 1000000) {
+        }
+        MP_TRY(mpi_look(l, err));
+        if (mpi_now_ns() > ex_life_patience(&l->life, since)) {
             l->is_broken = true;
             return mp_fail(
                 err, MP_EPEER,
-                "%s: rank %u waited %llu ms for other ranks, which did not come (0 bytes are outstanding; MPI "
-                "does not say which rank; are all alive? a slow cluster may need a longer --deadline)",
+                "%s: rank %u waited %llu ms for other ranks, which did not come, nor did anything move (0 bytes are "
+                "outstanding; MPI does not say which rank; a slow cluster may need a longer --deadline)",
                 doing, l->me, (unsigned long long)l->world.deadline_ms);
         }
         mpi_nap(since);
@@ -120,8 +188,11 @@ void mpi_abort(struct ex_link *l, const struct mp_error *why) {
 void mpi_close(struct ex_link *l) {
     if (l == NULL)
         return;
-    if (!l->is_broken)
+    struct mp_error ignored = {0};
+    if (!l->is_broken && tick(l, true, &ignored) == MP_OK)
         (void)MPI_Finalize();
+    ex_life_free(&l->life);
+    mp_free(l->ticks);
     mp_free(l->block);
     mp_free(l);
 }
@@ -175,6 +246,15 @@ enum mp_status mpi_open(struct ex_link **out, const struct ex_world *world, stru
                          me, n, world->first_rank, world->n_ranks, world->n_ranks);
         goto out;
     }
+    MP_TRY(ex_life_new(&l->life, l->me, l->n, world->deadline_ms, err));
+    l->ticks = mp_calloc(l->n, sizeof *l->ticks);
+    if (l->ticks == NULL) {
+        status = mp_nomem(err, "a transport");
+        goto out;
+    }
+    for (uint32_t r = 0; r < l->n; r++)
+        l->ticks[r].request = MPI_REQUEST_NULL;
+    ex_life_begin(&l->life, mpi_now_ns());
     status = compare(l, err);
 out:
     if (status != MP_OK) {

@@ -7,8 +7,6 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { TAGS = 32768 };
-
 struct queue {
     const struct ex_end *ends;
     size_t n, at, end, posted; /* the group at hand: at .. end; posted: before it requests exist */
@@ -26,7 +24,7 @@ struct run {
     int *indices;
     MPI_Status *statuses;
     size_t copy;
-    uint64_t origin_ns, progress_ns;
+    uint64_t origin_ns;
     bool has_misbehaved;
 };
 
@@ -113,11 +111,11 @@ static enum mp_status post(struct run *x, struct queue *q, size_t end, struct mp
             at[e->bytes / 2] ^= 1;
         }
         if (q->is_receive)
-            MPI_TRY(MPI_Irecv(at, (int)e->bytes, MPI_BYTE, (int)e->peer, (int)(e->stage % TAGS), MPI_COMM_WORLD,
+            MPI_TRY(MPI_Irecv(at, (int)e->bytes, MPI_BYTE, (int)e->peer, (int)(e->stage % MPI_TAGS), MPI_COMM_WORLD,
                               &q->requests[q->posted]),
                     "receiving");
         else
-            MPI_TRY(MPI_Isend(at, (int)e->bytes, MPI_BYTE, (int)e->peer, (int)(e->stage % TAGS), MPI_COMM_WORLD,
+            MPI_TRY(MPI_Isend(at, (int)e->bytes, MPI_BYTE, (int)e->peer, (int)(e->stage % MPI_TAGS), MPI_COMM_WORLD,
                               &q->requests[q->posted]),
                     "sending");
     }
@@ -177,7 +175,9 @@ static enum mp_status look(struct run *x, struct queue *q, struct mp_error *err)
         }
         q->is_done[i] = 1;
         note(x, q, i);
-        x->progress_ns = mpi_now_ns();
+        l->life.moved_ns = mpi_now_ns();
+        if (q->is_receive)
+            ex_life_sign(&l->life, q->ends[i].peer, l->life.moved_ns);
     }
     while (q->at < q->n) { /* groups that are through */
         size_t i = q->at;
@@ -192,16 +192,33 @@ out:
     return status;
 }
 
+/* What is outstanding between us and a peer: what was begun, else what comes first. */
+static void owed(const void *run, uint32_t peer, struct ex_owed *out) {
+    const struct run *x = run;
+    const struct queue *queues[2] = {&x->receives, &x->sends};
+    for (int k = 0; k < 2; k++)
+        for (size_t i = queues[k]->at; i < queues[k]->n; i++) {
+            const struct ex_end *e = &queues[k]->ends[i];
+            if (e->peer != peer || queues[k]->is_done[i])
+                continue;
+            *out = (struct ex_owed){e->bytes, e->stage, k == 0, i < queues[k]->end};
+            return;
+        }
+}
+
+/* MPI says nothing of parts of a message: a single one must not take longer than the deadline while nothing else ends
+ * anywhere. */
 static enum mp_status check_deadline(struct run *x, struct mp_error *err) {
     const struct queue *queues[2] = {&x->receives, &x->sends};
-    if (mpi_now_ns() - x->progress_ns <= x->l->world.deadline_ms * 1000000)
-        return MP_OK;
+    enum mp_status status = mpi_look(x->l, err);
+    if (status != MP_OK || mpi_now_ns() <= ex_life_patience(&x->l->life, x->l->life.moved_ns))
+        return status;
     x->l->is_broken = true;
     for (int k = 0; k < 2; k++)
         for (size_t i = queues[k]->at; i < queues[k]->posted; i++)
             if (!queues[k]->is_done[i])
                 return ex_fail_deadline(err, x->s, x->l->me, queues[k]->ends[i].stage, queues[k]->ends[i].peer, k == 0,
-                                        queues[k]->ends[i].bytes, true, x->l->world.deadline_ms);
+                                        queues[k]->ends[i].bytes, EX_IDLE, x->l->world.deadline_ms);
     return mp_fail(err, MP_EBUG, "rank %u waits for nothing", x->l->me);
 }
 
@@ -209,7 +226,7 @@ static enum mp_status check_deadline(struct run *x, struct mp_error *err) {
 static enum mp_status carry_out(struct run *x, uint32_t last_stage, struct mp_error *err) {
     struct queue *a = &x->sends, *b = &x->receives;
     enum mp_status status = MP_OK;
-    x->progress_ns = mpi_now_ns();
+    x->l->life.moved_ns = mpi_now_ns();
     for (;;) {
         const uint32_t stages[2] = {stage_of(a), stage_of(b)}, first = stages[0] < stages[1] ? stages[0] : stages[1];
         if (first == MP_NONE || (last_stage != MP_NONE && first > last_stage))
@@ -223,7 +240,7 @@ static enum mp_status carry_out(struct run *x, uint32_t last_stage, struct mp_er
         MP_TRY(look(x, a, err));
         MP_TRY(look(x, b, err));
         MP_TRY(check_deadline(x, err));
-        mpi_nap(x->progress_ns);
+        mpi_nap(x->l->life.moved_ns);
     }
 out:
     return status;
@@ -237,6 +254,9 @@ static enum mp_status mpi_run(struct ex_link *l, const struct ex_script *s, stru
     MP_TRY(make(&x, err));
     MP_TRY(mpi_barrier(l, err));
     x.origin_ns = mpi_now_ns();
+    l->owed = owed;
+    l->run = &x;
+    l->script = s;
     for (uint32_t k = 0; s->mode == MP_STAGE_BARRIER && k < s->n_stages; k++) {
         copy_around(&x, k, true);
         MP_TRY(carry_out(&x, k, err));
@@ -250,6 +270,7 @@ static enum mp_status mpi_run(struct ex_link *l, const struct ex_script *s, stru
     times->total_ns[l->me] = mpi_now_ns() - x.origin_ns;
     mpi_is_behind(l, s, MP_NONE);
 out:
+    l->owed = NULL;
     unmake(&x);
     return status;
 }
@@ -277,6 +298,7 @@ const struct ex_transport ex_mpi = {
     .prepare = mpi_prepare,
     .run = mpi_run,
     .barrier = mpi_barrier,
+    .pulse = mpi_pulse,
     .gather = mpi_gather,
     .abort = mpi_abort,
     .close = mpi_close,

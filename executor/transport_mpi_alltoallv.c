@@ -162,6 +162,7 @@ const struct ex_transport ex_mpi_alltoallv = {
     .prepare = prepare,
     .run = run,
     .barrier = mpi_barrier,
+    .pulse = mpi_pulse,
     .gather = mpi_gather,
     .abort = mpi_abort,
     .close = mpi_close,

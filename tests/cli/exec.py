@@ -205,9 +205,8 @@ class Mpi(unittest.TestCase):
         self.assertIn("MPI_Alltoallv knows no stages", done.stderr)
 
     def test_faults(self):
-        # Whose deadline passes first is a race: those who wait for the late rank, and those who wait for them.
-        waited = (r"dispatch of step 0, layer 0, stage \d+: rank \d waited 500 ms for \d+ bytes (from|to go to) rank \d, which did not come, "
-                  "nor did anything else move")
+        # Whoever is first says it and ends the others: mostly who waits for bytes of it, on a busy machine maybe who is at the barrier.
+        waited = r"dispatch of step 0, layer 0, .*rank \d(, with 0 bytes outstanding,)? waited 500 ms for .*rank 2, which showed no sign of life"
         for fault, words in (("corrupt@0/0/0/1", "came wrong: byte"), ("swap@0/0/0/1", "came wrong: byte"), ("drop@0/0/1/1", "came wrong: byte"),
                              ("lie@0/0/0/1", r"rank 1 sends \d+ bytes to rank \d where \d+ were agreed"),
                              ("stop@0/0/0/2", waited), ("slow@0/0/0/2", waited)):
@@ -222,16 +221,13 @@ class Mpi(unittest.TestCase):
         self.assertRegex(done.stderr, r"dispatch of step 0, layer 0, stage 0: rank \d waited 500 ms for MPI_Alltoallv, \d+ bytes to go out and "
                          r"\d+ to come from ranks? \d(, \d)* \(MPI does not say which is missing")
 
-    def test_a_barrier_that_ranks_wait_at_is_named(self):
-        # Ranks 0 and 1 are done and wait for 2, which rank 3 waits for in its stage: both say so, but whoever ends first may end the other before.
+    def test_who_is_at_a_barrier_knows_who_does_not_come(self):
+        # Ranks 0 and 1 are done and wait for 2, as 3 does in its stage: whoever is first says so and ends the others.
         (FOLDER / "pairs.csv").write_text("0,50000,0,0\n20000,0,0,0\n0,0,0,20000\n0,0,30000,0\n", encoding="utf-8")
         run(MOEPLAN, "order", "pairs.csv", "level.yaml", "--strategy", "single", "-q", "-o", "pairs.yaml")
-        for _ in range(6):
-            done = self.mpi("pairs.yaml", "pairs.csv", "level.yaml", "--matrix", "--fault", "stop@0/0/0/2", "--deadline", "400", check=False)
-            self.assertEqual(done.returncode, 5, done.stderr)
-            if "barrier" in done.stderr:
-                break
-        self.assertRegex(done.stderr, r"the barrier behind dispatch of step 0, layer 0: rank [01] waited 400 ms for other ranks, which did not come \(0 bytes")
+        done = self.mpi("pairs.yaml", "pairs.csv", "level.yaml", "--matrix", "--fault", "stop@0/0/0/2", "--deadline", "400", check=False)
+        self.assertEqual(done.returncode, 5, done.stderr)
+        self.assertRegex(done.stderr, r"dispatch of step 0, layer 0, .*rank \d(, with 0 bytes outstanding,)? waited 400 ms for .*rank 2, which showed no sign")
 
     def test_without_mpirun_it_says_how(self):
         done = run(EXEC, "shot.yaml", DECODE, "4:h100", "--transport", "mpi", *QUICK, check=False)
