@@ -26,9 +26,9 @@ struct groups {
     uint32_t *first;    /* [n_items + 1] into list */
     uint32_t *list;     /* tokens of each item */
     uint8_t *on;        /* [n_tokens][n_nodes] items of a token on a node */
-    uint16_t *node;     /* [n_items] */
-    int64_t *sole;      /* [n_items] tokens that need the item's node for it alone */
-    int64_t *fresh;     /* [n_items][n_nodes] tokens of the item that do not need that node yet */
+    uint16_t *node;     /* [n_items + 1] of "unused": none */
+    int32_t *sole;      /* [n_items + 1] tokens that need the item's node for it alone */
+    int32_t *fresh;     /* [n_nodes][n_items + 1] tokens of the item that do not need that node yet */
     uint64_t *rows;     /* [n_nodes] */
     uint64_t *row_ps;   /* [n_nodes] of a row on a GPU, with all GPUs of the node at work */
     uint32_t *shuffled; /* [n_items] */
@@ -45,35 +45,54 @@ static uint32_t first_gpu(const struct groups *x, uint32_t node) {
 }
 static uint32_t n_gpus_of(const struct groups *x, uint32_t node) { return x->is_by_gpu ? 1 : x->c->node_size[node]; }
 
-/* Adds what token t says to the tables (sign 1) or takes it out (-1). */
-static void count_token(struct groups *x, uint32_t t, int sign) {
+static int32_t *fresh_of(const struct groups *x, uint32_t node) { return x->fresh + (size_t)node * (x->n_items + 1); }
+
+/* Adds what token t says to the tables. What is unused has a place there too, which nobody reads. */
+static void count_token(struct groups *x, uint32_t t) {
     const uint16_t *ids = x->ids + (size_t)t * x->top_k;
     const uint8_t *on = x->on + (size_t)t * x->n_nodes;
     for (uint32_t j = 0; j < x->top_k && ids[j] < x->n_items; j++) {
-        x->sole[ids[j]] += on[x->node[ids[j]]] == 1 ? sign : 0;
-        int64_t *fresh = x->fresh + (size_t)ids[j] * x->n_nodes;
+        x->sole[ids[j]] += on[x->node[ids[j]]] == 1;
         for (uint32_t v = 0; v < x->n_nodes; v++)
-            fresh[v] += on[v] == 0 ? sign : 0;
+            fresh_of(x, v)[ids[j]] += on[v] == 0;
     }
 }
 
-static void count_tokens(struct groups *x, uint32_t i, int sign) {
-    for (uint32_t a = x->first[i]; a < x->first[i + 1]; a++)
-        count_token(x, x->list[a], sign);
-    x->work += (uint64_t)(x->first[i + 1] - x->first[i]) * x->top_k * (1 + x->n_nodes / 4);
+/* `change` to the one item of the token other than i that is on this node. */
+static inline void count_other(struct groups *x, const uint16_t *ids, uint32_t i, uint32_t node, int32_t change) {
+    for (uint32_t j = 0; j < x->top_k; j++)
+        if (x->node[ids[j]] == node && ids[j] != i) {
+            x->sole[ids[j]] += change;
+            return;
+        }
 }
+
+/* Of a token that uses i only the two nodes' entries change, and only where one of them is needed no more, or anew, or
+ * for one item alone from now on, or no more. */
 static void move_item(struct groups *x, uint32_t i, uint32_t node) {
-    const uint32_t from = x->node[i];
-    count_tokens(x, i, -1);
+    const uint32_t from = x->node[i], n_tokens = x->first[i + 1] - x->first[i], top_k = x->top_k;
+    int32_t *of_from = fresh_of(x, from), *of_to = fresh_of(x, node), sole = x->sole[i];
     for (uint32_t a = x->first[i]; a < x->first[i + 1]; a++) {
+        const uint16_t *ids = x->ids + (size_t)x->list[a] * top_k;
         uint8_t *on = x->on + (size_t)x->list[a] * x->n_nodes;
-        on[from]--;
-        on[node]++;
+        const uint32_t before = on[from]--, there = on[node]++;
+        sole += (there == 0) - (before == 1);
+        if (before == 1)
+            for (uint32_t j = 0; j < top_k; j++)
+                of_from[ids[j]]++;
+        else if (before == 2)
+            count_other(x, ids, i, from, 1);
+        if (there == 0)
+            for (uint32_t j = 0; j < top_k; j++)
+                of_to[ids[j]]--;
+        else if (there == 1)
+            count_other(x, ids, i, node, -1);
     }
+    x->sole[i] = sole;
     x->rows[from] -= x->c->total_rows[i];
     x->rows[node] += x->c->total_rows[i];
     x->node[i] = (uint16_t)node;
-    count_tokens(x, i, 1);
+    x->work += 2 * (uint64_t)n_tokens * top_k * (1 + x->n_nodes / 4);
 }
 static void exchange(struct groups *x, uint32_t a, uint32_t b) {
     uint32_t u = x->node[a], v = x->node[b];
@@ -114,8 +133,7 @@ static int64_t fullest_ps(const struct groups *x, uint32_t u, uint32_t v, uint64
 
 static bool is_better(struct groups *x, uint32_t a, uint32_t b, int64_t now_ps) {
     const uint32_t u = x->node[a], v = x->node[b];
-    int64_t copies =
-        x->fresh[(size_t)a * x->n_nodes + v] + x->fresh[(size_t)b * x->n_nodes + u] - x->sole[a] - x->sole[b];
+    const int64_t copies = (int64_t)fresh_of(x, v)[a] + fresh_of(x, u)[b] - x->sole[a] - x->sole[b];
     int64_t ps = fullest_ps(x, u, v, x->c->total_rows[a], x->c->total_rows[b]) - now_ps;
     x->work += 4 + x->n_nodes;
     return copies * (int64_t)x->copy_ps + ps < 0 && (copies + shared(x, a, b)) * (int64_t)x->copy_ps + ps < 0;
@@ -207,7 +225,7 @@ static void read_sample(struct groups *x, const struct mp_layer_cost_spec *spec)
         if (x->ids[i] < x->n_items)
             x->on[i / x->top_k * x->n_nodes + x->node[x->ids[i]]]++;
     for (uint32_t t = 0; t < x->n_tokens; t++)
-        count_token(x, t, 1);
+        count_token(x, t);
     for (uint32_t i = 0; i < x->n_items; i++) {
         x->rows[x->node[i]] += c->total_rows[i];
         x->shuffled[i] = i;
@@ -281,9 +299,9 @@ enum mp_status mp_layer_cost_groups(struct mp_layer_cost *c, const struct mp_lay
     x.first = mp_arena_alloc(arena, x.n_items + 2, sizeof *x.first);
     x.list = mp_arena_alloc(arena, (size_t)x.n_tokens * x.top_k, sizeof *x.list);
     x.on = mp_arena_alloc(arena, (size_t)x.n_tokens * x.n_nodes, sizeof *x.on);
-    x.node = mp_arena_alloc(arena, x.n_items, sizeof *x.node);
-    x.sole = mp_arena_alloc(arena, x.n_items, sizeof *x.sole);
-    x.fresh = mp_arena_alloc(arena, (size_t)x.n_items * x.n_nodes, sizeof *x.fresh);
+    x.node = mp_arena_alloc(arena, (size_t)x.n_items + 1, sizeof *x.node);
+    x.sole = mp_arena_alloc(arena, (size_t)x.n_items + 1, sizeof *x.sole);
+    x.fresh = mp_arena_alloc(arena, ((size_t)x.n_items + 1) * x.n_nodes, sizeof *x.fresh);
     x.rows = mp_arena_alloc(arena, x.n_nodes, sizeof *x.rows);
     x.row_ps = mp_arena_alloc(arena, x.n_nodes, sizeof *x.row_ps);
     x.shuffled = mp_arena_alloc(arena, x.n_items, sizeof *x.shuffled);
@@ -297,6 +315,7 @@ enum mp_status mp_layer_cost_groups(struct mp_layer_cost *c, const struct mp_lay
     }
     for (uint32_t i = 0; i < x.n_items; i++)
         x.node[i] = (uint16_t)(x.is_by_gpu ? gpu[i] : node_of(c, gpu[i]));
+    x.node[x.n_items] = UINT16_MAX;
     read_sample(&x, spec);
     set_times(&x);
     improve(&x, rng);
