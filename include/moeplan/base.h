@@ -16,7 +16,12 @@ double mp_rng_unit(struct mp_rng *r);                /* uniform in [0, 1), 53 bi
 void mp_rng_shuffle(struct mp_rng *r, uint32_t *a, size_t n);
 
 /* A fixed 64-bit mix of x (splitmix64's finaliser): the hash of tokens and requests in every rule that needs one. */
-uint64_t mp_mix64(uint64_t x);
+static inline uint64_t mp_mix64(uint64_t x) {
+    x += UINT64_C(0x9e3779b97f4a7c15);
+    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return x ^ (x >> 31);
+}
 
 /* SHA-256 (nettle), for provenance. hex receives 64 digits and a NUL. */
 void mp_sha256_hex(const void *data, size_t n, char hex[65]);

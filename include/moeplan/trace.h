@@ -8,6 +8,7 @@
 #include <moeplan/io.h>
 #include <moeplan/limits.h>
 #include <moeplan/status.h>
+#include <string.h>
 
 enum mp_trace_kind { MP_TRACE_TOKENS = 1, MP_TRACE_COUNTS = 2 };
 enum mp_phase {
@@ -118,7 +119,29 @@ void mp_trace_write(const struct mp_trace *t, struct mp_out *o);
 /* Pointer to the ids of rows [row, row + *n_rows) of one layer, up to the end of the chunk. */
 const uint8_t *mp_trace_ids(const struct mp_trace *t, uint32_t layer, uint64_t row, uint64_t *n_rows);
 /* The top-k of one token: ids[top_k], MP_NO_EXPERT where unused. Returns how many are used (they come first). */
-uint32_t mp_trace_row(const struct mp_trace *t, uint32_t layer, uint64_t row, uint16_t *ids);
+static inline uint32_t mp_trace_row(const struct mp_trace *t, uint32_t layer, uint64_t row, uint16_t *ids) {
+    const uint64_t chunk = row / MP_CHUNK_TOKENS, left = t->n_rows - chunk * MP_CHUNK_TOKENS;
+    const uint64_t at = layer * (left < MP_CHUNK_TOKENS ? left : MP_CHUNK_TOKENS) + row % MP_CHUNK_TOKENS;
+    const uint8_t *p = t->chunks[chunk] + at * t->top_k * t->id_bytes;
+    const uint32_t k = t->top_k;
+    uint32_t used = 0;
+    if (t->id_bytes == 1 && t->n_experts == 256) { /* no place is unused */
+        for (uint32_t i = 0; i < k; i++)
+            ids[i] = p[i];
+        return k;
+    }
+    if (t->id_bytes == 1) {
+        for (uint32_t i = 0; i < k; i++) {
+            ids[i] = p[i] == UINT8_MAX ? MP_NO_EXPERT : p[i];
+            used += p[i] != UINT8_MAX;
+        }
+        return used;
+    }
+    memcpy(ids, p, (size_t)k * 2);
+    while (used < k && ids[used] != MP_NO_EXPERT)
+        used++;
+    return used;
+}
 /* Summed tokens per expert of one layer over everything: load[n_experts]. */
 void mp_trace_load_of_layer(const struct mp_trace *t, uint32_t layer, uint64_t *load);
 

@@ -1,12 +1,5 @@
 #include <moeplan/base.h>
 
-uint64_t mp_mix64(uint64_t x) {
-    x += UINT64_C(0x9e3779b97f4a7c15);
-    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return x ^ (x >> 31);
-}
-
 struct mp_rng mp_rng_seed(uint64_t seed) {
     struct mp_rng r;
     for (int i = 0; i < 4; i++)

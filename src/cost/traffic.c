@@ -3,6 +3,20 @@
 #include <moeplan/cost.h>
 #include <string.h>
 
+#define NARROW 64u /* GPUs, so many that those of a token fit one word */
+#define EIGHT 8u
+#define PLANES 32u
+
+/* Of each of 64 things how many words have its bit, in binary: bit i of all counts in plane[i]. Words wait until there
+ * are eight of them. */
+struct tally {
+    uint64_t plane[PLANES], wait[EIGHT];
+    uint32_t n_planes;
+};
+struct place {          /* of a slot */
+    uint64_t gpu, node; /* a bit */
+};
+
 /* The public part plus scratch that is grown when a larger plan comes. */
 struct traffic_scratch {
     struct mp_traffic pub; /* first member: a pointer to it is a pointer to the whole */
@@ -12,6 +26,9 @@ struct traffic_scratch {
     uint32_t n_slots_allocated, n_experts_allocated, n_cells_allocated;
     uint32_t *slot_gpu;        /* [n_slots] */
     uint32_t *only_slot;       /* [n_experts] the slot of an expert with one replica, else MP_NONE */
+    bool has_choice;           /* any such */
+    struct place *place;       /* [n_slots] up to NARROW GPUs */
+    struct tally gpus, nodes;  /* of the tokens of one source */
     uint32_t *turns;           /* [n_experts] MP_CHOICE_TURNS: entries of this rank's block so far */
     uint32_t rank, row, block; /* of the token that chooses: its rank, its row there, its block of turns */
     uint32_t *tokens;          /* [n_ranks * n_experts], count traces only */
@@ -55,10 +72,10 @@ void mp_traffic_free(struct mp_traffic *t) {
     if (t == NULL)
         return;
     struct traffic_scratch *s = (struct traffic_scratch *)t;
-    void *owned[] = {t->dispatch,    t->combine,   t->dispatch2,   t->combine2,   t->rows,
-                     t->padded_rows, t->active,    t->source_rows, s->node,       s->index_in_node,
-                     s->node_first,  s->node_gpus, s->gpu_stamp,   s->node_stamp, s->slot_gpu,
-                     s->only_slot,   s->tokens,    s->share,       t->slot_rows,  s->turns};
+    void *owned[] = {t->dispatch,  t->combine,     t->dispatch2, t->combine2,      t->rows,       t->padded_rows,
+                     t->active,    t->source_rows, s->node,      s->index_in_node, s->node_first, s->node_gpus,
+                     s->gpu_stamp, s->node_stamp,  s->slot_gpu,  s->only_slot,     s->tokens,     s->share,
+                     t->slot_rows, s->turns,       s->place};
     for (size_t i = 0; i < sizeof owned / sizeof owned[0]; i++)
         mp_free(owned[i]);
     mp_free(s);
@@ -79,6 +96,10 @@ static enum mp_status grow(struct traffic_scratch *s, const struct mp_cost_setup
         if (slot_gpu == NULL)
             return mp_nomem(err, "GPUs of slots");
         s->slot_gpu = slot_gpu;
+        struct place *place = mp_realloc(s->place, p->n_slots, sizeof *place);
+        if (place == NULL)
+            return mp_nomem(err, "GPUs of slots");
+        s->place = place;
         s->n_slots_allocated = p->n_slots;
     }
     if (p->n_experts > s->n_experts_allocated) {
@@ -161,10 +182,13 @@ static void prepare(struct traffic_scratch *s, const struct mp_cost_setup *in, u
     for (uint32_t g = 0; g < n; g++)
         for (uint32_t slot = p->gpu_first_slot[g]; slot < p->gpu_first_slot[g + 1]; slot++)
             s->slot_gpu[slot] = g;
+    s->gpus = s->nodes = (struct tally){.n_planes = 0}; /* a call that failed may have left some */
+    s->has_choice = false;
     for (uint32_t e = 0; e < p->n_experts; e++) {
         uint32_t n_replicas;
         const uint32_t *slots = mp_router_replicas(in->router, layer, e, &n_replicas);
         s->only_slot[e] = n_replicas == 1 ? slots[0] : MP_NONE;
+        s->has_choice |= n_replicas != 1;
     }
     /* GPUs of each node, ascending; nodes are few, GPUs at most 4,096. */
     uint32_t n_nodes = mp_topology_n_nodes(in->topology);
@@ -177,6 +201,8 @@ static void prepare(struct traffic_scratch *s, const struct mp_cost_setup *in, u
         s->node_first[v + 1] += s->node_first[v];
     for (uint32_t g = 0; g < n; g++)
         s->node_gpus[s->node_first[s->node[g]] + s->index_in_node[g]] = g;
+    for (uint32_t slot = 0; n <= NARROW && slot < p->n_slots; slot++)
+        s->place[slot] = (struct place){UINT64_C(1) << s->slot_gpu[slot], UINT64_C(1) << s->node[s->slot_gpu[slot]]};
 }
 
 /* Where a token starts. */
@@ -233,89 +259,219 @@ static uint32_t served_slot(struct traffic_scratch *s, const struct mp_cost_setu
     return slots[which % n];
 }
 
-/* One more GPU, not its own, that computes a token; called once for each. */
-static inline void copy_to_gpu(struct traffic_scratch *s, enum mp_copy_count copies, uint32_t src, uint32_t g,
-                               bool is_first_in_node) {
-    struct mp_traffic *t = &s->pub;
-    const size_t n = t->n_gpus;
-    uint32_t v = s->node[g];
-    t->copies_gpu++;
-    if (copies == MP_COPY_PER_GPU || (copies == MP_COPY_PER_NODE && v == s->node[src]))
-        t->dispatch[src * n + g]++;
-    if (v == s->node[src])
-        return;
-    t->copies_node += is_first_in_node;
-    if (copies != MP_COPY_PER_NODE)
-        return;
-    uint32_t size = s->node_first[v + 1] - s->node_first[v];
-    uint32_t gateway = s->node_gpus[s->node_first[v] + s->index_in_node[src] % size];
-    t->dispatch[src * n + gateway] += is_first_in_node;
-    t->dispatch2[gateway * n + g] += gateway != g;
+/* Where the experts of a token are served: slots[k]. */
+static inline enum mp_status choose_slots(struct traffic_scratch *s, const struct mp_cost_setup *in, uint32_t layer,
+                                          uint32_t src, uint64_t hash, const uint16_t *ids, uint32_t k, uint32_t *slots,
+                                          struct mp_error *err) {
+    if (in->choice.kind == MP_CHOICE_PLAN)
+        mp_router_row(in->router, layer, ids, k, src, hash, slots);
+    for (uint32_t j = 0; j < k; j++) {
+        if (in->choice.kind != MP_CHOICE_PLAN)
+            slots[j] = s->only_slot[ids[j]] != MP_NONE ? s->only_slot[ids[j]] : served_slot(s, in, layer, ids[j], j);
+        if (slots[j] == MP_NONE)
+            return no_slot(in->plan, layer, ids[j], err);
+    }
+    return MP_OK;
 }
 
-/* Routes every token of the step; dispatch and dispatch2 receive copies, not bytes. */
-static enum mp_status count_tokens(struct traffic_scratch *s, const struct mp_cost_setup *in, uint32_t step,
+/* a + b + *sum, bit by bit: the sum stays, the carry is returned. */
+static inline uint64_t add_words(uint64_t *sum, uint64_t a, uint64_t b) {
+    const uint64_t differ = a ^ b, c = *sum;
+    *sum = differ ^ c;
+    return (a & b) | (differ & c);
+}
+static inline void add_eight(struct tally *t) {
+    const uint64_t *m = t->wait;
+    uint64_t ones = t->plane[0], twos = t->plane[1], fours = t->plane[2];
+    const uint64_t twos_a = add_words(&ones, m[0], m[1]), twos_b = add_words(&ones, m[2], m[3]),
+                   fours_a = add_words(&twos, twos_a, twos_b), twos_c = add_words(&ones, m[4], m[5]),
+                   twos_d = add_words(&ones, m[6], m[7]), fours_b = add_words(&twos, twos_c, twos_d);
+    uint64_t left = add_words(&fours, fours_a, fours_b);
+    uint32_t i = 3;
+    t->plane[0] = ones;
+    t->plane[1] = twos;
+    t->plane[2] = fours;
+    for (; left != 0; i++) {
+        const uint64_t both = t->plane[i] & left;
+        t->plane[i] ^= left;
+        left = both;
+    }
+    t->n_planes = i > t->n_planes ? i : t->n_planes;
+}
+
+static uint32_t gateway_of(const struct traffic_scratch *s, uint32_t src, uint32_t node) {
+    return s->node_gpus[s->node_first[node] + s->index_in_node[src] % (s->node_first[node + 1] - s->node_first[node])];
+}
+
+/* What the tokens tallied send, all from src; the last n_waiting of them wait. The tallies are empty afterwards. */
+static void send_tally(struct traffic_scratch *s, enum mp_copy_count copies, uint32_t src, uint32_t n_waiting) {
+    struct mp_traffic *t = &s->pub;
+    const size_t n = t->n_gpus;
+    const uint32_t own = s->node[src];
+    if (n_waiting > 0) {
+        memset(s->gpus.wait + n_waiting, 0, (EIGHT - n_waiting) * sizeof *s->gpus.wait);
+        memset(s->nodes.wait + n_waiting, 0, (EIGHT - n_waiting) * sizeof *s->nodes.wait);
+        add_eight(&s->gpus);
+        add_eight(&s->nodes);
+    }
+    for (uint32_t i = 0; i < s->gpus.n_planes; i++)
+        for (uint64_t left = s->gpus.plane[i] & ~(UINT64_C(1) << src); left != 0; left &= left - 1) {
+            const uint32_t g = (uint32_t)__builtin_ctzll(left), v = s->node[g];
+            t->copies_gpu += UINT64_C(1) << i;
+            if (copies == MP_COPY_PER_GPU || (copies == MP_COPY_PER_NODE && v == own)) {
+                t->dispatch[src * n + g] += UINT64_C(1) << i;
+            } else if (copies == MP_COPY_PER_NODE) {
+                const uint32_t gateway = gateway_of(s, src, v);
+                t->dispatch2[gateway * n + g] += (uint64_t)(gateway != g) << i;
+            }
+        }
+    for (uint32_t i = 0; i < s->nodes.n_planes; i++)
+        for (uint64_t left = s->nodes.plane[i] & ~(UINT64_C(1) << own); left != 0; left &= left - 1) {
+            t->copies_node += UINT64_C(1) << i;
+            if (copies == MP_COPY_PER_NODE)
+                t->dispatch[src * n + gateway_of(s, src, (uint32_t)__builtin_ctzll(left))] += UINT64_C(1) << i;
+        }
+    memset(s->gpus.plane, 0, s->gpus.n_planes * sizeof *s->gpus.plane);
+    memset(s->nodes.plane, 0, s->nodes.n_planes * sizeof *s->nodes.plane);
+    s->gpus.n_planes = s->nodes.n_planes = 0;
+}
+
+/* (token, expert) pairs counted on this GPU so far. */
+static uint64_t rows_on(const struct traffic_scratch *s, const struct mp_plan *p, uint32_t gpu) {
+    uint64_t sum = 0;
+    for (uint32_t slot = p->gpu_first_slot[gpu]; slot < p->gpu_first_slot[gpu + 1]; slot++)
+        sum += s->pub.slot_rows[slot];
+    return sum;
+}
+
+/* Routes every token of the step; dispatch and dispatch2 receive copies, not bytes. Up to 64 GPUs: those that a token
+ * needs are bits of a word, and words of one source after another are tallied before they become copies. */
+static enum mp_status count_narrow(struct traffic_scratch *s, const struct mp_cost_setup *in, uint32_t step,
                                    uint32_t layer, struct mp_error *err) {
     struct mp_traffic *t = &s->pub;
     const struct mp_trace *trace = in->workload->trace;
     const struct mp_step *st = &in->workload->steps[step];
     const enum mp_copy_count copies = in->dispatcher->copies;
     const size_t n = t->n_gpus;
-    const bool is_narrow = n <= 64; /* a token's GPUs fit one word */
-    const bool is_plans = in->choice.kind == MP_CHOICE_PLAN;
+    const bool has_hash = s->has_choice || in->sources == MP_SOURCES_COUPLED;
+    uint32_t here = MP_NONE, n_here = 0; /* source of the tokens that are tallied; how many they are */
+    uint64_t pairs = 0, local = 0;       /* of all tokens so far; of those of `here` before */
     uint16_t ids[MP_MAX_TOP_K];
-    uint32_t gpus[MP_MAX_TOP_K];
+    uint32_t slots[MP_MAX_TOP_K];
+    enum mp_status status = MP_OK;
     s->rank = MP_NONE;
     for (uint32_t i = 0; i < st->n; i++) {
-        uint64_t row = st->row[i], hash = mp_token_hash(row), seen = 0;
-        uint32_t src = st->source[i], k = mp_trace_row(trace, layer, row, ids), n_local = 0;
+        const uint64_t row = st->row[i], hash = has_hash ? mp_token_hash(row) : 0;
+        const uint32_t k = mp_trace_row(trace, layer, row, ids);
+        uint32_t src = st->source[i];
+        MP_TRY(source_of(s, in, layer, row, hash, &src, err));
+        if (src != here) {
+            if (here != MP_NONE) {
+                send_tally(s, copies, here, n_here % EIGHT);
+                t->source_rows[here] += n_here;
+                t->copies_expert -= rows_on(s, in->plan, here) - local;
+            }
+            here = src;
+            n_here = 0;
+            local = rows_on(s, in->plan, src);
+        }
+        if (s->has_choice) {
+            next_row(s, st->source[i]);
+            MP_TRY(choose_slots(s, in, layer, src, hash, ids, k, slots, err));
+        } else {
+            for (uint32_t j = 0; j < k; j++)
+                slots[j] = s->only_slot[ids[j]];
+        }
+        uint64_t gpus = 0, nodes = 0;
+        for (uint32_t j = 0; j < k; j++) {
+            const struct place at = s->place[slots[j]];
+            gpus |= at.gpu;
+            nodes |= at.node;
+            t->slot_rows[slots[j]]++;
+        }
+        if (copies == MP_COPY_PER_EXPERT)
+            for (uint32_t j = 0; j < k; j++)
+                t->dispatch[src * n + s->slot_gpu[slots[j]]]++; /* the diagonal is cleared below */
+        pairs += k;
+        s->gpus.wait[n_here % EIGHT] = gpus;
+        s->nodes.wait[n_here % EIGHT] = nodes;
+        if (++n_here % EIGHT == 0) {
+            add_eight(&s->gpus);
+            add_eight(&s->nodes);
+        }
+    }
+    if (here != MP_NONE) {
+        send_tally(s, copies, here, n_here % EIGHT);
+        t->source_rows[here] += n_here;
+        t->copies_expert -= rows_on(s, in->plan, here) - local;
+    }
+    t->copies_expert += pairs;
+out:
+    return status;
+}
+
+/* The same beyond 64 GPUs. */
+static enum mp_status count_wide(struct traffic_scratch *s, const struct mp_cost_setup *in, uint32_t step,
+                                 uint32_t layer, struct mp_error *err) {
+    struct mp_traffic *t = &s->pub;
+    const struct mp_step *st = &in->workload->steps[step];
+    const enum mp_copy_count copies = in->dispatcher->copies;
+    const size_t n = t->n_gpus;
+    uint16_t ids[MP_MAX_TOP_K];
+    uint32_t slots[MP_MAX_TOP_K];
+    s->rank = MP_NONE;
+    for (uint32_t i = 0; i < st->n; i++) {
+        const uint64_t row = st->row[i], hash = mp_token_hash(row);
+        const uint32_t k = mp_trace_row(in->workload->trace, layer, row, ids);
+        uint32_t src = st->source[i];
         enum mp_status status = source_of(s, in, layer, row, hash, &src, err);
+        next_row(s, st->source[i]);
+        if (status == MP_OK)
+            status = choose_slots(s, in, layer, src, hash, ids, k, slots, err);
         if (status != MP_OK)
             return status;
         t->source_rows[src]++;
-        next_row(s, st->source[i]);
-        for (uint32_t j = 0; j < k; j++) {
-            uint32_t slot = s->only_slot[ids[j]];
-            if (slot == MP_NONE) {
-                slot = is_plans ? mp_router_slot(in->router, layer, ids[j], src, hash)
-                                : served_slot(s, in, layer, ids[j], j);
-                if (slot == MP_NONE)
-                    return no_slot(in->plan, layer, ids[j], err);
-            }
-            uint32_t g = s->slot_gpu[slot];
-            t->slot_rows[slot]++;
-            gpus[j] = g;
-            seen |= UINT64_C(1) << (g & 63);
-            n_local += g == src;
-        }
-        t->copies_expert += k - n_local;
-        if (copies == MP_COPY_PER_EXPERT)
-            for (uint32_t j = 0; j < k; j++)
-                t->dispatch[src * n + gpus[j]]++; /* the diagonal is cleared below */
-        if (is_narrow) {
-            uint64_t nodes = 0; /* at most as many as GPUs */
-            for (uint64_t left = seen & ~(UINT64_C(1) << src); left != 0; left &= left - 1) {
-                uint32_t g = (uint32_t)__builtin_ctzll(left);
-                uint64_t bit = UINT64_C(1) << s->node[g];
-                copy_to_gpu(s, copies, src, g, (nodes & bit) == 0);
-                nodes |= bit;
-            }
-            continue;
-        }
-        uint64_t stamp = ++s->stamp;
+        const uint64_t stamp = ++s->stamp;
         s->gpu_stamp[src] = stamp;
         for (uint32_t j = 0; j < k; j++) {
-            uint32_t g = gpus[j];
+            const uint32_t g = s->slot_gpu[slots[j]], v = s->node[g];
+            t->slot_rows[slots[j]]++;
+            t->copies_expert += g != src;
+            if (copies == MP_COPY_PER_EXPERT)
+                t->dispatch[src * n + g]++; /* the diagonal is cleared below */
             if (s->gpu_stamp[g] == stamp)
                 continue;
             s->gpu_stamp[g] = stamp;
-            copy_to_gpu(s, copies, src, g, s->node_stamp[s->node[g]] != stamp);
-            s->node_stamp[s->node[g]] = stamp;
+            t->copies_gpu++;
+            if (copies == MP_COPY_PER_GPU || (copies == MP_COPY_PER_NODE && v == s->node[src]))
+                t->dispatch[src * n + g]++;
+            if (v == s->node[src])
+                continue;
+            const bool is_first = s->node_stamp[v] != stamp; /* in its node */
+            s->node_stamp[v] = stamp;
+            t->copies_node += is_first;
+            if (copies != MP_COPY_PER_NODE)
+                continue;
+            const uint32_t gateway = gateway_of(s, src, v);
+            t->dispatch[src * n + gateway] += is_first;
+            t->dispatch2[gateway * n + g] += gateway != g;
         }
     }
+    return MP_OK;
+}
+
+static enum mp_status count_tokens(struct traffic_scratch *s, const struct mp_cost_setup *in, uint32_t step,
+                                   uint32_t layer, struct mp_error *err) {
+    struct mp_traffic *t = &s->pub;
+    const struct mp_step *st = &in->workload->steps[step];
+    const size_t n = t->n_gpus;
+    const enum mp_status status =
+        n <= NARROW ? count_narrow(s, in, step, layer, err) : count_wide(s, in, step, layer, err);
+    if (status != MP_OK)
+        return status;
     for (uint32_t i = 0; i < n; i++)
         t->dispatch[i * n + i] = 0;
-    if (copies == MP_COPY_ALL)
+    if (in->dispatcher->copies == MP_COPY_ALL)
         for (uint32_t i = 0; i < n; i++)
             for (uint32_t j = 0; j < n; j++)
                 t->dispatch[i * n + j] = i == j ? 0 : t->source_rows[i];

@@ -237,9 +237,8 @@ static uint32_t sourced_slot(struct candidates c, const uint32_t *weight, uint64
     return c.slot[i];
 }
 
-uint32_t mp_router_slot(const struct mp_router *r, uint32_t layer, uint32_t expert, uint32_t source,
-                        uint64_t token_hash) {
-    struct candidates c = replicas_of(r, layer, expert);
+static inline uint32_t slot_of(const struct mp_router *r, uint32_t layer, struct candidates c, uint32_t expert,
+                               uint32_t source, uint64_t token_hash) {
     if (c.n < 2)
         return c.n == 0 ? MP_NONE : c.slot[0];
     if (r->rule == MP_ROUTE_NEAREST)
@@ -274,6 +273,17 @@ uint32_t mp_router_slot(const struct mp_router *r, uint32_t layer, uint32_t expe
                 return c.slot[i];
         }
     return MP_NONE;
+}
+
+uint32_t mp_router_slot(const struct mp_router *r, uint32_t layer, uint32_t expert, uint32_t source,
+                        uint64_t token_hash) {
+    return slot_of(r, layer, replicas_of(r, layer, expert), expert, source, token_hash);
+}
+
+void mp_router_row(const struct mp_router *r, uint32_t layer, const uint16_t *experts, uint32_t n, uint32_t source,
+                   uint64_t token_hash, uint32_t *slots) {
+    for (uint32_t i = 0; i < n; i++)
+        slots[i] = slot_of(r, layer, replicas_of(r, layer, experts[i]), experts[i], source, token_hash);
 }
 
 void mp_router_split(const struct mp_router *r, uint32_t layer, uint32_t expert, uint32_t source, uint64_t n,

@@ -137,24 +137,6 @@ const uint8_t *mp_trace_ids(const struct mp_trace *t, uint32_t layer, uint64_t r
     return t->chunks[c] + ((size_t)layer * rows + inside) * t->top_k * t->id_bytes;
 }
 
-uint32_t mp_trace_row(const struct mp_trace *t, uint32_t layer, uint64_t row, uint16_t *ids) {
-    uint64_t n;
-    const uint8_t *p = mp_trace_ids(t, layer, row, &n);
-    uint32_t used = 0;
-    if (t->id_bytes == 2) {
-        memcpy(ids, p, (size_t)t->top_k * 2);
-        while (used < t->top_k && ids[used] != MP_NO_EXPERT)
-            used++;
-        return used;
-    }
-    bool has_unused = trace_has_unused(t->n_experts, 1);
-    for (uint32_t i = 0; i < t->top_k; i++) {
-        ids[i] = has_unused && p[i] == 0xff ? MP_NO_EXPERT : p[i];
-        used += ids[i] != MP_NO_EXPERT;
-    }
-    return used;
-}
-
 void mp_trace_load_of_layer(const struct mp_trace *t, uint32_t layer, uint64_t *load) {
     memset(load, 0, t->n_experts * sizeof *load);
     if (t->kind == MP_TRACE_COUNTS) {

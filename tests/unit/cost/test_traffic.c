@@ -75,8 +75,11 @@ static void test_traffic__agrees_with_token_by_token(void **state) {
         struct mp_traffic *t;
         if (seed % 40 == 7) /* more GPUs than bits in a word */
             case_plain(&w.net, 20, 4, UINT64_C(100000000000), UINT64_C(10000000000));
+        if (seed % 40 == 17) /* just as many */
+            case_plain(&w.net, 16, 4, UINT64_C(100000000000), UINT64_C(10000000000));
         world_make(&w, &r,
-                   (struct world_shape){.n_experts = seed % 40 == 7 ? 60 : 0, .top_k = seed % 80 == 7 ? 12 : 0});
+                   (struct world_shape){.n_experts = seed % 40 == 7 || seed % 40 == 17 ? 60 : 0,
+                                        .top_k = seed % 80 == 7 ? 12 : 0});
         uint32_t n = w.net.t.n_gpus;
         CHECK_OK(mp_traffic_new(&t, n, &err), err);
         for (uint32_t kind = 0; kind < 6; kind++)
