@@ -244,15 +244,56 @@ INLINE uint32_t count_from(const struct mp_layer_cost *c, const uint64_t *set, u
         n += (uint32_t)__builtin_popcountll(set[w]);
     return n;
 }
+/* delta[src] of one lane from the words' differences. */
+INLINE void sum_difference(const struct mp_layer_cost *c, uint32_t lane) {
+    for (uint32_t src = 0; src < c->n_ranks; src++) {
+        uint64_t sum = 0;
+        for (uint32_t w = c->word_first[src]; w < c->word_first[src + 1]; w++)
+            sum += c->difference[w];
+        c->delta[(size_t)src * LANES + lane] = (uint32_t)sum * c->weight[0];
+    }
+}
 /* delta[src] of one lane: how many more tokens of each source there are in `is` than in `was` (NULL = none). */
 INLINE void count_delta(const struct mp_layer_cost *c, uint32_t lane, const uint64_t *is, const uint64_t *was) {
+    if (c->field_bits == 64 && was != NULL) {
+        for (uint32_t w = 0; w < c->n_words; w++)
+            c->difference[w] = (uint64_t)__builtin_popcountll(is[w]) - (uint64_t)__builtin_popcountll(was[w]);
+        sum_difference(c, lane);
+        return;
+    }
     for (uint32_t src = 0; src < c->n_ranks; src++)
         c->delta[(size_t)src * LANES + lane] =
             (count_from(c, is, src) - (was != NULL ? count_from(c, was, src) : 0)) * c->weight[0];
 }
+/* The same of a node, one of whose GPUs has the tokens `is` in place of `was`. */
+INLINE void count_node_delta(const struct mp_layer_cost *c, uint32_t lane, const uint64_t *is, const uint64_t *was,
+                             const uint64_t *once, const uint64_t *twice) {
+    if (c->field_bits < 64) {
+        for (uint32_t w = 0; w < c->n_words; w++)
+            c->set[0][w] = is[w] | twice[w] | (once[w] & ~was[w]);
+        count_delta(c, lane, c->set[0], once);
+        return;
+    }
+    for (uint32_t w = 0; w < c->n_words; w++)
+        c->difference[w] = (uint64_t)__builtin_popcountll(is[w] | twice[w] | (once[w] & ~was[w])) -
+                           (uint64_t)__builtin_popcountll(once[w]);
+    sum_difference(c, lane);
+}
 INLINE void join_set(const struct mp_layer_cost *c, uint64_t *set, const uint64_t *more) {
     for (uint32_t w = 0; w < c->n_words; w += WORDS)
         *(words *)(set + w) |= *(const words *)(more + w);
+}
+/* All of n sets at once: an item's set is read once, and the joint one is written every fourth time. */
+INLINE void join_sets(const struct mp_layer_cost *c, uint64_t *set, const uint64_t *const *sets, uint32_t n) {
+    if (n == 0)
+        memset(set, 0, c->n_words * sizeof *set);
+    for (uint32_t i = 0; i < n; i += 4) {
+        const uint64_t *a = sets[i], *b = i + 1 < n ? sets[i + 1] : a, *d = i + 2 < n ? sets[i + 2] : a,
+                       *e = i + 3 < n ? sets[i + 3] : a, *before = i > 0 ? set : a;
+        for (uint32_t w = 0; w < c->n_words; w += WORDS)
+            *(words *)(set + w) = *(const words *)(a + w) | *(const words *)(b + w) | *(const words *)(d + w) |
+                                  *(const words *)(e + w) | *(const words *)(before + w);
+    }
 }
 /* Copies that the tokens of `delta` send because of GPU g, or to node v. */
 INLINE void send_to_gpu(const struct mp_layer_cost *c, uint32_t *row, uint32_t g) {
@@ -274,6 +315,21 @@ INLINE void send_to_node(const struct mp_layer_cost *c, uint32_t *row, uint32_t 
 }
 INLINE uint32_t lanes_used(const struct mp_layer_cost *c, uint32_t b) {
     return c->n_steps - b * LANES < LANES ? c->n_steps - b * LANES : LANES;
+}
+
+/* What the node's tokens are, from those of its GPUs. */
+INLINE void join_node(struct mp_layer_cost *c, size_t s, uint32_t v) {
+    const size_t W = c->n_words;
+    uint64_t *once = c->once + (s * c->n_nodes + v) * W, *twice = c->twice + (s * c->n_nodes + v) * W;
+    memset(once, 0, W * sizeof *once);
+    memset(twice, 0, W * sizeof *twice);
+    for (uint32_t g = c->node_first[v]; g < c->node_first[v] + c->node_size[v]; g++) {
+        const uint64_t *on = c->on_gpu + (s * c->n_gpus + g) * W;
+        for (size_t w = 0; w < W; w++) {
+            twice[w] |= once[w] & on[w];
+            once[w] |= on[w];
+        }
+    }
 }
 
 /* Everything that the tokens of block b send in this placement. */
@@ -379,6 +435,9 @@ void mp_layer_cost_set(struct mp_layer_cost *c, const uint16_t *gpu) {
         n_on += gpu[i] != MP_ITEM_OFF;
     c->n_work += (uint64_t)c->n_steps * (c->width + n_on * (c->lane_count != NULL ? n : 1)) +
                  (c->by_token ? (uint64_t)c->step_first[c->n_steps] * 4 : 0);
+    for (size_t step = 0; c->once != NULL && step < c->n_steps; step++)
+        for (uint32_t v = 0; v < c->n_nodes; v++)
+            join_node(c, step, v);
     c->now = objective_of(c, c->base_value);
     forget(c);
     list_items(c);
@@ -450,50 +509,56 @@ INLINE void join_pairs(const struct mp_layer_cost *c, uint32_t *row, const uint3
     }
 }
 
-/* In block b: what tokens send because of the touched GPUs and their nodes, after less before. */
-INLINE void move_sets(struct mp_layer_cost *c, uint32_t b, uint32_t *row) {
-    const size_t I = c->n_items, n = c->n_gpus, W = c->n_words;
-    const uint32_t used = lanes_used(c, b);
-    for (uint32_t lane = used; lane < LANES; lane++)
-        for (uint32_t src = 0; src < n; src++)
-            c->delta[(size_t)src * LANES + lane] = 0;
+/* The sets of tokens of GPU g's items after the change, in step s. */
+INLINE uint32_t list_sets(struct mp_layer_cost *c, size_t s, uint32_t g) {
+    const uint64_t *tokens = c->tokens + s * c->n_items * c->n_words;
+    uint32_t n = 0;
+    for (uint32_t i = c->items_first[g]; i < c->items_first[g + 1]; i++)
+        if (c->tried_gpu[c->items[i]] == g)
+            c->joined[n++] = tokens + (size_t)c->items[i] * c->n_words;
+    for (uint32_t j = 0; j < c->n_moves; j++)
+        if (c->moves[j].gpu == g)
+            c->joined[n++] = tokens + (size_t)c->moves[j].item * c->n_words;
+    return n;
+}
+
+/* In the lanes [from, to) of block b: what tokens send because of the touched GPUs and their nodes, after less before.
+ */
+INLINE void move_sets(struct mp_layer_cost *c, uint32_t b, uint32_t from, uint32_t to, uint32_t *row) {
+    const size_t n = c->n_gpus, W = c->n_words;
+    memset(c->delta, 0, n * LANES * sizeof *c->delta);
     for (uint32_t k = 0; k < c->n_touched; k++) {
         const uint32_t g = c->touched[k];
-        for (uint32_t lane = 0; lane < used; lane++) {
+        for (uint32_t lane = from; lane < to; lane++) {
             const size_t s = b * LANES + lane;
             uint64_t *set = c->tried_on_gpu + (s * MP_LAYER_MOVES_MAX + k) * W;
-            const uint64_t *tokens = c->tokens + s * I * W;
-            memset(set, 0, W * sizeof *set);
-            for (uint32_t i = c->items_first[g]; i < c->items_first[g + 1]; i++)
-                if (c->tried_gpu[c->items[i]] == g)
-                    join_set(c, set, tokens + c->items[i] * W);
-            for (uint32_t j = 0; j < c->n_moves; j++)
-                if (c->moves[j].gpu == g)
-                    join_set(c, set, tokens + c->moves[j].item * W);
+            join_sets(c, set, c->joined, list_sets(c, s, g));
             count_delta(c, lane, set, c->on_gpu + (s * n + g) * W);
         }
         send_to_gpu(c, row, g);
     }
-    for (uint32_t k = 0; c->copies == MP_COPY_PER_NODE && k < c->n_touched; k++) {
-        const uint32_t v = node_of(c, c->touched[k]), end = c->node_first[v] + c->node_size[v];
-        bool is_first = true, is_alone = true; /* of its node; while everything stays in one node, no node changes */
+    for (uint32_t k = 0; c->once != NULL && k < c->n_touched; k++) {
+        const uint32_t g = c->touched[k], v = node_of(c, g), end = c->node_first[v] + c->node_size[v];
+        uint32_t n_here = 0; /* touched GPUs of the node */
+        bool is_first = true;
         for (uint32_t i = 0; i < c->n_touched; i++) {
             is_first &= i >= k || node_of(c, c->touched[i]) != v;
-            is_alone &= node_of(c, c->touched[i]) == v;
+            n_here += node_of(c, c->touched[i]) == v;
         }
-        if (!is_first || is_alone)
+        if (!is_first || n_here == c->n_touched) /* while everything stays in one node, no node changes */
             continue;
-        for (uint32_t lane = 0; lane < used; lane++) {
+        for (uint32_t lane = from; lane < to; lane++) {
             const size_t s = b * LANES + lane;
-            const uint64_t *tried = c->tried_on_gpu + s * MP_LAYER_MOVES_MAX * W;
-            memset(c->set[0], 0, W * sizeof *c->set[0]);
-            memset(c->set[1], 0, W * sizeof *c->set[1]);
-            for (uint32_t g = c->node_first[v]; g < end; g++) {
-                const uint64_t *was = c->on_gpu + (s * n + g) * W;
-                join_set(c, c->set[0], was);
-                join_set(c, c->set[1], c->place[g] > 0 ? tried + (c->place[g] - 1) * W : was);
+            const uint64_t *tried = c->tried_on_gpu + s * MP_LAYER_MOVES_MAX * W,
+                           *once = c->once + (s * c->n_nodes + v) * W, *twice = c->twice + (s * c->n_nodes + v) * W;
+            if (n_here == 1) {
+                count_node_delta(c, lane, tried + k * W, c->on_gpu + (s * n + g) * W, once, twice);
+                continue;
             }
-            count_delta(c, lane, c->set[1], c->set[0]);
+            memset(c->set[1], 0, W * sizeof *c->set[1]);
+            for (uint32_t i = c->node_first[v]; i < end; i++)
+                join_set(c, c->set[1], c->place[i] > 0 ? tried + (c->place[i] - 1) * W : c->on_gpu + (s * n + i) * W);
+            count_delta(c, lane, c->set[1], once);
         }
         send_to_node(c, row, v);
     }
@@ -532,9 +597,9 @@ INLINE void join_rows(const struct mp_layer_cost *c, uint32_t b, uint32_t *row, 
     *lanes_of(row, c->rows_at + g) += sign * rows;
 }
 
-/* Block b of items that are to be filled. */
-INLINE void fill_block(struct mp_layer_cost *c, uint32_t b, const struct fill *f) {
-    const size_t I = c->n_items, n = c->n_gpus, L = c->n_levels, W = c->n_words, first = b * I + f->first,
+/* Block b of items that are to be filled: all that is counted, and sets of tokens in the lanes [from, to). */
+INLINE void fill_counts(struct mp_layer_cost *c, uint32_t b, const struct fill *f) {
+    const size_t I = c->n_items, n = c->n_gpus, L = c->n_levels, first = b * I + f->first,
                  each = (size_t)c->n_counts * LANES;
     const uint32_t *source = c->lane_source + ((size_t)b * c->n_experts + f->expert) * n * LANES;
     memset(c->lane_rows + first * LANES, 0, f->n * LANES * sizeof *c->lane_rows);
@@ -556,7 +621,10 @@ INLINE void fill_block(struct mp_layer_cost *c, uint32_t b, const struct fill *f
             c->lane_padded[((size_t)k * c->n_blocks * I + first) * LANES + i] =
                 (c->lane_rows[first * LANES + i] + tile - 1) / tile * tile;
         }
-    for (size_t x = 0; c->tokens != NULL && x < lanes_used(c, b); x++)
+}
+INLINE void fill_sets(struct mp_layer_cost *c, uint32_t b, uint32_t from_lane, uint32_t to_lane, const struct fill *f) {
+    const size_t I = c->n_items, W = c->n_words;
+    for (size_t x = from_lane; c->tokens != NULL && x < to_lane; x++)
         for (uint32_t i = 0; i < f->n; i++) {
             const size_t s = b * LANES + x;
             const uint64_t *from = c->tokens + (s * I + f->base) * W, *mask = f->mask + i * W;
@@ -570,9 +638,8 @@ INLINE void fill_block(struct mp_layer_cost *c, uint32_t b, const struct fill *f
         }
 }
 
-INLINE void try_block(struct mp_layer_cost *c, uint32_t b) {
-    for (uint32_t k = 0; k < c->n_fills; k++)
-        fill_block(c, b, &c->fills[k]);
+/* What the change makes of block b, but for its tokens. */
+INLINE void begin_block(struct mp_layer_cost *c, uint32_t b) {
     const size_t I = c->n_items, n = c->n_gpus;
     const struct mp_item_move *moves = c->moves;
     uint32_t *row = c->work + (size_t)b * c->width * LANES;
@@ -607,27 +674,42 @@ INLINE void try_block(struct mp_layer_cost *c, uint32_t b) {
             }
         }
     }
-    if (c->tokens != NULL)
-        move_sets(c, b, row);
-    for (uint32_t k = 0; c->by_token && k < lanes_used(c, b); k++) {
-        const size_t s = b * LANES + k;
-        c->step_work[s] = 0;
-        for (uint32_t j = 0; c->tokens != NULL && j < c->n_moves; j++)
-            c->step_work[s] += (uint64_t)c->kept[s * I + moves[j].item] * (4 + c->top_k / 2);
-        if (c->is_coupled)
-            move_coupled(c, row + k, (uint32_t)s);
-    }
     uint64_t *compute = c->compute + b * n * LANES;
     memcpy(compute, c->base_compute + b * n * LANES, n * LANES * sizeof *compute);
     for (uint32_t k = 0; k < c->n_touched; k++)
         compute_gpu(c, c->touched[k], row, compute);
-    time_block(c, b, row, compute, c->ns, c->value);
 }
 
-/* Blocks [from, to). */
+/* The lanes [from, to) of block b: as long as a change has to be better on those before them, no others are worth their
+ * tokens. What has none takes no longer for the whole block. */
+INLINE void try_block(struct mp_layer_cost *c, uint32_t b, uint32_t from, uint32_t to) {
+    uint32_t *row = c->work + (size_t)b * c->width * LANES;
+    if (from > 0 && !c->by_token)
+        return;
+    for (uint32_t k = 0; k < c->n_fills; k++) {
+        if (from == 0)
+            fill_counts(c, b, &c->fills[k]);
+        fill_sets(c, b, from, to, &c->fills[k]);
+    }
+    if (from == 0)
+        begin_block(c, b);
+    if (c->tokens != NULL)
+        move_sets(c, b, from, to, row);
+    for (uint32_t k = from; c->by_token && k < to; k++) {
+        const size_t s = b * LANES + k;
+        c->step_work[s] = 0;
+        for (uint32_t j = 0; c->tokens != NULL && j < c->n_moves; j++)
+            c->step_work[s] += (uint64_t)c->kept[s * c->n_items + c->moves[j].item] * (4 + c->top_k / 2);
+        if (c->is_coupled)
+            move_coupled(c, row + k, (uint32_t)s);
+    }
+    time_block(c, b, row, c->compute + (size_t)b * c->n_gpus * LANES, c->ns, c->value);
+}
+
+/* Steps [from, to), those before them having been tried. */
 INLINE void try_blocks(struct mp_layer_cost *c, uint32_t from, uint32_t to) {
-    for (uint32_t b = from; b < to; b++)
-        try_block(c, b);
+    for (uint32_t b = from / LANES; b * LANES < to; b++)
+        try_block(c, b, from > b * LANES ? from - b * LANES : 0, to - b * LANES < LANES ? to - b * LANES : LANES);
 }
 static void try_anywhere(struct mp_layer_cost *c, uint32_t from, uint32_t to) { try_blocks(c, from, to); }
 #if defined(__x86_64__)
@@ -672,8 +754,10 @@ void mp_layer_cost_fill(struct mp_layer_cost *c, uint32_t expert, uint32_t base,
 }
 void mp_layer_cost_fill_now(struct mp_layer_cost *c) {
     for (uint32_t k = 0; k < c->n_fills; k++)
-        for (uint32_t b = 0; b < c->n_blocks; b++)
-            fill_block(c, b, &c->fills[k]);
+        for (uint32_t b = 0; b < c->n_blocks; b++) {
+            fill_counts(c, b, &c->fills[k]);
+            fill_sets(c, b, 0, lanes_used(c, b), &c->fills[k]);
+        }
     c->n_work += (uint64_t)c->n_steps * c->n_fills * c->n_gpus;
     c->n_fills = 0;
 }
@@ -692,11 +776,10 @@ uint64_t mp_layer_cost_try(struct mp_layer_cost *c, const struct mp_item_move *m
     }
     c->n_work += c->by_token ? 2 * c->n_items : 0;
     is_race &= c->objective != MP_OBJECTIVE_P95 && c->n_steps >= 16;
-    uint32_t n_done = 0, n_blocks = 0; /* steps, blocks */
+    uint32_t n_done = 0; /* steps */
     for (uint32_t part = is_race ? 8 : 1; part > 0; part /= 2) {
-        const uint32_t until = c->n_steps / part, blocks = (until + LANES - 1) / LANES;
-        (c->has_avx2 ? try_with_avx2 : try_anywhere)(c, n_blocks, blocks);
-        n_blocks = blocks;
+        const uint32_t until = c->n_steps / part;
+        (c->has_avx2 ? try_with_avx2 : try_anywhere)(c, n_done, until);
         for (; n_done < until; n_done++) {
             before += c->base_value[n_done];
             after += c->value[n_done];
@@ -733,6 +816,9 @@ void mp_layer_cost_keep(struct mp_layer_cost *c) {
         for (uint32_t k = 0; k < c->n_touched; k++)
             memcpy(c->on_gpu + (s * c->n_gpus + c->touched[k]) * c->n_words,
                    c->tried_on_gpu + (s * MP_LAYER_MOVES_MAX + k) * c->n_words, c->n_words * sizeof *c->on_gpu);
+    for (uint32_t k = 0; c->once != NULL && k < c->n_touched; k++)
+        for (size_t s = 0; s < c->n_steps; s++)
+            join_node(c, s, node_of(c, c->touched[k]));
     list_items(c);
     forget(c);
     c->now = c->tried;

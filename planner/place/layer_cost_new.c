@@ -282,6 +282,16 @@ static enum mp_status lay_out_sets(struct mp_layer_cost *c, const struct mp_laye
     for (int k = 0; k < 2; k++)
         c->set[k] = mp_arena_alloc(c->arena, c->n_words, sizeof *c->set[k]);
     c->gate = mp_arena_alloc(c->arena, n * c->n_nodes, sizeof *c->gate);
+    c->difference = mp_arena_alloc(c->arena, c->n_words, sizeof *c->difference);
+    c->joined = mp_arena_alloc(c->arena, I + 2 * MP_LAYER_MOVES_MAX, sizeof *c->joined);
+    if (c->copies == MP_COPY_PER_NODE && c->n_nodes > 1) {
+        c->once = mp_arena_alloc(c->arena, S * c->n_nodes * c->n_words, sizeof *c->once);
+        c->twice = mp_arena_alloc(c->arena, S * c->n_nodes * c->n_words, sizeof *c->twice);
+        if (c->once == NULL || c->twice == NULL)
+            return mp_nomem(err, "the tokens of a layer");
+    }
+    if (c->difference == NULL || c->joined == NULL)
+        return mp_nomem(err, "the tokens of a layer");
     if (c->tokens == NULL || c->on_gpu == NULL || c->tried_on_gpu == NULL || c->kept == NULL ||
         c->items_first == NULL || c->items == NULL || c->set[0] == NULL || c->set[1] == NULL || c->place == NULL ||
         c->gate == NULL)

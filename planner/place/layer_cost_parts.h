@@ -86,7 +86,11 @@ struct mp_layer_cost {
     uint64_t *tokens;                          /* [n_steps][n_items][n_words] that use the item */
     uint64_t *on_gpu, *tried_on_gpu;           /* [n_steps][n_gpus][n_words] that use any item there; [n_steps]
                                                   [MP_LAYER_MOVES_MAX][n_words] of the touched GPUs after the change */
+    uint64_t *once, *twice;                    /* [n_steps][n_nodes][n_words] of tokens that use any item there, and of
+                                                  those that use several GPUs of the node; copies per node alone */
     uint64_t *set[2];                          /* [n_words] scratch */
+    uint64_t *difference;                      /* [n_words] scratch: of words' counts */
+    const uint64_t **joined;                   /* [2 * n_items] scratch */
     uint32_t *kept;                            /* [n_steps][n_items] tokens in the set */
     uint32_t *delta;                           /* [n_gpus][LANES] scratch: by source */
     uint32_t *gate;                            /* [n_gpus][n_nodes] through which a source reaches a node */
