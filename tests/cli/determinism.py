@@ -4,6 +4,7 @@ environments, and twice.
 
 usage: determinism.py MOEPLAN [MOEPLAN...]
 """
+import concurrent.futures
 import hashlib
 import os
 import pathlib
@@ -30,11 +31,24 @@ def plan_bytes(moeplan, trace, arguments, strategy, threads, variant):
         return hashlib.sha256(pathlib.Path(folder, "p.yaml").read_bytes()).hexdigest()
 
 
+def results_of(strategy, programs, trace, arguments):
+    """How many runs, and who gave each of the different results."""
+    seen = {}
+    # exact's search is stopped soon: the first case would take it eight seconds each time.
+    more = ["--work-limit", "20000"] if strategy == "exact" else []
+    runs = [(p, t) for p in programs for t in ((1, 2, 8) if strategy == "auto" or p == programs[0] else (2,))] + [(programs[0], 1)]
+    for variant, (program, threads) in enumerate(runs):
+        key = plan_bytes(program, trace, arguments + more, strategy, threads, variant)
+        seen.setdefault(key, []).append(f"{program} with {threads} threads")
+    return len(runs), seen
+
+
 def main():
     programs = [os.path.abspath(p) for p in sys.argv[1:]]
     listed = subprocess.run([programs[0], "list", "strategies"], capture_output=True, text=True, check=True).stdout.splitlines()
     strategies = [line.split()[0] for line in listed[3:] if line.split()[1:2] == ["strategy"]]
     failures = n = 0
+    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
     scratch = tempfile.TemporaryDirectory(prefix="moeplan-same-")
     for number, (parameters, arguments) in enumerate(CASES):
         recordings = set()
@@ -47,13 +61,8 @@ def main():
         if len(recordings) != 1:
             failures += 1
             print(f"FAIL generate {parameters}: the programs write different bytes")
-        for strategy in strategies:
-            seen = {}
-            runs = [(p, t) for p in programs for t in ((1, 2, 8) if strategy == "auto" or p == programs[0] else (2,))] + [(programs[0], 1)]
-            for variant, (program, threads) in enumerate(runs):
-                n += 1
-                key = plan_bytes(program, path, arguments, strategy, threads, variant)
-                seen.setdefault(key, []).append(f"{program} with {threads} threads")
+        for strategy, n_runs, seen in pool.map(lambda s: (s, *results_of(s, programs, path, arguments)), strategies):
+            n += n_runs
             wordings = tuple(f"exit code 1: moeplan: plan: not applicable: {name}" for name in ("exact", "moetuner", "metis: this"))
             declined = next(iter(seen)).startswith(wordings)
             if len(seen) != 1 or (next(iter(seen)).startswith("exit") and not declined):
