@@ -357,6 +357,14 @@ static enum mp_status send_some(struct run *x, size_t i, bool *did, struct mp_er
     return MP_OK;
 }
 
+/* The first send of the open group to a rank above ours, or the first. A stage's are listed in ascending order. */
+static size_t first_behind(const struct run *x) {
+    for (size_t i = x->send; i < x->send_end; i++)
+        if (x->sends[i].peer > x->link->me)
+            return i;
+    return x->send;
+}
+
 static bool may_begin(struct run *x, size_t i) {
     const struct ex_end *e = &x->sends[i];
     const struct socket_peer *p = &x->link->peers[e->peer];
@@ -586,10 +594,14 @@ static enum mp_status carry_out(struct run *x, struct mp_error *err) {
         MP_TRY(grant(x, err));
         if (x->has_barriers ? x->stage == x->s->n_stages : rank_stage(x) == MP_NONE)
             break;
+        /* From the rank behind ours on: if all began with rank 0, the ports of the last would stay idle at first. */
         if (is_open(x, send_stage(x)))
-            for (size_t i = x->send; i < x->send_end; i++)
+            for (size_t k = 0, i = first_behind(x); k < x->send_end - x->send; k++, i++) {
+                if (i == x->send_end)
+                    i = x->send;
                 if (x->is_sent[i] == 0 && x->lanes[x->sends[i].peer].send == i && may_begin(x, i))
                     MP_TRY(send_some(x, i, &did, err));
+            }
         for (uint32_t r = 0; r < l->n; r++)
             if (l->peers[r].can_receive)
                 MP_TRY(receive_some(x, r, &did, err));

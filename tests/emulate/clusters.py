@@ -158,6 +158,22 @@ class Rates(Case):
     def test_racks_leave_through_their_uplink_only(self):
         self.check(RACKS, ["0-1@1", "2-0@2", "3-1@2"], [([(0, 1)], 24), ([(2, 0), (3, 1)], 10)])
 
+    def test_a_port_that_16_ranks_share_drops_nothing(self):
+        """All to all, then all into one port: it lost packets where the windows of its senders were longer than its queue (docs/EMULATION.md)."""
+        path = self.file(ONE_LEVEL + "gpus: [{repeat: 16, type: h100, ports: {nic: 30 Mbit/s}}]\n")
+        everyone = " ".join(f"{a}-{b}@0" for a in range(16) for b in range(16) if a != b)
+        into_one = " ".join(f"{a}-0@0" for a in range(1, 16))
+        inside = f"{EMULATE} --inside -q --"
+        out, _ = self.expect(0, path, "--timeout", "100", "--driver", "--", "sh", "-ec", f"{inside} {FLOWS} 0.8 {everyone} >/dev/null; "
+                             f"{inside} {FLOWS} 0.8 {into_one} > /dev/null; {inside} cat /proc/self/net/snmp; {inside} tc -s qdisc; tc -s qdisc")
+        drops = [int(n) for n in re.findall(r"\(dropped (\d+)", out)]
+        self.assertGreater(len(drops), 100)
+        self.assertEqual(sum(drops), 0)
+        tcp = [line.split()[2:] for line in out.splitlines() if re.match(r"\[\d+\] Tcp:", line)]
+        sent, again = (sum(int(values[names.index(name)]) for names, values in zip(tcp[::2], tcp[1::2], strict=True)) for name in ("OutSegs", "RetransSegs"))
+        self.assertEqual(len(tcp), 32)
+        self.assertLess(1000 * again, sent, again)  # a short packet may overtake longer ones, which TCP may take for a loss
+
     def test_nodes_have_scale_up_domains_of_their_own(self):
         probe = 'import os,socket; s=socket.socket(); s.settimeout(0.5); print(s.connect_ex(("10.64.0.3", 9)) in (111,))'
         out, _ = self.expect(0, self.file(TWO_TIERS), "--only", "0", "--", sys.executable, "-c", probe)

@@ -122,6 +122,28 @@ class Layout(unittest.TestCase):
             self.assertEqual(len(peers), 7)
             self.assertFalse(any(f"dst 10.64.0.{rank + 1}/" in line for line in peers))
 
+    def test_no_window_but_the_receivers_and_room_for_all_of_them_in_every_queue(self):
+        """TCP that probed for a rate left slow start on the first of sixteen flows at sixteen packets, which then was the last by far."""
+        for topology in BUILT_IN:
+            _, commands = self.dry_run(topology)
+            routes = [line for (_, program), lines in commands.items() if program == "ip" for line in lines if line.startswith("route")]
+            ports = [line for (_, program), lines in commands.items() if program == "ip" for line in lines if line.startswith("addr")]
+            self.assertEqual(len(routes), len(ports), topology)
+            window = max(int(re.search(r" window (\d+)", line).group(1)) for line in routes)
+            self.assertTrue(all(int(re.search(r" initcwnd (\d+)", line).group(1)) * 1448 > window for line in routes), topology)
+            limits = [int(n) for (_, program), lines in commands.items() if program == "tc" for line in lines if " parent 1:10 " not in line
+                      for n in re.findall(r"bfifo limit (\d+)", line)]
+            self.assertGreaterEqual(min(limits), 2 * window, topology)
+
+    def test_ports_serve_their_peers_in_turn(self):
+        _, commands = self.dry_run("8:h100", "--scale", "1000")
+        for rank in range(8):
+            for lines, byte in ((commands[f"rank{rank}", "tc"], 19), ([x for x in commands["switch", "tc"] if f"dev r{rank}l0 " in x], 15)):
+                turns = [re.search(r"match u8 (\d+) 0x1f at (\d+) flowid (\S+)", x) for x in lines if "match u8" in x]
+                self.assertEqual({m.group(1) for m in turns}, {str(k + 1) for k in range(8)})
+                self.assertEqual({m.group(2) for m in turns}, {str(byte)})
+                self.assertEqual(len({m.group(3) for m in turns}), 8)
+
     def test_scaled_topology(self):
         out = self.folder / "scaled.yaml"
         for topology in BUILT_IN:

@@ -14,8 +14,11 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 # In memory of our own mount namespace. Ranks get a /dev/shm of their own with it, so what they leave there is gone too.
 STATE = "/dev/shm/moeplan"
-# Of each rank's namespace. The congestion control is no sysctl: a socket sets its own (TCP_CONGESTION).
-SYSCTLS = {"net/ipv4/tcp_slow_start_after_idle": "0", "net/ipv4/tcp_no_metrics_save": "1"}
+# Of each rank's namespace. The congestion control is no sysctl: it stands on the route, and a socket may set its own (TCP_CONGESTION). The receive
+# buffer is more than the route's window needs, and does not grow: growing, it would take the window along.
+SYSCTLS = {"net/ipv4/tcp_slow_start_after_idle": "0", "net/ipv4/tcp_no_metrics_save": "1", "net/ipv4/tcp_moderate_rcvbuf": "0",
+           "net/ipv4/tcp_rmem": "4096 8388608 8388608", "net/ipv4/tcp_early_retrans": "0"}
+CONGESTION = "cubic"
 # Where the kernel has them: no IPv6 chatter, no second address answered for, no packet filter on bridges.
 SYSCTLS_IF_THERE = {"net/ipv6/conf/all/disable_ipv6": "1", "net/ipv6/conf/default/disable_ipv6": "1", "net/ipv4/conf/all/arp_ignore": "1",
                     "net/ipv4/conf/all/arp_announce": "2", "net/bridge/bridge-nf-call-iptables": "0",
@@ -137,13 +140,19 @@ def _sysctl(key, value, is_needed):
             raise Refused(f"set {key.replace('/', '.')} in a network namespace", e.strerror) from e
 
 
-def _new_network():
+def _new_network(settings):
     unshare(CLONE_NEWNET, "create a network namespace")
-    for key, value in SYSCTLS.items():
+    for key, value in {**SYSCTLS, **settings}.items():
         _sysctl(key, value, True)
     for key, value in SYSCTLS_IF_THERE.items():
         _sysctl(key, value, False)
     return os.open("/proc/self/ns/net", os.O_RDONLY)
+
+
+def _congestion():
+    """The congestion control of connections whose programs ask for none; None where this kernel has it not, and the machine's own stays."""
+    with open("/proc/sys/net/ipv4/tcp_available_congestion_control", encoding="ascii") as f:
+        return CONGESTION if CONGESTION in f.read().split() else None
 
 
 class Batch:
@@ -184,15 +193,16 @@ def build(layout, extra_files):
     shm = os.path.dirname(STATE)
     mount("tmpfs", shm, "tmpfs", MS_NOSUID | MS_NODEV, f"mount memory on {shm}", "mode=1777")
     os.mkdir(STATE)
-    switch = _new_network()
-    ranks = [_new_network() for _ in range(layout.n_ranks)]
+    switch = _new_network({})
+    ranks = [_new_network(layout.rank_settings(r)) for r in range(layout.n_ranks)]
     for name, fd in [("switch", switch)] + [(f"rank{r}", fd) for r, fd in enumerate(ranks)]:
         path = os.path.join(STATE, name)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o444))
         mount(f"/proc/self/fd/{fd}", path, None, MS_BIND, "name a network namespace")
     Batch("ip", layout.links(lambda r: os.path.join(STATE, f"rank{r}")), switch).wait()
     batches = [Batch("tc", layout.switch_shaping(), switch)]
-    batches += [Batch("ip", layout.rank_links(r), ranks[r]) for r in range(layout.n_ranks)]
+    congestion = _congestion()
+    batches += [Batch("ip", layout.rank_links(r, congestion), ranks[r]) for r in range(layout.n_ranks)]
     for batch in batches:
         batch.wait()
     for batch in [Batch("tc", layout.rank_shaping(r), ranks[r]) for r in range(layout.n_ranks)]:

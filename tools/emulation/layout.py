@@ -16,8 +16,18 @@ import math
 WIRE, PAYLOAD = 1514, 1448
 RANKS_MAX = 250
 FIRST_NET = 64  # level l is 10.(64 + l).0.0/16
-SMALL_LIMIT, BULK_LIMIT = 1_000_000, 2_000_000
-BULK_LIMIT_MIN = 300_000
+# What a connection may have on its way (its receiver's window), the largest packet that TCP hands over at once, and what a queue of one peer holds.
+# Queues never fill: a lossless fabric drops nothing.
+FLIGHT_S, LUMP_S = 0.016, 0.001
+FLIGHT_MIN, LUMP_MIN_PACKETS, LUMP_MAX_PACKETS = 32_768, 2, 44
+HANDED_OVER_MIN, HANDED_OVER_S = 16_384, 0.003  # what a connection may have in its own machine's queue
+# Packets of fewer bytes go first. As few as acknowledgements and control messages have: the tail of a message that overtakes its body is taken for a
+# loss of the body by the sender, which then sends some of it again (and is not slowed down: its congestion window is far off).
+SMALL_BYTES = 128
+SMALL_LIMIT, BULK_LIMIT_MIN, BULK_LIMIT_FLIGHTS = 4_000_000, 4_000_000, 32
+CONGESTION_WINDOW, RETRANSMIT_AFTER = 10_000, "2s"  # packets: more than any window
+TURNS = 32  # peers (by the low bits of their addresses) that a port serves in turn
+SOURCE_BYTE, DESTINATION_BYTE = 15, 19  # of an IPv4 header: the last ones of the addresses
 
 
 class LayoutError(Exception):
@@ -45,13 +55,24 @@ class Shaper:
         self.payload = max(1, bytes_per_s // scale)  # bytes/s
         self.wire = -(-self.payload * 8 * WIRE // PAYLOAD)  # bit/s
 
-    def lines(self, device, pairs=()):
-        """A root qdisc: small packets (acknowledgements, control, ARP) first, the rest in one queue, or in one for each (address, Shaper)."""
+    @property
+    def flight(self):
+        """Bytes that one connection may have on its way."""
+        return max(FLIGHT_MIN, int(self.payload * FLIGHT_S))
+
+    @property
+    def lump_packets(self):
+        """Full packets that TCP may hand over as one: few enough for ports to alternate between peers."""
+        return max(LUMP_MIN_PACKETS, min(LUMP_MAX_PACKETS, int(self.payload * LUMP_S) // PAYLOAD))
+
+    def lines(self, device, pairs=(), turns=()):
+        """A root qdisc: small packets (acknowledgements, control, ARP) first; the rest in queues that have their turns, one for each of `turns` (what
+        a filter looks for), or, with rates of their own, one for each (address, Shaper) of `pairs`; what none of these matches in one more."""
         rate = f"{self.wire}bit"
         # What a port lets pass at once beyond its rate is a credit that the topology knows nothing of: three packets, and above 150 Mbit/s as much
         # as passes in a quarter of a millisecond, or the timer costs throughput.
-        burst = f"burst {max(4600, self.wire // 32000)} cburst {max(4600, self.wire // 32000)} quantum 3000"
-        limit = min(BULK_LIMIT, max(BULK_LIMIT_MIN, self.wire // 25))
+        burst = f"burst {max(4600, self.wire // 32000)} cburst {max(4600, self.wire // 32000)} quantum {self.lump_packets * WIRE}"
+        limit = max(BULK_LIMIT_MIN, BULK_LIMIT_FLIGHTS * self.flight)
         small = min(20_000_000, max(8, self.wire // 4))
         rest = min(1_000_000, max(8, self.wire // 8))
         yield f"qdisc add dev {device} root handle 1: htb default 20"
@@ -60,7 +81,7 @@ class Shaper:
         yield f"class add dev {device} parent 1:1 classid 1:20 htb rate {rest}bit ceil {rate} {burst} prio 1"
         yield f"qdisc add dev {device} parent 1:10 handle 10: bfifo limit {SMALL_LIMIT}"
         yield f"qdisc add dev {device} parent 1:20 handle 20: bfifo limit {limit}"
-        yield f"filter add dev {device} parent 1: protocol ip prio 1 u32 match u16 0x0000 0xff00 at 2 flowid 1:10"
+        yield f"filter add dev {device} parent 1: protocol ip prio 1 u32 match u16 0x0000 {0xffff - SMALL_BYTES + 1:#06x} at 2 flowid 1:10"
         yield f"filter add dev {device} parent 1: protocol arp prio 2 u32 match u32 0 0 flowid 1:10"
         for k, (address, shaper) in enumerate(pairs):
             minor = f"{0x100 + k:x}"
@@ -68,6 +89,11 @@ class Shaper:
             yield f"class add dev {device} parent 1:1 classid 1:{minor} htb rate {min(rest, ceil)}bit ceil {ceil}bit {burst} prio 1"
             yield f"qdisc add dev {device} parent 1:{minor} handle {minor}: bfifo limit {limit}"
             yield f"filter add dev {device} parent 1: protocol ip prio 3 u32 match ip dst {address}/32 flowid 1:{minor}"
+        for k, match in enumerate(turns):
+            minor = f"{0x40 + k:x}"
+            yield f"class add dev {device} parent 1:1 classid 1:{minor} htb rate {max(8, rest // TURNS)}bit ceil {rate} {burst} prio 1"
+            yield f"qdisc add dev {device} parent 1:{minor} handle {minor}: bfifo limit {limit}"
+            yield f"filter add dev {device} parent 1: protocol ip prio 4 u32 {match} flowid 1:{minor}"
 
 
 class Port:
@@ -224,8 +250,10 @@ class Layout:
 
     def switch_shaping(self):
         """Lines of `tc -batch` in the switch's namespace."""
+        senders, receivers = self._turns(SOURCE_BYTE), self._turns(DESTINATION_BYTE)
         for resource in sorted(self.shared):
-            yield from self.shapers[resource].lines(self._shared_name(resource))
+            is_in = self.resources[resource]["direction"] == "in"
+            yield from self.shapers[resource].lines(self._shared_name(resource), turns=senders if is_in else receivers)
         redirect = "protocol all prio 1 u32 match u32 0 0 action mirred egress redirect dev"
         for ports in self.ports:
             for p in ports:
@@ -236,22 +264,40 @@ class Layout:
                 if p.in_port in self.shared:
                     yield f"filter add dev {p.switch_name} egress {redirect} {self._shared_name(p.in_port)}"
                 else:
-                    yield from self.shapers[p.in_port].lines(p.switch_name)
+                    yield from self.shapers[p.in_port].lines(p.switch_name, turns=senders)
         for level, group, _, _ in self.uplinks:
-            yield from self.shapers[self.levels[level]["uplink_out"][group]].lines(f"u{level}-{group}")
-            yield from self.shapers[self.levels[level]["uplink_in"][group]].lines(f"d{level}-{group}")
+            yield from self.shapers[self.levels[level]["uplink_out"][group]].lines(f"u{level}-{group}", turns=self._turns_of_pairs())
+            yield from self.shapers[self.levels[level]["uplink_in"][group]].lines(f"d{level}-{group}", turns=self._turns_of_pairs())
 
-    def rank_links(self, rank):
-        """Lines of `ip -batch` in the rank's namespace."""
+    def _turns(self, byte):
+        return [f"match u8 {k} {TURNS - 1:#x} at {byte}" for k in sorted({(rank % 250 + 1) % TURNS for rank in range(self.n_ranks)})]
+
+    @staticmethod
+    def _turns_of_pairs():
+        """For what many senders and receivers share: by low bits of both ends."""
+        return [f"match u8 {k % 8} 0x7 at {SOURCE_BYTE} match u8 {k // 8} {TURNS // 8 - 1:#x} at {DESTINATION_BYTE}" for k in range(TURNS)]
+
+    def rank_settings(self, rank):
+        """{sysctl: value} of the rank's namespace."""
+        fastest = max((self.shapers[p.out_port].payload for p in self.ports[rank]), default=0)
+        return {"net/ipv4/tcp_limit_output_bytes": str(max(HANDED_OVER_MIN, int(fastest * HANDED_OVER_S)))}
+
+    def rank_links(self, rank, congestion):
+        """Lines of `ip -batch` in the rank's namespace. The route says how connections over the port begin: with a window that the receiver keeps and
+        no other (a congestion window that no connection grows into, as nothing is lost), and no retransmission for as long as a queue may last."""
         yield "link set dev lo up"
         for p in self.ports[rank]:
-            yield f"addr add {p.address}/16 dev {p.name}"
+            yield f"addr add {p.address}/16 dev {p.name} noprefixroute"
+            yield f"link set dev {p.name} gso_max_segs {self.shapers[p.out_port].lump_packets}"
             yield f"link set dev {p.name} up"
+            yield (f"route add 10.{FIRST_NET + p.first}.0.0/16 dev {p.name} proto kernel scope link src {p.address} window {self.shapers[p.in_port].flight} "
+                   f"initcwnd {CONGESTION_WINDOW} initrwnd {CONGESTION_WINDOW} rto_min {RETRANSMIT_AFTER}" + (f" congctl {congestion}" if congestion else ""))
 
     def rank_shaping(self, rank):
         """Lines of `tc -batch` in the rank's namespace."""
         for p in self.ports[rank]:
-            yield from self.shapers[p.out_port].lines(p.name, self._pairs(p))
+            pairs = list(self._pairs(p))
+            yield from self.shapers[p.out_port].lines(p.name, pairs, () if pairs else self._turns(DESTINATION_BYTE))
 
     def _pairs(self, p):
         """(address, Shaper) of each peer that a mesh keeps below a rate."""
