@@ -80,7 +80,7 @@ class Transfers:
 
 
 class Gemm:
-    """Grouped GEMM: x = (active experts, padded rows); c = a, b, c, beta"""
+    """Grouped GEMM: x = (active experts, padded rows, tokens of all ranks); c = a, b, c, beta"""
     START = (30e-6, 10e-6, 30e-6, 20e-9)
 
     @staticmethod
@@ -90,6 +90,28 @@ class Gemm:
     @staticmethod
     def simulated(_, c, x):
         return Gemm.seconds(c, x)
+
+
+class TwoProtocols:
+    """Not in the simulator. The faster of two ways, which a library chooses itself: one that costs each pair its bytes over a low rate, at once for all
+    peers, and one that costs the port its bytes over a high rate, with a longer launch. c = launch and rate of the first, launch and rate of the second"""
+    START = (6e-6, 8e9, 14e-6, 300e9)
+    FORM = "the shorter of launch + pair's bytes / rate and launch + port's bytes / rate"
+
+    @staticmethod
+    def seconds(c, x):
+        _, gpus, inside, _, _ = x
+        return min(c[0] + inside / c[1], c[2] + inside * (gpus - 1) / c[3])
+
+
+class GemmOfAllTokens:
+    """Not in the simulator. Grouped GEMM that also looks at every token of every rank. c = a, b, c, beta, time of such a token"""
+    START = (30e-6, 10e-6, 30e-6, 20e-9, 7e-9)
+    FORM = "and a time for each token of all ranks"
+
+    @staticmethod
+    def seconds(c, x):
+        return Gemm.seconds(c, x) + c[4] * x[2]
 
 
 def nccl(folder, name):
@@ -126,7 +148,7 @@ def gemm(folder, name):
         ranks, tokens = int(r["moe_ep_size"]), int(r["num_tokens"])
         pairs = tokens * TOP_K / ranks
         active = min(EXPERTS / ranks, max(pairs, 1))
-        yield ranks, (active, active * math.ceil(pairs / active / 64) * 64), float(r["latency"]) * 1e-3, pairs >= 512
+        yield ranks, (active, active * math.ceil(pairs / active / 64) * 64, tokens), float(r["latency"]) * 1e-3, pairs >= 512
 
 
 # table, model, rows, what a configuration is, always in the fit, what counts as large
@@ -140,6 +162,11 @@ TABLES = [
     ("MoE GEMM, H200, generation, uniform", Gemm, lambda f: gemm(f, "moe_gemm_generation_h200.csv"), "ranks", (), "512 rows a rank and more"),
     ("MoE GEMM, H200, context, uniform", Gemm, lambda f: gemm(f, "moe_gemm_context_h200.csv"), "ranks", (), "512 rows a rank and more"),
 ]
+
+
+# Other forms for a table of TABLES: what would they gain?
+FORMS = [("NCCL all-to-all, H100", TwoProtocols), ("NCCL all-to-all, H200", TwoProtocols),
+         ("MoE GEMM, H200, generation, uniform", GemmOfAllTokens), ("MoE GEMM, H200, context, uniform", GemmOfAllTokens)]
 
 
 def summary(sizes, percentile):
@@ -165,6 +192,19 @@ def score(bench, folder, table, percentile):
         lines.append((label, f"{left_out} {unit}", figures(model, c), len(size), *summary(size, percentile)))
     total = (label, len(whole), *summary(whole, percentile), f"{len(whole_large)}: {large}", *summary(whole_large, percentile))
     return total, lines
+
+
+def try_form(folder, label, model, percentile):
+    """A line: the form, fitted and scored as score() does, and how far single values of a table are from the median of all that measure the same."""
+    points = list(next(rows for name, _, rows, *_ in TABLES if name == label)(folder))
+    errors, same = [], {}
+    for left_out in {p[0] for p in points}:
+        c = fit(model.seconds, model.START, [(x, y) for k, x, y, _ in points if k != left_out])
+        errors += [abs(model.seconds(c, x) / y - 1) for k, x, y, _ in points if k == left_out]
+    for _, x, y, _ in points:
+        same.setdefault(x, []).append(y)
+    scatter = [abs(statistics.median(found) / y - 1) for found in same.values() if len(found) > 1 for y in found] if model is TwoProtocols else []
+    return (label, model.FORM, len(errors), *summary(errors, percentile), *(summary(scatter, percentile) or ("", "")))
 
 
 def figures(model, c):
