@@ -200,6 +200,12 @@ static const char *const sweep_examples[] = {
     "moeplan sweep trace.npz 8:h100 -m gpt-oss-20b --redundant 0:64:8",
     "moeplan sweep trace.npz 2x8:h100 --redundant 0:32:16 --nodes 1,2,4 --resample --csv > points.csv", NULL};
 
+static const struct argument predict_arguments[] = {TRACE_ARGUMENT, {0}};
+static const enum opt_id predict_options[] = {
+    OPT_PATH_LENGTH, OPT_SPLIT_COMPARE, OPT_BATCH, OPT_TOKENS_PER_RANK, OPT_RESAMPLE, HINTS, COMMON, OPT_END};
+static const char *const predict_examples[] = {"moeplan predict trace.npz",
+                                               "moeplan predict trace.npz --split time:0.5 --batch 256", NULL};
+
 static const struct argument check_arguments[] = {
     {"PLAN", "the plan in use, or a placement of any serving stack", false, false, WORDS_FILE},
     {"TRACE", "a new recording of the same model", false, false, WORDS_FILE},
@@ -361,6 +367,12 @@ const struct verb verbs[] = {
      "says what one more replica buys and costs. One range is a curve, two are a family of curves. Points that cannot "
      "be planned say why, and the sweep goes on. Exit code 1: no point could be planned.",
      sweep_arguments, sweep_options, sweep_examples},
+    {"predict", cmd_predict, "how well experts are known ahead of their layer", "moeplan predict TRACE [options]",
+     "Learns from one part of the recording which experts follow which, and says on the other part how often a token's "
+     "experts are among the likeliest, by how many layers are looked back, how far the probabilities can be trusted, "
+     "and "
+     "how often the most popular experts of a batch are foreseen.",
+     predict_arguments, predict_options, predict_examples},
     {"check", cmd_check, "is this plan still good for new traffic?", "moeplan check PLAN TRACE [TOPOLOGY] [options]",
      "How far the use of experts has moved since the plan was made, layer by layer, beside what sampling alone gives; "
      "and what a step takes under the plan and under a new one that is made from the first half of the recording, both "

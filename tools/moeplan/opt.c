@@ -264,6 +264,8 @@ const struct opt opt_table[OPT_END] = {
     [OPT_SWEEP_STRATEGY] =
         NAMED("strategy", "NAME", strategy, WORDS_RECIPES, "auto", NULL,
               "planning strategy of every point; auto takes as long as moeplan plan for each, eplb a blink"),
+    [OPT_PATH_LENGTH] = WHOLE("path-length", 0, "N", path_length, 0, 6, "6", NULL,
+                              "layers before that experts are predicted from, at most; all lengths up to it are shown"),
     [OPT_CONTEXT] = WHOLE("context", 0, "N", context, 1, 1 << 30, "4096", NULL,
                           "tokens that a request keeps in the KV cache, prompt and answer"),
     [OPT_CSV] = FLAG("csv", 0, csv, "print the points as CSV, numbers in base units"),

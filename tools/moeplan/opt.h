@@ -111,6 +111,7 @@ enum opt_id {
     OPT_SWEEP_NODES,
     OPT_SWEEP_STRATEGY,
     OPT_CONTEXT,
+    OPT_PATH_LENGTH,
     OPT_CSV,
     OPT_SPLIT_CHECK,
     OPT_STRATEGY_CHECK,
@@ -166,7 +167,7 @@ struct opts {
         *replica_choice;
     const char *dispatcher, *sources, *split, *score_on, *network, *timeline, *incumbent, *incumbent_route, *to,
         *preset, *against, *completion;
-    uint64_t context, step_gain, move_budget;
+    uint64_t context, step_gain, move_budget, path_length;
     const char *from;
     const char *sweep_redundant, *sweep_batch, *sweep_gpus, *sweep_nodes;
     const char *fit; /* requests or steps */
