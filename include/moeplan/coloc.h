@@ -25,8 +25,9 @@ enum mp_coloc_objective { MP_COLOC_TIMELINE, MP_COLOC_CLOSED };
 struct mp_coloc_problem {
     const struct mp_topology *topology;
     struct mp_coloc_model model[2];
-    uint32_t slots[2]; /* experts of each model on a GPU at most; 0 = ceil(n_experts / n_gpus) */
-    uint32_t n_layers; /* that follow each other in the timeline; 0 = 8 */
+    uint32_t slots[2];            /* experts of each model on a GPU at most; 0 = ceil(n_experts / n_gpus) */
+    const uint32_t *gpu_slots[2]; /* [n_gpus] in place of that, where GPUs have unlike memory; NULL = not */
+    uint32_t n_layers;            /* that follow each other in the timeline; 0 = 8 */
     enum mp_coloc_objective objective;
     uint64_t seed;
     uint64_t work_limit; /* search: evaluations; exact: nodes; 0 = the strategy's default */

@@ -28,6 +28,11 @@ static uint32_t slots_of(const struct mp_coloc_problem *in, uint32_t model) {
     return in->slots[model] > 0 ? in->slots[model] : (in->model[model].n_experts + n - 1) / n;
 }
 
+/* Of one GPU: experts of the model that it may hold. */
+static uint32_t room_of(const struct mp_coloc_problem *in, uint32_t model, uint32_t gpu) {
+    return in->gpu_slots[model] != NULL ? in->gpu_slots[model][gpu] : slots_of(in, model);
+}
+
 static enum mp_status check(const struct mp_coloc_problem *in, const struct mp_coloc_plan *plan,
                             const struct mp_coloc_strategy *s, struct mp_error *err) {
     const uint32_t n = in->topology->n_gpus;
@@ -38,9 +43,9 @@ static enum mp_status check(const struct mp_coloc_problem *in, const struct mp_c
         return mp_nomem(err, "checking a plan of two models");
     for (uint32_t m = 0; m < 2; m++) {
         const uint32_t half = n / 2 > 0 ? n / 2 : 1, experts = in->model[m].n_experts;
-        const uint32_t most = s->is_apart ? (experts + half - 1) / half : slots_of(in, m);
         for (uint32_t e = 0; e < in->model[m].n_experts && status == MP_OK; e++) {
             const uint32_t gpu = plan->gpu[m][e];
+            const uint32_t most = s->is_apart ? (experts + half - 1) / half : gpu < n ? room_of(in, m, gpu) : 0;
             if (gpu >= n)
                 status = mp_fail(err, MP_EBUG, "%s: expert %u of model %u is on no GPU", name, e, m);
             else if (++used[m * (size_t)n + gpu] > most)
@@ -66,7 +71,10 @@ enum mp_status mp_coloc_solve(struct mp_coloc_plan **out, const struct mp_coloc_
         const struct mp_coloc_model *x = &in->model[m];
         if (x->n_steps == 0 || x->n_experts == 0 || x->n_experts > MP_MAX_EXPERTS)
             return mp_fail(err, MP_EBUG, "model %u of a colocation has no steps or no experts", m);
-        if ((uint64_t)slots_of(in, m) * in->topology->n_gpus < x->n_experts)
+        uint64_t room = 0;
+        for (uint32_t g = 0; g < in->topology->n_gpus; g++)
+            room += room_of(in, m, g);
+        if (room < x->n_experts)
             return mp_decline(err, outcome, MP_NOT_FOUND,
                               "%u experts of the %s model do not fit %u slots on each of %u GPUs (use more GPUs)",
                               x->n_experts, m == 0 ? "first" : "second", slots_of(in, m), in->topology->n_gpus);
@@ -97,6 +105,14 @@ enum mp_status mp_coloc_by_groups(const struct mp_coloc_problem *in, mp_coloc_on
     on[1] = on[0] + g->n;
     *outcome = MP_FOUND;
     MP_TRY(fn(g, on, out, outcome, err));
+    for (uint32_t x = 0; x < g->n && (*outcome == MP_FOUND || *outcome == MP_STOPPED); x++)
+        if (!mp_coloc_fits(g, on, x, x)) {
+            status = mp_decline(err, outcome, MP_NOT_APPLICABLE,
+                                "GPU %u has no room for as many experts as this strategy puts there: it takes GPUs to "
+                                "have equal memory (use search)",
+                                x);
+            goto out;
+        }
     if (*outcome == MP_FOUND || *outcome == MP_STOPPED)
         mp_coloc_place(g, on, out);
 out:

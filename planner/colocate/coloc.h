@@ -38,6 +38,7 @@ struct mp_coloc_groups {
     const struct mp_coloc_problem *in;
     uint32_t n;
     uint32_t *group_of[2]; /* [n_experts] */
+    uint32_t *size[2];     /* [n] experts of a group */
     bool is_separable;     /* each GPU has ports of its own: what a group costs does not depend on where others are */
     /* [model][group * n + gpu] ns; the last two of out and in ports */
     uint64_t *gate[2], *experts[2], *aggregate[2], *dispatch[2][2], *combine[2][2];
@@ -56,6 +57,9 @@ void mp_coloc_groups_free(struct mp_coloc_groups *g);
  * not; peaks may be NULL. */
 enum mp_status mp_coloc_value(struct mp_coloc_groups *g, uint32_t *const on[2], uint64_t limit, uint64_t *value,
                               struct mp_coloc_peaks *peaks, struct mp_error *err) MP_MUST_CHECK;
+/* May GPUs x and y (alike) have the groups that they have? Always where GPUs have equally many slots. */
+bool mp_coloc_fits(const struct mp_coloc_groups *g, uint32_t *const on[2], uint32_t x, uint32_t y);
+bool mp_coloc_is_uneven(const struct mp_coloc_groups *g);
 uint64_t mp_coloc_bound(const struct mp_coloc_groups *g, const struct mp_coloc_peaks *k);
 void mp_coloc_place(const struct mp_coloc_groups *g, uint32_t *const on[2], struct mp_coloc_plan *out);
 /* Bytes that a group sends or receives, as the mean over the GPUs it might be on of its time times their rate. */

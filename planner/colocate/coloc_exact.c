@@ -419,6 +419,9 @@ static enum mp_status assign(struct mp_coloc_groups *g, uint32_t *const on[2], s
     uint64_t work;
     if (g->n > GPUS_MAX)
         return mp_decline(err, outcome, MP_NOT_APPLICABLE, "at most %u GPUs, not %u (use search)", GPUS_MAX, g->n);
+    if (mp_coloc_is_uneven(g))
+        return mp_decline(err, outcome, MP_NOT_APPLICABLE,
+                          "not searched exactly where GPUs have room for unlike numbers of experts (use search)");
     MP_TRY(mp_coloc_improve(g, on, EVALUATIONS, &s.value, &work, err));
     if (!g->is_separable)
         MP_TRY(mp_coloc_levels_new(&s.levels, g, g->arena, err));

@@ -67,11 +67,16 @@ static enum mp_status group(struct mp_coloc_groups *g, uint32_t model, struct mp
     struct ranked *order = mp_arena_alloc(g->arena, m->n_experts, sizeof *order);
     uint64_t *weight = mp_arena_alloc(g->arena, 2 * (size_t)n, sizeof *weight), *ns = weight + n;
     uint64_t tokens = 0, active = 0, padded = 0;
+    const uint32_t *of_gpu = g->in->gpu_slots[model];
     uint32_t *used = mp_arena_alloc(g->arena, n, sizeof *used);
+    uint64_t room = of_gpu == NULL ? (uint64_t)slots * n : 0;
     g->group_of[model] = mp_arena_alloc(g->arena, m->n_experts, sizeof *g->group_of[model]);
     if (order == NULL || weight == NULL || used == NULL || g->group_of[model] == NULL)
         return mp_nomem(err, "groups of experts");
-    if ((uint64_t)slots * n < m->n_experts)
+    g->size[model] = used;
+    for (uint32_t x = 0; x < n && of_gpu != NULL; x++)
+        room += of_gpu[x];
+    if (room < m->n_experts)
         return mp_fail(err, MP_EUSAGE, "%u experts do not fit %u slots on each of %u GPUs", m->n_experts, slots, n);
     for (uint32_t e = 0; e < m->n_experts; e++) {
         order[e].index = e;
@@ -82,7 +87,7 @@ static enum mp_status group(struct mp_coloc_groups *g, uint32_t model, struct mp
         active += m->active != NULL ? m->active[e] : order[e].weight > 0 ? m->n_steps : 0;
         padded += m->padded != NULL ? m->padded[e] : order[e].weight;
     }
-    if (m->n_experts <= n)
+    if (m->n_experts <= n && of_gpu == NULL)
         return MP_OK;
     for (uint32_t x = 0; x < n; x++)
         ns[x] = whole_ns(g, model, x, tokens, active, padded);
@@ -90,7 +95,7 @@ static enum mp_status group(struct mp_coloc_groups *g, uint32_t model, struct mp
     for (uint32_t k = 0; k < m->n_experts; k++) {
         uint32_t best = MP_NONE;
         for (uint32_t x = 0; x < n; x++)
-            if (used[x] < slots &&
+            if (used[x] < (of_gpu != NULL ? of_gpu[x] : slots) &&
                 (best == MP_NONE || (unsigned __int128)(weight[x] + order[k].weight) * ns[x] <
                                         (unsigned __int128)(weight[best] + order[k].weight) * ns[best]))
                 best = x;
@@ -291,6 +296,19 @@ enum mp_status mp_coloc_value(struct mp_coloc_groups *g, uint32_t *const on[2], 
     *value = g->in->objective == MP_COLOC_CLOSED ? mp_coloc_closed(&k, g->shape.shot_ns)
                                                  : mp_coloc_timeline_below(load, &g->shape, &k, limit);
     return MP_OK;
+}
+
+bool mp_coloc_is_uneven(const struct mp_coloc_groups *g) {
+    return g->in->gpu_slots[0] != NULL || g->in->gpu_slots[1] != NULL;
+}
+
+bool mp_coloc_fits(const struct mp_coloc_groups *g, uint32_t *const on[2], uint32_t x, uint32_t y) {
+    for (int m = 0; m < 2; m++) {
+        const uint32_t *room = g->in->gpu_slots[m];
+        if (room != NULL && (g->size[m][on[m][x]] > room[x] || g->size[m][on[m][y]] > room[y]))
+            return false;
+    }
+    return true;
 }
 
 uint64_t mp_coloc_bound(const struct mp_coloc_groups *g, const struct mp_coloc_peaks *k) {

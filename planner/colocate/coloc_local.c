@@ -54,6 +54,19 @@ static void swap(uint32_t *on, uint32_t x, uint32_t y) {
     on[y] = was;
 }
 
+static void put_back(struct state *s, uint32_t which, uint32_t x, uint32_t y) {
+    for (uint32_t m = 0; m < 2; m++)
+        if (which & (1u << m))
+            swap(s->on[m], x, y);
+}
+
+static bool fits_everywhere(const struct state *s) {
+    for (uint32_t x = 0; x < s->g->n; x++)
+        if (!mp_coloc_fits(s->g, s->on, x, x))
+            return false;
+    return true;
+}
+
 static enum mp_status descend(struct state *s, struct mp_error *err) {
     const uint32_t n = s->g->n;
     uint32_t since = 0; /* moves tried since one helped */
@@ -71,6 +84,11 @@ static enum mp_status descend(struct state *s, struct mp_error *err) {
                         swap(s->on[0], x, y);
                     if (which & 2)
                         swap(s->on[1], x, y);
+                    if (!mp_coloc_fits(s->g, s->on, x, y)) {
+                        since++;
+                        put_back(s, which, x, y);
+                        continue;
+                    }
                     status = look(s, s->value + 1, &value, &spread, err);
                     if (status != MP_OK)
                         return status;
@@ -81,10 +99,7 @@ static enum mp_status descend(struct state *s, struct mp_error *err) {
                         since = 0;
                         continue;
                     }
-                    if (which & 1)
-                        swap(s->on[0], x, y);
-                    if (which & 2)
-                        swap(s->on[1], x, y);
+                    put_back(s, which, x, y);
                 }
     }
     return status;
@@ -121,6 +136,12 @@ enum mp_status mp_coloc_improve(struct mp_coloc_groups *g, uint32_t *const on[2]
         return mp_nomem(err, "local search");
     s.on[0] = pair + n;
     s.on[1] = pair + 2 * (size_t)n;
+    if (mp_coloc_is_uneven(g)) { /* groups are made for the GPUs of their numbers, so these always fit */
+        for (uint32_t x = 0; x < n; x++)
+            s.on[0][x] = s.on[1][x] = x;
+        MP_TRY(descend(&s, err));
+        keep(&s);
+    }
     for (uint32_t start = 0; start < 3 + RANDOM_STARTS; start++) {
         if (start < 3) {
             MP_TRY(start == 2 ? mp_coloc_pair_sorted(g, pair, err) : mp_coloc_pair_bottleneck(g, pair, err));
@@ -131,6 +152,9 @@ enum mp_status mp_coloc_improve(struct mp_coloc_groups *g, uint32_t *const on[2]
                 break;
             random_start(&s);
         }
+        s.work += !fits_everywhere(&s);
+        if (!fits_everywhere(&s))
+            continue;
         MP_TRY(descend(&s, err));
         keep(&s);
     }
@@ -139,6 +163,10 @@ enum mp_status mp_coloc_improve(struct mp_coloc_groups *g, uint32_t *const on[2]
             memcpy(s.on[m], s.best[m], n * sizeof *s.on[m]);
         for (int k = 0; k < 3; k++)
             swap(s.on[mp_rng_below(&s.rng, 2)], (uint32_t)mp_rng_below(&s.rng, n), (uint32_t)mp_rng_below(&s.rng, n));
+        if (!fits_everywhere(&s)) {
+            s.work++;
+            continue;
+        }
         MP_TRY(descend(&s, err));
         keep(&s);
     }

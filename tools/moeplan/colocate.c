@@ -1,52 +1,10 @@
 /* Two recordings, two models, one cluster: plans, and whether sharing the cluster pays. */
-#include "colocate.h"
-#include <moeplan/coloc.h>
+#include "colocate_job.h"
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 
-enum { ROWS_MAX = 16, STEPS_MAX = 16, SPLITS_BY_GPU_MAX = 16, SHARE_WORK = 2000, EXACT_WORK = 12800000 };
-
-/* Means over the scored steps of one step of both models, ns. */
-struct worth {
-    uint64_t timeline_ns, closed_ns, in_turn_ns, port_ns, compute_ns, busy_ns;
-};
-struct row {
-    const char *name;
-    uint32_t *gpu[2];       /* [layers of the model][its experts] */
-    uint32_t *gpu_slots[2]; /* [GPUs] of a strategy that keeps the models apart, or NULL */
-    struct worth worth;
-    uint32_t n_proven;
-    double seconds;
-    char note[300];
-    uint64_t work_used;
-    bool is_found, is_stopped;
-};
-/* Each model on GPUs of its own: the first on GPUs 0..n_first-1, the second on the others. */
-struct share {
-    bool is_swapped;                     /* the first on the last n_first GPUs, which are not like the first ones */
-    uint32_t n_first, gpu[2], n_gpus[2]; /* of each model: its lowest GPU, how many */
-    uint32_t slots[2];
-    uint64_t step_ns[2], busy_ns[2];
-};
-struct side {
-    struct opts o;
-    struct setup s;
-    struct mp_workload *planning;
-    uint32_t slots;
-};
-struct job {
-    const struct opts *o;
-    struct side side[2];
-    const struct mp_topology *topology;
-    uint32_t n_layers, n_steps; /* pairs of layers; scored steps */
-    enum mp_coloc_objective objective;
-    struct row rows[ROWS_MAX];
-    uint32_t n_rows, best;
-    struct share shares[2 * MP_COLOC_GPUS_MAX];
-    uint32_t n_shares, best_share, n_shares_without_room;
-    struct mp_arena *arena;
-};
+enum { STEPS_MAX = 16, SPLITS_BY_GPU_MAX = 16, SHARE_WORK = 2000, EXACT_WORK = 12800000 };
 
 static double now_seconds(void) {
     struct timespec t = {0};
@@ -106,21 +64,6 @@ enum mp_status colocate_check(const struct opts *o, const struct args *args, str
     return refuse_unused(o, err);
 }
 
-/* Weights of so many slots a layer on a GPU, saturating. */
-static uint64_t weights(const struct side *x, uint64_t slots) {
-    const struct mp_model *m = x->s.model;
-    uint64_t layers = m->n_layers > x->s.trace->n_layers ? m->n_layers : x->s.trace->n_layers, experts, shared;
-    if (mp_mul_overflow(slots * layers, m->expert_bytes, &experts) ||
-        mp_mul_overflow(layers, m->shared_bytes, &shared) || mp_add_overflow(experts, shared, &experts) ||
-        mp_add_overflow(experts, m->dense_bytes, &experts))
-        return UINT64_MAX;
-    return experts;
-}
-
-static uint64_t memory_of(const struct mp_topology *t, uint32_t gpu) {
-    return t->types[t->gpus[gpu].type].memory_bytes;
-}
-
 /* Of two recordings a message says which. */
 static void name_recording(struct mp_error *err, enum mp_status status, const char *path) {
     if (status == MP_EINPUT && err->path[0] == '\0')
@@ -177,24 +120,6 @@ static void unload(struct job *j) {
     mp_free(j);
 }
 
-/* NULL: both fit on every GPU. Else says why not. gpu_slots: NULL, or where the strategy keeps the models apart. */
-static const char *no_room(const struct job *j, uint32_t *const *gpu_slots, char *buf, size_t size) {
-    for (uint32_t g = 0; g < j->topology->n_gpus; g++) {
-        char a[32], b[32], c[32];
-        uint64_t both, first = weights(&j->side[0], gpu_slots != NULL ? gpu_slots[0][g] : j->side[0].slots);
-        uint64_t second = weights(&j->side[1], gpu_slots != NULL ? gpu_slots[1][g] : j->side[1].slots);
-        if (mp_add_overflow(first, second, &both))
-            both = UINT64_MAX;
-        if (both <= memory_of(j->topology, g))
-            continue;
-        snprintf(buf, size, "the weights of both models do not fit: %s and %s on GPU %u of %s (use more GPUs)",
-                 mp_human_bytes((double)first, a), mp_human_bytes((double)second, b), g,
-                 mp_human_bytes((double)memory_of(j->topology, g), c));
-        return buf;
-    }
-    return NULL;
-}
-
 /* Layer `layer` of both, steps [first, first + n) of the planning or scored steps. Past a model's last layer, or with
  * only >= 0 and another model, it does nothing. */
 static enum mp_status problem_of(const struct job *j, struct mp_coloc_problem *p, uint32_t layer, bool is_planning,
@@ -213,6 +138,7 @@ static enum mp_status problem_of(const struct job *j, struct mp_coloc_problem *p
         const struct mp_workload *w = is_planning ? x->planning : x->s.workload;
         const uint32_t first = is_planning ? 0 : (uint32_t)((2 * (uint64_t)step + 1) * w->n_steps / (2 * j->n_steps));
         p->slots[m] = x->slots;
+        p->gpu_slots[m] = x->gpu_slots;
         status = mp_coloc_model_of(&p->model[m], w, x->s.model, j->topology, layer, first, is_planning ? w->n_steps : 1,
                                    arena, err);
     }
@@ -356,7 +282,7 @@ static enum mp_status run(struct job *j, const struct mp_coloc_strategy *s, stru
         }
     }
     MP_TRY(slots_of_row(j, r, s, err));
-    if (s->is_apart && no_room(j, r->gpu_slots, r->note, sizeof r->note) != NULL)
+    if (s->is_apart && colocate_no_room(j, r->gpu_slots, r->note, sizeof r->note) != NULL)
         return MP_OK;
     r->is_found = true;
     MP_TRY(mp_parallel_for(tool_threads(j->o), j->n_steps, score_step, &scoring, err));
@@ -406,6 +332,7 @@ static enum mp_status share_step(struct job *j, struct share *share, int m, stru
         MP_TRY(mp_coloc_fold(&p.model[m], n, part.n_gpus, arena, err));
         p.topology = &part;
         p.slots[m] = share->slots[m];
+        p.gpu_slots[m] = share->gpu_slots[m] != NULL ? share->gpu_slots[m] + share->gpu[m] : NULL;
         p.objective = MP_COLOC_TIMELINE;
         p.work_limit = SHARE_WORK;
         MP_TRY(mp_coloc_solve(&plan, mp_coloc_strategy_find("search"), &p, &outcome, err));
@@ -431,52 +358,6 @@ out:
 
 static uint64_t longer(const struct share *s) { return s->step_ns[0] > s->step_ns[1] ? s->step_ns[0] : s->step_ns[1]; }
 
-/* Slots of each GPU in a share: what the colocated layout has on all GPUs, dealt to these, as far as memory goes.
- * False: not even one slot for each expert fits. */
-static bool share_fits(const struct job *j, struct share *share) {
-    for (int m = 0; m < 2; m++) {
-        const struct side *x = &j->side[m];
-        const uint32_t own = share->n_gpus[m], least = (x->s.trace->n_experts + own - 1) / own;
-        const uint32_t all = (x->s.trace->n_experts + j->topology->n_gpus - 1) / j->topology->n_gpus;
-        uint32_t slots = least;
-        uint64_t memory = UINT64_MAX;
-        for (uint32_t g = share->gpu[m]; g < share->gpu[m] + own; g++)
-            if (memory_of(j->topology, g) < memory)
-                memory = memory_of(j->topology, g);
-        if (weights(x, least) > memory)
-            return false;
-        if (x->slots > all) { /* --slots-per-gpu leaves room */
-            const uint64_t most = mp_ceil_div((uint64_t)x->slots * j->topology->n_gpus, own);
-            while (slots < most && slots < x->s.trace->n_experts && weights(x, (uint64_t)slots + 1) <= memory)
-                slots++;
-        }
-        share->slots[m] = slots;
-    }
-    return true;
-}
-
-/* Is the cluster the same counted from its last GPU? */
-static bool is_same_backwards(const struct mp_topology *t) {
-    for (uint32_t g = 0; g < t->n_gpus; g++) {
-        const struct mp_gpu *x = &t->gpus[g], *y = &t->gpus[t->n_gpus - 1 - g];
-        if (x->type != y->type || x->speed_ppm != y->speed_ppm)
-            return false;
-        for (uint32_t l = 0; l < t->n_levels; l++) {
-            const struct mp_level *level = &t->levels[l];
-            if (x->group[l] + y->group[l] + 1 != level->n_groups ||
-                t->resources[x->out_port[l]].bytes_per_s != t->resources[y->out_port[l]].bytes_per_s ||
-                t->resources[x->in_port[l]].bytes_per_s != t->resources[y->in_port[l]].bytes_per_s)
-                return false;
-            if (level->uplink_out != NULL && (t->resources[level->uplink_out[x->group[l]]].bytes_per_s !=
-                                                  t->resources[level->uplink_out[y->group[l]]].bytes_per_s ||
-                                              t->resources[level->uplink_in[x->group[l]]].bytes_per_s !=
-                                                  t->resources[level->uplink_in[y->group[l]]].bytes_per_s))
-                return false;
-        }
-    }
-    return true;
-}
-
 struct share_ctx {
     struct job *j;
 };
@@ -489,7 +370,7 @@ static enum mp_status one_share(void *ctx, size_t i, unsigned worker, struct mp_
 static enum mp_status run_shares(struct job *j, struct mp_error *err) {
     const uint32_t n = j->topology->n_gpus;
     struct share_ctx ctx = {j};
-    const uint32_t n_sides = is_same_backwards(j->topology) ? 1 : 2;
+    const uint32_t n_sides = colocate_is_same_backwards(j->topology) ? 1 : 2;
     const uint32_t part = mp_topology_n_nodes(j->topology) > 1 ? 0 : (n + SPLITS_BY_GPU_MAX - 1) / SPLITS_BY_GPU_MAX;
     for (uint32_t k = 1; k < n; k++)
         for (uint32_t swapped = 0; swapped < n_sides; swapped++) {
@@ -500,7 +381,7 @@ static enum mp_status run_shares(struct job *j, struct mp_error *err) {
                 (part > 0 ? k % part != 0
                           : mp_topology_node(j->topology, low) == mp_topology_node(j->topology, low - 1)))
                 continue;
-            if (share_fits(j, &x))
+            if (colocate_share_fits(j, &x))
                 j->shares[j->n_shares++] = x;
             else
                 j->n_shares_without_room++;
@@ -527,16 +408,16 @@ static double weights_in_all(const struct job *j, const struct share *s) {
         for (int m = 0; m < 2; m++) {
             const struct side *x = &j->side[m];
             if (s == NULL)
-                sum += (double)weights(x, x->slots);
+                sum += (double)colocate_weights(x, colocate_slots_on(x, g));
             else if (g >= s->gpu[m] && g < s->gpu[m] + s->n_gpus[m])
-                sum += (double)weights(x, s->slots[m]);
+                sum += (double)colocate_weights(x, s->gpu_slots[m] != NULL ? s->gpu_slots[m][g] : s->slots[m]);
         }
     return sum;
 }
 static double memory_in_all(const struct job *j) {
     double sum = 0;
     for (uint32_t g = 0; g < j->topology->n_gpus; g++)
-        sum += (double)memory_of(j->topology, g);
+        sum += (double)colocate_memory(j->topology, g);
     return sum;
 }
 
@@ -680,11 +561,13 @@ enum mp_status colocate_compare(const struct opts *o, const struct args *args, i
     struct job *j = mp_calloc(1, sizeof *j);
     struct mp_out *out = NULL;
     char word[MP_MAX_NAME], note[300];
+    bool has_room;
     enum mp_status status = MP_OK;
     if (j == NULL)
         return mp_nomem(err, "compare");
     MP_TRY(load(j, o, args, err));
-    if (no_room(j, NULL, note, sizeof note) != NULL) {
+    MP_TRY(colocate_find_room(j, note, sizeof note, &has_room, err));
+    if (!has_room) {
         status = say_no(j, "compare", note, exit_code, err);
         goto out;
     }
@@ -787,6 +670,7 @@ enum mp_status colocate_plan(const struct opts *o, const struct args *args, int 
     struct mp_plan *plan[2] = {NULL, NULL};
     struct mp_plan_together together = {.is_present = true};
     char note[300], name[80], a[32], b[32];
+    bool has_room;
     enum mp_status status = MP_OK;
     if (j == NULL)
         return mp_nomem(err, "plan");
@@ -800,7 +684,8 @@ enum mp_status colocate_plan(const struct opts *o, const struct args *args, int 
     MP_TRY(tool_check_output(o->out, err));
     MP_TRY(tool_check_output(o->out_b, err));
     MP_TRY(load(j, o, args, err));
-    if (no_room(j, NULL, note, sizeof note) != NULL) {
+    MP_TRY(colocate_find_room(j, note, sizeof note, &has_room, err));
+    if (!has_room) {
         status = say_no(j, "plan", note, exit_code, err);
         goto out;
     }
@@ -826,8 +711,8 @@ enum mp_status colocate_plan(const struct opts *o, const struct args *args, int 
         request.given_name = name;
         request.given_work = j->rows[0].work_used;
         request.given_is_stopped = j->rows[0].is_stopped;
-        request.slots_per_gpu = j->rows[0].gpu_slots[m] == NULL ? j->side[m].slots : 0;
-        request.gpu_slots = j->rows[0].gpu_slots[m];
+        request.gpu_slots = j->rows[0].gpu_slots[m] != NULL ? j->rows[0].gpu_slots[m] : j->side[m].gpu_slots;
+        request.slots_per_gpu = request.gpu_slots == NULL ? j->side[m].slots : 0;
         MP_TRY(mp_plan_make(&plan[m], &request, &outcome, NULL, err));
         if (plan[m] == NULL) {
             snprintf(note, sizeof note, "the %s model: %.240s", m == 0 ? "first" : "second", err->message);

@@ -572,6 +572,59 @@ static void test_coloc__groups_when_experts_are_not_as_many_as_gpus(void **state
     }
 }
 
+/* GPUs of unlike memory: only `search` knows them, and it finds the best way to put its groups where they fit. */
+static void test_coloc__groups_keep_to_the_slots_of_each_gpu(void **state) {
+    (void)state;
+    static const uint32_t room[2][4] = {{2, 3, 1, 0}, {1, 0, 2, 3}};
+    uint32_t n_best = 0, n_other = 0;
+    for (uint64_t seed = 1; seed <= 60; seed++) {
+        struct instance x;
+        uint32_t at[2][4] = {{0, 1, 2, 3}, {0, 1, 2, 3}}, gpu[2][8], n_at[2][4] = {{0}, {0}};
+        struct mp_coloc_plan other = {.gpu = {gpu[0], gpu[1]}};
+        uint64_t best = UINT64_MAX;
+        make(&x, 4, 5, 4, UNEQUAL, seed);
+        for (int m = 0; m < 2; m++)
+            x.p.gpu_slots[m] = room[m];
+        struct mp_coloc_plan *plan = solve(&x.p, "search");
+        for (int m = 0; m < 2; m++)
+            for (uint32_t e = 0; e < x.p.model[m].n_experts; e++)
+                n_at[m][plan->gpu[m][e]]++;
+        for (int m = 0; m < 2; m++)
+            for (uint32_t g = 0; g < 4; g++)
+                assert_true(n_at[m][g] <= room[m][g]);
+        do {
+            do { /* what was on GPU g goes to at[m][g] */
+                bool fits = true;
+                for (int m = 0; m < 2; m++)
+                    for (uint32_t g = 0; g < 4; g++)
+                        fits &= n_at[m][g] <= room[m][at[m][g]];
+                for (int m = 0; m < 2 && fits; m++)
+                    for (uint32_t e = 0; e < x.p.model[m].n_experts; e++)
+                        gpu[m][e] = at[m][plan->gpu[m][e]];
+                const uint64_t value = fits ? value_of(&x.p, &other) : UINT64_MAX;
+                best = value < best ? value : best;
+            } while (next_permutation(at[1], 4));
+            for (uint32_t g = 0; g < 4; g++)
+                at[1][g] = g;
+        } while (next_permutation(at[0], 4));
+        assert_true(best <= value_of(&x.p, plan));
+        n_best += best == value_of(&x.p, plan);
+        mp_coloc_plan_free(plan);
+        static const char *const others[] = {"random", "sorted", "bottleneck", "decoupled", "exact"};
+        for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+            struct mp_error err = {0};
+            enum mp_outcome outcome;
+            CHECK_OK(mp_coloc_solve(&plan, mp_coloc_strategy_find(others[i]), &x.p, &outcome, &err), err);
+            if (plan == NULL)
+                assert_non_null(strstr(err.message, "(use search)"));
+            n_other += plan != NULL;
+            mp_coloc_plan_free(plan); /* checked by mp_coloc_solve where there is one */
+        }
+    }
+    assert_int_equal(n_best, 60);
+    assert_true(n_other < 60);
+}
+
 static void test_coloc__says_no_in_words(void **state) {
     struct instance x;
     struct mp_coloc_plan *plan;
@@ -820,6 +873,7 @@ int main(void) {
         cmocka_unit_test(test_coloc__a_timeline_given_up_is_no_shorter_than_its_limit),
         cmocka_unit_test(test_coloc__names_of_equal_gpus_do_not_matter),
         cmocka_unit_test(test_coloc__groups_when_experts_are_not_as_many_as_gpus),
+        cmocka_unit_test(test_coloc__groups_keep_to_the_slots_of_each_gpu),
         cmocka_unit_test(test_coloc__says_no_in_words),
         cmocka_unit_test(test_coloc__lina_packs_the_most_popular_with_the_least_on_half_of_the_gpus),
         cmocka_unit_test(test_coloc__exact_on_nodes_is_the_best_of_all_assignments),
