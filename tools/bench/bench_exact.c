@@ -240,7 +240,7 @@ static void make_reduced(struct reduced *r, const struct source *from, uint32_t 
         NEED(mp_trace_builder_request(b, &request, &err));
         made++;
         for (uint32_t i = 0; i < 24; i++) {
-            uint16_t ids[MP_MAX_TOP_K], two[2];
+            uint16_t ids[MP_MAX_TOP_K] = {0}, two[2];
             if (t != NULL) {
                 (void)mp_trace_row(t, from->layer, first + i, ids);
             } else {
