@@ -26,9 +26,18 @@
 #define TURNS_WITHIN 1.01              /* if they are so near */
 #define ROUTED_PLACEMENTS 3u           /* placements with replicas that all other routes are tried on */
 #define ROUTED_PAIRS UINT64_C(6000000) /* of a step: above that, on the best one */
-enum { FIT = 1, VALIDATION };          /* seeds of draws */
+#define GLANCE_STEPS_MIN 32u           /* with redundant slots, and so many steps to score on, */
+#define GLANCE_PART 8u                 /* this part of them says which candidates are */
+#define GLANCE_STEPS_MAX 8u
+#define GLANCE_FAR 0.01       /* farther than this from the best, and beyond doubt */
+enum { FIT = 1, VALIDATION }; /* seeds of draws */
 #define EXACT_COPIES_MAX 12u
 #define EXACT_GPUS_MAX 8u
+
+struct glance {
+    uint32_t n;
+    double step_ns[GLANCE_STEPS_MAX];
+};
 
 struct search {
     const struct mp_plan_request *request;
@@ -44,6 +53,7 @@ struct search {
     uint64_t scored[N_CANDIDATES_MAX]; /* keys of the plans scored so far */
     bool is_found, is_stopped;
     double best_score, started;
+    struct glance glance; /* of best_plan; n 0: not looked at */
     uint64_t work;
     const char *stopped_by;
     struct mp_error declined; /* of the first candidate that did not apply */
@@ -128,13 +138,63 @@ static bool was_scored(struct search *s, const struct mp_plan *p) {
     return false;
 }
 
+/* A few of the steps, every transfer at its port bound. */
+static enum mp_status glance_at(const struct search *s, const struct mp_plan *plan, struct glance *out,
+                                struct mp_error *err) {
+    struct mp_sim_result *result;
+    enum mp_status status =
+        mp_score_glance(&result, plan, &s->score_on, mp_scoring_steps(&s->score_on) / GLANCE_PART, err);
+    if (status != MP_OK)
+        return status;
+    out->n = result->n_steps < GLANCE_STEPS_MAX ? result->n_steps : GLANCE_STEPS_MAX;
+    for (uint32_t i = 0; i < out->n; i++)
+        out->step_ns[i] = (double)result->steps[i].step_ns;
+    mp_sim_result_free(result);
+    return MP_OK;
+}
+
+/* Is its mean step longer by more than GLANCE_FAR of the other's, by four times what that mean is uncertain? */
+static bool is_far(const struct glance *x, const struct glance *best, double *ratio) {
+    double sum = 0, spread = 0, all = 0;
+    for (uint32_t i = 0; i < best->n; i++) {
+        sum += x->step_ns[i] - (1 + GLANCE_FAR) * best->step_ns[i];
+        all += best->step_ns[i];
+    }
+    for (uint32_t i = 0; i < best->n; i++) {
+        const double d = x->step_ns[i] - (1 + GLANCE_FAR) * best->step_ns[i] - sum / best->n;
+        spread += d * d;
+    }
+    *ratio = 1 + GLANCE_FAR + sum / all;
+    return sum > 0 && sum * sum * (best->n - 1.0) > 16.0 * best->n * spread;
+}
+
+/* With redundant slots there are many combinations, most of them far from the best: *score gets about what they take
+ * then, else 0. */
+static enum mp_status score_if_far(struct search *s, const struct mp_plan *plan, double *score, struct mp_error *err) {
+    const struct mp_problem *p = &s->score_on;
+    struct glance its;
+    double ratio;
+    *score = 0;
+    if (!s->is_found || s->fit.n_redundant == 0 || p->objective != MP_OBJECTIVE_STEP || p->sim.is_pipelined ||
+        plan->n_orders > 0 || s->best_plan->n_orders > 0 || mp_scoring_steps(p) < GLANCE_STEPS_MIN)
+        return MP_OK;
+    enum mp_status status = s->glance.n > 0 ? MP_OK : glance_at(s, s->best_plan, &s->glance, err);
+    if (status == MP_OK)
+        status = glance_at(s, plan, &its, err);
+    if (status == MP_OK && its.n == s->glance.n && is_far(&its, &s->glance, &ratio))
+        *score = s->best_score * ratio;
+    return status;
+}
+
 /* The selection score; a lower bound on it when that alone shows that the plan is not the best. Objectives that the
  * network has no part in are exact with the bound. */
 static enum mp_status score_of(struct search *s, const struct mp_plan *plan, double *score, struct mp_error *err) {
     const struct mp_problem *p = &s->score_on;
     bool is_timed = p->objective == MP_OBJECTIVE_STEP || p->objective == MP_OBJECTIVE_P95;
     struct mp_sim_result *result = NULL;
-    enum mp_status status = MP_OK;
+    enum mp_status status = score_if_far(s, plan, score, err);
+    if (status != MP_OK || *score > 0)
+        return status;
     if (!is_timed || (s->is_found && plan->n_orders == 0 && !p->sim.is_pipelined)) { /* no bound on that reading */
         status = mp_score_below(&result, plan, p, err);
         if (status != MP_OK)
@@ -183,6 +243,7 @@ static enum mp_status try_one(struct search *s, struct mp_combination c, struct 
     if (status == MP_OK && (!s->is_found || score < s->best_score)) {
         s->is_found = true;
         s->best_score = score;
+        s->glance.n = 0;
         s->best = c;
         s->best_outcome = outcome;
         mp_plan_free(s->best_plan);
@@ -205,10 +266,11 @@ static bool is_by_solver(const struct mp_strategy *place) {
     return strncmp(place->name, "exact", 5) == 0 || strcmp(place->name, "moetuner") == 0;
 }
 
-static enum mp_status try_named(struct search *s, struct mp_error *err) {
+/* All recipes; `searches`: only those that place by search. */
+static enum mp_status try_recipes(struct search *s, bool searches, struct mp_error *err) {
     for (uint32_t i = 0; mp_recipe_at(i) != NULL; i++) {
         const struct mp_recipe *recipe = mp_recipe_at(i);
-        if (recipe->place == NULL)
+        if (recipe->place == NULL || (searches && strcmp(recipe->place, "search") != 0))
             continue;
         struct mp_combination c;
         enum mp_status status = mp_combination_of(&c, recipe, s->request, err);
@@ -221,6 +283,15 @@ static enum mp_status try_named(struct search *s, struct mp_error *err) {
             return status;
     }
     return MP_OK;
+}
+
+/* With redundant slots the best ones first, so that those far from them are soon known. Not where a limit could end it
+ * before the quick ones had their turn. */
+static enum mp_status try_named(struct search *s, struct mp_error *err) {
+    enum mp_status status = MP_OK;
+    if (s->fit.n_redundant > 0 && s->budget->work_limit == 0 && s->budget->wall_seconds <= 0)
+        status = try_recipes(s, true, err);
+    return status == MP_OK ? try_recipes(s, false, err) : status;
 }
 
 /* The exact searches take part where they are quick: small layers. */

@@ -236,6 +236,35 @@ static struct placed *find_placed(const struct mp_placed_list *list, const struc
     return x;
 }
 
+static void add_placed(struct mp_placed_list *list, struct placed *x) {
+    x->next = list->first;
+    list->first = x;
+}
+
+/* A search that chooses replicas begins with single copies, whatever rule they are for: they are made once. */
+static enum mp_status place_singles(const struct mp_plan **out, const struct mp_problem *p,
+                                    const struct mp_combination *c, struct mp_placed_list *list,
+                                    const struct mp_budget *budget, uint64_t *work, struct mp_error *err) {
+    struct mp_combination single = *c;
+    struct mp_budget half = *budget;
+    *out = NULL;
+    if (list == NULL || p->needs_equal_slots || p->n_redundant == 0 || !c->stage[MP_PLAN_PLACE]->takes_open ||
+        c->stage[MP_PLAN_REPLICATE] != mp_strategy_find(MP_PLAN_REPLICATE, "search"))
+        return MP_OK;
+    single.stage[MP_PLAN_REPLICATE] = mp_strategy_find(MP_PLAN_REPLICATE, "none");
+    struct placed *x = find_placed(list, p, &single);
+    if (x == NULL) {
+        half.work_limit = budget->work_limit > 1 ? budget->work_limit / 2 : budget->work_limit;
+        enum mp_status status = place(&x, p, &single, &half, err);
+        if (status != MP_OK)
+            return status;
+        *work += x->draft.work_used;
+        add_placed(list, x);
+    }
+    *out = x->plan;
+    return MP_OK;
+}
+
 enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem *problem,
                                   const struct mp_combination *c, struct mp_placed_list *list,
                                   const struct mp_budget *budget, uint64_t *work, enum mp_outcome *outcome,
@@ -250,16 +279,18 @@ enum mp_status mp_combination_run(struct mp_plan **out, const struct mp_problem 
     struct placed *x = find_placed(list, &p, c), *own = NULL;
     struct mp_budget left = *budget; /* of routing and orders */
     if (x == NULL) {
-        MP_TRY(place(&x, &p, c, budget, err));
-        *work += x->draft.work_used;
+        uint64_t used = 0;
+        MP_TRY(place_singles(&p.singles, &p, c, list, budget, &used, err));
+        if (left.work_limit > 0)
+            left.work_limit = left.work_limit > used ? left.work_limit - used : 1;
+        MP_TRY(place(&x, &p, c, &left, err));
+        *work += used + x->draft.work_used;
         if (left.work_limit > 0)
             left.work_limit = left.work_limit > x->draft.work_used ? left.work_limit - x->draft.work_used : 1;
-        if (list != NULL) {
-            x->next = list->first;
-            list->first = x;
-        } else {
+        if (list != NULL)
+            add_placed(list, x);
+        else
             own = x;
-        }
     }
     if (x->plan == NULL) {
         *outcome = x->outcome;

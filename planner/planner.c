@@ -62,26 +62,31 @@ uint32_t mp_scoring_steps(const struct mp_problem *p) {
 }
 
 static enum mp_status score(struct mp_sim_result **out, const struct mp_plan *plan, const struct mp_problem *p,
-                            enum mp_network_mode network, struct mp_error *err) {
+                            enum mp_network_mode network, uint32_t n_steps, struct mp_error *err) {
     struct mp_sim_options options = p->sim;
     options.network = network;
     options.stage_mode = -1;
     options.no_pacing = false;
     options.with_bound = false;
     options.n_threads = p->n_threads;
-    options.n_steps_max = mp_scoring_steps(p);
+    options.n_steps_max = n_steps;
     return mp_simulate(out, plan, p->workload, p->topology, p->model, &options, err);
 }
 
 enum mp_status mp_score(struct mp_sim_result **out, const struct mp_plan *plan, const struct mp_problem *p,
                         uint64_t *work, struct mp_error *err) {
     *work += (uint64_t)mp_scoring_steps(p) * plan->n_layers;
-    return score(out, plan, p, MP_NETWORK_PLAN, err);
+    return score(out, plan, p, MP_NETWORK_PLAN, mp_scoring_steps(p), err);
 }
 
 enum mp_status mp_score_below(struct mp_sim_result **out, const struct mp_plan *plan, const struct mp_problem *p,
                               struct mp_error *err) {
-    return score(out, plan, p, MP_NETWORK_PORT_BOUND, err);
+    return score(out, plan, p, MP_NETWORK_PORT_BOUND, mp_scoring_steps(p), err);
+}
+
+enum mp_status mp_score_glance(struct mp_sim_result **out, const struct mp_plan *plan, const struct mp_problem *p,
+                               uint32_t n_steps, struct mp_error *err) {
+    return score(out, plan, p, MP_NETWORK_PORT_BOUND, n_steps, err);
 }
 
 /* ---- the whole ---- */

@@ -115,5 +115,8 @@ enum mp_status mp_score(struct mp_sim_result **out, const struct mp_plan *plan, 
  * orders, and rows and bytes are the same. Not counted as work. */
 enum mp_status mp_score_below(struct mp_sim_result **out, const struct mp_plan *plan, const struct mp_problem *p,
                               struct mp_error *err) MP_MUST_CHECK;
+/* mp_score_below on so few steps. */
+enum mp_status mp_score_glance(struct mp_sim_result **out, const struct mp_plan *plan, const struct mp_problem *p,
+                               uint32_t n_steps, struct mp_error *err) MP_MUST_CHECK;
 
 #endif

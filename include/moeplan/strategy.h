@@ -46,6 +46,7 @@ struct mp_problem {                     /* all borrowed */
     /* The rule that tokens will follow to replicas, or of EVEN and NEAREST the one more like it: for place strategies
      * that choose replicas. */
     enum mp_route_rule placed_for;
+    const struct mp_plan *singles;     /* what place search makes of one copy each, where that is known; NULL = not */
     const uint32_t *given;             /* [n_layers][n_experts] GPU of each expert, decided elsewhere; NULL = not */
     const struct mp_plan *given_slots; /* in place of that: the slots of this plan, of the same shape; NULL = not */
     const struct mp_limits *limits;    /* a plan's orders take at most an eighth of its text; NULL = the defaults */

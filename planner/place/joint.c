@@ -17,9 +17,12 @@
 
 #define ITEMS_MAX 8192u /* with all numbers of replicas */
 #define LOG_MAX 1024u
+#define NODES_MAX 4u
 
 struct local {
     const struct mp_joint *in;
+    const uint16_t **starts; /* [n_starts] */
+    uint32_t n_starts;
     struct mp_replicated x;
     struct mp_rng rng;
     bool *is_dirty; /* [n_gpus] */
@@ -258,12 +261,12 @@ static bool fits(const struct local *x) {
 
 static enum mp_status search(struct local *x, struct mp_arena *arena, struct mp_error *err) {
     const struct mp_joint *in = x->in;
-    struct start *starts = mp_arena_alloc(arena, in->n_starts, sizeof *starts);
+    struct start *starts = mp_arena_alloc(arena, x->n_starts, sizeof *starts);
     uint32_t n = 0;
     if (starts == NULL)
         return mp_nomem(err, "replicas of a layer");
-    for (uint32_t i = 0; i < in->n_starts; i++) {
-        if (!mp_replicated_read(&x->x, in->starts[i]) || !fits(x))
+    for (uint32_t i = 0; i < x->n_starts; i++) {
+        if (!mp_replicated_read(&x->x, x->starts[i]) || !fits(x))
             continue;
         keep_best(x);
         starts[n++] = (struct start){mp_layer_cost_now(x->x.cost), i};
@@ -277,7 +280,7 @@ static enum mp_status search(struct local *x, struct mp_arena *arena, struct mp_
         const uint64_t used = mp_layer_cost_work(x->x.cost), left = in->effort > used ? in->effort - used : 0;
         x->limit = used + (i == 0 ? left / 2 : left / 8);
         x->is_over = false;
-        (void)mp_replicated_read(&x->x, in->starts[starts[i].number]);
+        (void)mp_replicated_read(&x->x, x->starts[starts[i].number]);
         memset(x->is_dirty, true, x->x.n_gpus * sizeof *x->is_dirty);
         descend(x);
         keep_best(x);
@@ -303,6 +306,35 @@ static enum mp_status search(struct local *x, struct mp_arena *arena, struct mp_
     return MP_OK;
 }
 
+/* A replica on every node, of a few nodes, keeps what an expert is sent at home. */
+static void allow_each_node(uint8_t *most, const struct mp_topology *topology, uint32_t n_experts) {
+    const uint32_t n = mp_topology_n_nodes(topology);
+    for (uint32_t e = 0; e < n_experts && n <= NODES_MAX; e++)
+        most[e] = (uint8_t)(most[e] < n ? n : most[e]);
+}
+
+/* Those given, and the first of them with what nodes need at home. */
+static enum mp_status list_starts(struct local *x, const uint8_t *most, struct mp_arena *arena, struct mp_error *err) {
+    const struct mp_joint *in = x->in;
+    const uint32_t n_slots = in->first_slot[in->cost.problem->topology->n_gpus];
+    uint16_t *near = mp_arena_alloc(arena, n_slots, sizeof *near);
+    bool has_near = false;
+    x->starts = mp_arena_alloc(arena, in->n_starts + 1, sizeof *x->starts);
+    if (near == NULL || x->starts == NULL)
+        return mp_nomem(err, "replicas of a layer");
+    for (uint32_t i = 0; i < in->n_starts; i++)
+        x->starts[x->n_starts++] = in->starts[i];
+    if (in->n_starts > 0) {
+        memcpy(near, in->starts[0], n_slots * sizeof *near);
+        enum mp_status status = mp_joint_near(in, most, near, &has_near, arena, err);
+        if (status != MP_OK)
+            return status;
+    }
+    if (has_near)
+        x->starts[x->n_starts++] = near;
+    return MP_OK;
+}
+
 enum mp_status mp_joint_search(const struct mp_joint *in, uint16_t *slots, uint64_t *value, uint64_t *work,
                                bool *has_struck, enum mp_outcome *outcome, struct mp_error *err) {
     struct local x = {.in = in, .rng = mp_rng_seed(in->seed), .best_value = UINT64_MAX};
@@ -316,6 +348,9 @@ enum mp_status mp_joint_search(const struct mp_joint *in, uint16_t *slots, uint6
         goto out;
     }
     MP_TRY(mp_joint_most(most, in->load, n_experts, n_gpus, in->n_extra, arena, err));
+    if (in->cost.rule == MP_ROUTE_NEAREST)
+        allow_each_node(most, in->cost.problem->topology, n_experts);
+    MP_TRY(list_starts(&x, most, arena, err));
     MP_TRY(mp_replicated_new(&x.x, &in->cost, most, in->first_slot, arena, outcome, err));
     if (*outcome != MP_FOUND)
         goto out;

@@ -26,6 +26,12 @@ struct mp_joint {
 enum mp_status mp_joint_search(const struct mp_joint *in, uint16_t *slots, uint64_t *value, uint64_t *work,
                                bool *has_struck, enum mp_outcome *outcome, struct mp_error *err) MP_MUST_CHECK;
 
+/* Into slots[], which hold single copies: what nodes need most at home besides, tokens going to the nearest replica
+ * (planner/place/joint_near.c). *has_near false: nothing of the kind here (rule even, one node, counts, every slot to
+ * be filled), and slots are as they were. */
+enum mp_status mp_joint_near(const struct mp_joint *in, const uint8_t *most, uint16_t *slots, bool *has_near,
+                             struct mp_arena *arena, struct mp_error *err) MP_MUST_CHECK;
+
 /* The most replicas worth looking at: one more than EPLB's rule gives each expert with n_extra, at least two, at most
  * MP_REPLICAS_MAX and the GPUs there are. most[n_experts]. */
 enum mp_status mp_joint_most(uint8_t *most, const uint64_t *load, uint32_t n_experts, uint32_t n_gpus, uint32_t n_extra,

@@ -16,6 +16,8 @@
 #include <string.h>
 
 #define TOKENS_MAX 65536u
+#define TOKENS_REDUNDANT                                                                                               \
+    16384u        /* with redundant slots, where there are many searches: more exchanges for the same work */
 #define KICKS 16u /* without success, after which it is done */
 
 struct groups {
@@ -290,7 +292,8 @@ enum mp_status mp_layer_cost_groups(struct mp_layer_cost *c, const struct mp_lay
     struct mp_arena *arena = mp_arena_new();
     for (uint32_t i = 0; i < c->n_steps; i++)
         x.n_rows += step_of(spec, c->problem.workload, i)->n;
-    x.n_tokens = x.n_rows < TOKENS_MAX ? (uint32_t)x.n_rows : TOKENS_MAX;
+    const uint32_t n_most = c->problem.n_redundant > 0 ? TOKENS_REDUNDANT : TOKENS_MAX;
+    x.n_tokens = x.n_rows < n_most ? (uint32_t)x.n_rows : n_most;
     x.ids = arena != NULL ? mp_arena_alloc(arena, (size_t)x.n_tokens * x.top_k, sizeof *x.ids) : NULL;
     if (x.ids == NULL) {
         mp_arena_free(arena);

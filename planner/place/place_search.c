@@ -40,13 +40,11 @@ static const struct mp_option options[] = {
 #define STARTS_MAX 8u
 #define START_PART 32u /* setting out from one start takes at most this part of the effort */
 #define DRAW_MIN 8u
-#define EFFORT_OF_ALL UINT64_C(5200000000) /* with redundant slots, over all layers: `auto` searches three times then  \
-                                            */
-#define RETURN_MOVES 4u                    /* items at a time on the way back to the best placement */
-#define SINGLE_PART                                                                                                    \
-    3u                 /* where replicas are chosen too, this part of the work goes into placing single copies first   \
-                        */
-#define GROUPS_PART 8u /* of the work goes into grouping experts by node */
+#define EFFORT_OF_ALL                                                                                                  \
+    UINT64_C(5200000000) /* with redundant slots, over all layers: `auto` searches three times then                    \
+                          */
+#define RETURN_MOVES 4u  /* items at a time on the way back to the best placement */
+#define GROUPS_PART 8u   /* of the work goes into grouping experts by node */
 
 struct starts {
     uint32_t n;
@@ -639,6 +637,30 @@ static enum mp_status draw(struct mp_workload **out, const struct search *s, uin
 }
 
 static enum mp_status solve(const struct mp_problem *in, const struct mp_budget *budget, struct mp_arena *scratch,
+                            struct mp_draft *draft, enum mp_outcome *outcome, struct mp_error *err);
+
+/* Where replicas are chosen too it begins with single copies: what a search for those comes to. */
+static enum mp_status begin_with_singles(struct search *s, const struct mp_problem *in, struct mp_arena *scratch,
+                                         enum mp_outcome *outcome, struct mp_error *err) {
+    struct mp_plan *p = s->draft->plan;
+    struct mp_draft single = *s->draft;
+    struct mp_budget half = *s->budget;
+    if (in->singles != NULL) {
+        for (uint32_t l = 0; l < p->n_layers; l++)
+            memcpy(p->layers[l].slot_expert, in->singles->layers[l].slot_expert,
+                   p->n_slots * sizeof *p->layers[l].slot_expert);
+        *outcome = MP_FOUND;
+        return MP_OK;
+    }
+    single.is_open = false;
+    single.work_used = 0;
+    half.work_limit = half.work_limit > 1 ? half.work_limit / 2 : half.work_limit;
+    enum mp_status status = solve(in, &half, scratch, &single, outcome, err);
+    s->draft->work_used += single.work_used;
+    return status;
+}
+
+static enum mp_status solve(const struct mp_problem *in, const struct mp_budget *budget, struct mp_arena *scratch,
                             struct mp_draft *draft, enum mp_outcome *outcome, struct mp_error *err) {
     struct mp_plan *p = draft->plan;
     struct search s = {
@@ -671,24 +693,22 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     }
     for (uint32_t i = 0; i < s.n_steps; i++)
         s.steps[i] = (uint32_t)mp_mul_div(2 * (uint64_t)i + 1, n, 2 * (uint64_t)s.n_steps);
+    if (s.is_open && !s.must_fill) {
+        MP_TRY(begin_with_singles(&s, in, scratch, outcome, err));
+        if (*outcome != MP_FOUND)
+            goto out;
+    }
     if (s.is_open) {
         for (uint32_t part = 1; part < 8 && in->n_redundant / part > 0; part *= 2)
             MP_TRY(start_with(&s, in->n_redundant / part, scratch, err));
-        s.effort -= s.effort / SINGLE_PART;
-    }
-    if (!s.must_fill) {
-        const uint64_t effort = s.effort;
+        s.effort = budget->work_limit > 0 && in->singles == NULL ? s.effort / 2 : s.effort / 3 * 2;
+    } else {
         static const char *const names[] = {"contiguous", "lpt", "eplb", "round-robin"};
         MP_TRY(make_starts(&s.starts, &s, draft, names, sizeof names / sizeof *names, err));
         s.problem = &looked_at;
-        s.effort = s.is_open ? s.effort / (SINGLE_PART - 1) : s.effort;
         MP_TRY(mp_parallel_for(in->n_threads, p->n_layers, search_layer, &s, err));
-        s.effort = effort;
     }
     *outcome = MP_FOUND;
-    for (uint32_t l = 0; l < p->n_layers && s.is_open; l++)
-        if (s.outcomes[l] != MP_FOUND)
-            s.is_open = false; /* the reason is said below */
     s.problem = &looked_at;
     if (s.is_open)
         MP_TRY(mp_parallel_for(in->n_threads, p->n_layers, replicate_layer, &s, err));

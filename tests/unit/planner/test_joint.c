@@ -177,6 +177,97 @@ static void test_joint__impossible_shifts_are_refused(void **state) {
     tiny_free(&t);
 }
 
+/* ---- what nodes need at home ---- */
+/* Tokens of all steps that need something of the other node, on either node, with these slots. */
+static uint64_t copies_between(const struct mp_workload *w, const struct mp_topology *t, const uint16_t *slots,
+                               uint32_t n_slots, uint32_t per_gpu) {
+    bool has[2][8] = {{false}};
+    uint64_t n = 0;
+    for (uint32_t s = 0; s < n_slots; s++)
+        if (slots[s] != MP_NO_EXPERT)
+            has[mp_topology_node(t, s / per_gpu)][slots[s]] = true;
+    for (uint32_t i = 0; i < w->n_steps; i++)
+        for (uint32_t r = 0; r < w->steps[i].n; r++) {
+            uint16_t ids[MP_MAX_TOP_K];
+            const uint32_t k = mp_trace_row(w->trace, 0, w->steps[i].row[r], ids);
+            for (uint32_t v = 0; v < 2; v++) {
+                bool needs = false;
+                for (uint32_t j = 0; j < k; j++)
+                    needs |= !has[v][ids[j]];
+                n += needs;
+            }
+        }
+    return n;
+}
+
+static void test_joint__nodes_get_at_home_what_ends_most_copies(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    struct tiny t;
+    struct mp_workload *w;
+    bool has_near;
+    const struct tiny_spec s = {.n_layers = 1,
+                                .n_experts = 6,
+                                .top_k = 2,
+                                .n_requests = 60,
+                                .n_rows = 8,
+                                .topology = "2x2:h100",
+                                .phase = MP_PHASE_PREFILL,
+                                .batch = 20};
+    const uint8_t most[6] = {2, 2, 2, 2, 2, 2};
+    const uint32_t first_slot[5] = {0, 3, 6, 9, 12};
+    const uint16_t none = MP_NO_EXPERT, singles[12] = {0, 4, none, 1, none, 5, 2, none, none, 3, none, none};
+    uint16_t slots[12];
+    CHECK_OK(tiny_make(&t, &s, &err), err);
+    CHECK_OK(mp_workload_build(&w, &t.part, &t.request.batching, &err), err);
+    uint64_t load[6] = {0};
+    mp_workload_load(w, 0, load);
+    struct mp_problem problem = {
+        .workload = w, .topology = t.topology, .model = t.model, .sim = t.request.sim, .n_threads = 1};
+    problem.sim.dispatcher = mp_dispatcher_find("deepep-normal");
+    struct mp_joint in = {.cost = {.problem = &problem, .n_steps = w->n_steps, .rule = MP_ROUTE_NEAREST},
+                          .first_slot = first_slot,
+                          .n_extra = 1,
+                          .load = load};
+    struct mp_arena *arena = mp_arena_new();
+    /* One replica: the best of all there are. */
+    memcpy(slots, singles, sizeof slots);
+    CHECK_OK(mp_joint_near(&in, most, slots, &has_near, arena, &err), err);
+    assert_true(has_near);
+    uint64_t best = UINT64_MAX;
+    for (uint32_t at = 0; at < 12; at++)
+        for (uint16_t e = 0; e < 6 && singles[at] == none; e++) {
+            uint16_t tried[12];
+            memcpy(tried, singles, sizeof tried);
+            tried[at] = e;
+            const uint64_t n = copies_between(w, t.topology, tried, 12, 3);
+            best = n < best ? n : best;
+        }
+    assert_int_equal(copies_between(w, t.topology, slots, 12, 3), best);
+    assert_true(best < copies_between(w, t.topology, singles, 12, 3));
+    /* As many as there is room for: every expert on both nodes, once on each. */
+    in.n_extra = 6;
+    memcpy(slots, singles, sizeof slots);
+    CHECK_OK(mp_joint_near(&in, most, slots, &has_near, arena, &err), err);
+    for (uint32_t v = 0; v < 2; v++)
+        for (uint16_t e = 0; e < 6; e++) {
+            uint32_t n = 0;
+            for (uint32_t at = 6 * v; at < 6 * (v + 1); at++)
+                n += slots[at] == e;
+            assert_int_equal(n, 1);
+        }
+    assert_int_equal(copies_between(w, t.topology, slots, 12, 3), 0);
+    /* Tokens dealt evenly have no home. */
+    in.cost.rule = MP_ROUTE_EVEN;
+    memcpy(slots, singles, sizeof slots);
+    CHECK_OK(mp_joint_near(&in, most, slots, &has_near, arena, &err), err);
+    assert_false(has_near);
+    assert_memory_equal(slots, singles, sizeof slots);
+    mp_arena_free(arena);
+    mp_workload_free(w);
+    tiny_free(&t);
+}
+
 /* ---- the search against everything there is ---- */
 struct brute {
     struct mp_replicated *x;
@@ -318,6 +409,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_joint__shifts_equal_the_simulator),
         cmocka_unit_test(test_joint__impossible_shifts_are_refused),
+        cmocka_unit_test(test_joint__nodes_get_at_home_what_ends_most_copies),
         cmocka_unit_test(test_joint__finds_the_optimum_of_tiny_problems),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
