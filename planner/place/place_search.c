@@ -670,7 +670,8 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     enum mp_status status;
     bool by_token = in->sim.dispatcher->copies == MP_COPY_PER_NODE || in->sim.dispatcher->copies == MP_COPY_PER_GPU;
     s.effort = (uint64_t)s.values[OPTION_EFFORT] * 1000000 * (by_token ? 2 : 1);
-    if (in->n_redundant > 0 && s.effort > EFFORT_OF_ALL / p->n_layers)
+    const bool is_large = in->n_redundant > 0 && s.effort > EFFORT_OF_ALL / p->n_layers;
+    if (is_large)
         s.effort = EFFORT_OF_ALL / p->n_layers;
     if (budget->work_limit > 0) {
         uint64_t each = mp_mul_div(budget->work_limit, WORK_PER_PAIR, p->n_layers);
@@ -701,7 +702,7 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
     if (s.is_open) {
         for (uint32_t part = 1; part < 8 && in->n_redundant / part > 0; part *= 2)
             MP_TRY(start_with(&s, in->n_redundant / part, scratch, err));
-        s.effort = budget->work_limit > 0 && in->singles == NULL ? s.effort / 2 : s.effort / 3 * 2;
+        s.effort = is_large || (budget->work_limit > 0 && in->singles == NULL) ? s.effort / 2 : s.effort / 3 * 2;
     } else {
         static const char *const names[] = {"contiguous", "lpt", "eplb", "round-robin"};
         MP_TRY(make_starts(&s.starts, &s, draft, names, sizeof names / sizeof *names, err));
