@@ -85,8 +85,8 @@ def main():
                           f"{reference:.0f}", flush=True)
                     tokens, copies, moved = tokens + v["tokens"], copies + v["copies"], moved + v["bytes_moved"]
         print(f"{'all verified':44} {tokens:9} {copies:9} {'':6} {moved / 1e9:7.2f}")
-        must(moeplan, "plan", "t.mpt", "slow.yaml", "--batch", 64, "--steps", 1, "--strategy", "contiguous", "--order", "single" if o.transport == COLLECTIVE else "spread-out",
-             "--dispatcher", "deepep-ll",
+        order = "single" if o.transport == COLLECTIVE else "spread-out"
+        must(moeplan, "plan", "t.mpt", "slow.yaml", "--batch", 64, "--steps", 1, "--strategy", "contiguous", "--order", order, "--dispatcher", "deepep-ll",
              "-q", "-o", "p.yaml", *model)
         for fault in FAULTS:
             if o.transport == COLLECTIVE and fault[:4] in ("swap", "drop", "lie@"):
