@@ -6,13 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum kind { NOTHING, COPY, CLEAR, HOST, MOVE_ROWS, ADD_ROWS };
+enum kind { NOTHING, COPY, CLEAR, HOST, MOVE_ROWS, ADD_ROWS, PROGRESS };
 struct op {
     enum kind kind;
     uint8_t *to;
     const uint8_t *from;
     size_t n;
     cudaHostFn_t function;
+    bool (*progress)(void *ctx);
     void *ctx;
     const void *table, *terms; /* of rows, n of them, in the block `to` */
     uint64_t row_bytes;
@@ -159,6 +160,8 @@ static void carry_out(struct op *o) {
         move_rows(o);
     if (o->kind == ADD_ROWS)
         add_rows(o);
+    if (o->kind == PROGRESS && !o->progress(o->ctx))
+        return; /* again, later */
     o->done_at = ++m.clock;
     o->is_done = true;
 }
@@ -171,7 +174,7 @@ static void step(void) {
         m.first_undone++;
     for (size_t i = m.first_undone; i < m.n && n < 16; i++) {
         struct op *o = m.ops[i];
-        bool is_ready = !o->is_started && !o->is_captured;
+        bool is_ready = (!o->is_started || (o->kind == PROGRESS && !is_done(o))) && !o->is_captured;
         for (size_t k = 0; k < o->n_after && is_ready; k++)
             is_ready = is_done(o->after[k]);
         if (is_ready)
@@ -347,6 +350,10 @@ int gpu_rows_add(uint8_t *block, const struct gpu_row_sum *sums, const struct gp
 cudaError_t cudaLaunchHostFunc(cudaStream_t s, cudaHostFn_t function, void *ctx) {
     (void)add(s, (struct op){.kind = HOST, .function = function, .ctx = ctx});
     return cudaSuccess;
+}
+
+void mock_cuda_enqueue(struct CUstream_st *s, bool (*progress)(void *ctx), void *ctx) {
+    (void)add(s, (struct op){.kind = PROGRESS, .progress = progress, .ctx = ctx});
 }
 
 /* ---- graphs ---- */

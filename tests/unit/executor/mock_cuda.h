@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct CUstream_st;
 /* As new: this many devices (0 = no driver), this seed, allocation number fail_at of device memory fails (0 = none). */
 void mock_cuda_begin(int n_devices, uint64_t seed, uint64_t fail_at);
 /* Objects and memory not given back; waits for host functions. */
@@ -19,5 +20,8 @@ uint64_t mock_cuda_rows(bool adds); /* rows that kernels moved, that they added 
 /* From now on one row of every table that moves (adds) rows has a wrong index: it is read from where the next one is.
  */
 void mock_cuda_mistake_row(bool adds);
+/* For mocks of other libraries: an operation of the stream, which goes on each time it is called and says whether it is
+ * done. What is captured into a graph is done again by each launch. */
+void mock_cuda_enqueue(struct CUstream_st *s, bool (*progress)(void *ctx), void *ctx);
 
 #endif

@@ -318,31 +318,6 @@ static void test_exec__plain_matrices(void **state) {
 
 /* ---- faults ---- */
 
-/* Plans with traffic out of rank `rank` in the first stage of step 0, layer 0. */
-static bool has_victim(const struct trial *t, uint32_t *rank, uint32_t *stage, uint64_t *n_sends) {
-    struct mp_error err = {0};
-    struct mp_net *net;
-    struct ex_layer *l;
-    struct mp_cost_setup setup = t->w.setup;
-    bool is_found = false;
-    setup.dispatcher = t->in.dispatcher;
-    setup.sources = t->in.sources;
-    CHECK_OK(mp_net_new(&net, &t->w.net.t, &err), err);
-    CHECK_OK(ex_layer_new(&l, &setup, net, -1, &(struct ex_limits){0}, 0, 0, &err), err);
-    const struct ex_script *s = l->scripts[EX_DISPATCH];
-    for (size_t m = 0; m < s->n_messages && !is_found; m++) {
-        *rank = s->messages[m].src;
-        *stage = s->messages[m].stage;
-        *n_sends = 0;
-        for (size_t i = s->send_first[*rank]; i < s->send_first[*rank + 1]; i++)
-            *n_sends += s->sends[i].stage >= *stage && s->sends[i].bytes >= 16;
-        is_found = *n_sends >= 2 && s->messages[m].bytes >= 16;
-    }
-    ex_layer_free(l);
-    mp_net_free(net);
-    return is_found;
-}
-
 static void test_exec__faults_are_caught(void **state) {
     (void)state;
     static struct trial t;
@@ -354,7 +329,7 @@ static void test_exec__faults_are_caught(void **state) {
         char fault[64];
         trial_make(&t, seed, false);
         const size_t k = seed % 5;
-        if (has_victim(&t, &rank, &stage, &n_sends) && (k != 4 || n[4] < 3)) {
+        if (trial_victim(&t, &rank, &stage, &n_sends) && (k != 4 || n[4] < 3)) {
             struct mp_error err = {0};
             struct mp_exec_result *r;
             snprintf(fault, sizeof fault, "%s@0/0/%u/%u", kinds[k], stage, rank);

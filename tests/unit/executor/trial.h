@@ -15,5 +15,7 @@ struct trial {
 };
 /* Everything from the seed. world_free(&t->w) gives back. */
 void trial_make(struct trial *t, uint64_t seed, bool is_counts);
+/* Is there traffic of at least two messages of 16 bytes out of a rank, from a stage of step 0, layer 0 on? */
+bool trial_victim(const struct trial *t, uint32_t *rank, uint32_t *stage, uint64_t *n_sends);
 
 #endif
