@@ -277,6 +277,29 @@ static void test_transport_cuda__survives_faults_of_memory(void **state) {
     script_case_free(&c);
 }
 
+static enum mp_status whole_plan(void *ctx, struct mp_error *err) {
+    const struct trial *t = ctx;
+    struct mp_exec_result *r;
+    mock_cuda_begin(2, 3, 0);
+    const enum mp_status status = mp_exec_run(&r, &t->in, err);
+    if (status == MP_OK)
+        mp_exec_result_free(r);
+    assert_int_equal(mock_cuda_end(), 0);
+    return status;
+}
+static void test_transport_cuda__whole_plans_without_memory(void **state) {
+    (void)state;
+    static struct trial t;
+    for (uint64_t seed = 2; seed < 5; seed++) {
+        trial_make(&t, seed, false);
+        t.in.transport = "cuda";
+        t.in.n_warmup = 0;
+        t.in.n_iterations = 1;
+        sweep_faults(whole_plan, &t, 13);
+        world_free(&t.w);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_transport_cuda__every_byte_arrives),
@@ -286,6 +309,7 @@ int main(void) {
         cmocka_unit_test(test_transport_cuda__a_wrong_row_index_is_caught),
         cmocka_unit_test(test_transport_cuda__says_what_is_missing),
         cmocka_unit_test(test_transport_cuda__survives_faults_of_memory),
+        cmocka_unit_test(test_transport_cuda__whole_plans_without_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
