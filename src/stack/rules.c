@@ -168,8 +168,8 @@ enum mp_status mp_stack_check_rules(const struct mp_plan *p, const struct mp_sta
         else if (n_empty > 0 && !rules->allows_empty)
             status = mp_stack_refuse(
                 outcome, err,
-                "layer %u leaves %u of its %u slots empty, and %s has no empty slots (plan again with --redundant %u and "
-                "--for %s, which fills them)",
+                "layer %u leaves %u of its %u slots empty, and %s has no empty slots (plan again with --redundant %u "
+                "and --for %s, which fills them)",
                 id, n_empty, p->n_slots, rules->stack, p->n_slots - p->n_experts, rules->stack);
         else if (u.duplicate_gpu != MP_NONE && rules->needs_distinct)
             status = mp_stack_refuse(

@@ -8,7 +8,8 @@
  * Occult: flat all-to-all, one copy per (token, GPU). HSC: one copy per (token, node), then a second all-to-all inside
  * the node. Idle: what a GPU waits in a layer, on average: from the end of its own transfers to the end of the
  * collective, for each phase, and from the end of its own experts to that of the slowest. The step is moeplan's model:
- * rooflines, no host time.
+ * rooflines, no host time. Routing (docs/COST.md part 6) is 0 in the tables; a table of its own says what it would cost
+ * before each phase and what of that HSC hides behind its first one.
  *
  * usage: bench_grace DATA_FOLDER [GPUS_PER_NODE [SLOTS_PERCENT]] */
 #include <math.h>
@@ -33,8 +34,12 @@ enum metric { A2A, INTER, INTRA, IDLE, SPREAD, STEP, ONE_WAY, N_METRICS };
 static const char *const metric_names[N_METRICS] = {"all-to-all time",   "cross-node traffic", "intra-node traffic",
                                                     "GPU idle time",     "GPU load std",       "whole step",
                                                     "busier way of NICs"};
+/* A time of routing, of which nothing is known, before the phases of a dispatch. */
+static const double routing_ns[] = {20e3, 100e3};
+#define N_ROUTINGS (sizeof routing_ns / sizeof routing_ns[0])
 struct figures {
     double of[N_METRICS];
+    double routed[N_ROUTINGS], hidden[N_ROUTINGS]; /* all-to-all: each phase routed before it; behind the first */
 };
 
 static void require(enum mp_status status, const struct mp_error *err) {
@@ -132,8 +137,8 @@ static void add_layer(const struct mp_cost_setup *s, struct scratch *x, double w
     double wait = 0, a2a = 0, mean = 0, square = 0;
     uint64_t slowest = 0, sum = 0, attention = 0, shared = 0;
     const double launches = (double)s->dispatcher->n_launches * (double)t->launch_ns;
-    const double dispatch =
-        collective(x, t, m->dispatch, &wait) + (m->has_second ? collective(x, t, m->dispatch2, &wait) : 0) + launches;
+    const double first = collective(x, t, m->dispatch, &wait),
+                 dispatch = first + (m->has_second ? collective(x, t, m->dispatch2, &wait) : 0) + launches;
     a2a = dispatch + collective(x, t, m->combine, &wait) + (m->has_second ? collective(x, t, m->combine2, &wait) : 0) +
           launches;
     for (uint32_t g = 0; g < n; g++) {
@@ -149,6 +154,11 @@ static void add_layer(const struct mp_cost_setup *s, struct scratch *x, double w
     for (uint32_t g = 0; g < n; g++)
         square += ((double)m->rows[g] - mean) * ((double)m->rows[g] - mean) / n;
     f->of[A2A] += weight * a2a;
+    for (size_t i = 0; i < N_ROUTINGS; i++) {
+        const double r = routing_ns[i], behind = first > r ? 0 : r - first;
+        f->routed[i] += weight * (a2a + (m->has_second ? 2 * r : r));
+        f->hidden[i] += weight * (a2a + (m->has_second ? r + behind : r));
+    }
     f->of[INTER] += weight * (double)m->inter_bytes;
     f->of[INTRA] += weight * (double)m->intra_bytes;
     f->of[IDLE] += weight * (wait + (double)slowest - (double)sum / n);
@@ -357,6 +367,27 @@ static void print_table1(const struct result r[N_MODELS], unsigned n_gpus) {
     }
 }
 
+static void print_routing(const struct result r[N_MODELS]) {
+    printf("\nall-to-all time where routing takes time, against Occult with that, mean of three models: each phase of "
+           "HSC routed before it / the second behind the first\n%-20s",
+           "");
+    for (size_t c = 1; c <= LAST; c++)
+        printf(" %20s", table1[c].name);
+    for (size_t i = 0; i < N_ROUTINGS; i++) {
+        printf("\n%3.0f us              ", routing_ns[i] / 1e3);
+        for (size_t c = 1; c <= LAST; c++) {
+            double serial = 0, hidden = 0;
+            for (uint32_t k = 0; k < N_MODELS; k++) {
+                serial += percent(r[k].figures[c].routed[i], r[k].figures[0].routed[i]) / N_MODELS;
+                hidden += percent(r[k].figures[c].hidden[i], r[k].figures[0].hidden[i]) / N_MODELS;
+            }
+            if (r[0].has[c])
+                printf(" %+10.1f /%+8.1f", serial, hidden);
+        }
+    }
+    printf("\n");
+}
+
 /* Signs of the cells, and in each row the order of the columns by pairs: which are not as printed. */
 static void print_agreement(const struct result r[N_MODELS]) {
     double ours[STEP][LAST + 1] = {{0}};
@@ -431,5 +462,6 @@ int main(int argc, char **argv) {
     }
     print_table1(r, n_gpus);
     print_agreement(r);
+    print_routing(r);
     return 0;
 }
