@@ -1052,6 +1052,28 @@ class Operations(Case):
                 self.assertLessEqual(moved["from"]["step_ns"], moved["from"]["old_step_ns"], (strategy, budget))
             self.assertIn(b"accepted", self.expect(0, "verify", "new.yaml", DECODE, "2x2:h100").stdout)
 
+    def test_a_gain_within_the_noise_has_no_break_even(self):
+        sample, seen = SOURCE / "traces/samples/decode.mpt", set()
+        for name, place in (("old.yaml", "contiguous"), ("new.yaml", "random"), ("best.yaml", "lpt")):
+            self.expect(0, "plan", sample, "2x2:h100", "-m", "gpt-oss-20b", "--batch", "4", "--steps", "8", "--strategy", place, "--interval-groups", "0",
+                        "-o", name, "--quiet")
+        for old, new in (("old.yaml", "new.yaml"), ("new.yaml", "old.yaml"), ("old.yaml", "best.yaml"), ("new.yaml", "best.yaml")):
+            where = ("migrate", old, new, "2x2:h100", "--score-on", sample, "--resample", "--quiet")
+            told, text = json.loads(self.expect(0, *where, "--json").stdout), self.expect(0, *where).stdout.decode()
+            interval, gain = told["change_interval"], told["step_gain_ns"]
+            is_noise = interval["low"] <= 0 <= interval["high"]
+            self.assertEqual(told["break_even_steps"] is None, gain <= 0 or is_noise, told)
+            self.assertEqual("break-even     not known: the gain is within the noise" in text, gain > 0 and is_noise, text)
+            seen.add((gain > 0, is_noise))
+        self.assertIn((True, True), seen)
+
+    def test_migrate_between_two_topologies_says_so(self):
+        for name, topology in (("old.yaml", "4:h100"), ("new.yaml", "2x2:h100")):
+            self.expect(0, "plan", DECODE, topology, *STEPS, "--strategy", "lpt", "--interval-groups", "0", "-o", name, "--quiet")
+        for more, is_said in (([], True), (["2x2:h100"], False)):
+            error = self.expect(0, "migrate", "old.yaml", "new.yaml", *more).stderr.decode()
+            self.assertEqual("OLD was made for 4:h100 and NEW for 2x2:h100: moved on 2x2:h100" in error, is_said, error)
+
 
 if __name__ == "__main__":
     subprocess.run([MOEPLAN, "generate", "-o", DECODE, "--n-requests", "120", "--tokens-per-request", "16", "--layers", "2", "--experts", "16",

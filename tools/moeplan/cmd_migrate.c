@@ -83,6 +83,12 @@ static enum mp_status load(struct migrate *g, const struct args *args, struct mp
             g->own_options.model = p->model;
         }
     }
+    const struct mp_provenance *was = &g->plan[OLD]->provenance, *is = &g->plan[NEW]->provenance;
+    if (topology == NULL && g->topology != NULL && was->topology != NULL && is->topology != NULL &&
+        was->topology_sha256 != NULL && is->topology_sha256 != NULL &&
+        strcmp(was->topology_sha256, is->topology_sha256) != 0)
+        tool_note(g->o, "OLD was made for %s and NEW for %s: moved on %s (give TOPOLOGY)", was->topology, is->topology,
+                  g->topology->name);
     if (g->topology == NULL)
         tool_note(g->o, "no topology: GPUs of a node are taken for equal, and there are no times (give TOPOLOGY)");
     if (g->model == NULL)
@@ -285,6 +291,12 @@ static uint64_t break_even(const struct migrate *g) {
     return g->gain_ns > 0 ? mp_ceil_div(chosen(g)->time_ns, g->gain_ns < 1 ? 1 : (uint64_t)g->gain_ns) : 0;
 }
 
+/* Is what NEW gains within the noise? Then moving may never pay. */
+static bool is_noise(const struct migrate *g) {
+    const struct mp_interval *i = &g->scores[NEW].against_base;
+    return g->scores[NEW].result != NULL && i->is_known && i->low <= 0 && i->high >= 0;
+}
+
 /* ---- output ---- */
 
 static void put_count(struct mp_out *out, const struct migrate *g, const char *name, uint64_t n) {
@@ -370,7 +382,8 @@ static void write_text(const struct migrate *g, struct mp_out *out) {
         else if (break_even(g) == 0)
             mp_out_puts(out, "break-even     never: the new placement's steps are no shorter\n");
         else
-            mp_out_printf(out, "break-even     after %llu steps of serving without the links (%s)\n",
+            mp_out_printf(out, "break-even     %safter %llu steps of serving without the links (%s)\n",
+                          is_noise(g) ? "not known: the gain is within the noise; if it is real, " : "",
                           (unsigned long long)break_even(g),
                           chosen(g) == &g->at_once ? "all at once" : "layer by layer");
     }
@@ -405,7 +418,7 @@ static void write_json(const struct migrate *g, struct mp_out *out) {
             (void)json_array_append_new(of_layer, json_integer((json_int_t)m->to[(size_t)l * m->n_gpus + k]));
         (void)json_array_append_new(labels, of_layer);
     }
-    const bool is_paying = g->has_gain && has_times(g) && break_even(g) > 0;
+    const bool is_paying = g->has_gain && has_times(g) && break_even(g) > 0 && !is_noise(g);
     json_t *root = json_pack(
         "{s:s,s:i,s:i,s:i,s:i,s:o,s:{s:I,s:I,s:I},s:b,s:b,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "schema",
         "moeplan.migrate", "version", 1, "n_layers", (int)m->n_layers, "n_gpus", (int)m->n_gpus, "n_experts",
