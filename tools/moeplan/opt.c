@@ -313,7 +313,7 @@ const struct opt opt_table[OPT_END] = {
         WHOLE("iterations", 0, "N", iterations, 1, 100000, "5", NULL, "timed repetitions of every step's layers"),
     [OPT_WARMUP] = WHOLE("warmup", 0, "N", warmup, 0, 100000, "1", NULL, "repetitions before them, not timed"),
     [OPT_DEADLINE] = WHOLE("deadline", 0, "MS", deadline_ms, 1, 86400000, "30000", NULL,
-                           "no wait for another rank lasts longer, in milliseconds"),
+                           "longest silence of a rank, and longest time in which nothing moves, in milliseconds"),
     [OPT_TIMELINE_FILE] = TEXT("timeline", 0, "FILE", timeline_file, WORDS_FILE, NULL, NULL,
                                "write the first step as a Chrome trace, predicted and measured side by side"),
     [OPT_COMPUTE] = ONE_OF("compute", "WHAT", compute, "none|gemm", "none", NULL,
