@@ -94,6 +94,9 @@ enum mp_status ex_life_fail(struct mp_error *err, const struct ex_script *s, con
                             uint32_t peer, const struct ex_owed *owed, uint64_t deadline_ms) {
     if (s != NULL && owed->bytes > 0)
         return ex_fail_deadline(err, s, me, owed->stage, peer, owed->is_receive, owed->bytes, EX_SILENT, deadline_ms);
+    char name[96];
+    if (s != NULL)
+        doing = ex_script_name(s, name, sizeof name);
     return mp_fail(
         err, MP_EPEER,
         "%s, before a barrier: rank %u, with 0 bytes outstanding, waited %llu ms for rank %u, which showed no "

@@ -47,7 +47,7 @@ uint64_t ex_life_patience(const struct ex_life *l, uint64_t since_ns);
 uint32_t ex_life_quietest(const struct ex_life *l);
 /* A rank works on and looks seldom: is it time to? */
 bool ex_life_works_on(struct ex_life *l, uint64_t now_ns);
-/* The message of a silent peer. s: NULL where nothing is owed; doing: what is going on. MP_EPEER. */
+/* The message of a silent peer. s: the script at hand, or NULL; doing: what else is going on. MP_EPEER. */
 enum mp_status ex_life_fail(struct mp_error *err, const struct ex_script *s, const char *doing, uint32_t me,
                             uint32_t peer, const struct ex_owed *owed, uint64_t deadline_ms);
 

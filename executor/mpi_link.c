@@ -108,7 +108,8 @@ enum mp_status mpi_look(struct ex_link *l, struct mp_error *err) {
     const uint32_t peer = ex_life_silent(&l->life, now, l->owed, l->run, &owed);
     if (peer != MP_NONE) {
         l->is_broken = true;
-        return ex_life_fail(err, l->script, l->doing, l->me, peer, &owed, l->world.deadline_ms);
+        return ex_life_fail(err, l->owed != NULL ? l->script : NULL, l->doing, l->me, peer, &owed,
+                            l->world.deadline_ms);
     }
 out:
     return status;

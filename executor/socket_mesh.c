@@ -217,7 +217,7 @@ static enum mp_status judge(struct ex_link *l, uint64_t now, struct mp_error *er
     const uint32_t peer = ex_life_silent(&l->life, now, l->owed, l->run, &owed);
     if (peer == MP_NONE)
         return MP_OK;
-    (void)ex_life_fail(&why, l->script, l->doing, l->me, peer, &owed, l->world.deadline_ms);
+    (void)ex_life_fail(&why, l->owed != NULL ? l->script : NULL, l->doing, l->me, peer, &owed, l->world.deadline_ms);
     return socket_break(l, err, "%s", why.message);
 }
 
