@@ -325,7 +325,7 @@ static void watch(struct run *x) {
             (void)wait_until(l, next);
             continue;
         }
-        next = x->moved_ns + deadline_ns;
+        next = UINT64_MAX;
         for (uint32_t k = 0; k < x->s->n_ranks; k++) {
             const struct rank *r = &x->ranks[k];
             const uint64_t until = r->life_ns + deadline_ns;
@@ -334,6 +334,8 @@ static void watch(struct run *x) {
             silent = now >= until && (silent == MP_NONE || r->life_ns < x->ranks[silent].life_ns) ? k : silent;
             next = until < next ? until : next;
         }
+        if (next == UINT64_MAX) /* all wait; while one does not, that one is what matters */
+            next = x->moved_ns + deadline_ns;
         if (now < next)
             continue;
         blame(x, silent, &why);
