@@ -10,6 +10,10 @@ import subprocess
 import sys
 import tempfile
 
+sys.dont_write_bytecode = True
+
+from plancheck_here import plancheck  # noqa: E402
+
 MOEPLAN = sys.argv[1]
 ROOT = sys.argv[2] if len(sys.argv) > 2 else os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PLANCHECK = os.path.join(ROOT, "tools", "plancheck", "plancheck")
@@ -379,7 +383,7 @@ def try_both(name, lines, kind, reading, data):
     path = at("broken.yaml")
     with open(path, "w") as f:
         f.write(stamp(lines))
-    code, out, err = run(PLANCHECK, path, *data)
+    code, out, err = plancheck(PLANCHECK, path, *data)
     if code != 1 or not any(line.startswith(f"{kind}: ") for line in out.splitlines()):
         failures.append(f"{name}: plancheck: exit {code}, not {kind}: {out[:200]}{err[:200]}")
     code, out, err = moeplan("verify", path, *data)
@@ -390,7 +394,7 @@ def try_both(name, lines, kind, reading, data):
 
 
 def both_accept(name, path, data, model=()):
-    code, out, err = run(PLANCHECK, path, *data, *model)
+    code, out, err = plancheck(PLANCHECK, path, *data, *model)
     if code != 0:
         failures.append(f"{name}: plancheck refuses: {out[:300]}{err[:200]}")
     code, out, err = moeplan("verify", path, *data, *(("-m", *model) if model else ()))
@@ -448,7 +452,7 @@ def turned_weights(i, topology):
     path = at("broken.yaml")
     with open(path, "w") as f:
         f.write(stamp(lines))
-    code, out, err = run(PLANCHECK, path, at(f"{i}.mpt"), topology)
+    code, out, err = plancheck(PLANCHECK, path, at(f"{i}.mpt"), topology)
     kinds = {line.split(":")[0] for line in out.splitlines() if code == 1 and ": " in line}
     own_code, own, own_err = moeplan("verify", path, at(f"{i}.mpt"), topology)
     own_kinds = {line.split(": ")[1] for line in own.splitlines() if own_code == 1 and line.count(": ") > 1}
@@ -496,7 +500,7 @@ def matrices():
         n_accepted += 1
     matrix = at("m.csv")
     write_matrix("other.csv", [[x + 1 for x in row] for row in rows], "csv")
-    for code, out, err in (run(PLANCHECK, at("matrix4.yaml"), at("other.csv"), "2x3:h100"), moeplan("verify", at("matrix4.yaml"), at("other.csv"), "2x3:h100")):
+    for code, out, err in (plancheck(PLANCHECK, at("matrix4.yaml"), at("other.csv"), "2x3:h100"), moeplan("verify", at("matrix4.yaml"), at("other.csv"), "2x3:h100")):
         if code != 1 or "provenance: made for the matrix with SHA-256 " not in out:
             failures.append(f"another matrix: exit {code}: {out[:200]}{err[:200]}")
     need(moeplan("order", matrix, "6:h100", "--strategy", "list", "--stages", "free", "--token-bytes", "3", "-q", "-o", at("order.yaml")), "order list")
@@ -538,6 +542,7 @@ def gives_up_long_samples(path, trace, topology):
     checks.SAMPLE_OPERATIONS = 10
     plan["samples"][0]["dispatch_ns"] = 1
     violations, _, _, _ = checks.check(plan, recording, net, model)
+    checks.SAMPLE_OPERATIONS = usual
     if [kind for kind, _ in violations] != ["sample"]:
         failures.append(f"long samples: a dispatch of 1 ns: {violations[:2]}")
 
@@ -659,7 +664,7 @@ def main():
         text = text.replace("name: deepseek-v3", "name: large\nexpert_bytes: 900 GB", 1)
     with open(at("large.yaml"), "w") as f:
         f.write(text)
-    code, out, _ = run(PLANCHECK, at("plan0.yaml"), decode, "2x2:h100", at("large.yaml"))
+    code, out, _ = plancheck(PLANCHECK, at("plan0.yaml"), decode, "2x2:h100", at("large.yaml"))
     if code != 1 or "capacity: " not in out:
         failures.append(f"capacity: plancheck: exit {code}: {out[:300]}")
     code, out, err = moeplan("verify", at("plan0.yaml"), decode, "2x2:h100", "-m", at("large.yaml"))

@@ -10,6 +10,10 @@ import subprocess
 import sys
 import tempfile
 
+sys.dont_write_bytecode = True
+
+from plancheck_here import plancheck  # noqa: E402
+
 MOEPLAN = os.path.abspath(sys.argv[1])
 ROOT = sys.argv[2] if len(sys.argv) > 2 else os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PLANCHECK = os.path.join(ROOT, "tools", "plancheck", "plancheck")
@@ -23,7 +27,7 @@ def run(*args):
 
 
 def verify(plans, data):
-    return {"moeplan verify": run(MOEPLAN, "verify", *plans, *data, "--colocate"), "plancheck": run(PLANCHECK, *plans, *data)}
+    return {"moeplan verify": run(MOEPLAN, "verify", *plans, *data, "--colocate"), "plancheck": plancheck(PLANCHECK, *plans, *data)}
 
 
 def expect(name, plans, data, kind):
