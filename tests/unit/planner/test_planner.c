@@ -406,6 +406,8 @@ static void test_planner__random_memory_is_used_or_declined(void **state) {
             struct mp_plan *p = NULL;
             enum mp_outcome outcome;
             t.request.strategy = mp_recipe_at(k)->name;
+            if (i % 3 != 0 && strcmp(t.request.strategy, "auto") == 0)
+                continue; /* it tries the others, which are here already, and takes as long as all of them */
             t.request.work_limit = strncmp(t.request.strategy, "exact", 5) == 0 ? 300 : 0;
             CHECK_OK(mp_plan_make(&p, &t.request, &outcome, NULL, &err), err);
             if (p != NULL) {
