@@ -14,8 +14,9 @@ import unittest
 
 MOEPLAN, SOURCE = os.path.abspath(sys.argv[1]), pathlib.Path(sys.argv[2]).resolve()
 TOOL = SOURCE / "tools/cluster-acceptance"
+# Both started by the very Python that runs this: what finds another one may take longer than the work.
 # In the place of moeplan-exec: passes everything on, and changes one thing.
-FAKE = """#!/usr/bin/env python3
+FAKE = """#!{python}
 import subprocess, sys
 words = sys.argv[1:]
 done = subprocess.run([{real!r}, *words], capture_output=True, text=True)
@@ -27,7 +28,7 @@ sys.exit(done.returncode)
 
 
 # A launcher that reads a file by the relative name it was given.
-LAUNCHER = """#!/usr/bin/env python3
+LAUNCHER = """#!{python}
 import subprocess, sys
 open(sys.argv[1], encoding="utf-8").close()
 sys.exit(subprocess.run(sys.argv[2:], check=False).returncode)
@@ -69,7 +70,7 @@ class Acceptance(unittest.TestCase):
         with tempfile.TemporaryDirectory(prefix="moeplan-accept-") as folder:
             os.symlink(MOEPLAN, os.path.join(folder, "moeplan"))
             program = pathlib.Path(folder) / "moeplan-exec"
-            program.write_text(FAKE.format(real=os.path.join(os.path.dirname(MOEPLAN), "moeplan-exec"), change=change), encoding="utf-8")
+            program.write_text(FAKE.format(python=sys.executable, real=os.path.join(os.path.dirname(MOEPLAN), "moeplan-exec"), change=change), encoding="utf-8")
             program.chmod(0o755)
             code, result, text = accept(folder, "--build", folder, "--transports", "socket")
         self.assertEqual(code, 1, text)
@@ -87,7 +88,7 @@ class Acceptance(unittest.TestCase):
             (pathlib.Path(folder) / "two.yaml").write_text("schema: moeplan.topology\nversion: 1\nname: two\nlaunch: 10 us\nlevels: [{name: nic, latency: 1 us}]\n"
                                                            "gpus: [{repeat: 2, type: h100, ports: {nic: 10 GB/s}}]\n", encoding="utf-8")
             launcher = pathlib.Path(folder) / "launch"
-            launcher.write_text(LAUNCHER, encoding="utf-8")
+            launcher.write_text(LAUNCHER.format(python=sys.executable), encoding="utf-8")
             launcher.chmod(0o755)
             code, result, text = accept(folder, "--build", pathlib.Path(MOEPLAN).parent.parent.parent, "--launch", "./launch two.yaml", "--topology", "two.yaml",
                                         "--transport", "loop", "--work", "work", cwd=folder)

@@ -142,7 +142,7 @@ static uint32_t chosen_by_hand(const struct world *w, const struct mp_step *s, u
     while (first > 0 && s->source[first - 1] == s->source[i])
         first--;
     const uint64_t row = i - first, entry = row * top_k + j;
-    for (uint32_t a = first; a <= i; a++) {
+    for (uint32_t a = first; a <= i && choice.kind == MP_CHOICE_TURNS; a++) {
         uint32_t k = mp_trace_row(w->trace, layer, s->row[a], others);
         for (uint32_t b = 0; b < k; b++) {
             uint64_t before = (uint64_t)(a - first) * top_k + b;
