@@ -500,7 +500,8 @@ def matrices():
         n_accepted += 1
     matrix = at("m.csv")
     write_matrix("other.csv", [[x + 1 for x in row] for row in rows], "csv")
-    for code, out, err in (plancheck(PLANCHECK, at("matrix4.yaml"), at("other.csv"), "2x3:h100"), moeplan("verify", at("matrix4.yaml"), at("other.csv"), "2x3:h100")):
+    for code, out, err in (plancheck(PLANCHECK, at("matrix4.yaml"), at("other.csv"), "2x3:h100"),
+                           moeplan("verify", at("matrix4.yaml"), at("other.csv"), "2x3:h100")):
         if code != 1 or "provenance: made for the matrix with SHA-256 " not in out:
             failures.append(f"another matrix: exit {code}: {out[:200]}{err[:200]}")
     need(moeplan("order", matrix, "6:h100", "--strategy", "list", "--stages", "free", "--token-bytes", "3", "-q", "-o", at("order.yaml")), "order list")
