@@ -217,6 +217,8 @@ uint32_t mp_router_slot(const struct mp_router *r, uint32_t layer, uint32_t expe
 /* The same for n experts of one token: slots[n]. */
 void mp_router_row(const struct mp_router *r, uint32_t layer, const uint16_t *experts, uint32_t n, uint32_t source,
                    uint64_t token_hash, uint32_t *slots);
+/* slot[n_experts]: of tokens that start on `source`, where nothing is drawn; else MP_NONE. */
+void mp_router_certain(const struct mp_router *r, uint32_t layer, uint32_t source, uint32_t *slot);
 /* Slots of an expert, ascending. */
 const uint32_t *mp_router_replicas(const struct mp_router *r, uint32_t layer, uint32_t expert, uint32_t *n);
 /* For COUNTS traces: splits n tokens of (layer, expert) from `source` over its replicas, share[i] for replica i. EVEN:

@@ -26,6 +26,7 @@ struct traffic_scratch {
     uint32_t n_slots_allocated, n_experts_allocated, n_cells_allocated;
     uint32_t *slot_gpu;        /* [n_slots] */
     uint32_t *only_slot;       /* [n_experts] the slot of an expert with one replica, else MP_NONE */
+    uint32_t *certain;         /* [n_experts] the same for tokens of one source */
     bool has_choice;           /* any such */
     struct place *place;       /* [n_slots] up to NARROW GPUs */
     struct tally gpus, nodes;  /* of the tokens of one source */
@@ -75,7 +76,7 @@ void mp_traffic_free(struct mp_traffic *t) {
     void *owned[] = {t->dispatch,  t->combine,     t->dispatch2, t->combine2,      t->rows,       t->padded_rows,
                      t->active,    t->source_rows, s->node,      s->index_in_node, s->node_first, s->node_gpus,
                      s->gpu_stamp, s->node_stamp,  s->slot_gpu,  s->only_slot,     s->tokens,     s->share,
-                     t->slot_rows, s->turns,       s->place};
+                     t->slot_rows, s->turns,       s->place,     s->certain};
     for (size_t i = 0; i < sizeof owned / sizeof owned[0]; i++)
         mp_free(owned[i]);
     mp_free(s);
@@ -111,6 +112,10 @@ static enum mp_status grow(struct traffic_scratch *s, const struct mp_cost_setup
         if (turns == NULL)
             return mp_nomem(err, "slots of experts");
         s->turns = turns;
+        uint32_t *certain = mp_realloc(s->certain, p->n_experts, sizeof *certain);
+        if (certain == NULL)
+            return mp_nomem(err, "slots of experts");
+        s->certain = certain;
         s->n_experts_allocated = p->n_experts;
     }
     uint64_t cells = (uint64_t)in->workload->n_ranks * p->n_experts;
@@ -259,19 +264,41 @@ static uint32_t served_slot(struct traffic_scratch *s, const struct mp_cost_setu
     return slots[which % n];
 }
 
-/* Where the experts of a token are served: slots[k]. */
+/* Where the experts of a token are served: slots[k]. certain[n_experts]: where nothing is drawn, else MP_NONE. */
 static inline enum mp_status choose_slots(struct traffic_scratch *s, const struct mp_cost_setup *in, uint32_t layer,
-                                          uint32_t src, uint64_t hash, const uint16_t *ids, uint32_t k, uint32_t *slots,
-                                          struct mp_error *err) {
-    if (in->choice.kind == MP_CHOICE_PLAN)
-        mp_router_row(in->router, layer, ids, k, src, hash, slots);
+                                          uint32_t src, uint64_t hash, const uint32_t *certain, const uint16_t *ids,
+                                          uint32_t k, uint32_t *slots, struct mp_error *err) {
+    uint16_t drawn_ids[MP_MAX_TOP_K], at[MP_MAX_TOP_K];
+    uint32_t drawn[MP_MAX_TOP_K], n = 0;
     for (uint32_t j = 0; j < k; j++) {
-        if (in->choice.kind != MP_CHOICE_PLAN)
-            slots[j] = s->only_slot[ids[j]] != MP_NONE ? s->only_slot[ids[j]] : served_slot(s, in, layer, ids[j], j);
-        if (slots[j] == MP_NONE)
-            return no_slot(in->plan, layer, ids[j], err);
+        slots[j] = certain[ids[j]];
+        drawn_ids[n] = ids[j];
+        at[n] = (uint16_t)j;
+        n += slots[j] == MP_NONE;
+    }
+    if (n > 0 && in->choice.kind == MP_CHOICE_PLAN)
+        mp_router_row(in->router, layer, drawn_ids, n, src, hash, drawn);
+    for (uint32_t i = 0; i < n; i++) {
+        slots[at[i]] = in->choice.kind == MP_CHOICE_PLAN ? drawn[i] : served_slot(s, in, layer, drawn_ids[i], at[i]);
+        if (slots[at[i]] == MP_NONE)
+            return no_slot(in->plan, layer, drawn_ids[i], err);
     }
     return MP_OK;
+}
+
+/* Experts whose slot is certain for tokens that start on src, of which rows [row, ...) of the step are some. */
+static const uint32_t *certain_of(struct traffic_scratch *s, const struct mp_cost_setup *in, const struct mp_step *st,
+                                  uint32_t row, uint32_t layer, uint32_t src) {
+    const uint32_t n_experts = in->plan->n_experts, top_k = in->workload->trace->top_k;
+    uint32_t end = row;
+    if (!s->has_choice || in->choice.kind != MP_CHOICE_PLAN || in->sources == MP_SOURCES_COUPLED)
+        return s->only_slot;
+    while (end < st->n && st->source[end] == src && (end - row) * top_k < n_experts)
+        end++;
+    if ((end - row) * top_k < n_experts)
+        return s->only_slot; /* it would not be worth it */
+    mp_router_certain(in->router, layer, src, s->certain);
+    return s->certain;
 }
 
 /* a + b + *sum, bit by bit: the sum stays, the carry is returned. */
@@ -355,7 +382,8 @@ static enum mp_status count_narrow(struct traffic_scratch *s, const struct mp_co
     const size_t n = t->n_gpus;
     const bool has_hash = s->has_choice || in->sources == MP_SOURCES_COUPLED;
     uint32_t here = MP_NONE, n_here = 0; /* source of the tokens that are tallied; how many they are */
-    uint64_t pairs = 0, local = 0;       /* of all tokens so far; of those of `here` before */
+    const uint32_t *certain = s->only_slot;
+    uint64_t pairs = 0, local = 0; /* of all tokens so far; of those of `here` before */
     uint16_t ids[MP_MAX_TOP_K];
     uint32_t slots[MP_MAX_TOP_K];
     enum mp_status status = MP_OK;
@@ -374,10 +402,11 @@ static enum mp_status count_narrow(struct traffic_scratch *s, const struct mp_co
             here = src;
             n_here = 0;
             local = rows_on(s, in->plan, src);
+            certain = certain_of(s, in, st, i, layer, src);
         }
         if (s->has_choice) {
             next_row(s, st->source[i]);
-            MP_TRY(choose_slots(s, in, layer, src, hash, ids, k, slots, err));
+            MP_TRY(choose_slots(s, in, layer, src, hash, certain, ids, k, slots, err));
         } else {
             for (uint32_t j = 0; j < k; j++)
                 slots[j] = s->only_slot[ids[j]];
@@ -427,7 +456,7 @@ static enum mp_status count_wide(struct traffic_scratch *s, const struct mp_cost
         enum mp_status status = source_of(s, in, layer, row, hash, &src, err);
         next_row(s, st->source[i]);
         if (status == MP_OK)
-            status = choose_slots(s, in, layer, src, hash, ids, k, slots, err);
+            status = choose_slots(s, in, layer, src, hash, s->only_slot, ids, k, slots, err);
         if (status != MP_OK)
             return status;
         t->source_rows[src]++;

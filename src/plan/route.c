@@ -40,7 +40,7 @@ static struct candidates replicas_of(const struct mp_router *r, uint32_t layer, 
 }
 
 /* Those of one expert and class lie side by side. */
-static uint32_t *weights_of_class(const struct mp_router *r, struct candidates c, uint32_t class) {
+static inline uint32_t *weights_of_class(const struct mp_router *r, struct candidates c, uint32_t class) {
     return r->weights + (size_t)(c.slot - r->slots) * r->n_classes + (size_t) class * c.n;
 }
 
@@ -216,29 +216,32 @@ static bool is_in_tier(const struct mp_router *r, uint32_t slot, uint32_t source
     return tier == 2 || (tier == 1 ? r->gpu_node[gpu] == r->gpu_node[source] : gpu == source);
 }
 
+static uint32_t class_of(const struct mp_router *r, uint32_t source) {
+    return r->by == MP_ROUTE_BY_NODE ? r->gpu_node[source] : source;
+}
 /* Weights of the candidates for this source, under any rule that has some. */
 static const uint32_t *weights_of_source(const struct mp_router *r, struct candidates c, uint32_t source) {
-    return weights_of_class(r, c,
-                            r->rule != MP_ROUTE_SOURCED ? 0
-                            : r->by == MP_ROUTE_BY_NODE ? r->gpu_node[source]
-                                                        : source);
+    return weights_of_class(r, c, r->rule == MP_ROUTE_SOURCED ? class_of(r, source) : 0);
 }
 
-static uint32_t sourced_slot(struct candidates c, const uint32_t *weight, uint64_t hash) {
-    uint64_t sum = 0;
-    uint32_t i = 0;
-    for (; i < c.n; i++)
+/* The first whose cumulative weight exceeds w is after as many as have one that does not. */
+static inline uint32_t sourced_slot(struct candidates c, const uint32_t *weight, uint64_t hash) {
+    uint64_t sum = 0, seen = 0;
+    uint32_t at = 0;
+    for (uint32_t i = 0; i < c.n; i++)
         sum += weight[i];
     if (sum == 0)
         return c.slot[0];
-    uint64_t w = hash % sum;
-    for (i = 0; w >= weight[i]; i++)
-        w -= weight[i];
-    return c.slot[i];
+    const uint64_t w = sum > 1 ? hash % sum : 0;
+    for (uint32_t i = 0; i < c.n; i++) {
+        seen += weight[i];
+        at += seen <= w;
+    }
+    return c.slot[at];
 }
 
-static inline uint32_t slot_of(const struct mp_router *r, uint32_t layer, struct candidates c, uint32_t expert,
-                               uint32_t source, uint64_t token_hash) {
+static uint32_t slot_of(const struct mp_router *r, uint32_t layer, struct candidates c, uint32_t expert,
+                        uint32_t source, uint64_t token_hash) {
     if (c.n < 2)
         return c.n == 0 ? MP_NONE : c.slot[0];
     if (r->rule == MP_ROUTE_NEAREST)
@@ -282,8 +285,44 @@ uint32_t mp_router_slot(const struct mp_router *r, uint32_t layer, uint32_t expe
 
 void mp_router_row(const struct mp_router *r, uint32_t layer, const uint16_t *experts, uint32_t n, uint32_t source,
                    uint64_t token_hash, uint32_t *slots) {
-    for (uint32_t i = 0; i < n; i++)
-        slots[i] = slot_of(r, layer, replicas_of(r, layer, experts[i]), experts[i], source, token_hash);
+    const uint32_t *const first = r->first + (size_t)layer * (r->n_experts + 1), *const of_layer =
+                                                                                     r->slots +
+                                                                                     (size_t)layer * r->n_slots;
+    const uint32_t class = r->rule == MP_ROUTE_SOURCED ? class_of(r, source) : 0;
+    for (uint32_t j = 0; j < n; j++) {
+        const uint32_t e = experts[j];
+        const struct candidates c = {of_layer + first[e], first[e + 1] - first[e]};
+        if (c.n < 2)
+            slots[j] = c.n == 0 ? MP_NONE : c.slot[0];
+        else if (r->rule == MP_ROUTE_NEAREST)
+            slots[j] = r->nearest[(size_t)layer * r->n_experts + e][source];
+        else if (r->rule == MP_ROUTE_EVEN)
+            slots[j] = c.slot[mp_mix64(token_hash ^ ((uint64_t)layer << 32 | e)) % c.n];
+        else if (r->rule == MP_ROUTE_SOURCED)
+            slots[j] =
+                sourced_slot(c, weights_of_class(r, c, class), mp_mix64(token_hash ^ ((uint64_t)layer << 32 | e)));
+        else
+            slots[j] = slot_of(r, layer, c, e, source, token_hash);
+    }
+}
+
+void mp_router_certain(const struct mp_router *r, uint32_t layer, uint32_t source, uint32_t *slot) {
+    const uint32_t class = r->rule == MP_ROUTE_SOURCED ? class_of(r, source) : 0;
+    for (uint32_t e = 0; e < r->n_experts; e++) {
+        const struct candidates c = replicas_of(r, layer, e);
+        slot[e] = c.n == 1 ? c.slot[0] : MP_NONE;
+        if (c.n > 1 && r->rule == MP_ROUTE_NEAREST)
+            slot[e] = r->nearest[(size_t)layer * r->n_experts + e][source];
+        if (c.n < 2 || r->rule != MP_ROUTE_SOURCED)
+            continue;
+        const uint32_t *weight = weights_of_class(r, c, class);
+        uint32_t n = 0, last = 0;
+        for (uint32_t i = 0; i < c.n; i++) {
+            n += weight[i] > 0;
+            last = weight[i] > 0 ? i : last;
+        }
+        slot[e] = n < 2 ? c.slot[last] : MP_NONE; /* no weight at all: the first, as sourced_slot has it */
+    }
 }
 
 void mp_router_split(const struct mp_router *r, uint32_t layer, uint32_t expert, uint32_t source, uint64_t n,
