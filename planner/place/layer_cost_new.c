@@ -205,10 +205,32 @@ static uint32_t most_of(const struct replicas *r, uint32_t expert) {
 static uint32_t replica_of(const struct replicas *r, uint32_t expert, uint32_t n, uint32_t j) {
     return r->list[r->most != NULL ? mp_replica_item(r->first[expert], n, j) : r->first[expert] + j];
 }
-static uint32_t item_of(const struct replicas *r, uint32_t layer, uint32_t expert, uint32_t n, uint64_t token_hash) {
-    if (n < 2)
-        return replica_of(r, expert, n, 0);
-    return replica_of(r, expert, n, (uint32_t)(mp_mix64(token_hash ^ ((uint64_t)layer << 32 | expert)) % n));
+/* hash % n for an expert's few replicas; by a number that is known it is a multiplication. */
+static inline uint32_t rest_of(uint64_t hash, uint32_t n) {
+    switch (n) {
+    case 2:
+        return (uint32_t)(hash % 2);
+    case 3:
+        return (uint32_t)(hash % 3);
+    case 4:
+        return (uint32_t)(hash % 4);
+    case 5:
+        return (uint32_t)(hash % 5);
+    case 6:
+        return (uint32_t)(hash % 6);
+    case 7:
+        return (uint32_t)(hash % 7);
+    case 8:
+        return (uint32_t)(hash % 8);
+    default:
+        return (uint32_t)(hash % n);
+    }
+}
+static uint64_t draw_of(uint32_t layer, uint32_t expert, uint64_t token_hash) {
+    return mp_mix64(token_hash ^ ((uint64_t)layer << 32 | expert));
+}
+static inline uint32_t item_of(const struct replicas *r, uint32_t expert, uint32_t n, uint64_t draw) {
+    return replica_of(r, expert, n, n < 2 ? 0 : rest_of(draw, n));
 }
 
 /* The step that is looked at as the i-th. */
@@ -307,6 +329,34 @@ static size_t next_bit(struct mp_layer_cost *c, uint32_t src) {
     return c->field_bits == 64 ? (size_t)c->word_first[src] * 64 + k : (size_t)src * c->field_bits + k;
 }
 
+/* A step's rows where each expert has one item and sources stay; there may be a million. */
+static void read_step(struct mp_layer_cost *c, const struct replicas *r, const struct mp_step *st, uint32_t i,
+                      uint32_t every) {
+    const struct mp_trace *t = c->problem.workload->trace;
+    const size_t n_gpus = c->n_gpus, n_words = c->n_words, cells = (size_t)i * c->n_items;
+    const uint32_t layer = c->layer, *const item = r->list, *const first = r->first;
+    uint32_t *const rows = c->rows + cells, *const count = c->count != NULL ? c->count + cells * n_gpus : NULL,
+                    *const of_rank = c->tokens_of_rank + i * n_gpus, *const kept = c->by_token ? c->kept + cells : NULL;
+    uint64_t *const tokens = c->by_token ? c->tokens + cells * n_words : NULL;
+    uint16_t ids[MP_MAX_TOP_K];
+    for (uint32_t k = 0, left = 0; k < st->n; k++) { /* left: rows until the next that is kept */
+        const uint32_t n = mp_trace_row(t, layer, st->row[k], ids), src = st->source[k];
+        of_rank[src]++;
+        for (uint32_t j = 0; j < n; j++)
+            rows[item[first[ids[j]]]]++;
+        for (uint32_t j = 0; j < n && count != NULL; j++)
+            count[item[first[ids[j]]] * n_gpus + src]++;
+        if (kept != NULL && left == 0) {
+            const size_t bit = next_bit(c, src);
+            for (uint32_t j = 0; j < n; j++) {
+                tokens[item[first[ids[j]]] * n_words + bit / 64] |= UINT64_C(1) << bit % 64;
+                kept[item[first[ids[j]]]]++;
+            }
+        }
+        left = left > 0 ? left - 1 : every - 1;
+    }
+}
+
 static enum mp_status read_tokens(struct mp_layer_cost *c, const struct replicas *r, const struct mp_layer_cost_spec *s,
                                   struct mp_error *err) {
     const struct mp_workload *w = s->problem->workload;
@@ -341,6 +391,9 @@ static enum mp_status read_tokens(struct mp_layer_cost *c, const struct replicas
         if (status != MP_OK)
             return status;
     }
+    bool is_plain = !c->is_coupled;
+    for (uint32_t e = 0; e < t->n_experts; e++)
+        is_plain &= least_of(r, e) == 1 && most_of(r, e) == 1;
     uint32_t token = 0;
     for (uint32_t i = 0; i < c->n_steps; i++) {
         const struct mp_step *st = &w->steps[step_at(c, s, i)];
@@ -348,15 +401,20 @@ static enum mp_status read_tokens(struct mp_layer_cost *c, const struct replicas
             c->step_first[i] = token;
             c->weight[i] = (uint32_t)every;
         }
-        for (uint32_t k = 0; k < st->n; k++) {
+        if (is_plain) {
+            read_step(c, r, st, i, (uint32_t)every);
+            token += c->by_token ? (uint32_t)mp_ceil_div(st->n, every) : 0;
+        }
+        for (uint32_t k = 0; k < st->n && !is_plain; k++) {
             uint64_t hash = mp_token_hash(st->row[k]);
             uint32_t n = mp_trace_row(t, c->layer, st->row[k], ids), src = st->source[k];
             bool is_kept = c->by_token && k % every == 0;
             c->tokens_of_rank[(size_t)i * c->n_gpus + src]++;
             const size_t bit = is_kept && !c->is_coupled ? next_bit(c, src) : 0;
-            for (uint32_t j = 0; j < n; j++)
+            for (uint32_t j = 0; j < n; j++) {
+                const uint64_t draw = most_of(r, ids[j]) > 1 ? draw_of(c->layer, ids[j], hash) : 0;
                 for (uint32_t m = least_of(r, ids[j]); m <= most_of(r, ids[j]); m++) {
-                    uint32_t item = item_of(r, c->layer, ids[j], m, hash);
+                    uint32_t item = item_of(r, ids[j], m, draw);
                     size_t cell = (size_t)i * c->n_items + item;
                     c->rows[cell]++;
                     if (c->count != NULL)
@@ -371,13 +429,14 @@ static enum mp_status read_tokens(struct mp_layer_cost *c, const struct replicas
                     c->ids[(size_t)token * c->top_k + j] = (uint16_t)item;
                     c->token_first[cell + 2]++;
                 }
+            }
             if (!is_kept)
                 continue;
             if (c->is_coupled) {
                 for (uint32_t j = n; j < c->top_k; j++)
                     c->ids[(size_t)token * c->top_k + j] = (uint16_t)c->n_items;
                 const uint32_t home = (uint32_t)(st->row[k] % t->n_experts);
-                c->home[token] = (uint16_t)item_of(r, c->layer, home, most_of(r, home), hash);
+                c->home[token] = (uint16_t)item_of(r, home, most_of(r, home), draw_of(c->layer, home, hash));
                 c->home_first[(size_t)i * c->n_items + c->home[token] + 2]++;
             }
             token++;
