@@ -439,6 +439,7 @@ void mp_layer_cost_set(struct mp_layer_cost *c, const uint16_t *gpu) {
         for (uint32_t v = 0; v < c->n_nodes; v++)
             join_node(c, step, v);
     c->now = objective_of(c, c->base_value);
+    c->version++;
     forget(c);
     list_items(c);
 }
@@ -760,11 +761,24 @@ void mp_layer_cost_fill_now(struct mp_layer_cost *c) {
         }
     c->n_work += (uint64_t)c->n_steps * c->n_fills * c->n_gpus;
     c->n_fills = 0;
+    c->version++;
 }
 
-uint64_t mp_layer_cost_try(struct mp_layer_cost *c, const struct mp_item_move *moves, uint32_t n, bool is_race) {
+static uint64_t spelled(struct mp_item_move m) { return (uint64_t)m.item << 16 | m.gpu; }
+/* Where this change is remembered, with its moves filled in if it is not. NULL: it is not of that kind. */
+static struct known *known_of(struct mp_layer_cost *c, const struct mp_item_move *moves, uint32_t n) {
+    if (c->known == NULL || n == 0 || n > 2 || c->n_fills > 0)
+        return NULL;
+    const struct mp_item_move none = {UINT16_MAX, UINT16_MAX}, a = moves[0], b = n == 2 ? moves[1] : none;
+    const uint64_t key = a.item < b.item ? spelled(a) << 32 | spelled(b) : spelled(b) << 32 | spelled(a);
+    struct known *k = &c->known[mp_mix64(key) & c->known_mask];
+    if (k->moves != key)
+        *k = (struct known){.moves = key};
+    return k;
+}
+
+static uint64_t try_change(struct mp_layer_cost *c, const struct mp_item_move *moves, uint32_t n, bool is_race) {
     uint64_t before = 0, after = 0;
-    forget(c);
     c->n_moves = n < 2 * MP_LAYER_MOVES_MAX ? n : 2 * MP_LAYER_MOVES_MAX;
     for (uint32_t j = 0; j < c->n_moves; j++) {
         c->moves[j] = moves[j];
@@ -798,6 +812,22 @@ uint64_t mp_layer_cost_try(struct mp_layer_cost *c, const struct mp_item_move *m
     return c->tried;
 }
 
+uint64_t mp_layer_cost_try(struct mp_layer_cost *c, const struct mp_item_move *moves, uint32_t n, bool is_race) {
+    const uint64_t work = c->n_work;
+    forget(c);
+    struct known *known = is_race ? known_of(c, moves, n) : NULL;
+    if (known != NULL && known->version == c->version) {
+        c->n_work += known->work;
+        return c->tried = UINT64_MAX;
+    }
+    const uint64_t value = try_change(c, moves, n, is_race);
+    if (known != NULL && value >= c->now && c->n_work - work <= UINT32_MAX) {
+        known->version = c->version;
+        known->work = (uint32_t)(c->n_work - work);
+    }
+    return value;
+}
+
 void mp_layer_cost_keep(struct mp_layer_cost *c) {
     void *base = c->base, *compute = c->base_compute, *ns = c->base_ns, *value = c->base_value;
     if (c->tried == UINT64_MAX)
@@ -821,6 +851,7 @@ void mp_layer_cost_keep(struct mp_layer_cost *c) {
             join_node(c, s, node_of(c, c->touched[k]));
     list_items(c);
     forget(c);
+    c->version++;
     c->now = c->tried;
 }
 

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define KNOWN_MAX 32768u /* changes to be remembered */
+
 /* Resources in the order of their rates: [resource] -> position. */
 struct ranked {
     uint64_t dispatch_rate, combine_rate;
@@ -751,6 +753,16 @@ enum mp_status mp_layer_cost_new(struct mp_layer_cost **out, const struct mp_lay
         c->tag == NULL || (by_pair && (c->count == NULL || c->lane_count == NULL || c->no_count == NULL))) {
         status = mp_nomem(err, "the cost of a layer");
         goto out;
+    }
+    if (!c->is_coupled) {
+        const uint64_t wanted = I * I / 2 < KNOWN_MAX ? I * I / 2 : KNOWN_MAX;
+        while (c->known_mask < wanted)
+            c->known_mask = 2 * c->known_mask + 1;
+        c->known = mp_arena_alloc(arena, (size_t)c->known_mask + 1, sizeof *c->known);
+        if (c->known == NULL) {
+            status = mp_nomem(err, "the cost of a layer");
+            goto out;
+        }
     }
     spread_steps(c);
     MP_TRY(list_replicas(&replicas, c, spec, err));

@@ -122,6 +122,13 @@ struct mp_layer_cost {
     uint64_t *given_ns;               /* [n_steps] base_ns as the steps were given */
     uint64_t *tag;                    /* [n_items + 1] coupled sources; bit j: it is moved item j */
     uint64_t now, tried, n_work;
+    /* Changes of one or two items that were no better than this placement; an exchange is met from both its ends, and a
+     * last round over all GPUs meets what the rounds before it did. */
+    struct known {
+        uint64_t moves; /* item and GPU of both, the lower item first */
+        uint32_t version, work;
+    } * known;                    /* [known_mask + 1], or NULL */
+    uint32_t known_mask, version; /* version: of the placement, from 1 on */
     struct mp_item_move moves[2 * MP_LAYER_MOVES_MAX];
     uint32_t n_moves, n_touched, touched[MP_LAYER_MOVES_MAX]; /* GPUs */
     bool has_avx2;
