@@ -148,12 +148,17 @@ enum mp_status mp_workload_pairs(const struct mp_workload *w, uint32_t layer, ui
                     if (e < n && k < MP_MAX_TOP_K)
                         ids[k++] = e;
                 }
-                for (uint32_t a = 0; a < k; a++)
-                    for (uint32_t b = 0; b < k; b++)
+                for (uint32_t a = 0; a < k; a++) /* each pair once, in either place */
+                    for (uint32_t b = a; b < k; b++)
                         pairs[ids[a] * n + ids[b]]++;
             }
             i += run.n;
         }
     }
+    for (size_t a = 0; a < n; a++)
+        for (size_t b = a + 1; b < n; b++) {
+            const uint64_t both = pairs[a * n + b] + pairs[b * n + a];
+            pairs[a * n + b] = pairs[b * n + a] = both;
+        }
     return MP_OK;
 }
