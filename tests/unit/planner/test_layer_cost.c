@@ -123,6 +123,19 @@ static void change_replicas(struct world *w, struct mp_rng *rng) {
     assert_memory_equal(mp_layer_cost_gpus(w->cost[l]), gpu, w->n_items * sizeof *gpu);
 }
 
+/* A race gives up or says what the whole does; met again, from its other end, it does the same at the same work. */
+static void race(struct mp_layer_cost *c, const struct mp_item_move *moves, uint32_t n) {
+    struct mp_item_move turned[3];
+    for (uint32_t k = 0; k < n; k++)
+        turned[k] = moves[n - 1 - k];
+    const uint64_t now = mp_layer_cost_now(c), whole = mp_layer_cost_try(c, moves, n, false),
+                   begun = mp_layer_cost_work(c), first = mp_layer_cost_try(c, moves, n, true),
+                   between = mp_layer_cost_work(c), second = mp_layer_cost_try(c, turned, n, true);
+    assert_true(first == UINT64_MAX || first == whole);
+    assert_int_equal(mp_layer_cost_work(c) - between, between - begun);
+    assert_true(first < now ? second == first : second >= now);
+}
+
 /* One to three items of experts without replicas to random GPUs, or one replica; kept half of the time. */
 static void change(struct world *w, struct mp_rng *rng) {
     uint32_t l = (uint32_t)mp_rng_below(rng, 2), n = 1 + (uint32_t)mp_rng_below(rng, 3);
@@ -139,6 +152,7 @@ static void change(struct world *w, struct mp_rng *rng) {
         }
         moves[k].gpu = (uint16_t)mp_rng_below(rng, w->plan->n_gpus);
     }
+    race(w->cost[l], moves, n);
     uint64_t value = mp_layer_cost_try(w->cost[l], moves, n, false);
     if (mp_rng_below(rng, 2) == 0)
         return;
