@@ -161,8 +161,11 @@ enum mp_status mp_coloc_improve(struct mp_coloc_groups *g, uint32_t *const on[2]
     while (n > 1 && s.work < work_limit) {
         for (int m = 0; m < 2; m++)
             memcpy(s.on[m], s.best[m], n * sizeof *s.on[m]);
-        for (int k = 0; k < 3; k++)
-            swap(s.on[mp_rng_below(&s.rng, 2)], (uint32_t)mp_rng_below(&s.rng, n), (uint32_t)mp_rng_below(&s.rng, n));
+        for (int k = 0; k < 3; k++) { /* drawn one by one: compilers differ in which argument they work out first */
+            const uint32_t a = (uint32_t)mp_rng_below(&s.rng, n), b = (uint32_t)mp_rng_below(&s.rng, n);
+            const uint32_t m = (uint32_t)mp_rng_below(&s.rng, 2);
+            swap(s.on[m], a, b);
+        }
         if (!fits_everywhere(&s)) {
             s.work++;
             continue;

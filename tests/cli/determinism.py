@@ -43,6 +43,17 @@ def results_of(strategy, programs, trace, arguments):
     return len(runs), seen
 
 
+def search_of_two_models(programs, folder):
+    """Draws of a search as arguments of one call were made in another order by clang than by gcc."""
+    def run(*words):
+        return subprocess.run(words, cwd=folder, capture_output=True, check=True).stdout
+    run(programs[0], "generate", "-o", "a.mpt", "--n-requests", "80", "--layers", "2", "--experts", "16", "--phase", "prefill", "--tokens-per-request", "64",
+        "--seed", "3", "-q")
+    run(programs[0], "generate", "-o", "b.mpt", "--n-requests", "80", "--layers", "1", "--experts", "8", "--top-k", "2", "--seed", "4", "-q")
+    words = ["a.mpt", "b.mpt", "2:h100+2:l40s", "--colocate", "--batch", "2", "--tokens-per-rank", "128", "--steps", "3", "-q", "--colocation", "search"]
+    return len({run(p, "compare", *words, "--json").split(b'"own_shares"')[1] for p in programs})
+
+
 def main():
     programs = [os.path.abspath(p) for p in sys.argv[1:]]
     listed = subprocess.run([programs[0], "list", "strategies"], capture_output=True, text=True, check=True).stdout.splitlines()
@@ -68,6 +79,10 @@ def main():
             if len(seen) != 1 or (next(iter(seen)).startswith("exit") and not declined):
                 failures += 1
                 print(f"FAIL {' '.join(arguments)} --strategy {strategy}: {len(seen)} different results: {seen}")
+    n += len(programs)
+    if search_of_two_models(programs, scratch.name) != 1:
+        failures += 1
+        print("FAIL compare --colocate: the programs find different shares")
     print(f"{n} plans, {failures} failures")
     return 1 if failures or not strategies else 0
 
