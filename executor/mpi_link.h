@@ -4,6 +4,7 @@
 #define EXECUTOR_MPI_LINK_H
 
 #include "life.h"
+#include "payload.h"
 #include <mpi.h>
 
 /* Messages have the tags below: the tick of each rank, which is one word, the last. MPI promises no more tags. */

@@ -1,4 +1,5 @@
 #include "payload.h"
+#include <moeplan/alloc.h>
 #include <string.h>
 
 static inline uint64_t load(const uint8_t *at, uint64_t bytes) {
@@ -52,7 +53,34 @@ uint8_t ex_payload_byte(const struct ex_payload *p, uint64_t row, uint64_t at) {
     return (uint8_t)(word >> at % 8 * 8);
 }
 
-uint64_t ex_payload_key(const struct ex_payload *p, const uint8_t *at) { return mp_xxh64(at, p->dispatch_bytes); }
+uint64_t ex_payload_key(const struct ex_payload *p, const uint8_t *from) {
+    uint64_t key = 0;
+    for (uint64_t at = 0, end; (end = piece(p, at, p->dispatch_bytes)) > at; at = end)
+        key = at == 0 ? mp_xxh64(from, end) : mp_mix64(key) ^ mp_xxh64(from + at, end - at);
+    return key;
+}
+
+void ex_payload_blank(const struct ex_payload *p, uint8_t *to, uint8_t value, uint64_t n) {
+    for (uint64_t at = 0, end; (end = piece(p, at, n)) > at; at = end)
+        memset(to + at, value, end - at);
+}
+
+void *ex_payload_room(struct ex_pulse *pulse, uint64_t n) {
+    uint8_t *room = mp_realloc(NULL, n, 1);
+    if (room != NULL)
+        ex_payload_blank(&(struct ex_payload){.pulse = pulse}, room, 0, n);
+    return room;
+}
+
+uint64_t ex_payload_differs(const struct ex_payload *p, const uint8_t *a, const uint8_t *b, uint64_t n) {
+    for (uint64_t at = 0, end; (end = piece(p, at, n)) > at; at = end)
+        if (memcmp(a + at, b + at, end - at) != 0) {
+            while (a[at] == b[at])
+                at++;
+            return at;
+        }
+    return n;
+}
 
 void ex_payload_answer(const struct ex_payload *p, uint64_t key, uint32_t expert, uint32_t weight, uint8_t *sum) {
     const uint64_t s = mp_mix64(key ^ mp_mix64(expert));

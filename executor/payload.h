@@ -34,4 +34,10 @@ void ex_payload_answer(const struct ex_payload *p, uint64_t key, uint32_t expert
 /* Adds weight times what an expert or several of them answered. */
 void ex_payload_add(const struct ex_payload *p, const uint8_t *from, uint64_t weight, uint8_t *sum);
 
+/* Zeroed memory, however much (mp_calloc would be silent all that while); NULL = none. */
+void *ex_payload_room(struct ex_pulse *pulse, uint64_t n);
+/* memset and the first byte that differs (n = none), for flows as long as they like. */
+void ex_payload_blank(const struct ex_payload *p, uint8_t *to, uint8_t value, uint64_t n);
+uint64_t ex_payload_differs(const struct ex_payload *p, const uint8_t *a, const uint8_t *b, uint64_t n);
+
 #endif

@@ -1,6 +1,5 @@
 /* Plain matrices: each flow is one activation, sent whole, answered in as many bytes. */
 #include "run.h"
-#include <string.h>
 
 /* The payload of flow src -> dst. */
 static struct ex_payload payload_of(const struct ex_layer *l, const struct ex_payload *p, size_t flow) {
@@ -16,7 +15,7 @@ void ex_plain_pack(const struct ex_layer *l, const struct ex_payload *p, uint32_
         const struct ex_payload one = payload_of(l, p, out);
         for (int part = 0; part < EX_N_PARTS; part++)
             if (l->flows[part] != NULL)
-                memset(block + l->flows[part]->in_at[in], 0xEE, l->matrix[part][in]);
+                ex_payload_blank(p, block + l->flows[part]->in_at[in], 0xEE, l->matrix[part][in]);
         ex_payload_fill(&one, out, block + l->flows[EX_DISPATCH]->out_at[out]);
     }
 }
@@ -36,7 +35,7 @@ enum mp_status ex_plain_experts(const struct ex_layer *l, const struct ex_payloa
                            "should be 0x%02x",
                            src, rank, (unsigned long long)differs, (unsigned long long)one.dispatch_bytes,
                            came[differs], ex_payload_byte(&one, flow, differs));
-        memset(answer, 0, one.combine_bytes);
+        ex_payload_blank(&one, answer, 0, one.combine_bytes);
         ex_payload_answer(&one, ex_payload_key(&one, came), rank, 1, answer);
         *n_copies += one.dispatch_bytes > 0;
     }
@@ -51,15 +50,14 @@ enum mp_status ex_plain_check_home(const struct ex_layer *l, const struct ex_pay
         const size_t flow = (size_t)rank * n + dst, back = (size_t)dst * n + rank;
         const struct ex_payload one = payload_of(l, p, flow);
         const uint8_t *got = block + l->flows[EX_COMBINE]->in_at[back];
-        uint8_t *own = mp_calloc(one.dispatch_bytes, 1), *want = mp_calloc(one.combine_bytes, 1);
+        uint8_t *own = ex_payload_room(p->pulse, one.dispatch_bytes);
+        uint8_t *want = ex_payload_room(p->pulse, one.combine_bytes);
         if (own == NULL || want == NULL) {
             status = mp_nomem(err, "checking flows");
         } else {
             ex_payload_fill(&one, flow, own);
             ex_payload_answer(&one, ex_payload_key(&one, own), dst, 1, want);
-            uint64_t at = 0;
-            while (at < one.combine_bytes && got[at] == want[at])
-                at++;
+            const uint64_t at = ex_payload_differs(&one, got, want, one.combine_bytes);
             if (at < one.combine_bytes)
                 status = mp_fail(err, MP_EPEER,
                                  "combine: the answer of rank %u to rank %u came home wrong: byte %llu of %llu is "

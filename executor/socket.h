@@ -5,6 +5,7 @@
 #define EXECUTOR_SOCKET_H
 
 #include "life.h"
+#include "payload.h"
 #include "rendezvous.h"
 
 enum socket_kind {

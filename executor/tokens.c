@@ -21,7 +21,8 @@ static void pack_rows(const struct ex_layer *l, const struct ex_payload *p, uint
     const struct ex_rows *rows = &l->rows[rank];
     uint64_t to = rows->tokens_at;
     for (uint32_t dst = 0; dst < r->n; dst++) /* a row that is forgotten is seen */
-        memset(block + out_at(l, EX_DISPATCH, rank, dst, 0, 0), 0xEE, l->matrix[EX_DISPATCH][flow_of(l, rank, dst)]);
+        ex_payload_blank(p, block + out_at(l, EX_DISPATCH, rank, dst, 0, 0), 0xEE,
+                         l->matrix[EX_DISPATCH][flow_of(l, rank, dst)]);
     for (uint32_t i = 0; i < r->n_tokens; i++)
         if (r->tokens[i].source == rank) {
             ex_payload_fill(p, r->tokens[i].row, block + to);
@@ -38,7 +39,8 @@ void ex_pack(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank
     }
     for (int part = 0; part < EX_N_PARTS; part++) /* nothing that is left of an earlier run may pass for new */
         for (uint32_t i = 0; l->flows[part] != NULL && i < r->n; i++)
-            memset(block + in_at(l, (enum ex_part)part, i, rank, 0, 0), 0xEE, l->matrix[part][flow_of(l, i, rank)]);
+            ex_payload_blank(p, block + in_at(l, (enum ex_part)part, i, rank, 0, 0), 0xEE,
+                             l->matrix[part][flow_of(l, i, rank)]);
     if (l->rows != NULL) {
         pack_rows(l, p, rank, block);
         return;

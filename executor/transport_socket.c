@@ -646,12 +646,17 @@ out:
 static enum mp_status socket_alloc(struct ex_link *l, uint32_t rank, uint64_t bytes, void **host_view,
                                    struct mp_error *err) {
     (void)rank;
+    struct ex_pulse pulse = {.beat = socket_pulse, .link = l};
     if (l->block == NULL || l->block_bytes < bytes) {
         mp_free(l->block);
-        l->block = mp_calloc(bytes, 1);
+        l->block = ex_payload_room(&pulse, bytes);
         l->block_bytes = l->block != NULL ? bytes : 0;
     }
     *host_view = l->block;
+    if (pulse.status != MP_OK && err != NULL)
+        *err = pulse.why;
+    if (pulse.status != MP_OK)
+        return pulse.status;
     return *host_view != NULL ? MP_OK
                               : mp_nomem(err, "the memory of a rank (fewer --steps or a smaller --batch need less)");
 }
