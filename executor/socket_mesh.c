@@ -188,6 +188,16 @@ out:
 /* Somebody's connection has ended without a word. When it told a reason to anybody, that comes within a moment. */
 enum mp_status socket_gone(struct ex_link *l, uint32_t peer, int error, struct mp_error *err) {
     const uint64_t until = ex_now_ns() + GRACE_NS;
+    struct ex_owed owed = {.bytes = 0};
+    char name[96], what[224];
+    if (l->owed != NULL)
+        l->owed(l->run, peer, &owed);
+    if (owed.bytes > 0)
+        (void)snprintf(what, sizeof what, "%s, stage %u: %llu bytes %s rank %u are outstanding",
+                       ex_script_name(l->script, name, sizeof name), owed.stage, (unsigned long long)owed.bytes,
+                       owed.is_receive ? "from" : "to", peer);
+    else
+        (void)snprintf(what, sizeof what, "%s, with 0 bytes outstanding", l->doing);
     if (!l->is_broken && !l->is_asking) { /* a step below may find more of them */
         struct mp_error ignored = {0};
         l->is_asking = true;
@@ -196,7 +206,7 @@ enum mp_status socket_gone(struct ex_link *l, uint32_t peer, int error, struct m
                 break;
         l->is_asking = false;
     }
-    return socket_break(l, err, "%s: rank %u is gone (its connection to rank %u %s)", l->doing, peer, l->me,
+    return socket_break(l, err, "%s: rank %u is gone (its connection to rank %u %s)", what, peer, l->me,
                         error == 0 ? "was closed" : strerror(error));
 }
 

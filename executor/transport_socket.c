@@ -207,16 +207,6 @@ static enum mp_status check_header(struct run *x, uint32_t from, const struct ex
         (unsigned long long)f->serial, e->message, (unsigned long long)x->link->n_runs);
 }
 
-static enum mp_status ended(struct run *x, uint32_t peer, const struct ex_end *e, bool is_receive, uint64_t bytes,
-                            int error, struct mp_error *err) {
-    char name[96];
-    struct ex_link *l = x->link;
-    (void)snprintf(l->doing, sizeof l->doing, "%s, stage %u: %llu bytes %s rank %u are outstanding",
-                   ex_script_name(x->s, name, sizeof name), e->stage, (unsigned long long)bytes,
-                   is_receive ? "from" : "to", peer);
-    return socket_gone(l, peer, error, err);
-}
-
 static void received(struct run *x, uint32_t from, size_t i) {
     struct lane *lane = &x->lanes[from];
     x->is_received[i] = 1;
@@ -251,7 +241,7 @@ static enum mp_status receive_some(struct run *x, uint32_t from, bool *did, stru
             return MP_OK;
         }
         if (k <= 0)
-            return ended(x, from, e, true, e->bytes - lane->received, k == 0 ? 0 : errno, err);
+            return socket_gone(l, from, k == 0 ? 0 : errno, err);
         *did = true;
         lane->came_ns = l->life.looked_ns; /* just before */
         taken += (uint64_t)k;
@@ -338,7 +328,7 @@ static enum mp_status send_some(struct run *x, size_t i, bool *did, struct mp_er
             return MP_OK;
         }
         if (k < 0)
-            return ended(x, e->peer, e, false, e->bytes - lane->sent, errno, err);
+            return socket_gone(x->link, e->peer, errno, err);
         *did = true;
         given += (uint64_t)k;
         const size_t of_header = (size_t)k < header ? (size_t)k : header;

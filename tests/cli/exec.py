@@ -384,6 +384,18 @@ class Deadlines(unittest.TestCase):
                 self.assertRegex(said[0][1], rf"dispatch of step 0, layer 0, .* bytes .*rank {victim}, which showed no sign of life")
                 self.assertLess(took, 10)  # 0.9 on an idle machine; behind the flow it would be 20
 
+    def test_a_killed_rank_is_named_with_the_bytes_outstanding(self):
+        self.order(20, "free")
+        ranks = self.start(20000)
+        while not all(self.has_met(p) or p.poll() is not None for p in ranks):
+            time.sleep(0.01)
+        time.sleep(0.3)  # into the flow
+        ranks[1].kill()
+        for r, (out, err) in [(r, ranks[r].communicate(timeout=60)) for r in (0, 1, 2, 3)]:
+            self.assertEqual((ranks[r].returncode, out), (-9 if r == 1 else 5, ""), err)
+            if r != 1:
+                self.assertRegex(err, r"layer 0, (stage \d+: [1-9]\d* bytes (from|to) rank 1 are|with 0 bytes) outstanding: rank 1 is gone")
+
     @staticmethod
     def has_met(process):
         """Three descriptors as ever, one to wait at, and two connections with each of three ranks."""
