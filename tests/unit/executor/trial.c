@@ -65,9 +65,16 @@ bool trial_victim(const struct trial *t, uint32_t *rank, uint32_t *stage, uint64
         *rank = s->messages[m].src;
         *stage = s->messages[m].stage;
         *n_sends = 0;
+        /* A swap exchanges the first two: a few bytes may be the same, and the same tokens may go to two GPUs. */
+        uint64_t first[2] = {0}, n_first = 0;
         for (size_t i = s->send_first[*rank]; i < s->send_first[*rank + 1]; i++)
-            *n_sends += s->sends[i].stage >= *stage && s->sends[i].bytes >= 16;
-        is_found = *n_sends >= 2 && s->messages[m].bytes >= 16;
+            if (s->sends[i].stage >= *stage) {
+                if (n_first < 2)
+                    first[n_first++] = s->sends[i].bytes;
+                *n_sends += s->sends[i].bytes >= 16;
+            }
+        is_found =
+            *n_sends >= 2 && first[0] >= 16 && first[1] >= 16 && first[0] != first[1] && s->messages[m].bytes >= 16;
     }
     ex_layer_free(l);
     mp_net_free(net);
