@@ -48,6 +48,24 @@ static void halves(struct mp_trace *t, struct mp_part *a, struct mp_part *b) {
     const struct mp_split split = {.kind = MP_SPLIT_HASH, .planning_ppm = 500000};
     CHECK_OK(mp_part_split(a, b, t, &split, &err), err);
 }
+struct learned { /* from one half of a recording */
+    struct mp_trace *trace;
+    struct mp_part a, b;
+    struct mp_path_tables *tables;
+};
+static struct learned learn(struct mp_trace *t, uint32_t length) {
+    struct mp_error err = {0};
+    struct learned x = {.trace = t};
+    halves(t, &x.a, &x.b);
+    CHECK_OK(mp_path_learn(&x.tables, &x.a, length, &err), err);
+    return x;
+}
+static void forget(struct learned *x) {
+    mp_path_free(x->tables);
+    mp_part_free(&x->a);
+    mp_part_free(&x->b);
+    mp_trace_free(x->trace);
+}
 static struct mp_path_accuracy measured(const struct mp_path_tables *tables, const struct mp_part *part,
                                         uint32_t length, unsigned threads) {
     struct mp_error err = {0};
@@ -64,14 +82,10 @@ static struct mp_path_accuracy measured(const struct mp_path_tables *tables, con
 /* Where the next expert follows from the last one it is foreseen every time, and batches' lists with it. */
 static void test_path_tables__a_chain_is_foreseen(void **state) {
     (void)state;
-    struct mp_error err = {0};
     struct mp_trace *t = make_trace(60, true, 1);
-    struct mp_part a, b;
-    struct mp_path_tables *tables;
-    halves(t, &a, &b);
-    CHECK_OK(mp_path_learn(&tables, &a, 3, &err), err);
-    struct mp_path_accuracy none = measured(tables, &b, 0, 1), one = measured(tables, &b, 1, 2),
-                            three = measured(tables, &b, 3, 3);
+    struct learned x = learn(t, 3);
+    struct mp_path_accuracy none = measured(x.tables, &x.b, 0, 1), one = measured(x.tables, &x.b, 1, 2),
+                            three = measured(x.tables, &x.b, 3, 3);
     assert_true(one.recall == 1 && one.recall_k == 1 && three.recall == 1 && three.recall_k == 1);
     assert_true(none.recall < 0.6 && none.recall_k < 0.4);
     assert_true(one.lists_common > none.lists_common + 0.2);
@@ -80,54 +94,40 @@ static void test_path_tables__a_chain_is_foreseen(void **state) {
     mp_path_accuracy_free(&none);
     mp_path_accuracy_free(&one);
     mp_path_accuracy_free(&three);
-    mp_path_free(tables);
-    mp_part_free(&a);
-    mp_part_free(&b);
-    mp_trace_free(t);
+    forget(&x);
 }
 
 /* Where layers have nothing to do with each other, looking back neither helps nor harms much, and probabilities are
  * those of the experts. */
 static void test_path_tables__independent_layers_are_popularity(void **state) {
     (void)state;
-    struct mp_error err = {0};
     struct mp_trace *t = make_trace(400, false, 2);
-    struct mp_part a, b;
-    struct mp_path_tables *tables;
-    halves(t, &a, &b);
-    CHECK_OK(mp_path_learn(&tables, &a, 1, &err), err);
-    struct mp_path_accuracy none = measured(tables, &b, 0, 1), one = measured(tables, &b, 1, 1);
+    struct learned x = learn(t, 1);
+    struct mp_path_accuracy none = measured(x.tables, &x.b, 0, 1), one = measured(x.tables, &x.b, 1, 1);
     assert_true(fabs(none.recall - one.recall) < 0.03 && one.calibration < 0.02 && none.calibration < 0.02);
     mp_path_accuracy_free(&none);
     mp_path_accuracy_free(&one);
-    mp_path_free(tables);
-    mp_part_free(&a);
-    mp_part_free(&b);
-    mp_trace_free(t);
+    forget(&x);
 }
 
 /* Scores are the logarithms that they say, worked out in floating point; probabilities sum to top-k; and a result is
  * the same for any number of threads. */
 static void test_path_tables__scores_by_the_formula(void **state) {
     (void)state;
-    struct mp_error err = {0};
     struct mp_trace *t = make_trace(30, true, 3);
-    struct mp_part a, b;
-    struct mp_path_tables *tables;
-    halves(t, &a, &b);
-    CHECK_OK(mp_path_learn(&tables, &a, 2, &err), err);
-    const struct mp_request *q = &t->requests[b.members[0]];
+    struct learned x = learn(t, 2);
+    const struct mp_request *q = &t->requests[x.b.members[0]];
     for (uint32_t l = 1; l < LAYERS; l++) {
         int64_t scores[EXPERTS];
         double p[EXPERTS], sum = 0, n_tokens = 0;
         uint16_t own[TOP_K], there[TOP_K], before[TOP_K];
-        mp_path_scores(tables, t, l, q->first_row, 2, scores);
-        mp_path_probabilities(tables, scores, p);
+        mp_path_scores(x.tables, t, l, q->first_row, 2, scores);
+        mp_path_probabilities(x.tables, scores, p);
         for (uint32_t e = 0; e < EXPERTS; e++) {
             double want = 0, load = 0;
-            for (uint32_t m = 0; m < a.n; m++)
-                for (uint64_t row = 0; row < t->requests[a.members[m]].n_rows; row++) {
-                    (void)mp_trace_row(t, l, t->requests[a.members[m]].first_row + row, own);
+            for (uint32_t m = 0; m < x.a.n; m++)
+                for (uint64_t row = 0; row < t->requests[x.a.members[m]].n_rows; row++) {
+                    (void)mp_trace_row(t, l, t->requests[x.a.members[m]].first_row + row, own);
                     load += own[0] == e || own[1] == e;
                     n_tokens += e == 0;
                 }
@@ -135,10 +135,10 @@ static void test_path_tables__scores_by_the_formula(void **state) {
                 (void)mp_trace_row(t, l - d, q->first_row, there);
                 for (uint32_t j = 0; j < TOP_K; j++) {
                     double pairs = 0, seen = 0;
-                    for (uint32_t m = 0; m < a.n; m++)
-                        for (uint64_t row = 0; row < t->requests[a.members[m]].n_rows; row++) {
-                            (void)mp_trace_row(t, l, t->requests[a.members[m]].first_row + row, own);
-                            (void)mp_trace_row(t, l - d, t->requests[a.members[m]].first_row + row, before);
+                    for (uint32_t m = 0; m < x.a.n; m++)
+                        for (uint64_t row = 0; row < t->requests[x.a.members[m]].n_rows; row++) {
+                            (void)mp_trace_row(t, l, t->requests[x.a.members[m]].first_row + row, own);
+                            (void)mp_trace_row(t, l - d, t->requests[x.a.members[m]].first_row + row, before);
                             const bool is_there = before[0] == there[j] || before[1] == there[j];
                             seen += is_there;
                             pairs += is_there && (own[0] == e || own[1] == e);
@@ -152,15 +152,12 @@ static void test_path_tables__scores_by_the_formula(void **state) {
         }
         assert_true(fabs(sum - TOP_K) < 1e-6);
     }
-    struct mp_path_accuracy one = measured(tables, &b, 2, 1), three = measured(tables, &b, 2, 3);
+    struct mp_path_accuracy one = measured(x.tables, &x.b, 2, 1), three = measured(x.tables, &x.b, 2, 3);
     assert_true(one.recall == three.recall && one.calibration == three.calibration &&
                 one.lists_common == three.lists_common);
     mp_path_accuracy_free(&one);
     mp_path_accuracy_free(&three);
-    mp_path_free(tables);
-    mp_part_free(&a);
-    mp_part_free(&b);
-    mp_trace_free(t);
+    forget(&x);
 }
 
 struct flow {
@@ -207,22 +204,16 @@ static void test_path_tables__recorded_decode(void **state) {
     hints.phase = MP_PHASE_DECODE;
     hints.n_experts = 32;
     struct mp_trace *t;
-    struct mp_part a, b;
-    struct mp_path_tables *tables;
     struct mp_path_accuracy none, two;
     CHECK_OK(mp_trace_load(&t, path, &hints, &mp_limits_default, &err), err);
-    halves(t, &a, &b);
-    CHECK_OK(mp_path_learn(&tables, &a, 2, &err), err);
-    b.n = 20; /* of 100 */
-    CHECK_OK(mp_path_measure(&none, tables, &b, NULL, 0, 2, &err), err);
-    CHECK_OK(mp_path_measure(&two, tables, &b, NULL, 2, 2, &err), err);
+    struct learned x = learn(t, 2);
+    x.b.n = 20; /* of 100 */
+    CHECK_OK(mp_path_measure(&none, x.tables, &x.b, NULL, 0, 2, &err), err);
+    CHECK_OK(mp_path_measure(&two, x.tables, &x.b, NULL, 2, 2, &err), err);
     assert_true(none.recall < 0.57 && two.recall > 0.82);
     mp_path_accuracy_free(&none);
     mp_path_accuracy_free(&two);
-    mp_path_free(tables);
-    mp_part_free(&a);
-    mp_part_free(&b);
-    mp_trace_free(t);
+    forget(&x);
 }
 
 int main(void) {
