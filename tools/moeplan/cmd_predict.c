@@ -10,7 +10,7 @@ struct predict {
     const struct opts *o;
     struct mp_trace *trace;
     struct mp_part planning, scored;
-    struct mp_workload *batches; /* NULL: not enough requests even to draw them */
+    struct mp_workload *batches; /* of the scored part */
     struct mp_path_tables *tables;
     struct mp_path_accuracy rows[MP_PATH_MAX + 1];
     uint32_t n_rows, best;

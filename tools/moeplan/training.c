@@ -21,20 +21,19 @@ static enum mp_status make_works(struct training *t, const struct setup *s, cons
                                  struct mp_error *err) {
     const struct mp_train_options options = mp_train_defaults();
     struct mp_router *router = NULL;
-    const struct mp_cost_setup setup = {.plan = plan,
-                                        .workload = s->workload,
-                                        .topology = s->topology,
-                                        .model = s->model,
-                                        .dispatcher = s->sim.dispatcher,
-                                        .sources = s->sim.sources,
-                                        .choice = s->sim.choice};
+    struct mp_cost_setup setup = {.plan = plan,
+                                  .workload = s->workload,
+                                  .topology = s->topology,
+                                  .model = s->model,
+                                  .dispatcher = s->sim.dispatcher,
+                                  .sources = s->sim.sources,
+                                  .choice = s->sim.choice};
     enum mp_status status = mp_router_new(&router, plan, err);
-    struct mp_cost_setup own = setup;
-    own.router = router;
+    setup.router = router;
     const uint32_t n_steps = s->workload->n_steps, n = n_steps < STEPS_MAX ? n_steps : STEPS_MAX;
     for (uint32_t i = 0; i < n && status == MP_OK; i++) {
         const uint32_t step = (uint32_t)((2 * (uint64_t)i + 1) * n_steps / (2 * (uint64_t)n));
-        status = mp_train_work_make(&t->works[i], &own, step, &options, err);
+        status = mp_train_work_make(&t->works[i], &setup, step, &options, err);
         if (status != MP_OK)
             break;
         t->n_works++;
