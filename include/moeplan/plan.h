@@ -4,6 +4,7 @@
 #ifndef MOEPLAN_PLAN_H
 #define MOEPLAN_PLAN_H
 
+#include <moeplan/policy.h>
 #include <moeplan/topology.h>
 #include <moeplan/workload.h>
 
@@ -115,13 +116,16 @@ struct mp_plan_together {
     const char *other_trace_sha256, *other_model_sha256;
     uint64_t timeline_ns, closed_form_ns; /* both planning data's mean steps, summed over layers */
 };
-/* Training sections (chunk size, priorities, bucket order). For later work: read, kept, written, checked for range. */
+/* Of a plan for training: how its steps are to run. The policy's buckets are always listed: every layer's gradients of
+ * what all ranks hold once, and of experts where one is on several GPUs (docs/PLAN.md). */
 struct mp_plan_training {
     bool is_present;
-    uint64_t chunk_bytes;
-    uint32_t experts_per_gpu, n_buckets;
-    const uint32_t *bucket_order; /* [n_buckets], a permutation */
+    const char *name;         /* of the policy: as `moeplan list policies` says it, or "searched" */
+    uint32_t experts_per_gpu; /* of each layer on every GPU, where packing made the placement; else 0 */
+    uint32_t gradient_bits;   /* of one weight's gradient as it travels */
+    struct mp_train_policy policy;
 };
+#define MP_MAX_GRADIENT_BITS 64
 
 /* The traffic matrix that a plan of `moeplan order` puts in order. Such a plan has one layer, no workload, and a
  * certificate. */

@@ -4,6 +4,7 @@
 #define MOEPLAN_TRAIN_H
 
 #include <moeplan/cost.h>
+#include <moeplan/policy.h>
 
 /* ---- a step as work ---- */
 
@@ -56,30 +57,7 @@ void mp_train_work_free(struct mp_train_work *w); /* its memory, not *w */
 
 /* ---- a policy: what the network does first ---- */
 
-enum mp_train_guard { /* when no allreduce is begun although the network is free */
-                      MP_TRAIN_GUARD_NONE,
-                      MP_TRAIN_GUARD_NEAR, /* while the combine's computation of the backward pass runs: an all-to-all
-                                              is near (Lina) */
-                      MP_TRAIN_GUARD_FITS, /* unless it ends before the next all-to-all is ready, as far as that can be
-                                              foreseen */
-                      MP_TRAIN_GUARD_BEHIND, /* until the last all-to-all has ended */
-                      MP_TRAIN_N_GUARDS
-};
-enum mp_train_order { /* which of the gradients that are ready goes first */
-                      MP_TRAIN_FIRST_READY,
-                      MP_TRAIN_FIRST_NEEDED, /* the one that the next forward pass needs first */
-                      MP_TRAIN_SHORTEST,
-                      MP_TRAIN_N_ORDERS
-};
-struct mp_train_policy {
-    bool is_shared; /* one of each kind travels at a time, beside each other; else one of both, all-to-all first */
-    enum mp_train_guard guard; /* not of a shared one */
-    enum mp_train_order order;
-    bool is_pipelined;           /* experts begin with the tokens of each chunk that has come */
-    uint64_t a2a_chunk_bytes;    /* 0 = whole */
-    uint64_t reduce_chunk_bytes; /* 0 = whole */
-    uint64_t bucket_bytes;       /* gradients of neighbouring layers are joined until there are so many; 0 = never */
-};
+/* enum mp_train_guard, enum mp_train_order, struct mp_train_policy: moeplan/policy.h. */
 struct mp_train_named_policy {
     const char *name, *summary, *reference;
     struct mp_train_policy policy;
@@ -87,6 +65,11 @@ struct mp_train_named_policy {
 /* fair, priority, deferred, lina; NULL past the last. */
 const struct mp_train_named_policy *mp_train_policy_at(uint32_t i);
 const struct mp_train_named_policy *mp_train_policy_find(const char *name);
+
+/* The buckets that a policy without a list makes of the step's gradients, in the order in which the backward pass makes
+ * them: *n of them in `arena`. They depend on the plan and its model, not on the step. */
+enum mp_status mp_train_buckets(const struct mp_train_bucket **out, uint32_t *n, const struct mp_train_step *step,
+                                uint64_t bucket_bytes, struct mp_arena *arena, struct mp_error *err) MP_MUST_CHECK;
 
 /* ---- its timeline ---- */
 
@@ -124,7 +107,8 @@ struct mp_train_timeline {
     size_t n_events;
 };
 /* Runs the step once. Whole nanoseconds, every time rounded up; deterministic. MP_EUSAGE when chunks times ranks would
- * be more than 16 million. The timeline is released with mp_train_timeline_free. */
+ * be more than 16 million, or the policy's list of buckets leaves out gradients. The timeline is released with
+ * mp_train_timeline_free. */
 enum mp_status mp_train_run(struct mp_train_timeline *out, const struct mp_train_step *step,
                             const struct mp_train_policy *policy, bool with_events, struct mp_error *err) MP_MUST_CHECK;
 void mp_train_timeline_free(struct mp_train_timeline *t); /* its memory, not *t */

@@ -202,9 +202,7 @@ enum mp_status mp_plan_check(const struct mp_plan *p, struct mp_error *err) {
         if (p->samples[i].step >= p->n_planning_steps)
             status = mp_fail(err, MP_EINPUT, "plan: sample: step %u of %llu", p->samples[i].step,
                              (unsigned long long)p->n_planning_steps);
-    for (uint32_t i = 0; status == MP_OK && p->training.is_present && i < p->training.n_buckets; i++)
-        if (p->training.bucket_order[i] >= p->training.n_buckets)
-            status = mp_fail(err, MP_EINPUT, "plan: training: bucket %u of %u", p->training.bucket_order[i],
-                             p->training.n_buckets);
+    if (status == MP_OK)
+        status = plan_check_training(p, err);
     return status;
 }

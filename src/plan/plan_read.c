@@ -119,11 +119,12 @@ static enum mp_status get_string(struct reader *r, const struct mp_yaml *map, co
     return mp_yaml_string(r->doc, n, r->plan->arena, out, r->err);
 }
 
-/* One of `words`; *out its index. */
-static enum mp_status get_word(struct reader *r, const struct mp_yaml *map, const char *key, const char *const *words,
-                               unsigned *out) {
+enum mp_status plan_read_word(const struct mp_yaml_doc *doc, const struct mp_yaml *map, const char *key,
+                              const char *const *words, unsigned *out, struct mp_error *err) {
     const struct mp_yaml *n = NULL;
-    enum mp_status status = get_kind(r, map, key, MP_YAML_SCALAR, &n);
+    enum mp_status status = mp_yaml_need(doc, map, key, &n, err);
+    if (status == MP_OK)
+        status = mp_yaml_expect(doc, n, MP_YAML_SCALAR, err);
     if (status != MP_OK)
         return status;
     char list[128] = "", quoted[128];
@@ -135,8 +136,13 @@ static enum mp_status get_word(struct reader *r, const struct mp_yaml *map, cons
         }
         used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", i > 0 ? ", " : "", words[i]);
     }
-    return mp_yaml_fail(r->doc, n, r->err, "\"%s\" is not known (write one of %s)",
+    return mp_yaml_fail(doc, n, err, "\"%s\" is not known (write one of %s)",
                         mp_quote(n->text, n->length, quoted, sizeof quoted), list);
+}
+
+static enum mp_status get_word(struct reader *r, const struct mp_yaml *map, const char *key, const char *const *words,
+                               unsigned *out) {
+    return plan_read_word(r->doc, map, key, words, out, r->err);
 }
 
 /* A flow sequence of exactly n whole numbers in [0, max], or -1 = `none` where that is allowed. The fast path of large
@@ -612,27 +618,6 @@ out:
     return status;
 }
 
-static enum mp_status read_training(struct reader *r, const struct mp_yaml *map) {
-    static const char *const keys[] = {"chunk_bytes", "experts_per_gpu", "bucket_order", NULL};
-    struct mp_plan_training *t = &r->plan->training;
-    const struct mp_yaml *list = NULL;
-    enum mp_status status;
-    MP_TRY(mp_yaml_keys(r->doc, map, keys, r->err));
-    MP_TRY(get_u64(r, map, "chunk_bytes", UINT64_MAX, &t->chunk_bytes));
-    MP_TRY(get_u32(r, map, "experts_per_gpu", 0, MP_MAX_EXPERTS, &t->experts_per_gpu));
-    MP_TRY(get_kind(r, map, "bucket_order", MP_YAML_SEQUENCE, &list));
-    uint32_t *order = mp_arena_alloc(r->plan->arena, list->n, sizeof *order);
-    if (order == NULL) {
-        status = mp_nomem(r->err, "reading a plan");
-        goto out;
-    }
-    MP_TRY(get_numbers(r, list, list->n, list->n > 0 ? list->n - 1 : 0, NULL,
-                       "training: write a permutation of the buckets", order));
-    *t = (struct mp_plan_training){true, t->chunk_bytes, t->experts_per_gpu, list->n, order};
-out:
-    return status;
-}
-
 static enum mp_status read_sample(struct reader *r, const struct mp_yaml *map, struct mp_plan_sample *s) {
     /* The last one belongs to plans with a clock per GPU. */
     const char *const keys[] = {"step",       "step_ns",    "dispatch_ns",
@@ -769,7 +754,7 @@ static enum mp_status read_lists(struct reader *r, const struct mp_yaml *root, c
     if (together != NULL)
         MP_TRY(read_together(r, together));
     if (training != NULL)
-        MP_TRY(read_training(r, training));
+        MP_TRY(plan_read_training(r->doc, training, p, r->err));
 out:
     mp_free(scratch);
     return status;

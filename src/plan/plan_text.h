@@ -26,4 +26,16 @@ enum mp_status plan_read_weights_by_source(const struct mp_yaml_doc *doc, const 
                                            struct mp_error *err) MP_MUST_CHECK;
 void plan_write_weights_by_source(struct mp_out *o, const struct mp_plan *p, const struct mp_plan_layer *layer);
 
+/* One of `words`; *out its index (plan_read.c). */
+enum mp_status plan_read_word(const struct mp_yaml_doc *doc, const struct mp_yaml *map, const char *key,
+                              const char *const *words, unsigned *out, struct mp_error *err) MP_MUST_CHECK;
+/* "KEY" and the text in double quotes, a line (plan_write.c). */
+void plan_put_string(struct mp_out *o, const char *key, const char *s);
+
+/* The section training, all before it known (plan_training.c). */
+enum mp_status plan_read_training(const struct mp_yaml_doc *doc, const struct mp_yaml *map, struct mp_plan *p,
+                                  struct mp_error *err) MP_MUST_CHECK;
+void plan_write_training(struct mp_out *o, const struct mp_plan *p);
+enum mp_status plan_check_training(const struct mp_plan *p, struct mp_error *err) MP_MUST_CHECK;
+
 #endif

@@ -55,7 +55,7 @@ static size_t decode(const unsigned char *s, uint32_t *code) {
 
 /* Always in double quotes and ASCII: nothing in a name can then be taken for another type, and no editor re-encodes it.
  */
-static void put_string(struct mp_out *o, const char *key, const char *s) {
+void plan_put_string(struct mp_out *o, const char *key, const char *s) {
     mp_out_puts(o, key);
     if (!mp_is_text(s, strlen(s))) {
         mp_out_fail(o, MP_EINPUT, "a name in the plan is not printable UTF-8 text");
@@ -104,33 +104,33 @@ static void put_listed(struct mp_out *o, const char *key, const char *const *wor
 
 static void write_provenance(struct mp_out *o, const struct mp_provenance *v) {
     mp_out_puts(o, "provenance:\n");
-    put_string(o, "  tool: ", v->tool);
-    put_string(o, "  strategy: ", v->strategy);
-    put_string(o, "  replicate: ", v->replicate);
-    put_string(o, "  place: ", v->place);
-    put_string(o, "  route: ", v->route);
-    put_string(o, "  order: ", v->order);
-    put_string(o, "  options: ", v->options);
-    put_string(o, "  selected_on: ", v->selected_on);
+    plan_put_string(o, "  tool: ", v->tool);
+    plan_put_string(o, "  strategy: ", v->strategy);
+    plan_put_string(o, "  replicate: ", v->replicate);
+    plan_put_string(o, "  place: ", v->place);
+    plan_put_string(o, "  route: ", v->route);
+    plan_put_string(o, "  order: ", v->order);
+    plan_put_string(o, "  options: ", v->options);
+    plan_put_string(o, "  selected_on: ", v->selected_on);
     put_key_u64(o, "  seed: ", v->seed);
     put_key_u64(o, "  work_used: ", v->work_used);
     put_listed(o, "  stopped_by: ", plan_stop_names, v->stopped_by);
     put_bool(o, "  reproducible: ", v->is_reproducible);
     put_bool(o, "  synthetic: ", v->is_synthetic);
-    put_string(o, "  trace_format: ", v->trace_format);
-    put_string(o, "  trace_model: ", v->trace_model);
-    put_string(o, "  trace_sha256: ", v->trace_sha256);
-    put_string(o, "  topology: ", v->topology);
-    put_string(o, "  topology_sha256: ", v->topology_sha256);
-    put_string(o, "  model: ", v->model);
-    put_string(o, "  model_sha256: ", v->model_sha256);
-    put_string(o, "  dispatcher: ", v->dispatcher);
+    plan_put_string(o, "  trace_format: ", v->trace_format);
+    plan_put_string(o, "  trace_model: ", v->trace_model);
+    plan_put_string(o, "  trace_sha256: ", v->trace_sha256);
+    plan_put_string(o, "  topology: ", v->topology);
+    plan_put_string(o, "  topology_sha256: ", v->topology_sha256);
+    plan_put_string(o, "  model: ", v->model);
+    plan_put_string(o, "  model_sha256: ", v->model_sha256);
+    plan_put_string(o, "  dispatcher: ", v->dispatcher);
     put_listed(o, "  sources: ", plan_source_names, v->sources[0] != '\0' ? v->sources : "dp");
     put_bool(o, "  planned: ", v->has_workload);
     if (v->matrix.is_present) {
         mp_out_puts(o, "  matrix:\n");
-        put_string(o, "    format: ", v->matrix.format);
-        put_string(o, "    sha256: ", v->matrix.sha256);
+        plan_put_string(o, "    format: ", v->matrix.format);
+        plan_put_string(o, "    sha256: ", v->matrix.sha256);
         put_key_u64(o, "    token_bytes: ", v->matrix.token_bytes);
     }
     if (!v->has_workload)
@@ -139,7 +139,7 @@ static void write_provenance(struct mp_out *o, const struct mp_provenance *v) {
     put_word(o, "    kind: ", plan_split_names, 4, (unsigned)v->split.kind);
     put_key_u64(o, "    planning_ppm: ", v->split.planning_ppm);
     put_key_u64(o, "    seed: ", v->split.seed);
-    put_string(o, "    categories: ", v->split.categories != NULL ? v->split.categories : "");
+    plan_put_string(o, "    categories: ", v->split.categories != NULL ? v->split.categories : "");
     mp_out_puts(o, "  batching:\n");
     put_word(o, "    phase: ", plan_phase_names, 5, (unsigned)v->batching.phase);
     put_key_u64(o, "    ranks: ", v->batching.n_ranks);
@@ -233,7 +233,7 @@ void mp_stage_write(const struct mp_order *order, uint32_t stage, uint32_t n, st
 }
 
 static void write_order(struct mp_out *o, const struct mp_plan *p, const struct mp_order *order) {
-    put_string(o, "  - name: ", order->name != NULL ? order->name : "");
+    plan_put_string(o, "  - name: ", order->name != NULL ? order->name : "");
     mp_out_puts(o, order->between_nodes ? "    between: nodes\n" : "    between: gpus\n");
     put_key_u64(o, "    unit: ", order->unit);
     put_key_u64(o, "    ports: ", order->ports);
@@ -271,7 +271,7 @@ static void write_certificates(struct mp_out *o, const struct mp_plan *p) {
         const struct mp_certificate *c = &p->certificates[i];
         put_word(o, "  - kind: ", plan_certificate_names, 3, (unsigned)c->kind);
         put_word(o, "    proof: ", plan_proof_names, 3, (unsigned)c->proof);
-        put_string(o, "    scope: ", c->scope != NULL ? c->scope : "");
+        plan_put_string(o, "    scope: ", c->scope != NULL ? c->scope : "");
         put_key_u64(o, "    value_ns: ", c->value_ns);
         put_key_u64(o, "    bound_ns: ", c->bound_ns);
         put_key_u64(o, "    nodes: ", c->nodes);
@@ -320,17 +320,13 @@ static void write_body(struct mp_out *o, const struct mp_plan *p) {
     if (p->together.is_present) {
         mp_out_puts(o, "together:\n");
         mp_out_printf(o, "  role: %s\n", plan_role_names[p->together.is_second]);
-        put_string(o, "  other_trace_sha256: ", p->together.other_trace_sha256);
-        put_string(o, "  other_model_sha256: ", p->together.other_model_sha256);
+        plan_put_string(o, "  other_trace_sha256: ", p->together.other_trace_sha256);
+        plan_put_string(o, "  other_model_sha256: ", p->together.other_model_sha256);
         put_key_u64(o, "  timeline_ns: ", p->together.timeline_ns);
         put_key_u64(o, "  closed_form_ns: ", p->together.closed_form_ns);
     }
-    if (p->training.is_present) {
-        mp_out_puts(o, "training:\n");
-        put_key_u64(o, "  chunk_bytes: ", p->training.chunk_bytes);
-        put_key_u64(o, "  experts_per_gpu: ", p->training.experts_per_gpu);
-        put_u32_list(o, "  bucket_order: ", p->training.bucket_order, p->training.n_buckets);
-    }
+    if (p->training.is_present)
+        plan_write_training(o, p);
     if (p->provenance.has_workload)
         write_outlook(o, p);
     if (p->provenance.has_workload || p->provenance.matrix.is_present)

@@ -60,7 +60,7 @@ static const struct {
 } changes[] = {{PIPELINE, 1},
                {SHARE, 1},
                {GUARD, MP_TRAIN_N_GUARDS},
-               {ORDER, MP_TRAIN_N_ORDERS},
+               {ORDER, MP_TRAIN_LISTED},
                {A2A_CHUNK, N_CHUNKS},
                {REDUCE_CHUNK, N_CHUNKS},
                {SMALL_PIECES, N_CHUNKS},

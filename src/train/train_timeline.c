@@ -71,7 +71,7 @@ struct run {
     uint64_t now, a2a_end;
     struct mp_train_timeline *out;
     size_t n_events_allocated;
-    bool with_events;
+    bool with_events, is_unlisted; /* gradients that no bucket of the policy's list is of */
     struct mp_arena *arena;
 };
 
@@ -137,17 +137,32 @@ static uint32_t there_and_back(struct run *r, struct task *before, uint32_t laye
     return chunks(r, NULL, layer, back, n_back) + n_back - 1;
 }
 
+/* The bucket of the layer's gradients of one kind: among those listed, or the open one. MP_NONE = none is listed. */
+static uint32_t bucket_of(struct run *r, uint32_t layer, bool is_experts, uint32_t *open) {
+    if (r->p->buckets == NULL) {
+        if (*open == MP_NONE) {
+            *open = r->n_buckets++;
+            r->buckets[*open] = (struct bucket){.is_experts = is_experts};
+        }
+        return *open;
+    }
+    for (uint32_t i = 0; i < r->p->n_buckets; i++) {
+        const struct mp_train_bucket *b = &r->p->buckets[i];
+        if (b->is_experts == is_experts && b->first_layer <= layer && layer <= b->last_layer)
+            return i;
+    }
+    r->is_unlisted = true;
+    return MP_NONE;
+}
+
 /* The layer's gradients of one kind become ready when `t` has ended. A bucket is closed when it is large enough. */
 static void gradients(struct run *r, struct task *t, const struct mp_train_transfer *x, uint32_t layer, bool is_experts,
                       uint32_t *open) {
-    if (x->ns == 0)
+    if (x->ns == 0 || (t->bucket = bucket_of(r, layer, is_experts, open)) == MP_NONE)
         return;
-    if (*open == MP_NONE) {
-        *open = r->n_buckets++;
-        r->buckets[*open] = (struct bucket){.last = layer, .is_experts = is_experts};
-    }
-    struct bucket *b = &r->buckets[*open];
-    t->bucket = *open;
+    struct bucket *b = &r->buckets[t->bucket];
+    if (b->n_waiting == 0)
+        b->last = layer;
     b->first = layer;
     b->ns = add(b->ns, x->ns);
     b->bytes = add(b->bytes, x->bytes);
@@ -159,6 +174,8 @@ static void gradients(struct run *r, struct task *t, const struct mp_train_trans
 static void program(struct run *r) {
     const struct mp_train_step *s = r->s;
     uint32_t open = MP_NONE, open_experts = MP_NONE;
+    for (uint32_t i = 0; i < r->p->n_buckets && r->p->buckets != NULL; i++)
+        r->buckets[r->n_buckets++] = (struct bucket){.is_experts = r->p->buckets[i].is_experts};
     for (uint32_t l = 0; l < s->n_layers; l++) {
         const struct mp_train_layer *x = &s->layers[l];
         struct task *t = task(r, MP_TRAIN_ATTENTION, l, x->attention_ns);
@@ -177,7 +194,8 @@ static void program(struct run *r) {
         gradients(r, t, &x->reduce, l, false, &open);
     }
     for (uint32_t b = 0; b < r->n_buckets; b++)
-        r->buckets[b].n_chunks = (uint32_t)n_pieces(r->buckets[b].bytes, r->p->reduce_chunk_bytes);
+        r->buckets[b].n_chunks =
+            r->buckets[b].ns == 0 ? 0 : (uint32_t)n_pieces(r->buckets[b].bytes, r->p->reduce_chunk_bytes);
 }
 
 /* ---- ranks ---- */
@@ -425,6 +443,35 @@ static enum mp_status run(struct run *r, struct mp_error *err) {
 
 /* ---- begin and end ---- */
 
+enum mp_status mp_train_buckets(const struct mp_train_bucket **out, uint32_t *n, const struct mp_train_step *step,
+                                uint64_t bucket_bytes, struct mp_arena *arena, struct mp_error *err) {
+    struct mp_train_bucket *b = mp_arena_alloc(arena, 2 * (size_t)step->n_layers + 1, sizeof *b);
+    uint64_t ns[2] = {0};
+    uint32_t open[2] = {MP_NONE, MP_NONE};
+    *out = b;
+    *n = 0;
+    if (b == NULL)
+        return mp_nomem(err, "buckets of gradients");
+    for (uint32_t l = step->n_layers; l-- > 0;)
+        for (uint32_t common = 0; common < 2; common++) { /* gradients() for the same moments */
+            const struct mp_train_transfer *x = common ? &step->layers[l].reduce : &step->layers[l].expert_reduce;
+            if (x->ns == 0)
+                continue;
+            if (open[common] == MP_NONE) {
+                open[common] = (*n)++;
+                ns[common] = 0;
+                b[open[common]] = (struct mp_train_bucket){.is_experts = common == 0, .last_layer = l};
+            }
+            struct mp_train_bucket *own = &b[open[common]];
+            own->first_layer = l;
+            own->bytes = add(own->bytes, x->bytes);
+            ns[common] = add(ns[common], x->ns);
+            if (own->bytes >= bucket_bytes || ns[common] > MOST_NS / 2)
+                open[common] = MP_NONE;
+        }
+    return MP_OK;
+}
+
 /* No part is past MOST_NS, so that it fits FULL times. */
 static enum mp_status check_times(const struct mp_train_step *s, struct mp_error *err) {
     const uint64_t most = MOST_NS;
@@ -464,7 +511,8 @@ static enum mp_status make(struct run *r, struct mp_error *err) {
                        r->p->a2a_chunk_bytes, r->p->reduce_chunk_bytes);
     r->tasks = mp_arena_alloc(r->arena, n_tasks, sizeof *r->tasks);
     r->chunks = mp_arena_alloc(r->arena, n_chunks, sizeof *r->chunks);
-    r->buckets = mp_arena_alloc(r->arena, 2 * (size_t)s->n_layers, sizeof *r->buckets);
+    const size_t n_listed = r->p->buckets == NULL ? 0 : r->p->n_buckets;
+    r->buckets = mp_arena_alloc(r->arena, 2 * (size_t)s->n_layers + n_listed, sizeof *r->buckets);
     r->clock = mp_arena_alloc(r->arena, s->n_ranks, sizeof *r->clock);
     r->busy = mp_arena_alloc(r->arena, s->n_ranks, sizeof *r->busy);
     r->next = mp_arena_alloc(r->arena, s->n_ranks, sizeof *r->next);
@@ -504,7 +552,8 @@ enum mp_status mp_train_run(struct mp_train_timeline *out, const struct mp_train
     status = r.arena == NULL ? mp_nomem(err, "a training step") : make(&r, err);
     if (status == MP_OK) {
         program(&r);
-        status = run(&r, err);
+        status = r.is_unlisted ? mp_fail(err, MP_EUSAGE, "the policy's buckets leave out gradients of the step")
+                               : run(&r, err);
     }
     if (status == MP_OK)
         sums(&r);

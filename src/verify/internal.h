@@ -171,6 +171,7 @@ uint64_t vf_launch_floor(const struct vf_data *d); /* latency and launch that an
 
 /* Each returns MP_OK whatever it finds; other statuses are out of memory and the like. */
 enum mp_status vf_check_structure(struct verifier *v, bool *is_indexable, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status vf_check_training(struct verifier *v, struct mp_error *err) MP_MUST_CHECK;
 enum mp_status vf_check_evidence(struct vf_data *d, struct mp_error *err) MP_MUST_CHECK;
 enum mp_status vf_check_claims(struct vf_data *d, struct mp_error *err) MP_MUST_CHECK;
 enum mp_status vf_check_orders(struct verifier *v, struct mp_error *err) MP_MUST_CHECK;

@@ -139,25 +139,6 @@ static void check_colocation(struct verifier *v, uint32_t i) {
               c->gpu, p->layers[c->layer].layer_id);
 }
 
-static enum mp_status check_training(struct verifier *v, struct mp_error *err) {
-    const struct mp_plan_training *t = &v->plan->training;
-    if (!t->is_present || t->n_buckets == 0)
-        return MP_OK;
-    uint32_t *place = mp_calloc(t->n_buckets, sizeof *place);
-    if (place == NULL)
-        return mp_nomem(err, "verifying a plan");
-    for (uint32_t i = 0; i < t->n_buckets; i++) {
-        uint32_t b = t->bucket_order[i];
-        if (!vf_expect(v, b < t->n_buckets, MP_V_TRAINING, "place %u: bucket %u, and there are %u", i, b, t->n_buckets))
-            continue;
-        vf_expect(v, place[b] == 0, MP_V_TRAINING, "bucket %u stands at places %u and %u of the order", b, place[b] - 1,
-                  i);
-        place[b] = i + 1;
-    }
-    mp_free(place);
-    return MP_OK;
-}
-
 /* Length of a name, a number; 0 = none is there. */
 static size_t name_length(const char *s) { return strspn(s, "abcdefghijklmnopqrstuvwxyz0123456789_-"); }
 static size_t number_length(const char *s) {
@@ -425,7 +406,7 @@ enum mp_status vf_check_structure(struct verifier *v, bool *is_indexable, struct
     mp_free(seen);
     for (uint32_t i = 0; i < p->n_colocations; i++)
         check_colocation(v, i);
-    enum mp_status status = check_training(v, err);
+    enum mp_status status = *is_indexable ? vf_check_training(v, err) : MP_OK;
     check_claims(v);
     if (v->trace != NULL)
         check_against_trace(v);

@@ -140,8 +140,14 @@ STRUCTURE = [
     ("self transfer", "order-self", stage(lambda t: "0>0*1 " + t, 1), None),
     ("GPU out of range", "shape", stage(lambda t: t + " 77>1", 1), "stages:"),
     ("layer ids fall", "layer-id", on("  - layer: ", lambda t: 900), None),
-    ("bucket twice", "training", on("  bucket_order: ", set_item(0, 2)), None),
-    ("bucket out of range", "training", on("  bucket_order: ", set_item(0, 7)), "bucket_order:"),
+    ("layer in two buckets", "training", on("    - {gradients: common, ", lambda t: t.replace("first_layer: 1", "first_layer: 0")), None),
+    ("bucket twice", "training", on("    - {gradients: ", lambda t: t.replace("experts", "common"), 1), None),
+    ("bucket out of range", "training", on("    - {gradients: common, ", lambda t: t.replace("last_layer: 1", "last_layer: 7")), "last_layer:"),
+    ("bucket backwards", "training", on("    - {gradients: common, ", lambda t: t.replace("last_layer: 1", "last_layer: 0")), "last_layer:"),
+    ("bucket of nothing", "training", on("    - {gradients: common, ", lambda t: t.replace("bytes: 5", "bytes: 0")), "bytes:"),
+    ("waits beside all-to-alls", "training", on("  share_network: ", lambda t: "true"), None),
+    ("other packing", "training", on("  experts_per_gpu: ", lambda t: 1), None),
+    ("no gradient", "training", on("  gradient_bits: ", lambda t: 0), "gradient_bits:"),
     ("colocation out of range", "colocation", on("  - {layer: 0", lambda t: t.replace("gpu: 0", "gpu: 99")), "gpu:"),
     ("colocation elsewhere", "colocation", on("  - {layer: 0", lambda t: t.replace("gpu: 0", "gpu: 3")), None),
     ("reproducible wall clock", "provenance", on("  stopped_by: ", lambda t: "wall_clock"), None),
@@ -418,8 +424,12 @@ def enrich(lines):
     end = find(lines, "colocation: []")
     lines[i:end] = order
     i = find(lines, "colocation: []")
-    lines[i:i + 1] = ["colocation:", "  - {layer: 0, expert_a: " + first + ", expert_b: 1, gpu: 0}", "training:", "  chunk_bytes: 4096",
-                      "  experts_per_gpu: 1", "  bucket_order: [1, 2, 0]"]
+    lines[i:i + 1] = ["colocation:", "  - {layer: 0, expert_a: " + first + ", expert_b: 1, gpu: 0}", "training:", '  policy: "searched"',
+                      "  share_network: false", "  allreduce_waits: fits", "  gradient_order: listed", "  pipelined: true", "  a2a_chunk_bytes: 4096",
+                      "  allreduce_chunk_bytes: 0", "  bucket_bytes: 0", "  gradient_bits: 16", "  experts_per_gpu: 2", "  buckets:",
+                      "    - {gradients: common, first_layer: 1, last_layer: 1, bytes: 5}",
+                      "    - {gradients: experts, first_layer: 0, last_layer: 1, bytes: 7}",
+                      "    - {gradients: common, first_layer: 0, last_layer: 0, bytes: 9}"]
 
 
 def twisted(program, n=40):

@@ -307,20 +307,46 @@ static bool rate_past_port(struct mp_plan *p, struct mp_rng *rng) {
     return true;
 }
 
+static struct mp_train_bucket *any_bucket(struct mp_plan *p, struct mp_rng *rng) {
+    const struct mp_train_policy *y = &p->training.policy;
+    return !p->training.is_present || y->n_buckets == 0 ? NULL : writable(&y->buckets[below(rng, y->n_buckets)]);
+}
 static bool repeat_bucket(struct mp_plan *p, struct mp_rng *rng) {
-    if (!p->training.is_present || p->training.n_buckets < 2)
+    struct mp_train_bucket *b = any_bucket(p, rng);
+    if (b == NULL || p->training.policy.n_buckets < 2)
         return false;
-    uint32_t *order = writable(p->training.bucket_order), i = below(rng, p->training.n_buckets - 1);
-    order[i] = order[i + 1];
+    const struct mp_train_bucket *all = p->training.policy.buckets;
+    *b = all[b == all ? 1 : b - all - 1];
     return true;
 }
-
 static bool bucket_past_end(struct mp_plan *p, struct mp_rng *rng) {
-    if (!p->training.is_present || p->training.n_buckets == 0)
-        return false;
-    uint32_t *order = writable(p->training.bucket_order);
-    order[below(rng, p->training.n_buckets)] = p->training.n_buckets;
-    return true;
+    struct mp_train_bucket *b = any_bucket(p, rng);
+    if (b != NULL)
+        b->last_layer = p->n_layers;
+    return b != NULL;
+}
+static bool bucket_backwards(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_train_bucket *b = any_bucket(p, rng);
+    if (b != NULL)
+        b->first_layer = b->last_layer + 1;
+    return b != NULL;
+}
+static bool bucket_of_nothing(struct mp_plan *p, struct mp_rng *rng) {
+    struct mp_train_bucket *b = any_bucket(p, rng);
+    if (b != NULL)
+        b->bytes = 0;
+    return b != NULL;
+}
+static bool wait_beside(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    p->training.policy.is_shared = true;
+    p->training.policy.guard = MP_TRAIN_GUARD_NEAR;
+    return p->training.is_present;
+}
+static bool packing_of_others(struct mp_plan *p, struct mp_rng *rng) {
+    (void)rng;
+    p->training.experts_per_gpu = p->n_slots; /* no GPU has so many: there are two at least */
+    return p->training.is_present && p->n_gpus > 1;
 }
 
 static bool colocation_past_end(struct mp_plan *p, struct mp_rng *rng) {
@@ -777,6 +803,10 @@ const struct mutation mutations[] = {
     {"rate-past-port", BIT(MP_V_ORDER_RATE), true, rate_past_port},
     {"repeat-bucket", BIT(MP_V_TRAINING), false, repeat_bucket},
     {"bucket-past-end", BIT(MP_V_TRAINING), false, bucket_past_end},
+    {"bucket-backwards", BIT(MP_V_TRAINING), false, bucket_backwards},
+    {"bucket-of-nothing", BIT(MP_V_TRAINING), false, bucket_of_nothing},
+    {"wait-beside", BIT(MP_V_TRAINING), false, wait_beside},
+    {"packing-of-others", BIT(MP_V_TRAINING), false, packing_of_others},
     {"colocation-past-end", BIT(MP_V_COLOCATION), false, colocation_past_end},
     {"colocation-elsewhere", BIT(MP_V_COLOCATION), false, colocation_elsewhere},
     {"bound-above-value", BIT(MP_V_CERTIFICATE), false, bound_above_value},

@@ -12,7 +12,7 @@ import sys
 # header of include/moeplan -> the folder that implements it
 OWNER = {
     "status": "base", "alloc": "base", "io": "base", "base": "base", "limits": "base", "embedded": "base", "npy": "base",
-    "yaml": "yaml", "json": "json", "topology": "topo", "model": "model", "trace": "trace", "workload": "workload", "plan": "plan",
+    "yaml": "yaml", "json": "json", "topology": "topo", "model": "model", "trace": "trace", "workload": "workload", "plan": "plan", "policy": "plan",
     "cost": "cost", "sim": "sim", "verify": "verify", "stack": "stack", "synth": "synth",
     "train": "train", "predict": "predict",
     "matrix": "matrix", "export": "export", "executor": "executor", "calibrate": "executor",

@@ -131,8 +131,6 @@ void training_text(const struct training *t, struct mp_out *o) {
 }
 
 json_t *training_json(const struct training *t) {
-    static const char *const guards[MP_TRAIN_N_GUARDS] = {"none", "near", "fits", "behind"};
-    static const char *const orders[MP_TRAIN_N_ORDERS] = {"first_ready", "first_needed", "shortest"};
     json_t *rows = json_array();
     for (uint32_t i = 0; i < t->n_rows && rows != NULL; i++) {
         const struct row *r = &t->rows[i];
@@ -142,8 +140,8 @@ json_t *training_json(const struct training *t) {
             (int)t->n_scored, "step_ns", (json_int_t)m->step_ns, "forward_ns", (json_int_t)m->forward_ns, "backward_ns",
             (json_int_t)m->backward_ns, "reduce_ns", (json_int_t)m->reduce_ns, "blocked_ns", (json_int_t)m->blocked_ns,
             "a2a_ns", (json_int_t)m->a2a_ns, "a2a_alone_ns", (json_int_t)m->a2a_alone_ns, "shared", r->policy.is_shared,
-            "guard", guards[r->policy.guard], "order", orders[r->policy.order], "pipelined", r->policy.is_pipelined,
-            "a2a_chunk_bytes", (json_int_t)r->policy.a2a_chunk_bytes, "reduce_chunk_bytes",
+            "guard", mp_train_guard_name(r->policy.guard), "order", mp_train_order_name(r->policy.order), "pipelined",
+            r->policy.is_pipelined, "a2a_chunk_bytes", (json_int_t)r->policy.a2a_chunk_bytes, "reduce_chunk_bytes",
             (json_int_t)r->policy.reduce_chunk_bytes, "bucket_bytes", (json_int_t)r->policy.bucket_bytes);
         if (one == NULL || json_array_append_new(rows, one) != 0) {
             json_decref(rows);

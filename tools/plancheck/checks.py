@@ -100,6 +100,49 @@ def structure(c):
     return ok
 
 
+def training(c):
+    p, t = c.plan, c.plan["training"]
+    c.expect(t["gradient_bits"] > 0, "training", "gradients of 0 bits")
+    c.expect(t["policy"] != "", "training", "the policy has no name")
+    c.expect(not t["share_network"] or t["allreduce_waits"] == "none", "training", "allreduces wait although they travel beside all-to-alls")
+    for i, (_, first, last, n) in enumerate(t["buckets"]):
+        c.expect(first <= last < p["layers"] and n > 0, "training", f"bucket {i}: layers {first} to {last} of {p['layers']}, {n} bytes")
+    for kind in ("common", "experts"):
+        seen = [l for k, first, last, _ in t["buckets"] if k == kind for l in range(first, last + 1)]
+        c.expect(len(seen) == len(set(seen)), "training", f"a layer's gradients, {kind}, are in two buckets")
+    for layer in p["layer_list"] if t["experts_per_gpu"] else []:
+        for g in range(p["gpus"]):
+            n = sum(1 for s, e in enumerate(layer["slots"]) if e != -1 and c.slot_gpu[s] == g)
+            c.expect(n == t["experts_per_gpu"], "training",
+                     f"layer {layer['layer']}: GPU {g} has {n} experts, and packing puts {t['experts_per_gpu']} on each")
+
+
+def training_bytes(c, model):
+    """Every layer's gradients are in a bucket, and the buckets say what the model's weights make."""
+    p, t = c.plan, c.plan["training"]
+
+    def at_bits(weight_bytes):
+        return -(-weight_bytes * t["gradient_bits"] * 100 // model.weight_bits_x100)
+
+    own = {"common": [], "experts": []}
+    for l, layer in enumerate(p["layer_list"]):
+        weights = model.attention_bytes + model.shared_bytes
+        if l == 0:
+            weights += max(0, model.dense_bytes - model.attention_bytes * len(model.layer_ids))
+        own["common"].append(at_bits(weights) if p["gpus"] > 1 else 0)
+        gpus = {}
+        for s, e in enumerate(layer["slots"]):
+            gpus.setdefault(e, set()).add(c.slot_gpu[s])
+        own["experts"].append(at_bits(model.expert_bytes) * sum(len(g) > 1 for e, g in gpus.items() if e != -1))
+    for kind, first, last, n in t["buckets"]:
+        has = sum(own[kind][first:last + 1])
+        c.expect(n == has, "training", f"a bucket, {kind}, layers {first} to {last}, says {n} bytes, and they have {has}")
+    for kind, layers in own.items():
+        for l, n in enumerate(layers):
+            c.expect(n == 0 or any(k == kind and first <= l <= last for k, first, last, _ in t["buckets"]), "training",
+                     f"gradients of layer {l}, {kind}, are in no bucket")
+
+
 def sections(c):
     p = c.plan
     for i, x in enumerate(p["colocation"]):
@@ -110,8 +153,7 @@ def sections(c):
         c.expect(any(e == x["expert_a"] and c.slot_gpu[s] == x["gpu"] for s, e in enumerate(layer["slots"])), "colocation",
                  f"entry {i}: expert {x['expert_a']} has no slot on GPU {x['gpu']} in layer {layer['layer']}")
     if p["training"] is not None:
-        order = p["training"]["bucket_order"]
-        c.expect(sorted(order) == list(range(len(order))), "training", f"bucket_order {order[:20]} is not a permutation")
+        training(c)
     v = p["provenance"]
     c.expect(v["reproducible"] != (v["stopped_by"] == "wall_clock"), "provenance",
              f"stopped_by is {v['stopped_by']}, and yet reproducible is {v['reproducible']}")
@@ -253,6 +295,8 @@ def against(c, trace, topology, model):
             c.expect(need <= has, "capacity",
                      f"GPU {g}: {p['gpu_slots'][g]} slots in {held} layers are {need} bytes with the other weights, and it has {has}")
     c.expect(p["experts"] == model.experts, "shape", f"the plan has {p['experts']} experts and the model {model.experts}")
+    if p["training"] is not None:
+        training_bytes(c, model)
     if v["planned"]:
         for what, own in (("trace", trace.sha256), ("model", model.sha256)):
             c.expect(v[f"{what}_sha256"] == own, "provenance",

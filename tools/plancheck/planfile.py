@@ -270,6 +270,32 @@ def _colocation(r):
     return dict(zip(("layer", "expert_a", "expert_b", "gpu"), map(int, m.groups())))
 
 
+BUCKET = re.compile(r"\{gradients: (common|experts), first_layer: (0|[1-9][0-9]*), last_layer: (0|[1-9][0-9]*), bytes: (0|[1-9][0-9]*)\}")
+
+
+def _training(r, plan):
+    t = {"policy": r.string("  policy: "), "share_network": r.truth("  share_network: "),
+         "allreduce_waits": r.word("  allreduce_waits: ", ("none", "near", "fits", "behind")),
+         "gradient_order": r.word("  gradient_order: ", ("first_ready", "first_needed", "shortest", "listed")), "pipelined": r.truth("  pipelined: ")}
+    for key in ("a2a_chunk_bytes", "allreduce_chunk_bytes", "bucket_bytes"):
+        t[key] = r.number(f"  {key}: ")
+    t["gradient_bits"] = r.number("  gradient_bits: ", 64)
+    t["experts_per_gpu"] = r.number("  experts_per_gpu: ", plan["experts"])
+    t["buckets"] = []
+    if r.peek() == "  buckets: []":
+        r.at += 1
+        return t
+    r.take("  buckets:")
+    while r.peek().startswith("    - "):
+        m = BUCKET.fullmatch(r.take("    - "))
+        if not m or int(m.group(4)) >= 2**64:
+            r.back("    - ", "a bucket is not {gradients: , first_layer: , last_layer: , bytes: }")
+        t["buckets"].append((m.group(1), int(m.group(2)), int(m.group(3)), int(m.group(4))))
+    if not t["buckets"]:
+        r.fail(1, "buckets is empty: it is written []")
+    return t
+
+
 def _outlook(r, plan):
     r.take("prediction:")
     plan["planning_steps"] = r.number("  planning_steps: ", 2**32 - 1)
@@ -342,8 +368,7 @@ def read(path):
     plan["training"] = None
     if r.peek() == "training:":
         r.at += 1
-        plan["training"] = {"chunk_bytes": r.number("  chunk_bytes: "), "experts_per_gpu": r.number("  experts_per_gpu: ", 4096),
-                            "bucket_order": r.numbers("  bucket_order: ")}
+        plan["training"] = _training(r, plan)
     plan.update(planning_steps=0, step_ns=0, samples=[], certificates=[])
     if plan["provenance"]["planned"]:
         _outlook(r, plan)

@@ -280,10 +280,20 @@ struct mp_plan *random_plan(struct mp_rng *rng, const struct random_plan_shape *
         p->colocations = c;
     }
     if (mp_rng_below(rng, 2)) {
-        uint32_t *order = arena_alloc(p, 3, sizeof *order);
-        order[0] = 2;
-        order[2] = 1;
-        p->training = (struct mp_plan_training){true, 65536, 2, 3, order};
+        const uint32_t last = p->n_layers - 1;
+        struct mp_train_bucket *b = arena_alloc(p, 2, sizeof *b);
+        b[0] = (struct mp_train_bucket){last < 2 || mp_rng_below(rng, 2), last / 2, last, 1};
+        b[0].bytes += mp_rng_next(rng) / 2;
+        b[1] = (struct mp_train_bucket){.bytes = 1};
+        p->training = (struct mp_plan_training){.is_present = true, .name = "searched", .gradient_bits = 16};
+        struct mp_train_policy *y = &p->training.policy;
+        *y = (struct mp_train_policy){
+            .a2a_chunk_bytes = 65536, .reduce_chunk_bytes = UINT64_MAX, .bucket_bytes = 3, .buckets = b};
+        y->is_shared = mp_rng_below(rng, 2) == 1;
+        y->is_pipelined = mp_rng_below(rng, 2) == 1;
+        y->guard = y->is_shared ? MP_TRAIN_GUARD_NONE : (enum mp_train_guard)mp_rng_below(rng, MP_TRAIN_N_GUARDS);
+        y->order = (enum mp_train_order)mp_rng_below(rng, MP_TRAIN_N_ORDERS);
+        y->n_buckets = (uint32_t)mp_rng_below(rng, 3);
     }
     if (mp_rng_below(rng, 2))
         p->together =

@@ -56,7 +56,7 @@ static void test_plan__check_finds_every_wild_index(void **state) {
         struct mp_order *order = (void *)(uintptr_t)p->orders;
         struct mp_transfer *t = (void *)(uintptr_t)order->stages[0].transfers;
         struct mp_colocation pair = {0, 0, 0, p->n_gpus};
-        uint32_t bucket = 1;
+        struct mp_train_bucket bucket = {.last_layer = p->n_layers};
         struct mp_plan_sample sample = {.step = (uint32_t)p->n_planning_steps};
         switch (i) {
         case 0:
@@ -88,7 +88,7 @@ static void test_plan__check_finds_every_wild_index(void **state) {
             p->n_colocations = 1;
             break;
         case 9:
-            p->training = (struct mp_plan_training){true, 0, 0, 1, &bucket};
+            p->training = (struct mp_plan_training){true, "lina", 0, 16, {.buckets = &bucket, .n_buckets = 1}};
             break;
         case 10:
             p->samples = &sample;
