@@ -36,20 +36,23 @@ struct mp_traffic {
     uint32_t n_gpus;
     uint64_t *dispatch, *combine;   /* first phase (PER_NODE: between nodes plus own-node copies) */
     uint64_t *dispatch2, *combine2; /* PER_NODE: the fan-out inside nodes; else all zero. The combine is the transpose
-                                     * with combine_bytes in place of dispatch_bytes; its fan-in runs first */
+                                     * with combine_bytes in place of dispatch_bytes; its fan-in runs first. With a
+                                     * flow it goes where the tokens are next, and is no transpose of anything */
     bool has_second;
-    uint64_t *rows;        /* [n_gpus] (token, expert) pairs computed */
-    uint64_t *padded_rows; /* [n_gpus] with each expert's padded to the tile of the GPU's type */
-    uint32_t *active;      /* [n_gpus] slots with at least one token */
-    uint64_t *source_rows; /* [n_gpus] tokens that start there, padding included */
+    uint64_t *rows;                /* [n_gpus] (token, expert) pairs computed */
+    uint64_t *padded_rows;         /* [n_gpus] with each expert's padded to the tile of the GPU's type */
+    uint32_t *active;              /* [n_gpus] slots with at least one token */
+    uint64_t *source_rows;         /* [n_gpus] tokens that start there, padding included */
+    uint32_t *sequences, *longest; /* [n_gpus] of a flow: sequences that are there, rows of the longest; else 0 */
     uint32_t n_slots;
     uint64_t *slot_rows; /* [n_slots] of the plan: (token, expert) pairs computed in each slot */
-    uint64_t copies_expert, copies_gpu, copies_node; /* the three counts, remote copies only, whichever travels */
+    uint64_t copies_expert, copies_gpu, copies_node; /* of the dispatch: remote copies only, whichever travels */
     uint64_t intra_bytes, inter_bytes; /* of dispatch + dispatch2 + combine + combine2, by path level 0 / above */
 };
 enum mp_status mp_traffic_new(struct mp_traffic **out, uint32_t n_gpus, struct mp_error *err) MP_MUST_CHECK;
 void mp_traffic_free(struct mp_traffic *t);
 
+struct mp_token_flow;  /* <moeplan/flow.h> */
 struct mp_cost_setup { /* everything but the step; all borrowed */
     const struct mp_plan *plan;
     const struct mp_router *router;
@@ -59,6 +62,7 @@ struct mp_cost_setup { /* everything but the step; all borrowed */
     const struct mp_dispatcher *dispatcher;
     enum mp_sources sources;
     struct mp_choice choice;
+    const struct mp_token_flow *flow; /* of the one step it is asked about; NULL = tokens come back where they were */
 };
 /* MP_EUSAGE when a COUNTS trace meets a dispatcher that de-duplicates (per GPU or node): the message says to record
  * tokens or use --dispatcher a2av. */
@@ -89,7 +93,8 @@ uint64_t mp_relay_bound_ns(const struct mp_topology *t, const uint64_t *matrix);
 uint64_t mp_launch_floor_ns(const struct mp_topology *t, const struct mp_dispatcher *d);
 
 /* Lower bounds on one layer's dispatch, compute (slowest GPU) and combine, each valid for every static placement with
- * at most these slots and any routing; their sum bounds the layer. docs/BOUNDS.md. */
+ * at most these slots and any routing; their sum bounds the layer. MP_EUSAGE with a flow: a token that may be anywhere
+ * need not travel, and one that another stands for need not be computed. docs/BOUNDS.md. */
 struct mp_layer_bound {
     uint64_t dispatch_ns, compute_ns, combine_ns;
     /* The same where every GPU may hold every expert, part 2.4: what no plan made for this step alone goes below. */

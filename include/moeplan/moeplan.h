@@ -5,6 +5,7 @@
 #include <moeplan/base.h>
 #include <moeplan/cost.h>
 #include <moeplan/export.h>
+#include <moeplan/flow.h>
 #include <moeplan/matrix.h>
 #include <moeplan/migrate.h>
 #include <moeplan/model.h>

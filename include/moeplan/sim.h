@@ -112,9 +112,10 @@ struct mp_sim_options {
     unsigned n_threads;
     uint64_t seed;
     uint64_t routing_ns;  /* what a GPU takes to compute the routing of a phase of a dispatch; no plan claims with it */
-    bool with_bound;      /* also compute lower_bound_ns; not of the pipelined reading, which it does not hold for */
+    bool with_bound;      /* also compute lower_bound_ns; neither pipelined nor with a flow, where it does not hold */
     bool is_pipelined;    /* every GPU goes on when its own part has ended: docs/COST.md part 6 */
     uint32_t n_steps_max; /* 0 = all steps of the workload; else this many, evenly spaced */
+    const struct mp_flow_maker *flow; /* where tokens are between layers; NULL = they come back where they were */
 };
 
 /* Balance, by formula (FORMATS.md 3.6); each averaged over steps and layers unless said otherwise. Load = rows per

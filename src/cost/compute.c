@@ -1,7 +1,7 @@
 /* Time of computation: a roofline of the GPU, or measured coefficients. Whole picoseconds inside, 128-bit products,
  * rounded up to nanoseconds once. docs/COST.md part 3. */
 #include <moeplan/base.h>
-#include <moeplan/cost.h>
+#include <moeplan/flow.h>
 #include <string.h>
 
 typedef unsigned __int128 u128;
@@ -71,4 +71,12 @@ uint64_t mp_attention_ns(const struct mp_topology *t, uint32_t gpu, const struct
 
 uint64_t mp_shared_ns(const struct mp_topology *t, uint32_t gpu, const struct mp_model *m, uint64_t rows) {
     return m->n_shared_experts == 0 ? 0 : always_on_ns(t, gpu, m, rows, m->shared_bytes, m->shared_flops_per_token);
+}
+
+uint64_t mp_sequences_attention_ns(const struct mp_topology *t, uint32_t gpu, const struct mp_model *m, uint64_t n,
+                                   uint64_t longest) {
+    const u128 hidden = m->hidden_size,
+               projections = m->attention_flops_per_token > 0 ? m->attention_flops_per_token : 6 * hidden * hidden,
+               rows = (u128)n * longest;
+    return always_on_ns(t, gpu, m, saturate(rows), m->attention_bytes, saturate(projections + 4 * hidden * longest));
 }

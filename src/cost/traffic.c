@@ -1,40 +1,7 @@
 /* Traffic and load of one (step, layer) under a plan: counts first, bytes at the end, so that every number is exact.
  * docs/COST.md part 2. */
-#include <moeplan/cost.h>
+#include "traffic.h"
 #include <string.h>
-
-#define NARROW 64u /* GPUs, so many that those of a token fit one word */
-#define EIGHT 8u
-#define PLANES 32u
-
-/* Of each of 64 things how many words have its bit, in binary: bit i of all counts in plane[i]. Words wait until there
- * are eight of them. */
-struct tally {
-    uint64_t plane[PLANES], wait[EIGHT];
-    uint32_t n_planes;
-};
-struct place {          /* of a slot */
-    uint64_t gpu, node; /* a bit */
-};
-
-/* The public part plus scratch that is grown when a larger plan comes. */
-struct traffic_scratch {
-    struct mp_traffic pub; /* first member: a pointer to it is a pointer to the whole */
-    uint32_t *node, *index_in_node, *node_first, *node_gpus; /* [n_gpus (+ 1)] */
-    uint64_t *gpu_stamp, *node_stamp;                        /* the last token (1, 2, ...) that touched it */
-    uint64_t stamp;
-    uint32_t n_slots_allocated, n_experts_allocated, n_cells_allocated;
-    uint32_t *slot_gpu;        /* [n_slots] */
-    uint32_t *only_slot;       /* [n_experts] the slot of an expert with one replica, else MP_NONE */
-    uint32_t *certain;         /* [n_experts] the same for tokens of one source */
-    bool has_choice;           /* any such */
-    struct place *place;       /* [n_slots] up to NARROW GPUs */
-    struct tally gpus, nodes;  /* of the tokens of one source */
-    uint32_t *turns;           /* [n_experts] MP_CHOICE_TURNS: entries of this rank's block so far */
-    uint32_t rank, row, block; /* of the token that chooses: its rank, its row there, its block of turns */
-    uint32_t *tokens;          /* [n_ranks * n_experts], count traces only */
-    uint64_t *share;           /* [n_slots], count traces only */
-};
 
 enum mp_status mp_traffic_new(struct mp_traffic **out, uint32_t n_gpus, struct mp_error *err) {
     *out = NULL;
@@ -52,6 +19,9 @@ enum mp_status mp_traffic_new(struct mp_traffic **out, uint32_t n_gpus, struct m
     t->padded_rows = mp_calloc(n, sizeof *t->padded_rows);
     t->active = mp_calloc(n, sizeof *t->active);
     t->source_rows = mp_calloc(n, sizeof *t->source_rows);
+    t->sequences = mp_calloc(n, sizeof *t->sequences);
+    t->longest = mp_calloc(n, sizeof *t->longest);
+    s->own_index = mp_calloc(n, sizeof *s->own_index);
     s->node = mp_calloc(n, sizeof *s->node);
     s->index_in_node = mp_calloc(n, sizeof *s->index_in_node);
     s->node_first = mp_calloc(n + 1, sizeof *s->node_first);
@@ -61,7 +31,7 @@ enum mp_status mp_traffic_new(struct mp_traffic **out, uint32_t n_gpus, struct m
     if (t->dispatch == NULL || t->combine == NULL || t->dispatch2 == NULL || t->combine2 == NULL || t->rows == NULL ||
         t->padded_rows == NULL || t->active == NULL || t->source_rows == NULL || s->node == NULL ||
         s->index_in_node == NULL || s->node_first == NULL || s->node_gpus == NULL || s->gpu_stamp == NULL ||
-        s->node_stamp == NULL) {
+        s->node_stamp == NULL || t->sequences == NULL || t->longest == NULL || s->own_index == NULL) {
         mp_traffic_free(t);
         return mp_nomem(err, "a traffic matrix");
     }
@@ -73,10 +43,11 @@ void mp_traffic_free(struct mp_traffic *t) {
     if (t == NULL)
         return;
     struct traffic_scratch *s = (struct traffic_scratch *)t;
-    void *owned[] = {t->dispatch,  t->combine,     t->dispatch2, t->combine2,      t->rows,       t->padded_rows,
-                     t->active,    t->source_rows, s->node,      s->index_in_node, s->node_first, s->node_gpus,
-                     s->gpu_stamp, s->node_stamp,  s->slot_gpu,  s->only_slot,     s->tokens,     s->share,
-                     t->slot_rows, s->turns,       s->place,     s->certain};
+    void *owned[] = {t->dispatch,  t->combine,     t->dispatch2, t->combine2,      t->rows,        t->padded_rows,
+                     t->active,    t->source_rows, s->node,      s->index_in_node, s->node_first,  s->node_gpus,
+                     s->gpu_stamp, s->node_stamp,  s->slot_gpu,  s->only_slot,     s->tokens,      s->share,
+                     t->slot_rows, s->turns,       s->place,     s->certain,       t->sequences,   t->longest,
+                     s->order,     s->first_at,    s->own_index, s->row_slot,      s->row_sequence};
     for (size_t i = 0; i < sizeof owned / sizeof owned[0]; i++)
         mp_free(owned[i]);
     mp_free(s);
@@ -181,6 +152,8 @@ static void prepare(struct traffic_scratch *s, const struct mp_cost_setup *in, u
     memset(t->padded_rows, 0, n * sizeof *t->padded_rows);
     memset(t->active, 0, n * sizeof *t->active);
     memset(t->source_rows, 0, n * sizeof *t->source_rows);
+    memset(t->sequences, 0, n * sizeof *t->sequences);
+    memset(t->longest, 0, n * sizeof *t->longest);
     t->n_slots = p->n_slots;
     memset(t->slot_rows, 0, p->n_slots * sizeof *t->slot_rows);
     t->copies_expert = t->copies_gpu = t->copies_node = t->intra_bytes = t->inter_bytes = 0;
@@ -286,6 +259,12 @@ static inline enum mp_status choose_slots(struct traffic_scratch *s, const struc
     return MP_OK;
 }
 
+enum mp_status traffic_choose(struct traffic_scratch *s, const struct mp_cost_setup *in, uint32_t layer, uint32_t src,
+                              uint64_t hash, const uint16_t *ids, uint32_t k, uint32_t *slots, struct mp_error *err) {
+    next_row(s, src);
+    return choose_slots(s, in, layer, src, hash, s->only_slot, ids, k, slots, err);
+}
+
 /* Experts whose slot is certain for tokens that start on src, of which rows [row, ...) of the step are some. */
 static const uint32_t *certain_of(struct traffic_scratch *s, const struct mp_cost_setup *in, const struct mp_step *st,
                                   uint32_t row, uint32_t layer, uint32_t src) {
@@ -326,7 +305,7 @@ static inline void add_eight(struct tally *t) {
     t->n_planes = i > t->n_planes ? i : t->n_planes;
 }
 
-static uint32_t gateway_of(const struct traffic_scratch *s, uint32_t src, uint32_t node) {
+uint32_t traffic_gateway(const struct traffic_scratch *s, uint32_t src, uint32_t node) {
     return s->node_gpus[s->node_first[node] + s->index_in_node[src] % (s->node_first[node + 1] - s->node_first[node])];
 }
 
@@ -348,7 +327,7 @@ static void send_tally(struct traffic_scratch *s, enum mp_copy_count copies, uin
             if (copies == MP_COPY_PER_GPU || (copies == MP_COPY_PER_NODE && v == own)) {
                 t->dispatch[src * n + g] += UINT64_C(1) << i;
             } else if (copies == MP_COPY_PER_NODE) {
-                const uint32_t gateway = gateway_of(s, src, v);
+                const uint32_t gateway = traffic_gateway(s, src, v);
                 t->dispatch2[gateway * n + g] += (uint64_t)(gateway != g) << i;
             }
         }
@@ -356,7 +335,7 @@ static void send_tally(struct traffic_scratch *s, enum mp_copy_count copies, uin
         for (uint64_t left = s->nodes.plane[i] & ~(UINT64_C(1) << own); left != 0; left &= left - 1) {
             t->copies_node += UINT64_C(1) << i;
             if (copies == MP_COPY_PER_NODE)
-                t->dispatch[src * n + gateway_of(s, src, (uint32_t)__builtin_ctzll(left))] += UINT64_C(1) << i;
+                t->dispatch[src * n + traffic_gateway(s, src, (uint32_t)__builtin_ctzll(left))] += UINT64_C(1) << i;
         }
     memset(s->gpus.plane, 0, s->gpus.n_planes * sizeof *s->gpus.plane);
     memset(s->nodes.plane, 0, s->nodes.n_planes * sizeof *s->nodes.plane);
@@ -481,7 +460,7 @@ static enum mp_status count_wide(struct traffic_scratch *s, const struct mp_cost
             t->copies_node += is_first;
             if (copies != MP_COPY_PER_NODE)
                 continue;
-            const uint32_t gateway = gateway_of(s, src, v);
+            const uint32_t gateway = traffic_gateway(s, src, v);
             t->dispatch[src * n + gateway] += is_first;
             t->dispatch2[gateway * n + g] += gateway != g;
         }
@@ -562,7 +541,18 @@ static enum mp_status count_counts(struct traffic_scratch *s, const struct mp_co
     return MP_OK;
 }
 
-/* Copies become bytes, both ways. */
+/* Copies become bytes. */
+static void weigh_flow(const struct traffic_scratch *s, uint64_t *copies, uint64_t bytes) {
+    struct mp_traffic *t = (struct mp_traffic *)&s->pub;
+    const size_t n = t->n_gpus;
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < n; j++) {
+            copies[i * n + j] *= bytes;
+            *(s->node[i] == s->node[j] ? &t->intra_bytes : &t->inter_bytes) += copies[i * n + j];
+        }
+}
+
+/* The same both ways, where all come back as they went. */
 static void weigh(const struct traffic_scratch *s, uint64_t *dispatch, uint64_t *combine, const struct mp_model *m) {
     struct mp_traffic *t = (struct mp_traffic *)&s->pub;
     const size_t n = t->n_gpus;
@@ -588,7 +578,9 @@ enum mp_status mp_traffic_compute(struct mp_traffic *out, const struct mp_cost_s
     MP_TRY(check(out, in, step, layer, err));
     MP_TRY(grow(s, in, err));
     prepare(s, in, layer);
-    if (in->workload->trace->kind == MP_TRACE_TOKENS)
+    if (in->flow != NULL)
+        MP_TRY(traffic_flow_count(s, in, step, layer, err));
+    else if (in->workload->trace->kind == MP_TRACE_TOKENS)
         MP_TRY(count_tokens(s, in, step, layer, err));
     else
         MP_TRY(count_counts(s, in, step, layer, err));
@@ -603,6 +595,13 @@ enum mp_status mp_traffic_compute(struct mp_traffic *out, const struct mp_cost_s
             out->rows[g] += rows;
             out->padded_rows[g] += mp_ceil_div(rows, tile) * tile;
         }
+    }
+    if (in->flow != NULL) {
+        weigh_flow(s, out->dispatch, in->model->dispatch_bytes);
+        weigh_flow(s, out->combine, in->model->combine_bytes);
+        weigh_flow(s, out->dispatch2, in->model->dispatch_bytes);
+        weigh_flow(s, out->combine2, in->model->combine_bytes);
+        goto out;
     }
     weigh(s, out->dispatch, out->combine, in->model);
     if (out->has_second)

@@ -88,7 +88,7 @@ enum mp_status sim_pipelined_layer(const struct run *run, struct worker *w, uint
     uint64_t *moe = c->moe + (size_t)layer * n, unused;
     enum mp_status status = MP_OK;
     for (uint32_t g = 0; g < n; g++) {
-        const uint64_t attention = sane(mp_attention_ns(t, g, m, x->source_rows[g])) * n_attention;
+        const uint64_t attention = sane(mp_layer_attention_ns(&run->setup, x, g)) * n_attention;
         c->parts[g].other_ns += attention;
         c->came[g] = c->at[g] += attention;
     }

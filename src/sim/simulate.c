@@ -129,6 +129,7 @@ enum mp_status sim_one_step(void *ctx, size_t i, unsigned worker, struct mp_erro
     struct worker *w = &run->workers[worker];
     struct step_out *o = &run->steps[i];
     const struct mp_cost_setup *in = &run->setup;
+    struct mp_token_flow *flow = NULL;
     const struct mp_topology *t = in->topology;
     const struct mp_model *m = in->model;
     struct mp_step_times sum = {0};
@@ -136,6 +137,9 @@ enum mp_status sim_one_step(void *ctx, size_t i, unsigned worker, struct mp_erro
     uint32_t n_dense = m->n_hidden_layers > m->n_layers ? m->n_hidden_layers - m->n_layers : 0;
     enum mp_status status = MP_OK;
     sum.other_ns = o->lower_bound_ns = o->residual_ns = m->other_ns_per_step;
+    if (run->options->flow != NULL)
+        MP_TRY(run->options->flow->make(&flow, run->options->flow->ctx, in, step, err));
+    run->setup.flow = flow;
     if (run->options->is_pipelined)
         sim_pipelined_begin(w, n);
     for (uint32_t layer = 0; layer < n_layers; layer++) {
@@ -150,8 +154,7 @@ enum mp_status sim_one_step(void *ctx, size_t i, unsigned worker, struct mp_erro
             MP_TRY(sim_transfer(run, w, step, layer, true, NULL, &combine, &bounds[1], err));
         }
         for (uint32_t g = 0; g < n; g++) {
-            uint64_t a = sane(mp_attention_ns(t, g, m, x->source_rows[g])),
-                     s = sane(mp_shared_ns(t, g, m, x->source_rows[g]));
+            uint64_t a = sane(mp_layer_attention_ns(in, x, g)), s = sane(mp_shared_ns(t, g, m, x->source_rows[g]));
             uint64_t c = sane(mp_compute_ns(t, g, m, x->active[g], x->padded_rows[g]));
             attention = a > attention ? a : attention;
             shared = s > shared ? s : shared;
@@ -195,6 +198,7 @@ enum mp_status sim_one_step(void *ctx, size_t i, unsigned worker, struct mp_erro
     sum.step_ns = sum.dispatch_ns + sum.compute_ns + sum.combine_ns + sum.other_ns;
     run->r->steps[i] = sum;
 out:
+    mp_flow_free(flow);
     return status;
 }
 
@@ -369,7 +373,7 @@ enum mp_status mp_simulate_versions(struct mp_sim_result **out, const struct mp_
                       .r = r,
                       .n_versions = n_versions,
                       .versions = versions,
-                      .has_bound = options->with_bound && !options->is_pipelined};
+                      .has_bound = options->with_bound && !options->is_pipelined && options->flow == NULL};
     uint64_t *waits = wait_ns != NULL ? mp_arena_alloc(scratch, n_steps, sizeof *waits) : NULL;
     run.wait_ns = waits;
     run.routers = routers = mp_arena_alloc(scratch, n_versions, sizeof(struct mp_router *));

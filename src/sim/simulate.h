@@ -4,6 +4,7 @@
 
 #include "balance.h"
 #include "net.h"
+#include <moeplan/flow.h>
 
 /* Times of one layer stop at 52 days, so that no sum over layers can overflow. */
 static inline uint64_t sane(uint64_t ns) { return ns < UINT64_C(1) << 52 ? ns : UINT64_C(1) << 52; }

@@ -81,7 +81,7 @@ enum mp_status sim_timeline_layer(const struct run *run, struct worker *w, uint3
     combine = at;
     MP_TRY(add_part(t, MP_TIME_COMBINE, layer, &at, l->combine_ns, err));
     for (uint32_t g = 0; g < t->n_gpus; g++) {
-        uint64_t rows = x->source_rows[g], a = sane(mp_attention_ns(topology, g, m, rows));
+        uint64_t rows = x->source_rows[g], a = sane(mp_layer_attention_ns(&run->setup, x, g));
         MP_TRY(add_work(t, MP_TIME_DENSE, layer, g, rows, dense, a * n_dense, err));
         MP_TRY(add_work(t, MP_TIME_ATTENTION, layer, g, rows, attention, a, err));
         MP_TRY(add_work(t, MP_TIME_SHARED, layer, g, rows, dispatch, sane(mp_shared_ns(topology, g, m, rows)), err));
@@ -106,7 +106,7 @@ enum mp_status sim_timeline_clocks(const struct run *run, struct worker *w, uint
     enum mp_status status = MP_OK;
     for (uint32_t g = 0; g < t->n_gpus; g++) {
         const struct sim_ends *e = &ends[g];
-        const uint64_t rows = x->source_rows[g], a = sane(mp_attention_ns(topology, g, m, rows));
+        const uint64_t rows = x->source_rows[g], a = sane(mp_layer_attention_ns(&run->setup, x, g));
         MP_TRY(add_work(t, MP_TIME_DENSE, layer, g, rows, e->attention - n_attention * a, (n_attention - 1) * a, err));
         MP_TRY(add_work(t, MP_TIME_ATTENTION, layer, g, rows, e->attention - a, a, err));
         MP_TRY(

@@ -1,6 +1,7 @@
 /* The work of a training step: what every rank computes, what travels, and how long that takes alone. docs/TRAINING.md
  * part 2. */
 #include <moeplan/base.h>
+#include <moeplan/flow.h>
 #include <moeplan/sim.h>
 #include <moeplan/train.h>
 #include <string.h>
@@ -13,7 +14,8 @@ struct making {
     struct mp_train_work *out;
     struct mp_net *net;
     struct mp_traffic *traffic;
-    uint64_t *matrix, *finish, *through; /* [n][n], [n][n], [n_resources] */
+    uint64_t *matrix, *finish, *through; /* [n][n], 2 [n][n], [n_resources] */
+    uint64_t *next_rows;                 /* [n] tokens that a flow has on each rank behind the layer */
     uint32_t n;
 };
 
@@ -115,6 +117,13 @@ static void transpose(uint64_t *out, const uint64_t *in, uint32_t n) {
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t j = 0; j < n; j++)
             out[(size_t)i * n + j] = in[(size_t)j * n + i];
+}
+
+/* What goes back where `in` came from, outputs for activations. */
+static void backwards(uint64_t *out, const uint64_t *in, const struct mp_model *model, uint32_t n) {
+    transpose(out, in, n);
+    for (size_t i = 0; i < (size_t)n * n; i++)
+        out[i] = model->dispatch_bytes == 0 ? 0 : out[i] / model->dispatch_bytes * model->combine_bytes;
 }
 
 /* ---- gradients ---- */
@@ -219,14 +228,24 @@ static enum mp_status times(struct making *m, uint32_t layer, struct mp_train_la
     for (uint32_t i = 0; i < 6; i++)
         if ((ns[i] = mp_arena_alloc(m->out->arena, m->n, sizeof *ns[i])) == NULL)
             return mp_nomem(err, "a training step");
+    /* Outputs are weighted where their tokens are next. */
+    const uint64_t *back = traffic->source_rows;
+    if (m->setup->flow != NULL) {
+        const uint32_t pad = m->setup->workload->batching.pad_tokens;
+        mp_flow_rows(m->setup->flow, layer + 1, m->next_rows, m->n);
+        for (uint32_t g = 0; g < m->n && pad > 1; g++)
+            m->next_rows[g] = mp_ceil_div(m->next_rows[g], pad) * pad;
+        back = m->next_rows;
+    }
     /* Dense layers are where most models have them: in front. */
     uint32_t n_dense =
         layer == 0 && model->n_hidden_layers > model->n_layers ? model->n_hidden_layers - model->n_layers : 0;
     for (uint32_t g = 0; g < m->n; g++) {
         uint64_t rows = traffic->source_rows[g];
-        ns[0][g] = mp_attention_ns(t, g, model, rows) * (1 + (uint64_t)n_dense) + mp_shared_ns(t, g, model, rows);
+        ns[0][g] =
+            mp_layer_attention_ns(m->setup, traffic, g) * (1 + (uint64_t)n_dense) + mp_shared_ns(t, g, model, rows);
         ns[1][g] = mp_compute_ns(t, g, model, traffic->active[g], traffic->padded_rows[g]);
-        ns[2][g] = memory_ns(m, g, rows * (model->top_k + 1) * model->combine_bytes);
+        ns[2][g] = memory_ns(m, g, back[g] * (model->top_k + 1) * model->combine_bytes);
         ns[3][g] = ns[2][g];
         ns[4][g] = mp_mul_div_ceil(ns[1][g], m->options->backward_ppm, FULL);
         ns[5][g] = mp_mul_div_ceil(ns[0][g], m->options->backward_ppm, FULL);
@@ -256,12 +275,19 @@ static enum mp_status make_layer(struct making *m, uint32_t step, uint32_t layer
     if (status == MP_OK)
         status = a2a(m, t->combine, back, true, order, own->combine, &x->a2a[MP_TRAIN_COMBINE], err);
     x->a2a[MP_TRAIN_DISPATCH_BACK] = x->a2a[MP_TRAIN_COMBINE]; /* gradients come home as outputs did */
+    uint64_t *other = m->finish + (size_t)m->n * m->n;
+    if (status == MP_OK && m->setup->flow != NULL) { /* to where activations came from, which is another place */
+        backwards(m->matrix, t->dispatch, model, m->n);
+        if (second != NULL)
+            backwards(other, second, model, m->n);
+        status = a2a(m, m->matrix, second == NULL ? NULL : other, true, order, own->combine,
+                     &x->a2a[MP_TRAIN_DISPATCH_BACK], err);
+    }
     if (status == MP_OK) { /* and go out as activations did, with the bytes of outputs */
         transpose(m->matrix, t->combine, m->n);
-        uint64_t *fan_out = m->finish + (size_t)m->n * m->n;
         if (back != NULL)
-            transpose(fan_out, back, m->n);
-        status = a2a(m, m->matrix, back == NULL ? NULL : fan_out, false, order, MP_COMBINE_FORWARD,
+            transpose(other, back, m->n);
+        status = a2a(m, m->matrix, back == NULL ? NULL : other, false, order, MP_COMBINE_FORWARD,
                      &x->a2a[MP_TRAIN_COMBINE_BACK], err);
         memset(m->matrix, 0, (size_t)m->n * m->n * sizeof *m->matrix);
     }
@@ -297,7 +323,8 @@ static enum mp_status make_all(struct making *m, uint32_t step, struct mp_error 
     m->matrix = mp_arena_alloc(m->out->arena, cells, sizeof *m->matrix);
     m->finish = mp_arena_alloc(m->out->arena, 2 * cells, sizeof *m->finish);
     m->through = mp_arena_alloc(m->out->arena, s->topology->n_resources, sizeof *m->through);
-    if (layers == NULL || m->matrix == NULL || m->finish == NULL || m->through == NULL)
+    m->next_rows = mp_arena_alloc(m->out->arena, m->n, sizeof *m->next_rows);
+    if (layers == NULL || m->matrix == NULL || m->finish == NULL || m->through == NULL || m->next_rows == NULL)
         return mp_nomem(err, "a training step");
     enum mp_status status = mp_net_new(&m->net, s->topology, err);
     if (status == MP_OK)
