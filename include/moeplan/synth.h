@@ -24,6 +24,33 @@ bool mp_synth_preset(uint32_t i, const char **name, const char **summary, struct
 enum mp_status mp_synth_generate(struct mp_trace **out, const struct mp_synth_params *p, const struct mp_limits *limits,
                                  struct mp_error *err) MP_MUST_CHECK;
 
+/* Similarity signatures for a trace (docs/SYNTHETIC.md, "Signatures"). Block b is layer index b - 1. */
+struct mp_synth_similarity {
+    const char *name, *summary;
+    uint32_t common_first_ppm, common_sixth_ppm; /* share of tokens that are alike, in blocks 1 and 6; as in 6 behind */
+    uint32_t flips_256;                          /* largest chance, in 256ths, that a bit of such a token differs */
+    uint32_t threshold_ppm;                      /* of the pairs that the paper counts */
+    uint32_t stay_ppm;                           /* chance that a token that is alike still is one layer later */
+};
+const struct mp_synth_similarity *mp_synth_similarity_at(uint32_t i); /* txl, bert-l, gpt2; NULL past the last */
+const struct mp_synth_similarity *mp_synth_similarity_find(const char *name);
+/* Gives a TOKENS trace without signatures such ones; its experts stay. Each row has a random stream of its own. */
+enum mp_status mp_synth_signatures(struct mp_trace *t, const struct mp_synth_similarity *p, uint64_t seed,
+                                   const struct mp_limits *limits, struct mp_error *err) MP_MUST_CHECK;
+
+/* How alike tokens are that use the same expert of a layer, by their signatures. Up to 16 runs of 1,024 rows that
+ * follow each other, spread over the trace; of each run and expert the first 256 tokens. Only of a trace that has
+ * signatures. */
+#define MP_SIMILAR_PPM 800000u
+#define MP_VERY_SIMILAR_PPM 900000u
+struct mp_similarity_stats {
+    double pairs_above; /* of pairs of such tokens, those with at least the threshold */
+    double persistence; /* of pairs of at least 0.8 in this layer, those that are in the next one; 0 in the last */
+    double tokens_very_similar; /* of such tokens, those with another one of at least 0.9 */
+};
+void mp_trace_similarity(struct mp_similarity_stats *out, const struct mp_trace *t, uint32_t layer,
+                         uint32_t threshold_ppm);
+
 /* Statistics by which fitted and real are compared (docs/SYNTHETIC.md). Of a TOKENS trace; of more than 2^20 rows,
  * every m-th row is used where nothing else is said. c_i: rows that use expert i, n_ij: rows that use both i and j, N:
  * rows, k: top_k. A value that cannot be had (pairs of a top-1 trace, one layer, one request) is 0. Random draws come

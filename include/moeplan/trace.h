@@ -56,6 +56,8 @@ struct mp_trace {
     const uint8_t *const *chunks; /* [ceil(n_rows / MP_CHUNK_TOKENS)] */
     const uint8_t *const
         *weight_chunks; /* NULL, or the gate weights in the same shape: uint16, weight * 65535 rounded */
+    const uint64_t *const *signature_chunks; /* NULL, or [layer][row in chunk] the similarity signature of each token
+                                              * in front of the layer's experts (traces/FORMAT.md) */
     uint64_t n_requests;
     const struct mp_request *requests; /* [n_requests], in row order, covering every row exactly once */
 
@@ -142,6 +144,25 @@ static inline uint32_t mp_trace_row(const struct mp_trace *t, uint32_t layer, ui
         used++;
     return used;
 }
+/* The signature of a token in one layer; only of a trace that has signature_chunks. */
+static inline uint64_t mp_trace_signature(const struct mp_trace *t, uint32_t layer, uint64_t row) {
+    const uint64_t chunk = row / MP_CHUNK_TOKENS, left = t->n_rows - chunk * MP_CHUNK_TOKENS;
+    return t
+        ->signature_chunks[chunk][layer * (left < MP_CHUNK_TOKENS ? left : MP_CHUNK_TOKENS) + row % MP_CHUNK_TOKENS];
+}
+/* In how many of their 64 bits two signatures differ. */
+static inline uint32_t mp_signature_distance(uint64_t a, uint64_t b) { return (uint32_t)__builtin_popcountll(a ^ b); }
+/* The cosine that so many differing bits say, in millionths: cos(pi * distance / 64), 0 from 32 on. One estimate is off
+ * by 0.06 at 0.9, 0.10 at 0.8 and 0.16 at 0.5 (one standard deviation). */
+uint32_t mp_signature_similarity_ppm(uint32_t distance);
+/* The most bits that two signatures of at least this similarity differ in; -1 above 10^6. */
+int mp_signature_reach(uint32_t similarity_ppm);
+/* Gives a TOKENS trace without signatures room for them: chunks[c][layer][row in chunk], all 0, the caller's to fill in
+ * before anybody else reads. sha256 becomes "". mp_trace_signatures_drop takes them away again; does nothing when there
+ * are none. */
+enum mp_status mp_trace_signatures_add(struct mp_trace *t, uint64_t *const **chunks, const struct mp_limits *limits,
+                                       struct mp_error *err) MP_MUST_CHECK;
+void mp_trace_signatures_drop(struct mp_trace *t);
 /* Summed tokens per expert of one layer over everything: load[n_experts]. */
 void mp_trace_load_of_layer(const struct mp_trace *t, uint32_t layer, uint64_t *load);
 

@@ -38,6 +38,7 @@ void mp_trace_free(struct mp_trace *t) {
         if (box->weights != NULL)
             mp_free(box->weights[c]);
     }
+    mp_trace_signatures_drop(t);
     mp_free(box->ids);
     mp_free(box->weights);
     mp_free(box->counts);

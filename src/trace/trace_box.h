@@ -12,6 +12,8 @@ struct trace_box {
     uint8_t **ids, **weights; /* the tables of chunks; the chunks themselves only when owns_chunks */
     uint64_t n_chunks;
     bool owns_chunks;
+    uint64_t **signatures; /* the table of them; the signatures themselves only when owns_signatures */
+    bool owns_signatures;
     void *counts, *pairs, *requests, *iteration_category; /* NULL when they lie in the mapping */
 };
 struct trace_box *trace_box_new(void); /* with an empty arena; NULL when out of memory */

@@ -254,6 +254,7 @@ bool mp_trace_equal(const struct mp_trace *a, const struct mp_trace *b) {
         a->id_bytes != b->id_bytes || a->n_requests != b->n_requests || a->n_iterations != b->n_iterations ||
         a->n_sources != b->n_sources || a->source_known != b->source_known || a->n_pairs != b->n_pairs ||
         (a->weight_chunks == NULL) != (b->weight_chunks == NULL) ||
+        (a->signature_chunks == NULL) != (b->signature_chunks == NULL) ||
         (a->iteration_category == NULL) != (b->iteration_category == NULL))
         return false;
     if (!same_bytes(a->layer_ids, b->layer_ids, a->n_layers * sizeof *a->layer_ids) ||
@@ -272,7 +273,9 @@ bool mp_trace_equal(const struct mp_trace *a, const struct mp_trace *b) {
     for (uint64_t c = 0; a->kind == MP_TRACE_TOKENS && c < trace_n_chunks(a->n_rows); c++) {
         size_t n = (size_t)trace_chunk_rows(a->n_rows, c) * a->n_layers * a->top_k;
         if (!same_bytes(a->chunks[c], b->chunks[c], n * a->id_bytes) ||
-            (a->weight_chunks != NULL && !same_bytes(a->weight_chunks[c], b->weight_chunks[c], n * 2)))
+            (a->weight_chunks != NULL && !same_bytes(a->weight_chunks[c], b->weight_chunks[c], n * 2)) ||
+            (a->signature_chunks != NULL &&
+             !same_bytes(a->signature_chunks[c], b->signature_chunks[c], n / a->top_k * 8)))
             return false;
     }
     return true;

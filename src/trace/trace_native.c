@@ -65,6 +65,7 @@ static enum mp_status check_fixed(const struct mp_in *in, const char *path, stru
 struct places {
     size_t layers, iteration_categories, requests, entries, strings;
     uint64_t n_chunks, n_strings;
+    bool has_weights, has_signatures;
 };
 
 /* Fills in the figures of the fixed part and checks that the parts fit the header exactly. A header with a right
@@ -124,7 +125,7 @@ static enum mp_status read_figures(struct mp_trace *t, struct places *pl, const 
             flags & (NATIVE_SOURCES | NATIVE_ITERATION_CATEGORIES))
             return BAD(64, "a recording of tokens has no iterations, sources or pairs");
     } else {
-        if (t->id_bytes != 0 || t->n_rows != 0 || t->n_requests != 0 || flags & NATIVE_WEIGHTS)
+        if (t->id_bytes != 0 || t->n_rows != 0 || t->n_requests != 0 || flags & (NATIVE_WEIGHTS | NATIVE_SIGNATURES))
             return BAD(34, "a recording of counts has no tokens");
         if (t->n_iterations < 1 || t->n_iterations > in->size)
             return BAD(64, "%u iterations are not possible in a file of %zu bytes", t->n_iterations, in->size);
@@ -133,7 +134,9 @@ static enum mp_status read_figures(struct mp_trace *t, struct places *pl, const 
         if (t->n_pairs > in->size / sizeof(struct mp_pair))
             return BAD(72, "%llu pairs do not fit a file of %zu bytes", (unsigned long long)t->n_pairs, in->size);
     }
-    uint64_t want = is_tokens ? trace_n_chunks(t->n_rows) * (flags & NATIVE_WEIGHTS ? 2 : 1) : 0;
+    pl->has_weights = flags & NATIVE_WEIGHTS;
+    pl->has_signatures = flags & NATIVE_SIGNATURES;
+    uint64_t want = is_tokens ? trace_n_chunks(t->n_rows) * (1u + pl->has_weights + pl->has_signatures) : 0;
     if (!is_tokens) {
         uint64_t per_iteration = (uint64_t)t->n_sources * t->n_layers * t->n_experts * 8; /* at most 2^37 */
         if (per_iteration > in->size / t->n_iterations)
@@ -221,8 +224,10 @@ static enum mp_status check_entries(const struct mp_trace *t, const struct place
         const uint8_t *e = in->data + at;
         uint64_t want;
         if (t->kind == MP_TRACE_TOKENS)
-            want = trace_chunk_rows(t->n_rows, i % n_id_chunks) * t->n_layers * t->top_k *
-                   (i < n_id_chunks ? t->id_bytes : 2);
+            want = trace_chunk_rows(t->n_rows, i % n_id_chunks) * t->n_layers *
+                   (i < n_id_chunks                          ? (uint64_t)t->top_k * t->id_bytes
+                    : pl->has_weights && i < 2 * n_id_chunks ? (uint64_t)t->top_k * 2
+                                                             : 8);
         else {
             uint64_t counts = (uint64_t)t->n_iterations * t->n_sources * t->n_layers * t->n_experts * 8;
             uint64_t n = mp_ceil_div(counts, NATIVE_BLOCK), block = i < n ? NATIVE_BLOCK : NATIVE_PAIR_BLOCK;
@@ -367,10 +372,11 @@ static enum mp_status read_native(struct mp_trace **out, const char *path, struc
         t->requests = (const struct mp_request *)(const void *)(in->data + pl.requests);
         MP_TRY(check_requests(t, &pl, path, err));
         uint64_t n = trace_n_chunks(t->n_rows);
-        bool has_weights = pl.n_chunks > n;
         box->ids = mp_calloc(n, sizeof *box->ids);
-        box->weights = has_weights ? mp_calloc(n, sizeof *box->weights) : NULL;
-        if (box->ids == NULL || (has_weights && box->weights == NULL)) {
+        box->weights = pl.has_weights ? mp_calloc(n, sizeof *box->weights) : NULL;
+        box->signatures = pl.has_signatures ? mp_calloc(n, sizeof *box->signatures) : NULL;
+        if (box->ids == NULL || (pl.has_weights && box->weights == NULL) ||
+            (pl.has_signatures && box->signatures == NULL)) {
             status = mp_nomem(err, path);
             goto out;
         }
@@ -378,11 +384,14 @@ static enum mp_status read_native(struct mp_trace **out, const char *path, struc
             uint8_t *at = (uint8_t *)(uintptr_t)in->data + get_u64(in->data + pl.entries + c * NATIVE_ENTRY);
             if (c < n)
                 box->ids[c] = at;
-            else
+            else if (pl.has_weights && c < 2 * n)
                 box->weights[c - n] = at;
+            else
+                box->signatures[c % n] = (uint64_t *)(void *)at;
         }
         t->chunks = (const uint8_t *const *)box->ids;
         t->weight_chunks = (const uint8_t *const *)box->weights;
+        t->signature_chunks = (const uint64_t *const *)box->signatures;
     } else {
         uint64_t n_counts =
             mp_ceil_div((uint64_t)t->n_iterations * t->n_sources * t->n_layers * t->n_experts * 8, NATIVE_BLOCK);

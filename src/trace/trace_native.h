@@ -21,7 +21,8 @@ enum {
     NATIVE_WEIGHTS = 8,
     NATIVE_SOURCES = 16,
     NATIVE_ITERATION_CATEGORIES = 32,
-    NATIVE_ALL_FLAGS = 63
+    NATIVE_SIGNATURES = 64,
+    NATIVE_ALL_FLAGS = 127
 };
 _Static_assert(sizeof(struct mp_request) == 40 && sizeof(struct mp_pair) == 24,
                "the file holds these structures as they are");

@@ -12,13 +12,16 @@ static void put_zeros(struct mp_out *o, uint64_t n) {
     mp_out_write(o, zeros, (size_t)n);
 }
 
-/* The chunks in file order: ids, then weights; or counts, then pairs. */
+/* The chunks in file order: ids, weights, signatures; or counts, then pairs. */
 static struct chunk chunk_at(const struct mp_trace *t, uint64_t i) {
     if (t->kind == MP_TRACE_TOKENS) {
         uint64_t n = trace_n_chunks(t->n_rows), c = i % n;
         uint64_t cells = trace_chunk_rows(t->n_rows, c) * t->n_layers * t->top_k;
-        return i < n ? (struct chunk){t->chunks[c], cells * t->id_bytes}
-                     : (struct chunk){t->weight_chunks[c], cells * 2};
+        if (i < n)
+            return (struct chunk){t->chunks[c], cells * t->id_bytes};
+        if (t->weight_chunks != NULL && i < 2 * n)
+            return (struct chunk){t->weight_chunks[c], cells * 2};
+        return (struct chunk){t->signature_chunks[c], trace_chunk_rows(t->n_rows, c) * t->n_layers * 8};
     }
     uint64_t all = (uint64_t)t->n_iterations * t->n_sources * t->n_layers * t->n_experts * 8,
              n = mp_ceil_div(all, NATIVE_BLOCK);
@@ -45,7 +48,7 @@ static uint8_t *make_header(const struct mp_trace *t, uint64_t *bytes, uint64_t 
     for (uint32_t i = 0; i < t->n_categories; i++)
         strings += strlen(t->categories[i]) + 1;
     if (t->kind == MP_TRACE_TOKENS)
-        n_chunks = trace_n_chunks(t->n_rows) * (t->weight_chunks != NULL ? 2 : 1);
+        n_chunks = trace_n_chunks(t->n_rows) * (1u + (t->weight_chunks != NULL) + (t->signature_chunks != NULL));
     else
         n_chunks =
             mp_ceil_div((uint64_t)t->n_iterations * t->n_sources * t->n_layers * t->n_experts * 8, NATIVE_BLOCK) +
@@ -65,7 +68,8 @@ static uint8_t *make_header(const struct mp_trace *t, uint64_t *bytes, uint64_t 
             (t->is_synthetic ? NATIVE_SYNTHETIC : 0u) | (t->is_ranked ? NATIVE_RANKED : 0u) |
                 (t->is_time_ordered ? NATIVE_TIME_ORDERED : 0u) | (t->weight_chunks != NULL ? NATIVE_WEIGHTS : 0u) |
                 (t->source_known ? NATIVE_SOURCES : 0u) |
-                (t->iteration_category != NULL ? NATIVE_ITERATION_CATEGORIES : 0u));
+                (t->iteration_category != NULL ? NATIVE_ITERATION_CATEGORIES : 0u) |
+                (t->signature_chunks != NULL ? NATIVE_SIGNATURES : 0u));
     put_u64(h, 24, header_bytes);
     h[32] = (uint8_t)t->kind;
     h[33] = (uint8_t)t->phase;

@@ -32,33 +32,19 @@ static const struct argument convert_arguments[] = {
     {"IN", "a recording, a placement of a serving stack, or a topology", false, false, WORDS_FILE},
     {"OUT", "file to write: the native trace format, a plan file, or a topology in YAML", false, false, WORDS_FILE},
     {0}};
-static const enum opt_id convert_options[] = {HINTS, PLACEMENT, OPT_MODEL, COMMON, OPT_END};
+static const enum opt_id convert_options[] = {HINTS, PLACEMENT, OPT_MODEL, OPT_DROP_SIGNATURES, COMMON, OPT_END};
 static const char *const convert_examples[] = {
     "moeplan convert expert_distribution_recorder.pt trace.mpt --phase decode --layer-base 0",
     "moeplan convert sglang-placement.json plan.yaml --gpus 8", "moeplan convert 2x4:a100+2x4:l40s topology.yaml",
     NULL};
 
 static const struct argument generate_arguments[] = {{0}};
-static const enum opt_id generate_options[] = {OPT_PRESET,
-                                               OPT_GEN_LAYERS,
-                                               OPT_GEN_EXPERTS,
-                                               OPT_GEN_TOP_K,
-                                               OPT_FIRST_LAYER,
-                                               OPT_N_REQUESTS,
-                                               OPT_TOKENS_PER_REQUEST,
-                                               OPT_PHASE,
-                                               OPT_ZIPF,
-                                               OPT_COACTIVATION,
-                                               OPT_CLUSTER,
-                                               OPT_CROSS_LAYER,
-                                               OPT_DOMAINS,
-                                               OPT_DOMAIN_SHARE,
-                                               OPT_DRIFT,
-                                               OPT_STICKINESS,
-                                               OPT_AGAINST,
-                                               OPT_OUT,
-                                               COMMON,
-                                               OPT_END};
+static const enum opt_id generate_options[] = {
+    OPT_PRESET,     OPT_GEN_LAYERS,         OPT_GEN_EXPERTS, OPT_GEN_TOP_K,    OPT_FIRST_LAYER,
+    OPT_N_REQUESTS, OPT_TOKENS_PER_REQUEST, OPT_PHASE,       OPT_ZIPF,         OPT_COACTIVATION,
+    OPT_CLUSTER,    OPT_CROSS_LAYER,        OPT_DOMAINS,     OPT_DOMAIN_SHARE, OPT_DRIFT,
+    OPT_STICKINESS, OPT_SIGNATURES,         OPT_AGAINST,     OPT_OUT,          COMMON,
+    OPT_END};
 static const char *const generate_examples[] = {
     "moeplan generate --experts 64 --top-k 8 --zipf 0.8 -o trace.mpt",
     "moeplan generate --preset gpt-oss-20b-like --n-requests 500 -o trace.mpt", NULL};

@@ -12,6 +12,8 @@ static enum mp_status convert_trace(const char *in, const struct opts *o, struct
     if (strcmp(t->format, "native") == 0 && (o->phase != NULL || o->is_set[OPT_LAYER_BASE]))
         tool_note(o, "%s: written as %s from layer %u on, as the options say", in, mp_phase_name(t->phase),
                   t->layer_ids[0]);
+    if (o->drop_signatures)
+        mp_trace_signatures_drop(t);
     mp_trace_write(t, file);
     if (t->kind == MP_TRACE_TOKENS)
         snprintf(text, size, "%s: %llu request%s, %llu token%s, %u layer%s of %u experts, top-%u, %s", t->format,

@@ -63,6 +63,36 @@ struct figure {
     double generated, real;
 };
 
+/* How alike the tokens are in blocks 1 and 6, at the preset's threshold. Returns how many figures there are. */
+static size_t add_similarity(struct figure *to, const struct mp_trace *t, const struct mp_trace *real,
+                             const struct opts *o) {
+    static const struct figure names[] = {
+        {.key = "similar_pairs_first", .title = "pairs above the preset's threshold, block 1"},
+        {.key = "similar_pairs_sixth", .title = "pairs above the preset's threshold, block 6"},
+        {.key = "similar_pairs_stay", .title = "pairs of at least 0.8 that stay, block 1 to 2"},
+        {.key = "very_similar_tokens", .title = "tokens with one of at least 0.9, mean of blocks 1 to 6"}};
+    const struct mp_trace *traces[] = {t, real != NULL && real->signature_chunks != NULL ? real : NULL};
+    if (t->signature_chunks == NULL)
+        return 0;
+    memcpy(to, names, sizeof names);
+    for (uint32_t i = 0; i < 2 && traces[i] != NULL; i++) {
+        const uint32_t n = traces[i]->n_layers < 6 ? traces[i]->n_layers : 6;
+        double values[4] = {0};
+        for (uint32_t l = 0; l < n; l++) {
+            struct mp_similarity_stats s;
+            mp_trace_similarity(&s, traces[i], l, mp_synth_similarity_find(o->signatures)->threshold_ppm);
+            if (l == 0)
+                values[2] = s.persistence;
+            if (l == 0 || l + 1 == n)
+                values[l == 0 ? 0 : 1] = s.pairs_above;
+            values[3] += s.tokens_very_similar / n;
+        }
+        for (uint32_t k = 0; k < 4; k++)
+            *(i == 0 ? &to[k].generated : &to[k].real) = values[k];
+    }
+    return 4;
+}
+
 static void write_report(const struct opts *o, const struct mp_trace *t, const struct figure *figures, size_t n,
                          struct mp_out *out) {
     bool has_real = o->against != NULL;
@@ -130,6 +160,8 @@ enum mp_status cmd_generate(const struct opts *o, const struct args *args, int *
         MP_TRY(mp_trace_statistics(&recorded, real, o->seed, err));
     }
     MP_TRY(mp_synth_generate(&trace, &params, &o->limits, err));
+    if (o->signatures != NULL)
+        MP_TRY(mp_synth_signatures(trace, mp_synth_similarity_find(o->signatures), o->seed, &o->limits, err));
     MP_TRY(mp_out_open(&file, o->out, err));
     mp_trace_write(trace, file);
     status = mp_out_commit(file, err);
@@ -137,7 +169,8 @@ enum mp_status cmd_generate(const struct opts *o, const struct args *args, int *
     if (status != MP_OK || to_stdout)
         goto out;
     MP_TRY(mp_trace_statistics(&made, trace, o->seed, err));
-    const struct figure figures[] = {
+    struct figure figures[8];
+    const struct figure plain[] = {
         {"load_max_over_mean", "max/mean of the experts' totals", made.load_max_over_mean, recorded.load_max_over_mean},
         {"step_max_over_mean", "max/mean of the experts per step of 128 tokens", made.step_max_over_mean,
          recorded.step_max_over_mean},
@@ -145,7 +178,9 @@ enum mp_status cmd_generate(const struct opts *o, const struct args *args, int *
         {"cross_layer_information", "information between neighbouring layers, bits", made.cross_layer_information,
          recorded.cross_layer_information}};
     MP_TRY(mp_out_open(&out, "-", err));
-    write_report(o, trace, figures, sizeof figures / sizeof *figures, out);
+    const size_t n_plain = sizeof plain / sizeof *plain;
+    memcpy(figures, plain, sizeof plain);
+    write_report(o, trace, figures, n_plain + add_similarity(figures + n_plain, trace, real, o), out);
     status = mp_out_commit(out, err);
 out:
     mp_out_cancel(file);

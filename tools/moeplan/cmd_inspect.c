@@ -1,5 +1,6 @@
 /* moeplan inspect: what a file is, and what is in it. */
 #include "tool.h"
+#include <moeplan/synth.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -66,6 +67,26 @@ static uint32_t experts_seen(const struct mp_trace *t) {
     return n;
 }
 
+/* How alike tokens of one expert are, in the first, sixth and last layer. */
+static void similarity_facts(struct facts *f, const struct mp_trace *t) {
+    const uint32_t layers[] = {0, 5, t->n_layers - 1};
+    for (uint32_t i = 0; t->signature_chunks != NULL && i < 3; i++) {
+        struct mp_similarity_stats s;
+        char key[96];
+        if (layers[i] >= t->n_layers || (i > 0 && layers[i] == layers[i - 1]))
+            continue;
+        mp_trace_similarity(&s, t, layers[i], MP_SIMILAR_PPM);
+        snprintf(key, sizeof key, "layer %u: pairs of at least 0.8", t->layer_ids[layers[i]]);
+        fact_real(f, key, s.pairs_above);
+        snprintf(key, sizeof key, "layer %u: tokens with one of 0.9", t->layer_ids[layers[i]]);
+        fact_real(f, key, s.tokens_very_similar);
+        if (layers[i] + 1 == t->n_layers)
+            continue;
+        snprintf(key, sizeof key, "layer %u: such pairs that stay", t->layer_ids[layers[i]]);
+        fact_real(f, key, s.persistence);
+    }
+}
+
 static enum mp_status trace_facts(struct facts *f, const char *path, const struct opts *o, struct mp_error *err) {
     struct mp_trace *t = NULL;
     char text[256];
@@ -107,6 +128,7 @@ static enum mp_status trace_facts(struct facts *f, const char *path, const struc
             fact_whole(f, "requests", t->n_requests);
         fact_whole(f, "tokens", t->n_rows);
         fact_text(f, "weights", t->weight_chunks != NULL ? "yes" : "no");
+        fact_text(f, "signatures", t->signature_chunks != NULL ? "yes" : "no");
         fact_text(f, "ranked", t->is_ranked ? "yes" : "no");
         uint32_t n_sources = 0;
         for (uint64_t r = 0; r < t->n_requests; r++)
@@ -118,6 +140,7 @@ static enum mp_status trace_facts(struct facts *f, const char *path, const struc
     fact_text(f, "time order", t->is_time_ordered ? "yes" : "no");
     bool is_whole = !missing.phase && !missing.layer_base && !missing.experts && !missing.ids && !missing.requests;
     fact_text(f, "sha256", is_whole ? t->sha256 : "");
+    similarity_facts(f, t);
     uint64_t *load = mp_calloc(t->n_experts, sizeof *load);
     if (load == NULL) {
         status = mp_nomem(err, "loads");

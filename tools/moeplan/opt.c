@@ -244,6 +244,9 @@ const struct opt opt_table[OPT_END] = {
                         "how far popularity moves from the first request to the last"),
     [OPT_STICKINESS] = RATIO("stickiness", "P", stickiness_ppm, 1000000, "the preset's",
                              "popularity of each request's own, on top (bursts)"),
+    [OPT_SIGNATURES] = ONE_OF("signatures", "PRESET", signatures, "txl|bert-l|gpt2", NULL, "none",
+                              "similarity signatures of the tokens, as alike as the named model's are"),
+    [OPT_DROP_SIGNATURES] = FLAG("drop-signatures", 0, drop_signatures, "leave out the tokens' similarity signatures"),
     [OPT_AGAINST] =
         TEXT("against", 0, "TRACE", against, WORDS_FILE, NULL, NULL, "print the statistics of this recording beside"),
 

@@ -102,6 +102,8 @@ enum opt_id {
     OPT_DRIFT,
     OPT_STICKINESS,
     OPT_AGAINST,
+    OPT_SIGNATURES,
+    OPT_DROP_SIGNATURES,
     OPT_MAN,
     OPT_COMPLETION,
     OPT_MARKDOWN,
@@ -152,7 +154,7 @@ struct opts {
     struct mp_limits limits; /* the defaults, with --mem-limit */
     bool is_set[OPT_END];
     bool help, json, quiet, strict, thorough, prove, colocate, resample, stage_barrier, stage_coupled, pacing,
-        markdown_table, wide, man, markdown, version, matrix, csv, calibrate, keep_labels;
+        markdown_table, wide, man, markdown, version, matrix, csv, calibrate, keep_labels, drop_signatures;
     uint64_t seed, threads, work_limit, mem_limit, layer_base, experts, top_k, routing_ns;
     double time_limit;
     uint64_t batch, tokens_per_rank, steps, pad, redundant, slots_per_gpu, interval_groups, gpus, nodes, hidden_layers,
@@ -166,7 +168,7 @@ struct opts {
     const char *strategy, *strategies, *replicate, *place, *route, *order, *stages, *set, *objective, *for_stack,
         *replica_choice;
     const char *dispatcher, *sources, *split, *score_on, *network, *timeline, *incumbent, *incumbent_route, *to,
-        *preset, *against, *completion;
+        *preset, *against, *signatures, *completion;
     uint64_t context, step_gain, move_budget, path_length;
     const char *from;
     const char *sweep_redundant, *sweep_batch, *sweep_gpus, *sweep_nodes;

@@ -40,7 +40,8 @@ def read_native(path):
     assert names.pop() == b"" and len(names) == 2 + n_categories and (at + strings_bytes + 63) // 64 * 64 == header_bytes
     assert kind == 1 and n_iterations == n_sources == n_pairs == 0
     n_id_chunks = (n_rows + 65535) // 65536
-    ids, weights = [], []
+    ids, weights, signatures = [], [], []
+    n_kinds = 1 + (flags >> 3 & 1) + (flags >> 6 & 1)
     for row in range(n_rows):
         c, inside = divmod(row, 65536)
         rows = min(65536, n_rows - c * 65536)
@@ -49,8 +50,11 @@ def read_native(path):
         ids.append([struct.unpack_from(f"<{top_k}{form}", chunks[c], p * id_bytes) for p in place])
         if flags & 8:
             weights.append([struct.unpack_from(f"<{top_k}H", chunks[n_id_chunks + c], p * 2) for p in place])
-    assert len(chunks) == n_id_chunks * (2 if flags & 8 else 1)
-    return dict(flags=flags, phase=phase, layer_ids=layer_ids, n_experts=n_experts, top_k=top_k, requests=requests, ids=ids, weights=weights,
+        if flags & 64:
+            place = [((layer * rows + inside) * 8) for layer in range(n_layers)]
+            signatures.append([struct.unpack_from("<Q", chunks[n_id_chunks * (n_kinds - 1) + c], p)[0] for p in place])
+    assert len(chunks) == n_id_chunks * n_kinds
+    return dict(flags=flags, phase=phase, layer_ids=layer_ids, n_experts=n_experts, top_k=top_k, requests=requests, ids=ids, weights=weights, signatures=signatures,
                 names=[n.decode() for n in names], sha256=hashlib.sha256(data[:header_bytes]).hexdigest())
 
 

@@ -216,6 +216,20 @@ static inline struct mp_trace *token_trace(struct shape s, uint64_t seed) {
     CHECK_OK(mp_trace_builder_finish(b, NULL, &t, &err), err);
     return t;
 }
+/* The same with a random signature for each token and layer. */
+static inline struct mp_trace *signed_trace(struct shape s, uint64_t seed) {
+    struct mp_trace *t = token_trace(s, seed);
+    struct mp_rng rng = mp_rng_seed(seed + 1);
+    struct mp_error err = {0};
+    uint64_t *const *chunks;
+    CHECK_OK(mp_trace_signatures_add(t, &chunks, &mp_limits_default, &err), err);
+    for (uint64_t first = 0, c = 0; first < t->n_rows; first += MP_CHUNK_TOKENS, c++) {
+        const uint64_t left = t->n_rows - first, rows = left < MP_CHUNK_TOKENS ? left : MP_CHUNK_TOKENS;
+        for (uint64_t i = 0; i < rows * t->n_layers; i++)
+            chunks[c][i] = mp_rng_next(&rng);
+    }
+    return t;
+}
 
 /* A random recording of counts with categories, sources and pairs. */
 static inline struct mp_trace *count_trace(uint32_t n_iterations, uint32_t n_sources, uint32_t n_layers,

@@ -1,4 +1,5 @@
 #include "samples.h"
+#include <math.h>
 
 static void round_trip(struct mp_trace *t) {
     struct bytes b = native_bytes(t), again;
@@ -32,6 +33,8 @@ static void test_trace_native__every_shape_survives(void **state) {
     };
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
         round_trip(token_trace(shapes[i], i));
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
+        round_trip(signed_trace(shapes[i], i));
     round_trip(count_trace(1, 1, 1, 1, 0));
     round_trip(count_trace(7, 3, 2, 5, 1));
     round_trip(count_trace(40, 6, 12, 512, 2)); /* more than one block */
@@ -62,8 +65,11 @@ static void test_trace_native__threads_do_not_matter(void **state) {
 
 static void test_trace_native__damage_is_found_and_placed(void **state) {
     (void)state;
-    struct mp_trace *traces[] = {token_trace((struct shape){2, 8, 2, 2, 3, true, true}, 3), count_trace(2, 2, 1, 3, 4)};
-    for (size_t i = 0; i < 2; i++) {
+    struct mp_trace *traces[] = {token_trace((struct shape){2, 8, 2, 2, 3, true, true}, 3),
+                                 signed_trace((struct shape){2, 8, 2, 2, 3, true, true}, 3),
+                                 signed_trace((struct shape){2, 8, 2, 2, 3, false, true}, 3),
+                                 count_trace(2, 2, 1, 3, 4)};
+    for (size_t i = 0; i < sizeof traces / sizeof *traces; i++) {
         struct bytes b = native_bytes(traces[i]);
         cut_everywhere("native", b, NULL, false);
         flip_everywhere("native", b, NULL, true);
@@ -109,9 +115,11 @@ static void test_trace_native__hostile_headers_are_refused(void **state) {
                                         UINT64_C(1) << 62,
                                         INT64_MAX,
                                         UINT64_MAX};
-    struct mp_trace *traces[] = {token_trace((struct shape){2, 8, 2, 2, 3, true, true}, 3), count_trace(3, 2, 1, 3, 4)};
+    struct mp_trace *traces[] = {token_trace((struct shape){2, 8, 2, 2, 3, true, true}, 3),
+                                 signed_trace((struct shape){2, 8, 2, 2, 3, false, true}, 3),
+                                 count_trace(3, 2, 1, 3, 4)};
     uint64_t live = 0;
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < sizeof traces / sizeof *traces; i++) {
         struct bytes b = native_bytes(traces[i]);
         uint64_t header;
         memcpy(&header, b.p + 24, 8);
@@ -204,6 +212,47 @@ static void test_trace_native__a_large_file_is_not_copied(void **state) {
     mp_trace_free(u);
 }
 
+/* Dropped, the bytes are those of a recording that never had any; a reader that is given them again has the same. */
+static void test_trace_native__signatures_are_read_and_dropped(void **state) {
+    (void)state;
+    const struct shape shape = {3, 8, 2, 3, 30000, true, false};
+    struct mp_trace *plain = token_trace(shape, 4), *t = signed_trace(shape, 4), *u;
+    struct bytes bare = native_bytes(plain), full = native_bytes(t), again;
+    struct mp_error err = {0};
+    assert_int_equal(full.n > bare.n + 90000 * 3 * 8, true);
+    CHECK_OK(read_bytes(&u, "native", full.p, full.n, NULL, NULL, &err), err);
+    assert_non_null(u->signature_chunks);
+    assert_false(mp_trace_equal(plain, u));
+    for (uint64_t row = 0; row < u->n_rows; row += 997)
+        for (uint32_t l = 0; l < 3; l++)
+            assert_true(mp_trace_signature(u, l, row) == mp_trace_signature(t, l, row));
+    mp_trace_signatures_drop(u);
+    mp_trace_signatures_drop(u); /* twice is fine */
+    assert_true(mp_trace_equal(plain, u));
+    again = native_bytes(u);
+    assert_int_equal(again.n, bare.n);
+    assert_memory_equal(again.p, bare.p, bare.n);
+    free(bare.p);
+    free(full.p);
+    free(again.p);
+    mp_trace_free(plain);
+    mp_trace_free(t);
+    mp_trace_free(u);
+}
+
+static void test_trace_native__a_distance_says_a_cosine(void **state) {
+    (void)state;
+    for (uint32_t d = 0; d <= 64; d++) {
+        const double want = d < 32 ? cos(3.14159265358979 * d / 64) : 0;
+        assert_true(fabs(mp_signature_similarity_ppm(d) / 1e6 - want) < 1e-6);
+        if (d <= 32)
+            assert_int_equal(mp_signature_reach(mp_signature_similarity_ppm(d)), d < 32 ? d : 64);
+    }
+    assert_int_equal(mp_signature_reach(1000001), -1);
+    assert_int_equal(mp_signature_reach(800000), 13);
+    assert_int_equal(mp_signature_distance(0xff, 0x0f), 4);
+}
+
 static struct bytes swept;
 static enum mp_status read_once(void *ctx, struct mp_error *err) {
     struct mp_trace *t;
@@ -227,7 +276,7 @@ static enum mp_status write_once(void *ctx, struct mp_error *err) {
 }
 static void test_trace_native__every_fault_is_reported(void **state) {
     (void)state;
-    struct mp_trace *t = token_trace((struct shape){2, 8, 2, 2, 3, true, true}, 3);
+    struct mp_trace *t = signed_trace((struct shape){2, 8, 2, 2, 3, true, true}, 3);
     swept = native_bytes(t);
     char path[256];
     snprintf(path, sizeof path, "%s", save_bytes("swept.mpt", swept.p, swept.n));
@@ -245,6 +294,8 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_trace_native__hostile_headers_are_refused),
     cmocka_unit_test(test_trace_native__wrong_ids_behind_right_checksums_are_refused),
     cmocka_unit_test(test_trace_native__a_large_file_is_not_copied),
+    cmocka_unit_test(test_trace_native__signatures_are_read_and_dropped),
+    cmocka_unit_test(test_trace_native__a_distance_says_a_cosine),
     cmocka_unit_test(test_trace_native__every_fault_is_reported),
 };
 RUN(tests)
