@@ -385,6 +385,17 @@ MATRIX_DATA = [
 ]
 
 
+TRAINING = [
+    ("bucket bytes", "training", on("    - {gradients: ", lambda t: re.sub(r"bytes: [0-9]+", "bytes: 5", t)), None),
+    ("bucket left out", "training", lambda lines: lines.pop(find(lines, "    - {gradients: ")), None),
+    ("experts' bucket left out", "training", lambda lines: lines.pop(find(lines, "    - {gradients: experts")), None),
+    ("bucket of the other kind", "training", on("    - {gradients: ", lambda t: t.replace("common", "experts"), -1), None),
+    ("bits of a gradient", "training", on("  gradient_bits: ", lambda t: 8), None),
+    ("no bucket", "training", lambda lines: (drop("  buckets:", 1 + sum(x.startswith("    - {gradients") for x in lines))(lines),
+                                             lines.insert(find(lines, "  experts_per_gpu: ") + 1, "  buckets: []")), None),
+]
+
+
 def try_both(name, lines, kind, reading, data):
     path = at("broken.yaml")
     with open(path, "w") as f:
@@ -614,6 +625,17 @@ def main():
         lines = list(exact)
         change(lines)
         try_both(name, lines, kind, reading, [decode, "2x2:h100"])
+    train = at("train.mpt")
+    need(moeplan("generate", *small[:-2], "60", "-q", "--phase", "train", "-o", train), "generate")
+    path = at("plan_train.yaml")
+    need(moeplan("plan", train, "2x2:h100", "--tokens-per-rank", "64", "--strategy", "eplb", "--redundant", "4", "-q", "-o", path), "plan train")
+    both_accept("training", path, [train, "2x2:h100"])
+    with open(path) as f:
+        training = f.read().split("\n")[:-1]
+    for name, kind, change, reading in TRAINING:
+        lines = list(training)
+        change(lines)
+        try_both(name, lines, kind, reading, [train, "2x2:h100"])
     rich = list(good)
     enrich(rich)
     with open(at("rich.yaml"), "w") as f:
@@ -685,8 +707,8 @@ def main():
     n_ordered, n_broken_orders = matrices()
     for text in failures:
         print(f"not agreed: {text}")
-    n_broken = sum(len(table) for table in (DATA, STRUCTURE, ORDERS, RATES, SEARCHED, SOURCED)) + len(TURNED) + 1 + n_broken_orders
-    print(f"{len(options) + 7 + n_twisted + n_ordered} plans accepted and {n_broken} broken ones refused by both, but for {len(failures)}")
+    n_broken = sum(len(table) for table in (DATA, STRUCTURE, ORDERS, RATES, SEARCHED, SOURCED, TRAINING)) + len(TURNED) + 1 + n_broken_orders
+    print(f"{len(options) + 8 + n_twisted + n_ordered} plans accepted and {n_broken} broken ones refused by both, but for {len(failures)}")
     for name in os.listdir(FOLDER):
         os.unlink(at(name))
     os.rmdir(FOLDER)

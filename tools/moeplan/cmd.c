@@ -67,8 +67,8 @@ static const enum opt_id plan_options[] = {OPT_OUT,         OPT_MODEL,
                                            OPT_MOVE_BUDGET, OPT_ROBUST,
                                            OPT_WEIGHTS,     OPT_ROBUST_OBJECTIVE,
                                            OPT_EXPORT_LP,   OPT_IMPORT_SOLUTION,
-                                           HINTS,           COMMON,
-                                           OPT_END};
+                                           OPT_POLICY,      HINTS,
+                                           COMMON,          OPT_END};
 static const char *const plan_examples[] = {
     "moeplan plan trace.npz 8:h100 -m gpt-oss-20b --redundant 8 -o plan.yaml",
     "moeplan plan trace.npz 2x8:h100 --strategy eplb --redundant 16 --for sglang -o plan.yaml",

@@ -4,14 +4,16 @@
 #include "score.h"
 #include "colocate.h"
 #include "served.h"
+#include "training.h"
 #include <stdio.h>
 #include <string.h>
 
 struct contest {
     struct setup setup;
-    struct score *scores;  /* [SCORE_PLANS_MAX] */
-    uint32_t n, base;      /* base: MP_NONE when there is none */
-    uint32_t n_strategies; /* the rest are incumbents */
+    struct score *scores;      /* [SCORE_PLANS_MAX] */
+    uint32_t n, base;          /* base: MP_NONE when there is none */
+    uint32_t n_strategies;     /* the rest are incumbents */
+    struct training *training; /* phase train; else NULL */
 };
 
 static bool is_eligible(const struct score *s) { return s->plan != NULL && !s->is_barred; }
@@ -349,6 +351,8 @@ static void write_text(const struct contest *c, struct mp_out *o) {
         mp_out_puts(o, "This dispatcher sends every token to every GPU: placement cannot change the bytes.\n");
     verdict_text(c, text, sizeof text);
     mp_out_printf(o, "verdict: %s\n", text);
+    if (c->training != NULL)
+        training_text(c->training, opts->markdown_table, o);
 }
 
 static json_t *score_json(const struct contest *c, uint32_t i) {
@@ -419,6 +423,10 @@ static void write_json(const struct contest *c, struct mp_out *o) {
         json_decref(root);
         root = NULL;
     }
+    if (root != NULL && c->training != NULL && json_object_set_new(root, "training", training_json(c->training)) != 0) {
+        json_decref(root);
+        root = NULL;
+    }
     mp_json_write(root, o);
     json_decref(root);
 }
@@ -460,6 +468,7 @@ enum mp_status cmd_compare(const struct opts *o, const struct args *args, int *e
     if (c.base == MP_NONE) /* nothing is feasible: the answer is no */
         *exit_code = 1;
     MP_TRY(score_all(c.scores, c.n, c.base, &c.setup, (uint32_t)o->interval_groups, err));
+    MP_TRY(training_compare(&c.training, &c.setup, c.scores, c.n, c.base, err));
     if (o->strict && judged_kind(&c) != GAIN_REAL)
         *exit_code = 1;
     MP_TRY(mp_out_open(&out, "-", err));
@@ -469,6 +478,7 @@ enum mp_status cmd_compare(const struct opts *o, const struct args *args, int *e
         write_text(&c, out);
     status = mp_out_commit(out, err);
 out:
+    training_free(c.training);
     for (uint32_t i = 0; i < c.n; i++)
         score_free(&c.scores[i]);
     mp_free(c.scores);

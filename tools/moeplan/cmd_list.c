@@ -157,7 +157,8 @@ static const struct {
     {"strategies", strategies_row, "strategies (--strategy) and their stages (--replicate, --place, --route, --order)"},
     {"colocations", colocations_row, "colocations of two models (--colocation)"},
     {"policies", policies_row,
-     "policies of training steps: what travels first (simulate --phase train shows all, and the searched one)"},
+     "policies of training steps: what travels first (plan --policy; simulate --phase train shows all, and the "
+     "searched one)"},
     {"formats", formats_row, "recordings that can be read (--format; detected otherwise)"},
     {"matrices", matrices_row, "traffic matrices that `moeplan order` reads (--format; detected otherwise)"},
     {"stacks", stacks_row, "serving stacks: placements out (export --to) and in"},

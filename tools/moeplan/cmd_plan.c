@@ -4,6 +4,7 @@
 #include "from.h"
 #include "robust.h"
 #include "served.h"
+#include "training.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -44,6 +45,8 @@ static void write_text(const struct setup *s, const struct score *score, const s
     if (p->provenance.stopped_by != NULL && strcmp(p->provenance.stopped_by, "done") != 0)
         mp_out_printf(o, "the search was stopped by its %s\n",
                       strcmp(p->provenance.stopped_by, "wall_clock") == 0 ? "time limit" : "work limit");
+    if (p->training.is_present)
+        mp_out_printf(o, "%s\n", training_describe(p, text, sizeof text));
     if (from->is_used)
         from_write(from, o);
     if (robust->is_used)
@@ -92,8 +95,20 @@ static void write_json(const struct setup *s, const struct score *score, const s
         json_decref(root);
         root = NULL;
     }
+    if (root != NULL && p->training.is_present &&
+        json_object_set_new(root, "training", training_section_json(p)) != 0) {
+        json_decref(root);
+        root = NULL;
+    }
     mp_json_write(root, o);
     json_decref(root);
+}
+
+/* --policy: of training alone. */
+static enum mp_status choose_policy(struct mp_plan *plan, const struct setup *s, struct mp_error *err) {
+    if (s->o->policy != NULL && strcmp(s->o->policy, "none") == 0)
+        return MP_OK;
+    return training_choose(plan, s, s->o->policy, err);
 }
 
 enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
@@ -131,6 +146,13 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
     MP_TRY(setup_load(&s, &own, args->value[0], args->value[1], err));
     MP_TRY(tool_batching(&s.batching, o, s.trace, s.topology, err));
     s.sim = tool_sim_options(o, s.trace, s.batching.phase);
+    if (o->policy != NULL && s.batching.phase != MP_PHASE_TRAIN) {
+        status = mp_fail(err, MP_EUSAGE,
+                         "plan: --policy is about training steps, and these are of phase %s (add --phase "
+                         "train)",
+                         mp_phase_name(s.batching.phase));
+        goto out;
+    }
     MP_TRY(setup_split(&s, o->split, err));
     if (o->from != NULL)
         MP_TRY(from_load(&old, &own, &s, err));
@@ -165,6 +187,7 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
         status = o->json ? tool_write_no("moeplan.plan", "refused", gain.verdict, err) : MP_OK;
         goto out;
     }
+    MP_TRY(choose_policy(score.plan, &s, err));
     /* Scored before the file is replaced, so that trouble in scoring leaves the old plan. */
     if (!to_stdout)
         MP_TRY(score_all(&score, 1, MP_NONE, &s, 0, err));

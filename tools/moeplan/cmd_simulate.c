@@ -113,7 +113,7 @@ enum mp_status cmd_simulate(const struct opts *o, const struct args *args, int *
     else
         write_text(&s, &score, barrier_ns, out);
     if (!o->json && training != NULL)
-        training_text(training, out);
+        training_text(training, false, out);
     status = mp_out_commit(out, err);
 out:
     training_free(training);

@@ -8,6 +8,7 @@
 #include <moeplan/stack.h>
 #include <moeplan/strategy.h>
 #include <moeplan/synth.h>
+#include <moeplan/train.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -144,6 +145,10 @@ const struct opt opt_table[OPT_END] = {
         TEXT("replica-choice", 0, "NAME", replica_choice, WORDS_NONE, NULL, "what fits the plan's routing",
              "how the servers of that stack choose among replicas, by their name for it (moeplan list stacks)"),
 
+    [OPT_POLICY] =
+        NAMED("policy", "NAME", policy, WORDS_POLICIES, NULL, "searched",
+              "phase train: what the network does first in a training step (moeplan list policies; searched: "
+              "what is fastest on the planning steps; none: the plan does not say)"),
     [OPT_SOLVER] = ONE_OF("solver", "HOW", solver, "exact|auto|heuristic", "auto", NULL,
                           "strategy auto: only placements proven by search, those too on small layers, or none"),
     [OPT_EXPORT_LP] = TEXT("export-lp", 0, "FILE", export_lp, WORDS_FILE, NULL, NULL,
@@ -394,6 +399,12 @@ const char *opt_word(enum opt_words words, const char *choices, uint32_t i, char
         return stage_word(MP_PLAN_ROUTE, i);
     case WORDS_ORDER:
         return stage_word(MP_PLAN_ORDER, i);
+    case WORDS_POLICIES: {
+        uint32_t n_named = 0;
+        while (mp_train_policy_at(n_named) != NULL)
+            n_named++;
+        return i < n_named ? mp_train_policy_at(i)->name : static_word("searched|none", i - n_named, buf);
+    }
     case WORDS_DISPATCHERS:
         return mp_dispatcher_at(i) != NULL ? mp_dispatcher_at(i)->name : NULL;
     case WORDS_FORMATS: {

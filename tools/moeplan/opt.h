@@ -54,6 +54,7 @@ enum opt_id {
     OPT_FIT,
     OPT_FOR,
     OPT_REPLICA_CHOICE,
+    OPT_POLICY,
     OPT_SOLVER,
     OPT_EXPORT_LP,
     OPT_IMPORT_SOLUTION,
@@ -166,7 +167,7 @@ struct opts {
     const char *model, *out, *format, *phase, *ids, *map, *requests, *ranked, *axes;
     const char *model_b, *out_b, *colocation, *evaluator;
     const char *strategy, *strategies, *replicate, *place, *route, *order, *stages, *set, *objective, *for_stack,
-        *replica_choice;
+        *policy, *replica_choice;
     const char *dispatcher, *sources, *split, *score_on, *network, *timeline, *incumbent, *incumbent_route, *to,
         *preset, *against, *signatures, *completion;
     uint64_t context, step_gain, move_budget, path_length;
@@ -192,6 +193,7 @@ enum opt_words {
     WORDS_ROUTE,
     WORDS_ORDER,
     WORDS_DISPATCHERS,
+    WORDS_POLICIES,
     WORDS_FORMATS,
     WORDS_MATRICES,
     WORDS_STACKS,

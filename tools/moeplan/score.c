@@ -287,6 +287,7 @@ enum mp_status score_fit(struct mp_plan *plan, const char *path, const struct mp
                           plan->n_experts, trace->n_experts);
     struct mp_plan_layer *layers = mp_arena_alloc(plan->arena, trace->n_layers, sizeof *layers);
     uint32_t *node = mp_arena_alloc(plan->arena, plan->n_gpus, sizeof *node);
+    bool is_same = plan->n_layers == trace->n_layers;
     if (layers == NULL || node == NULL)
         return mp_nomem(err, "placement");
     for (uint32_t l = 0; l < trace->n_layers; l++) {
@@ -299,7 +300,10 @@ enum mp_status score_fit(struct mp_plan *plan, const char *path, const struct mp
                               "layer its first row is)",
                               trace->layer_ids[l], plan->n_layers > 0 ? plan->layers[0].layer_id : 0);
         layers[l] = plan->layers[k];
+        is_same = is_same && k == l;
     }
+    if (!is_same) /* the buckets name the plan's layers: they are made anew, as its bucket_bytes says */
+        plan->training.policy.buckets = NULL;
     for (uint32_t g = 0; g < plan->n_gpus; g++)
         node[g] = mp_topology_node(topology, g);
     plan->layers = layers;

@@ -1,28 +1,34 @@
-/* Training steps of a plan under each policy: docs/TRAINING.md. */
+/* Training steps of a plan under each policy, and the policy that it carries: docs/TRAINING.md. */
 #include "training.h"
 #include <moeplan/train.h>
+#include <moeplan/verify.h>
+#include <stdio.h>
 #include <string.h>
 
 enum { STEPS_MAX = 16, POLICIES_MAX = 16 };
+#define SEARCHED "searched"
 
-struct row {
-    const char *name;
-    struct mp_train_policy policy;
-    struct mp_train_timeline mean; /* of the scored steps; no arrays */
-};
-struct training {
-    uint32_t n_rows, n_works, n_scored, n_searched;
-    struct row rows[POLICIES_MAX];
-    struct mp_train_work works[STEPS_MAX];
-    const struct mp_train_step *scored[STEPS_MAX], *searched[STEPS_MAX];
+/* ---- steps ---- */
+
+struct works {
+    uint32_t n;
+    struct mp_train_work work[STEPS_MAX];
+    const struct mp_train_step *step[STEPS_MAX];
 };
 
-static enum mp_status make_works(struct training *t, const struct setup *s, const struct mp_plan *plan,
-                                 struct mp_error *err) {
+static void free_works(struct works *w) {
+    for (uint32_t i = 0; i < w->n; i++)
+        mp_train_work_free(&w->work[i]);
+    w->n = 0;
+}
+
+/* Up to STEPS_MAX steps, evenly over the workload. */
+static enum mp_status make_works(struct works *w, const struct setup *s, const struct mp_plan *plan,
+                                 const struct mp_workload *workload, struct mp_error *err) {
     const struct mp_train_options options = mp_train_defaults();
     struct mp_router *router = NULL;
     struct mp_cost_setup setup = {.plan = plan,
-                                  .workload = s->workload,
+                                  .workload = workload,
                                   .topology = s->topology,
                                   .model = s->model,
                                   .dispatcher = s->sim.dispatcher,
@@ -30,27 +36,32 @@ static enum mp_status make_works(struct training *t, const struct setup *s, cons
                                   .choice = s->sim.choice};
     enum mp_status status = mp_router_new(&router, plan, err);
     setup.router = router;
-    const uint32_t n_steps = s->workload->n_steps, n = n_steps < STEPS_MAX ? n_steps : STEPS_MAX;
+    const uint32_t n_steps = workload->n_steps, n = n_steps < STEPS_MAX ? n_steps : STEPS_MAX;
     for (uint32_t i = 0; i < n && status == MP_OK; i++) {
         const uint32_t step = (uint32_t)((2 * (uint64_t)i + 1) * n_steps / (2 * (uint64_t)n));
-        status = mp_train_work_make(&t->works[i], &setup, step, &options, err);
+        status = mp_train_work_make(&w->work[i], &setup, step, &options, err);
         if (status != MP_OK)
             break;
-        t->n_works++;
-        if (n < 2 || i % 2 == 0)
-            t->searched[t->n_searched++] = &t->works[i].step;
-        if (n < 2 || i % 2 == 1)
-            t->scored[t->n_scored++] = &t->works[i].step;
+        w->step[i] = &w->work[i].step;
+        w->n++;
     }
     mp_router_free(router);
     return status;
 }
 
-static enum mp_status score_row(const struct training *t, struct row *row, struct mp_error *err) {
-    struct mp_train_timeline *m = &row->mean;
-    for (uint32_t i = 0; i < t->n_scored; i++) {
+/* Every second one of `from`, beginning with the first or the second; all of them where there is one. */
+static void every_other(struct works *out, const struct works *from, uint32_t first) {
+    out->n = 0;
+    for (uint32_t i = from->n < 2 ? 0 : first; i < from->n; i += 2)
+        out->step[out->n++] = from->step[i];
+}
+
+static enum mp_status run_mean(struct mp_train_timeline *m, const struct works *w, const struct mp_train_policy *policy,
+                               struct mp_error *err) {
+    *m = (struct mp_train_timeline){0};
+    for (uint32_t i = 0; i < w->n; i++) {
         struct mp_train_timeline one;
-        enum mp_status status = mp_train_run(&one, t->scored[i], &row->policy, false, err);
+        enum mp_status status = mp_train_run(&one, w->step[i], policy, false, err);
         if (status != MP_OK)
             return status;
         m->step_ns += one.step_ns;
@@ -64,9 +75,169 @@ static enum mp_status score_row(const struct training *t, struct row *row, struc
     }
     uint64_t *sums[] = {&m->step_ns,    &m->forward_ns, &m->backward_ns, &m->reduce_ns,
                         &m->blocked_ns, &m->a2a_ns,     &m->a2a_alone_ns};
-    for (size_t i = 0; i < sizeof sums / sizeof *sums; i++)
-        *sums[i] = (*sums[i] + t->n_scored / 2) / t->n_scored;
+    for (size_t i = 0; i < sizeof sums / sizeof *sums && w->n > 0; i++)
+        *sums[i] = (*sums[i] + w->n / 2) / w->n;
     return MP_OK;
+}
+
+/* ---- what a plan carries ---- */
+
+/* name: NULL or SEARCHED = searched over these steps. */
+static enum mp_status fill_section(struct mp_plan *plan, const char *name, const struct works *w, unsigned n_threads,
+                                   struct mp_error *err) {
+    struct mp_plan_training *t = &plan->training;
+    const struct mp_train_named_policy *named = name != NULL ? mp_train_policy_find(name) : NULL;
+    struct mp_train_policy policy = {0};
+    uint64_t ns;
+    enum mp_status status = MP_OK;
+    if (named != NULL)
+        policy = named->policy;
+    else
+        status = mp_train_search(&policy, &ns, w->step, w->n, n_threads, err);
+    if (status == MP_OK && policy.is_shared)
+        policy.guard = MP_TRAIN_GUARD_NONE;
+    const struct mp_train_bucket *buckets = NULL;
+    uint32_t n_buckets = 0;
+    if (status == MP_OK)
+        status = mp_train_buckets(&buckets, &n_buckets, w->step[0], policy.bucket_bytes, plan->arena, err);
+    if (status != MP_OK)
+        return status;
+    policy.buckets = buckets;
+    policy.n_buckets = n_buckets;
+    *t = (struct mp_plan_training){.is_present = true,
+                                   .name = named != NULL ? named->name : SEARCHED,
+                                   .gradient_bits = mp_train_defaults().gradient_bits,
+                                   .policy = policy};
+    return MP_OK;
+}
+
+static enum mp_status gate(const struct mp_plan *plan, const struct setup *s, struct mp_error *err) {
+    struct mp_verify_report *report = NULL;
+    enum mp_status status = mp_plan_verify(&report, plan, NULL, s->topology, s->model, err);
+    if (status == MP_OK && report->n > 0)
+        status = mp_fail(err, MP_EBUG, "the verifier refuses the plan's training section: %s: %s (please report)",
+                         mp_violation_name(report->violations[0].kind), report->violations[0].message);
+    mp_verify_report_free(report);
+    return status;
+}
+
+enum mp_status training_choose(struct mp_plan *plan, const struct setup *s, const char *policy, struct mp_error *err) {
+    if (s->batching.phase != MP_PHASE_TRAIN)
+        return MP_OK;
+    struct works *w = mp_calloc(1, sizeof *w);
+    struct mp_workload *workload = NULL;
+    struct mp_error why = {0};
+    enum mp_status status =
+        w == NULL ? mp_nomem(err, "training steps") : mp_workload_build(&workload, &s->planning, &s->batching, err);
+    if (status == MP_OK) {
+        status = make_works(w, s, plan, workload, &why);
+        if (status == MP_EUSAGE && policy == NULL) {
+            tool_note(s->o, "the plan says nothing of training steps: %s", why.message);
+            goto out;
+        }
+        if (status != MP_OK)
+            (void)mp_fail(err, status, "%s", why.message);
+    }
+    if (status == MP_OK)
+        status = fill_section(plan, policy, w, tool_threads(s->o), err);
+    if (status == MP_OK)
+        status = gate(plan, s, err);
+out:
+    if (status == MP_EUSAGE && policy == NULL)
+        status = MP_OK;
+    mp_workload_free(workload);
+    if (w != NULL)
+        free_works(w);
+    mp_free(w);
+    return status;
+}
+
+static const char *chunk_text(uint64_t bytes, char *buf) {
+    return bytes == 0 ? "whole" : mp_human_bytes((double)bytes, buf);
+}
+
+const char *training_describe(const struct mp_plan *plan, char *buf, size_t size) {
+    const struct mp_plan_training *t = &plan->training;
+    char a[32], b[32];
+    snprintf(buf, size, "training: policy %s, all-to-alls %s%s, allreduces %s in %u bucket%s, %s", t->name,
+             chunk_text(t->policy.a2a_chunk_bytes, a), t->policy.is_pipelined ? " pipelined" : "",
+             chunk_text(t->policy.reduce_chunk_bytes, b), t->policy.n_buckets, tool_s(t->policy.n_buckets),
+             t->policy.is_shared ? "beside each other" : "all-to-all first");
+    return buf;
+}
+
+/* Of a policy's row and section. Steals nothing; NULL = out of memory. */
+static json_t *policy_json(const char *name, const struct mp_train_policy *p) {
+    return json_pack("{s:s,s:b,s:s,s:s,s:b,s:I,s:I,s:I}", "policy", name, "shared", (int)p->is_shared, "guard",
+                     mp_train_guard_name(p->guard), "order", mp_train_order_name(p->order), "pipelined",
+                     (int)p->is_pipelined, "a2a_chunk_bytes", (json_int_t)p->a2a_chunk_bytes, "reduce_chunk_bytes",
+                     (json_int_t)p->reduce_chunk_bytes, "bucket_bytes", (json_int_t)p->bucket_bytes);
+}
+
+json_t *training_section_json(const struct mp_plan *plan) {
+    const struct mp_plan_training *t = &plan->training;
+    if (!t->is_present)
+        return json_null();
+    json_t *o = policy_json(t->name, &t->policy);
+    if (o != NULL && (json_object_set_new(o, "experts_per_gpu", json_integer(t->experts_per_gpu)) != 0 ||
+                      json_object_set_new(o, "n_buckets", json_integer(t->policy.n_buckets)) != 0)) {
+        json_decref(o);
+        o = NULL;
+    }
+    return o;
+}
+
+/* ---- tables ---- */
+
+struct row {
+    char name[MP_MAX_NAME + 16], policy_name[MP_MAX_NAME];
+    struct mp_train_policy policy;
+    struct mp_train_timeline mean; /* of the scored steps; no arrays */
+    uint64_t fair_ns;              /* the same plan's under the policy fair */
+};
+struct training {
+    bool is_compare;
+    uint32_t n_rows, n_scored, base; /* base: row, or MP_NONE */
+    const char *searched_on;
+    struct row rows[SCORE_PLANS_MAX];
+    struct works works, scored, searched; /* the last two borrow from the first */
+};
+
+static void add_row(struct training *t, const char *name, const char *policy_name,
+                    const struct mp_train_policy *policy) {
+    struct row *r = &t->rows[t->n_rows++];
+    snprintf(r->name, sizeof r->name, "%s", name);
+    snprintf(r->policy_name, sizeof r->policy_name, "%s", policy_name);
+    r->policy = *policy;
+}
+
+static enum mp_status policy_rows(struct training *t, const struct setup *s, const struct mp_plan *plan,
+                                  struct mp_error *err) {
+    enum mp_status status = make_works(&t->works, s, plan, s->workload, err);
+    if (status != MP_OK)
+        return status;
+    every_other(&t->searched, &t->works, 0);
+    every_other(&t->scored, &t->works, 1);
+    t->n_scored = t->scored.n;
+    t->searched_on = t->works.n < 2 ? "the same one" : "others of the steps";
+    for (uint32_t i = 0; mp_train_policy_at(i) != NULL && i + 2 < POLICIES_MAX; i++)
+        add_row(t, mp_train_policy_at(i)->name, mp_train_policy_at(i)->name, &mp_train_policy_at(i)->policy);
+    struct mp_train_policy found;
+    uint64_t ns;
+    status = mp_train_search(&found, &ns, t->searched.step, t->searched.n, tool_threads(s->o), err);
+    if (status != MP_OK)
+        return status;
+    add_row(t, SEARCHED, SEARCHED, &found);
+    if (plan->training.is_present) {
+        char name[MP_MAX_NAME];
+        snprintf(name, sizeof name, "the plan's: %.40s", plan->training.name);
+        add_row(t, name, plan->training.name, &plan->training.policy);
+    }
+    for (uint32_t i = 0; i < t->n_rows && status == MP_OK; i++) {
+        status = run_mean(&t->rows[i].mean, &t->scored, &t->rows[i].policy, err);
+        t->rows[i].fair_ns = t->rows[0].mean.step_ns;
+    }
+    return status;
 }
 
 enum mp_status training_run(struct training **out, const struct setup *s, const struct score *score,
@@ -77,18 +248,8 @@ enum mp_status training_run(struct training **out, const struct setup *s, const 
     struct training *t = mp_calloc(1, sizeof *t);
     if (t == NULL)
         return mp_nomem(err, "training steps");
-    enum mp_status status = make_works(t, s, score->plan, err);
-    for (uint32_t i = 0; mp_train_policy_at(i) != NULL && i + 1 < POLICIES_MAX; i++)
-        t->rows[t->n_rows++] =
-            (struct row){.name = mp_train_policy_at(i)->name, .policy = mp_train_policy_at(i)->policy};
-    if (status == MP_OK) {
-        uint64_t ns;
-        struct row *row = &t->rows[t->n_rows++];
-        row->name = "searched";
-        status = mp_train_search(&row->policy, &ns, t->searched, t->n_searched, tool_threads(s->o), err);
-    }
-    for (uint32_t i = 0; i < t->n_rows && status == MP_OK; i++)
-        status = score_row(t, &t->rows[i], err);
+    t->base = MP_NONE;
+    enum mp_status status = policy_rows(t, s, score->plan, err);
     if (status == MP_OK)
         *out = t;
     else
@@ -96,27 +257,106 @@ enum mp_status training_run(struct training **out, const struct setup *s, const 
     return status;
 }
 
-static const char *chunk_text(uint64_t bytes, char *buf) {
-    return bytes == 0 ? "whole" : mp_human_bytes((double)bytes, buf);
+/* One plan on the scored steps under its own policy, chosen on the planning steps where it has none. */
+static enum mp_status compare_row(struct training *t, const struct setup *s, const struct score *score,
+                                  const struct mp_workload *planning, struct mp_error *err) {
+    const struct mp_train_policy *fair = &mp_train_policy_find("fair")->policy;
+    struct mp_train_policy policy = score->plan->training.policy;
+    struct mp_train_timeline m;
+    uint64_t ns;
+    enum mp_status status = MP_OK;
+    if (!score->plan->training.is_present) {
+        status = make_works(&t->works, s, score->plan, planning, err);
+        if (status == MP_OK)
+            status = mp_train_search(&policy, &ns, t->works.step, t->works.n, tool_threads(s->o), err);
+        free_works(&t->works);
+    }
+    if (status == MP_OK)
+        status = make_works(&t->works, s, score->plan, s->workload, err);
+    if (status != MP_OK)
+        return status;
+    add_row(t, score->name, score->plan->training.is_present ? score->plan->training.name : SEARCHED, &policy);
+    struct row *r = &t->rows[t->n_rows - 1];
+    t->n_scored = t->works.n;
+    status = run_mean(&r->mean, &t->works, &policy, err);
+    if (status == MP_OK)
+        status = run_mean(&m, &t->works, fair, err);
+    if (status == MP_OK)
+        r->fair_ns = m.step_ns;
+    free_works(&t->works);
+    r->policy.buckets = NULL; /* the plan's */
+    return status;
 }
 
-void training_text(const struct training *t, struct mp_out *o) {
-    static const char *const columns[] = {"policy",      "step",    "against fair", "backward",    "gradients",
-                                          "a2a / alone", "waiting", "chunk of a2a", "of allreduce"};
-    char buf[32];
+enum mp_status training_compare(struct training **out, const struct setup *s, const struct score *scores, uint32_t n,
+                                uint32_t base, struct mp_error *err) {
+    *out = NULL;
+    if (s->batching.phase != MP_PHASE_TRAIN)
+        return MP_OK;
+    struct training *t = mp_calloc(1, sizeof *t);
+    struct mp_workload *planning = NULL;
+    struct mp_error why = {0};
+    enum mp_status status =
+        t == NULL ? mp_nomem(err, "training steps") : mp_workload_build(&planning, &s->planning, &s->batching, err);
+    if (t != NULL)
+        *t = (struct training){.is_compare = true, .base = MP_NONE, .searched_on = "planning steps"};
+    for (uint32_t i = 0; i < n && status == MP_OK; i++) {
+        if (scores[i].plan == NULL || scores[i].is_online)
+            continue;
+        status = compare_row(t, s, &scores[i], planning, &why);
+        if (status == MP_EUSAGE) {
+            tool_note(s->o, "%s: nothing is said of its training steps: %s", scores[i].name, why.message);
+            free_works(&t->works);
+            status = MP_OK;
+        } else if (status != MP_OK) {
+            (void)mp_fail(err, status, "%s", why.message);
+        } else if (i == base) {
+            t->base = t->n_rows - 1;
+        }
+    }
+    mp_workload_free(planning);
+    if (status == MP_OK && t->n_rows > 0)
+        *out = t;
+    else
+        training_free(t);
+    return status;
+}
+
+static void put_change(struct mp_table *table, uint64_t ns, uint64_t base_ns) {
+    mp_table_cell(table, "%+.1f %%", base_ns == 0 ? 0.0 : 100 * ((double)ns / (double)base_ns - 1));
+}
+
+void training_text(const struct training *t, bool is_markdown, struct mp_out *o) {
+    char buf[32], of_base[MP_MAX_NAME + 32];
     struct mp_table *table = mp_table_new();
+    const struct row *base = t->base == MP_NONE ? NULL : &t->rows[t->base];
     if (table == NULL) {
         mp_out_fail(o, MP_ENOMEM, "out of memory: training steps");
         return;
     }
+    if (base != NULL)
+        snprintf(of_base, sizeof of_base, "against %s", base->name);
+    const char *const columns[] = {t->is_compare ? "strategy" : "policy",
+                                   "step",
+                                   base != NULL ? of_base : NULL,
+                                   t->is_compare ? "own fair" : "against fair",
+                                   "backward",
+                                   "gradients",
+                                   "a2a / alone",
+                                   "waiting",
+                                   "chunk of a2a",
+                                   "of allreduce"};
     for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
-        mp_table_column(table, columns[i], i > 0);
+        if (columns[i] != NULL)
+            mp_table_column(table, columns[i], i > 0);
     for (uint32_t i = 0; i < t->n_rows; i++) {
         const struct row *r = &t->rows[i];
         const struct mp_train_timeline *m = &r->mean;
         mp_table_cell(table, "%s%s", r->name, r->policy.is_pipelined ? ", pipelined" : "");
         mp_table_cell(table, "%s", mp_human_ns((double)m->step_ns, buf));
-        mp_table_cell(table, "%+.1f %%", 100 * ((double)m->step_ns / (double)t->rows[0].mean.step_ns - 1));
+        if (base != NULL)
+            put_change(table, m->step_ns, base->mean.step_ns);
+        put_change(table, m->step_ns, r->fair_ns);
         mp_table_cell(table, "%s", mp_human_ns((double)m->backward_ns, buf));
         mp_table_cell(table, "%s", mp_human_ns((double)m->reduce_ns, buf));
         mp_table_cell(table, "%.2f", m->a2a_alone_ns == 0 ? 1.0 : (double)m->a2a_ns / (double)m->a2a_alone_ns);
@@ -124,25 +364,36 @@ void training_text(const struct training *t, struct mp_out *o) {
         mp_table_cell(table, "%s", chunk_text(r->policy.a2a_chunk_bytes, buf));
         mp_table_cell(table, "%s", chunk_text(r->policy.reduce_chunk_bytes, buf));
     }
-    mp_out_printf(o, "\ntraining steps (docs/TRAINING.md), mean of %u; the searched policy was chosen on %s\n\n",
-                  t->n_scored, t->n_works < 2 ? "the same one" : "others of the steps");
-    mp_table_write(table, o);
+    mp_out_printf(o, "\ntraining steps (docs/TRAINING.md), mean of %u; %s chosen on %s\n\n", t->n_scored,
+                  t->is_compare ? "each under its own policy," : "the searched policy was", t->searched_on);
+    if (is_markdown)
+        mp_table_write_markdown(table, o);
+    else
+        mp_table_write(table, o);
     mp_table_free(table);
+}
+
+static json_t *row_json(const struct training *t, const struct row *r) {
+    const struct mp_train_timeline *m = &r->mean;
+    json_t *one = policy_json(r->policy_name, &r->policy);
+    json_t *times =
+        json_pack("{s:s,s:i,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", t->is_compare ? "name" : "row", r->name, "n_steps",
+                  (int)t->n_scored, "step_ns", (json_int_t)m->step_ns, "forward_ns", (json_int_t)m->forward_ns,
+                  "backward_ns", (json_int_t)m->backward_ns, "reduce_ns", (json_int_t)m->reduce_ns, "blocked_ns",
+                  (json_int_t)m->blocked_ns, "a2a_ns", (json_int_t)m->a2a_ns, "a2a_alone_ns",
+                  (json_int_t)m->a2a_alone_ns, "fair_step_ns", (json_int_t)r->fair_ns);
+    if (one != NULL && (times == NULL || json_object_update(one, times) != 0)) {
+        json_decref(one);
+        one = NULL;
+    }
+    json_decref(times);
+    return one;
 }
 
 json_t *training_json(const struct training *t) {
     json_t *rows = json_array();
     for (uint32_t i = 0; i < t->n_rows && rows != NULL; i++) {
-        const struct row *r = &t->rows[i];
-        const struct mp_train_timeline *m = &r->mean;
-        json_t *one = json_pack(
-            "{s:s,s:i,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:b,s:s,s:s,s:b,s:I,s:I,s:I}", "policy", r->name, "n_steps",
-            (int)t->n_scored, "step_ns", (json_int_t)m->step_ns, "forward_ns", (json_int_t)m->forward_ns, "backward_ns",
-            (json_int_t)m->backward_ns, "reduce_ns", (json_int_t)m->reduce_ns, "blocked_ns", (json_int_t)m->blocked_ns,
-            "a2a_ns", (json_int_t)m->a2a_ns, "a2a_alone_ns", (json_int_t)m->a2a_alone_ns, "shared", r->policy.is_shared,
-            "guard", mp_train_guard_name(r->policy.guard), "order", mp_train_order_name(r->policy.order), "pipelined",
-            r->policy.is_pipelined, "a2a_chunk_bytes", (json_int_t)r->policy.a2a_chunk_bytes, "reduce_chunk_bytes",
-            (json_int_t)r->policy.reduce_chunk_bytes, "bucket_bytes", (json_int_t)r->policy.bucket_bytes);
+        json_t *one = row_json(t, &t->rows[i]);
         if (one == NULL || json_array_append_new(rows, one) != 0) {
             json_decref(rows);
             rows = NULL;
@@ -154,7 +405,6 @@ json_t *training_json(const struct training *t) {
 void training_free(struct training *t) {
     if (t == NULL)
         return;
-    for (uint32_t i = 0; i < t->n_works; i++)
-        mp_train_work_free(&t->works[i]);
+    free_works(&t->works);
     mp_free(t);
 }

@@ -1,17 +1,30 @@
-/* Training steps of a plan, for simulate: how long they take under each policy. */
+/* Training steps of plans: which policy a plan carries, and how long its steps take under each. docs/TRAINING.md. */
 #ifndef TOOL_TRAINING_H
 #define TOOL_TRAINING_H
 
 #include "score.h"
 
+/* Fills in the plan's training section: the policy of that name, or the searched one, whose mean step over up to 16
+ * planning steps is never above that of a named one; and has the verifier accept it. Without a name (NULL) the searched
+ * one, and where training steps cannot be told (coupled sources) none. Nothing unless the phase is train. */
+enum mp_status training_choose(struct mp_plan *plan, const struct setup *s, const char *policy,
+                               struct mp_error *err) MP_MUST_CHECK;
+
 struct training;
-/* Every named policy and the searched one on up to 16 of the scored steps: the searched one is chosen on every other of
- * them, and all are scored on the rest (on all, where there are fewer than two). *out is NULL unless the phase is
- * train. */
+/* Every named policy, the searched one and the plan's own on up to 16 of the scored steps: the searched one is chosen
+ * on every other of them, and all are scored on the rest (on all, where there are fewer than two). *out is NULL unless
+ * the phase is train. */
 enum mp_status training_run(struct training **out, const struct setup *s, const struct score *score,
                             struct mp_error *err) MP_MUST_CHECK;
-void training_text(const struct training *t, struct mp_out *o);
-json_t *training_json(const struct training *t); /* an array; NULL = out of memory */
+/* For compare: every plan under the policy that training_choose gives it, on up to 16 of the scored steps. base: index,
+ * or MP_NONE. *out is NULL unless the phase is train. */
+enum mp_status training_compare(struct training **out, const struct setup *s, const struct score *scores, uint32_t n,
+                                uint32_t base, struct mp_error *err) MP_MUST_CHECK;
+void training_text(const struct training *t, bool is_markdown, struct mp_out *o);
+/* The section of a plan in a line: "training: searched, ...". buf of at least 200. */
+const char *training_describe(const struct mp_plan *plan, char *buf, size_t size);
+json_t *training_section_json(const struct mp_plan *plan); /* null where it has none */
+json_t *training_json(const struct training *t);           /* an array; NULL = out of memory */
 void training_free(struct training *t);
 
 #endif
