@@ -11,10 +11,10 @@ struct sums { /* of a request */
     uint64_t hits, hits_k, all, n[MP_PATH_BINS], came[MP_PATH_BINS], predicted[MP_PATH_BINS];
 };
 struct measure {
+    const struct mp_foresight *f;
     const struct mp_path_tables *t;
     const struct mp_part *part;
     const struct mp_workload *steps;
-    uint32_t length;
     struct sums *sums;                /* [part->n] */
     uint64_t *layer_hits, *layer_all; /* [part->n][n_layers] */
     uint64_t *equal, *common, *lists; /* [n_steps]; common in experts */
@@ -25,7 +25,7 @@ struct measure {
     } * scratch; /* [n_threads] */
 };
 
-/* Is expert e among the n with the largest values? Ties go to the lower. */
+/* The same for scores, which may be below 0. */
 static bool is_among(const int64_t *value, uint32_t e, uint32_t n, uint32_t n_experts) {
     uint32_t n_better = 0;
     for (uint32_t i = 0; i < n_experts; i++)
@@ -45,8 +45,7 @@ static enum mp_status measure_request(void *ctx, size_t i, unsigned worker, stru
     for (uint64_t row = r->first_row; row < r->first_row + r->n_rows; row++)
         for (uint32_t l = 1; l < t->n_layers; l++) {
             uint32_t n = mp_trace_row(trace, l, row, ids), n_hits = 0;
-            mp_path_scores(t, trace, l, row, m->length, s->scores);
-            mp_path_probabilities(t, s->scores, s->p);
+            mp_foresee(m->f, trace, l, row, s->scores, s->p);
             for (uint32_t k = 0; k < n; k++) {
                 n_hits += is_among(s->scores, ids[k], 2 * t->top_k, t->n_experts);
                 sums->hits_k += is_among(s->scores, ids[k], t->top_k, t->n_experts);
@@ -82,15 +81,13 @@ static enum mp_status measure_step(void *ctx, size_t i, unsigned worker, struct 
             uint32_t n = mp_trace_row(m->part->trace, l, step->row[j], ids);
             for (uint32_t k = 0; k < n; k++)
                 s->actual[ids[k]]++;
-            mp_path_scores(t, m->part->trace, l, step->row[j], m->length, s->scores);
-            mp_path_probabilities(t, s->scores, s->p);
-            for (uint32_t e = 0; e < t->n_experts; e++)
-                s->estimated[e] += (uint64_t)(s->p[e] * MILLION + 0.5);
+            mp_foresee(m->f, m->part->trace, l, step->row[j], s->scores, s->p);
+            mp_foresee_add(m->f, s->scores, s->p, s->estimated);
         }
         uint32_t n_common = 0, n_list = 2 * t->top_k < t->n_experts ? 2 * t->top_k : t->n_experts;
         for (uint32_t e = 0; e < t->n_experts; e++)
-            n_common += is_among((const int64_t *)s->estimated, e, n_list, t->n_experts) &&
-                        is_among((const int64_t *)s->actual, e, n_list, t->n_experts);
+            n_common += mp_foresee_is_among(s->estimated, e, n_list, t->n_experts) &&
+                        mp_foresee_is_among(s->actual, e, n_list, t->n_experts);
         m->equal[i] += n_common == n_list;
         m->common[i] += n_common;
         m->lists[i] += n_list;
@@ -180,13 +177,12 @@ static void add_up(struct mp_path_accuracy *out, const struct measure *m) {
     }
 }
 
-enum mp_status mp_path_measure(struct mp_path_accuracy *out, const struct mp_path_tables *t, const struct mp_part *part,
-                               const struct mp_workload *steps, uint32_t length, unsigned n_threads,
-                               struct mp_error *err) {
-    struct measure m = {.t = t, .part = part, .steps = steps, .length = length};
+enum mp_status mp_path_measure(struct mp_path_accuracy *out, const struct mp_foresight *f, const struct mp_part *part,
+                               const struct mp_workload *steps, unsigned n_threads, struct mp_error *err) {
+    struct measure m = {.f = f, .t = f->tables, .part = part, .steps = steps};
     n_threads = n_threads == 0 ? 1 : n_threads;
-    *out =
-        (struct mp_path_accuracy){.length = length, .layer_recall = mp_calloc(t->n_layers, sizeof *out->layer_recall)};
+    *out = (struct mp_path_accuracy){.length = f->length,
+                                     .layer_recall = mp_calloc(m.t->n_layers, sizeof *out->layer_recall)};
     enum mp_status status =
         out->layer_recall == NULL ? mp_nomem(err, "the accuracy of path tables") : make(&m, n_threads, err);
     if (status == MP_OK)

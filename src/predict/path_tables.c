@@ -84,13 +84,14 @@ static enum mp_status make(struct mp_path_tables *t, struct counts *c, struct mp
     size_t rows = (size_t)t->n_layers * t->n_experts;
     t->hint = mp_calloc(rows * t->length * t->n_experts, sizeof *t->hint);
     t->popularity = mp_calloc(rows, sizeof *t->popularity);
+    t->layer_ids = mp_calloc(t->n_layers, sizeof *t->layer_ids);
     c->pairs = mp_calloc(rows * t->length * t->n_experts, sizeof *c->pairs);
     c->before = mp_calloc(rows * t->length, sizeof *c->before);
     c->load = mp_calloc(rows, sizeof *c->load);
     c->ids = mp_calloc((size_t)t->n_layers * t->top_k, sizeof *c->ids);
     c->n = mp_calloc(t->n_layers, sizeof *c->n);
-    return t->hint != NULL && t->popularity != NULL && c->pairs != NULL && c->before != NULL && c->load != NULL &&
-                   c->ids != NULL && c->n != NULL
+    return t->hint != NULL && t->popularity != NULL && t->layer_ids != NULL && c->pairs != NULL && c->before != NULL &&
+                   c->load != NULL && c->ids != NULL && c->n != NULL
                ? MP_OK
                : mp_nomem(err, "path tables");
 }
@@ -107,8 +108,12 @@ enum mp_status mp_path_learn(struct mp_path_tables **out, const struct mp_part *
     struct mp_path_tables *t = mp_calloc(1, sizeof *t);
     if (t == NULL)
         return mp_nomem(err, "path tables");
-    *t = (struct mp_path_tables){
-        .n_layers = trace->n_layers, .n_experts = trace->n_experts, .top_k = trace->top_k, .length = length};
+    *t = (struct mp_path_tables){.n_layers = trace->n_layers,
+                                 .n_experts = trace->n_experts,
+                                 .top_k = trace->top_k,
+                                 .length = length,
+                                 .hint_places = 16,
+                                 .part_checksum = mp_path_part_checksum(part)};
     for (uint32_t m = 0; m < part->n; m++)
         t->n_tokens += trace->requests[part->members[m]].n_rows;
     enum mp_status status = t->n_tokens >= UINT32_MAX / 2
@@ -119,8 +124,11 @@ enum mp_status mp_path_learn(struct mp_path_tables **out, const struct mp_part *
         for (uint64_t row = r->first_row; row < r->first_row + r->n_rows; row++)
             count_row(t, &c, trace, row);
     }
-    if (status == MP_OK)
+    if (status == MP_OK) {
         hints(t, &c);
+        memcpy(t->layer_ids, trace->layer_ids, t->n_layers * sizeof *t->layer_ids);
+        memcpy(t->trace_sha256, trace->sha256, sizeof t->trace_sha256);
+    }
     mp_free(c.pairs);
     mp_free(c.before);
     mp_free(c.load);
@@ -138,7 +146,12 @@ void mp_path_free(struct mp_path_tables *t) {
         return;
     mp_free(t->hint);
     mp_free(t->popularity);
+    mp_free(t->layer_ids);
     mp_free(t);
+}
+
+uint64_t mp_path_part_checksum(const struct mp_part *part) {
+    return mp_xxh64(part->members, part->n * sizeof *part->members);
 }
 
 void mp_path_scores(const struct mp_path_tables *t, const struct mp_trace *trace, uint32_t layer, uint64_t row,

@@ -52,7 +52,7 @@ THIRD_PARTY = {
     "yaml.h": ["src/yaml/"],
     "jansson.h": ["include/moeplan/json.h"],
     "zip.h": ["src/trace/"],
-    "zlib.h": ["src/trace/", "tests/"],
+    "zlib.h": ["src/trace/", "src/predict/path_file.c", "tests/"],
     "nettle/": ["src/base/hash.c"],
     "xxhash.h": ["src/base/hash.c"],
     "glpk.h": ["planner/exact/mip_glpk.c"],

@@ -188,9 +188,11 @@ static const char *const sweep_examples[] = {
 
 static const struct argument predict_arguments[] = {TRACE_ARGUMENT, {0}};
 static const enum opt_id predict_options[] = {
-    OPT_PATH_LENGTH, OPT_SPLIT_COMPARE, OPT_BATCH, OPT_TOKENS_PER_RANK, OPT_RESAMPLE, HINTS, COMMON, OPT_END};
-static const char *const predict_examples[] = {"moeplan predict trace.npz",
-                                               "moeplan predict trace.npz --split time:0.5 --batch 256", NULL};
+    OPT_TABLES_OUT, OPT_TABLES, OPT_HINT_PLACES, OPT_PATH_LENGTH, OPT_SPLIT_COMPARE, OPT_BATCH, OPT_TOKENS_PER_RANK,
+    OPT_RESAMPLE,   HINTS,      COMMON,          OPT_END};
+static const char *const predict_examples[] = {
+    "moeplan predict trace.npz", "moeplan predict trace.npz --split time:0.5 --batch 256",
+    "moeplan predict trace.npz -o model.paths", "moeplan predict other.npz --tables model.paths", NULL};
 
 static const struct argument check_arguments[] = {
     {"PLAN", "the plan in use, or a placement of any serving stack", false, false, WORDS_FILE},
@@ -357,7 +359,8 @@ const struct verb verbs[] = {
      "Learns from one part of the recording which experts follow which, and says on the other part how often a token's "
      "experts are among the likeliest, by how many layers are looked back, how far the probabilities can be trusted, "
      "and "
-     "how often the most popular experts of a batch are foreseen.",
+     "how often the most popular experts of a batch are foreseen. Beside it Lina's sample paths of one expert a layer, "
+     "as published. -o keeps the tables, --tables scores those of such a file.",
      predict_arguments, predict_options, predict_examples},
     {"check", cmd_check, "is this plan still good for new traffic?", "moeplan check PLAN TRACE [TOPOLOGY] [options]",
      "How far the use of experts has moved since the plan was made, layer by layer, beside what sampling alone gives; "

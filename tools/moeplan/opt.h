@@ -115,6 +115,9 @@ enum opt_id {
     OPT_SWEEP_STRATEGY,
     OPT_CONTEXT,
     OPT_PATH_LENGTH,
+    OPT_TABLES,
+    OPT_TABLES_OUT,
+    OPT_HINT_PLACES,
     OPT_CSV,
     OPT_SPLIT_CHECK,
     OPT_STRATEGY_CHECK,
@@ -164,13 +167,13 @@ struct opts {
     uint64_t gen_layers, gen_experts, gen_top_k, first_layer, n_requests, tokens_per_request, cluster, domains;
     uint64_t source_skew_ppm, zipf_ppm, coactivation_ppm, cross_layer_ppm, domain_share_ppm, drift_ppm, stickiness_ppm,
         threshold_ppm;
-    const char *model, *out, *format, *phase, *ids, *map, *requests, *ranked, *axes;
+    const char *model, *out, *tables, *format, *phase, *ids, *map, *requests, *ranked, *axes;
     const char *model_b, *out_b, *colocation, *evaluator;
     const char *strategy, *strategies, *replicate, *place, *route, *order, *stages, *set, *objective, *for_stack,
         *policy, *replica_choice;
     const char *dispatcher, *sources, *split, *score_on, *network, *timeline, *incumbent, *incumbent_route, *to,
         *preset, *against, *signatures, *completion;
-    uint64_t context, step_gain, move_budget, path_length;
+    uint64_t context, step_gain, move_budget, path_length, hint_places;
     const char *from;
     const char *sweep_redundant, *sweep_batch, *sweep_gpus, *sweep_nodes;
     const char *fit; /* requests or steps */
