@@ -3,7 +3,6 @@
  * anything is allocated, and every entry is in range or the file is refused. */
 #include <moeplan/alloc.h>
 #include <moeplan/predict.h>
-#include <stdio.h>
 #include <string.h>
 #include <zlib.h>
 
@@ -18,6 +17,7 @@ enum {
     MOST_PACKED = 1032    /* no byte of a packed stream holds more than so many */
 };
 #define MOST_BYTES (UINT64_C(1) << 31)
+static const char digits[] = "0123456789abcdef";
 static const uint8_t magic[8] = {0x89, 'M', 'P', 'P', '\r', '\n', 0x1a, '\n'};
 
 static void *zlib_alloc(void *ctx, unsigned n, unsigned size) {
@@ -139,10 +139,9 @@ enum mp_status mp_path_write(const struct mp_path_tables *t, uint32_t hint_place
     memcpy(header + 24, shape, 16);
     memcpy(header + 40, facts, 24);
     memcpy(header + 64, &entry_bytes, 4);
-    for (uint32_t i = 0; i < 32 && t->trace_sha256[0] != '\0'; i++) {
-        unsigned byte = 0;
-        (void)sscanf(t->trace_sha256 + 2 * i, "%2x", &byte);
-        header[SHA_AT + i] = (uint8_t)byte;
+    for (uint32_t i = 0; i < 64 && t->trace_sha256[i] != '\0'; i++) {
+        const char *at = memchr(digits, t->trace_sha256[i], 16);
+        header[SHA_AT + i / 2] |= (uint8_t)((at != NULL ? at - digits : 0) << (i % 2 == 0 ? 4 : 0));
     }
     memcpy(header + FIXED, t->layer_ids, 4 * (size_t)t->n_layers);
     const uint32_t payload_crc = (uint32_t)crc32_z(crc32_z(0, NULL, 0), packed, packed_bytes);
@@ -310,8 +309,8 @@ enum mp_status mp_path_read(struct mp_path_tables **out, const struct mp_in *in,
     uint8_t any = 0;
     for (uint32_t i = 0; i < 32; i++)
         any |= in->data[SHA_AT + i];
-    for (uint32_t i = 0; i < 32 && any != 0; i++)
-        (void)snprintf(t->trace_sha256 + 2 * i, 3, "%02x", in->data[SHA_AT + i]);
+    for (uint32_t i = 0; i < 64 && any != 0; i++)
+        t->trace_sha256[i] = digits[in->data[SHA_AT + i / 2] >> (i % 2 == 0 ? 4 : 0) & 15];
     MP_TRY(take(t, raw, &f, in, err));
 out:
     mp_free(raw);

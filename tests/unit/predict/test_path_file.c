@@ -37,6 +37,7 @@ static void test_path_file__comes_back(void **state) {
     (void)state;
     struct mp_error err = {0};
     struct learned x = learn(make_trace(40, true, 1), 3);
+    mp_sha256_hex("a recording", 11, x.tables->trace_sha256);
     for (uint32_t places = 0; places <= MP_PATH_PLACES_MAX; places++) {
         size_t size, size_again;
         uint8_t *file = stored(x.tables, places, &size);
