@@ -3,6 +3,7 @@
 #define MOEPLAN_MOEPLAN_H
 
 #include <moeplan/base.h>
+#include <moeplan/condense.h>
 #include <moeplan/cost.h>
 #include <moeplan/export.h>
 #include <moeplan/flow.h>

@@ -13,7 +13,7 @@ import sys
 OWNER = {
     "status": "base", "alloc": "base", "io": "base", "base": "base", "limits": "base", "embedded": "base", "npy": "base",
     "yaml": "yaml", "json": "json", "topology": "topo", "model": "model", "trace": "trace", "workload": "workload", "plan": "plan", "policy": "plan",
-    "cost": "cost", "flow": "cost", "sim": "sim", "verify": "verify", "stack": "stack", "synth": "synth",
+    "cost": "cost", "flow": "cost", "condense": "condense", "sim": "sim", "verify": "verify", "stack": "stack", "synth": "synth",
     "train": "train", "predict": "predict",
     "matrix": "matrix", "export": "export", "executor": "executor", "calibrate": "executor",
     "strategy": "planner", "schedule": "planner", "coloc": "planner", "migrate": "planner", "robust": "planner", "report": "report",
@@ -33,6 +33,7 @@ ARROWS = {
     "plan": INPUTS | {"yaml", "json", "workload"},
     "cost": INPUTS | {"workload", "plan"},
     "sim": INPUTS | {"workload", "plan", "cost"},
+    "condense": INPUTS | {"workload", "plan", "cost"},
     "train": INPUTS | {"workload", "plan", "cost", "sim"},
     "predict": INPUTS | {"workload"},
     "verify": INPUTS | {"workload", "plan", "matrix"},
