@@ -1,6 +1,7 @@
 /* moeplan compare: plan with several strategies on one part of a recording, score all of them on the same steps of the
  * other. */
 #include <math.h>
+#include "lossy.h"
 #include "score.h"
 #include "colocate.h"
 #include "served.h"
@@ -159,6 +160,7 @@ static void put_footnotes(const struct contest *c, struct mp_out *o) {
             mp_out_printf(o, "%s: %s\n", c->scores[i].name, c->scores[i].note);
         if (c->scores[i].is_online && c->scores[i].result != NULL)
             put_online(&c->scores[i], o);
+        lossy_line(&c->scores[i], o);
         if (c->scores[i].result != NULL && served_loses_route(c->setup.o, c->scores[i].plan))
             mp_out_printf(o, "%s: scored as %s routes; its own routing, %s, is not among what those servers do\n",
                           c->scores[i].name, c->setup.o->for_stack, mp_route_rule_name(c->scores[i].plan->route));
@@ -172,7 +174,7 @@ static void put_row(struct mp_table *t, const struct contest *c, uint32_t i, boo
     const struct score *s = &c->scores[i];
     const struct mp_sim_result *r = s->result, *rb = base_result(c);
     const char *mark = mark_of(c, i);
-    mp_table_cell(t, "%s%s%s%s%s%s", s->name, s->is_imported ? " (route " : "",
+    mp_table_cell(t, "%s%s%s%s%s%s%s", s->name, lossy_mark(s), s->is_imported ? " (route " : "",
                   s->is_imported ? mp_route_rule_name(s->plan->route) : "", s->is_imported ? ")" : "",
                   mark[0] != '\0' ? " " : "", mark);
     if (r == NULL) {
@@ -323,6 +325,7 @@ static void write_text(const struct contest *c, struct mp_out *o) {
                   c->setup.trace->is_synthetic ? "; SYNTHETIC recording" : "");
     mp_out_printf(o, "%s\n", score_describe(&c->setup, text, sizeof text));
     put_choices(c, o);
+    lossy_head(&c->setup, o);
     mp_out_puts(o, "\n");
     snprintf(of_step, sizeof of_step, "vs %s", base_name(c));
     snprintf(of_moe, sizeof of_moe, "MoE time vs %s", base_name(c));
@@ -343,7 +346,8 @@ static void write_text(const struct contest *c, struct mp_out *o) {
     if (r != NULL && best_of(c) != MP_NONE) {
         mp_out_printf(o, "\nMoE time is %.1f %% of %s's step; %s.\n", 100 * (double)r->moe_ns / (double)r->mean.step_ns,
                       base_name(c),
-                      c->setup.sim.is_pipelined
+                      lossy_flow(&c->setup) != NULL ? "no bound is known for tokens that move or are condensed"
+                      : c->setup.sim.is_pipelined
                           ? "no bound is known for this timeline"
                           : "gap is to a bound that no static plan with these slots can go below");
     }
@@ -383,6 +387,7 @@ static json_t *score_json(const struct contest *c, uint32_t i) {
                                  b->moe_ns > 0 ? mp_json_finite((double)s->result->moe_ns / (double)b->moe_ns - 1)
                                                : json_null()) == 0;
     }
+    ok = ok && lossy_json(&c->setup, s, o);
     if (ok && s->plan != NULL && c->setup.o->for_stack != NULL)
         ok = json_object_set_new(o, "replica_choice", served_json(c->setup.o, s->plan)) == 0;
     if (!ok) {

@@ -1,5 +1,6 @@
 /* moeplan simulate: what a plan (or any stack's placement) is worth on a recording. */
 #include <math.h>
+#include "lossy.h"
 #include "score.h"
 #include "served.h"
 #include "training.h"
@@ -12,9 +13,14 @@ static void write_text(const struct setup *s, const struct score *score, uint64_
     const struct mp_sim_result *r = score->result;
     const struct mp_balance *l = &r->balance;
     double step = (double)r->mean.step_ns;
-    mp_out_printf(o, "%s on %s%s%s\n%s\n\n", score->name, s->topology->name, score->is_imported ? ", route " : "",
+    mp_out_printf(o, "%s%s on %s%s%s\n%s\n\n", score->name, lossy_mark(score), s->topology->name,
+                  score->is_imported ? ", route " : "",
                   score->is_imported ? mp_route_rule_name(score->plan->route) : "",
                   score_describe(s, text, sizeof text));
+    lossy_head(s, o);
+    lossy_line(score, o);
+    if (s->lossy != NULL)
+        mp_out_puts(o, "\n");
     if (served_describe(s->o, score->plan, text, sizeof text)[0] != '\0')
         mp_out_printf(o, "replicas as %s\n\n", text);
     if (served_loses_route(s->o, score->plan))
@@ -43,7 +49,7 @@ static void write_text(const struct setup *s, const struct score *score, uint64_
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         mp_out_printf(o, "%-10s  %s (%.1f %% of the step)\n", parts[i].name, mp_human_ns((double)parts[i].ns, a),
                       100 * (double)parts[i].ns / step);
-    if (barrier_ns == 0)
+    if (barrier_ns == 0 && r->lower_bound_ns > 0)
         mp_out_printf(o, "bound       %s, gap %.1f %%\n", mp_human_ns((double)r->lower_bound_ns, a), 100 * r->gap);
     mp_out_printf(o, "bytes       %s inside nodes, %s between nodes, per step\n", mp_human_bytes(r->intra_bytes, a),
                   mp_human_bytes(r->inter_bytes, b));
@@ -71,7 +77,7 @@ static void write_json(const struct setup *s, const struct score *score, uint64_
         json_decref(head);
         head = NULL;
     }
-    if (root == NULL || head == NULL || json_object_update(head, root) != 0 ||
+    if (root == NULL || head == NULL || json_object_update(head, root) != 0 || !lossy_json(s, score, head) ||
         (s->sim.routing_ns > 0 &&
          json_object_set_new(head, "routing_ns", json_integer((json_int_t)s->sim.routing_ns)) != 0) ||
         (training != NULL && json_object_set_new(head, "training", training_json(training)) != 0) ||
@@ -103,6 +109,7 @@ enum mp_status cmd_simulate(const struct opts *o, const struct args *args, int *
     if (s.sim.is_pipelined) { /* both are shown */
         struct mp_sim_options other = s.sim;
         other.is_pipelined = other.with_bound = false;
+        other.flow = lossy_flow(&s);
         MP_TRY(served_simulate(&barrier, &s, score.plan, s.workload, &other, err));
         barrier_ns = barrier->mean.step_ns;
     }

@@ -251,6 +251,12 @@ const struct opt opt_table[OPT_END] = {
                              "popularity of each request's own, on top (bursts)"),
     [OPT_SIGNATURES] = ONE_OF("signatures", "PRESET", signatures, "txl|bert-l|gpt2", NULL, "none",
                               "similarity signatures of the tokens, as alike as the named model's are"),
+    [OPT_CONDENSE] = TEXT("condense", 0, "H", condense, WORDS_FILE, NULL, "every token travels",
+                          "LOSSY: tokens at least as alike as H (0.8, a file of one per step, or sigmoid:FILE of "
+                          "losses) travel once (docs/LUFFY.md)"),
+    [OPT_CONDENSE_HISTORY] = TEXT("condense-history", 0, "S1,S2", condense_history, WORDS_NONE, NULL, "0.9,0.2",
+                                  "cosines from which the layer before decides that two tokens are the same, or not; "
+                                  "none: look at every pair"),
     [OPT_DROP_SIGNATURES] = FLAG("drop-signatures", 0, drop_signatures, "leave out the tokens' similarity signatures"),
     [OPT_AGAINST] =
         TEXT("against", 0, "TRACE", against, WORDS_FILE, NULL, NULL, "print the statistics of this recording beside"),

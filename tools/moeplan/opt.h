@@ -104,6 +104,8 @@ enum opt_id {
     OPT_STICKINESS,
     OPT_AGAINST,
     OPT_SIGNATURES,
+    OPT_CONDENSE,
+    OPT_CONDENSE_HISTORY,
     OPT_DROP_SIGNATURES,
     OPT_MAN,
     OPT_COMPLETION,
@@ -172,7 +174,7 @@ struct opts {
     const char *strategy, *strategies, *replicate, *place, *route, *order, *stages, *set, *objective, *for_stack,
         *policy, *replica_choice;
     const char *dispatcher, *sources, *split, *score_on, *network, *timeline, *incumbent, *incumbent_route, *to,
-        *preset, *against, *signatures, *completion;
+        *preset, *against, *signatures, *condense, *condense_history, *completion;
     uint64_t context, step_gain, move_budget, path_length, hint_places;
     const char *from;
     const char *sweep_redundant, *sweep_batch, *sweep_gpus, *sweep_nodes;

@@ -1,4 +1,5 @@
 #include "score.h"
+#include "lossy.h"
 #include "served.h"
 #include <math.h>
 #include <stdio.h>
@@ -31,6 +32,7 @@ enum mp_status setup_load(struct setup *s, const struct opts *o, const char *tra
     MP_TRY(tool_load_trace(&s->trace, trace, o, err));
     MP_TRY(tool_load_model(&s->model, o, s->trace, err));
     tool_note_layers(o, s->trace, s->model);
+    MP_TRY(lossy_setup(s, err));
 out:
     if (status != MP_OK)
         setup_free(s);
@@ -360,10 +362,12 @@ static enum mp_status run(struct mp_sim_result **out, const struct score *c, str
                           const struct setup *s, const struct mp_workload *w, const struct mp_sim_options *sim,
                           struct mp_error *err) {
     struct mp_online_result *r;
+    struct mp_sim_options with_flow = *sim;
+    with_flow.flow = lossy_flow(s);
     if (!c->is_online)
-        return served_simulate(out, s, c->plan, w, sim, err);
+        return served_simulate(out, s, c->plan, w, &with_flow, err);
     *out = NULL;
-    enum mp_status status = served_online(&r, s, c->plan, w, sim, err);
+    enum mp_status status = served_online(&r, s, c->plan, w, &with_flow, err);
     if (status != MP_OK)
         return status;
     if (figures != NULL) {
@@ -463,6 +467,8 @@ enum mp_status score_all(struct score *scores, uint32_t n, uint32_t base, const 
             return status;
         c->shown.result = c->result;
         c->shown.plan = c->plan;
+        if ((status = lossy_measure(c, s, err)) != MP_OK)
+            return status;
     }
     if (n_groups > 1 && s->scored.n < 2 * n_groups)
         no_interval = "too few requests";

@@ -23,6 +23,7 @@ struct setup {
     const struct mp_setting *settings; /* --set */
     uint32_t n_settings;
     struct mp_arena *arena;
+    struct lossy *lossy;        /* --condense (lossy.h), or NULL */
     const char *evaluated_on;   /* what the scored steps are to plans made here: "held-out" | "planning data" */
     uint32_t n_replicate_steps; /* of the jackknife, at most; 0 = SCORE_REPLICATE_STEPS */
     bool is_replicate_bound; /* the jackknife's transfers take their port bound: much faster, nearly the same spread */
@@ -50,7 +51,12 @@ struct score {
     bool is_barred;   /* it has a plan that cannot be used as it is (note says why): neither winner nor baseline */
     bool is_imported; /* a stack's placement, routed as --incumbent-route says */
     bool is_online;   /* a policy: `plan` is what it starts with */
-    struct {          /* what it did on the scored steps */
+    struct {          /* what condensation did to the scored steps (lossy.h) */
+        bool is_lossy;
+        double share, rows, compared, by_history, intra_bytes, inter_bytes, plain_bytes;
+        uint64_t plain_step_ns;
+    } lossy;
+    struct { /* what it did on the scored steps */
         uint32_t n_rebalances, n_left_out, n_steps;
         uint64_t moved_experts, moved_bytes, moved_inter_bytes, wait_ns; /* wait_ns: mean per step */
     } online;

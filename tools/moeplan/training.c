@@ -1,5 +1,6 @@
 /* Training steps of a plan under each policy, and the policy that it carries: docs/TRAINING.md. */
 #include "training.h"
+#include "lossy.h"
 #include <moeplan/train.h>
 #include <moeplan/verify.h>
 #include <stdio.h>
@@ -26,6 +27,7 @@ static void free_works(struct works *w) {
 static enum mp_status make_works(struct works *w, const struct setup *s, const struct mp_plan *plan,
                                  const struct mp_workload *workload, struct mp_error *err) {
     const struct mp_train_options options = mp_train_defaults();
+    const struct mp_flow_maker *flow = lossy_flow(s);
     struct mp_router *router = NULL;
     struct mp_cost_setup setup = {.plan = plan,
                                   .workload = workload,
@@ -39,7 +41,14 @@ static enum mp_status make_works(struct works *w, const struct setup *s, const s
     const uint32_t n_steps = workload->n_steps, n = n_steps < STEPS_MAX ? n_steps : STEPS_MAX;
     for (uint32_t i = 0; i < n && status == MP_OK; i++) {
         const uint32_t step = (uint32_t)((2 * (uint64_t)i + 1) * n_steps / (2 * (uint64_t)n));
-        status = mp_train_work_make(&w->work[i], &setup, step, &options, err);
+        struct mp_token_flow *moved = NULL;
+        setup.flow = NULL;
+        if (flow != NULL)
+            status = flow->make(&moved, flow->ctx, &setup, step, err);
+        setup.flow = moved;
+        if (status == MP_OK)
+            status = mp_train_work_make(&w->work[i], &setup, step, &options, err);
+        mp_flow_free(moved);
         if (status != MP_OK)
             break;
         w->step[i] = &w->work[i].step;
@@ -196,7 +205,7 @@ struct row {
     uint64_t fair_ns;              /* the same plan's under the policy fair */
 };
 struct training {
-    bool is_compare;
+    bool is_compare, is_lossy;
     uint32_t n_rows, n_scored, base; /* base: row, or MP_NONE */
     const char *searched_on;
     struct row rows[SCORE_PLANS_MAX];
@@ -249,6 +258,7 @@ enum mp_status training_run(struct training **out, const struct setup *s, const 
     if (t == NULL)
         return mp_nomem(err, "training steps");
     t->base = MP_NONE;
+    t->is_lossy = s->lossy != NULL;
     enum mp_status status = policy_rows(t, s, score->plan, err);
     if (status == MP_OK)
         *out = t;
@@ -299,7 +309,8 @@ enum mp_status training_compare(struct training **out, const struct setup *s, co
     enum mp_status status =
         t == NULL ? mp_nomem(err, "training steps") : mp_workload_build(&planning, &s->planning, &s->batching, err);
     if (t != NULL)
-        *t = (struct training){.is_compare = true, .base = MP_NONE, .searched_on = "planning steps"};
+        *t = (struct training){
+            .is_compare = true, .is_lossy = s->lossy != NULL, .base = MP_NONE, .searched_on = "planning steps"};
     for (uint32_t i = 0; i < n && status == MP_OK; i++) {
         if (scores[i].plan == NULL || scores[i].is_online)
             continue;
@@ -364,7 +375,8 @@ void training_text(const struct training *t, bool is_markdown, struct mp_out *o)
         mp_table_cell(table, "%s", chunk_text(r->policy.a2a_chunk_bytes, buf));
         mp_table_cell(table, "%s", chunk_text(r->policy.reduce_chunk_bytes, buf));
     }
-    mp_out_printf(o, "\ntraining steps (docs/TRAINING.md), mean of %u; %s chosen on %s\n\n", t->n_scored,
+    mp_out_printf(o, "\n%straining steps (docs/TRAINING.md), mean of %u; %s chosen on %s\n\n",
+                  t->is_lossy ? "LOSSY: " : "", t->n_scored,
                   t->is_compare ? "each under its own policy," : "the searched policy was", t->searched_on);
     if (is_markdown)
         mp_table_write_markdown(table, o);
@@ -382,7 +394,8 @@ static json_t *row_json(const struct training *t, const struct row *r) {
                   "backward_ns", (json_int_t)m->backward_ns, "reduce_ns", (json_int_t)m->reduce_ns, "blocked_ns",
                   (json_int_t)m->blocked_ns, "a2a_ns", (json_int_t)m->a2a_ns, "a2a_alone_ns",
                   (json_int_t)m->a2a_alone_ns, "fair_step_ns", (json_int_t)r->fair_ns);
-    if (one != NULL && (times == NULL || json_object_update(one, times) != 0)) {
+    if (one != NULL && (times == NULL || json_object_update(one, times) != 0 ||
+                        (t->is_lossy && json_object_set_new(one, "lossy", json_true()) != 0))) {
         json_decref(one);
         one = NULL;
     }
