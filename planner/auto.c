@@ -270,7 +270,7 @@ static bool is_by_solver(const struct mp_strategy *place) {
 static enum mp_status try_recipes(struct search *s, bool searches, struct mp_error *err) {
     for (uint32_t i = 0; mp_recipe_at(i) != NULL; i++) {
         const struct mp_recipe *recipe = mp_recipe_at(i);
-        if (recipe->place == NULL || (searches && strcmp(recipe->place, "search") != 0))
+        if (recipe->place == NULL || recipe->is_only_asked || (searches && strcmp(recipe->place, "search") != 0))
             continue;
         struct mp_combination c;
         enum mp_status status = mp_combination_of(&c, recipe, s->request, err);
@@ -382,6 +382,7 @@ static enum mp_status try_routes(struct search *s, struct mp_error *err) {
         for (uint32_t r = 0; mp_strategy_at(r) != NULL && status == MP_OK; r++) {
             struct mp_combination c = s->tried[best[i]];
             if (mp_strategy_at(r)->stage != MP_PLAN_ROUTE || !mp_strategy_at(r)->is_named_only ||
+                mp_strategy_at(r)->is_only_asked ||
                 strcmp(mp_strategy_at(r)->name, "split") == 0) /* split-active begins with the same candidates */
                 continue;
             c.stage[MP_PLAN_ROUTE] = mp_strategy_at(r);

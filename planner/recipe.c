@@ -70,6 +70,9 @@ static const struct mp_recipe recipes[] = {
      "kept", "nearest", "single", false},
     {"grace", "GRACE's groups and its dynamic replicas of what the fullest GPU has most of",
      "GRACE-MoE, arXiv 2509.25041", "grace-dynamic", "kept", "tar", "single", false},
+    {"packed",
+     "packed experts: groups of GPUs that hold each once, and tokens stay in theirs (--redundant: more of them)",
+     "Lina, USENIX ATC 2023, section 4.2", "cycle", "contiguous", "group", "single", false, false, true},
     {"search-nearest", "the same for tokens that go to the nearest replica", "docs/STRATEGIES.md", "search", "search",
      "nearest", "single", false},
 };

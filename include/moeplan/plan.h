@@ -123,6 +123,7 @@ struct mp_plan_training {
     const char *name;         /* of the policy: as `moeplan list policies` says it, or "searched" */
     uint32_t experts_per_gpu; /* of each layer on every GPU, where packing made the placement; else 0 */
     uint32_t gradient_bits;   /* of one weight's gradient as it travels */
+    enum mp_train_offload offload;
     struct mp_train_policy policy;
 };
 #define MP_MAX_GRADIENT_BITS 64
@@ -202,6 +203,10 @@ uint32_t mp_plan_class(const struct mp_plan *p, uint32_t source);
  * whole numbers, those of an expert and class with a sum of 4,096 at most, keep the file small. Nodes must be set
  * already. MP_ELIMIT when the tables would have more than MP_MAX_ROUTE_CELLS. */
 enum mp_status mp_plan_source_weights(struct mp_plan *p, enum mp_route_by by, struct mp_error *err) MP_MUST_CHECK;
+/* Tokens stay in their own run of `group` consecutive GPUs, each of which holds every expert once: rule NEAREST where
+ * that says the same, else SOURCED. Nodes and slots must be set already. MP_EUSAGE when a run holds one twice or not.
+ */
+enum mp_status mp_plan_route_groups(struct mp_plan *p, uint32_t group, struct mp_error *err) MP_MUST_CHECK;
 /* Shape and range only (indexes in range, lists consistent), so that other code may index without care. MP_EINPUT. */
 enum mp_status mp_plan_check(const struct mp_plan *p, struct mp_error *err) MP_MUST_CHECK;
 

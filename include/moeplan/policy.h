@@ -25,6 +25,15 @@ enum mp_train_order { /* which of the gradients that are ready goes first */
 const char *mp_train_guard_name(enum mp_train_guard guard); /* "none", "near", "fits", "behind" */
 const char *mp_train_order_name(enum mp_train_order order); /* "first_ready", "first_needed", "shortest", "listed" */
 
+/* What is kept in the hosts' memory where a GPU's is short. Each includes those before it. */
+enum mp_train_offload {
+    MP_TRAIN_OFFLOAD_NONE,
+    MP_TRAIN_OFFLOAD_STATE,   /* the optimiser's state of experts */
+    MP_TRAIN_OFFLOAD_EXPERTS, /* experts' weights and gradients: two layers' are on the GPU at a time */
+    MP_TRAIN_N_OFFLOADS
+};
+const char *mp_train_offload_name(enum mp_train_offload offload); /* "none", "state", "experts" */
+
 /* Gradients that travel as one tensor: of neighbouring layers, of one kind. */
 struct mp_train_bucket {
     bool is_experts; /* of experts that several ranks hold; else of what all ranks hold */

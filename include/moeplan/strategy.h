@@ -116,6 +116,7 @@ struct mp_strategy {
     bool takes_layers;               /* PLACE: layers may have different numbers of copies */
     bool takes_open;                 /* PLACE: adds replicas where the draft is_open */
     bool is_named_only;              /* `auto` tries it in recipes alone, not in every combination */
+    bool is_only_asked;              /* and `auto` never tries it of itself */
     const struct mp_option *options; /* ends with name NULL; NULL = none */
     enum mp_status (*solve)(const struct mp_problem *in, const struct mp_budget *budget, struct mp_arena *scratch,
                             struct mp_draft *draft, enum mp_outcome *outcome, struct mp_error *err);
@@ -180,7 +181,8 @@ struct mp_recipe {
     const char *name, *summary, *reference;
     const char *replicate, *place, *route, *order; /* NULL place = auto: search over the others */
     bool may_repeat_on_gpu;                        /* breaks needs_distinct by design */
-    bool is_usual; /* what someone who has a cluster to run wants to see side by side: `compare` without names */
+    bool is_usual;      /* what someone who has a cluster to run wants to see side by side: `compare` without names */
+    bool is_only_asked; /* `auto` does not try it */
 };
 const struct mp_recipe *mp_recipe_at(uint32_t i);
 const struct mp_recipe *mp_recipe_find(const char *name);

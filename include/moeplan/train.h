@@ -41,10 +41,29 @@ struct mp_train_options {
     uint32_t gradient_bits; /* of one weight's gradient as it travels; 16 */
     uint32_t state_bytes;   /* read and written per weight by the update: weight, gradient, moments; 20 */
     uint64_t split_ns;
+    uint32_t held_bytes; /* of optimiser state kept per weight: weight and two moments in 32 bits; 12 */
+    enum mp_train_offload offload;
+    uint64_t host_bytes_per_s;  /* of one GPU's link to its host, each way; 25 GB/s, what PCIe 4.0 x16 carries */
+    uint64_t host_memory_bytes; /* of a host for each of its GPUs; 0 = enough */
 };
 struct mp_train_options mp_train_defaults(void);
+
+/* What a GPU holds in a training step: that of the fullest one. docs/TRAINING.md part 3. */
+struct mp_train_memory {
+    uint32_t gpu;
+    uint64_t has_bytes;
+    uint64_t weight_bytes, gradient_bytes, state_bytes, activation_bytes; /* activations: of this step */
+    /* With each offload: what it holds, and what its host does; and over all GPUs what lacks most. */
+    uint64_t need_bytes[MP_TRAIN_N_OFFLOADS], host_bytes[MP_TRAIN_N_OFFLOADS], lacks_bytes[MP_TRAIN_N_OFFLOADS];
+};
+/* The least offload with which nothing lacks in any of these; MP_EINPUT says in numbers that there is none. */
+enum mp_status mp_train_offload_for(enum mp_train_offload *out, const struct mp_train_memory *const *memory, uint32_t n,
+                                    const struct mp_train_options *options, struct mp_error *err) MP_MUST_CHECK;
+
 struct mp_train_work {
     struct mp_train_step step;
+    struct mp_train_memory memory;
+    uint64_t host_ns; /* what waiting for the hosts adds to the step of the slowest rank, updates included */
     struct mp_arena *arena;
 };
 /* The training step of one step of the setup's workload, on its plan. All-to-alls: those of the forward pass, and back

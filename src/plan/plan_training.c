@@ -7,6 +7,7 @@
 static const char *const guard_names[MP_TRAIN_N_GUARDS + 1] = {"none", "near", "fits", "behind", NULL};
 static const char *const order_names[MP_TRAIN_N_ORDERS + 1] = {"first_ready", "first_needed", "shortest", "listed",
                                                                NULL};
+static const char *const offload_names[MP_TRAIN_N_OFFLOADS + 1] = {"none", "state", "experts", NULL};
 static const char *const gradient_names[] = {"common", "experts", NULL};
 
 const char *mp_train_guard_name(enum mp_train_guard guard) {
@@ -14,6 +15,9 @@ const char *mp_train_guard_name(enum mp_train_guard guard) {
 }
 const char *mp_train_order_name(enum mp_train_order order) {
     return (unsigned)order < MP_TRAIN_N_ORDERS ? order_names[order] : "?";
+}
+const char *mp_train_offload_name(enum mp_train_offload offload) {
+    return (unsigned)offload < MP_TRAIN_N_OFFLOADS ? offload_names[offload] : "?";
 }
 
 enum mp_status plan_check_training(const struct mp_plan *p, struct mp_error *err) {
@@ -23,6 +27,8 @@ enum mp_status plan_check_training(const struct mp_plan *p, struct mp_error *err
     if ((unsigned)t->policy.guard >= MP_TRAIN_N_GUARDS || (unsigned)t->policy.order >= MP_TRAIN_N_ORDERS)
         return mp_fail(err, MP_EINPUT, "plan: training: unknown rule of waiting %u or order of gradients %u",
                        (unsigned)t->policy.guard, (unsigned)t->policy.order);
+    if ((unsigned)t->offload >= MP_TRAIN_N_OFFLOADS)
+        return mp_fail(err, MP_EINPUT, "plan: training: unknown offload %u", (unsigned)t->offload);
     if (t->policy.n_buckets > 2 * p->n_layers)
         return mp_fail(err, MP_EINPUT, "plan: training: %u buckets of 2 kinds of gradients of %u layers",
                        t->policy.n_buckets, p->n_layers);
@@ -56,6 +62,7 @@ void plan_write_training(struct mp_out *o, const struct mp_plan *p) {
     put_u64(o, "bucket_bytes", y->bucket_bytes);
     put_u64(o, "gradient_bits", t->gradient_bits);
     put_u64(o, "experts_per_gpu", t->experts_per_gpu);
+    mp_out_printf(o, "  offload: %s\n", mp_train_offload_name(t->offload));
     mp_out_puts(o, y->n_buckets == 0 ? "  buckets: []\n" : "  buckets:\n");
     for (uint32_t i = 0; i < y->n_buckets; i++) {
         const struct mp_train_bucket *b = &y->buckets[i];
@@ -115,12 +122,13 @@ enum mp_status plan_read_training(const struct mp_yaml_doc *doc, const struct mp
                                        "bucket_bytes",
                                        "gradient_bits",
                                        "experts_per_gpu",
+                                       "offload",
                                        "buckets",
                                        NULL};
     struct mp_plan_training *t = &p->training;
     struct mp_train_policy *y = &t->policy;
     const struct mp_yaml *name = NULL, *list = NULL;
-    unsigned guard = 0, order = 0;
+    unsigned guard = 0, order = 0, offload = 0;
     enum mp_status status;
     MP_TRY(mp_yaml_keys(doc, map, keys, err));
     MP_TRY(mp_yaml_need(doc, map, "policy", &name, err));
@@ -134,6 +142,7 @@ enum mp_status plan_read_training(const struct mp_yaml_doc *doc, const struct mp
     MP_TRY(get_u64(doc, map, "bucket_bytes", 0, UINT64_MAX, &y->bucket_bytes, err));
     MP_TRY(get_u32(doc, map, "gradient_bits", 1, MP_MAX_GRADIENT_BITS, &t->gradient_bits, err));
     MP_TRY(get_u32(doc, map, "experts_per_gpu", 0, p->n_experts, &t->experts_per_gpu, err));
+    MP_TRY(plan_read_word(doc, map, "offload", offload_names, &offload, err));
     MP_TRY(mp_yaml_need(doc, map, "buckets", &list, err));
     MP_TRY(mp_yaml_expect(doc, list, MP_YAML_SEQUENCE, err));
     if (list->n > 2 * p->n_layers) {
@@ -150,6 +159,7 @@ enum mp_status plan_read_training(const struct mp_yaml_doc *doc, const struct mp
         MP_TRY(read_bucket(doc, &list->items[i], p, &buckets[i], err));
     y->guard = (enum mp_train_guard)guard;
     y->order = (enum mp_train_order)order;
+    t->offload = (enum mp_train_offload)offload;
     y->buckets = buckets;
     y->n_buckets = list->n;
     t->is_present = true;

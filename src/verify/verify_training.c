@@ -83,7 +83,8 @@ enum mp_status vf_check_training(struct verifier *v, struct mp_error *err) {
         return MP_OK;
     if (!vf_expect(v,
                    (unsigned)t->policy.guard < MP_TRAIN_N_GUARDS && (unsigned)t->policy.order < MP_TRAIN_N_ORDERS &&
-                       t->gradient_bits >= 1 && t->gradient_bits <= MP_MAX_GRADIENT_BITS,
+                       (unsigned)t->offload < MP_TRAIN_N_OFFLOADS && t->gradient_bits >= 1 &&
+                       t->gradient_bits <= MP_MAX_GRADIENT_BITS,
                    MP_V_TRAINING, "rule of waiting %u, order of gradients %u or gradients of %u bits are not known",
                    (unsigned)t->policy.guard, (unsigned)t->policy.order, t->gradient_bits))
         return MP_OK;

@@ -392,7 +392,7 @@ TRAINING = [
     ("bucket of the other kind", "training", on("    - {gradients: ", lambda t: t.replace("common", "experts"), -1), None),
     ("bits of a gradient", "training", on("  gradient_bits: ", lambda t: 8), None),
     ("no bucket", "training", lambda lines: (drop("  buckets:", 1 + sum(x.startswith("    - {gradients") for x in lines))(lines),
-                                             lines.insert(find(lines, "  experts_per_gpu: ") + 1, "  buckets: []")), None),
+                                             lines.insert(find(lines, "  offload: ") + 1, "  buckets: []")), None),
 ]
 
 
@@ -437,7 +437,7 @@ def enrich(lines):
     i = find(lines, "colocation: []")
     lines[i:i + 1] = ["colocation:", "  - {layer: 0, expert_a: " + first + ", expert_b: 1, gpu: 0}", "training:", '  policy: "searched"',
                       "  share_network: false", "  allreduce_waits: fits", "  gradient_order: listed", "  pipelined: true", "  a2a_chunk_bytes: 4096",
-                      "  allreduce_chunk_bytes: 0", "  bucket_bytes: 0", "  gradient_bits: 16", "  experts_per_gpu: 2", "  buckets:",
+                      "  allreduce_chunk_bytes: 0", "  bucket_bytes: 0", "  gradient_bits: 16", "  experts_per_gpu: 2", "  offload: state", "  buckets:",
                       "    - {gradients: common, first_layer: 1, last_layer: 1, bytes: 5}",
                       "    - {gradients: experts, first_layer: 0, last_layer: 1, bytes: 7}",
                       "    - {gradients: common, first_layer: 0, last_layer: 0, bytes: 9}"]

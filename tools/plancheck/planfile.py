@@ -281,6 +281,7 @@ def _training(r, plan):
         t[key] = r.number(f"  {key}: ")
     t["gradient_bits"] = r.number("  gradient_bits: ", 64)
     t["experts_per_gpu"] = r.number("  experts_per_gpu: ", plan["experts"])
+    t["offload"] = r.word("  offload: ", ("none", "state", "experts"))
     t["buckets"] = []
     if r.peek() == "  buckets: []":
         r.at += 1

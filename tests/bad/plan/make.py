@@ -68,6 +68,7 @@ STAMPED = {
     "training-chunk-unit": replace("a2a_chunk_bytes: 4096", "a2a_chunk_bytes: 4 KiB"),
     "training-bits-zero": replace("gradient_bits: 16", "gradient_bits: 0"),
     "training-packing-huge": replace("experts_per_gpu: 0", "experts_per_gpu: 9"),
+    "training-offload-unknown": replace("offload: none", "offload: disk"),
     "training-old-keys": replace("  bucket_bytes: 0\n", "  bucket_order: [0, 1]\n"),
     "colocation-gpu": replace("expert_b: 1, gpu: 0", "expert_b: 1, gpu: 4"),
     "sample-step": replace("  - step: 26", "  - step: 27"),

@@ -294,6 +294,7 @@ struct mp_plan *random_plan(struct mp_rng *rng, const struct random_plan_shape *
         y->guard = y->is_shared ? MP_TRAIN_GUARD_NONE : (enum mp_train_guard)mp_rng_below(rng, MP_TRAIN_N_GUARDS);
         y->order = (enum mp_train_order)mp_rng_below(rng, MP_TRAIN_N_ORDERS);
         y->n_buckets = (uint32_t)mp_rng_below(rng, 3);
+        p->training.offload = (enum mp_train_offload)mp_rng_below(rng, MP_TRAIN_N_OFFLOADS);
     }
     if (mp_rng_below(rng, 2))
         p->together =
