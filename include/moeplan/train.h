@@ -132,6 +132,54 @@ enum mp_status mp_train_run(struct mp_train_timeline *out, const struct mp_train
                             const struct mp_train_policy *policy, bool with_events, struct mp_error *err) MP_MUST_CHECK;
 void mp_train_timeline_free(struct mp_train_timeline *t); /* its memory, not *t */
 
+/* ---- expert packing (Lina, section 4.2) ---- */
+
+/* Packing puts k experts of each layer on every GPU: groups of n_experts / k neighbouring GPUs hold each expert once,
+ * tokens stay in their group, and what several groups hold is summed between them. k[]: all that there are, rising;
+ * returns how many. */
+#define MP_TRAIN_MAX_PACKINGS 64u
+uint32_t mp_train_packings(uint32_t k[MP_TRAIN_MAX_PACKINGS], uint32_t n_experts, uint32_t n_gpus);
+/* That placement with its routing, as a plan without claims: what strategy packed makes. Freed with mp_plan_free. */
+enum mp_status mp_train_pack_plan(struct mp_plan **out, const struct mp_trace *trace,
+                                  const struct mp_topology *topology, uint32_t k, struct mp_error *err) MP_MUST_CHECK;
+/* Mean over layers and steps of the forward pass: what the slowest rank's experts and an all-to-all take for one chunk.
+ */
+struct mp_train_micro {
+    uint64_t expert_ns, a2a_ns;
+};
+struct mp_train_micro mp_train_micro(const struct mp_train_step *const *steps, uint32_t n_steps, uint64_t chunk_bytes);
+
+enum mp_train_packing {
+    MP_TRAIN_PACK_GIVEN, /* k as the request says */
+    MP_TRAIN_PACK_LINA, /* the least k, doubled while experts take less than an all-to-all, a chunk each, and it fits */
+    MP_TRAIN_PACK_SEARCHED /* all k */
+};
+struct mp_train_pack_request { /* all borrowed */
+    const struct mp_workload *workload;
+    const struct mp_topology *topology;
+    const struct mp_model *model;
+    const struct mp_dispatcher *dispatcher;
+    enum mp_sources sources;
+    struct mp_train_options options; /* of offloads the least that fits is taken */
+    enum mp_train_packing packing;
+    uint32_t k;                           /* GIVEN */
+    const struct mp_train_policy *policy; /* NULL = searched, for each k */
+    uint32_t n_steps_max;                 /* evenly over the workload */
+    unsigned n_threads;
+};
+struct mp_train_packed {
+    uint32_t k;
+    enum mp_train_offload offload;
+    struct mp_train_policy policy;
+    struct mp_train_micro micro; /* LINA: at this k */
+    uint64_t mean_ns;            /* step, over the steps chosen on */
+    uint32_t n_tried, n_unfit;   /* k that were looked at; of these those that no offload makes fit */
+};
+/* Chooses. On its steps a searched packing with a searched policy is never slower than Lina's with Lina's. *outcome
+ * NOT_FOUND: no k fits, or there is none like the one given, and err says why (status MP_OK). */
+enum mp_status mp_train_pack(struct mp_train_packed *out, const struct mp_train_pack_request *request,
+                             enum mp_outcome *outcome, struct mp_error *err) MP_MUST_CHECK;
+
 /* ---- our own policy ---- */
 
 /* The best policy found over these steps: what is cut, how small, what waits and which gradients go first are changed

@@ -1,12 +1,11 @@
 /* The work of a training step: what every rank computes, what travels, and how long that takes alone. docs/TRAINING.md
  * part 2. */
-#include <moeplan/base.h>
+#include "internal.h"
 #include <moeplan/flow.h>
 #include <moeplan/sim.h>
-#include <moeplan/train.h>
 #include <string.h>
 
-#define FULL 1000000u
+#define FULL TRAIN_FULL
 
 struct making {
     const struct mp_cost_setup *setup;
@@ -16,11 +15,16 @@ struct making {
     struct mp_traffic *traffic;
     uint64_t *matrix, *finish, *through; /* [n][n], 2 [n][n], [n_resources] */
     uint64_t *next_rows;                 /* [n] tokens that a flow has on each rank behind the layer */
+    uint64_t *activations;               /* [n] bytes, of the layers so far */
     uint32_t n;
 };
 
 struct mp_train_options mp_train_defaults(void) {
-    return (struct mp_train_options){.backward_ppm = 2000000, .gradient_bits = 16, .state_bytes = 20};
+    return (struct mp_train_options){.backward_ppm = 2000000,
+                                     .gradient_bits = 16,
+                                     .state_bytes = 20,
+                                     .held_bytes = 12,
+                                     .host_bytes_per_s = UINT64_C(25000000000)};
 }
 
 /* ---- transfers ---- */
@@ -128,12 +132,6 @@ static void backwards(uint64_t *out, const uint64_t *in, const struct mp_model *
 
 /* ---- gradients ---- */
 
-/* The bytes of as many weights with `bits` each. */
-static uint64_t bytes_at(const struct making *m, uint64_t weight_bytes, uint64_t bits) {
-    uint32_t own = m->setup->model->weight_bits_x100;
-    return mp_mul_div_ceil(weight_bytes, bits * 100, own == 0 ? 1600 : own);
-}
-
 /* What reading or writing so many bytes takes a GPU. */
 static uint64_t memory_ns(const struct making *m, uint32_t gpu, uint64_t bytes) {
     const struct mp_topology *t = m->setup->topology;
@@ -193,7 +191,8 @@ static enum mp_status reduce(struct making *m, uint64_t bytes, struct mp_train_t
 static enum mp_status reduce_experts(struct making *m, const struct mp_plan_layer *layer, struct mp_train_transfer *x,
                                      struct mp_error *err) {
     const struct mp_plan *plan = m->setup->plan;
-    uint64_t bytes = bytes_at(m, m->setup->model->expert_bytes, m->options->gradient_bits), most = 0;
+    uint64_t bytes = train_bytes_at(m->setup->model, m->setup->model->expert_bytes, m->options->gradient_bits),
+             most = 0;
     uint32_t *gpus = mp_arena_alloc(m->out->arena, plan->n_slots, sizeof *gpus);
     uint32_t *first = mp_arena_alloc(m->out->arena, (size_t)plan->n_experts + 1, sizeof *first);
     if (gpus == NULL || first == NULL)
@@ -269,6 +268,8 @@ static enum mp_status make_layer(struct making *m, uint32_t step, uint32_t layer
     enum mp_status status = mp_traffic_compute(m->traffic, m->setup, step, layer, err);
     if (status == MP_OK)
         status = times(m, layer, x, err);
+    for (uint32_t g = 0; g < m->n && status == MP_OK; g++)
+        m->activations[g] += train_activation_bytes(model, t->source_rows[g], t->rows[g]);
     const uint64_t *second = t->has_second ? t->dispatch2 : NULL, *back = t->has_second ? t->combine2 : NULL;
     if (status == MP_OK)
         status = a2a(m, t->dispatch, second, false, order, MP_COMBINE_FORWARD, &x->a2a[MP_TRAIN_DISPATCH], err);
@@ -297,7 +298,7 @@ static enum mp_status make_layer(struct making *m, uint32_t step, uint32_t layer
     uint64_t weights = model->attention_bytes + model->shared_bytes, dense = model->attention_bytes * model->n_layers;
     if (layer == 0 && model->dense_bytes > dense)
         weights += model->dense_bytes - dense;
-    uint64_t bytes = bytes_at(m, weights, m->options->gradient_bits);
+    uint64_t bytes = train_bytes_at(m->setup->model, weights, m->options->gradient_bits);
     if (status == MP_OK)
         status = add_all_rings(m, bytes, err);
     return status == MP_OK ? reduce(m, m->n > 1 ? bytes : 0, &x->reduce, err) : status;
@@ -310,7 +311,7 @@ static uint64_t update_ns(const struct making *m) {
     for (uint32_t g = 0; g < m->n; g++) {
         uint64_t slots = plan->gpu_first_slot[g + 1] - plan->gpu_first_slot[g];
         uint64_t held = model->dense_bytes + plan->n_layers * (slots * model->expert_bytes + model->shared_bytes);
-        uint64_t ns = memory_ns(m, g, bytes_at(m, held, (uint64_t)m->options->state_bytes * 8));
+        uint64_t ns = memory_ns(m, g, train_bytes_at(m->setup->model, held, (uint64_t)m->options->state_bytes * 8));
         most = ns > most ? ns : most;
     }
     return most;
@@ -324,7 +325,9 @@ static enum mp_status make_all(struct making *m, uint32_t step, struct mp_error 
     m->finish = mp_arena_alloc(m->out->arena, 2 * cells, sizeof *m->finish);
     m->through = mp_arena_alloc(m->out->arena, s->topology->n_resources, sizeof *m->through);
     m->next_rows = mp_arena_alloc(m->out->arena, m->n, sizeof *m->next_rows);
-    if (layers == NULL || m->matrix == NULL || m->finish == NULL || m->through == NULL || m->next_rows == NULL)
+    m->activations = mp_arena_alloc(m->out->arena, m->n, sizeof *m->activations);
+    if (layers == NULL || m->activations == NULL || m->matrix == NULL || m->finish == NULL || m->through == NULL ||
+        m->next_rows == NULL)
         return mp_nomem(err, "a training step");
     enum mp_status status = mp_net_new(&m->net, s->topology, err);
     if (status == MP_OK)
@@ -340,7 +343,9 @@ static enum mp_status make_all(struct making *m, uint32_t step, struct mp_error 
                                           .loss_ns = s->model->other_ns_per_step,
                                           .update_ns = update_ns(m),
                                           .layers = layers};
-    return status;
+    if (status == MP_OK)
+        train_memory(&m->out->memory, s, m->options, m->activations);
+    return status == MP_OK ? train_offload(m->out, layers, s, m->options, err) : status;
 }
 
 enum mp_status mp_train_work_make(struct mp_train_work *out, const struct mp_cost_setup *setup, uint32_t step,

@@ -105,18 +105,57 @@ static void write_json(const struct setup *s, const struct score *score, const s
 }
 
 /* --policy: of training alone. */
-static enum mp_status choose_policy(struct mp_plan *plan, const struct setup *s, struct mp_error *err) {
+static enum mp_status choose_policy(struct mp_plan *plan, const struct setup *s, const struct mp_train_packed *packed,
+                                    struct mp_error *err) {
     if (s->o->policy != NULL && strcmp(s->o->policy, "none") == 0)
         return MP_OK;
-    return training_choose(plan, s, s->o->policy, err);
+    return training_choose(plan, s, s->o->policy, packed->k > 0 ? packed : NULL, err);
+}
+
+/* --policy and --packing are of training alone; packing makes the placement. */
+static enum mp_status check_training(const struct setup *s, struct mp_error *err) {
+    static const enum opt_id placing[] = {OPT_STRATEGY, OPT_REPLICATE,     OPT_PLACE,  OPT_ROUTE, OPT_REDUNDANT,
+                                          OPT_FROM,     OPT_SLOTS_PER_GPU, OPT_ROBUST, OPT_FOR};
+    const struct opts *o = s->o;
+    if ((o->policy != NULL || o->packing != NULL) && s->batching.phase != MP_PHASE_TRAIN)
+        return mp_fail(err, MP_EUSAGE,
+                       "plan: --%s is about training steps, and these are of phase %s (add --phase train)",
+                       o->policy != NULL ? "policy" : "packing", mp_phase_name(s->batching.phase));
+    for (size_t i = 0; i < sizeof placing / sizeof *placing && o->packing != NULL; i++)
+        if (o->is_set[placing[i]])
+            return mp_fail(err, MP_EUSAGE, "plan: --packing makes the placement, and so does --%s (leave one out)",
+                           opt_table[placing[i]].name);
+    if (o->packing != NULL && o->policy != NULL && strcmp(o->policy, "none") == 0)
+        return mp_fail(err, MP_EUSAGE, "plan: --packing is chosen for a policy (leave --policy none out)");
+    return MP_OK;
+}
+
+/* --packing as a strategy with its options. */
+static enum mp_status pack(struct mp_train_packed *packed, struct opts *own, struct score *score, const struct setup *s,
+                           struct mp_error *err) {
+    enum mp_outcome outcome;
+    enum mp_status status = training_pack(packed, s, &outcome, err);
+    if (status != MP_OK)
+        return status;
+    if (outcome != MP_FOUND) {
+        snprintf(score->note, sizeof score->note, "not feasible: %s", err->message);
+        mp_error_clear(err);
+        return MP_OK;
+    }
+    own->strategy = "packed";
+    own->slots_per_gpu = packed->k;
+    own->redundant = packed->k * s->topology->n_gpus - s->model->n_experts;
+    return score_plan(score, s, own->strategy, err);
 }
 
 enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
+    struct mp_train_packed packed = {0};
     struct setup s = {.o = o};
     struct score score = {0}, old = {0};
     struct gain gain = {.is_known = false};
     struct from from = {.is_used = false};
     struct opts own = *o;
+    s.o = &own;
     struct robust robust = {.is_used = false};
     struct mp_out *file = NULL, *out = NULL;
     enum mp_status status = robust_check(o, err);
@@ -146,18 +185,14 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
     MP_TRY(setup_load(&s, &own, args->value[0], args->value[1], err));
     MP_TRY(tool_batching(&s.batching, o, s.trace, s.topology, err));
     s.sim = tool_sim_options(o, s.trace, s.batching.phase);
-    if (o->policy != NULL && s.batching.phase != MP_PHASE_TRAIN) {
-        status = mp_fail(err, MP_EUSAGE,
-                         "plan: --policy is about training steps, and these are of phase %s (add --phase "
-                         "train)",
-                         mp_phase_name(s.batching.phase));
-        goto out;
-    }
+    MP_TRY(check_training(&s, err));
     MP_TRY(setup_split(&s, o->split, err));
     if (o->from != NULL)
         MP_TRY(from_load(&old, &own, &s, err));
     if (o->robust != NULL)
         MP_TRY(robust_plan(&robust, &score, &s, args->value[0], err));
+    else if (o->packing != NULL)
+        MP_TRY(pack(&packed, &own, &score, &s, err));
     else
         MP_TRY(score_plan(&score, &s, o->strategy, err));
     if (o->from != NULL && score.plan != NULL)
@@ -187,7 +222,7 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
         status = o->json ? tool_write_no("moeplan.plan", "refused", gain.verdict, err) : MP_OK;
         goto out;
     }
-    MP_TRY(choose_policy(score.plan, &s, err));
+    MP_TRY(choose_policy(score.plan, &s, &packed, err));
     /* Scored before the file is replaced, so that trouble in scoring leaves the old plan. */
     if (!to_stdout)
         MP_TRY(score_all(&score, 1, MP_NONE, &s, 0, err));

@@ -149,6 +149,28 @@ const struct opt opt_table[OPT_END] = {
         NAMED("policy", "NAME", policy, WORDS_POLICIES, NULL, "searched",
               "phase train: what the network does first in a training step (moeplan list policies; searched: "
               "what is fastest on the planning steps; none: the plan does not say)"),
+    [OPT_PACKING] =
+        TEXT("packing", 0, "K", packing, WORDS_PACKING, NULL, "the strategy's own placement",
+             "phase train: in place of a strategy, K experts of each layer on every GPU in groups that hold all "
+             "(lina: doubled by its rule; searched: what is fastest on the planning steps)"),
+    [OPT_HOST_LINK] = {.name = "host-link",
+                       .metavar = "BYTES",
+                       .type = OPT_IS_SIZE,
+                       .offset = AT(host_link),
+                       .min = 1,
+                       .max = UINT64_MAX,
+                       .initial = "25000000000",
+                       .summary =
+                           "phase train: what a GPU's link to its host carries each way in a second, where memory is "
+                           "short (PCIe 4.0 x16: 25 GB/s)"},
+    [OPT_HOST_MEMORY] = {.name = "host-memory",
+                         .metavar = "BYTES",
+                         .type = OPT_IS_SIZE,
+                         .offset = AT(host_memory),
+                         .min = 1,
+                         .max = UINT64_MAX,
+                         .otherwise = "enough",
+                         .summary = "phase train: memory of a host for each of its GPUs: bytes, or 128GiB"},
     [OPT_SOLVER] = ONE_OF("solver", "HOW", solver, "exact|auto|heuristic", "auto", NULL,
                           "strategy auto: only placements proven by search, those too on small layers, or none"),
     [OPT_EXPORT_LP] = TEXT("export-lp", 0, "FILE", export_lp, WORDS_FILE, NULL, NULL,
@@ -417,6 +439,8 @@ const char *opt_word(enum opt_words words, const char *choices, uint32_t i, char
             n_named++;
         return i < n_named ? mp_train_policy_at(i)->name : static_word("searched|none", i - n_named, buf);
     }
+    case WORDS_PACKING:
+        return static_word("lina|searched", i, buf);
     case WORDS_DISPATCHERS:
         return mp_dispatcher_at(i) != NULL ? mp_dispatcher_at(i)->name : NULL;
     case WORDS_FORMATS: {

@@ -55,6 +55,9 @@ enum opt_id {
     OPT_FOR,
     OPT_REPLICA_CHOICE,
     OPT_POLICY,
+    OPT_PACKING,
+    OPT_HOST_LINK,
+    OPT_HOST_MEMORY,
     OPT_SOLVER,
     OPT_EXPORT_LP,
     OPT_IMPORT_SOLUTION,
@@ -161,7 +164,7 @@ struct opts {
     bool is_set[OPT_END];
     bool help, json, quiet, strict, thorough, prove, colocate, resample, stage_barrier, stage_coupled, pacing,
         markdown_table, wide, man, markdown, version, matrix, csv, calibrate, keep_labels, drop_signatures;
-    uint64_t seed, threads, work_limit, mem_limit, layer_base, experts, top_k, routing_ns;
+    uint64_t host_link, host_memory, seed, threads, work_limit, mem_limit, layer_base, experts, top_k, routing_ns;
     double time_limit;
     uint64_t batch, tokens_per_rank, steps, pad, redundant, slots_per_gpu, interval_groups, gpus, nodes, hidden_layers,
         mtp_layers;
@@ -172,7 +175,7 @@ struct opts {
     const char *model, *out, *tables, *format, *phase, *ids, *map, *requests, *ranked, *axes;
     const char *model_b, *out_b, *colocation, *evaluator;
     const char *strategy, *strategies, *replicate, *place, *route, *order, *stages, *set, *objective, *for_stack,
-        *policy, *replica_choice;
+        *policy, *packing, *replica_choice;
     const char *dispatcher, *sources, *split, *score_on, *network, *timeline, *incumbent, *incumbent_route, *to,
         *preset, *against, *signatures, *condense, *condense_history, *completion;
     uint64_t context, step_gain, move_budget, path_length, hint_places;
@@ -199,6 +202,7 @@ enum opt_words {
     WORDS_ORDER,
     WORDS_DISPATCHERS,
     WORDS_POLICIES,
+    WORDS_PACKING,
     WORDS_FORMATS,
     WORDS_MATRICES,
     WORDS_STACKS,

@@ -15,7 +15,17 @@ struct works {
     uint32_t n;
     struct mp_train_work work[STEPS_MAX];
     const struct mp_train_step *step[STEPS_MAX];
+    enum mp_train_offload offload;
+    bool fits; /* all of it, with that offload */
+    char why[256];
 };
+
+static struct mp_train_options options_of(const struct setup *s) {
+    struct mp_train_options o = mp_train_defaults();
+    o.host_bytes_per_s = s->o->host_link;
+    o.host_memory_bytes = s->o->host_memory;
+    return o;
+}
 
 static void free_works(struct works *w) {
     for (uint32_t i = 0; i < w->n; i++)
@@ -23,12 +33,14 @@ static void free_works(struct works *w) {
     w->n = 0;
 }
 
-/* Up to STEPS_MAX steps, evenly over the workload. */
-static enum mp_status make_works(struct works *w, const struct setup *s, const struct mp_plan *plan,
-                                 const struct mp_workload *workload, struct mp_error *err) {
-    const struct mp_train_options options = mp_train_defaults();
+/* Up to STEPS_MAX steps, evenly over the workload, with this offload. */
+static enum mp_status make_with(struct works *w, const struct setup *s, const struct mp_plan *plan,
+                                const struct mp_workload *workload, enum mp_train_offload offload,
+                                struct mp_error *err) {
+    struct mp_train_options options = options_of(s);
     const struct mp_flow_maker *flow = lossy_flow(s);
     struct mp_router *router = NULL;
+    options.offload = w->offload = offload;
     struct mp_cost_setup setup = {.plan = plan,
                                   .workload = workload,
                                   .topology = s->topology,
@@ -56,6 +68,38 @@ static enum mp_status make_works(struct works *w, const struct setup *s, const s
     }
     mp_router_free(router);
     return status;
+}
+
+/* The same with the plan's offload, or the least that fits; where none does, as if memory were enough. */
+static enum mp_status make_works(struct works *w, const struct setup *s, const struct mp_plan *plan,
+                                 const struct mp_workload *workload, struct mp_error *err) {
+    const struct mp_train_memory *memory[STEPS_MAX];
+    const struct mp_train_options options = options_of(s);
+    struct mp_error why = {0};
+    enum mp_train_offload offload = MP_TRAIN_OFFLOAD_NONE;
+    enum mp_status status = make_with(w, s, plan, workload, offload, err);
+    if (status != MP_OK)
+        return status;
+    for (uint32_t i = 0; i < w->n; i++)
+        memory[i] = &w->work[i].memory;
+    w->fits = true;
+    status = mp_train_offload_for(&offload, memory, w->n, &options, &why);
+    if (status != MP_OK) {
+        w->fits = false;
+        offload = MP_TRAIN_OFFLOAD_NONE;
+        snprintf(w->why, sizeof w->why, "%.250s", why.message);
+    }
+    if (plan->training.is_present && plan->training.offload > offload)
+        offload = plan->training.offload;
+    if (offload == MP_TRAIN_OFFLOAD_NONE)
+        return MP_OK;
+    free_works(w);
+    return make_with(w, s, plan, workload, offload, err);
+}
+
+static void note_memory(const struct works *w, const struct setup *s, const char *name) {
+    if (!w->fits)
+        tool_note(s->o, "%s%s%s; times are as if it did not", name, name[0] != '\0' ? ": " : "", w->why);
 }
 
 /* Every second one of `from`, beginning with the first or the second; all of them where there is one. */
@@ -91,9 +135,9 @@ static enum mp_status run_mean(struct mp_train_timeline *m, const struct works *
 
 /* ---- what a plan carries ---- */
 
-/* name: NULL or SEARCHED = searched over these steps. */
-static enum mp_status fill_section(struct mp_plan *plan, const char *name, const struct works *w, unsigned n_threads,
-                                   struct mp_error *err) {
+/* name: NULL or SEARCHED = searched over these steps. packed: what packing chose, or NULL. */
+static enum mp_status fill_section(struct mp_plan *plan, const char *name, const struct mp_train_packed *packed,
+                                   const struct works *w, unsigned n_threads, struct mp_error *err) {
     struct mp_plan_training *t = &plan->training;
     const struct mp_train_named_policy *named = name != NULL ? mp_train_policy_find(name) : NULL;
     struct mp_train_policy policy = {0};
@@ -101,6 +145,8 @@ static enum mp_status fill_section(struct mp_plan *plan, const char *name, const
     enum mp_status status = MP_OK;
     if (named != NULL)
         policy = named->policy;
+    else if (packed != NULL)
+        policy = packed->policy;
     else
         status = mp_train_search(&policy, &ns, w->step, w->n, n_threads, err);
     if (status == MP_OK && policy.is_shared)
@@ -116,6 +162,8 @@ static enum mp_status fill_section(struct mp_plan *plan, const char *name, const
     *t = (struct mp_plan_training){.is_present = true,
                                    .name = named != NULL ? named->name : SEARCHED,
                                    .gradient_bits = mp_train_defaults().gradient_bits,
+                                   .experts_per_gpu = packed != NULL ? packed->k : 0,
+                                   .offload = w->offload,
                                    .policy = policy};
     return MP_OK;
 }
@@ -130,7 +178,40 @@ static enum mp_status gate(const struct mp_plan *plan, const struct setup *s, st
     return status;
 }
 
-enum mp_status training_choose(struct mp_plan *plan, const struct setup *s, const char *policy, struct mp_error *err) {
+enum mp_status training_pack(struct mp_train_packed *out, const struct setup *s, enum mp_outcome *outcome,
+                             struct mp_error *err) {
+    const struct opts *o = s->o;
+    const struct mp_train_named_policy *named = o->policy != NULL ? mp_train_policy_find(o->policy) : NULL;
+    const bool is_lina = strcmp(o->packing, "lina") == 0, is_searched = strcmp(o->packing, SEARCHED) == 0;
+    uint64_t k = 0;
+    struct mp_workload *workload = NULL;
+    if (!is_lina && !is_searched && (!mp_parse_u64(o->packing, strlen(o->packing), &k) || k == 0 || k > MP_MAX_EXPERTS))
+        return mp_fail(err, MP_EUSAGE,
+                       "--packing: \"%.40s\" is not a number of experts in [1, %u] (write it, lina or searched)",
+                       o->packing, MP_MAX_EXPERTS);
+    enum mp_status status = mp_workload_build(&workload, &s->planning, &s->batching, err);
+    if (status == MP_OK)
+        status = mp_train_pack(out,
+                               &(struct mp_train_pack_request){.workload = workload,
+                                                               .topology = s->topology,
+                                                               .model = s->model,
+                                                               .dispatcher = s->sim.dispatcher,
+                                                               .sources = s->sim.sources,
+                                                               .options = options_of(s),
+                                                               .packing = is_lina       ? MP_TRAIN_PACK_LINA
+                                                                          : is_searched ? MP_TRAIN_PACK_SEARCHED
+                                                                                        : MP_TRAIN_PACK_GIVEN,
+                                                               .k = (uint32_t)k,
+                                                               .policy = named != NULL ? &named->policy : NULL,
+                                                               .n_steps_max = STEPS_MAX,
+                                                               .n_threads = tool_threads(o)},
+                               outcome, err);
+    mp_workload_free(workload);
+    return status;
+}
+
+enum mp_status training_choose(struct mp_plan *plan, const struct setup *s, const char *policy,
+                               const struct mp_train_packed *packed, struct mp_error *err) {
     if (s->batching.phase != MP_PHASE_TRAIN)
         return MP_OK;
     struct works *w = mp_calloc(1, sizeof *w);
@@ -147,8 +228,10 @@ enum mp_status training_choose(struct mp_plan *plan, const struct setup *s, cons
         if (status != MP_OK)
             (void)mp_fail(err, status, "%s", why.message);
     }
-    if (status == MP_OK)
-        status = fill_section(plan, policy, w, tool_threads(s->o), err);
+    if (status == MP_OK) {
+        note_memory(w, s, "");
+        status = fill_section(plan, policy, packed, w, tool_threads(s->o), err);
+    }
     if (status == MP_OK)
         status = gate(plan, s, err);
 out:
@@ -168,10 +251,18 @@ static const char *chunk_text(uint64_t bytes, char *buf) {
 const char *training_describe(const struct mp_plan *plan, char *buf, size_t size) {
     const struct mp_plan_training *t = &plan->training;
     char a[32], b[32];
-    snprintf(buf, size, "training: policy %s, all-to-alls %s%s, allreduces %s in %u bucket%s, %s", t->name,
+    char packed[64] = "";
+    if (t->experts_per_gpu > 0)
+        snprintf(packed, sizeof packed, ", %u expert%s of each layer on a GPU", t->experts_per_gpu,
+                 tool_s(t->experts_per_gpu));
+    snprintf(buf, size, "training: policy %s, all-to-alls %s%s, allreduces %s in %u bucket%s, %s%s%s%s", t->name,
              chunk_text(t->policy.a2a_chunk_bytes, a), t->policy.is_pipelined ? " pipelined" : "",
              chunk_text(t->policy.reduce_chunk_bytes, b), t->policy.n_buckets, tool_s(t->policy.n_buckets),
-             t->policy.is_shared ? "beside each other" : "all-to-all first");
+             t->policy.is_shared ? "beside each other" : "all-to-all first", packed,
+             t->offload == MP_TRAIN_OFFLOAD_NONE ? "" : ", in the hosts' memory: ",
+             t->offload == MP_TRAIN_OFFLOAD_NONE    ? ""
+             : t->offload == MP_TRAIN_OFFLOAD_STATE ? "experts' optimiser state"
+                                                    : "experts");
     return buf;
 }
 
@@ -189,6 +280,7 @@ json_t *training_section_json(const struct mp_plan *plan) {
         return json_null();
     json_t *o = policy_json(t->name, &t->policy);
     if (o != NULL && (json_object_set_new(o, "experts_per_gpu", json_integer(t->experts_per_gpu)) != 0 ||
+                      json_object_set_new(o, "offload", json_string(mp_train_offload_name(t->offload))) != 0 ||
                       json_object_set_new(o, "n_buckets", json_integer(t->policy.n_buckets)) != 0)) {
         json_decref(o);
         o = NULL;
@@ -228,6 +320,7 @@ static enum mp_status policy_rows(struct training *t, const struct setup *s, con
     every_other(&t->searched, &t->works, 0);
     every_other(&t->scored, &t->works, 1);
     t->n_scored = t->scored.n;
+    note_memory(&t->works, s, "");
     t->searched_on = t->works.n < 2 ? "the same one" : "others of the steps";
     for (uint32_t i = 0; mp_train_policy_at(i) != NULL && i + 2 < POLICIES_MAX; i++)
         add_row(t, mp_train_policy_at(i)->name, mp_train_policy_at(i)->name, &mp_train_policy_at(i)->policy);
@@ -288,6 +381,7 @@ static enum mp_status compare_row(struct training *t, const struct setup *s, con
     add_row(t, score->name, score->plan->training.is_present ? score->plan->training.name : SEARCHED, &policy);
     struct row *r = &t->rows[t->n_rows - 1];
     t->n_scored = t->works.n;
+    note_memory(&t->works, s, score->name);
     status = run_mean(&r->mean, &t->works, &policy, err);
     if (status == MP_OK)
         status = run_mean(&m, &t->works, fair, err);
@@ -337,6 +431,33 @@ static void put_change(struct mp_table *table, uint64_t ns, uint64_t base_ns) {
     mp_table_cell(table, "%+.1f %%", base_ns == 0 ? 0.0 : 100 * ((double)ns / (double)base_ns - 1));
 }
 
+/* The step that needs most, and what the hosts take. */
+static const struct mp_train_work *fullest(const struct works *w) {
+    const struct mp_train_work *most = &w->work[0];
+    for (uint32_t i = 1; i < w->n; i++)
+        if (w->work[i].memory.need_bytes[0] > most->memory.need_bytes[0])
+            most = &w->work[i];
+    return most;
+}
+
+static void memory_text(const struct works *w, struct mp_out *o) {
+    char a[32], b[32];
+    const struct mp_train_work *most = fullest(w);
+    const struct mp_train_memory *m = &most->memory;
+    mp_out_printf(o, "\nmemory of GPU %u: %s of %s", m->gpu, mp_human_bytes((double)m->need_bytes[w->offload], a),
+                  mp_human_bytes((double)m->has_bytes, b));
+    if (w->offload == MP_TRAIN_OFFLOAD_NONE)
+        mp_out_printf(o, "%s", w->fits ? "" : ", which is too much whatever its host takes");
+    else
+        mp_out_printf(o, ", and %s %s in its host's, which adds %s to the step",
+                      w->offload == MP_TRAIN_OFFLOAD_STATE ? "optimiser state of experts," : "experts,",
+                      mp_human_bytes((double)m->host_bytes[w->offload], a), mp_human_ns((double)most->host_ns, b));
+    mp_out_printf(o, " (weights %s", mp_human_bytes((double)m->weight_bytes, a));
+    mp_out_printf(o, ", gradients %s", mp_human_bytes((double)m->gradient_bytes, a));
+    mp_out_printf(o, ", optimiser state %s", mp_human_bytes((double)m->state_bytes, a));
+    mp_out_printf(o, ", activations %s)\n", mp_human_bytes((double)m->activation_bytes, a));
+}
+
 void training_text(const struct training *t, bool is_markdown, struct mp_out *o) {
     char buf[32], of_base[MP_MAX_NAME + 32];
     struct mp_table *table = mp_table_new();
@@ -383,6 +504,8 @@ void training_text(const struct training *t, bool is_markdown, struct mp_out *o)
     else
         mp_table_write(table, o);
     mp_table_free(table);
+    if (!t->is_compare)
+        memory_text(&t->works, o);
 }
 
 static json_t *row_json(const struct training *t, const struct row *r) {

@@ -3,12 +3,18 @@
 #define TOOL_TRAINING_H
 
 #include "score.h"
+#include <moeplan/train.h>
+
+/* --packing: how many experts of each layer on a GPU, on up to 16 planning steps. NOT_FOUND: err says why. */
+enum mp_status training_pack(struct mp_train_packed *out, const struct setup *s, enum mp_outcome *outcome,
+                             struct mp_error *err) MP_MUST_CHECK;
 
 /* Fills in the plan's training section: the policy of that name, or the searched one, whose mean step over up to 16
  * planning steps is never above that of a named one; and has the verifier accept it. Without a name (NULL) the searched
- * one, and where training steps cannot be told (coupled sources) none. Nothing unless the phase is train. */
+ * one, and where training steps cannot be told (coupled sources) none. packed: what training_pack chose for this plan,
+ * or NULL. Nothing unless the phase is train. */
 enum mp_status training_choose(struct mp_plan *plan, const struct setup *s, const char *policy,
-                               struct mp_error *err) MP_MUST_CHECK;
+                               const struct mp_train_packed *packed, struct mp_error *err) MP_MUST_CHECK;
 
 struct training;
 /* Every named policy, the searched one and the plan's own on up to 16 of the scored steps: the searched one is chosen

@@ -6,3 +6,8 @@ moeplan simulate lina.yaml t.mpt 2x2:a100 -q | tail -7
 moeplan compare t.mpt 2x2:a100 --strategy contiguous,lpt --tokens-per-rank 512 --interval-groups 0 -q
 moeplan compare t.mpt 2x2:a100 --strategy contiguous,lpt --tokens-per-rank 512 --interval-groups 0 -q --json | python3 -c 'import json, sys; print([(r["name"], r["policy"], r["step_ns"] <= r["fair_step_ns"]) for r in json.load(sys.stdin)["training"]])'
 moeplan generate -q --layers 2 --experts 4 --n-requests 64 -o d.mpt > out && moeplan plan d.mpt 2:a100 --policy lina -o d.yaml
+moeplan plan t.mpt 2x2:a100 --packing 4 --strategy lpt -o x.yaml
+moeplan plan t.mpt 2x2:a100 --packing some -o x.yaml
+moeplan plan t.mpt 2x2:a100 --packing 3 -o x.yaml -q
+moeplan plan t.mpt 2x2:a100 --packing 4 --policy none -o x.yaml
+moeplan plan d.mpt 2:a100 --packing 4 -o x.yaml
