@@ -88,7 +88,7 @@ static void test_plan__check_finds_every_wild_index(void **state) {
             p->n_colocations = 1;
             break;
         case 9:
-            p->training = (struct mp_plan_training){true, "lina", 0, 16, {.buckets = &bucket, .n_buckets = 1}};
+            p->training = (struct mp_plan_training){.is_present = true, .policy = {.buckets = &bucket, .n_buckets = 1}};
             break;
         case 10:
             p->samples = &sample;
