@@ -5,6 +5,7 @@
 #define MOEPLAN_MIGRATE_H
 
 #include <moeplan/plan.h>
+#include <moeplan/sim.h>
 
 /* One expert's weights of one layer from a GPU that has them to one that needs them. */
 struct mp_move {
@@ -49,5 +50,18 @@ struct mp_rounds {
 /* Of the moves for which is_taken[i] (NULL = all); the others get MP_NONE. */
 enum mp_status mp_rounds_of(struct mp_rounds *out, const struct mp_move *moves, uint32_t n_moves, const bool *is_taken,
                             uint32_t n_gpus, struct mp_error *err) MP_MUST_CHECK;
+
+/* What moving takes: rounds inside nodes and between them, each a single shot of the simulator with the launch of a
+ * stage; the two kinds run side by side where no port is used by both. */
+struct mp_moves_time {
+    uint32_t n_inside, n_between; /* rounds */
+    uint64_t ns;
+};
+/* Of the moves for which is_taken[i] (NULL = all); whether ports are shared is asked of all n_moves. gpu_node[n_gpus].
+ * topology and net NULL: rounds only. round NULL, or [n_moves]: the round of each that is taken, of its own kind. */
+enum mp_status mp_moves_time(struct mp_moves_time *out, const struct mp_move *moves, uint32_t n_moves,
+                             const bool *is_taken, const uint32_t *gpu_node, uint32_t n_gpus,
+                             const struct mp_topology *topology, uint64_t expert_bytes, struct mp_net *net,
+                             uint32_t *round, struct mp_error *err) MP_MUST_CHECK;
 
 #endif

@@ -113,6 +113,7 @@ struct mp_sim_options {
     uint64_t seed;
     uint64_t routing_ns;  /* what a GPU takes to compute the routing of a phase of a dispatch; no plan claims with it */
     bool with_bound;      /* also compute lower_bound_ns; neither pipelined nor with a flow, where it does not hold */
+    bool with_layers;     /* also fill step_layer_ns; not of the pipelined reading, whose layers overlap */
     bool is_pipelined;    /* every GPU goes on when its own part has ended: docs/COST.md part 6 */
     uint32_t n_steps_max; /* 0 = all steps of the workload; else this many, evenly spaced */
     const struct mp_flow_maker *flow; /* where tokens are between layers; NULL = they come back where they were */
@@ -153,6 +154,8 @@ struct mp_sim_result {
     double gap;                /* mean step / lower bound - 1; 0 without a bound */
     double *gpu_rows;          /* [n_layers][n_gpus] mean rows per step */
     double *layer_ns;          /* [n_layers] mean MoE time per step */
+    uint64_t *step_layer_ns;   /* with_layers: [n_steps][n_layers] all of a step but the model's other_ns_per_step, its
+                                * dense layers' attention in the first layer; else NULL */
     double *layer_imbalance;   /* [n_layers] mean max/mean */
     uint64_t memory_bytes_max; /* weights on the fullest GPU: experts + dense */
     uint64_t kv_tokens_min;    /* tokens of KV cache that fit beside them on the fullest GPU */

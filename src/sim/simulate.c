@@ -168,6 +168,9 @@ enum mp_status sim_one_step(void *ctx, size_t i, unsigned worker, struct mp_erro
             sum.compute_ns += compute;
             sum.combine_ns += combine;
             w->layer_ns[layer] += dispatch + compute + combine;
+            if (run->r->step_layer_ns != NULL)
+                run->r->step_layer_ns[i * n_layers + layer] =
+                    attention * times + (shared > dispatch ? shared : dispatch) + compute + combine;
         }
         if (run->timeline != NULL && !run->options->is_pipelined)
             MP_TRY(sim_timeline_layer(run, w, layer,
@@ -360,6 +363,9 @@ enum mp_status mp_simulate_versions(struct mp_sim_result **out, const struct mp_
     r->gpu_rows = mp_arena_alloc(r->arena, (size_t)n_layers * n_gpus, sizeof *r->gpu_rows);
     r->layer_ns = mp_arena_alloc(r->arena, n_layers, sizeof *r->layer_ns);
     r->layer_imbalance = mp_arena_alloc(r->arena, n_layers, sizeof *r->layer_imbalance);
+    const bool with_layers = options->with_layers && !options->is_pipelined;
+    if (with_layers)
+        r->step_layer_ns = mp_arena_alloc(r->arena, (size_t)n_steps * n_layers, sizeof *r->step_layer_ns);
     n_workers = options->n_threads < 1 ? 1 : options->n_threads > MP_MAX_THREADS ? MP_MAX_THREADS : options->n_threads;
     n_workers = n_workers > n_steps ? n_steps : n_workers;
     struct run run = {.setup = {.plan = plan,
@@ -383,9 +389,10 @@ enum mp_status mp_simulate_versions(struct mp_sim_result **out, const struct mp_
     uint64_t *sorted = mp_arena_alloc(scratch, n_steps, sizeof *sorted);
     struct balance_sum *balance = mp_arena_alloc(scratch, n_steps, sizeof *balance);
     uint64_t *totals = mp_arena_alloc(scratch, (size_t)n_layers * n_gpus, sizeof *totals);
-    if (r->step_of == NULL || r->steps == NULL || r->gpu_rows == NULL || r->layer_ns == NULL ||
-        r->layer_imbalance == NULL || run.steps == NULL || run.imbalance == NULL || workers == NULL || sorted == NULL ||
-        balance == NULL || totals == NULL || routers == NULL || (wait_ns != NULL && waits == NULL)) {
+    if ((with_layers && r->step_layer_ns == NULL) || r->step_of == NULL || r->steps == NULL || r->gpu_rows == NULL ||
+        r->layer_ns == NULL || r->layer_imbalance == NULL || run.steps == NULL || run.imbalance == NULL ||
+        workers == NULL || sorted == NULL || balance == NULL || totals == NULL || routers == NULL ||
+        (wait_ns != NULL && waits == NULL)) {
         status = mp_nomem(err, "a simulation");
         goto out;
     }

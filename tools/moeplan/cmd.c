@@ -204,6 +204,39 @@ static const char *const predict_examples[] = {
     "moeplan predict trace.npz", "moeplan predict trace.npz --split time:0.5 --batch 256",
     "moeplan predict trace.npz -o model.paths", "moeplan predict other.npz --tables model.paths", NULL};
 
+static const struct argument variants_arguments[] = {TRACE_ARGUMENT, TOPOLOGY_ARGUMENT, {0}};
+static const enum opt_id variants_options[] = {OPT_OUT,
+                                               OPT_MODEL,
+                                               OPT_STRATEGY,
+                                               OPT_REPLICATE,
+                                               OPT_PLACE,
+                                               OPT_ROUTE,
+                                               OPT_ORDER,
+                                               OPT_STAGES,
+                                               OPT_PACING,
+                                               OPT_SET,
+                                               OPT_REDUNDANT,
+                                               OPT_SLOTS_PER_GPU,
+                                               OPT_OBJECTIVE,
+                                               OPT_FIT,
+                                               OPT_SOLVER,
+                                               COSTS,
+                                               STEPS,
+                                               OPT_KINDS,
+                                               OPT_BLOCKS,
+                                               OPT_VARIANTS,
+                                               OPT_POOL,
+                                               OPT_WINDOW,
+                                               OPT_GROUP_LAYERS,
+                                               OPT_REGRET,
+                                               OPT_SPLIT_COMPARE,
+                                               HINTS,
+                                               COMMON,
+                                               OPT_END};
+static const char *const variants_examples[] = {
+    "moeplan variants trace.npz 8:h100 -m gpt-oss-20b -b 128 -o library.yaml",
+    "moeplan variants day.npz 2x8:h100 --domains night.npz,batch.npz --variants 3 --blocks 100,10000", NULL};
+
 static const struct argument check_arguments[] = {
     {"PLAN", "the plan in use, or a placement of any serving stack", false, false, WORDS_FILE},
     {"TRACE", "a new recording of the same model", false, false, WORDS_FILE},
@@ -372,6 +405,15 @@ const struct verb verbs[] = {
      "how often the most popular experts of a batch are foreseen. Beside it Lina's sample paths of one expert a layer, "
      "as published. -o keeps the tables, --tables scores those of such a file.",
      predict_arguments, predict_options, predict_examples},
+    {"variants", cmd_variants, "several plans, switched between while domains take turns",
+     "moeplan variants TRACE TOPOLOGY [-o LIBRARY] [options]",
+     "Makes plans for the kinds of traffic that take turns, close to the static one so that switching moves little, "
+     "and "
+     "a rule that switches groups of layers by the popularity of the last steps and never takes more than --regret "
+     "longer than the static plan alone. How many plans are worth having is chosen on a validation part; one is an "
+     "answer. Scored on held-out blocks of one domain each, weights moved charged in full, beside the static plan, a "
+     "plan for each domain and a bound for each step. -o writes the rule, with the plans beside it.",
+     variants_arguments, variants_options, variants_examples},
     {"check", cmd_check, "is this plan still good for new traffic?", "moeplan check PLAN TRACE [TOPOLOGY] [options]",
      "How far the use of experts has moved since the plan was made, layer by layer, beside what sampling alone gives; "
      "and what a step takes under the plan and under a new one that is made from the first half of the recording, both "

@@ -33,6 +33,7 @@ enum mp_status cmd_verify(const struct opts *, const struct args *, int *, struc
 enum mp_status cmd_simulate(const struct opts *, const struct args *, int *, struct mp_error *) MP_MUST_CHECK;
 enum mp_status cmd_compare(const struct opts *, const struct args *, int *, struct mp_error *) MP_MUST_CHECK;
 enum mp_status cmd_predict(const struct opts *, const struct args *, int *, struct mp_error *) MP_MUST_CHECK;
+enum mp_status cmd_variants(const struct opts *, const struct args *, int *, struct mp_error *) MP_MUST_CHECK;
 enum mp_status cmd_sweep(const struct opts *, const struct args *, int *, struct mp_error *) MP_MUST_CHECK;
 enum mp_status cmd_check(const struct opts *, const struct args *, int *, struct mp_error *) MP_MUST_CHECK;
 enum mp_status cmd_migrate(const struct opts *, const struct args *, int *, struct mp_error *) MP_MUST_CHECK;

@@ -117,69 +117,11 @@ static enum mp_status set_nodes(struct migrate *g, struct mp_error *err) {
 
 /* ---- time ---- */
 
-/* Rounds of the moves that are taken, and what each class's rounds take one after the other. */
-static enum mp_status time_rounds(const struct migrate *g, const bool *is_taken, struct mp_net *net, uint64_t *matrix,
-                                  struct schedule *to, uint64_t ns[CLASSES], uint32_t *round, struct mp_error *err) {
-    const uint32_t n = g->m->n_gpus;
-    enum mp_status status = MP_OK;
-    bool *own = mp_calloc(g->m->n_moves > 0 ? g->m->n_moves : 1, sizeof *own);
-    struct mp_rounds rounds = {.n = 0};
-    if (own == NULL)
-        return mp_nomem(err, "migration");
-    for (int c = 0; c < CLASSES; c++) {
-        for (uint32_t i = 0; i < g->m->n_moves; i++)
-            own[i] = (is_taken == NULL || is_taken[i]) && g->class[i] == (uint32_t)c;
-        MP_TRY(mp_rounds_of(&rounds, g->m->moves, g->m->n_moves, own, n, err));
-        to->n_rounds[c] += rounds.n;
-        for (uint32_t i = 0; i < g->m->n_moves && round != NULL; i++)
-            if (own[i])
-                round[i] = rounds.round[i];
-        for (uint32_t r = 0; r < rounds.n && net != NULL; r++) {
-            uint64_t time;
-            memset(matrix, 0, (size_t)n * n * sizeof *matrix);
-            for (uint32_t i = 0; i < g->m->n_moves; i++)
-                if (own[i] && rounds.round[i] == r)
-                    matrix[(size_t)g->m->moves[i].src * n + g->m->moves[i].dst] = g->model->expert_bytes;
-            MP_TRY(mp_net_concurrent(net, matrix, &time, NULL, err));
-            ns[c] += time + g->topology->stage_launch_ns;
-        }
-        mp_arena_free(rounds.arena);
-        rounds = (struct mp_rounds){.n = 0};
-    }
-out:
-    mp_arena_free(rounds.arena);
-    mp_free(own);
-    return status;
-}
-
-/* Do moves inside nodes and moves between them use a port in common? */
-static enum mp_status share_ports(const struct migrate *g, bool *out, struct mp_error *err) {
-    bool *used = mp_calloc(g->topology->n_resources, sizeof *used);
-    *out = false;
-    if (used == NULL)
-        return mp_nomem(err, "migration");
-    for (int c = 0; c < CLASSES; c++)
-        for (uint32_t i = 0; i < g->m->n_moves; i++) {
-            struct mp_path path;
-            if (g->class[i] != (uint32_t)c)
-                continue;
-            mp_topology_path(g->topology, g->m->moves[i].src, g->m->moves[i].dst, &path);
-            for (uint32_t k = 0; k < path.n; k++) {
-                if (c == INSIDE)
-                    used[path.resource[k]] = true;
-                else
-                    *out |= used[path.resource[k]];
-            }
-        }
-    mp_free(used);
-    return MP_OK;
-}
-
 static enum mp_status find_times(struct migrate *g, struct mp_error *err) {
     const uint32_t n = g->m->n_gpus, n_moves = g->m->n_moves;
     const bool is_timed = g->topology != NULL && g->model != NULL;
     uint64_t *matrix = mp_calloc((size_t)n * n, sizeof *matrix);
-    bool *is_taken = mp_calloc(n_moves > 0 ? n_moves : 1, sizeof *is_taken), is_shared = false;
+    bool *is_taken = mp_calloc(n_moves > 0 ? n_moves : 1, sizeof *is_taken);
     struct mp_net *net = NULL;
     enum mp_status status = MP_OK;
     if (matrix == NULL || is_taken == NULL) {
@@ -191,15 +133,17 @@ static enum mp_status find_times(struct migrate *g, struct mp_error *err) {
     if (is_timed) {
         g->bound_ns = mp_port_bound_ns(g->topology, matrix);
         MP_TRY(mp_net_new(&net, g->topology, err));
-        MP_TRY(share_ports(g, &is_shared, err));
     }
     for (uint32_t layer = 0; layer <= g->m->n_layers; layer++) { /* all at once, then layer by layer */
         struct schedule *to = layer == 0 ? &g->at_once : &g->by_layer;
-        uint64_t ns[CLASSES] = {0};
+        struct mp_moves_time time;
         for (uint32_t i = 0; i < n_moves; i++)
             is_taken[i] = layer == 0 || g->m->moves[i].layer == layer - 1;
-        MP_TRY(time_rounds(g, is_taken, net, matrix, to, ns, layer == 0 ? g->round : NULL, err));
-        to->time_ns += is_shared ? ns[INSIDE] + ns[BETWEEN] : ns[INSIDE] > ns[BETWEEN] ? ns[INSIDE] : ns[BETWEEN];
+        MP_TRY(mp_moves_time(&time, g->m->moves, n_moves, is_taken, g->plan[NEW]->gpu_node, n, g->topology,
+                             bytes_of(g, 1), net, layer == 0 ? g->round : NULL, err));
+        to->n_rounds[INSIDE] += time.n_inside;
+        to->n_rounds[BETWEEN] += time.n_between;
+        to->time_ns += time.ns;
     }
     g->at_once.buffer = (uint32_t)g->m->most_in;
     g->by_layer.buffer = (uint32_t)g->m->most_in_layer;

@@ -9,6 +9,7 @@
 #include <moeplan/strategy.h>
 #include <moeplan/synth.h>
 #include <moeplan/train.h>
+#include <moeplan/variants.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -347,6 +348,27 @@ const struct opt opt_table[OPT_END] = {
                          "--robust: how much traffic there is of each, TRACE's first"),
     [OPT_ROBUST_OBJECTIVE] = ONE_OF("robust-objective", "WHAT", robust_objective, "worst|mean", "worst", NULL,
                                     "--robust: the longest of their steps, or the mean by --weights"),
+    [OPT_KINDS] =
+        TEXT("domains", 0, "WHAT", kinds, WORDS_FILE, "categories", NULL,
+             "what takes turns: TRACE2,TRACE3,... (same model), or categories[:N] for N (4) groups of TRACE's "
+             "categories"),
+    [OPT_VARIANTS] = WHOLE("variants", 'k', "K", variants, 1, MP_VARIANTS_MAX, "4", NULL,
+                           "most plans of the library, the static one included; fewer where more do not pay"),
+    [OPT_BLOCKS] = TEXT("blocks", 0, "N,M,...", blocks, WORDS_NONE, "10,100,1000,10000", NULL,
+                        "steps for which one domain is served, ascending: scored for each"),
+    [OPT_POOL] = WHOLE("pool", 0, "N", pool, 1, 4096, "64", NULL,
+                       "distinct held-out steps drawn of each domain; blocks repeat them"),
+    [OPT_WINDOW] = WHOLE("window", 0, "N", window, 1, 65536, NULL, "chosen on a validation part",
+                         "past steps whose popularity decides which variant is nearest"),
+    [OPT_GROUP_LAYERS] = WHOLE("group-layers", 0, "N", group_layers, 1, MP_MAX_LAYERS, NULL,
+                               "chosen on a validation part", "consecutive layers that are switched together"),
+    [OPT_REGRET] = {.name = "regret",
+                    .metavar = "SHARE",
+                    .type = OPT_IS_RATIO,
+                    .offset = AT(regret_ppm),
+                    .max = 1000000,
+                    .initial = "0.002",
+                    .summary = "never take more than this share longer than the static plan, whatever comes"},
     [OPT_MIGRATE_WIDE] = FLAG("wide", 0, wide, "every link, not only the five that carry most"),
 
     [OPT_TRANSPORT] = NAMED("transport", "NAME", transport, WORDS_TRANSPORTS, "loop", NULL,

@@ -136,6 +136,13 @@ enum opt_id {
     OPT_ROBUST,
     OPT_WEIGHTS,
     OPT_ROBUST_OBJECTIVE,
+    OPT_KINDS,
+    OPT_VARIANTS,
+    OPT_BLOCKS,
+    OPT_POOL,
+    OPT_WINDOW,
+    OPT_GROUP_LAYERS,
+    OPT_REGRET,
     OPT_MIGRATE_WIDE,
     OPT_TRANSPORT,
     OPT_ITERATIONS,
@@ -183,6 +190,8 @@ struct opts {
     const char *sweep_redundant, *sweep_batch, *sweep_gpus, *sweep_nodes;
     const char *fit; /* requests or steps */
     const char *robust, *weights, *robust_objective;
+    const char *kinds, *blocks; /* --domains of variants */
+    uint64_t variants, pool, window, group_layers, regret_ppm;
     const char *solver, *export_lp, *import_solution;
     uint64_t iterations, warmup, deadline_ms, probe_ms, local, rank, n_ranks;
     const char *transport, *compute, *timeline_file, *rendezvous, *hosts, *fault, *list;

@@ -5,15 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#define CATEGORIES "categories"
 #define CATEGORIES_GROUPS 4u /* unless the option says */
 
 static bool is_worst(const struct opts *o) { return strcmp(o->robust_objective, "worst") == 0; }
-static bool is_of_categories(const struct opts *o) {
-    return strncmp(o->robust, CATEGORIES, strlen(CATEGORIES)) == 0 &&
-           (o->robust[strlen(CATEGORIES)] == '\0' || o->robust[strlen(CATEGORIES)] == ':');
-}
-
 enum mp_status robust_check(const struct opts *o, struct mp_error *err) {
     if (o->robust == NULL && (o->is_set[OPT_WEIGHTS] || o->is_set[OPT_ROBUST_OBJECTIVE]))
         return mp_fail(err, MP_EUSAGE,
@@ -36,91 +30,14 @@ struct list {
     uint32_t n;
 };
 
-static enum mp_status add_trace(void *ctx, const char *word, struct mp_error *err) {
-    struct list *list = ctx;
-    struct robust *r = list->r;
-    if (r->n == MP_SCENARIOS_MAX)
-        return mp_fail(err, MP_EUSAGE, "--robust: more than %d recordings (give fewer)", MP_SCENARIOS_MAX);
-    if (strcmp(word, list->s->o->out) == 0)
-        return mp_fail(err, MP_EUSAGE, "plan: -o would replace the recording %s (write elsewhere)", word);
-    r->name[r->n] = mp_arena_strdup(r->arena, word);
-    if (r->name[r->n] == NULL)
-        return mp_nomem(err, "reading options");
-    enum mp_status status = tool_load_trace(&r->traces[r->n], word, list->s->o, err);
-    r->n++;
-    return status;
-}
-
 static enum mp_status add_weight(void *ctx, const char *word, struct mp_error *err) {
     struct list *list = ctx;
     uint64_t value;
     if (!mp_parse_u64(word, strlen(word), &value) || value < 1 || value > 1000000)
         return mp_fail(err, MP_EUSAGE, "--weights: \"%.40s\" is not a whole number in [1, 1000000]", word);
-    if (list->n < list->r->n)
+    if (list->n < list->r->kinds.n)
         list->r->scenarios[list->n].weight = (uint32_t)value;
     list->n++;
-    return MP_OK;
-}
-
-/* TRACE and the others, each split by itself; the planning parts as parts of all of them behind one another. */
-static enum mp_status of_traces(struct robust *r, const struct setup *s, const char *first, struct mp_error *err) {
-    const struct mp_trace *traces[MP_SCENARIOS_MAX];
-    uint32_t first_member[MP_SCENARIOS_MAX];
-    struct list list = {.r = r, .s = s};
-    char word[4096];
-    enum mp_status status = MP_OK;
-    r->n = 1;
-    r->name[0] = first;
-    MP_TRY(tool_for_each_word(s->o->robust, "robust", word, sizeof word, add_trace, &list, err));
-    for (uint32_t i = 0; i < r->n; i++)
-        traces[i] = i == 0 ? s->trace : r->traces[i];
-    MP_TRY(mp_traces_join(&r->joined, first_member, traces, r->name, r->n, &s->o->limits, err));
-    for (uint32_t i = 0; i < r->n; i++) {
-        MP_TRY(mp_part_split(&r->planning[i], &r->scored[i], traces[i], &s->split, err));
-        r->planning[i].trace = r->joined;
-        for (uint32_t m = 0; m < r->planning[i].n; m++)
-            r->planning[i].members[m] += first_member[i];
-    }
-out:
-    return status;
-}
-
-static uint32_t category_of(const struct mp_trace *t, uint32_t member) {
-    const uint32_t c = t->kind == MP_TRACE_TOKENS      ? t->requests[member].category
-                       : t->iteration_category != NULL ? t->iteration_category[member]
-                                                       : MP_NONE;
-    return c < t->n_categories ? c : t->n_categories;
-}
-
-static enum mp_status of_categories(struct robust *r, const struct setup *s, struct mp_error *err) {
-    const char *given = s->o->robust + strlen(CATEGORIES);
-    const struct mp_trace *t = s->trace;
-    uint64_t n = CATEGORIES_GROUPS;
-    if (given[0] == ':' && (!mp_parse_u64(given + 1, strlen(given + 1), &n) || n < 2 || n > MP_SCENARIOS_MAX))
-        return mp_fail(err, MP_EUSAGE, "--robust: \"%.40s\" is not categories:N (write N in [2, %d], how many groups)",
-                       s->o->robust, MP_SCENARIOS_MAX);
-    r->n = (uint32_t)n;
-    enum mp_status status = mp_part_groups(r->planning, r->name, &r->n, &s->planning, r->arena, err);
-    uint32_t *group = mp_arena_alloc(r->arena, (size_t)t->n_categories + 1, sizeof *group);
-    if (status != MP_OK)
-        return status;
-    if (group == NULL)
-        return mp_nomem(err, "grouping categories");
-    for (uint32_t c = 0; c <= t->n_categories; c++)
-        group[c] = MP_NONE;
-    for (uint32_t i = 0; i < r->n; i++) {
-        for (uint32_t m = 0; m < r->planning[i].n; m++)
-            group[category_of(t, r->planning[i].members[m])] = i;
-        r->scored[i] = (struct mp_part){.trace = t};
-        r->scored[i].members = mp_calloc(s->scored.n, sizeof *r->scored[i].members);
-        if (r->scored[i].members == NULL)
-            return mp_nomem(err, "grouping categories");
-    }
-    for (uint32_t m = 0; m < s->scored.n; m++) {
-        const uint32_t i = group[category_of(t, s->scored.members[m])];
-        if (i != MP_NONE)
-            r->scored[i].members[r->scored[i].n++] = s->scored.members[m];
-    }
     return MP_OK;
 }
 
@@ -128,13 +45,13 @@ static enum mp_status set_weights(struct robust *r, const struct setup *s, struc
     struct list list = {.r = r, .s = s};
     char word[32];
     enum mp_status status = MP_OK;
-    for (uint32_t i = 0; i < r->n; i++)
-        r->scenarios[i] = (struct mp_scenario){.part = &r->planning[i], .weight = 1};
+    for (uint32_t i = 0; i < r->kinds.n; i++)
+        r->scenarios[i] = (struct mp_scenario){.part = &r->kinds.planning[i], .weight = 1};
     if (s->o->weights != NULL)
         status = tool_for_each_word(s->o->weights, "weights", word, sizeof word, add_weight, &list, err);
-    if (status == MP_OK && s->o->weights != NULL && list.n != r->n)
+    if (status == MP_OK && s->o->weights != NULL && list.n != r->kinds.n)
         return mp_fail(err, MP_EUSAGE, "--weights: %u weight%s for %u scenarios (write one for each, TRACE's first)",
-                       list.n, tool_s(list.n), r->n);
+                       list.n, tool_s(list.n), r->kinds.n);
     return status;
 }
 
@@ -161,16 +78,16 @@ static enum mp_status score_one(struct robust *r, uint32_t i, const struct mp_pl
 /* Each scenario's own requests that were not planned on, in recorded steps or, where they fill none, drawn ones. */
 static enum mp_status score_scenarios(struct robust *r, const struct mp_plan *plan, const struct setup *s,
                                       struct mp_error *err) {
-    for (uint32_t i = 0; i < r->n; i++) {
+    for (uint32_t i = 0; i < r->kinds.n; i++) {
         struct mp_workload *w = NULL;
         struct mp_batching batching = s->batching;
         struct mp_error why = {0};
-        if (r->scored[i].n == 0)
+        if (r->kinds.scored[i].n == 0)
             continue;
-        enum mp_status status = mp_workload_build(&w, &r->scored[i], &batching, &why);
+        enum mp_status status = mp_workload_build(&w, &r->kinds.scored[i], &batching, &why);
         if (status == MP_EINPUT && !batching.resample && s->trace->kind == MP_TRACE_TOKENS) {
             batching.resample = true;
-            status = mp_workload_build(&w, &r->scored[i], &batching, &why);
+            status = mp_workload_build(&w, &r->kinds.scored[i], &batching, &why);
         }
         if (status == MP_EINPUT)
             continue;
@@ -184,7 +101,7 @@ static enum mp_status score_scenarios(struct robust *r, const struct mp_plan *pl
         if (status != MP_OK)
             return status;
     }
-    return score_one(r, r->n, plan, s, s->workload, err);
+    return score_one(r, r->kinds.n, plan, s, s->workload, err);
 }
 
 enum mp_status robust_plan(struct robust *r, struct score *score, const struct setup *s, const char *trace,
@@ -196,13 +113,10 @@ enum mp_status robust_plan(struct robust *r, struct score *score, const struct s
     *score = (struct score){0};
     snprintf(score->name, sizeof score->name, "%s", o->strategy);
     r->is_used = true;
-    r->arena = mp_arena_new();
-    if (r->arena == NULL)
-        return mp_nomem(err, "planning");
-    MP_TRY(is_of_categories(o) ? of_categories(r, s, err) : of_traces(r, s, trace, err));
+    MP_TRY(kinds_load(&r->kinds, s, o->robust, "robust", trace, CATEGORIES_GROUPS, MP_SCENARIOS_MAX, err));
     MP_TRY(set_weights(r, s, err));
     request.scenarios = r->scenarios;
-    request.n = r->n;
+    request.n = r->kinds.n;
     MP_TRY(mp_robust_make(&score->plan, &r->how, &request, &outcome, &score->shown.plan_seconds, err));
     if (score->plan == NULL) {
         snprintf(score->note, sizeof score->note, "%s: %s",
@@ -216,14 +130,8 @@ out:
 }
 
 void robust_free(struct robust *r) {
-    for (uint32_t i = 0; i < MP_SCENARIOS_MAX; i++) {
-        mp_part_free(&r->planning[i]);
-        mp_part_free(&r->scored[i]);
-        mp_trace_free(r->traces[i]);
-    }
-    mp_trace_free(r->joined);
+    kinds_free(&r->kinds);
     mp_robust_free(&r->how);
-    mp_arena_free(r->arena);
     *r = (struct robust){.is_used = false};
 }
 
@@ -234,7 +142,7 @@ static void sum_up(const struct robust *r, const uint64_t *ns, uint64_t *worst, 
     unsigned __int128 sum = 0;
     uint64_t weights = 0;
     *worst = *mean = 0;
-    for (uint32_t i = 0; i < r->n; i++)
+    for (uint32_t i = 0; i < r->kinds.n; i++)
         if (r->n_steps[i] > 0) {
             *worst = ns[i] > *worst ? ns[i] : *worst;
             sum += (unsigned __int128)ns[i] * r->scenarios[i].weight;
@@ -248,7 +156,7 @@ static const char *from_text(const struct robust *r, char buf[160]) {
     if (r->how.from == MP_ROBUST_PLAIN)
         snprintf(buf, 160, "the plan without --robust");
     else if (r->how.from == MP_ROBUST_ALONE)
-        snprintf(buf, 160, "the plan of %.100s alone", r->name[r->how.scenario]);
+        snprintf(buf, 160, "the plan of %.100s alone", r->kinds.name[r->how.scenario]);
     else
         snprintf(buf, 160, "planned on steps of all of them");
     return buf;
@@ -261,10 +169,10 @@ void robust_write(const struct robust *r, const struct setup *s, struct mp_out *
     uint64_t worst, mean, plain_worst, plain_mean;
     sum_up(r, r->step_ns, &worst, &mean);
     sum_up(r, r->plain_ns, &plain_worst, &plain_mean);
-    mp_out_printf(o, "robust over %u scenarios (%s): best of %u candidates, %s\n", r->n,
+    mp_out_printf(o, "robust over %u scenarios (%s): best of %u candidates, %s\n", r->kinds.n,
                   is_worst(s->o) ? "worst case" : "weighted mean", r->how.n_candidates, from_text(r, text));
-    for (uint32_t i = 0; i < r->n; i++) {
-        mp_out_printf(o, "  %.60s%s, weight %u", r->name[i], strlen(r->name[i]) > 60 ? "..." : "",
+    for (uint32_t i = 0; i < r->kinds.n; i++) {
+        mp_out_printf(o, "  %.60s%s, weight %u", r->kinds.name[i], strlen(r->kinds.name[i]) > 60 ? "..." : "",
                       r->scenarios[i].weight);
         if (r->how.from == MP_ROBUST_POOLED)
             mp_out_printf(o, ", %.0f %% of the steps", r->how.share_ppm[i] / 1e4);
@@ -292,10 +200,11 @@ json_t *robust_json(const struct robust *r, const struct setup *s) {
     sum_up(r, r->step_ns, &worst, &mean);
     sum_up(r, r->plain_ns, &plain_worst, &plain_mean);
     json_t *scenarios = json_array();
-    for (uint32_t i = 0; i < r->n; i++)
+    for (uint32_t i = 0; i < r->kinds.n; i++)
         (void)json_array_append_new(
             scenarios,
-            json_pack("{s:s,s:i,s:o,s:i,s:o,s:o}", "name", r->name[i], "weight", (int)r->scenarios[i].weight, "share",
+            json_pack("{s:s,s:i,s:o,s:i,s:o,s:o}", "name", r->kinds.name[i], "weight", (int)r->scenarios[i].weight,
+                      "share",
                       r->how.from == MP_ROBUST_POOLED ? mp_json_finite(r->how.share_ppm[i] / 1e6) : json_null(),
                       "n_steps", (int)r->n_steps[i], "step_ns",
                       r->n_steps[i] > 0 ? json_integer((json_int_t)r->step_ns[i]) : json_null(), "plain_ns",
@@ -304,6 +213,6 @@ json_t *robust_json(const struct robust *r, const struct setup *s) {
                      from[r->how.from], "summary", from_text(r, text), "n_candidates", (int)r->how.n_candidates,
                      "evaluated_on", s->evaluated_on, "worst_ns", (json_int_t)worst, "plain_worst_ns",
                      (json_int_t)plain_worst, "mean_ns", (json_int_t)mean, "plain_mean_ns", (json_int_t)plain_mean,
-                     "scored_ns", (json_int_t)r->step_ns[r->n], "plain_scored_ns", (json_int_t)r->plain_ns[r->n],
-                     "scenarios", scenarios);
+                     "scored_ns", (json_int_t)r->step_ns[r->kinds.n], "plain_scored_ns",
+                     (json_int_t)r->plain_ns[r->kinds.n], "scenarios", scenarios);
 }

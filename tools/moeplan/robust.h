@@ -2,22 +2,17 @@
 #ifndef TOOL_ROBUST_H
 #define TOOL_ROBUST_H
 
-#include "score.h"
+#include "kinds.h"
 #include <moeplan/robust.h>
 
 /* What the plan is for, and how it and the plan of TRACE alone do there. */
 struct robust {
     bool is_used;
-    uint32_t n;
+    struct kinds kinds;
     struct mp_scenario scenarios[MP_SCENARIOS_MAX];
-    const char *name[MP_SCENARIOS_MAX];
-    struct mp_trace *traces[MP_SCENARIOS_MAX]; /* owned; NULL = TRACE */
-    struct mp_trace *joined;
-    struct mp_part planning[MP_SCENARIOS_MAX], scored[MP_SCENARIOS_MAX];
     struct mp_robust how;
     uint32_t n_steps[MP_SCENARIOS_MAX + 1]; /* 0 = no step could be filled; the last: what the other figures are of */
     uint64_t step_ns[MP_SCENARIOS_MAX + 1], plain_ns[MP_SCENARIOS_MAX + 1];
-    struct mp_arena *arena;
 };
 /* Do the options of --robust fit each other and the others? */
 enum mp_status robust_check(const struct opts *o, struct mp_error *err) MP_MUST_CHECK;
