@@ -325,7 +325,6 @@ enum mp_status cmd_variants(const struct opts *o, const struct args *args, int *
     const char *no;
     enum mp_status status = MP_OK;
     MP_TRY(check(o, err));
-    MP_TRY(tool_keep_inputs(o, args, err));
     MP_TRY(setup_load(&x.s, o, args->value[0], args->value[1], err));
     MP_TRY(tool_batching(&x.s.batching, o, x.s.trace, x.s.topology, err));
     x.s.sim = tool_sim_options(o, x.s.trace, x.s.batching.phase);
