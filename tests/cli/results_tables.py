@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""tools/results makes tables of what bench_aurora and bench_coloc print: every row that it names must be there, every cell filled.
+"""tools/results makes tables of what bench_aurora, bench_coloc and bench_lina print: every row that it names must be there, every cell filled.
 
 usage: results_tables.py BENCH_AURORA BENCH_COLOC SOURCE"""
 import os
@@ -9,6 +9,7 @@ import sys
 sys.path.insert(0, os.path.join(sys.argv[3], "tools", "dev"))
 sys.dont_write_bytecode = True
 import coloc_results  # noqa: E402
+import lina_results  # noqa: E402
 
 
 def printed(*command):
@@ -31,6 +32,13 @@ def main():
     assert not any("n/a" in row for row in gaps), gaps
     # One that is not there is said, not left out.
     assert "prints no row" in coloc_results.aurora("equal sources, Zipf 0.4 to 1.2, 1 seeds\n")[0]
+    # Figures become rows, blank cells of names and rows without a verdict included; all else stays as it was printed.
+    head, row = "Share".ljust(52), "{:52} {:9.2f} {:9.2f} {} {:9.2f} {}".format
+    lines = ["Fitted", head + f" {'paper':>9} {'derived':>9}     {'slowed':>9}    ", row("one", 39.5, 39.7, "yes", 33.66, "no "),
+             row("", 589, 588.5, "   ", -1, "   "), "", "  plain 1 2"]
+    made = lina_results.tables("\n".join(lines))
+    assert cells(made)[0] == ["Share", "paper", "derived", "slowed"] and cells(made)[1] == ["one", "39.50", "39.70, within", "33.66, not"], made
+    assert cells(made)[2] == ["", "589.00", "588.50", "-1.00"] and made[0] == "    Fitted" and made[-1] == "      plain 1 2", made
     print(f"{len(aurora) - 1} rows of Aurora's evaluation, {len(gaps) - 1} of distances")
 
 

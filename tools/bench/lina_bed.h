@@ -254,6 +254,37 @@ static inline void lina_add_run(const struct mp_train_step *s, const struct mp_t
     mp_train_timeline_free(&t);
 }
 
+/* What no policy goes below, ms, mean of the scored steps: everything but the experts one after the other, or all
+ * computation of the rank with most. */
+static inline uint64_t lina_least(const uint64_t *ns, uint32_t n) {
+    uint64_t least = ns == NULL ? 0 : ns[0];
+    for (uint32_t g = 1; g < n && ns != NULL; g++)
+        least = ns[g] < least ? ns[g] : least;
+    return least;
+}
+static inline double lina_floor(const struct lina_bed *b, double compute_ms) {
+    double sum = 0;
+    for (uint32_t i = LINA_STEPS / 2; i < LINA_STEPS; i++) {
+        const struct mp_train_step *s = b->steps[i];
+        uint64_t ns = s->loss_ns + s->update_ns;
+        for (uint32_t l = 0; l < s->n_layers; l++) {
+            const struct mp_train_layer *x = &s->layers[l];
+            const uint64_t *const parts[] = {x->attention_ns, x->combine_ns, x->combine_back_ns, x->attention_back_ns};
+            for (uint32_t k = 0; k < 4; k++)
+                ns += lina_least(parts[k], s->n_ranks);
+            for (uint32_t k = 0; k < MP_TRAIN_N_A2A; k++) {
+                uint32_t ppm = 1000000;
+                for (uint32_t g = 0; g < s->n_ranks && x->a2a[k].end_ppm != NULL; g++)
+                    ppm = x->a2a[k].end_ppm[g] < ppm ? x->a2a[k].end_ppm[g] : ppm;
+                ns += mp_mul_div(x->a2a[k].ns, ppm, 1000000);
+            }
+        }
+        const double all = compute_ms + (double)(s->loss_ns + s->update_ns) * 1e-6, chain = (double)ns * 1e-6;
+        sum += (chain > all ? chain : all) * 2 / LINA_STEPS;
+    }
+    return sum;
+}
+
 static inline struct lina_run lina_score(const struct lina_bed *b, const struct mp_train_policy *p,
                                          struct lina_slowdowns *slow) {
     struct lina_run sum = {0};
