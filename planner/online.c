@@ -17,6 +17,7 @@
  * Reference SGLang eplb_manager.py (--eplb-rebalance-num-iterations, --eplb-rebalance-layers-per-chunk), vLLM
  *           eplb_state.py (window_size, step_interval, use_async)
  * Cost      O(steps) simulations, and for asynchronous moves one more of each step that has some; EPLB per interval. */
+#include "online_lina.h"
 #include "planner.h"
 #include <moeplan/base.h>
 #include <string.h>
@@ -40,15 +41,24 @@ static const struct mp_strategy policy = {
     .reference = "SGLang --enable-eplb, vLLM --enable-eplb; DeepSeek EPLB, github.com/deepseek-ai/EPLB, 2025",
     .options = options};
 
-const struct mp_strategy *mp_policy_at(uint32_t i) { return i == 0 ? &policy : NULL; }
+const struct mp_strategy *mp_policy_at(uint32_t i) { return i == 0 ? &policy : online_lina_at(i - 1); }
 
 const struct mp_strategy *mp_policy_find(const char *name) {
-    return name != NULL && strcmp(name, policy.name) == 0 ? &policy : NULL;
+    for (uint32_t i = 0; name != NULL && mp_policy_at(i) != NULL; i++)
+        if (strcmp(name, mp_policy_at(i)->name) == 0)
+            return mp_policy_at(i);
+    return NULL;
 }
 
-enum mp_status mp_online_start(const char **recipe, const struct mp_setting *settings, uint32_t n_settings,
-                               struct mp_error *err) {
+bool mp_online_needs_tokens(const struct mp_strategy *p) { return p != &policy; }
+
+enum mp_status mp_online_start(const char **recipe, const struct mp_strategy *p, const struct mp_setting *settings,
+                               uint32_t n_settings, struct mp_error *err) {
     const int64_t *values;
+    if (p != &policy) {
+        *recipe = "contiguous";
+        return MP_OK;
+    }
     struct mp_arena *arena = mp_arena_new();
     if (arena == NULL)
         return mp_nomem(err, "options of a strategy");
@@ -301,6 +311,8 @@ enum mp_status mp_online_simulate(struct mp_online_result **out, const struct mp
     *out = NULL;
     if (n_steps == 0)
         return mp_fail(err, MP_EUSAGE, "there is no step to simulate");
+    if (in->policy != NULL && in->policy != &policy)
+        return online_lina(out, in, err);
     x.arena = mp_arena_new();
     if (x.arena == NULL)
         return mp_nomem(err, "replaying a policy");
@@ -348,6 +360,7 @@ void mp_online_result_free(struct mp_online_result *r) {
     if (r == NULL)
         return;
     mp_sim_result_free(r->sim);
+    mp_plan_free(r->home);
     for (uint32_t i = 0; r->made != NULL && i < r->n_rebalances; i++)
         mp_plan_free(r->made[i]);
     mp_arena_free(r->arena);

@@ -243,11 +243,15 @@ enum mp_status mp_plan_make(struct mp_plan **out, const struct mp_plan_request *
 /* Name, summary, reference and options of a policy; it is no stage of a plan. */
 const struct mp_strategy *mp_policy_at(uint32_t i); /* NULL past the last */
 const struct mp_strategy *mp_policy_find(const char *name);
-/* The recipe whose placement eplb-online starts with under these settings. */
-enum mp_status mp_online_start(const char **recipe, const struct mp_setting *settings, uint32_t n_settings,
-                               struct mp_error *err) MP_MUST_CHECK;
+/* The recipe whose placement a policy starts with under these settings. */
+enum mp_status mp_online_start(const char **recipe, const struct mp_strategy *policy, const struct mp_setting *settings,
+                               uint32_t n_settings, struct mp_error *err) MP_MUST_CHECK;
+/* Does it need to know which experts one token used? */
+bool mp_online_needs_tokens(const struct mp_strategy *policy);
 
 struct mp_online_request {              /* all borrowed; the result borrows `start` */
+    const struct mp_strategy *policy;   /* NULL = eplb-online */
+    const struct mp_part *planning;     /* what a policy that needs tokens learns from; others take NULL */
     const struct mp_plan *start;        /* placement that serves first, and routing for all of them; without orders */
     const struct mp_workload *workload; /* the steps in the order they are served */
     const struct mp_topology *topology;
@@ -268,9 +272,13 @@ struct mp_online_result {
     const struct mp_sim_version *versions; /* [n_versions] what served when */
     const uint64_t *wait_ns;               /* [n_steps] */
     struct mp_plan **made;                 /* [n_rebalances] */
+    struct mp_plan *home;                  /* whose shape the versions have, where that is not start's; NULL = not */
+    /* Of policies that schedule every layer of every step (Lina's); 0 otherwise. */
+    uint64_t n_schedules, n_checks, n_tuned; /* (step, layer)s: scheduled ahead; lists compared; scheduled again */
+    uint32_t n_layers;
     struct mp_arena *arena;
 };
-/* Replays eplb-online over the steps. MP_EUSAGE when EPLB cannot plan for this shape. */
+/* Replays a policy over the steps. MP_EUSAGE when EPLB cannot plan for this shape. */
 enum mp_status mp_online_simulate(struct mp_online_result **out, const struct mp_online_request *in,
                                   struct mp_error *err) MP_MUST_CHECK;
 void mp_online_result_free(struct mp_online_result *r);

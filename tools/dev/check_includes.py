@@ -41,7 +41,7 @@ ARROWS = {
     "synth": {"base", "trace"},
     "matrix": {"base"},
     "export": INPUTS | {"json", "workload", "plan", "cost", "sim", "matrix"},
-    "planner": CORE,
+    "planner": CORE | {"predict"},
     "report": CORE | {"stack", "synth"},
     "tools": set(OWNER.values()),
     "tests": set(OWNER.values()),

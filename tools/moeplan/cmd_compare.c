@@ -126,9 +126,30 @@ static const char *mark_of(const struct contest *c, uint32_t i) {
     return strcmp(label, "planning data") == 0 ? "*" : strcmp(label, "held-out") == 0 ? "+" : "?";
 }
 
+/* What a scheduling of one layer may cost before the policy's steps are as long as the baseline's, ns; 0 = nothing. */
+static uint64_t break_even_ns(const struct contest *c, const struct score *s) {
+    const struct mp_sim_result *base = base_result(c);
+    const uint64_t free_ns = s->result->mean.step_ns - s->online.wait_ns;
+    if (base == NULL || base->mean.step_ns <= free_ns || s->online.n_layers == 0)
+        return 0;
+    return (base->mean.step_ns - free_ns) / s->online.n_layers;
+}
+
 /* What a policy did on the scored steps. */
-static void put_online(const struct score *s, struct mp_out *o) {
-    char bytes[32], inter[32], wait[32];
+static void put_online(const struct contest *c, const struct score *s, struct mp_out *o) {
+    char bytes[32], inter[32], wait[32], even[32];
+    if (s->online.n_layers > 0) {
+        const double all = (double)s->online.n_steps * s->online.n_layers;
+        mp_out_printf(
+            o,
+            "%s: %.0f %% of layers placed ahead, %.1f %% placed after the gate; %s swapped in per step; waits "
+            "%s per step; as long as %s where a layer costs %s\n",
+            s->name, 100 * (double)s->online.n_schedules / all, 100 * (double)s->online.n_tuned / all,
+            mp_human_bytes((double)s->online.moved_bytes / s->online.n_steps, bytes),
+            mp_human_ns((double)s->online.wait_ns, wait), base_name(c),
+            break_even_ns(c, s) > 0 ? mp_human_ns((double)break_even_ns(c, s), even) : "less than nothing");
+        return;
+    }
     mp_out_printf(o, "%s: %u rebalance%s in %u steps", s->name, s->online.n_rebalances, tool_s(s->online.n_rebalances),
                   s->online.n_steps);
     if (s->online.n_left_out > 0)
@@ -159,7 +180,7 @@ static void put_footnotes(const struct contest *c, struct mp_out *o) {
         if (c->scores[i].note[0] != '\0')
             mp_out_printf(o, "%s: %s\n", c->scores[i].name, c->scores[i].note);
         if (c->scores[i].is_online && c->scores[i].result != NULL)
-            put_online(&c->scores[i], o);
+            put_online(c, &c->scores[i], o);
         lossy_line(&c->scores[i], o);
         if (c->scores[i].result != NULL && served_loses_route(c->setup.o, c->scores[i].plan))
             mp_out_printf(o, "%s: scored as %s routes; its own routing, %s, is not among what those servers do\n",
@@ -376,6 +397,13 @@ static json_t *score_json(const struct contest *c, uint32_t i) {
                            (int)s->online.n_left_out, "moved_experts", (json_int_t)s->online.moved_experts,
                            "moved_bytes", (json_int_t)s->online.moved_bytes, "moved_inter_bytes",
                            (json_int_t)s->online.moved_inter_bytes, "move_ns", (json_int_t)s->online.wait_ns)) == 0;
+    if (ok && s->is_online && s->result != NULL && s->online.n_layers > 0)
+        ok = json_object_update_new(
+                 json_object_get(o, "online"),
+                 json_pack("{s:i,s:i,s:I,s:I,s:I,s:I}", "n_steps", (int)s->online.n_steps, "n_layers",
+                           (int)s->online.n_layers, "n_scheduled", (json_int_t)s->online.n_schedules, "n_checked",
+                           (json_int_t)s->online.n_checks, "n_fine_tuned", (json_int_t)s->online.n_tuned,
+                           "break_even_ns", (json_int_t)break_even_ns(c, s))) == 0;
     if (ok && s->plan != NULL && i < c->n_strategies &&
         !s->is_online) /* on its own planning steps: how far it fell is over-fitting */
         ok = json_object_set_new(o, "planning_step_ns", json_integer((json_int_t)s->plan->predicted_step_ns)) == 0;

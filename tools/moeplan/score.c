@@ -238,19 +238,27 @@ enum mp_status score_check_stack(const struct setup *s, const struct mp_plan *pl
     return mp_stack_find(s->o->for_stack)->check(plan, &options, outcome, err);
 }
 
-/* What a policy starts with. EPLB is planned in any case: what it cannot do here, it cannot do later. */
+/* What a policy starts with. For those that run EPLB it is planned in any case: what it cannot do here, it cannot do
+ * later. */
 static enum mp_status plan_start(struct score *out, struct mp_plan_request *request, enum mp_outcome *outcome,
                                  struct mp_error *err) {
     const char *recipe;
     double seconds = 0;
-    enum mp_status status = mp_online_start(&recipe, request->settings, request->n_settings, err);
+    const struct mp_strategy *policy = mp_policy_find(request->strategy);
+    enum mp_status status = mp_online_start(&recipe, policy, request->settings, request->n_settings, err);
     out->is_online = true;
-    request->strategy = "eplb";
+    if (status == MP_OK && mp_online_needs_tokens(policy) && request->planning->trace->kind != MP_TRACE_TOKENS) {
+        *outcome = MP_NOT_APPLICABLE;
+        (void)mp_fail(err, MP_EUSAGE, "counts do not say which experts one token used (record tokens)");
+        return MP_OK;
+    }
+    const bool is_eplb = !mp_online_needs_tokens(policy);
+    request->strategy = is_eplb ? "eplb" : recipe;
     request->replicate = request->place = NULL;
     request->order = "single"; /* servers know no orders */
     if (status == MP_OK)
         status = mp_plan_make(&out->plan, request, outcome, &seconds, err);
-    if (status != MP_OK || out->plan == NULL || strcmp(recipe, "eplb") == 0) {
+    if (status != MP_OK || out->plan == NULL || strcmp(recipe, request->strategy) == 0) {
         out->shown.plan_seconds = seconds;
         return status;
     }
@@ -367,7 +375,7 @@ static enum mp_status run(struct mp_sim_result **out, const struct score *c, str
     if (!c->is_online)
         return served_simulate(out, s, c->plan, w, &with_flow, err);
     *out = NULL;
-    enum mp_status status = served_online(&r, s, c->plan, w, &with_flow, err);
+    enum mp_status status = served_online(&r, s, c->name, c->plan, w, &with_flow, err);
     if (status != MP_OK)
         return status;
     if (figures != NULL) {
@@ -378,6 +386,10 @@ static enum mp_status run(struct mp_sim_result **out, const struct score *c, str
         figures->online.moved_bytes = r->moved_bytes;
         figures->online.moved_inter_bytes = r->moved_inter_bytes;
         figures->online.wait_ns = r->mean_wait_ns;
+        figures->online.n_schedules = r->n_schedules;
+        figures->online.n_checks = r->n_checks;
+        figures->online.n_tuned = r->n_tuned;
+        figures->online.n_layers = r->n_layers;
         figures->shown.plan_seconds += r->plan_seconds;
     }
     *out = r->sim;

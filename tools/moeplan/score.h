@@ -59,6 +59,8 @@ struct score {
     struct { /* what it did on the scored steps */
         uint32_t n_rebalances, n_left_out, n_steps;
         uint64_t moved_experts, moved_bytes, moved_inter_bytes, wait_ns; /* wait_ns: mean per step */
+        uint64_t n_schedules, n_checks, n_tuned; /* of (step, layer)s; of policies that schedule each of them */
+        uint32_t n_layers;                       /* 0: another kind of policy */
     } online;
 };
 /* Plans with one recipe on the planning part; of a policy (mp_policy_find), what it starts with. Not applicable or

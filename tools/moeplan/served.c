@@ -43,12 +43,15 @@ bool served_loses_route(const struct opts *o, const struct mp_plan *plan) {
     return stack != NULL && (stack->routes >> plan->route & 1) == 0;
 }
 
-enum mp_status served_online(struct mp_online_result **out, const struct setup *s, const struct mp_plan *start,
-                             const struct mp_workload *w, const struct mp_sim_options *sim, struct mp_error *err) {
+enum mp_status served_online(struct mp_online_result **out, const struct setup *s, const char *policy,
+                             const struct mp_plan *start, const struct mp_workload *w, const struct mp_sim_options *sim,
+                             struct mp_error *err) {
     const struct mp_stack_choice *choice = served_choice(s->o, start);
     const struct mp_plan_request like = score_request(s, "eplb");
     struct mp_plan as_loaded = *start; /* borrows */
-    struct mp_online_request request = {.start = &as_loaded,
+    struct mp_online_request request = {.policy = mp_policy_find(policy),
+                                        .planning = &s->planning,
+                                        .start = &as_loaded,
                                         .workload = w,
                                         .topology = s->topology,
                                         .model = s->model,

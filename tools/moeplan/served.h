@@ -15,8 +15,8 @@ enum mp_status served_simulate(struct mp_sim_result **out, const struct setup *s
 /* Replays eplb-online from this placement, planned with the request's redundancy and settings; the same with --for,
  * where a table of replicas (SGLang static) is scored by the rule that stands for it, since it would be drawn anew with
  * every placement. */
-enum mp_status served_online(struct mp_online_result **out, const struct setup *s, const struct mp_plan *start,
-                             const struct mp_workload *w, const struct mp_sim_options *sim,
+enum mp_status served_online(struct mp_online_result **out, const struct setup *s, const char *policy,
+                             const struct mp_plan *start, const struct mp_workload *w, const struct mp_sim_options *sim,
                              struct mp_error *err) MP_MUST_CHECK;
 /* How the stack of --for chooses replicas in this plan; NULL without --for. */
 const struct mp_stack_choice *served_choice(const struct opts *o, const struct mp_plan *plan);
