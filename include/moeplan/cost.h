@@ -13,16 +13,27 @@ enum mp_copy_count {
                          * size), then one per (token, GPU) inside that node; own-node GPUs get one copy each */
     MP_COPY_ALL         /* all-gather / reduce-scatter: every token to every other GPU, whatever the placement */
 };
+/* Do experts stay on their GPUs while tokens travel, or not (docs/LUFFY.md, "Experts that travel")? */
+enum mp_weights {
+    MP_WEIGHTS_STAY,
+    MP_WEIGHTS_FETCH, /* every GPU fetches the experts that its tokens use; no token travels */
+    MP_WEIGHTS_SHADOW /* experts that it is cheaper for are copied to all GPUs; tokens of the others travel */
+};
 struct mp_dispatcher {
     const char *name, *summary, *reference;
     enum mp_copy_count copies;
     uint32_t n_launches; /* collective launches of one dispatch (and of one combine) */
     bool is_overlapped;  /* PER_NODE: the two phases are pipelined (time = max) instead of added */
     bool hides_routing;  /* the routing of the second phase is computed while the first travels (docs/COST.md part 6) */
+    enum mp_weights weights;
 };
 const struct mp_dispatcher *
 mp_dispatcher_at(uint32_t i); /* a2av, deepep-normal, deepep-ll, hierarchical, agrs, hsc; NULL past the last */
 const struct mp_dispatcher *mp_dispatcher_find(const char *name); /* NULL = unknown */
+/* Ways in which experts travel: janus, fastermoe; NULL past the last. No plan is made for one, and no bound known; they
+ * need tokens that start on their own ranks (dp, without a flow). */
+const struct mp_dispatcher *mp_travel_at(uint32_t i);
+const struct mp_dispatcher *mp_travel_find(const char *name); /* NULL = unknown */
 /* What stacks use: counts a2av (nothing else can be told from them), decode deepep-ll, else deepep-normal. */
 const struct mp_dispatcher *mp_dispatcher_default(enum mp_phase phase, enum mp_trace_kind kind);
 
@@ -39,6 +50,8 @@ struct mp_traffic {
                                      * with combine_bytes in place of dispatch_bytes; its fan-in runs first. With a
                                      * flow it goes where the tokens are next, and is no transpose of anything */
     bool has_second;
+    bool has_weights;
+    uint64_t *weights;             /* of the dispatch, bytes of experts; all zero where they stay */
     uint64_t *rows;                /* [n_gpus] (token, expert) pairs computed */
     uint64_t *padded_rows;         /* [n_gpus] with each expert's padded to the tile of the GPU's type */
     uint32_t *active;              /* [n_gpus] slots with at least one token */

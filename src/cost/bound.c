@@ -257,8 +257,8 @@ static enum mp_status prepare(struct bound_scratch *s, const struct mp_cost_setu
         return mp_fail(err, MP_EUSAGE,
                        "a bound needs a plan, steps and a topology of one size (%u GPUs, %u ranks, %u GPUs)", p->n_gpus,
                        in->workload->n_ranks, t->n_gpus);
-    if (in->flow != NULL)
-        return mp_fail(err, MP_EUSAGE, "a bound needs tokens that stay where they are");
+    if (in->flow != NULL || in->dispatcher->weights != MP_WEIGHTS_STAY)
+        return mp_fail(err, MP_EUSAGE, "a bound needs tokens and experts that stay where they are");
     s->n = t->n_gpus;
     s->n_experts = p->n_experts;
     s->n_nodes = mp_topology_n_nodes(t);

@@ -19,6 +19,26 @@ static const struct mp_dispatcher dispatchers[] = {
      "GRACE-MoE's hierarchical sparse communication, arXiv 2509.25041, section 5", MP_COPY_PER_NODE, 2, false, true},
 };
 
+static const struct mp_dispatcher travels[] = {
+    {"janus", "every GPU fetches the experts that its tokens use, each once per node and passed on there; tokens stay",
+     "Janus (SIGCOMM 2023), as EXT in table III of Luffy, arXiv 2411.15419", MP_COPY_PER_EXPERT, 1, false, false,
+     MP_WEIGHTS_FETCH},
+    {"fastermoe", "experts whose copies on all GPUs cost less than their tokens' way are copied; other tokens travel",
+     "FasterMoE (PPoPP 2022), dynamic shadowing, as HYT in table III of Luffy, arXiv 2411.15419", MP_COPY_PER_EXPERT, 1,
+     false, false, MP_WEIGHTS_SHADOW},
+};
+
+const struct mp_dispatcher *mp_travel_at(uint32_t i) {
+    return i < sizeof travels / sizeof *travels ? &travels[i] : NULL;
+}
+
+const struct mp_dispatcher *mp_travel_find(const char *name) {
+    for (uint32_t i = 0; name != NULL && i < sizeof travels / sizeof *travels; i++)
+        if (strcmp(travels[i].name, name) == 0)
+            return &travels[i];
+    return NULL;
+}
+
 const struct mp_dispatcher *mp_dispatcher_at(uint32_t i) {
     return i < sizeof dispatchers / sizeof dispatchers[0] ? &dispatchers[i] : NULL;
 }

@@ -21,6 +21,7 @@ enum mp_status mp_traffic_new(struct mp_traffic **out, uint32_t n_gpus, struct m
     t->source_rows = mp_calloc(n, sizeof *t->source_rows);
     t->sequences = mp_calloc(n, sizeof *t->sequences);
     t->longest = mp_calloc(n, sizeof *t->longest);
+    t->weights = mp_calloc(cells, sizeof *t->weights);
     s->own_index = mp_calloc(n, sizeof *s->own_index);
     s->node = mp_calloc(n, sizeof *s->node);
     s->index_in_node = mp_calloc(n, sizeof *s->index_in_node);
@@ -31,7 +32,8 @@ enum mp_status mp_traffic_new(struct mp_traffic **out, uint32_t n_gpus, struct m
     if (t->dispatch == NULL || t->combine == NULL || t->dispatch2 == NULL || t->combine2 == NULL || t->rows == NULL ||
         t->padded_rows == NULL || t->active == NULL || t->source_rows == NULL || s->node == NULL ||
         s->index_in_node == NULL || s->node_first == NULL || s->node_gpus == NULL || s->gpu_stamp == NULL ||
-        s->node_stamp == NULL || t->sequences == NULL || t->longest == NULL || s->own_index == NULL) {
+        s->node_stamp == NULL || t->sequences == NULL || t->longest == NULL || s->own_index == NULL ||
+        t->weights == NULL) {
         mp_traffic_free(t);
         return mp_nomem(err, "a traffic matrix");
     }
@@ -43,11 +45,12 @@ void mp_traffic_free(struct mp_traffic *t) {
     if (t == NULL)
         return;
     struct traffic_scratch *s = (struct traffic_scratch *)t;
-    void *owned[] = {t->dispatch,  t->combine,     t->dispatch2, t->combine2,      t->rows,        t->padded_rows,
-                     t->active,    t->source_rows, s->node,      s->index_in_node, s->node_first,  s->node_gpus,
-                     s->gpu_stamp, s->node_stamp,  s->slot_gpu,  s->only_slot,     s->tokens,      s->share,
-                     t->slot_rows, s->turns,       s->place,     s->certain,       t->sequences,   t->longest,
-                     s->order,     s->first_at,    s->own_index, s->row_slot,      s->row_sequence};
+    void *owned[] = {t->dispatch,  t->combine,     t->dispatch2, t->combine2,      t->rows,         t->padded_rows,
+                     t->active,    t->source_rows, s->node,      s->index_in_node, s->node_first,   s->node_gpus,
+                     s->gpu_stamp, s->node_stamp,  s->slot_gpu,  s->only_slot,     s->tokens,       s->share,
+                     t->slot_rows, s->turns,       s->place,     s->certain,       t->sequences,    t->longest,
+                     s->order,     s->first_at,    s->own_index, s->row_slot,      s->row_sequence, t->weights,
+                     s->pairs,     s->trial,       s->is_copied, s->by_traffic};
     for (size_t i = 0; i < sizeof owned / sizeof owned[0]; i++)
         mp_free(owned[i]);
     mp_free(s);
@@ -571,6 +574,17 @@ static void weigh(const struct traffic_scratch *s, uint64_t *dispatch, uint64_t 
     t->inter_bytes += copies_between * (m->dispatch_bytes + m->combine_bytes);
 }
 
+/* Experts travel with the tokens of the dispatch. */
+static void add_weights(struct traffic_scratch *s) {
+    struct mp_traffic *t = &s->pub;
+    for (size_t i = 0; i < t->n_gpus; i++)
+        for (size_t j = 0; j < t->n_gpus; j++) {
+            const uint64_t bytes = t->weights[i * t->n_gpus + j];
+            t->dispatch[i * t->n_gpus + j] += bytes;
+            *(s->node[i] == s->node[j] ? &t->intra_bytes : &t->inter_bytes) += bytes;
+        }
+}
+
 enum mp_status mp_traffic_compute(struct mp_traffic *out, const struct mp_cost_setup *in, uint32_t step, uint32_t layer,
                                   struct mp_error *err) {
     struct traffic_scratch *s = (struct traffic_scratch *)out;
@@ -578,13 +592,18 @@ enum mp_status mp_traffic_compute(struct mp_traffic *out, const struct mp_cost_s
     MP_TRY(check(out, in, step, layer, err));
     MP_TRY(grow(s, in, err));
     prepare(s, in, layer);
-    if (in->flow != NULL)
+    if (out->has_weights || in->dispatcher->weights != MP_WEIGHTS_STAY)
+        memset(out->weights, 0, (size_t)out->n_gpus * out->n_gpus * sizeof *out->weights);
+    out->has_weights = in->dispatcher->weights != MP_WEIGHTS_STAY;
+    if (out->has_weights)
+        MP_TRY(traffic_weights_count(s, in, step, layer, err));
+    else if (in->flow != NULL)
         MP_TRY(traffic_flow_count(s, in, step, layer, err));
     else if (in->workload->trace->kind == MP_TRACE_TOKENS)
         MP_TRY(count_tokens(s, in, step, layer, err));
     else
         MP_TRY(count_counts(s, in, step, layer, err));
-    for (uint32_t g = 0; g < out->n_gpus; g++) {
+    for (uint32_t g = 0; g < out->n_gpus && !out->has_weights; g++) {
         uint64_t tile = in->topology->types[in->topology->gpus[g].type].tile_tokens;
         tile = tile == 0 ? 1 : tile;
         for (uint32_t slot = in->plan->gpu_first_slot[g]; slot < in->plan->gpu_first_slot[g + 1]; slot++) {
@@ -606,6 +625,8 @@ enum mp_status mp_traffic_compute(struct mp_traffic *out, const struct mp_cost_s
     weigh(s, out->dispatch, out->combine, in->model);
     if (out->has_second)
         weigh(s, out->dispatch2, out->combine2, in->model);
+    if (out->has_weights)
+        add_weights(s);
 out:
     return status;
 }

@@ -18,6 +18,11 @@ struct place {          /* of a slot */
     uint64_t gpu, node; /* a bit */
 };
 
+struct slot_traffic {
+    uint64_t remote; /* (token, expert) pairs from other GPUs */
+    uint32_t slot;
+};
+
 /* The public part plus scratch that is grown when a larger plan comes. */
 struct traffic_scratch {
     struct mp_traffic pub; /* first member: a pointer to it is a pointer to the whole */
@@ -39,6 +44,11 @@ struct traffic_scratch {
     uint32_t *order, *first_at, *own_index; /* [n_rows] by the GPU they start on; [n_gpus + 1]; [n_gpus] 0, 1, ... */
     uint32_t *row_slot, *row_sequence;      /* [n_rows][top_k] slot of each pair; [n_rows] */
     uint64_t n_row_slots, n_order_rows;     /* allocated */
+    /* Where experts travel (traffic_weights.c): */
+    uint64_t *pairs, *trial;         /* [n_gpus][n_slots] (token, expert) by where the token is; 3 [n_gpus][n_gpus] */
+    bool *is_copied;                 /* [n_slots] */
+    struct slot_traffic *by_traffic; /* [n_slots] */
+    uint64_t n_pair_cells;           /* allocated */
 };
 
 /* Turns to the next token of a rank, then finds where experts ids[k] of it are served: slots[k]. */
@@ -48,6 +58,10 @@ enum mp_status traffic_choose(struct traffic_scratch *s, const struct mp_cost_se
 /* Counts of a step whose tokens move: copies of dispatch and of combine, each in their own matrices. */
 enum mp_status traffic_flow_count(struct traffic_scratch *s, const struct mp_cost_setup *in, uint32_t step,
                                   uint32_t layer, struct mp_error *err) MP_MUST_CHECK;
+/* Counts of a step whose experts travel: copies of tokens that still do, rows where they are computed, and
+ * pub.weights. */
+enum mp_status traffic_weights_count(struct traffic_scratch *s, const struct mp_cost_setup *in, uint32_t step,
+                                     uint32_t layer, struct mp_error *err) MP_MUST_CHECK;
 uint32_t traffic_gateway(const struct traffic_scratch *s, uint32_t src, uint32_t node);
 
 #endif

@@ -379,7 +379,8 @@ enum mp_status mp_simulate_versions(struct mp_sim_result **out, const struct mp_
                       .r = r,
                       .n_versions = n_versions,
                       .versions = versions,
-                      .has_bound = options->with_bound && !options->is_pipelined && options->flow == NULL};
+                      .has_bound = options->with_bound && !options->is_pipelined && options->flow == NULL &&
+                                   options->dispatcher->weights == MP_WEIGHTS_STAY};
     uint64_t *waits = wait_ns != NULL ? mp_arena_alloc(scratch, n_steps, sizeof *waits) : NULL;
     run.wait_ns = waits;
     run.routers = routers = mp_arena_alloc(scratch, n_versions, sizeof(struct mp_router *));

@@ -40,7 +40,7 @@ static const char *name_of_recipe(void *ctx, uint32_t i) {
 
 static enum mp_status check_strategy(void *ctx, const char *name, struct mp_error *err) {
     (void)ctx;
-    if (mp_recipe_find(name) != NULL || mp_policy_find(name) != NULL)
+    if (mp_recipe_find(name) != NULL || mp_policy_find(name) != NULL || mp_travel_find(name) != NULL)
         return MP_OK;
     return mp_fail(err, MP_EUSAGE, "--strategy: unknown \"%.40s\" (nearest: %s; all: moeplan list strategies)", name,
                    opt_nearest(name, name_of_recipe, NULL));
@@ -387,6 +387,7 @@ static json_t *score_json(const struct contest *c, uint32_t i) {
         return NULL;
     bool ok = json_object_set_new(o, "kind",
                                   json_string(s->is_online          ? "policy"
+                                              : s->travel != NULL   ? "experts travel"
                                               : i < c->n_strategies ? "strategy"
                                                                     : "incumbent")) == 0;
     const struct mp_sim_result *b = base_result(c);
@@ -404,8 +405,8 @@ static json_t *score_json(const struct contest *c, uint32_t i) {
                            (int)s->online.n_layers, "n_scheduled", (json_int_t)s->online.n_schedules, "n_checked",
                            (json_int_t)s->online.n_checks, "n_fine_tuned", (json_int_t)s->online.n_tuned,
                            "break_even_ns", (json_int_t)break_even_ns(c, s))) == 0;
-    if (ok && s->plan != NULL && i < c->n_strategies &&
-        !s->is_online) /* on its own planning steps: how far it fell is over-fitting */
+    if (ok && s->plan != NULL && i < c->n_strategies && !s->is_online &&
+        s->travel == NULL) /* on its own planning steps: how far it fell is over-fitting */
         ok = json_object_set_new(o, "planning_step_ns", json_integer((json_int_t)s->plan->predicted_step_ns)) == 0;
     if (ok && s->result != NULL && b != NULL) {
         ok = json_object_set_new(o, "change",
@@ -492,6 +493,10 @@ enum mp_status cmd_compare(const struct opts *o, const struct args *args, int *e
             MP_TRY(add_strategy(&c, mp_recipe_at(i)->name, err));
     for (uint32_t i = 0; o->strategies != NULL && !has_names && mp_policy_at(i) != NULL; i++)
         MP_TRY(add_strategy(&c, mp_policy_at(i)->name, err));
+    for (uint32_t i = 0;
+         o->strategies != NULL && !has_names && c.setup.batching.phase == MP_PHASE_TRAIN && mp_travel_at(i) != NULL;
+         i++)
+        MP_TRY(add_strategy(&c, mp_travel_at(i)->name, err));
     c.n_strategies = c.n;
     if (o->incumbent != NULL)
         MP_TRY(tool_for_each_word(o->incumbent, "incumbent", word, sizeof word, add_incumbent, &c, err));

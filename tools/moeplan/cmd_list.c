@@ -33,7 +33,15 @@ static bool strategies_row(uint32_t i, struct row *row, char *buf) {
     }
     while (mp_policy_at(n_policies) != NULL)
         n_policies++;
-    const struct mp_strategy *s = mp_strategy_at(i - n_recipes - n_policies);
+    uint32_t n_travels = 0;
+    while (mp_travel_at(n_travels) != NULL)
+        n_travels++;
+    const struct mp_dispatcher *travel = mp_travel_at(i - n_recipes - n_policies);
+    if (i - n_recipes - n_policies < n_travels) {
+        *row = (struct row){travel->name, "experts travel", travel->summary, travel->reference, NULL};
+        return true;
+    }
+    const struct mp_strategy *s = mp_strategy_at(i - n_recipes - n_policies - n_travels);
     if (s != NULL)
         *row = (struct row){s->name, mp_planner_stage_name(s->stage), s->summary, s->reference, s->options};
     return s != NULL;

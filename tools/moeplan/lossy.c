@@ -106,7 +106,7 @@ enum mp_status lossy_measure(struct score *score, const struct setup *s, struct 
     struct mp_condense_sums sums = {0};
     struct mp_sim_options sim = s->sim;
     uint32_t n_counted;
-    if (s->lossy == NULL || score->plan == NULL || score->result == NULL)
+    if (s->lossy == NULL || score->plan == NULL || score->result == NULL || score->travel != NULL)
         return MP_OK;
     sim.with_bound = false;
     enum mp_status status = count(&sums, &n_counted, s, score->plan, err);

@@ -272,6 +272,8 @@ const struct opt opt_table[OPT_END] = {
                         "how far popularity moves from the first request to the last"),
     [OPT_STICKINESS] = RATIO("stickiness", "P", stickiness_ppm, 1000000, "the preset's",
                              "popularity of each request's own, on top (bursts)"),
+    [OPT_TRAVEL] = ONE_OF("travel", "WAY", travel, "janus|fastermoe", NULL, "tokens travel",
+                          "experts travel to tokens: all that are used, or those that it pays for (docs/LUFFY.md)"),
     [OPT_SIGNATURES] = ONE_OF("signatures", "PRESET", signatures, "txl|bert-l|gpt2", NULL, "none",
                               "similarity signatures of the tokens, as alike as the named model's are"),
     [OPT_CONDENSE] = TEXT("condense", 0, "H", condense, WORDS_FILE, NULL, "every token travels",

@@ -107,6 +107,7 @@ enum opt_id {
     OPT_STICKINESS,
     OPT_AGAINST,
     OPT_SIGNATURES,
+    OPT_TRAVEL,
     OPT_CONDENSE,
     OPT_CONDENSE_HISTORY,
     OPT_DROP_SIGNATURES,
@@ -184,7 +185,7 @@ struct opts {
     const char *strategy, *strategies, *replicate, *place, *route, *order, *stages, *set, *objective, *for_stack,
         *policy, *packing, *replica_choice;
     const char *dispatcher, *sources, *split, *score_on, *network, *timeline, *incumbent, *incumbent_route, *to,
-        *preset, *against, *signatures, *condense, *condense_history, *completion;
+        *preset, *against, *signatures, *travel, *condense, *condense_history, *completion;
     uint64_t context, step_gain, move_budget, path_length, hint_places;
     const char *from;
     const char *sweep_redundant, *sweep_batch, *sweep_gpus, *sweep_nodes;

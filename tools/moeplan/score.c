@@ -270,7 +270,8 @@ static enum mp_status plan_start(struct score *out, struct mp_plan_request *requ
 enum mp_status score_plan(struct score *out, const struct setup *s, const char *strategy, struct mp_error *err) {
     *out = (struct score){0};
     snprintf(out->name, sizeof out->name, "%s", strategy);
-    struct mp_plan_request request = score_request(s, strategy);
+    out->travel = mp_travel_find(strategy);
+    struct mp_plan_request request = score_request(s, out->travel != NULL ? "contiguous" : strategy);
     enum mp_outcome outcome = MP_NOT_FOUND;
     enum mp_status status = mp_policy_find(strategy) != NULL
                                 ? plan_start(out, &request, &outcome, err)
@@ -372,6 +373,10 @@ static enum mp_status run(struct mp_sim_result **out, const struct score *c, str
     struct mp_online_result *r;
     struct mp_sim_options with_flow = *sim;
     with_flow.flow = lossy_flow(s);
+    if (c->travel != NULL) {
+        with_flow.dispatcher = c->travel;
+        with_flow.flow = NULL; /* tokens stay, all of them */
+    }
     if (!c->is_online)
         return served_simulate(out, s, c->plan, w, &with_flow, err);
     *out = NULL;

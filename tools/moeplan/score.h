@@ -51,7 +51,8 @@ struct score {
     bool is_barred;   /* it has a plan that cannot be used as it is (note says why): neither winner nor baseline */
     bool is_imported; /* a stack's placement, routed as --incumbent-route says */
     bool is_online;   /* a policy: `plan` is what it starts with */
-    struct {          /* what condensation did to the scored steps (lossy.h) */
+    const struct mp_dispatcher *travel; /* mp_travel_find: experts travel; NULL = as the options say */
+    struct {                            /* what condensation did to the scored steps (lossy.h) */
         bool is_lossy;
         double share, rows, compared, by_history, intra_bytes, inter_bytes, plain_bytes;
         uint64_t plain_step_ns;

@@ -35,17 +35,17 @@ static void free_works(struct works *w) {
 
 /* Up to STEPS_MAX steps, evenly over the workload, with this offload. */
 static enum mp_status make_with(struct works *w, const struct setup *s, const struct mp_plan *plan,
-                                const struct mp_workload *workload, enum mp_train_offload offload,
-                                struct mp_error *err) {
+                                const struct mp_dispatcher *travel, const struct mp_workload *workload,
+                                enum mp_train_offload offload, struct mp_error *err) {
     struct mp_train_options options = options_of(s);
-    const struct mp_flow_maker *flow = lossy_flow(s);
+    const struct mp_flow_maker *flow = travel == NULL ? lossy_flow(s) : NULL;
     struct mp_router *router = NULL;
     options.offload = w->offload = offload;
     struct mp_cost_setup setup = {.plan = plan,
                                   .workload = workload,
                                   .topology = s->topology,
                                   .model = s->model,
-                                  .dispatcher = s->sim.dispatcher,
+                                  .dispatcher = travel != NULL ? travel : s->sim.dispatcher,
                                   .sources = s->sim.sources,
                                   .choice = s->sim.choice};
     enum mp_status status = mp_router_new(&router, plan, err);
@@ -72,12 +72,13 @@ static enum mp_status make_with(struct works *w, const struct setup *s, const st
 
 /* The same with the plan's offload, or the least that fits; where none does, as if memory were enough. */
 static enum mp_status make_works(struct works *w, const struct setup *s, const struct mp_plan *plan,
-                                 const struct mp_workload *workload, struct mp_error *err) {
+                                 const struct mp_dispatcher *travel, const struct mp_workload *workload,
+                                 struct mp_error *err) {
     const struct mp_train_memory *memory[STEPS_MAX];
     const struct mp_train_options options = options_of(s);
     struct mp_error why = {0};
     enum mp_train_offload offload = MP_TRAIN_OFFLOAD_NONE;
-    enum mp_status status = make_with(w, s, plan, workload, offload, err);
+    enum mp_status status = make_with(w, s, plan, travel, workload, offload, err);
     if (status != MP_OK)
         return status;
     for (uint32_t i = 0; i < w->n; i++)
@@ -94,7 +95,7 @@ static enum mp_status make_works(struct works *w, const struct setup *s, const s
     if (offload == MP_TRAIN_OFFLOAD_NONE)
         return MP_OK;
     free_works(w);
-    return make_with(w, s, plan, workload, offload, err);
+    return make_with(w, s, plan, travel, workload, offload, err);
 }
 
 static void note_memory(const struct works *w, const struct setup *s, const char *name) {
@@ -220,7 +221,7 @@ enum mp_status training_choose(struct mp_plan *plan, const struct setup *s, cons
     enum mp_status status =
         w == NULL ? mp_nomem(err, "training steps") : mp_workload_build(&workload, &s->planning, &s->batching, err);
     if (status == MP_OK) {
-        status = make_works(w, s, plan, workload, &why);
+        status = make_works(w, s, plan, NULL, workload, &why);
         if (status == MP_EUSAGE && policy == NULL) {
             tool_note(s->o, "the plan says nothing of training steps: %s", why.message);
             goto out;
@@ -314,7 +315,7 @@ static void add_row(struct training *t, const char *name, const char *policy_nam
 
 static enum mp_status policy_rows(struct training *t, const struct setup *s, const struct mp_plan *plan,
                                   struct mp_error *err) {
-    enum mp_status status = make_works(&t->works, s, plan, s->workload, err);
+    enum mp_status status = make_works(&t->works, s, plan, NULL, s->workload, err);
     if (status != MP_OK)
         return status;
     every_other(&t->searched, &t->works, 0);
@@ -369,13 +370,13 @@ static enum mp_status compare_row(struct training *t, const struct setup *s, con
     uint64_t ns;
     enum mp_status status = MP_OK;
     if (!score->plan->training.is_present) {
-        status = make_works(&t->works, s, score->plan, planning, err);
+        status = make_works(&t->works, s, score->plan, score->travel, planning, err);
         if (status == MP_OK)
             status = mp_train_search(&policy, &ns, t->works.step, t->works.n, tool_threads(s->o), err);
         free_works(&t->works);
     }
     if (status == MP_OK)
-        status = make_works(&t->works, s, score->plan, s->workload, err);
+        status = make_works(&t->works, s, score->plan, score->travel, s->workload, err);
     if (status != MP_OK)
         return status;
     add_row(t, score->name, score->plan->training.is_present ? score->plan->training.name : SEARCHED, &policy);
