@@ -287,7 +287,7 @@ static enum mp_status make_layer(struct making *m, uint32_t step, uint32_t layer
     if (status == MP_OK && t->has_weights) { /* and gradients of experts that had come, to where those are */
         transpose(m->matrix, t->weights, m->n);
         for (size_t i = 0; i < (size_t)m->n * m->n; i++)
-            m->matrix[i] = t->combine[i] + bytes_at(m, m->matrix[i], m->options->gradient_bits);
+            m->matrix[i] = t->combine[i] + train_bytes_at(model, m->matrix[i], m->options->gradient_bits);
         status = a2a(m, m->matrix, NULL, true, order, own->combine, &x->a2a[MP_TRAIN_DISPATCH_BACK], err);
     }
     if (status == MP_OK) { /* and go out as activations did, with the bytes of outputs; experts come once more */
