@@ -112,10 +112,10 @@ static struct lina_fit fit(bool with_gradients) {
 
 /* ---- conditions ---- */
 
-struct packed { /* one number of experts per GPU */
-    double expert_ms, a2a_ms;
-    struct lina_run lina, ours; /* ours: searched on the other steps */
-    double planning_ns, floor;
+struct packed {                                         /* one number of experts per GPU */
+    double expert_ms, a2a_ms;                           /* of a chunk of 30 MB, forward */
+    struct lina_run lina, ours;                         /* ours: searched on the other steps */
+    double planning_ns, floor, held_gb, activations_gb; /* of the fullest GPU; held: without activations */
     struct mp_train_policy policy;
 };
 struct cell { /* one model and size */
@@ -151,13 +151,15 @@ static void measure(struct cell *c, const struct lina_fit *f, uint32_t model, ui
             c->chunks = lina_score(&b, &whole, NULL);
         }
         p->lina = score(&b, "lina");
-        const struct mp_train_layer *x = &b.steps[LINA_STEPS - 1]->layers[0];
-        p->a2a_ms = (double)x->a2a[MP_TRAIN_DISPATCH].ns * 1e-6;
-        for (uint32_t g = 0; g < b.n_gpus; g++)
-            p->expert_ms = fmax(p->expert_ms, (double)x->expert_ns[g] * 1e-6);
+        const struct mp_train_micro micro = mp_train_micro(b.steps, LINA_STEPS / 2, policy("lina")->a2a_chunk_bytes);
+        p->expert_ms = (double)micro.expert_ns * 1e-6;
+        p->a2a_ms = (double)micro.a2a_ns * 1e-6;
         lina_require(mp_train_search(&p->policy, &ns, b.steps, LINA_STEPS / 2, 2, &err), &err);
         p->planning_ns = (double)ns;
         p->ours = lina_score(&b, &p->policy, NULL);
+        const struct mp_train_memory *held = &b.work[0].memory;
+        p->held_gb = (double)(held->weight_bytes + held->gradient_bytes + held->state_bytes) * 1e-9;
+        p->activations_gb = (double)held->activation_bytes * LINA_ROW_TOKENS * 1e-9;
         p->floor = lina_floor(&b, p->lina.compute);
         if (p->planning_ns < c->packed[c->best].planning_ns)
             c->best = k;
@@ -376,6 +378,11 @@ static void print_packing(void) {
                 printf(" %.0f", b->packed[k].lina.step);
             printf("\n");
         }
+    const struct cell *c = &cells[0][0][N_SIZES - 1];
+    printf("  Weights, gradients and state of Transformer-XL, 16 experts, GB per GPU of 40, by experts per GPU:");
+    for (uint32_t k = 0; k < c->n_packed; k++)
+        printf(" %.1f", c->packed[k].held_gb);
+    printf("; activations %.1f\n", c->packed[0].activations_gb);
 }
 
 static void print_chunks(const struct lina_fit f[N_READINGS]) {

@@ -99,26 +99,6 @@ static inline void lina_model(struct lina_bed *b, const struct lina_fit *f) {
     mp_in_close(in);
 }
 
-/* Sets of n / packing GPUs that follow each other hold all experts, `packing` each; tokens take the nearest. */
-static inline void lina_place(struct lina_bed *b) {
-    const uint32_t n = b->n_gpus, k = b->shape.packing;
-    struct mp_error err = {0};
-    uint32_t slots[64];
-    for (uint32_t g = 0; g < n; g++)
-        slots[g] = k;
-    lina_require(mp_plan_new(&b->plan, b->shape.model->n_layers, n, n, slots, &err), &err);
-    b->plan->n_nodes = b->shape.n_nodes;
-    b->plan->route = MP_ROUTE_NEAREST;
-    for (uint32_t g = 0; g < n; g++)
-        ((uint32_t *)b->plan->gpu_node)[g] = mp_topology_node(b->topology, g);
-    for (uint32_t l = 0; l < b->plan->n_layers; l++) {
-        b->plan->layers[l].order = MP_NONE;
-        for (uint32_t s = 0; s < b->plan->n_slots; s++)
-            b->plan->layers[l].slot_expert[s] = (uint16_t)(s % n);
-    }
-    lina_require(mp_router_new(&b->router, b->plan, &err), &err);
-}
-
 static inline void lina_workload(struct lina_bed *b, const struct lina_fit *f) {
     struct mp_error err = {0};
     const uint64_t rows = f->tokens / LINA_ROW_TOKENS;
@@ -169,8 +149,9 @@ static inline void lina_bed_make(struct lina_bed *b, const struct lina_shape *sh
     b->n_gpus = shape->n_nodes * shape->gpus_per_node;
     lina_topology(b, f);
     lina_model(b, f);
-    lina_place(b);
     lina_workload(b, f);
+    lina_require(mp_train_pack_plan(&b->plan, b->trace, b->topology, shape->packing, &err), &err);
+    lina_require(mp_router_new(&b->router, b->plan, &err), &err);
     const struct mp_cost_setup setup = {.plan = b->plan,
                                         .router = b->router,
                                         .workload = b->workload,
