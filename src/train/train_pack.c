@@ -230,10 +230,9 @@ static enum mp_status by_search(struct mp_train_packed *out, const struct mp_tra
         best.n_tried++;
         if (status == MP_OK && fits)
             status = choose_policy(&one, r, &x, &why);
+        free_steps(&x);
         if (status != MP_OK || (!fits && best.n_unfit++ == 0))
             (void)mp_fail(err, status == MP_OK ? MP_EINPUT : status, "%s", why.message);
-        if (status == MP_OK)
-            free_steps(&x);
         if (status == MP_OK && fits && one.mean_ns < best.mean_ns) {
             one.n_tried = best.n_tried;
             one.n_unfit = best.n_unfit;
