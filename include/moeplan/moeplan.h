@@ -11,6 +11,7 @@
 #include <moeplan/migrate.h>
 #include <moeplan/model.h>
 #include <moeplan/plan.h>
+#include <moeplan/rehome.h>
 #include <moeplan/sim.h>
 #include <moeplan/stack.h>
 #include <moeplan/strategy.h>

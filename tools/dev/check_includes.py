@@ -13,14 +13,14 @@ import sys
 OWNER = {
     "status": "base", "alloc": "base", "io": "base", "base": "base", "limits": "base", "embedded": "base", "npy": "base",
     "yaml": "yaml", "json": "json", "topology": "topo", "model": "model", "trace": "trace", "workload": "workload", "plan": "plan", "policy": "plan",
-    "cost": "cost", "flow": "cost", "condense": "condense", "sim": "sim", "verify": "verify", "stack": "stack", "synth": "synth",
+    "cost": "cost", "flow": "cost", "condense": "condense", "rehome": "rehome", "sim": "sim", "verify": "verify", "stack": "stack", "synth": "synth",
     "train": "train", "predict": "predict",
     "matrix": "matrix", "export": "export", "executor": "executor", "calibrate": "executor",
     "strategy": "planner", "schedule": "planner", "coloc": "planner", "migrate": "planner", "robust": "planner", "variants": "planner", "report": "report",
     "moeplan": "umbrella",
 }
 INPUTS = {"base", "topo", "model", "trace"}
-CORE = INPUTS | {"yaml", "json", "workload", "plan", "cost", "sim", "matrix", "verify"}
+CORE = INPUTS | {"yaml", "json", "workload", "plan", "cost", "rehome", "sim", "matrix", "verify"}
 # folder -> the folders whose headers it may include (itself always)
 ARROWS = {
     "base": set(),
@@ -32,6 +32,7 @@ ARROWS = {
     "workload": INPUTS,
     "plan": INPUTS | {"yaml", "json", "workload"},
     "cost": INPUTS | {"workload", "plan"},
+    "rehome": INPUTS | {"workload", "plan", "cost"},
     "sim": INPUTS | {"workload", "plan", "cost"},
     "condense": INPUTS | {"workload", "plan", "cost"},
     "train": INPUTS | {"workload", "plan", "cost", "sim"},
