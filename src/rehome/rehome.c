@@ -250,7 +250,7 @@ static uint64_t bytes_of_counts(const struct rehoming *r, const struct mp_token_
                 near[1] += v == to ? copies : 0;
             }
             const uint64_t residual = from == to ? 0 : r->length[q] - (is_summed ? near[0] : 0);
-            sum += (all - near[1]) * m->dispatch_bytes + (all - near[1] + residual) * m->combine_bytes;
+            sum += (all - near[0]) * m->dispatch_bytes + (all - near[1] + residual) * m->combine_bytes;
         }
     return sum;
 }
