@@ -5,6 +5,9 @@
 static const char *const kinds[] = {"none", "corrupt", "swap", "drop", "stop", "kill", "lie", "slow"};
 
 enum mp_status ex_fault_parse(struct ex_fault *out, const char *text, struct mp_error *err) {
+    const bool is_of_sums = strncmp(text, "sum-", 4) == 0;
+    const char *const whole = text;
+    text += is_of_sums ? 4 : 0;
     const size_t n_kind = strcspn(text, "@");
     uint64_t numbers[4] = {0};
     size_t n = 0;
@@ -13,7 +16,9 @@ enum mp_status ex_fault_parse(struct ex_fault *out, const char *text, struct mp_
         if (strlen(kinds[k]) == n_kind && memcmp(kinds[k], text, n_kind) == 0)
             out->kind = (enum ex_fault_kind)k;
     const char *p = text + n_kind;
-    bool is_good = out->kind != EX_FAULT_NONE;
+    bool is_good = out->kind != EX_FAULT_NONE &&
+                   (!is_of_sums || (out->kind != EX_FAULT_SWAP && out->kind != EX_FAULT_DROP));
+    out->is_of_sums = is_of_sums;
     while (*p != '\0' && n < 4 && is_good) {
         const size_t length = strcspn(++p, "/"); /* behind the @ or a / */
         is_good = mp_parse_u64(p, length, &numbers[n]) && numbers[n] < MP_NONE;
@@ -24,7 +29,7 @@ enum mp_status ex_fault_parse(struct ex_fault *out, const char *text, struct mp_
         return mp_fail(err, MP_EUSAGE,
                        "--fault: \"%.80s\" is not KIND@STEP/LAYER/STAGE[/RANK] (KIND: corrupt, swap, drop, stop, kill, "
                        "lie or slow)",
-                       text);
+                       whole);
     out->step = (uint32_t)numbers[0];
     out->layer = (uint32_t)numbers[1];
     out->stage = (uint32_t)numbers[2];
@@ -33,7 +38,7 @@ enum mp_status ex_fault_parse(struct ex_fault *out, const char *text, struct mp_
 }
 
 bool ex_fault_strikes(const struct ex_fault *f, const struct ex_script *s, uint32_t stage, uint32_t rank) {
-    return f->kind != EX_FAULT_NONE && s->part == EX_DISPATCH && f->step == s->step && f->layer == s->layer &&
+    return f->kind != EX_FAULT_NONE && !f->is_of_sums && s->part == EX_DISPATCH && f->step == s->step && f->layer == s->layer &&
            f->stage == stage && (f->kind == EX_FAULT_DROP || f->rank == rank);
 }
 

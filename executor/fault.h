@@ -1,5 +1,6 @@
 /* Faults made on purpose, so that tests see each one caught: `KIND@STEP/LAYER/STAGE[/RANK]`. STEP counts executed
- * steps, LAYER the plan's layers, STAGE the stages of the dispatch as run; RANK (0) is who misbehaves. */
+ * steps, LAYER the plan's layers, STAGE the stages of the dispatch as run; RANK (0) is who misbehaves. `sum-KIND@...`: in
+ * chunk STAGE of the gradients of this layer (corrupt, stop, kill, lie, slow). */
 #ifndef EXECUTOR_FAULT_H
 #define EXECUTOR_FAULT_H
 
@@ -17,6 +18,7 @@ enum ex_fault_kind {
 };
 struct ex_fault {
     enum ex_fault_kind kind;
+    bool is_of_sums;
     uint32_t step, layer, stage, rank;
 };
 enum mp_status ex_fault_parse(struct ex_fault *out, const char *text, struct mp_error *err) MP_MUST_CHECK;

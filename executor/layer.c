@@ -70,6 +70,71 @@ out:
     return status;
 }
 
+/* ---- pieces ---- */
+
+/* Piece i of n of a flow of whole copies. */
+static uint64_t piece_at(uint64_t bytes, uint64_t copy_bytes, uint32_t i, uint32_t n) {
+    return mp_mul_div(bytes / copy_bytes, i, n) * copy_bytes;
+}
+
+enum mp_status ex_piece_new(struct ex_piece **out, struct ex_layer *l, const struct mp_cost_setup *in,
+                            struct mp_net *net, int stage_mode, const struct ex_limits *limits, uint32_t step,
+                            uint32_t layer, enum ex_part part, uint32_t i, uint32_t n, struct mp_error *err) {
+    const uint64_t copy_bytes = part == EX_DISPATCH ? in->model->dispatch_bytes : in->model->combine_bytes;
+    const size_t cells = (size_t)in->plan->n_gpus * in->plan->n_gpus;
+    struct way way;
+    enum mp_status status = MP_OK;
+    *out = NULL;
+    struct ex_piece *p = mp_calloc(1, sizeof *p);
+    if (p == NULL)
+        return mp_nomem(err, "a piece of an all-to-all");
+    p->flows = (struct ex_flows){.n = in->plan->n_gpus,
+                                 .out_at = mp_calloc(cells, sizeof *p->flows.out_at),
+                                 .in_at = mp_calloc(cells, sizeof *p->flows.in_at)};
+    p->flows.bytes = p->bytes = mp_calloc(cells, sizeof *p->bytes);
+    if (p->bytes == NULL || p->flows.out_at == NULL || p->flows.in_at == NULL) {
+        status = mp_nomem(err, "a piece of an all-to-all");
+        goto out;
+    }
+    for (size_t f = 0; f < cells; f++) {
+        const uint64_t from = piece_at(l->matrix[part][f], copy_bytes, i, n);
+        p->bytes[f] = piece_at(l->matrix[part][f], copy_bytes, i + 1, n) - from;
+        p->flows.out_at[f] = l->flows[part]->out_at[f] + from;
+        p->flows.in_at[f] = l->flows[part]->in_at[f] + from;
+    }
+    MP_TRY(way_of(&way, in, net, stage_mode, limits, layer, part, p->bytes, err));
+    const struct ex_script_request request = {.topology = in->topology,
+                                              .order = way.is_staged ? &way.order : NULL,
+                                              .way = way.turned,
+                                              .mode = way.mode,
+                                              .flows = &p->flows,
+                                              .used = l->used,
+                                              .step = step,
+                                              .layer = layer,
+                                              .layer_id = in->plan->layers[layer].layer_id,
+                                              .part = part};
+    MP_TRY(ex_script_new(&p->script, &request, err));
+    status = ex_prove(p->script, &p->flows, l->used, limits, err);
+out:
+    if (status != MP_OK)
+        ex_piece_free(p);
+    else
+        *out = p;
+    return status;
+}
+
+void ex_piece_free(struct ex_piece *p) {
+    if (p == NULL)
+        return;
+    ex_script_free(p->script);
+    mp_free(p->flows.out_at);
+    mp_free(p->flows.in_at);
+    mp_free(p->bytes);
+    mp_free(p);
+}
+
+/* ---- a layer ---- */
+
 static struct ex_layer *new_layer(uint32_t n_ranks) {
     struct ex_layer *l = mp_calloc(1, sizeof *l);
     if (l != NULL && (l->used = mp_calloc(n_ranks, sizeof *l->used)) != NULL)

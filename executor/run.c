@@ -1,28 +1,18 @@
 /* The executor's loop: every step, every layer, every iteration, with all that is checked and timed on the way. */
-#include "run.h"
+#include "train.h"
 #include "fault.h"
 #include <stdio.h>
 #include <string.h>
 
 struct run {
     const struct mp_exec *in;
-    const struct ex_transport *transport;
-    struct ex_link *link;
-    struct ex_world world;
+    struct ex_work w;
     struct mp_cost_setup setup;
     struct mp_router *router;
     struct mp_net *net;
     struct mp_exec_result *r;
     struct ex_layer **layers; /* [n_layers] of the step */
     struct ex_times **times;  /* [n_layers][EX_N_PARTS] of the step */
-    uint8_t **views;          /* [n_local] blocks as this process sees them */
-    uint64_t *view_bytes;     /* [n_local] */
-    uint64_t *counts;         /* [n_local][2] tokens, copies checked */
-    uint64_t *rows_ns;        /* [n_local][2] kernels of the layer at hand that pack and pass on; that add up */
-    struct ex_payload payload;
-    struct ex_pulse pulse;        /* of this process's rank */
-    const struct ex_layer *layer; /* the one at hand */
-    int task;
     struct mp_net_log log;              /* of one prediction */
     struct mp_exec_transfer *predicted; /* of the first step, with the timeline */
     size_t n_predicted, n_predicted_allocated;
@@ -75,91 +65,29 @@ static enum mp_status identify(struct run *x, struct mp_error *err) {
                   in->n_iterations, (unsigned long long)in->seed, (int)in->with_timeline | (int)in->with_gemm << 1,
                   in->transport);
     const uint8_t *bytes = mp_out_memory_bytes(text, &n);
-    mp_sha256_hex(bytes, n, x->world.identity);
+    mp_sha256_hex(bytes, n, x->w.world.identity);
     return mp_out_commit(text, err);
-}
-
-/* ---- work of each local rank, in parallel ---- */
-
-enum { TASK_PACK, TASK_PASS_ON, TASK_EXPERTS, TASK_GATHER_UP, TASK_CHECK };
-
-/* A kernel's part of local rank i's work, where the layer has tables of it. */
-static enum mp_status move_rows(struct run *x, size_t i, enum ex_rows_kind kind, struct mp_error *err) {
-    const uint32_t rank = x->world.first_rank + (uint32_t)i;
-    uint64_t ns = 0;
-    enum mp_status status = MP_OK;
-    if (x->layer->rows != NULL)
-        status = x->transport->rows(x->link, rank, &x->layer->rows[rank].tables[kind], &ns, err);
-    x->rows_ns[2 * i + (kind >= EX_ROWS_GATHER_UP)] += ns;
-    return status;
-}
-
-static enum mp_status task(void *ctx, size_t i, unsigned worker, struct mp_error *err) {
-    (void)worker;
-    struct run *x = ctx;
-    const uint32_t rank = x->world.first_rank + (uint32_t)i;
-    uint8_t *block = x->views[i];
-    enum mp_status status = MP_OK;
-    if (x->layer->rows != NULL && (x->task == TASK_PASS_ON || x->task == TASK_GATHER_UP))
-        return move_rows(x, i, x->task == TASK_PASS_ON ? EX_ROWS_PASS_ON : EX_ROWS_GATHER_UP, err);
-    if (x->task == TASK_CHECK)
-        MP_TRY(move_rows(x, i, EX_ROWS_HOME, err));
-    if (x->transport->pull != NULL && x->task != TASK_PACK)
-        MP_TRY(x->transport->pull(x->link, rank, 0, x->layer->used[rank], err));
-    switch (x->task) {
-    case TASK_PACK:
-        ex_pack(x->layer, &x->payload, rank, block);
-        break;
-    case TASK_PASS_ON:
-        ex_pass_on(x->layer, &x->payload, rank, block);
-        break;
-    case TASK_EXPERTS:
-        status = ex_experts(x->layer, &x->payload, rank, block, &x->counts[2 * i + 1], err);
-        break;
-    case TASK_GATHER_UP:
-        ex_gather_up(x->layer, &x->payload, rank, block);
-        break;
-    default:
-        status = ex_check_home(x->layer, &x->payload, rank, block, &x->counts[2 * i], err);
-        break;
-    }
-    if (status == MP_OK && x->transport->push != NULL && x->task != TASK_CHECK)
-        status = x->transport->push(x->link, rank, 0, x->layer->used[rank], err);
-    if (status == MP_OK && x->task == TASK_PACK)
-        status = move_rows(x, i, EX_ROWS_PACK, err);
-out:
-    return status;
-}
-
-static enum mp_status all_ranks(struct run *x, int which, struct mp_error *err) {
-    x->task = which;
-    enum mp_status status = mp_parallel_for(x->in->n_threads, x->world.n_local, task, x, err);
-    if (x->pulse.status == MP_OK)
-        return status;
-    if (err != NULL)
-        *err = x->pulse.why; /* what was not worked on may have looked wrong */
-    return x->pulse.status;
 }
 
 /* ---- a layer, once ---- */
 
 static enum mp_status run_part(struct run *x, uint32_t layer, enum ex_part part, struct mp_error *err) {
     struct ex_times *t = x->times[(size_t)layer * EX_N_PARTS + part];
-    const struct ex_script *s = x->layer->scripts[part];
+    const struct ex_script *s = x->w.layer->scripts[part];
     const size_t cells = (size_t)t->n_ranks * t->n_stages;
     memset(t->total_ns, 0, t->n_ranks * sizeof *t->total_ns);
     memset(t->begin_ns, 0, cells * sizeof *t->begin_ns);
     memset(t->end_ns, 0, cells * sizeof *t->end_ns);
     memset(t->message_begin_ns, 0, s->n_messages * sizeof *t->message_begin_ns);
     memset(t->message_end_ns, 0, s->n_messages * sizeof *t->message_end_ns);
-    enum mp_status status = x->transport->run(x->link, s, t, err);
+    enum mp_status status = x->w.transport->run(x->w.link, s, t, err);
     /* Not timed: ranks that are done must not take processors from those that are not, by checking what came. */
-    return status == MP_OK ? x->transport->barrier(x->link, err) : status;
+    return status == MP_OK ? x->w.transport->barrier(x->w.link, err) : status;
 }
 
 /* Real experts, behind the checks of what came; the slowest rank's time is added to the step's. */
 static enum mp_status compute(struct run *x, struct mp_error *err) {
-    const uint32_t n = x->world.n_ranks, n_local = x->world.n_local;
+    const uint32_t n = x->w.world.n_ranks, n_local = x->w.world.n_local;
     uint64_t *mine = mp_calloc(n_local, sizeof *mine), *all = mp_calloc(n, sizeof *all), slowest_ns = 0;
     enum mp_status status = MP_OK;
     if (mine == NULL || all == NULL) {
@@ -167,12 +95,12 @@ static enum mp_status compute(struct run *x, struct mp_error *err) {
         goto out;
     }
     for (uint32_t i = 0; i < n_local; i++)
-        MP_TRY(ex_compute(x->transport, x->link, x->layer, x->in->model, x->world.first_rank + i, &mine[i], err));
-    MP_TRY(x->transport->gather(x->link, mine, all, sizeof *mine, err));
+        MP_TRY(ex_compute(x->w.transport, x->w.link, x->w.layer, x->in->model, x->w.world.first_rank + i, &mine[i], err));
+    MP_TRY(x->w.transport->gather(x->w.link, mine, all, sizeof *mine, err));
     for (uint32_t r = 0; r < n; r++)
         slowest_ns = all[r] > slowest_ns ? all[r] : slowest_ns;
-    if (x->payload.iteration >= x->in->n_warmup)
-        x->r->gemm_ns[(size_t)x->payload.step * x->r->n_iterations + x->payload.iteration - x->in->n_warmup] +=
+    if (x->w.payload.iteration >= x->in->n_warmup)
+        x->r->gemm_ns[(size_t)x->w.payload.step * x->r->n_iterations + x->w.payload.iteration - x->in->n_warmup] +=
             slowest_ns;
 out:
     mp_free(mine);
@@ -182,32 +110,32 @@ out:
 
 static enum mp_status run_layer(struct run *x, uint32_t layer, struct mp_error *err) {
     enum mp_status status = MP_OK;
-    x->layer = x->layers[layer];
-    x->payload.layer = layer;
-    memset(x->rows_ns, 0, (size_t)x->world.n_local * 2 * sizeof *x->rows_ns);
-    const bool has_inside = x->layer->scripts[EX_DISPATCH_INSIDE] != NULL;
-    MP_TRY(all_ranks(x, TASK_PACK, err));
+    x->w.layer = x->layers[layer];
+    x->w.payload.layer = layer;
+    memset(x->w.rows_ns, 0, (size_t)x->w.world.n_local * 2 * sizeof *x->w.rows_ns);
+    const bool has_inside = x->w.layer->scripts[EX_DISPATCH_INSIDE] != NULL;
+    MP_TRY(ex_work_all(&x->w, EX_WORK_PACK, err));
     MP_TRY(run_part(x, layer, EX_DISPATCH, err));
     if (has_inside) {
-        MP_TRY(all_ranks(x, TASK_PASS_ON, err));
+        MP_TRY(ex_work_all(&x->w, EX_WORK_PASS_ON, err));
         MP_TRY(run_part(x, layer, EX_DISPATCH_INSIDE, err));
     }
-    MP_TRY(all_ranks(x, TASK_EXPERTS, err));
+    MP_TRY(ex_work_all(&x->w, EX_WORK_EXPERTS, err));
     if (x->in->with_gemm)
         MP_TRY(compute(x, err));
     if (has_inside) {
         MP_TRY(run_part(x, layer, EX_COMBINE_INSIDE, err));
-        MP_TRY(all_ranks(x, TASK_GATHER_UP, err));
+        MP_TRY(ex_work_all(&x->w, EX_WORK_GATHER_UP, err));
     }
     MP_TRY(run_part(x, layer, EX_COMBINE, err));
-    status = all_ranks(x, TASK_CHECK, err);
+    status = ex_work_all(&x->w, EX_WORK_CHECK, err);
 out:
     return status;
 }
 
 /* The slowest rank's time of each part of the layer, and of kernels that pack and that add up. */
 static enum mp_status slowest(struct run *x, uint32_t layer, uint64_t ns[N_TIMES], struct mp_error *err) {
-    const uint32_t n = x->world.n_ranks, n_local = x->world.n_local;
+    const uint32_t n = x->w.world.n_ranks, n_local = x->w.world.n_local;
     enum mp_status status = MP_OK;
     uint64_t *mine = mp_calloc((size_t)n_local * N_TIMES, sizeof *mine),
              *all = mp_calloc((size_t)n * N_TIMES, sizeof *all);
@@ -217,13 +145,13 @@ static enum mp_status slowest(struct run *x, uint32_t layer, uint64_t ns[N_TIMES
     }
     for (uint32_t i = 0; i < n_local; i++) {
         for (uint32_t k = 0; k < 2; k++)
-            mine[i * N_TIMES + EX_N_PARTS + k] = x->rows_ns[2 * i + k];
+            mine[i * N_TIMES + EX_N_PARTS + k] = x->w.rows_ns[2 * i + k];
         for (int part = 0; part < EX_N_PARTS; part++) {
             const struct ex_times *t = x->times[(size_t)layer * EX_N_PARTS + (uint32_t)part];
-            mine[i * N_TIMES + (uint32_t)part] = t != NULL ? t->total_ns[x->world.first_rank + i] : 0;
+            mine[i * N_TIMES + (uint32_t)part] = t != NULL ? t->total_ns[x->w.world.first_rank + i] : 0;
         }
     }
-    MP_TRY(x->transport->gather(x->link, mine, all, N_TIMES * sizeof *mine, err));
+    MP_TRY(x->w.transport->gather(x->w.link, mine, all, N_TIMES * sizeof *mine, err));
     for (uint32_t k = 0; k < N_TIMES; k++)
         for (uint32_t r = 0; r < n; r++)
             ns[k] = r == 0 || all[r * N_TIMES + k] > ns[k] ? all[r * N_TIMES + k] : ns[k];
@@ -239,11 +167,11 @@ static enum mp_status keep_measured(struct run *x, uint32_t layer, enum ex_part 
                                     struct mp_error *err) {
     const struct ex_script *s = x->layers[layer]->scripts[part];
     const struct ex_times *t = x->times[(size_t)layer * EX_N_PARTS + part];
-    const uint32_t n = x->world.n_ranks;
+    const uint32_t n = x->w.world.n_ranks;
     const size_t m = s->n_messages, row = 2 * m * sizeof(uint64_t);
     enum mp_status status = MP_OK;
     /* Every process says what its ranks saw; the first local rank speaks for all of them. */
-    uint64_t *mine = mp_calloc((size_t)x->world.n_local, row), *all = mp_calloc(n, row);
+    uint64_t *mine = mp_calloc((size_t)x->w.world.n_local, row), *all = mp_calloc(n, row);
     if (mine == NULL || all == NULL) {
         status = mp_nomem(err, "a timeline");
         goto out;
@@ -251,7 +179,7 @@ static enum mp_status keep_measured(struct run *x, uint32_t layer, enum ex_part 
     memcpy(mine, t->message_begin_ns, m * sizeof *mine);
     memcpy(mine + m, t->message_end_ns, m * sizeof *mine);
     if (row > 0)
-        MP_TRY(x->transport->gather(x->link, mine, all, row, err));
+        MP_TRY(x->w.transport->gather(x->w.link, mine, all, row, err));
     for (size_t i = 0; i < m; i++) {
         to[i] = (struct mp_exec_transfer){.layer = layer,
                                           .part = part,
@@ -314,21 +242,19 @@ out:
 /* ---- a step ---- */
 
 static enum mp_status make_room(struct run *x, struct mp_error *err) {
-    for (uint32_t i = 0; i < x->world.n_local; i++) {
-        const uint32_t rank = x->world.first_rank + i;
-        uint64_t most = 1;
-        for (uint32_t l = 0; l < x->r->n_layers; l++)
-            most = x->layers[l]->used[rank] > most ? x->layers[l]->used[rank] : most;
-        if (x->views[i] != NULL && most <= x->view_bytes[i])
-            continue;
-        void *view;
-        enum mp_status status = x->transport->alloc(x->link, rank, most, &view, err);
-        if (status != MP_OK)
-            return status;
-        x->views[i] = view;
-        x->view_bytes[i] = most;
+    uint64_t *most = mp_calloc(x->w.world.n_local, sizeof *most);
+    if (most == NULL)
+        return mp_nomem(err, "the memory of ranks");
+    for (uint32_t i = 0; i < x->w.world.n_local; i++) {
+        most[i] = 1;
+        for (uint32_t l = 0; l < x->r->n_layers; l++) {
+            const uint64_t used = x->layers[l]->used[x->w.world.first_rank + i];
+            most[i] = used > most[i] ? used : most[i];
+        }
     }
-    return MP_OK;
+    enum mp_status status = ex_work_room(&x->w, most, err);
+    mp_free(most);
+    return status;
 }
 
 static enum mp_status prepare(struct run *x, struct mp_error *err) {
@@ -340,7 +266,7 @@ static enum mp_status prepare(struct run *x, struct mp_error *err) {
         for (int part = 0; part < EX_N_PARTS; part++)
             if (x->layers[l]->scripts[part] != NULL)
                 all[n++] = x->layers[l]->scripts[part];
-    enum mp_status status = x->transport->prepare(x->link, all, n, err);
+    enum mp_status status = x->w.transport->prepare(x->w.link, all, n, err);
     mp_free(all);
     return status;
 }
@@ -396,7 +322,7 @@ static enum mp_status predict(struct run *x, uint32_t step, struct mp_error *err
             p->measured_ns = mp_arena_alloc(r->arena, r->n_iterations, sizeof *p->measured_ns);
             if (p->measured_ns == NULL)
                 return mp_nomem(err, "times");
-            MP_TRY(ex_layer_predict(x->layers[l], &x->setup, x->net, x->in->stage_mode, &x->transport->limits,
+            MP_TRY(ex_layer_predict(x->layers[l], &x->setup, x->net, x->in->stage_mode, &x->w.transport->limits,
                                     (enum ex_part)part, is_logged ? &x->log : NULL, &p->predicted_ns, &p->bound_ns,
                                     err));
             if (is_logged)
@@ -419,7 +345,7 @@ static void free_step(struct run *x) {
 
 /* A fault that strikes nothing would look like one that is not caught. */
 static enum mp_status check_fault(const struct run *x, uint32_t step, uint32_t layer, struct mp_error *err) {
-    const struct ex_fault *f = &x->world.fault;
+    const struct ex_fault *f = &x->w.world.fault;
     const struct ex_script *s = x->layers[layer]->scripts[EX_DISPATCH];
     bool is_there = f->stage < s->n_stages && f->rank < s->n_ranks &&
                     (f->kind == EX_FAULT_STOP || f->kind == EX_FAULT_KILL || f->kind == EX_FAULT_SLOW);
@@ -444,7 +370,7 @@ static enum mp_status check_fault(const struct run *x, uint32_t step, uint32_t l
 
 /* Between pieces of work that know nothing of transports. */
 static enum mp_status works_on(struct run *x, struct mp_error *err) {
-    return x->transport->pulse != NULL ? x->transport->pulse(x->link, err) : MP_OK;
+    return x->w.transport->pulse != NULL ? x->w.transport->pulse(x->w.link, err) : MP_OK;
 }
 
 static enum mp_status run_step(struct run *x, uint32_t step, struct mp_error *err) {
@@ -455,10 +381,10 @@ static enum mp_status run_step(struct run *x, uint32_t step, struct mp_error *er
     for (uint32_t l = 0; l < r->n_layers; l++) {
         if (x->in->matrix != NULL)
             MP_TRY(ex_layer_plain(&x->layers[l], &x->setup, x->net, x->in->matrix, x->in->stage_mode,
-                                  &x->transport->limits, err));
+                                  &x->w.transport->limits, err));
         else
             MP_TRY(
-                ex_layer_new(&x->layers[l], &x->setup, x->net, x->in->stage_mode, &x->transport->limits, step, l, err));
+                ex_layer_new(&x->layers[l], &x->setup, x->net, x->in->stage_mode, &x->w.transport->limits, step, l, err));
         MP_TRY(check_fault(x, step, l, err));
         MP_TRY(works_on(x, err));
         for (int part = 0; part < EX_N_PARTS; part++)
@@ -468,12 +394,12 @@ static enum mp_status run_step(struct run *x, uint32_t step, struct mp_error *er
     }
     MP_TRY(predict(x, step, err));
     MP_TRY(make_room(x, err));
-    if (x->transport->prepare != NULL)
+    if (x->w.transport->prepare != NULL)
         MP_TRY(prepare(x, err));
-    x->payload.step = step;
+    x->w.payload.step = step;
     for (uint32_t i = 0; i < n_warmup + r->n_iterations; i++) {
         size_t part_at = first_part;
-        x->payload.iteration = i;
+        x->w.payload.iteration = i;
         for (uint32_t l = 0; l < r->n_layers; l++) {
             uint64_t ns[N_TIMES] = {0};
             MP_TRY(run_layer(x, l, err));
@@ -486,8 +412,8 @@ static enum mp_status run_step(struct run *x, uint32_t step, struct mp_error *er
                 if (x->layers[l]->scripts[part] != NULL) {
                     if (i >= n_warmup)
                         r->parts[part_at].measured_ns[i - n_warmup] = ns[part];
-                    for (uint32_t k = 0; k < x->world.n_local; k++)
-                        r->n_bytes += ex_script_bytes(x->layers[l]->scripts[part], x->world.first_rank + k, true);
+                    for (uint32_t k = 0; k < x->w.world.n_local; k++)
+                        r->n_bytes += ex_script_bytes(x->layers[l]->scripts[part], x->w.world.first_rank + k, true);
                     part_at++;
                 }
         }
@@ -504,10 +430,10 @@ out:
 static enum mp_status open_run(struct run *x, struct mp_error *err) {
     const struct mp_exec *in = x->in;
     enum mp_status status = MP_OK;
-    x->transport = ex_transport_find(in->transport);
-    if (x->transport == NULL)
+    x->w.transport = ex_transport_find(in->transport);
+    if (x->w.transport == NULL)
         return mp_fail(err, MP_EUSAGE, "unknown transport \"%s\" (all: moeplan-exec --list transports)", in->transport);
-    if (in->with_gemm && (x->transport->compute == NULL || in->matrix != NULL))
+    if (in->with_gemm && (x->w.transport->compute == NULL || in->matrix != NULL))
         return mp_fail(err, MP_EUSAGE,
                        in->matrix != NULL ? "--compute gemm: a matrix has no experts (leave out --matrix)"
                                           : "--compute gemm: transport %s has no GPU (take cuda or nccl)",
@@ -516,7 +442,7 @@ static enum mp_status open_run(struct run *x, struct mp_error *err) {
         return mp_fail(err, MP_EUSAGE,
                        "the plan is for %u GPUs, the topology has %u, and there are %u ranks (one for each GPU)",
                        in->plan->n_gpus, in->topology->n_gpus, in->n_ranks);
-    x->world = (struct ex_world){.n_ranks = in->n_ranks,
+    x->w.world = (struct ex_world){.n_ranks = in->n_ranks,
                                  .first_rank = in->first_rank,
                                  .n_local = in->n_local,
                                  .local_rank = in->local_rank,
@@ -530,10 +456,10 @@ static enum mp_status open_run(struct run *x, struct mp_error *err) {
     if (in->fault != NULL) {
         const uint32_t n_steps = in->matrix != NULL ? 1 : in->workload->n_steps,
                        n_layers = in->matrix != NULL ? 1 : in->plan->n_layers;
-        MP_TRY(ex_fault_parse(&x->world.fault, in->fault, err));
-        if (x->world.fault.step >= n_steps || x->world.fault.layer >= n_layers) {
+        MP_TRY(ex_fault_parse(&x->w.world.fault, in->fault, err));
+        if (x->w.world.fault.step >= n_steps || x->w.world.fault.layer >= n_layers) {
             status = mp_fail(err, MP_EUSAGE, "--fault: there is no step %u or layer %u (%u steps of %u layers)",
-                             x->world.fault.step, x->world.fault.layer, n_steps, n_layers);
+                             x->w.world.fault.step, x->w.world.fault.layer, n_steps, n_layers);
             goto out;
         }
     }
@@ -546,10 +472,10 @@ static enum mp_status open_run(struct run *x, struct mp_error *err) {
                                       .model = in->model,
                                       .dispatcher = in->dispatcher,
                                       .sources = in->sources};
-    x->payload = (struct ex_payload){.seed = in->seed};
+    x->w.payload = (struct ex_payload){.seed = in->seed};
     if (in->matrix == NULL) {
-        x->payload.dispatch_bytes = in->model->dispatch_bytes;
-        x->payload.combine_bytes = in->model->combine_bytes;
+        x->w.payload.dispatch_bytes = in->model->dispatch_bytes;
+        x->w.payload.combine_bytes = in->model->combine_bytes;
     }
     MP_TRY(identify(x, err));
 out:
@@ -569,17 +495,17 @@ static enum mp_status new_result(struct run *x, struct mp_error *err) {
                                  .n_steps = in->matrix != NULL ? 1 : in->workload->n_steps,
                                  .n_layers = n_layers,
                                  .n_iterations = in->n_iterations,
-                                 .transport = x->transport->name,
+                                 .transport = x->w.transport->name,
                                  .arena = arena};
     x->r = r;
     r->parts = mp_arena_alloc(arena, (size_t)n_layers * EX_N_PARTS * r->n_steps, sizeof *r->parts);
     x->layers = mp_calloc(n_layers, sizeof *x->layers);
     x->times = mp_calloc((size_t)n_layers * EX_N_PARTS, sizeof *x->times);
-    x->views = mp_calloc(in->n_local, sizeof *x->views);
-    x->view_bytes = mp_calloc(in->n_local, sizeof *x->view_bytes);
-    x->counts = mp_calloc((size_t)in->n_local * 3, sizeof *x->counts);
-    x->rows_ns = mp_calloc((size_t)in->n_local * 2, sizeof *x->rows_ns);
-    const bool packs = x->transport->limits.packs && in->matrix == NULL;
+    x->w.views = mp_calloc(in->n_local, sizeof *x->w.views);
+    x->w.view_bytes = mp_calloc(in->n_local, sizeof *x->w.view_bytes);
+    x->w.counts = mp_calloc((size_t)in->n_local * 3, sizeof *x->w.counts);
+    x->w.rows_ns = mp_calloc((size_t)in->n_local * 2, sizeof *x->w.rows_ns);
+    const bool packs = x->w.transport->limits.packs && in->matrix == NULL;
     if (packs) {
         r->pack_ns = mp_arena_alloc(arena, (size_t)r->n_steps * in->n_iterations, sizeof *r->pack_ns);
         r->unpack_ns = mp_arena_alloc(arena, (size_t)r->n_steps * in->n_iterations, sizeof *r->unpack_ns);
@@ -587,7 +513,7 @@ static enum mp_status new_result(struct run *x, struct mp_error *err) {
     if (in->with_gemm)
         r->gemm_ns = mp_arena_alloc(arena, (size_t)r->n_steps * in->n_iterations, sizeof *r->gemm_ns);
     if ((in->with_gemm && r->gemm_ns == NULL) || r->parts == NULL || x->layers == NULL || x->times == NULL ||
-        x->views == NULL || x->view_bytes == NULL || x->counts == NULL || x->rows_ns == NULL ||
+        x->w.views == NULL || x->w.view_bytes == NULL || x->w.counts == NULL || x->w.rows_ns == NULL ||
         (packs && (r->pack_ns == NULL || r->unpack_ns == NULL)))
         return mp_nomem(err, "a result");
     return MP_OK;
@@ -595,7 +521,7 @@ static enum mp_status new_result(struct run *x, struct mp_error *err) {
 
 /* Counts of all ranks. */
 static enum mp_status add_up(struct run *x, struct mp_error *err) {
-    const uint32_t n = x->world.n_ranks, n_local = x->world.n_local;
+    const uint32_t n = x->w.world.n_ranks, n_local = x->w.world.n_local;
     uint64_t *mine = mp_calloc((size_t)n_local * 3, sizeof *mine), *all = mp_calloc((size_t)n * 3, sizeof *all);
     enum mp_status status = MP_OK;
     if (mine == NULL || all == NULL) {
@@ -603,11 +529,11 @@ static enum mp_status add_up(struct run *x, struct mp_error *err) {
         goto out;
     }
     for (uint32_t i = 0; i < n_local; i++) {
-        mine[3 * i] = x->counts[2 * i];
-        mine[3 * i + 1] = x->counts[2 * i + 1];
+        mine[3 * i] = x->w.counts[2 * i];
+        mine[3 * i + 1] = x->w.counts[2 * i + 1];
         mine[3 * i + 2] = i == 0 ? x->r->n_bytes : 0; /* of the process */
     }
-    MP_TRY(x->transport->gather(x->link, mine, all, 3 * sizeof *mine, err));
+    MP_TRY(x->w.transport->gather(x->w.link, mine, all, 3 * sizeof *mine, err));
     x->r->n_bytes = 0;
     for (uint32_t r = 0; r < n; r++) {
         x->r->n_tokens += all[3 * r];
@@ -627,19 +553,19 @@ enum mp_status mp_exec_run(struct mp_exec_result **out, const struct mp_exec *in
     enum mp_status status = MP_OK;
     MP_TRY(open_run(&x, &why));
     MP_TRY(new_result(&x, &why));
-    MP_TRY(x.transport->open(&x.link, &x.world, &why));
-    x.pulse = (struct ex_pulse){.beat = x.transport->pulse, .link = x.link};
-    x.payload.pulse = x.pulse.beat != NULL ? &x.pulse : NULL;
+    MP_TRY(x.w.transport->open(&x.w.link, &x.w.world, &why));
+    x.w.pulse = (struct ex_pulse){.beat = x.w.transport->pulse, .link = x.w.link};
+    x.w.payload.pulse = x.w.pulse.beat != NULL ? &x.w.pulse : NULL;
     for (uint32_t s = 0; s < x.r->n_steps; s++)
         MP_TRY(run_step(&x, s, &why));
     MP_TRY(add_up(&x, &why));
     *out = x.r;
     x.r = NULL;
 out:
-    if (status != MP_OK && x.link != NULL)
-        x.transport->abort(x.link, &why);
-    if (x.transport != NULL)
-        x.transport->close(x.link);
+    if (status != MP_OK && x.w.link != NULL)
+        x.w.transport->abort(x.w.link, &why);
+    if (x.w.transport != NULL)
+        x.w.transport->close(x.w.link);
     if (status != MP_OK && err != NULL && err->status == MP_OK)
         *err = why;
     mp_net_log_free(&x.log);
@@ -648,10 +574,10 @@ out:
     mp_router_free(x.router);
     mp_free(x.layers);
     mp_free(x.times);
-    mp_free(x.views);
-    mp_free(x.view_bytes);
-    mp_free(x.counts);
-    mp_free(x.rows_ns);
+    mp_free(x.w.views);
+    mp_free(x.w.view_bytes);
+    mp_free(x.w.counts);
+    mp_free(x.w.rows_ns);
     mp_exec_result_free(x.r);
     return status;
 }

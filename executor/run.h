@@ -27,6 +27,19 @@ enum mp_status ex_layer_plain(struct ex_layer **out, const struct mp_cost_setup 
                               const uint64_t *matrix, int stage_mode, const struct ex_limits *limits,
                               struct mp_error *err) MP_MUST_CHECK;
 void ex_layer_free(struct ex_layer *l);
+
+/* Piece i of n of a part of a layer, by whole copies of every flow. Its relays are laid behind l->used, which moves on.
+ */
+struct ex_piece {
+    uint64_t *bytes; /* the flows' */
+    struct ex_flows flows;
+    struct ex_script *script;
+};
+enum mp_status ex_piece_new(struct ex_piece **out, struct ex_layer *l, const struct mp_cost_setup *setup,
+                            struct mp_net *net, int stage_mode, const struct ex_limits *limits, uint32_t step,
+                            uint32_t layer, enum ex_part part, uint32_t i, uint32_t n,
+                            struct mp_error *err) MP_MUST_CHECK;
+void ex_piece_free(struct ex_piece *p);
 /* What the network model says of a script's part as the transport runs it, launches included; log: NULL, or where its
  * transfers go. */
 enum mp_status ex_layer_predict(const struct ex_layer *l, const struct mp_cost_setup *setup, struct mp_net *net,

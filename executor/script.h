@@ -55,6 +55,7 @@ struct ex_script {
     uint32_t n_ranks, n_stages;
     enum mp_stage_mode mode;   /* how stages follow each other (docs/COST.md part 5); one stage: no matter */
     bool is_single;            /* one shot: one stage, everything at once */
+    bool is_agreed;            /* all ranks are known to be ready for it: a run begins without a barrier */
     uint32_t flush_stage;      /* not bound by ports, not capped; MP_NONE = none */
     uint32_t ports;            /* most sends and most receives of a rank in a stage, widths counted; 0 = not bound */
     uint64_t port_bytes_per_s; /* rate cap of one sub-port; 0 = none */

@@ -17,6 +17,7 @@ enum socket_kind {
     SOCKET_ROW,         /* a rank's part of gather `serial`, to rank 0; its bytes follow */
     SOCKET_ALL,         /* the rows of all, from rank 0 */
     SOCKET_TICK,        /* a sign of life: something of the sender moved `serial` ns ago; it waits for rank `index` */
+    SOCKET_WORD,        /* of a training step: a struct ex_word follows */
     SOCKET_ABORT,       /* a reason follows */
     SOCKET_LEAVE        /* nothing more will come, and that is right so */
 };
@@ -47,10 +48,12 @@ struct socket_peer {
     uint64_t row_serial;
     struct socket_buffer row; /* rank 0: its part of a gather */
 };
+struct socket_sums; /* connections for sums of gradients, and the sum at hand: socket_sum.c */
 struct ex_link {
     struct ex_world world;
     uint32_t me, n;
     struct socket_peer *peers; /* [n] */
+    struct socket_sums *sums;  /* NULL = none */
     int epoll, listener;
     uint8_t *block;
     uint64_t block_bytes;
@@ -65,6 +68,11 @@ struct ex_link {
     const void *run;    /* for owed */
     const struct ex_script *script;
     struct mp_error why;
+    ex_attend_fn *attend; /* NULL = nobody */
+    void *attend_ctx;
+    uint64_t attend_ns; /* when it wants to be called at the latest */
+    struct socket_buffer words;
+    bool is_beside; /* sums and attend are at work: not again from within */
     char doing[160]; /* for messages: what is going on when somebody is gone */
 };
 
@@ -93,6 +101,28 @@ enum mp_status socket_pulse(struct ex_link *l, struct mp_error *err) MP_MUST_CHE
 enum mp_status socket_gone(struct ex_link *l, uint32_t peer, int error, struct mp_error *err) MP_MUST_CHECK;
 enum mp_status socket_break(struct ex_link *l, struct mp_error *err, const char *fmt, ...)
     MP_PRINTF(3, 4) MP_MUST_CHECK;
-enum { SOCKET_MAGIC = 0x6d6f7632, SOCKET_FRAME = sizeof(struct socket_frame) };
+/* SUMS: of the first bytes on a connection of theirs. */
+enum { SOCKET_MAGIC = 0x6d6f7632, SOCKET_MAGIC_SUMS = 0x6d6f7633, SOCKET_FRAME = sizeof(struct socket_frame) };
+
+/* socket_sum.c */
+enum mp_status socket_sums_new(struct ex_link *l, struct mp_error *err) MP_MUST_CHECK;
+void socket_sums_free(struct ex_link *l);
+/* The connections to a peer; -1 = none yet. */
+int *socket_sums_fd(struct ex_link *l, uint32_t peer, bool is_in);
+void socket_sums_event(struct ex_link *l, uint32_t peer, bool is_in, uint32_t events);
+/* Sends and receives what can go now of the sum at hand, and lets attend work. */
+enum mp_status socket_beside(struct ex_link *l, uint64_t now_ns, struct mp_error *err) MP_MUST_CHECK;
+bool socket_sums_are_busy(const struct ex_link *l); /* a sum is at hand and not over */
+/* Shared: is it the turn of sums to send? */
+bool socket_sums_turn(const struct ex_link *l);
+/* A script has handed over so many bytes. */
+void socket_sums_note_bulk(struct ex_link *l, uint64_t bytes);
+/* struct ex_beside's, also for transports that tell each other things over this mesh. */
+enum mp_status socket_idle(struct ex_link *l, uint64_t until_ns, uint32_t waits_for, const char *doing,
+                           struct mp_error *err) MP_MUST_CHECK;
+enum mp_status socket_tell_word(struct ex_link *l, uint32_t to, const struct ex_word *word,
+                                struct mp_error *err) MP_MUST_CHECK;
+bool socket_hear_word(struct ex_link *l, struct ex_word *word);
+extern const struct ex_beside socket_beside_ops;
 
 #endif

@@ -19,6 +19,7 @@ enum {
     COMMANDS_ROOM = 4096,
     ROW_BYTES_MAX = 1 << 30,
     REASON_MAX = 900,
+    SUMS_NS = 1000000,       /* between looks of a rank that works while gradients are summed */
     GRACE_NS = 25000000,     /* from a connection's end until we give up hearing the reason from somebody */
     SEND_BUFFER = 128 * 1024 /* little waits in front of the next message; more was slower on loopback */
 };
@@ -127,6 +128,8 @@ static enum mp_status obey(struct ex_link *l, uint32_t from, const struct socket
         p->waits_for = f->index;
         ex_life_heard(&l->life, from, f->serial, ex_now_ns());
         return MP_OK;
+    case SOCKET_WORD:
+        return buffer_append(&l->words, more, f->bytes) ? MP_OK : mp_nomem(err, "what ranks tell each other");
     case SOCKET_LEAVE:
         ex_life_left(&l->life, from);
         return MP_OK;
@@ -170,9 +173,10 @@ static enum mp_status read_commands(struct ex_link *l, uint32_t from, struct mp_
             memcpy(&f, b->bytes + b->at, sizeof f);
             const uint64_t most = f.kind == SOCKET_ROW || f.kind == SOCKET_ALL ? ROW_BYTES_MAX
                                   : f.kind == SOCKET_ABORT                     ? REASON_MAX
+                                  : f.kind == SOCKET_WORD                      ? sizeof(struct ex_word)
                                                                                : 0;
             if (f.magic != SOCKET_MAGIC || f.from != from || f.kind <= SOCKET_MESSAGE || f.kind > SOCKET_LEAVE ||
-                f.bytes > most)
+                f.bytes > most || (f.kind == SOCKET_WORD && f.bytes != most))
                 return socket_break(l, err, "rank %u sent rank %u a control frame that makes no sense", from, l->me);
             if (b->n - b->at < sizeof f + f.bytes)
                 break;
@@ -232,7 +236,9 @@ static enum mp_status judge(struct ex_link *l, uint64_t now, struct mp_error *er
 }
 
 enum mp_status socket_pulse(struct ex_link *l, struct mp_error *err) {
-    return ex_life_works_on(&l->life, ex_now_ns()) ? socket_step(l, 0, err) : MP_OK;
+    const uint64_t now = ex_now_ns();
+    const bool is_due = ex_life_works_on(&l->life, now); /* always: it notes that something moves */
+    return is_due || (socket_sums_are_busy(l) && now >= l->life.looked_ns + SUMS_NS) ? socket_step(l, 0, err) : MP_OK;
 }
 
 static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
@@ -247,6 +253,8 @@ enum mp_status socket_step(struct ex_link *l, uint64_t until_ns, struct mp_error
         MP_TRY(tick(l, now, err));
     if (!l->is_silent)
         until_ns = earlier(until_ns, earlier(l->life.tick_ns, l->life.judge_ns));
+    if (l->attend != NULL && !l->is_silent && !l->is_beside)
+        until_ns = earlier(until_ns, l->attend_ns);
     const uint64_t left = until_ns > now ? until_ns - now : 0;
     const int ms = left / 1000000 < 1000000 ? (int)mp_ceil_div(left, 1000000) : 1000000;
     const int n = epoll_wait(l->epoll, events, EVENTS, ms);
@@ -254,10 +262,14 @@ enum mp_status socket_step(struct ex_link *l, uint64_t until_ns, struct mp_error
         now = ex_now_ns();
     l->life.looked_ns = now;
     for (int i = 0; i < n; i++) {
-        const uint32_t r = (uint32_t)(events[i].data.u64 >> 1);
+        const uint32_t r = (uint32_t)(events[i].data.u64 >> 2);
         const bool is_in = (events[i].data.u64 & 1) != 0;
         struct socket_peer *p = &l->peers[r];
         const uint32_t e = events[i].events;
+        if ((events[i].data.u64 & 2) != 0) {
+            socket_sums_event(l, r, is_in, e);
+            continue;
+        }
         if (is_in) {
             p->can_receive |= (e & (EPOLLIN | EPOLLHUP | EPOLLERR | EPOLLRDHUP)) != 0;
             if ((e & EPOLLIN) != 0)
@@ -271,12 +283,13 @@ enum mp_status socket_step(struct ex_link *l, uint64_t until_ns, struct mp_error
         }
     }
     for (int i = 0; i < n; i++) { /* after all reasons are heard */
-        const uint32_t r = (uint32_t)(events[i].data.u64 >> 1);
+        const uint32_t r = (uint32_t)(events[i].data.u64 >> 2);
         if (l->peers[r].out_has_ended && !ex_life_has_left(&l->life, r))
             MP_TRY(socket_gone(l, r, 0, err));
     }
     if (n < EVENTS && !l->is_silent && !l->is_asking) /* all that had come was looked at */
-        status = judge(l, now, err);
+        MP_TRY(judge(l, now, err));
+    status = socket_beside(l, now, err);
 out:
     return status;
 }
@@ -419,9 +432,10 @@ out:
 
 static void set(int fd, int level, int name, int value) { (void)setsockopt(fd, level, name, &value, sizeof value); }
 
-static enum mp_status ready(struct ex_link *l, uint32_t peer, int fd, bool is_in, struct mp_error *err) {
+static enum mp_status ready(struct ex_link *l, uint32_t peer, int fd, bool is_for_sums, bool is_in,
+                            struct mp_error *err) {
     struct epoll_event e = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
-                            .data.u64 = (uint64_t)peer << 1 | is_in};
+                            .data.u64 = (uint64_t)peer << 2 | (uint64_t)is_for_sums << 1 | is_in};
     const char *congestion = l->world.congestion != NULL ? l->world.congestion : "cubic";
     set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     if (setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, congestion, (socklen_t)strlen(congestion)) != 0 &&
@@ -435,11 +449,13 @@ static enum mp_status ready(struct ex_link *l, uint32_t peer, int fd, bool is_in
                : mp_fail(err, MP_EIO, "epoll cannot watch a connection: %s", strerror(errno));
 }
 
-/* Two descriptors for each peer. */
-static void raise_limit(uint32_t n) {
+/* Two descriptors for each peer, and two more for sums. */
+static rlim_t n_files(const struct ex_link *l) { return (l->sums != NULL ? 4 : 2) * (rlim_t)l->n + 64; }
+static void raise_limit(const struct ex_link *l) {
+    const rlim_t most = n_files(l);
     struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < 2 * (rlim_t)n + 64) {
-        limit.rlim_cur = limit.rlim_max < 2 * (rlim_t)n + 64 ? limit.rlim_max : 2 * (rlim_t)n + 64;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < most) {
+        limit.rlim_cur = limit.rlim_max < most ? limit.rlim_max : most;
         (void)setrlimit(RLIMIT_NOFILE, &limit);
     }
 }
@@ -451,10 +467,16 @@ struct card { /* the first bytes on a connection */
 
 static bool send_now(int fd, const void *bytes, size_t n) { return send(fd, bytes, n, MSG_NOSIGNAL) == (ssize_t)n; }
 
+static int *fd_of(struct ex_link *l, uint32_t peer, bool is_for_sums, bool is_in) {
+    if (is_for_sums)
+        return socket_sums_fd(l, peer, is_in);
+    return is_in ? &l->peers[peer].in : &l->peers[peer].out;
+}
+
 /* Connects to every rank; the kernel accepts for those that are busy. */
 static enum mp_status connect_all(struct ex_link *l, const struct ex_meeting *m, const struct ex_hosts *hosts,
-                                  uint64_t until, struct mp_error *err) {
-    const struct card card = {m->token, SOCKET_MAGIC, l->me};
+                                  bool is_for_sums, uint64_t until, struct mp_error *err) {
+    const struct card card = {m->token, is_for_sums ? SOCKET_MAGIC_SUMS : SOCKET_MAGIC, l->me};
     for (uint32_t k = 1; k < l->n; k++) {
         const uint32_t r = (l->me + k) % l->n;
         const char *to = m->addresses[r], *own = NULL;
@@ -465,28 +487,30 @@ static enum mp_status connect_all(struct ex_link *l, const struct ex_meeting *m,
                 return mp_fail(err, MP_EUSAGE, "%s: rank %u has no address at the level that it shares with rank %u",
                                l->world.hosts, to == NULL ? r : l->me, to == NULL ? l->me : r);
         }
-        l->peers[r].out = ex_connect(to, m->ports[r], own);
-        if (l->peers[r].out < 0 && errno != EMFILE && errno != ENFILE)
+        int *fd = fd_of(l, r, is_for_sums, false);
+        *fd = ex_connect(to, m->ports[r], own);
+        if (*fd < 0 && errno != EMFILE && errno != ENFILE)
             return mp_fail(err, MP_EPEER, "rank %u cannot reach rank %u at %s port %u: %s", l->me, r, to, m->ports[r],
                            strerror(errno));
-        if (l->peers[r].out < 0)
-            return mp_fail(err, MP_EIO, "%u ranks need more open files than allowed (ulimit -n %u)", l->n,
-                           2 * l->n + 64);
+        if (*fd < 0)
+            return mp_fail(err, MP_EIO, "%u ranks need more open files than allowed (ulimit -n %llu)", l->n,
+                           (unsigned long long)n_files(l));
     }
     for (uint32_t r = 0; r < l->n; r++) {
         int error = 0;
         socklen_t size = sizeof error;
         if (r == l->me)
             continue;
-        const bool is_there = ex_wait(l->peers[r].out, true, until);
+        const int fd = *fd_of(l, r, is_for_sums, false);
+        const bool is_there = ex_wait(fd, true, until);
         if (is_there)
-            (void)getsockopt(l->peers[r].out, SOL_SOCKET, SO_ERROR, &error, &size);
-        if (!is_there || error != 0 || !send_now(l->peers[r].out, &card, sizeof card))
+            (void)getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
+        if (!is_there || error != 0 || !send_now(fd, &card, sizeof card))
             return mp_fail(err, MP_EPEER, "rank %u cannot reach rank %u: %s", l->me, r,
                            !is_there    ? "no answer within the deadline"
                            : error != 0 ? strerror(error)
                                         : strerror(errno));
-        enum mp_status status = ready(l, r, l->peers[r].out, false, err);
+        enum mp_status status = ready(l, r, fd, is_for_sums, false, err);
         if (status != MP_OK)
             return status;
     }
@@ -497,22 +521,25 @@ static enum mp_status connect_all(struct ex_link *l, const struct ex_meeting *m,
 static enum mp_status accept_all(struct ex_link *l, const struct ex_meeting *m, uint64_t until, struct mp_error *err) {
     struct ex_guests guests;
     struct card card;
-    enum mp_status status = ex_guests_open(&guests, m->listener, sizeof card, 2 * l->n + 64, err);
-    for (uint32_t n_in = 1; n_in < l->n && status == MP_OK;) {
+    enum mp_status status = ex_guests_open(&guests, m->listener, sizeof card, (uint32_t)n_files(l), err);
+    for (uint32_t n_in = 0; n_in < (l->n - 1) * (l->sums != NULL ? 2 : 1) && status == MP_OK;) {
         const int fd = ex_guests_next(&guests, &card, until);
         if (fd < 0) {
             uint32_t missing = 0;
-            while (missing == l->me || (missing + 1 < l->n && l->peers[missing].in >= 0))
+            while (missing == l->me || (missing + 1 < l->n && l->peers[missing].in >= 0 &&
+                                        (l->sums == NULL || *socket_sums_fd(l, missing, true) >= 0)))
                 missing++;
             status = mp_fail(err, MP_EPEER, "rank %u waited %llu ms for rank %u to connect, which did not come", l->me,
                              (unsigned long long)l->world.deadline_ms, missing);
-        } else if (card.magic != SOCKET_MAGIC || card.token != m->token || card.from >= l->n || card.from == l->me ||
-                   l->peers[card.from].in >= 0) {
+        } else if ((card.magic != SOCKET_MAGIC && (card.magic != SOCKET_MAGIC_SUMS || l->sums == NULL)) ||
+                   card.token != m->token || card.from >= l->n || card.from == l->me ||
+                   *fd_of(l, card.from, card.magic == SOCKET_MAGIC_SUMS, true) >= 0) {
             (void)close(fd); /* nobody of us */
         } else {
-            l->peers[card.from].in = fd;
+            const bool is_for_sums = card.magic == SOCKET_MAGIC_SUMS;
+            *fd_of(l, card.from, is_for_sums, true) = fd;
             n_in++;
-            status = ready(l, card.from, fd, true, err);
+            status = ready(l, card.from, fd, is_for_sums, true, err);
         }
     }
     ex_guests_close(&guests);
@@ -551,11 +578,14 @@ enum mp_status socket_open(struct ex_link **out, const struct ex_world *world, s
         goto out;
     }
     MP_TRY(ex_life_new(&l->life, l->me, l->n, world->deadline_ms, err));
-    raise_limit(l->n);
+    if (world->with_sums)
+        MP_TRY(socket_sums_new(l, err));
+    raise_limit(l);
     MP_TRY(ex_meet(&meeting, world, until, err));
     if (world->hosts != NULL)
         MP_TRY(ex_hosts_load(&hosts, world->hosts, world->topology, err));
-    MP_TRY(connect_all(l, &meeting, &hosts, until, err));
+    for (int is_for_sums = 0; is_for_sums <= (l->sums != NULL); is_for_sums++)
+        MP_TRY(connect_all(l, &meeting, &hosts, is_for_sums, until, err));
     MP_TRY(accept_all(l, &meeting, until, err));
     ex_life_begin(&l->life, ex_now_ns());
     *out = l;
@@ -603,6 +633,8 @@ void socket_close(struct ex_link *l) {
         (void)close(l->epoll);
     ex_life_free(&l->life);
     mp_free(l->all.bytes);
+    mp_free(l->words.bytes);
+    socket_sums_free(l);
     mp_free(l->block);
     mp_free(l->peers);
     mp_free(l);

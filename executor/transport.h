@@ -8,6 +8,7 @@
 #include "fault.h"
 #include "rows.h"
 #include "script.h"
+#include "sum.h"
 
 /* Who takes part. Only main reads the environment and the command line; it is all in here. */
 struct ex_world {
@@ -22,6 +23,7 @@ struct ex_world {
     int sockets_fd;         /* a connection that main made before it forked, or -1; the launcher's business */
     char identity[65];      /* SHA-256 of plan, trace, topology and options: all ranks must have the same */
     bool with_timeline;     /* every message of the first step is wanted with its times */
+    bool with_sums;         /* gradients are to be summed beside scripts (struct ex_beside) */
     struct ex_fault fault;  /* what goes wrong on purpose; kind NONE in real life */
 };
 
@@ -54,7 +56,34 @@ struct ex_times {
 enum mp_status ex_times_new(struct ex_times **out, const struct ex_script *s, struct mp_error *err) MP_MUST_CHECK;
 void ex_times_free(struct ex_times *t); /* NULL is fine */
 
+/* What ranks tell each other in a training step; what the numbers mean is the business of train.h. */
+struct ex_word {
+    uint32_t kind, from, index, count;
+    int64_t a, b;
+};
+/* What a rank does beside everything else: called whenever the transport looks at what comes, in run, barrier and idle
+ * too, never while it is at work itself. next_ns: when it wants to be called again at the latest. */
+typedef enum mp_status ex_attend_fn(void *ctx, uint64_t now_ns, uint64_t *next_ns, struct mp_error *err);
+
 struct ex_link; /* an open transport: each file defines its own */
+
+/* Sums of gradients beside scripts, on connections (a stream, a thread) of their own. */
+struct ex_beside {
+    /* From now on `fn` attends; NULL: nobody does. is_shared: scripts and sums travel at the same time, and each gets
+     * half of what this rank can send; else the caller sees to it that they do not. */
+    enum mp_status (*attend)(struct ex_link *link, ex_attend_fn *fn, void *ctx, bool is_shared, struct mp_error *err);
+    /* Begins a local rank's part of a sum; at most one at a time. `sum` stays where it is until it has ended. */
+    enum mp_status (*sum)(struct ex_link *link, uint32_t rank, const struct ex_sum *sum, struct mp_error *err);
+    /* Has the local rank's part ended? True where none was begun. */
+    enum mp_status (*has_summed)(struct ex_link *link, uint32_t rank, bool *has, struct mp_error *err);
+    /* Waits until something has happened, until `until_ns` at most. waits_for: a rank, or MP_NONE: this one computes
+     * meanwhile. Fails as everything that waits does: when nothing moves for the deadline though all wait. */
+    enum mp_status (*idle)(struct ex_link *link, uint64_t until_ns, uint32_t waits_for, const char *doing,
+                           struct mp_error *err);
+    /* NULL where all ranks are in this process: a word to another rank; the next one that has come. */
+    enum mp_status (*tell)(struct ex_link *link, uint32_t to, const struct ex_word *word, struct mp_error *err);
+    bool (*hear)(struct ex_link *link, struct ex_word *word);
+};
 struct ex_transport {
     const char *name, *summary, *needs; /* --list transports prints them; needs: "nothing", "a GPU", ... */
     struct ex_limits limits;
@@ -83,6 +112,7 @@ struct ex_transport {
     /* NULL, or real matrix products of a local rank's experts, of these sizes; *ns: what they took on the device. */
     enum mp_status (*compute)(struct ex_link *link, uint32_t rank, const struct ex_gemm *gemm, uint64_t *ns,
                               struct mp_error *err);
+    const struct ex_beside *beside; /* NULL where gradients cannot be summed beside scripts */
     enum mp_status (*barrier)(struct ex_link *link, struct mp_error *err);
     /* NULL, or: this rank works on. Whoever works between waits calls it every now and then (it is cheap), so that the
      * others see life and this rank hears when they end. */

@@ -315,7 +315,7 @@ static enum mp_status send_some(struct run *x, size_t i, bool *did, struct mp_er
         lane->begun_ns = ex_now_ns() - x->origin_ns;
         *did = true;
     }
-    while (p->can_send && given < CHUNK) {
+    while (p->can_send && given < CHUNK && !socket_sums_turn(l)) {
         const size_t header = sizeof lane->out - lane->n_out;
         struct iovec parts[2] = {{(uint8_t *)&lane->out + lane->n_out, header},
                                  {l->block + e->at + lane->sent, small(e->bytes - lane->sent)}};
@@ -331,6 +331,7 @@ static enum mp_status send_some(struct run *x, size_t i, bool *did, struct mp_er
             return socket_gone(x->link, e->peer, errno, err);
         *did = true;
         given += (uint64_t)k;
+        socket_sums_note_bulk(l, (uint64_t)k);
         const size_t of_header = (size_t)k < header ? (size_t)k : header;
         lane->n_out += of_header;
         lane->sent += (size_t)k - of_header;
@@ -621,7 +622,8 @@ static enum mp_status socket_run(struct ex_link *l, const struct ex_script *s, s
     (void)snprintf(l->doing, sizeof l->doing, "%s", ex_script_name(s, name, sizeof name));
     l->n_runs++;
     MP_TRY(make(&x, err));
-    MP_TRY(socket_barrier(l, err));
+    if (!s->is_agreed)
+        MP_TRY(socket_barrier(l, err));
     l->owed = owed;
     l->run = &x;
     l->script = s;
@@ -660,6 +662,7 @@ const struct ex_transport ex_socket = {
     .open = socket_open,
     .alloc = socket_alloc,
     .run = socket_run,
+    .beside = &socket_beside_ops,
     .barrier = socket_barrier,
     .pulse = socket_pulse,
     .gather = socket_gather,
