@@ -1,5 +1,6 @@
 /* What a run was: a table, an object, a timeline. Times of several steps and iterations are pooled per layer and part.
  */
+#include "report_train.h"
 #include <moeplan/executor.h>
 #include <moeplan/report.h>
 #include <stdio.h>
@@ -157,6 +158,10 @@ void mp_exec_write_text(const struct mp_exec_result *r, const struct mp_exec *in
     struct mp_table *t = mp_table_new();
     char layer[32], bytes[32];
     bool has_fallback = false;
+    if (r->n_policies > 0) {
+        ex_report_training(r, in, o);
+        goto out;
+    }
     if (samples == NULL || t == NULL) {
         mp_out_fail(o, MP_ENOMEM, "out of memory: a report");
         goto out;
@@ -266,6 +271,12 @@ void mp_exec_write_json(const struct mp_exec_result *r, const struct mp_exec *in
                   (int)r->n_steps, "layers", (int)r->n_layers, "warmup", (int)in->n_warmup, "iterations",
                   (int)r->n_iterations, "verified", "tokens", whole(r->n_tokens), "copies", whole(r->n_copies),
                   "bytes_moved", whole(r->n_bytes), "step_ns", totals, "parts", parts);
+    if (r->n_policies > 0) {
+        (void)json_object_del(root, "parts");
+        (void)json_object_del(root, "step_ns");
+        (void)json_object_set_new(json_object_get(root, "verified"), "gradient_bytes", whole(r->n_gradient_bytes));
+        (void)json_object_set_new(root, "training", ex_report_training_json(r, in));
+    }
     mp_json_write(root, o);
     json_decref(root);
 out:

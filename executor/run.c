@@ -64,6 +64,16 @@ static enum mp_status identify(struct run *x, struct mp_error *err) {
     mp_out_printf(text, "%s %d %u %u %llu %d %s\n", in->topology->sha256, in->stage_mode, in->n_warmup,
                   in->n_iterations, (unsigned long long)in->seed, (int)in->with_timeline | (int)in->with_gemm << 1,
                   in->transport);
+    for (uint32_t k = 0; k < in->n_policies; k++) {
+        const struct mp_train_policy *p = &in->policies[k].policy;
+        mp_out_printf(text, "%s %d %d %d %d %llu %llu %llu %u %u\n", in->policies[k].name, (int)p->is_shared,
+                      (int)p->guard, (int)p->order, (int)p->is_pipelined, (unsigned long long)p->a2a_chunk_bytes,
+                      (unsigned long long)p->reduce_chunk_bytes, (unsigned long long)p->bucket_bytes, p->n_buckets,
+                      in->gradient_bits);
+        for (uint32_t i = 0; p->buckets != NULL && i < p->n_buckets; i++)
+            mp_out_printf(text, "%d %u %u\n", (int)p->buckets[i].is_experts, p->buckets[i].first_layer,
+                          p->buckets[i].last_layer);
+    }
     const uint8_t *bytes = mp_out_memory_bytes(text, &n);
     mp_sha256_hex(bytes, n, x->w.world.identity);
     return mp_out_commit(text, err);
@@ -438,6 +448,14 @@ static enum mp_status open_run(struct run *x, struct mp_error *err) {
                        in->matrix != NULL ? "--compute gemm: a matrix has no experts (leave out --matrix)"
                                           : "--compute gemm: transport %s has no GPU (take cuda or nccl)",
                        in->transport);
+    if (in->n_policies > 0 && x->w.transport->beside == NULL)
+        return mp_fail(err, MP_EUSAGE,
+                       "transport %s sums no gradients beside all-to-alls (take loop, socket or nccl)", in->transport);
+    if (in->n_policies > 0 && (in->matrix != NULL || in->with_timeline || in->with_gemm))
+        return mp_fail(err, MP_EUSAGE, "training steps are replayed without --%s (leave it out)",
+                       in->matrix != NULL  ? "matrix"
+                       : in->with_timeline ? "timeline"
+                                           : "compute gemm");
     if (in->n_ranks != in->plan->n_gpus || in->plan->n_gpus != in->topology->n_gpus)
         return mp_fail(err, MP_EUSAGE,
                        "the plan is for %u GPUs, the topology has %u, and there are %u ranks (one for each GPU)",
@@ -452,11 +470,14 @@ static enum mp_status open_run(struct run *x, struct mp_error *err) {
                                  .hosts = in->hosts,
                                  .congestion = in->congestion,
                                  .with_timeline = in->with_timeline,
+                                 .with_sums = in->n_policies > 0,
                                  .sockets_fd = in->launcher_fd};
     if (in->fault != NULL) {
         const uint32_t n_steps = in->matrix != NULL ? 1 : in->workload->n_steps,
                        n_layers = in->matrix != NULL ? 1 : in->plan->n_layers;
         MP_TRY(ex_fault_parse(&x->w.world.fault, in->fault, err));
+        if (x->w.world.fault.is_of_sums && in->n_policies == 0)
+            return mp_fail(err, MP_EUSAGE, "--fault: gradients are summed in training steps only (add --train)");
         if (x->w.world.fault.step >= n_steps || x->w.world.fault.layer >= n_layers) {
             status = mp_fail(err, MP_EUSAGE, "--fault: there is no step %u or layer %u (%u steps of %u layers)",
                              x->w.world.fault.step, x->w.world.fault.layer, n_steps, n_layers);
@@ -472,6 +493,7 @@ static enum mp_status open_run(struct run *x, struct mp_error *err) {
                                       .model = in->model,
                                       .dispatcher = in->dispatcher,
                                       .sources = in->sources};
+    x->w.n_threads = in->n_threads;
     x->w.payload = (struct ex_payload){.seed = in->seed};
     if (in->matrix == NULL) {
         x->w.payload.dispatch_bytes = in->model->dispatch_bytes;
@@ -522,27 +544,43 @@ static enum mp_status new_result(struct run *x, struct mp_error *err) {
 /* Counts of all ranks. */
 static enum mp_status add_up(struct run *x, struct mp_error *err) {
     const uint32_t n = x->w.world.n_ranks, n_local = x->w.world.n_local;
-    uint64_t *mine = mp_calloc((size_t)n_local * 3, sizeof *mine), *all = mp_calloc((size_t)n * 3, sizeof *all);
+    enum { N = 4 };
+    uint64_t *mine = mp_calloc((size_t)n_local * N, sizeof *mine), *all = mp_calloc((size_t)n * N, sizeof *all);
     enum mp_status status = MP_OK;
     if (mine == NULL || all == NULL) {
         status = mp_nomem(err, "a result");
         goto out;
     }
     for (uint32_t i = 0; i < n_local; i++) {
-        mine[3 * i] = x->w.counts[2 * i];
-        mine[3 * i + 1] = x->w.counts[2 * i + 1];
-        mine[3 * i + 2] = i == 0 ? x->r->n_bytes : 0; /* of the process */
+        mine[N * i] = x->w.counts[2 * i];
+        mine[N * i + 1] = x->w.counts[2 * i + 1];
+        mine[N * i + 2] = i == 0 ? x->r->n_bytes : 0; /* of the process */
+        mine[N * i + 3] = i == 0 ? x->r->n_gradient_bytes : 0;
     }
-    MP_TRY(x->w.transport->gather(x->w.link, mine, all, 3 * sizeof *mine, err));
-    x->r->n_bytes = 0;
+    MP_TRY(x->w.transport->gather(x->w.link, mine, all, N * sizeof *mine, err));
+    x->r->n_bytes = x->r->n_gradient_bytes = 0;
     for (uint32_t r = 0; r < n; r++) {
-        x->r->n_tokens += all[3 * r];
-        x->r->n_copies += all[3 * r + 1];
-        x->r->n_bytes += all[3 * r + 2];
+        x->r->n_tokens += all[N * r];
+        x->r->n_copies += all[N * r + 1];
+        x->r->n_bytes += all[N * r + 2];
+        x->r->n_gradient_bytes += all[N * r + 3];
     }
 out:
     mp_free(mine);
     mp_free(all);
+    return status;
+}
+
+/* Training steps in place of forward passes. */
+static enum mp_status train_all(struct run *x, struct mp_error *err) {
+    struct ex_training t = {.in = x->in, .work = &x->w, .setup = &x->setup, .net = x->net, .r = x->r};
+    enum mp_status status = MP_OK;
+    MP_TRY(ex_train_begin(&t, err));
+    for (uint32_t s = 0; s < x->r->n_steps; s++)
+        MP_TRY(ex_train_step(&t, s, err));
+    ex_train_end(&t);
+    x->r->n_gradient_bytes = t.n_gradient_bytes;
+out:
     return status;
 }
 
@@ -556,7 +594,9 @@ enum mp_status mp_exec_run(struct mp_exec_result **out, const struct mp_exec *in
     MP_TRY(x.w.transport->open(&x.w.link, &x.w.world, &why));
     x.w.pulse = (struct ex_pulse){.beat = x.w.transport->pulse, .link = x.w.link};
     x.w.payload.pulse = x.w.pulse.beat != NULL ? &x.w.pulse : NULL;
-    for (uint32_t s = 0; s < x.r->n_steps; s++)
+    if (in->n_policies > 0)
+        MP_TRY(train_all(&x, &why));
+    for (uint32_t s = 0; s < x.r->n_steps && in->n_policies == 0; s++)
         MP_TRY(run_step(&x, s, &why));
     MP_TRY(add_up(&x, &why));
     *out = x.r;

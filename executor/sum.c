@@ -149,3 +149,68 @@ void ex_ring_free(struct ex_ring *r) {
     mp_free(r->receives);
     mp_free(r);
 }
+
+/* ---- the reference ---- */
+
+static size_t next_of(const struct ex_move *moves, size_t n, size_t from, uint32_t peer) {
+    while (from < n && moves[from].peer != peer)
+        from++;
+    return from;
+}
+
+/* Moves what the pair can move now. */
+static enum mp_status move_pair(struct ex_ring *const *rings, uint8_t *const *blocks, uint8_t *const *is_in,
+                                uint32_t src, uint32_t dst, size_t *send, size_t *receive, size_t *n_moved,
+                                struct mp_error *err) {
+    const struct ex_ring *a = rings[src], *b = rings[dst];
+    for (; *send < a->n_sends; (*n_moved)++) {
+        const struct ex_move *s = &a->sends[*send], *r = &b->receives[*receive];
+        if (s->needs != MP_NONE && !is_in[src][s->needs])
+            return MP_OK;
+        if (*receive == b->n_receives)
+            return mp_fail(err, MP_EBUG, "rank %u sends rank %u more than that expects", src, dst);
+        if (s->bytes != r->bytes)
+            return mp_fail(err, MP_EPEER, "allreduce: rank %u sends rank %u %llu bytes where %llu were agreed", src, dst,
+                           (unsigned long long)s->bytes, (unsigned long long)r->bytes);
+        if (r->adds)
+            ex_sum_add(blocks[dst] + r->at, blocks[src] + s->at, s->bytes);
+        else
+            memcpy(blocks[dst] + r->at, blocks[src] + s->at, s->bytes);
+        is_in[dst][*receive] = 1;
+        *send = next_of(a->sends, a->n_sends, *send + 1, dst);
+        *receive = next_of(b->receives, b->n_receives, *receive + 1, src);
+    }
+    return MP_OK;
+}
+
+enum mp_status ex_rings_carry_out(struct ex_ring *const *rings, uint8_t *const *blocks, uint32_t n,
+                                  struct mp_error *err) {
+    const size_t cells = (size_t)n * n;
+    size_t *next = mp_calloc(2 * cells, sizeof *next), n_left = 0, n_moved = 1;
+    uint8_t **is_in = mp_calloc(n, sizeof *is_in);
+    enum mp_status status = next == NULL || is_in == NULL ? mp_nomem(err, "sums of gradients") : MP_OK;
+    for (uint32_t r = 0; r < n && status == MP_OK; r++) {
+        is_in[r] = mp_calloc(rings[r]->n_receives + 1, 1);
+        if (is_in[r] == NULL)
+            status = mp_nomem(err, "sums of gradients");
+        n_left += rings[r]->n_sends;
+        for (uint32_t k = 0; k < n; k++) {
+            next[(size_t)r * n + k] = next_of(rings[r]->sends, rings[r]->n_sends, 0, k);
+            next[cells + (size_t)k * n + r] = next_of(rings[r]->receives, rings[r]->n_receives, 0, k);
+        }
+    }
+    while (n_left > 0 && n_moved > 0 && status == MP_OK) {
+        n_moved = 0;
+        for (size_t c = 0; c < cells && status == MP_OK; c++)
+            status = move_pair(rings, blocks, is_in, (uint32_t)(c / n), (uint32_t)(c % n), &next[c], &next[cells + c],
+                               &n_moved, err);
+        n_left -= n_moved;
+    }
+    if (status == MP_OK && n_left > 0)
+        status = mp_fail(err, MP_EBUG, "%zu messages of an allreduce wait for each other", n_left);
+    for (uint32_t r = 0; is_in != NULL && r < n; r++)
+        mp_free(is_in[r]);
+    mp_free(is_in);
+    mp_free(next);
+    return status;
+}

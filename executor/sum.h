@@ -41,6 +41,11 @@ enum mp_status ex_ring_new(struct ex_ring **out, const struct ex_sum *sum, uint3
                            const struct mp_topology *topology, struct mp_error *err) MP_MUST_CHECK;
 void ex_ring_free(struct ex_ring *r); /* NULL is fine */
 
+/* All ranks' lists over blocks in one memory: the reference. MP_EBUG when they do not fit each other, MP_EPEER where the
+ * sizes of two ends differ. */
+enum mp_status ex_rings_carry_out(struct ex_ring *const *rings, uint8_t *const *blocks, uint32_t n,
+                                  struct mp_error *err) MP_MUST_CHECK;
+
 /* Adds n bytes of words; n is a multiple of 8. */
 void ex_sum_add(uint8_t *to, const uint8_t *from, uint64_t n);
 

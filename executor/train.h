@@ -102,10 +102,14 @@ struct ex_training { /* borrowed */
     struct ex_work *work;
     const struct mp_cost_setup *setup;
     struct mp_net *net;
-    struct mp_exec_result *r; /* training is made, and added to */
+    struct mp_exec_result *r;  /* training is made, and added to */
+    uint64_t n_gradient_bytes; /* compared, by this process */
+    uint32_t n_plays;
 };
 /* One step under every policy of in->policies, warm-up and iterations. */
 enum mp_status ex_train_step(struct ex_training *t, uint32_t step, struct mp_error *err) MP_MUST_CHECK;
-enum mp_status ex_train_begin(struct ex_training *t, struct mp_error *err) MP_MUST_CHECK; /* makes r->training */
+/* Before the first, after the last: r->training. */
+enum mp_status ex_train_begin(struct ex_training *t, struct mp_error *err) MP_MUST_CHECK;
+void ex_train_end(struct ex_training *t);
 
 #endif

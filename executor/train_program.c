@@ -51,6 +51,7 @@ static bool put_in_bucket(struct ex_program *p, struct ex_compute *c, const stru
             continue;
         c->bucket = i;
         b->ns += x->ns;
+        b->is.bytes += x->bytes;
         b->n_sources++;
         return true;
     }
@@ -118,7 +119,8 @@ enum mp_status ex_program_new(struct ex_program **out, const struct mp_train_ste
         goto out;
     }
     for (uint32_t i = 0; i < n_listed; i++)
-        p->buckets[p->n_buckets++] = (struct ex_bucket){.is = listed[i]};
+        p->buckets[p->n_buckets++] = (struct ex_bucket){
+            .is = {.is_experts = listed[i].is_experts, .first_layer = listed[i].first_layer, .last_layer = listed[i].last_layer}};
     if (!program(p))
         status = mp_fail(err, MP_EUSAGE, "the policy's buckets leave out gradients of the step");
 out:

@@ -58,7 +58,7 @@ void ex_times_free(struct ex_times *t); /* NULL is fine */
 
 /* What ranks tell each other in a training step; what the numbers mean is the business of train.h. */
 struct ex_word {
-    uint32_t kind, from, index, count;
+    uint32_t kind, from, index, count, serial;
     int64_t a, b;
 };
 /* What a rank does beside everything else: called whenever the transport looks at what comes, in run, barrier and idle

@@ -21,6 +21,15 @@ struct ex_link {
     pthread_cond_t changed;
     bool is_broken;      /* somebody failed: everybody ends */
     struct mp_error why; /* who failed first */
+    /* Sums beside scripts: a thread that attends, and carries out what it is told to. */
+    ex_attend_fn *attend; /* NULL = no thread */
+    void *attend_ctx;
+    pthread_t beside;
+    bool is_over;           /* the thread is to end */
+    struct ex_ring **rings; /* [n_ranks] begun, and not yet carried out */
+    uint32_t n_rings;
+    const struct ex_sum *struck; /* of the rank that a fault strikes, or NULL */
+    uint32_t struck_rank;
 };
 
 struct rank {
@@ -106,14 +115,15 @@ static void go_on(struct rank *r) {
     }
 }
 
-static enum mp_status fail(struct run *x, const struct mp_error *why) {
-    if (!x->link->is_broken) {
-        x->link->is_broken = true;
-        x->link->why = *why;
+static enum mp_status break_link(struct ex_link *l, const struct mp_error *why) {
+    if (!l->is_broken) {
+        l->is_broken = true;
+        l->why = *why;
     }
-    (void)pthread_cond_broadcast(&x->link->changed);
+    (void)pthread_cond_broadcast(&l->changed);
     return why->status;
 }
+static enum mp_status fail(struct run *x, const struct mp_error *why) { return break_link(x->link, why); }
 
 /* Who is to blame when rank `silent` shows no life: a rank that waits for a message with it says so. MP_NONE: nothing
  * moves, though all are alive; any message that is waited for. */
@@ -344,6 +354,132 @@ static void watch(struct run *x) {
     (void)pthread_mutex_unlock(&l->lock);
 }
 
+/* ---- sums beside scripts ---- */
+
+enum { NAP_NS = 200000 };
+
+/* What a fault does to a sum. A rank that says nothing, for whatever reason, ends the others after the deadline. */
+static enum mp_status misbehave_in_sum(struct ex_link *l, struct mp_error *err) {
+    const struct ex_sum *sum = l->struck;
+    struct ex_ring *ring = l->rings[l->struck_rank];
+    char name[112];
+    if (sum == NULL || ring->n_sends == 0)
+        return MP_OK;
+    if (l->world.fault.kind == EX_FAULT_CORRUPT)
+        l->blocks[l->struck_rank][ring->sends[0].at] ^= 1;
+    if (l->world.fault.kind == EX_FAULT_LIE)
+        ring->sends[0].bytes -= 8;
+    if (l->world.fault.kind != EX_FAULT_STOP && l->world.fault.kind != EX_FAULT_KILL &&
+        l->world.fault.kind != EX_FAULT_SLOW)
+        return MP_OK;
+    const uint64_t until = now_ns() + l->world.deadline_ms * 1000000;
+    (void)pthread_mutex_lock(&l->lock);
+    while (!l->is_broken && wait_until(l, until))
+        ;
+    (void)pthread_mutex_unlock(&l->lock);
+    return mp_fail(err, MP_EPEER, "%s: all waited %llu ms for rank %u, which showed no sign of life",
+                   ex_sum_name(sum, name, sizeof name), (unsigned long long)l->world.deadline_ms, l->struck_rank);
+}
+
+static void drop_rings(struct ex_link *l) {
+    for (uint32_t r = 0; r < l->world.n_ranks; r++) {
+        ex_ring_free(l->rings[r]);
+        l->rings[r] = NULL;
+    }
+    l->n_rings = 0;
+    l->struck = NULL;
+}
+
+static void *beside_main(void *ctx) {
+    struct ex_link *l = ctx;
+    struct mp_error why = {0};
+    enum mp_status status = MP_OK;
+    bool is_over = false;
+    while (status == MP_OK && !is_over) {
+        uint64_t next = UINT64_MAX;
+        status = l->attend(l->attend_ctx, now_ns(), &next, &why);
+        if (status == MP_OK && l->n_rings == l->world.n_ranks) {
+            status = misbehave_in_sum(l, &why);
+            if (status == MP_OK)
+                status = ex_rings_carry_out(l->rings, l->blocks, l->world.n_ranks, &why);
+            drop_rings(l);
+            next = 0;
+        }
+        const uint64_t now = now_ns(), nap = now + NAP_NS;
+        (void)pthread_mutex_lock(&l->lock);
+        if (status != MP_OK)
+            (void)break_link(l, &why);
+        (void)pthread_cond_broadcast(&l->changed); /* who idles looks again */
+        next = next < nap ? next : nap;
+        while (!l->is_over && !l->is_broken && next > now && wait_until(l, next))
+            ;
+        is_over = l->is_over || l->is_broken;
+        (void)pthread_mutex_unlock(&l->lock);
+    }
+    return NULL;
+}
+
+static enum mp_status loop_attend(struct ex_link *l, ex_attend_fn *fn, void *ctx, bool is_shared,
+                                  struct mp_error *err) {
+    (void)is_shared; /* memory is shared anyway */
+    if (l->attend != NULL) {
+        (void)pthread_mutex_lock(&l->lock);
+        l->is_over = true;
+        (void)pthread_cond_broadcast(&l->changed);
+        (void)pthread_mutex_unlock(&l->lock);
+        (void)pthread_join(l->beside, NULL);
+        drop_rings(l);
+        l->attend = NULL;
+    }
+    if (fn == NULL)
+        return MP_OK;
+    l->is_over = false;
+    l->attend = fn;
+    l->attend_ctx = ctx;
+    const int error = pthread_create(&l->beside, NULL, beside_main, l);
+    if (error == 0)
+        return MP_OK;
+    l->attend = NULL;
+    return mp_fail(err, MP_ENOMEM, "cannot start a thread for sums: %s", strerror(error));
+}
+
+/* From within attend, so in the thread that carries it out. */
+static enum mp_status loop_sum(struct ex_link *l, uint32_t rank, const struct ex_sum *sum, struct mp_error *err) {
+    enum mp_status status = ex_ring_new(&l->rings[rank], sum, rank, l->world.topology, err);
+    if (status != MP_OK)
+        return status;
+    l->n_rings++;
+    if (sum->is_struck) {
+        l->struck = sum;
+        l->struck_rank = rank;
+    }
+    return MP_OK;
+}
+
+static enum mp_status loop_has_summed(struct ex_link *l, uint32_t rank, bool *has, struct mp_error *err) {
+    (void)err;
+    *has = l->rings[rank] == NULL;
+    return MP_OK;
+}
+
+static enum mp_status loop_idle(struct ex_link *l, uint64_t until_ns, uint32_t waits_for, const char *doing,
+                                struct mp_error *err) {
+    const uint64_t nap = now_ns() + NAP_NS;
+    (void)waits_for; /* who keeps the others waiting here is the thread beside, which says so itself */
+    (void)doing;
+    (void)pthread_mutex_lock(&l->lock);
+    if (!l->is_broken)
+        (void)wait_until(l, until_ns < nap ? until_ns : nap);
+    enum mp_status status = l->is_broken ? l->why.status : MP_OK;
+    if (status != MP_OK && err != NULL)
+        *err = l->why;
+    (void)pthread_mutex_unlock(&l->lock);
+    return status;
+}
+
+static const struct ex_beside loop_beside = {
+    .attend = loop_attend, .sum = loop_sum, .has_summed = loop_has_summed, .idle = loop_idle};
+
 /* ---- the table's functions ---- */
 
 static void loop_close(struct ex_link *l) {
@@ -353,6 +489,7 @@ static void loop_close(struct ex_link *l) {
         mp_free(l->blocks[r]);
     mp_free(l->blocks);
     mp_free(l->block_bytes);
+    mp_free(l->rings);
     (void)pthread_mutex_destroy(&l->lock);
     (void)pthread_cond_destroy(&l->changed);
     mp_free(l);
@@ -379,7 +516,8 @@ static enum mp_status loop_open(struct ex_link **out, const struct ex_world *wor
     (void)pthread_condattr_destroy(&attributes);
     l->blocks = mp_calloc(world->n_ranks, sizeof *l->blocks);
     l->block_bytes = mp_calloc(world->n_ranks, sizeof *l->block_bytes);
-    if (l->blocks == NULL || l->block_bytes == NULL) {
+    l->rings = mp_calloc(world->n_ranks, sizeof(struct ex_ring *));
+    if (l->blocks == NULL || l->block_bytes == NULL || l->rings == NULL) {
         loop_close(l);
         return mp_nomem(err, "a transport");
     }
@@ -476,6 +614,7 @@ const struct ex_transport ex_loop = {
     .open = loop_open,
     .alloc = loop_alloc,
     .run = loop_run,
+    .beside = &loop_beside,
     .barrier = loop_barrier,
     .gather = loop_gather,
     .abort = loop_abort,

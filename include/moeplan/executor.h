@@ -4,6 +4,7 @@
 #define MOEPLAN_EXECUTOR_H
 
 #include <moeplan/json.h>
+#include <moeplan/policy.h>
 #include <moeplan/sim.h>
 
 /* Transports built in: fills what is known of transport i; false past the last. */
@@ -12,6 +13,10 @@ bool mp_transport_at(uint32_t i, const char **name, const char **summary, const 
 /* Has the transport one rank in each process? Else all are in this one. */
 bool mp_transport_has_one_rank_each(const char *name);
 
+struct mp_exec_policy { /* of training steps */
+    const char *name;
+    struct mp_train_policy policy;
+};
 struct mp_exec { /* what to execute; all borrowed */
     const struct mp_plan *plan;
     const struct mp_workload *workload; /* every step of it is executed; NULL with a matrix */
@@ -22,6 +27,10 @@ struct mp_exec { /* what to execute; all borrowed */
     const struct mp_dispatcher *dispatcher;
     enum mp_sources sources;
     int stage_mode; /* -1 = the plan's, else enum mp_stage_mode */
+    /* Whole training steps in place of forward passes: each step under each of them. 0 = forward passes. */
+    uint32_t n_policies;
+    const struct mp_exec_policy *policies;
+    uint32_t gradient_bits; /* of one weight's gradient as it travels; 0 = 16 */
     const char *transport;
     uint32_t n_warmup, n_iterations; /* of a step: not timed, timed; at least one timed */
     uint64_t seed;
@@ -51,6 +60,24 @@ struct mp_exec_part {
     uint64_t predicted_ns;   /* what the network model says of exactly this: launches included */
     uint64_t *measured_ns;   /* [n_iterations] the slowest rank's */
 };
+/* Training steps under one policy: means over steps and iterations, as measured and as predicted. All times count from
+ * the step's begin, and are the slowest rank's. */
+struct mp_exec_training_layer {
+    uint64_t a2a_ns[4], predicted_a2a_ns[4]; /* dispatch, combine, back to the experts, back home: from begin to end,
+                                              * summed over chunks */
+    uint64_t reduced_ns, predicted_reduced_ns; /* when the gradients of what all ranks hold are summed; 0 = none */
+};
+struct mp_exec_training {
+    const char *policy;
+    bool is_cut_down;       /* all-to-alls of two phases stay whole, whatever the policy says */
+    uint64_t *step_ns;      /* [n_steps][n_iterations] */
+    uint64_t *predicted_ns; /* [n_steps] */
+    uint64_t forward_ns, backward_ns, gradients_ns; /* when each has ended */
+    uint64_t predicted_forward_ns, predicted_backward_ns, predicted_gradients_ns;
+    uint64_t late_ns; /* of forward and backward: packing and checking took longer than the computation it is hidden in */
+    uint32_t n_a2a_chunks, n_sum_chunks; /* of the last step */
+    struct mp_exec_training_layer *layers; /* [n_layers] */
+};
 struct mp_exec_transfer { /* of the timeline */
     uint32_t layer, part, stage, src, dst;
     uint64_t bytes, begin_ns, end_ns;
@@ -63,6 +90,9 @@ struct mp_exec_result {
     uint64_t n_bytes;  /* moved between ranks, checked */
     size_t n_parts;
     struct mp_exec_part *parts; /* by step, layer, part */
+    uint32_t n_policies;
+    struct mp_exec_training *training; /* [n_policies]; then there are no parts */
+    uint64_t n_gradient_bytes;         /* compared with the sum of all holders' own, on every rank */
     uint64_t *gemm_ns; /* [n_steps][n_iterations] matrix products, the slowest rank's of each layer; NULL = none */
     /* [n_steps][n_iterations] kernels that lay activations into blocks (pack) and add answers up (unpack), the slowest
      * rank's of each layer; NULL where ranks pack on the host. */

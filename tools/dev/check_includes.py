@@ -46,7 +46,7 @@ ARROWS = {
     "report": CORE | {"stack", "synth"},
     "tools": set(OWNER.values()),
     "tests": set(OWNER.values()),
-    "executor": CORE | {"matrix", "export", "report"},
+    "executor": CORE | {"matrix", "export", "report", "train"},
     "umbrella": set(OWNER.values()),
 }
 # third-party header (by prefix) -> the files that may include it
