@@ -16,8 +16,8 @@ enum mp_status ex_fault_parse(struct ex_fault *out, const char *text, struct mp_
         if (strlen(kinds[k]) == n_kind && memcmp(kinds[k], text, n_kind) == 0)
             out->kind = (enum ex_fault_kind)k;
     const char *p = text + n_kind;
-    bool is_good = out->kind != EX_FAULT_NONE &&
-                   (!is_of_sums || (out->kind != EX_FAULT_SWAP && out->kind != EX_FAULT_DROP));
+    bool is_good =
+        out->kind != EX_FAULT_NONE && (!is_of_sums || (out->kind != EX_FAULT_SWAP && out->kind != EX_FAULT_DROP));
     out->is_of_sums = is_of_sums;
     while (*p != '\0' && n < 4 && is_good) {
         const size_t length = strcspn(++p, "/"); /* behind the @ or a / */
@@ -38,8 +38,8 @@ enum mp_status ex_fault_parse(struct ex_fault *out, const char *text, struct mp_
 }
 
 bool ex_fault_strikes(const struct ex_fault *f, const struct ex_script *s, uint32_t stage, uint32_t rank) {
-    return f->kind != EX_FAULT_NONE && !f->is_of_sums && s->part == EX_DISPATCH && f->step == s->step && f->layer == s->layer &&
-           f->stage == stage && (f->kind == EX_FAULT_DROP || f->rank == rank);
+    return f->kind != EX_FAULT_NONE && !f->is_of_sums && s->part == EX_DISPATCH && f->step == s->step &&
+           f->layer == s->layer && f->stage == stage && (f->kind == EX_FAULT_DROP || f->rank == rank);
 }
 
 /* The first two messages of the rank from the stage on exchange what they carry; where sizes differ, what lies around

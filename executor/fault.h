@@ -1,6 +1,6 @@
 /* Faults made on purpose, so that tests see each one caught: `KIND@STEP/LAYER/STAGE[/RANK]`. STEP counts executed
- * steps, LAYER the plan's layers, STAGE the stages of the dispatch as run; RANK (0) is who misbehaves. `sum-KIND@...`: in
- * chunk STAGE of the gradients of this layer (corrupt, stop, kill, lie, slow). */
+ * steps, LAYER the plan's layers, STAGE the stages of the dispatch as run; RANK (0) is who misbehaves. `sum-KIND@...`:
+ * in chunk STAGE of the gradients of this layer (corrupt, stop, kill, lie, slow). */
 #ifndef EXECUTOR_FAULT_H
 #define EXECUTOR_FAULT_H
 

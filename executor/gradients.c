@@ -45,9 +45,11 @@ static enum mp_status add_layer(struct ex_gradients *g, const struct ex_program 
     uint32_t n = 0;
     if (!b->is.is_experts) {
         if (x->reduce.ns > 0)
-            g->vectors[g->n_vectors++] = (struct ex_vector){
-                .layer = layer, .expert = MP_NONE, .words = words(x->reduce.bytes), .n_members = plan->n_gpus,
-                .members = all};
+            g->vectors[g->n_vectors++] = (struct ex_vector){.layer = layer,
+                                                            .expert = MP_NONE,
+                                                            .words = words(x->reduce.bytes),
+                                                            .n_members = plan->n_gpus,
+                                                            .members = all};
         return MP_OK;
     }
     if (x->expert_reduce.ns == 0)
@@ -165,11 +167,12 @@ static enum mp_status wrong(const struct ex_vector *v, const struct ex_payload *
     char of[48] = "what all ranks hold";
     if (v->expert != MP_NONE)
         snprintf(of, sizeof of, "expert %u, on %u ranks", v->expert, v->n_members);
-    return mp_fail(err, MP_EPEER,
-                   "allreduce of step %u: word %llu of %llu of the gradients of %s, layer %u of the plan, is 0x%016llx on "
-                   "rank %u and should be 0x%016llx",
-                   p->step, (unsigned long long)word, (unsigned long long)v->words, of, v->layer,
-                   (unsigned long long)got, rank, (unsigned long long)want);
+    return mp_fail(
+        err, MP_EPEER,
+        "allreduce of step %u: word %llu of %llu of the gradients of %s, layer %u of the plan, is 0x%016llx on "
+        "rank %u and should be 0x%016llx",
+        p->step, (unsigned long long)word, (unsigned long long)v->words, of, v->layer, (unsigned long long)got, rank,
+        (unsigned long long)want);
 }
 
 enum mp_status ex_gradients_check(const struct ex_gradients *g, const struct ex_payload *p, uint32_t local,
@@ -222,8 +225,7 @@ enum mp_status ex_gradients_sum(struct ex_sum **out, const struct ex_gradients *
     for (size_t i = first; i < first + n; i++) {
         const struct ex_vector *v = &g->vectors[i];
         const uint64_t begin = v->before > from ? v->before : from,
-                       end = v->before + v->words < to ? v->before + v->words : to,
-                       at = g->at[i * g->n_local + local];
+                       end = v->before + v->words < to ? v->before + v->words : to, at = g->at[i * g->n_local + local];
         if (begin < end && at != MP_NO_PLACE)
             s->spans[s->n_spans++] = (struct ex_span){.at = at + (begin - v->before) * 8,
                                                       .bytes = (end - begin) * 8,

@@ -51,8 +51,9 @@ static void cell_pair(struct mp_table *t, uint64_t measured, uint64_t predicted)
 /* ---- text ---- */
 
 static void put_steps(const struct mp_exec_result *r, const struct figures *f, struct mp_out *o) {
-    static const char *const columns[] = {"policy",  "step",          "min",        "max",       "predicted", "predicted/measured",
-                                          "against", "predicted so",  "forward",    "backward",  "gradients", "late"};
+    static const char *const columns[] = {
+        "policy",  "step",         "min",     "max",      "predicted", "predicted/measured",
+        "against", "predicted so", "forward", "backward", "gradients", "late"};
     struct mp_table *t = mp_table_new();
     if (t == NULL) {
         mp_out_fail(o, MP_ENOMEM, "out of memory: a report");
@@ -80,8 +81,8 @@ static void put_steps(const struct mp_exec_result *r, const struct figures *f, s
 }
 
 static void put_layers(const struct mp_exec_result *r, const struct mp_exec *in, struct mp_out *o) {
-    static const char *const columns[] = {"policy",    "layer",    "dispatch",           "combine",
-                                          "to the experts", "home", "gradients summed at"};
+    static const char *const columns[] = {"policy",         "layer", "dispatch",           "combine",
+                                          "to the experts", "home",  "gradients summed at"};
     struct mp_table *t = mp_table_new();
     if (t == NULL) {
         mp_out_fail(o, MP_ENOMEM, "out of memory: a report");
@@ -152,11 +153,12 @@ void ex_report_training(const struct mp_exec_result *r, const struct mp_exec *in
                   "than the computation they are hidden in\n",
                   r->n_steps, r->n_steps == 1 ? "" : "s", r->n_iterations, r->n_iterations == 1 ? "" : "s",
                   in->n_warmup);
-    mp_out_printf(o,
-                  "verified: %llu tokens back home, %llu copies where they arrived, %s moved; %s of gradients, on every "
-                  "rank the sum of all holders' own\n",
-                  (unsigned long long)r->n_tokens, (unsigned long long)r->n_copies,
-                  mp_human_bytes((double)r->n_bytes, bytes), mp_human_bytes((double)r->n_gradient_bytes, gradients));
+    mp_out_printf(
+        o,
+        "verified: %llu tokens back home, %llu copies where they arrived, %s moved; %s of gradients, on every "
+        "rank the sum of all holders' own\n",
+        (unsigned long long)r->n_tokens, (unsigned long long)r->n_copies, mp_human_bytes((double)r->n_bytes, bytes),
+        mp_human_bytes((double)r->n_gradient_bytes, gradients));
     mp_free(f);
 }
 
@@ -187,21 +189,22 @@ json_t *ex_report_training_json(const struct mp_exec_result *r, const struct mp_
         json_t *one =
             !figures_of(&f, r, k)
                 ? NULL
-                : json_pack(
-                      "{s:s,s:{s:o,s:o,s:o,s:o,s:i},s:o,s:f,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:i,s:i,s:b,s:b,s:s,s:s,s:b,s:o,"
-                      "s:o,s:o,s:O}",
-                      "policy", x->policy, "step_ns", "min", whole(f.min_ns), "median", whole(f.median_ns), "max",
-                      whole(f.max_ns), "mean", whole(f.mean_ns), "samples", (int)(r->n_steps * r->n_iterations),
-                      "predicted_ns", whole(f.predicted_ns), "predicted_over_measured",
-                      ratio(f.predicted_ns, f.median_ns), "forward_ns", whole(x->forward_ns), "predicted_forward_ns",
-                      whole(x->predicted_forward_ns), "backward_ns", whole(x->backward_ns), "predicted_backward_ns",
-                      whole(x->predicted_backward_ns), "gradients_ns", whole(x->gradients_ns),
-                      "predicted_gradients_ns", whole(x->predicted_gradients_ns), "late_ns", whole(x->late_ns),
-                      "a2a_chunks", (int)x->n_a2a_chunks, "allreduce_chunks", (int)x->n_sum_chunks, "a2a_stay_whole",
-                      (int)x->is_cut_down, "shared", (int)p->is_shared, "guard", mp_train_guard_name(p->guard), "order",
-                      mp_train_order_name(p->order), "pipelined", (int)p->is_pipelined, "a2a_chunk_bytes",
-                      whole(p->a2a_chunk_bytes), "reduce_chunk_bytes", whole(p->reduce_chunk_bytes), "bucket_bytes",
-                      whole(p->bucket_bytes), "layers", layers);
+                : json_pack("{s:s,s:{s:o,s:o,s:o,s:o,s:i},s:o,s:f,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:i,s:i,s:b,s:b,s:s,s:s,"
+                            "s:b,s:o,"
+                            "s:o,s:o,s:O}",
+                            "policy", x->policy, "step_ns", "min", whole(f.min_ns), "median", whole(f.median_ns), "max",
+                            whole(f.max_ns), "mean", whole(f.mean_ns), "samples", (int)(r->n_steps * r->n_iterations),
+                            "predicted_ns", whole(f.predicted_ns), "predicted_over_measured",
+                            ratio(f.predicted_ns, f.median_ns), "forward_ns", whole(x->forward_ns),
+                            "predicted_forward_ns", whole(x->predicted_forward_ns), "backward_ns",
+                            whole(x->backward_ns), "predicted_backward_ns", whole(x->predicted_backward_ns),
+                            "gradients_ns", whole(x->gradients_ns), "predicted_gradients_ns",
+                            whole(x->predicted_gradients_ns), "late_ns", whole(x->late_ns), "a2a_chunks",
+                            (int)x->n_a2a_chunks, "allreduce_chunks", (int)x->n_sum_chunks, "a2a_stay_whole",
+                            (int)x->is_cut_down, "shared", (int)p->is_shared, "guard", mp_train_guard_name(p->guard),
+                            "order", mp_train_order_name(p->order), "pipelined", (int)p->is_pipelined,
+                            "a2a_chunk_bytes", whole(p->a2a_chunk_bytes), "reduce_chunk_bytes",
+                            whole(p->reduce_chunk_bytes), "bucket_bytes", whole(p->bucket_bytes), "layers", layers);
         json_decref(layers);
         if (one == NULL || json_array_append_new(all, one) != 0) {
             json_decref(all);

@@ -11,8 +11,8 @@ struct run {
     struct mp_router *router;
     struct mp_net *net;
     struct mp_exec_result *r;
-    struct ex_layer **layers; /* [n_layers] of the step */
-    struct ex_times **times;  /* [n_layers][EX_N_PARTS] of the step */
+    struct ex_layer **layers;           /* [n_layers] of the step */
+    struct ex_times **times;            /* [n_layers][EX_N_PARTS] of the step */
     struct mp_net_log log;              /* of one prediction */
     struct mp_exec_transfer *predicted; /* of the first step, with the timeline */
     size_t n_predicted, n_predicted_allocated;
@@ -105,7 +105,8 @@ static enum mp_status compute(struct run *x, struct mp_error *err) {
         goto out;
     }
     for (uint32_t i = 0; i < n_local; i++)
-        MP_TRY(ex_compute(x->w.transport, x->w.link, x->w.layer, x->in->model, x->w.world.first_rank + i, &mine[i], err));
+        MP_TRY(
+            ex_compute(x->w.transport, x->w.link, x->w.layer, x->in->model, x->w.world.first_rank + i, &mine[i], err));
     MP_TRY(x->w.transport->gather(x->w.link, mine, all, sizeof *mine, err));
     for (uint32_t r = 0; r < n; r++)
         slowest_ns = all[r] > slowest_ns ? all[r] : slowest_ns;
@@ -393,8 +394,8 @@ static enum mp_status run_step(struct run *x, uint32_t step, struct mp_error *er
             MP_TRY(ex_layer_plain(&x->layers[l], &x->setup, x->net, x->in->matrix, x->in->stage_mode,
                                   &x->w.transport->limits, err));
         else
-            MP_TRY(
-                ex_layer_new(&x->layers[l], &x->setup, x->net, x->in->stage_mode, &x->w.transport->limits, step, l, err));
+            MP_TRY(ex_layer_new(&x->layers[l], &x->setup, x->net, x->in->stage_mode, &x->w.transport->limits, step, l,
+                                err));
         MP_TRY(check_fault(x, step, l, err));
         MP_TRY(works_on(x, err));
         for (int part = 0; part < EX_N_PARTS; part++)
@@ -449,8 +450,8 @@ static enum mp_status open_run(struct run *x, struct mp_error *err) {
                                           : "--compute gemm: transport %s has no GPU (take cuda or nccl)",
                        in->transport);
     if (in->n_policies > 0 && x->w.transport->beside == NULL)
-        return mp_fail(err, MP_EUSAGE,
-                       "transport %s sums no gradients beside all-to-alls (take loop, socket or nccl)", in->transport);
+        return mp_fail(err, MP_EUSAGE, "transport %s sums no gradients beside all-to-alls (take loop, socket or nccl)",
+                       in->transport);
     if (in->n_policies > 0 && (in->matrix != NULL || in->with_timeline || in->with_gemm))
         return mp_fail(err, MP_EUSAGE, "training steps are replayed without --%s (leave it out)",
                        in->matrix != NULL  ? "matrix"
@@ -461,17 +462,17 @@ static enum mp_status open_run(struct run *x, struct mp_error *err) {
                        "the plan is for %u GPUs, the topology has %u, and there are %u ranks (one for each GPU)",
                        in->plan->n_gpus, in->topology->n_gpus, in->n_ranks);
     x->w.world = (struct ex_world){.n_ranks = in->n_ranks,
-                                 .first_rank = in->first_rank,
-                                 .n_local = in->n_local,
-                                 .local_rank = in->local_rank,
-                                 .topology = in->topology,
-                                 .deadline_ms = in->deadline_ms,
-                                 .rendezvous = in->rendezvous,
-                                 .hosts = in->hosts,
-                                 .congestion = in->congestion,
-                                 .with_timeline = in->with_timeline,
-                                 .with_sums = in->n_policies > 0,
-                                 .sockets_fd = in->launcher_fd};
+                                   .first_rank = in->first_rank,
+                                   .n_local = in->n_local,
+                                   .local_rank = in->local_rank,
+                                   .topology = in->topology,
+                                   .deadline_ms = in->deadline_ms,
+                                   .rendezvous = in->rendezvous,
+                                   .hosts = in->hosts,
+                                   .congestion = in->congestion,
+                                   .with_timeline = in->with_timeline,
+                                   .with_sums = in->n_policies > 0,
+                                   .sockets_fd = in->launcher_fd};
     if (in->fault != NULL) {
         const uint32_t n_steps = in->matrix != NULL ? 1 : in->workload->n_steps,
                        n_layers = in->matrix != NULL ? 1 : in->plan->n_layers;

@@ -72,7 +72,7 @@ struct ex_link {
     void *attend_ctx;
     uint64_t attend_ns; /* when it wants to be called at the latest */
     struct socket_buffer words;
-    bool is_beside; /* sums and attend are at work: not again from within */
+    bool is_beside;  /* sums and attend are at work: not again from within */
     char doing[160]; /* for messages: what is going on when somebody is gone */
 };
 
@@ -113,16 +113,15 @@ void socket_sums_event(struct ex_link *l, uint32_t peer, bool is_in, uint32_t ev
 /* Sends and receives what can go now of the sum at hand, and lets attend work. */
 enum mp_status socket_beside(struct ex_link *l, uint64_t now_ns, struct mp_error *err) MP_MUST_CHECK;
 bool socket_sums_are_busy(const struct ex_link *l); /* a sum is at hand and not over */
-/* Shared: is it the turn of sums to send? */
-bool socket_sums_turn(const struct ex_link *l);
-/* A script has handed over so many bytes. */
-void socket_sums_note_bulk(struct ex_link *l, uint64_t bytes);
 /* struct ex_beside's, also for transports that tell each other things over this mesh. */
 enum mp_status socket_idle(struct ex_link *l, uint64_t until_ns, uint32_t waits_for, const char *doing,
                            struct mp_error *err) MP_MUST_CHECK;
+void socket_stir(struct ex_link *l);
 enum mp_status socket_tell_word(struct ex_link *l, uint32_t to, const struct ex_word *word,
                                 struct mp_error *err) MP_MUST_CHECK;
 bool socket_hear_word(struct ex_link *l, struct ex_word *word);
+/* Bytes that are still to come of the sum at hand, whose name is written to buf, and of those from a peer. */
+uint64_t socket_sums_owed(const struct ex_link *l, uint32_t peer, uint64_t *of_peer, char *buf, size_t size);
 extern const struct ex_beside socket_beside_ops;
 
 #endif

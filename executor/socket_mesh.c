@@ -12,6 +12,7 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -193,10 +194,15 @@ out:
 enum mp_status socket_gone(struct ex_link *l, uint32_t peer, int error, struct mp_error *err) {
     const uint64_t until = ex_now_ns() + GRACE_NS;
     struct ex_owed owed = {.bytes = 0};
-    char name[96], what[224];
+    char name[112], what[256];
+    uint64_t of_peer = 0;
+    const uint64_t of_sum = socket_sums_owed(l, peer, &of_peer, name, sizeof name);
     if (l->owed != NULL)
         l->owed(l->run, peer, &owed);
-    if (owed.bytes > 0)
+    if (owed.bytes == 0 && of_sum > 0)
+        (void)snprintf(what, sizeof what, "%s: %llu bytes are outstanding, %llu of them from rank %u", name,
+                       (unsigned long long)of_sum, (unsigned long long)of_peer, peer);
+    else if (owed.bytes > 0)
         (void)snprintf(what, sizeof what, "%s, stage %u: %llu bytes %s rank %u are outstanding",
                        ex_script_name(l->script, name, sizeof name), owed.stage, (unsigned long long)owed.bytes,
                        owed.is_receive ? "from" : "to", peer);
@@ -243,6 +249,17 @@ enum mp_status socket_pulse(struct ex_link *l, struct mp_error *err) {
 
 static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
+/* Training steps begin things at moments that they foresee: there milliseconds are not exact enough. */
+static int wait_for_events(const struct ex_link *l, struct epoll_event *events, uint64_t left_ns) {
+    const struct timespec exact = {.tv_sec = (time_t)(left_ns / 1000000000), .tv_nsec = (long)(left_ns % 1000000000)};
+    const int ms = left_ns / 1000000 < 1000000 ? (int)mp_ceil_div(left_ns, 1000000) : 1000000;
+    int n = -1;
+    errno = ENOSYS;
+    if (l->attend != NULL && ms > 0 && ms < 1000000)
+        n = epoll_pwait2(l->epoll, events, EVENTS, &exact, NULL);
+    return n < 0 && errno == ENOSYS ? epoll_wait(l->epoll, events, EVENTS, ms) : n; /* kernels before 5.11 */
+}
+
 enum mp_status socket_step(struct ex_link *l, uint64_t until_ns, struct mp_error *err) {
     struct epoll_event events[EVENTS];
     enum mp_status status = MP_OK;
@@ -256,9 +273,8 @@ enum mp_status socket_step(struct ex_link *l, uint64_t until_ns, struct mp_error
     if (l->attend != NULL && !l->is_silent && !l->is_beside)
         until_ns = earlier(until_ns, l->attend_ns);
     const uint64_t left = until_ns > now ? until_ns - now : 0;
-    const int ms = left / 1000000 < 1000000 ? (int)mp_ceil_div(left, 1000000) : 1000000;
-    const int n = epoll_wait(l->epoll, events, EVENTS, ms);
-    if (ms > 0)
+    const int n = wait_for_events(l, events, left);
+    if (left > 0)
         now = ex_now_ns();
     l->life.looked_ns = now;
     for (int i = 0; i < n; i++) {

@@ -2,9 +2,8 @@
  * (sum.h) carried out whenever this rank looks at its connections, whatever it waits for.
  *
  * Each message has a header, which the receiver compares with its own list. What is to be added is added as it comes;
- * what takes the place of something goes right there. Where a script and a sum travel at the same time, the script, which
- * has more connections, gets no more than a little ahead in bytes handed to the kernel while the sum has something to
- * send: each gets half of the port. */
+ * what takes the place of something goes right there. Where a script and a sum travel at the same time TCP shares the
+ * ports, by connections. */
 #include "socket.h"
 #include <errno.h>
 #include <signal.h>
@@ -16,9 +15,8 @@
 #include <unistd.h>
 
 enum {
-    IO = 128 * 1024,        /* at most so much in one call */
-    TURN = 512 * 1024,      /* at most so much to or from one peer before others have their turn */
-    LEAD = 64 * 1024        /* shared: how far ahead of a sum a script may get */
+    IO = 128 * 1024,  /* at most so much in one call */
+    TURN = 512 * 1024 /* at most so much to or from one peer before others have their turn */
 };
 
 struct lane { /* of one peer */
@@ -34,14 +32,13 @@ struct lane { /* of one peer */
     size_t n_tail;
 };
 struct socket_sums {
-    struct lane *lanes; /* [n] */
+    struct lane *lanes;       /* [n] */
     const struct ex_sum *sum; /* at hand; NULL = none yet */
     struct ex_ring *ring;
     uint8_t *is_in; /* [n_receives] */
     size_t n_left;  /* moves */
-    bool is_shared, has_misbehaved, is_spoilt;
-    uint64_t bulk, own; /* bytes handed over since both began */
-    uint8_t *scratch;   /* [IO + 8] */
+    bool has_misbehaved, is_spoilt;
+    uint8_t *scratch; /* [IO + 8] */
 };
 
 /* ---- for socket_mesh.c ---- */
@@ -89,32 +86,27 @@ void socket_sums_event(struct ex_link *l, uint32_t peer, bool is_in, uint32_t ev
 
 bool socket_sums_are_busy(const struct ex_link *l) { return l->sums != NULL && l->sums->n_left > 0; }
 
-/* ---- sharing ---- */
+uint64_t socket_sums_owed(const struct ex_link *l, uint32_t peer, uint64_t *of_peer, char *buf, size_t size) {
+    const struct socket_sums *x = l->sums;
+    uint64_t bytes = 0;
+    *of_peer = 0;
+    if (!socket_sums_are_busy(l))
+        return 0;
+    for (size_t i = 0; i < x->ring->n_receives; i++) {
+        const struct ex_move *m = &x->ring->receives[i];
+        if (x->is_in[i])
+            continue;
+        const uint64_t left = m->bytes - (x->lanes[m->peer].receive == i ? x->lanes[m->peer].received : 0);
+        bytes += left;
+        *of_peer += m->peer == peer ? left : 0;
+    }
+    (void)ex_sum_name(x->sum, buf, size);
+    return bytes;
+}
 
 static bool can_go(const struct socket_sums *x, size_t send) {
     const uint32_t needs = send < x->ring->n_sends ? x->ring->sends[send].needs : MP_NONE;
     return send < x->ring->n_sends && (needs == MP_NONE || x->is_in[needs]);
-}
-static bool has_something(const struct ex_link *l) {
-    const struct socket_sums *x = l->sums;
-    for (uint32_t r = 0; r < l->n; r++)
-        if (can_go(x, x->lanes[r].send))
-            return true;
-    return false;
-}
-
-bool socket_sums_turn(const struct ex_link *l) {
-    const struct socket_sums *x = l->sums;
-    return x != NULL && x->is_shared && x->n_left > 0 && x->bulk > x->own + LEAD && has_something(l);
-}
-
-void socket_sums_note_bulk(struct ex_link *l, uint64_t bytes) {
-    struct socket_sums *x = l->sums;
-    if (x == NULL || !x->is_shared || x->n_left == 0)
-        return;
-    x->bulk += bytes;
-    if (x->own > x->bulk || !has_something(l)) /* what either was ahead by alone is forgotten */
-        x->own = x->bulk;
 }
 
 /* ---- messages ---- */
@@ -133,11 +125,10 @@ static enum mp_status check_header(struct ex_link *l, uint32_t from, size_t i, s
     if (f->magic == SOCKET_MAGIC && f->kind == SOCKET_MESSAGE && f->from == from && f->serial == x->sum->serial &&
         f->bytes == m->bytes)
         return MP_OK;
-    return socket_break(l, err,
-                        "%s: rank %u sends rank %u %llu bytes of chunk %llu where %llu bytes of chunk %llu were agreed",
-                        ex_sum_name(x->sum, name, sizeof name), from, l->me, (unsigned long long)f->bytes,
-                        (unsigned long long)f->serial, (unsigned long long)m->bytes,
-                        (unsigned long long)x->sum->serial);
+    return socket_break(
+        l, err, "%s: rank %u sends rank %u %llu bytes of chunk %llu where %llu bytes of chunk %llu were agreed",
+        ex_sum_name(x->sum, name, sizeof name), from, l->me, (unsigned long long)f->bytes,
+        (unsigned long long)f->serial, (unsigned long long)m->bytes, (unsigned long long)x->sum->serial);
 }
 
 /* What a faulty rank does once its first receive is in. */
@@ -269,7 +260,6 @@ static enum mp_status send_some(struct ex_link *l, uint32_t to, bool *did, struc
             return socket_gone(l, to, errno, err);
         *did = true;
         given += (size_t)k;
-        x->own += (size_t)k;
         const size_t of_header = (size_t)k < header ? (size_t)k : header;
         lane->n_out += of_header;
         lane->sent += (size_t)k - of_header;
@@ -292,8 +282,7 @@ static enum mp_status check_stalls(struct ex_link *l, uint64_t now, struct mp_er
         const struct lane *lane = &x->lanes[r];
         if (lane->n_in > 0 && lane->receive < x->ring->n_receives && now >= lane->came_ns + deadline_ns)
             return socket_break(l, err, "%s: rank %u waited %llu ms for %llu bytes from rank %u, which did not come",
-                                ex_sum_name(x->sum, name, sizeof name), l->me,
-                                (unsigned long long)l->world.deadline_ms,
+                                ex_sum_name(x->sum, name, sizeof name), l->me, (unsigned long long)l->world.deadline_ms,
                                 (unsigned long long)(x->ring->receives[lane->receive].bytes - lane->received), r);
     }
     return MP_OK;
@@ -334,14 +323,12 @@ out:
 
 /* ---- the table's functions ---- */
 
-static enum mp_status socket_attend(struct ex_link *l, ex_attend_fn *fn, void *ctx, bool is_shared,
-                                    struct mp_error *err) {
+static enum mp_status socket_attend(struct ex_link *l, ex_attend_fn *fn, void *ctx, struct mp_error *err) {
     if (l->sums == NULL)
         return mp_fail(err, MP_EBUG, "no connections for sums");
     l->attend = fn;
     l->attend_ctx = ctx;
     l->attend_ns = 0;
-    l->sums->is_shared = is_shared;
     return MP_OK;
 }
 
@@ -361,7 +348,6 @@ static enum mp_status socket_sum(struct ex_link *l, uint32_t rank, const struct 
     x->sum = sum;
     x->has_misbehaved = x->is_spoilt = false;
     x->n_left = x->ring->n_sends + x->ring->n_receives;
-    x->bulk = x->own = 0;
     for (uint32_t r = 0; r < l->n; r++) {
         struct lane *lane = &x->lanes[r];
         lane->send = next_of(x->ring->sends, x->ring->n_sends, 0, r);
@@ -399,6 +385,8 @@ enum mp_status socket_idle(struct ex_link *l, uint64_t until_ns, uint32_t waits_
                         doing, l->me, (unsigned long long)l->world.deadline_ms, socket_culprit(l, waits_for));
 }
 
+void socket_stir(struct ex_link *l) { l->attend_ns = 0; }
+
 enum mp_status socket_tell_word(struct ex_link *l, uint32_t to, const struct ex_word *word, struct mp_error *err) {
     return socket_tell(l, to, SOCKET_WORD, 0, 0, word, sizeof *word, err);
 }
@@ -417,6 +405,7 @@ const struct ex_beside socket_beside_ops = {
     .sum = socket_sum,
     .has_summed = socket_has_summed,
     .idle = socket_idle,
+    .stir = socket_stir,
     .tell = socket_tell_word,
     .hear = socket_hear_word,
 };

@@ -170,8 +170,8 @@ static enum mp_status move_pair(struct ex_ring *const *rings, uint8_t *const *bl
         if (*receive == b->n_receives)
             return mp_fail(err, MP_EBUG, "rank %u sends rank %u more than that expects", src, dst);
         if (s->bytes != r->bytes)
-            return mp_fail(err, MP_EPEER, "allreduce: rank %u sends rank %u %llu bytes where %llu were agreed", src, dst,
-                           (unsigned long long)s->bytes, (unsigned long long)r->bytes);
+            return mp_fail(err, MP_EPEER, "allreduce: rank %u sends rank %u %llu bytes where %llu were agreed", src,
+                           dst, (unsigned long long)s->bytes, (unsigned long long)r->bytes);
         if (r->adds)
             ex_sum_add(blocks[dst] + r->at, blocks[src] + s->at, s->bytes);
         else

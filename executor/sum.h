@@ -41,8 +41,8 @@ enum mp_status ex_ring_new(struct ex_ring **out, const struct ex_sum *sum, uint3
                            const struct mp_topology *topology, struct mp_error *err) MP_MUST_CHECK;
 void ex_ring_free(struct ex_ring *r); /* NULL is fine */
 
-/* All ranks' lists over blocks in one memory: the reference. MP_EBUG when they do not fit each other, MP_EPEER where the
- * sizes of two ends differ. */
+/* All ranks' lists over blocks in one memory: the reference. MP_EBUG when they do not fit each other, MP_EPEER where
+ * the sizes of two ends differ. */
 enum mp_status ex_rings_carry_out(struct ex_ring *const *rings, uint8_t *const *blocks, uint32_t n,
                                   struct mp_error *err) MP_MUST_CHECK;
 

@@ -1,6 +1,6 @@
-/* A training step under a policy: a rank's all-to-alls in the order of the program, one after the other; its computation
- * as a clock that says until when it would compute, in which tokens are packed and checked; sums of gradients beside all
- * of that, begun when rank 0 says so. docs/EXECUTOR.md, "Training steps". */
+/* A training step under a policy: a rank's all-to-alls in the order of the program, one after the other; its
+ * computation as a clock that says until when it would compute, in which tokens are packed and checked; sums of
+ * gradients beside all of that, begun when rank 0 says so. docs/EXECUTOR.md, "Training steps". */
 #include "train.h"
 #include <pthread.h>
 #include <stdio.h>
@@ -11,9 +11,9 @@ struct layer_of_step {
     struct ex_layer *way[2]; /* forward; backward, where activations have the bytes of answers */
     struct {
         uint32_t n;
-        struct ex_piece **pieces;     /* [n]; NULL: whole, the way's own scripts */
+        struct ex_piece **pieces;               /* [n]; NULL: whole, the way's own scripts */
         const struct ex_script *first, *second; /* whole: second NULL = one phase */
-        struct ex_times **times;      /* [2 * n] */
+        struct ex_times **times;                /* [2 * n] */
     } a2a[MP_TRAIN_N_A2A];
 };
 
@@ -187,6 +187,7 @@ static enum mp_status say(struct play *x, struct ex_word w, struct mp_error *err
     if (x->arbiter == NULL)
         return x->beside->tell(x->t->work->link, 0, &w, err);
     ex_arbiter_hear(x->arbiter, &w, now_ns());
+    x->beside->stir(x->t->work->link);
     return MP_OK;
 }
 
@@ -241,30 +242,48 @@ out:
     return status;
 }
 
-static enum mp_status attend_locked(struct play *x, uint64_t now, uint64_t *next_ns, struct mp_error *err) {
+/* What others say; a sum that has ended. *did: something was new. */
+static enum mp_status catch_up(struct play *x, uint64_t now, bool *did, struct mp_error *err) {
     struct ex_link *link = x->t->work->link;
     struct ex_word w;
-    bool has_summed = x->is_summing;
     enum mp_status status = MP_OK;
-    *next_ns = UINT64_MAX;
     while (x->beside->hear != NULL && x->beside->hear(link, &w)) {
         if (w.serial != x->serial)
             continue;
+        *did = true;
         if (w.kind == EX_WORD_GO || w.kind == EX_WORD_SUM)
             MP_TRY(obey(x, &w, err));
         else if (x->arbiter != NULL)
             ex_arbiter_hear(x->arbiter, &w, now);
     }
+    bool has_summed = x->is_summing;
     for (uint32_t i = 0; i < x->n_local && has_summed; i++)
         MP_TRY(x->beside->has_summed(link, x->first_rank + i, &has_summed, err));
     if (has_summed)
         MP_TRY(end_sum(x, now, err));
-    while (x->arbiter != NULL && ex_arbiter_next(x->arbiter, now, &w, next_ns)) {
-        w.serial = x->serial;
-        for (uint32_t r = 0; r < x->n_ranks; r++)
-            if (r < x->first_rank || r >= x->first_rank + x->n_local)
-                MP_TRY(x->beside->tell(link, r, &w, err));
-        MP_TRY(obey(x, &w, err));
+    *did |= has_summed;
+out:
+    return status;
+}
+
+/* Until nothing is new: a rank that holds nothing of what is summed has its part as soon as that begins. */
+static enum mp_status attend_locked(struct play *x, uint64_t now, uint64_t *next_ns, struct mp_error *err) {
+    struct ex_link *link = x->t->work->link;
+    struct ex_word w;
+    bool did = true;
+    enum mp_status status = MP_OK;
+    while (did) {
+        did = false;
+        *next_ns = UINT64_MAX;
+        MP_TRY(catch_up(x, now, &did, err));
+        while (x->arbiter != NULL && ex_arbiter_next(x->arbiter, now, &w, next_ns)) {
+            did = true;
+            w.serial = x->serial;
+            for (uint32_t r = 0; r < x->n_ranks; r++)
+                if (r < x->first_rank || r >= x->first_rank + x->n_local)
+                    MP_TRY(x->beside->tell(link, r, &w, err));
+            MP_TRY(obey(x, &w, err));
+        }
     }
 out:
     return status;
@@ -311,8 +330,7 @@ static enum mp_status advance(struct play *x, uint32_t i, struct mp_error *err) 
         }
         if (c->bucket != MP_NONE)
             MP_TRY(say(
-                x,
-                (struct ex_word){.kind = EX_WORD_GRADIENTS, .from = rank, .index = c->bucket, .a = since(end, now)},
+                x, (struct ex_word){.kind = EX_WORD_GRADIENTS, .from = rank, .index = c->bucket, .a = since(end, now)},
                 err));
     }
 out:
@@ -475,8 +493,7 @@ static enum mp_status fill_gradients(struct play *x, struct mp_error *err) {
     for (uint32_t i = 0; i < x->n_local; i++) {
         ex_gradients_fill(g, &w->payload, i, w->views[i]);
         if (w->transport->push != NULL && g->end[i] > g->begin[i])
-            MP_TRY(
-                w->transport->push(w->link, x->first_rank + i, g->begin[i], g->end[i] - g->begin[i], err));
+            MP_TRY(w->transport->push(w->link, x->first_rank + i, g->begin[i], g->end[i] - g->begin[i], err));
     }
 out:
     return status;
@@ -488,8 +505,7 @@ static enum mp_status check_gradients(struct play *x, struct mp_error *err) {
     enum mp_status status = MP_OK;
     for (uint32_t i = 0; i < x->n_local; i++) {
         if (w->transport->pull != NULL && g->end[i] > g->begin[i])
-            MP_TRY(
-                w->transport->pull(w->link, x->first_rank + i, g->begin[i], g->end[i] - g->begin[i], err));
+            MP_TRY(w->transport->pull(w->link, x->first_rank + i, g->begin[i], g->end[i] - g->begin[i], err));
         MP_TRY(ex_gradients_check(g, &w->payload, i, w->views[i], &x->t->n_gradient_bytes, err));
     }
     if (w->pulse.status != MP_OK) {
@@ -564,10 +580,10 @@ static enum mp_status play_once(struct play *x, struct mp_error *err) {
     x->origin_ns = now_ns();
     for (uint32_t i = 0; i < x->n_local; i++)
         x->clock_ns[i] = x->ready_ns[i] = x->origin_ns;
-    MP_TRY(x->beside->attend(w->link, attend, x, x->policy->policy.is_shared, err));
+    MP_TRY(x->beside->attend(w->link, attend, x, err));
     status = play_through(x, err);
     /* Whatever has happened: nobody attends when this is over. */
-    const enum mp_status left = x->beside->attend(w->link, NULL, NULL, false, status == MP_OK ? err : &ignored);
+    const enum mp_status left = x->beside->attend(w->link, NULL, NULL, status == MP_OK ? err : &ignored);
     status = status == MP_OK ? left : status;
     if (status != MP_OK)
         goto out;
@@ -640,8 +656,8 @@ static enum mp_status check_fault(const struct play *x, uint32_t step, struct mp
                    f->layer, f->rank);
 }
 
-static enum mp_status train(struct ex_training *t, const struct mp_cost_setup setups[2], const struct mp_train_step *work,
-                            uint32_t step, uint32_t k, struct mp_error *err) {
+static enum mp_status train(struct ex_training *t, const struct mp_cost_setup setups[2],
+                            const struct mp_train_step *work, uint32_t step, uint32_t k, struct mp_error *err) {
     struct mp_exec_training *r = &t->r->training[k];
     struct mp_exec_policy policy = t->in->policies[k];
     struct ex_program *p = NULL;
@@ -674,11 +690,10 @@ static enum mp_status train(struct ex_training *t, const struct mp_cost_setup se
         t->work->payload.iteration = k * (t->in->n_warmup + t->in->n_iterations) + i;
         status = play_once(&x, err);
         if (status == MP_OK)
-            status = keep(&x, r,
-                          i < t->in->n_warmup
-                              ? NULL
-                              : &r->step_ns[(size_t)step * t->in->n_iterations + i - t->in->n_warmup],
-                          err);
+            status =
+                keep(&x, r,
+                     i < t->in->n_warmup ? NULL : &r->step_ns[(size_t)step * t->in->n_iterations + i - t->in->n_warmup],
+                     err);
     }
     t->n_plays = x.serial;
     r->n_a2a_chunks = p->n_chunks;

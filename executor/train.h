@@ -1,5 +1,5 @@
-/* A training step replayed: forward and backward all-to-alls with tokens that are checked, allreduces of gradients beside
- * them in chunks, as a policy says. docs/EXECUTOR.md, "Training steps". */
+/* A training step replayed: forward and backward all-to-alls with tokens that are checked, allreduces of gradients
+ * beside them in chunks, as a policy says. docs/EXECUTOR.md, "Training steps". */
 #ifndef EXECUTOR_TRAIN_H
 #define EXECUTOR_TRAIN_H
 
@@ -64,7 +64,7 @@ uint32_t ex_arbiter_missing(const struct ex_arbiter *a);
 
 /* ---- gradients: gradients.c ---- */
 
-struct ex_vector { /* that some ranks hold and sum */
+struct ex_vector {          /* that some ranks hold and sum */
     uint32_t layer, expert; /* expert: MP_NONE = of what all ranks hold */
     uint64_t words, before; /* before: of the bucket's vectors in front of it */
     uint32_t n_members;

@@ -13,12 +13,12 @@ struct bucket_state {
 };
 struct ex_arbiter {
     const struct ex_program *p;
-    uint32_t n_ranks, n_begun;   /* n_begun: chunks */
-    bool is_moving, is_summing;  /* an all-to-all, a sum is on its way */
-    uint32_t n_summed;           /* ranks that have their part */
-    uint32_t *ready, *done;      /* [n_ranks] chunks that each will be ready for, and has had */
-    bool *has_summed;            /* [n_ranks] */
-    struct chunk_state *chunks;  /* [n_chunks] */
+    uint32_t n_ranks, n_begun;    /* n_begun: chunks */
+    bool is_moving, is_summing;   /* an all-to-all, a sum is on its way */
+    uint32_t n_summed;            /* ranks that have their part */
+    uint32_t *ready, *done;       /* [n_ranks] chunks that each will be ready for, and has had */
+    bool *has_summed;             /* [n_ranks] */
+    struct chunk_state *chunks;   /* [n_chunks] */
     struct bucket_state *buckets; /* [n_buckets] */
 };
 

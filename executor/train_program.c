@@ -9,7 +9,8 @@ static uint64_t piece(uint64_t x, uint64_t i, uint64_t n) { return mp_mul_div(x,
 
 static struct ex_compute *compute(struct ex_program *p, enum mp_train_what what, uint32_t layer, const uint64_t *ns) {
     struct ex_compute *c = &p->computes[p->n_computes++];
-    *c = (struct ex_compute){.what = what, .layer = layer, .n_pieces = 1, .waits = MP_NONE, .ns = ns, .bucket = MP_NONE};
+    *c =
+        (struct ex_compute){.what = what, .layer = layer, .n_pieces = 1, .waits = MP_NONE, .ns = ns, .bucket = MP_NONE};
     return c;
 }
 
@@ -26,8 +27,7 @@ static uint32_t there_and_back(struct ex_program *p, struct ex_compute *before, 
     const struct mp_train_transfer *x = p->step->layers[layer].a2a;
     const uint32_t n_there = (uint32_t)n_pieces(x[there].bytes, p->policy->a2a_chunk_bytes);
     const uint32_t n = p->policy->is_pipelined ? n_there : 1;
-    const uint32_t n_back =
-        p->policy->is_pipelined ? n : (uint32_t)n_pieces(x[back].bytes, p->policy->a2a_chunk_bytes);
+    const uint32_t n_back = p->policy->is_pipelined ? n : (uint32_t)n_pieces(x[back].bytes, p->policy->a2a_chunk_bytes);
     const uint32_t first = chunks(p, layer, there, n_there);
     before->signals = first;
     before->n_signals = n_there;
@@ -119,8 +119,9 @@ enum mp_status ex_program_new(struct ex_program **out, const struct mp_train_ste
         goto out;
     }
     for (uint32_t i = 0; i < n_listed; i++)
-        p->buckets[p->n_buckets++] = (struct ex_bucket){
-            .is = {.is_experts = listed[i].is_experts, .first_layer = listed[i].first_layer, .last_layer = listed[i].last_layer}};
+        p->buckets[p->n_buckets++] = (struct ex_bucket){.is = {.is_experts = listed[i].is_experts,
+                                                               .first_layer = listed[i].first_layer,
+                                                               .last_layer = listed[i].last_layer}};
     if (!program(p))
         status = mp_fail(err, MP_EUSAGE, "the policy's buckets leave out gradients of the step");
 out:

@@ -69,9 +69,8 @@ struct ex_link; /* an open transport: each file defines its own */
 
 /* Sums of gradients beside scripts, on connections (a stream, a thread) of their own. */
 struct ex_beside {
-    /* From now on `fn` attends; NULL: nobody does. is_shared: scripts and sums travel at the same time, and each gets
-     * half of what this rank can send; else the caller sees to it that they do not. */
-    enum mp_status (*attend)(struct ex_link *link, ex_attend_fn *fn, void *ctx, bool is_shared, struct mp_error *err);
+    /* From now on `fn` attends; NULL: nobody does. Who comes first is the caller's business: what was begun travels. */
+    enum mp_status (*attend)(struct ex_link *link, ex_attend_fn *fn, void *ctx, struct mp_error *err);
     /* Begins a local rank's part of a sum; at most one at a time. `sum` stays where it is until it has ended. */
     enum mp_status (*sum)(struct ex_link *link, uint32_t rank, const struct ex_sum *sum, struct mp_error *err);
     /* Has the local rank's part ended? True where none was begun. */
@@ -80,6 +79,7 @@ struct ex_beside {
      * meanwhile. Fails as everything that waits does: when nothing moves for the deadline though all wait. */
     enum mp_status (*idle)(struct ex_link *link, uint64_t until_ns, uint32_t waits_for, const char *doing,
                            struct mp_error *err);
+    void (*stir)(struct ex_link *link); /* there is something new for who attends: soon, please */
     /* NULL where all ranks are in this process: a word to another rank; the next one that has come. */
     enum mp_status (*tell)(struct ex_link *link, uint32_t to, const struct ex_word *word, struct mp_error *err);
     bool (*hear)(struct ex_link *link, struct ex_word *word);

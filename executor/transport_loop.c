@@ -419,9 +419,7 @@ static void *beside_main(void *ctx) {
     return NULL;
 }
 
-static enum mp_status loop_attend(struct ex_link *l, ex_attend_fn *fn, void *ctx, bool is_shared,
-                                  struct mp_error *err) {
-    (void)is_shared; /* memory is shared anyway */
+static enum mp_status loop_attend(struct ex_link *l, ex_attend_fn *fn, void *ctx, struct mp_error *err) {
     if (l->attend != NULL) {
         (void)pthread_mutex_lock(&l->lock);
         l->is_over = true;
@@ -477,8 +475,10 @@ static enum mp_status loop_idle(struct ex_link *l, uint64_t until_ns, uint32_t w
     return status;
 }
 
+static void loop_stir(struct ex_link *l) { (void)l; } /* the thread looks often enough */
+
 static const struct ex_beside loop_beside = {
-    .attend = loop_attend, .sum = loop_sum, .has_summed = loop_has_summed, .idle = loop_idle};
+    .attend = loop_attend, .sum = loop_sum, .has_summed = loop_has_summed, .idle = loop_idle, .stir = loop_stir};
 
 /* ---- the table's functions ---- */
 

@@ -315,7 +315,7 @@ static enum mp_status send_some(struct run *x, size_t i, bool *did, struct mp_er
         lane->begun_ns = ex_now_ns() - x->origin_ns;
         *did = true;
     }
-    while (p->can_send && given < CHUNK && !socket_sums_turn(l)) {
+    while (p->can_send && given < CHUNK) {
         const size_t header = sizeof lane->out - lane->n_out;
         struct iovec parts[2] = {{(uint8_t *)&lane->out + lane->n_out, header},
                                  {l->block + e->at + lane->sent, small(e->bytes - lane->sent)}};
@@ -331,7 +331,6 @@ static enum mp_status send_some(struct run *x, size_t i, bool *did, struct mp_er
             return socket_gone(x->link, e->peer, errno, err);
         *did = true;
         given += (uint64_t)k;
-        socket_sums_note_bulk(l, (uint64_t)k);
         const size_t of_header = (size_t)k < header ? (size_t)k : header;
         lane->n_out += of_header;
         lane->sent += (size_t)k - of_header;

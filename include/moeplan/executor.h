@@ -63,19 +63,20 @@ struct mp_exec_part {
 /* Training steps under one policy: means over steps and iterations, as measured and as predicted. All times count from
  * the step's begin, and are the slowest rank's. */
 struct mp_exec_training_layer {
-    uint64_t a2a_ns[4], predicted_a2a_ns[4]; /* dispatch, combine, back to the experts, back home: from begin to end,
-                                              * summed over chunks */
+    uint64_t a2a_ns[4], predicted_a2a_ns[4];   /* dispatch, combine, back to the experts, back home: from begin to end,
+                                                * summed over chunks */
     uint64_t reduced_ns, predicted_reduced_ns; /* when the gradients of what all ranks hold are summed; 0 = none */
 };
 struct mp_exec_training {
     const char *policy;
-    bool is_cut_down;       /* all-to-alls of two phases stay whole, whatever the policy says */
-    uint64_t *step_ns;      /* [n_steps][n_iterations] */
-    uint64_t *predicted_ns; /* [n_steps] */
+    bool is_cut_down;                               /* all-to-alls of two phases stay whole, whatever the policy says */
+    uint64_t *step_ns;                              /* [n_steps][n_iterations] */
+    uint64_t *predicted_ns;                         /* [n_steps] */
     uint64_t forward_ns, backward_ns, gradients_ns; /* when each has ended */
     uint64_t predicted_forward_ns, predicted_backward_ns, predicted_gradients_ns;
-    uint64_t late_ns; /* of forward and backward: packing and checking took longer than the computation it is hidden in */
-    uint32_t n_a2a_chunks, n_sum_chunks; /* of the last step */
+    uint64_t
+        late_ns; /* of forward and backward: packing and checking took longer than the computation it is hidden in */
+    uint32_t n_a2a_chunks, n_sum_chunks;   /* of the last step */
     struct mp_exec_training_layer *layers; /* [n_layers] */
 };
 struct mp_exec_transfer { /* of the timeline */

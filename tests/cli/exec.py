@@ -483,6 +483,78 @@ class Sockets(unittest.TestCase):
             self.assertIn(words, done.stderr)
 
 
+class Training(unittest.TestCase):
+    """Whole training steps: tokens both ways, gradients summed beside them, what goes wrong in a sum."""
+    SIZES = ("schema: moeplan.model\nversion: 1\nname: small\nhidden_layers: 3\nexperts: 16\ntop_k: 2\nhidden_size: 128\nexpert_size: 64\n"
+             "weight_bits: 16\nattention: {heads: 4, kv_heads: 4, head_dim: 32}\n")
+    SHORT = ["--steps", "1", "--iterations", "1", "--warmup", "1", "-q"]
+
+    @classmethod
+    def setUpClass(cls):
+        (FOLDER / "small.yaml").write_text(cls.SIZES, encoding="utf-8")
+        run(MOEPLAN, "generate", "-q", "--phase", "train", "--layers", "3", "--experts", "16", "--top-k", "2", "--n-requests", "64",
+            "--tokens-per-request", "32", "-o", "train.mpt")
+        run(MOEPLAN, "plan", "train.mpt", "4:h100", "-m", "small.yaml", "--tokens-per-rank", "64", "--steps", "2", "--strategy", "eplb", "--redundant", "8",
+            "--dispatcher", "deepep-ll", "-q", "-o", "train.yaml")
+
+    def arguments(self, *more):
+        return ["train.yaml", "train.mpt", "4:h100", "-m", "small.yaml", *self.SHORT, *more]
+
+    def test_loop_and_socket_verify_the_same(self):
+        for policies in ([], ["--train", "fair,priority,deferred,lina,searched,plan", "--chunk-scale", "2000"]):
+            loop, tcp = (json.loads(run(EXEC, *self.arguments("--transport", transport, "--json", *policies)).stdout) for transport in ("loop", "socket"))
+            self.assertEqual(loop["verified"], tcp["verified"])
+            self.assertGreater(loop["verified"]["gradient_bytes"], 1000000)
+            self.assertEqual([t["policy"] for t in tcp["training"]], policies[1].split(",") if policies else ["plan"])
+            for a, b in zip(loop["training"], tcp["training"]):
+                self.assertEqual(a["predicted_ns"], b["predicted_ns"])
+                self.assertGreater(b["gradients_ns"], 0)
+                self.assertTrue(all(x > 0 for layer in b["layers"] for x in layer["a2a_ns"]))
+            if policies:
+                self.assertGreater({t["policy"]: t["a2a_chunks"] for t in tcp["training"]}["lina"], 12)
+
+    def test_the_report_has_every_policy_measured_and_predicted(self):
+        out = run(EXEC, *self.arguments("--train", "fair,lina")).stdout
+        self.assertRegex(out, r"(?m)^fair +\S+ \ws +\S+ \ws +\S+ \ws +\S+ \ws +\d\.\d{3} ")
+        self.assertRegex(out, r"(?m)^lina +2 +\S+ \ws \(\S+ \ws\)")
+        self.assertRegex(out, r"\d of 1 pairs of policies stand in the order that was predicted")
+        self.assertRegex(out, r"MB of gradients, on every rank the sum of all holders' own")
+
+    def test_without_training_it_is_forward_passes(self):
+        result = json.loads(run(EXEC, *self.arguments("--train", "none", "--json")).stdout)
+        self.assertIn("parts", result)
+        self.assertNotIn("training", result)
+
+    def test_what_goes_wrong_in_a_sum_ends_all(self):
+        for kind, says in (("corrupt", r"allreduce of step 0: word \d+ of \d+ of the gradients of .* on rank \d and should be"),
+                           ("lie", r"allreduce of step 0, chunk 0 .*rank 1 sends rank 2 \d+ bytes"),
+                           ("kill", r"rank 1 is gone|rank 1 was ended by signal 9|rank 1 .*no sign of life"),
+                           ("stop", r"rank 1, which showed no sign of life"),
+                           ("slow", r"rank 1, which showed no sign of life")):
+            begin = time.monotonic()
+            done = run(EXEC, *self.arguments("--train", "lina", "--transport", "socket", "--deadline", "1000", "--fault", f"sum-{kind}@0/1/0/1"), check=False)
+            self.assertEqual((done.returncode, done.stdout), (5, ""), (kind, done.stderr))
+            self.assertRegex(done.stderr, says)
+            self.assertLess(time.monotonic() - begin, 30, kind)  # the deadline, and what a busy machine adds
+
+    def test_a_rank_killed_in_a_sum_is_named_by_all(self):
+        ranks = [subprocess.Popen([EXEC, *self.arguments("--train", "deferred", "--transport", "socket", "--rank", str(r), "--nranks", "4", "--rendezvous",
+                                                         f"file://{FOLDER}/meet", "--fault", "sum-kill@0/1/0/2")],
+                                  cwd=FOLDER, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for r in range(4)]
+        said = [process.communicate(timeout=60) for process in ranks]
+        self.assertEqual([process.returncode for process in ranks], [5, 5, -9, 5], said)
+        for rank in (0, 1, 3):  # who has its part of the sum already knows nothing of bytes
+            self.assertRegex(said[rank][1], r"(allreduce of step 0, .*: [1-9]\d* bytes are outstanding, \d+ of them from rank 2|with 0 bytes "
+                                            r"outstanding): rank 2 is gone")
+
+    def test_usage(self):
+        for more, says in ((["--train", "fastest"], 'unknown policy "fastest"'), (["--train", "lina", "--timeline", "x.json"], "without --timeline"),
+                           (["--train", "lina", "--transport", "mpi-alltoallv"], "sums no gradients|unknown")):
+            done = run(EXEC, *self.arguments(*more), check=False)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertRegex(done.stderr, says)
+
+
 class Replicas(unittest.TestCase):
     """Plans whose experts have several slots: every rule of choosing among them, under every way of moving copies. What the executor
     moves is what the simulator says, and every token comes home."""

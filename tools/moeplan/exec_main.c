@@ -1,6 +1,6 @@
 /* moeplan-exec: replays a plan over real links, checks every token, and says how true the prediction was. */
 #include "help.h"
-#include "score.h"
+#include "train_exec.h"
 #include <moeplan/calibrate.h>
 #include <moeplan/matrix.h>
 #include <signal.h>
@@ -25,6 +25,8 @@ static const enum opt_id exec_options[] = {OPT_TRANSPORT,
                                            OPT_DEADLINE,
                                            OPT_TIMELINE_FILE,
                                            OPT_COMPUTE,
+                                           OPT_TRAIN,
+                                           OPT_CHUNK_SCALE,
                                            OPT_CALIBRATE,
                                            OPT_OUT,
                                            OPT_STRICT_FITS,
@@ -74,6 +76,7 @@ static const enum opt_id exec_options[] = {OPT_TRANSPORT,
 static const char *const exec_examples[] = {
     "moeplan-exec plan.yaml trace.npz 8:h100",
     "moeplan-exec plan.yaml trace.npz 2x4:h100 --transport loop --steps 4 --timeline step.json --json",
+    "moeplan-exec plan.yaml trace.npz 8:h100 --transport socket --train fair,lina,plan",
     "moeplan-exec order.yaml traffic.csv 8:h100 --matrix",
     "moeplan-exec --calibrate 8:h100 --transport socket -o measured.yaml",
     "tools/emulate slow.yaml -- moeplan-exec --calibrate --transport socket -o measured.yaml",
@@ -86,7 +89,9 @@ static const struct verb exec_verb = {
         "Rebuilds the steps that the plan was made for (or those of the options, as moeplan simulate), and for each "
         "step and layer moves every token to its experts and back in the stages of the plan, over the transport. "
         "Every token is checked bit for bit where it arrives and back home. Prints what it took beside the bound "
-        "and the prediction. With --calibrate it runs no plan: it times short transfers and writes a topology whose "
+        "and the prediction. Plans for training, and --train, replay whole training steps: the backward pass too, and "
+        "allreduces of gradients beside the all-to-alls, each sum checked. With --calibrate it runs no plan: it times "
+        "short transfers and writes a topology whose "
         "rates, latencies, launch costs, incast curve and, with --model, compute coefficients are fitted to them. Exit "
         "code 5: a rank failed or was too slow, or something came wrong.",
     .arguments = exec_arguments,
@@ -171,7 +176,8 @@ out:
     return status;
 }
 
-static struct mp_exec exec_of(const struct setup *s, const struct mp_plan *plan, const uint64_t *matrix) {
+static struct mp_exec exec_of(const struct setup *s, const struct mp_plan *plan, const uint64_t *matrix,
+                              const struct train_policies *policies) {
     const struct opts *o = s->o;
     return (struct mp_exec){
         .plan = plan,
@@ -182,6 +188,9 @@ static struct mp_exec exec_of(const struct setup *s, const struct mp_plan *plan,
         .dispatcher = s->sim.dispatcher,
         .sources = s->sim.sources,
         .stage_mode = s->sim.stage_mode,
+        .n_policies = policies->n,
+        .policies = policies->list,
+        .gradient_bits = plan != NULL && plan->training.is_present ? plan->training.gradient_bits : 0,
         .transport = o->transport,
         .n_warmup = (uint32_t)o->warmup,
         .n_iterations = (uint32_t)o->iterations,
@@ -368,6 +377,7 @@ static enum mp_status execute(const struct opts *o, const struct args *args, int
     uint64_t *bytes = NULL;
     bool is_refused = false;
     struct start start = {.local = NULL};
+    struct train_policies policies = {.n = 0};
     enum mp_status status = MP_OK;
     if (o->timeline_file != NULL)
         MP_TRY(tool_check_output(o->timeline_file, err));
@@ -382,7 +392,8 @@ static enum mp_status execute(const struct opts *o, const struct args *args, int
     MP_TRY(check_ranks(o, plan->n_gpus, err));
     if (matrix == NULL)
         MP_TRY(setup_as_planned(&s, plan, err));
-    struct mp_exec in = exec_of(&s, plan, bytes);
+    MP_TRY(train_policies(&policies, &s, plan, err));
+    struct mp_exec in = exec_of(&s, plan, bytes, &policies);
     MP_TRY(find_rank(&start, &in, o, err));
     if (start.local != NULL && in.first_rank == MP_NONE) {
         status = wait_for_ranks(&start, o, exit_code, err);
@@ -404,9 +415,10 @@ out:
 /* ---- calibration ---- */
 
 static enum mp_status check_calibration(const struct opts *o, const struct args *args, struct mp_error *err) {
-    static const enum opt_id of_plans[] = {
-        OPT_MATRIX,   OPT_TOKEN_BYTES,     OPT_TIMELINE_FILE, OPT_COMPUTE, OPT_SPLIT_SIMULATE, OPT_BATCH,  OPT_STEPS,
-        OPT_RESAMPLE, OPT_TOKENS_PER_RANK, OPT_SOURCE_SKEW,   OPT_PAD,     OPT_DISPATCHER,     OPT_SOURCES};
+    static const enum opt_id of_plans[] = {OPT_MATRIX,          OPT_TOKEN_BYTES, OPT_TIMELINE_FILE, OPT_COMPUTE,
+                                           OPT_SPLIT_SIMULATE,  OPT_BATCH,       OPT_STEPS,         OPT_RESAMPLE,
+                                           OPT_TOKENS_PER_RANK, OPT_SOURCE_SKEW, OPT_PAD,           OPT_DISPATCHER,
+                                           OPT_SOURCES,         OPT_TRAIN,       OPT_CHUNK_SCALE};
     static const enum opt_id of_fits[] = {OPT_OUT, OPT_STRICT_FITS, OPT_PROBE};
     static const char *const names[] = {"PLAN", "TRACE", "TOPOLOGY"};
     if (!o->calibrate) {
@@ -495,7 +507,8 @@ static enum mp_status calibrate(const struct opts *o, const struct args *args, i
                       .sim = {.stage_mode = o->stage_barrier   ? (int)MP_STAGE_BARRIER
                                             : o->stage_coupled ? (int)MP_STAGE_COUPLED
                                                                : -1}};
-    struct mp_exec in = exec_of(&s, NULL, NULL);
+    const struct train_policies none = {.n = 0};
+    struct mp_exec in = exec_of(&s, NULL, NULL, &none);
     MP_TRY(find_rank(&start, &in, o, err));
     if (start.local != NULL && in.first_rank == MP_NONE) {
         status = wait_for_ranks(&start, o, exit_code, err);

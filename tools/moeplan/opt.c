@@ -382,6 +382,13 @@ const struct opt opt_table[OPT_END] = {
                            "longest silence of a rank, and longest time in which nothing moves, in milliseconds"),
     [OPT_TIMELINE_FILE] = TEXT("timeline", 0, "FILE", timeline_file, WORDS_FILE, NULL, NULL,
                                "write the first step as a Chrome trace, predicted and measured side by side"),
+    [OPT_TRAIN] = TEXT("train", 0, "POLICIES", train, WORDS_NONE, NULL, "plan where it has one, in phase train",
+                       "replay whole training steps, gradients summed beside the all-to-alls, under each of these "
+                       "policies: some of moeplan list policies, plan, searched, separated by commas; none: forward "
+                       "passes"),
+    [OPT_CHUNK_SCALE] = WHOLE("chunk-scale", 0, "N", chunk_scale, 1, 1000000, "1", NULL,
+                              "--train: chunks and buckets of named and searched policies are so many times smaller, "
+                              "for links that are so much slower"),
     [OPT_COMPUTE] = ONE_OF("compute", "WHAT", compute, "none|gemm", "none", NULL,
                            "real matrix products of the experts beside the checks (cuda and nccl), timed apart"),
     [OPT_MATRIX] = FLAG("matrix", 0, matrix,

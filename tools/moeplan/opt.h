@@ -151,6 +151,8 @@ enum opt_id {
     OPT_DEADLINE,
     OPT_TIMELINE_FILE,
     OPT_COMPUTE,
+    OPT_TRAIN,
+    OPT_CHUNK_SCALE,
     OPT_MATRIX,
     OPT_LOCAL,
     OPT_RENDEZVOUS,
@@ -194,8 +196,8 @@ struct opts {
     const char *kinds, *blocks; /* --domains of variants */
     uint64_t variants, pool, window, group_layers, regret_ppm;
     const char *solver, *export_lp, *import_solution;
-    uint64_t iterations, warmup, deadline_ms, probe_ms, local, rank, n_ranks;
-    const char *transport, *compute, *timeline_file, *rendezvous, *hosts, *fault, *list;
+    uint64_t iterations, warmup, deadline_ms, probe_ms, chunk_scale, local, rank, n_ranks;
+    const char *transport, *compute, *train, *timeline_file, *rendezvous, *hosts, *fault, *list;
 };
 
 enum opt_type { OPT_IS_FLAG, OPT_IS_WHOLE, OPT_IS_TEXT, OPT_IS_CHOICE, OPT_IS_SECONDS, OPT_IS_SIZE, OPT_IS_RATIO };
