@@ -18,8 +18,8 @@ enum ex_fault_kind {
 };
 struct ex_fault {
     enum ex_fault_kind kind;
-    bool is_of_sums;
     uint32_t step, layer, stage, rank;
+    bool is_of_sums;
 };
 enum mp_status ex_fault_parse(struct ex_fault *out, const char *text, struct mp_error *err) MP_MUST_CHECK;
 /* Does the fault strike this rank in this stage of the script? (DROP strikes every rank.) */
