@@ -43,12 +43,15 @@ struct mp_variants_request {
     const struct mp_plan_request *proven;
     const struct mp_part *domains; /* [n_domains] of the planning data: blocks of one domain are what is served */
     const char *const *names;      /* [n_domains] */
+    const uint32_t *weights; /* [n_domains] how much there is of each; with `proven` the static plan is made of as many
+                              * steps of each all the same */
     uint32_t n_domains;
-    uint32_t n_variants_max; /* static plan included; 0 = 4 */
+    uint32_t n_variants_max; /* static plan included; 0 = 8 */
     uint32_t window;         /* 0 = chosen */
     uint32_t group_layers;   /* 0 = chosen */
     uint32_t patience_ppm;   /* 0 = chosen */
     uint32_t budget_ppm;
+    uint32_t overlap_ppm;    /* of the time of moves, what steps hide; 0 = it is charged in full */
     const uint32_t *lengths; /* [n_lengths] of blocks that the choice is made for, steps */
     uint32_t n_lengths;
 };
@@ -85,6 +88,7 @@ struct mp_variants_score_request {
     const struct mp_plan_request *base;
     const struct mp_part *planned; /* [n_domains] planning data of each: what the oracle's plans are made of */
     const struct mp_part *scored;  /* [n_domains]; without members: left out */
+    const uint32_t *weights;       /* [n_domains] how many of the blocks are of each */
     uint32_t n_domains;
     const uint32_t *lengths; /* [n_lengths], steps of a block */
     uint32_t n_lengths;

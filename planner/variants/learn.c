@@ -19,9 +19,10 @@
 
 enum { DOMAINS_MOST = 8, CANDIDATES_MOST = MP_VARIANTS_MAX, CLUSTERINGS = 2, GROUPINGS_MOST = 4 };
 static const uint32_t clusterings[CLUSTERINGS] = {2, 4};
-#define VARIANTS_USUAL 4u
-#define LEAST_GAIN 0.0005
+#define VARIANTS_USUAL 8u
+#define LEAST_GAIN 0.0003
 #define POOL_STEPS 32u
+#define STATIC_STEPS 128u /* of several recordings together */
 #define LENGTH_MOST 2000u
 enum { POOL = 31, STREAM };
 
@@ -125,7 +126,9 @@ static enum mp_status add(struct learn *x, const struct mp_part *fit, const stru
     if (c->share == NULL || c->from == NULL)
         return mp_nomem(err, "variants");
     MP_TRY(vcluster_shares(c->share, fit, err));
-    MP_TRY(vplan_make(&c->plan, x->fixed, x->n > 0 ? x->candidate[0].plan : NULL, fit, x->base, err));
+    const bool is_pooled = x->n == 0 && x->request->proven != NULL;
+    MP_TRY(vplan_make(&c->plan, x->fixed, x->n > 0 ? x->candidate[0].plan : NULL, is_pooled ? x->fit : fit,
+                      is_pooled ? x->request->n_domains : 1, x->base, err));
     if (c->plan == NULL)
         return MP_OK; /* there is none, or no layer is worth changing */
     MP_TRY(vpool_times(&c->ns, x->pool, MP_NONE, c->plan, x->base, x->arena, err));
@@ -190,7 +193,7 @@ static enum mp_status add_all(struct learn *x, struct mp_error *err) {
     MP_TRY(together(&all, q->domains, q->n_domains, x->arena, err));
     MP_TRY(vpool_make(&x->pool, x->validation, q->n_domains, x->base, POOL_STEPS, POOL, err));
     MP_TRY(add(x, &fit, &all, "all", err));
-    if (x->n == 0)
+    if (x->n == 0 || q->n_variants_max == 1)
         return MP_OK;
     for (uint32_t d = 0; d < q->n_domains && q->n_domains > 1 && q->n_domains <= DOMAINS_MOST; d++)
         MP_TRY(add(x, &x->fit[d], &q->domains[d], q->names[d], err));
@@ -214,13 +217,16 @@ static enum mp_status group_layers(struct grouping *g, uint32_t each, uint32_t n
 }
 
 static enum mp_status price(uint32_t **moves, uint64_t **cost_ns, const struct grouping *g,
-                            const struct mp_plan *const *plans, uint32_t n, const struct mp_plan_request *base,
+                            const struct mp_plan *const *plans, uint32_t n, const struct mp_variants_request *q,
                             struct mp_arena *arena, struct mp_error *err) {
     *moves = mp_arena_alloc(arena, (size_t)g->n_groups * n * n, sizeof **moves);
     *cost_ns = mp_arena_alloc(arena, (size_t)g->n_groups * n * n, sizeof **cost_ns);
     if (*moves == NULL || *cost_ns == NULL)
         return mp_nomem(err, "groups of layers");
-    return vplan_costs(*moves, *cost_ns, plans, n, g->first_layer, g->n_groups, base, err);
+    const enum mp_status status = vplan_costs(*moves, *cost_ns, plans, n, g->first_layer, g->n_groups, &q->base, err);
+    for (size_t i = 0; i < (size_t)g->n_groups * n * n; i++)
+        (*cost_ns)[i] = mp_mul_div_ceil((*cost_ns)[i], 1000000 - q->overlap_ppm, 1000000);
+    return status;
 }
 
 static enum mp_status make_groupings(struct learn *x, struct mp_error *err) {
@@ -236,7 +242,7 @@ static enum mp_status make_groupings(struct learn *x, struct mp_error *err) {
             continue;
         enum mp_status status = group_layers(g, sizes[i], n_layers, x->arena, err);
         if (status == MP_OK)
-            status = price(&g->moves, &g->cost_ns, g, plans, x->n, x->base, x->arena, err);
+            status = price(&g->moves, &g->cost_ns, g, plans, x->n, x->request, x->arena, err);
         if (status != MP_OK)
             return status;
         x->n_groupings++;
@@ -289,10 +295,8 @@ static enum mp_status evaluate(double *score, const struct learn *x, const struc
     }
     vreplay_groups(group_ns, &rule.worst_loss_ns, ns, n_steps, &rule);
     for (uint32_t i = 0; i < x->request->n_lengths; i++) {
-        struct vstream stream = {x->pool, x->request->lengths[i], 0, x->base->seed + STREAM};
+        struct vstream stream = {x->pool, x->request->weights, x->request->lengths[i], 0, x->base->seed + STREAM};
         struct vreplay r;
-        if (stream.length > LENGTH_MOST && n_lengths > 0)
-            continue; /* as the next shorter one */
         stream.length = stream.length > LENGTH_MOST ? LENGTH_MOST : stream.length;
         stream.n_blocks = (vstream_blocks(stream.length) + 3) / 4;
         MP_TRY(vreplay_run(&r, &rule, moves, group_ns, &stream, NULL, NULL, err));
@@ -379,7 +383,7 @@ static enum mp_status make_again(struct mp_plan **out, const struct candidate *c
                                  struct mp_error *err) {
     struct mp_plan *made = NULL;
     *out = NULL;
-    enum mp_status status = vplan_make(&made, x->fixed, x->fixed, &c->whole, x->base, err);
+    enum mp_status status = vplan_make(&made, x->fixed, x->fixed, &c->whole, 1, x->base, err);
     if (status != MP_OK || made == NULL)
         return status;
     return mp_plan_adopt(out, made, x->request->proven != NULL ? x->request->proven : x->base, "variant", err);
@@ -412,7 +416,7 @@ static enum mp_status finish(struct mp_variants *v, struct learn *x, const struc
     }
     const struct grouping *chosen = &x->grouping[c->grouping];
     MP_TRY(group_layers(&g, v->n > 1 ? chosen->first_layer[1] : x->fixed->n_layers, x->fixed->n_layers, v->arena, err));
-    MP_TRY(price(&g.moves, &g.cost_ns, &g, plans, v->n, x->base, v->arena, err));
+    MP_TRY(price(&g.moves, &g.cost_ns, &g, plans, v->n, x->request, v->arena, err));
     v->moves = g.moves;
     v->rule = (struct mp_switch_rule){.n_variants = v->n,
                                       .n_groups = g.n_groups,
@@ -450,6 +454,8 @@ static enum mp_status check(const struct mp_variants_request *q, enum mp_outcome
         return mp_fail(err, MP_EUSAGE, "variants: %u domains are not in [1, %d]", q->n_domains, MP_VARIANT_DOMAINS_MAX);
     if (q->n_variants_max > MP_VARIANTS_MAX)
         return mp_fail(err, MP_EUSAGE, "variants: %u variants are not in [1, %d]", q->n_variants_max, MP_VARIANTS_MAX);
+    if (q->overlap_ppm > 1000000)
+        return mp_fail(err, MP_EUSAGE, "variants: an overlap of %u millionths is not in [0, 1000000]", q->overlap_ppm);
     if (q->n_lengths < 1)
         return mp_fail(err, MP_EUSAGE, "variants: no length of blocks");
     for (uint32_t i = 0; i < q->n_lengths; i++)
@@ -469,15 +475,21 @@ static enum mp_status check(const struct mp_variants_request *q, enum mp_outcome
 static enum mp_status make_static(struct mp_plan **out, const struct mp_variants_request *q, enum mp_outcome *outcome,
                                   struct mp_error *err) {
     struct mp_plan_request trial = q->base;
+    struct mp_workload *steps = NULL;
     struct mp_plan *made = NULL;
+    enum mp_status status;
+    *out = NULL;
     if (q->proven == NULL)
         return mp_plan_make(out, &q->base, outcome, NULL, err);
-    *out = NULL;
-    trial.is_trial = true;
-    enum mp_status status = mp_plan_make(&made, &trial, outcome, NULL, err);
-    if (status != MP_OK || made == NULL)
-        return status;
-    return mp_plan_adopt(out, made, q->proven, "variant", err);
+    MP_TRY(vpool_steps(&steps, q->domains, q->n_domains, &q->base, STATIC_STEPS, POOL, err));
+    trial.is_trial = trial.fits_steps = true;
+    trial.steps = steps;
+    MP_TRY(mp_plan_make(&made, &trial, outcome, NULL, err));
+    if (made != NULL)
+        status = mp_plan_adopt(out, made, q->proven, "variant", err);
+out:
+    mp_workload_free(steps);
+    return status;
 }
 
 static void learn_free(struct learn *x) {

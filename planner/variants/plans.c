@@ -15,7 +15,7 @@
 
 #define FIT_STEPS 64u
 #define CHOICE_STEPS 32u
-#define KEEP_STEPS 200
+#define KEEP_STEPS 5000
 enum { FIT = 21, CHOICE };
 
 static const char *recipe_of(bool repeats) {
@@ -73,7 +73,7 @@ static enum mp_status price_layers(uint64_t *price_ns, const struct mp_migration
 /* layers[l]: those of `moved` that are worth it, else `label`'s. Returns in *n how many are. */
 static enum mp_status choose_layers(struct mp_plan_layer *layers, uint32_t *n, const struct mp_plan *label,
                                     const struct mp_plan *made, const struct mp_plan *moved,
-                                    const struct mp_migration *m, const struct mp_part *part,
+                                    const struct mp_migration *m, const struct mp_part *parts, uint32_t n_parts,
                                     const struct mp_plan_request *base, struct mp_error *err) {
     struct mp_sim_options sim = base->sim;
     struct mp_workload *w = NULL;
@@ -87,7 +87,7 @@ static enum mp_status choose_layers(struct mp_plan_layer *layers, uint32_t *n, c
     sim.with_bound = false;
     sim.n_threads = base->n_threads;
     sim.n_steps_max = 0;
-    MP_TRY(vpool_steps(&w, part, base, CHOICE_STEPS, CHOICE, err));
+    MP_TRY(vpool_steps(&w, parts, n_parts, base, CHOICE_STEPS, CHOICE, err));
     MP_TRY(price_layers(price, m, label, base, err));
     MP_TRY(mp_simulate(&before, label, w, base->topology, base->model, &sim, err));
     MP_TRY(mp_simulate(&after, made, w, base->topology, base->model, &sim, err));
@@ -117,7 +117,8 @@ static bool repeats_on_gpu(const struct mp_plan *p, const struct mp_plan_layer *
 /* `made` under the labels that move least from `label`, where that is worth it. *out NULL: nowhere. */
 static enum mp_status come_near(struct mp_plan **out, const struct mp_plan *made, const struct mp_plan *like,
                                 const struct mp_plan *label, struct mp_plan_request request,
-                                const struct mp_plan_request *base, struct mp_error *err) {
+                                const struct mp_part *parts, uint32_t n_parts, const struct mp_plan_request *base,
+                                struct mp_error *err) {
     struct mp_migration *m = NULL;
     struct mp_plan *moved = NULL;
     struct mp_plan mixed = *made; /* borrows all but the slots */
@@ -132,7 +133,7 @@ static enum mp_status come_near(struct mp_plan **out, const struct mp_plan *made
     const bool is_by_node = base->sim.dispatcher->copies == MP_COPY_PER_NODE;
     MP_TRY(mp_migrate(&m, label, made, base->topology, mp_labels_of(made, is_by_node), base->n_threads, err));
     MP_TRY(mp_migrated_plan(&moved, m, label, made, err));
-    MP_TRY(choose_layers(mixed.layers, &n_changed, label, made, moved != NULL ? moved : made, m, request.planning, base,
+    MP_TRY(choose_layers(mixed.layers, &n_changed, label, made, moved != NULL ? moved : made, m, parts, n_parts, base,
                          err));
     if (n_changed == 0)
         goto out;
@@ -159,13 +160,14 @@ out:
 }
 
 enum mp_status vplan_make(struct mp_plan **out, const struct mp_plan *like, const struct mp_plan *label,
-                          const struct mp_part *part, const struct mp_plan_request *base, struct mp_error *err) {
+                          const struct mp_part *parts, uint32_t n_parts, const struct mp_plan_request *base,
+                          struct mp_error *err) {
     struct mp_workload *steps = NULL;
     struct mp_plan *made = NULL;
     enum mp_status status = MP_OK;
     *out = NULL;
-    MP_TRY(vpool_steps(&steps, part, base, FIT_STEPS, FIT, err));
-    const struct mp_plan_request request = trial_of(base, like, part, steps);
+    MP_TRY(vpool_steps(&steps, parts, n_parts, base, FIT_STEPS, FIT, err));
+    const struct mp_plan_request request = trial_of(base, like, parts, steps);
     MP_TRY(run(&made, &request, err));
     if (made == NULL || made->n_slots != like->n_slots ||
         memcmp(made->gpu_first_slot, like->gpu_first_slot, (like->n_gpus + 1) * sizeof *like->gpu_first_slot) != 0)
@@ -174,7 +176,7 @@ enum mp_status vplan_make(struct mp_plan **out, const struct mp_plan *like, cons
         *out = made;
         made = NULL;
     } else {
-        MP_TRY(come_near(out, made, like, label, request, base, err));
+        MP_TRY(come_near(out, made, like, label, request, parts, n_parts, base, err));
     }
 out:
     mp_plan_free(made);

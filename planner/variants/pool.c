@@ -12,8 +12,8 @@
 #include <moeplan/base.h>
 #include <string.h>
 
-enum mp_status vpool_steps(struct mp_workload **out, const struct mp_part *part, const struct mp_plan_request *base,
-                           uint32_t n_steps, uint64_t seed, struct mp_error *err) {
+static enum mp_status steps_of(struct mp_workload **out, const struct mp_part *part, const struct mp_plan_request *base,
+                               uint32_t n_steps, uint64_t seed, struct mp_error *err) {
     struct mp_batching b = base->batching;
     if (part->trace->kind == MP_TRACE_TOKENS) {
         b.resample = true;
@@ -21,6 +21,80 @@ enum mp_status vpool_steps(struct mp_workload **out, const struct mp_part *part,
         b.seed = mp_mix64(base->seed ^ mp_mix64(seed));
     }
     return mp_workload_build(out, part, &b, err);
+}
+
+/* A step with memory of its own. */
+static enum mp_status copy_step(struct mp_step *to, const struct mp_step *from, uint32_t n_ranks,
+                                struct mp_arena *arena, struct mp_error *err) {
+    uint64_t *row = mp_arena_alloc(arena, from->n, sizeof *row);
+    uint16_t *source = mp_arena_alloc(arena, from->n, sizeof *source);
+    uint32_t *padding = mp_arena_alloc(arena, n_ranks, sizeof *padding);
+    if (row == NULL || source == NULL || padding == NULL)
+        return mp_nomem(err, "steps of domains");
+    memcpy(row, from->row, from->n * sizeof *row);
+    memcpy(source, from->source, from->n * sizeof *source);
+    memcpy(padding, from->padding, n_ranks * sizeof *padding);
+    *to = (struct mp_step){from->n, row, source, padding};
+    return MP_OK;
+}
+
+/* Each workload's steps behind one another, `each` of every one. */
+static enum mp_status join(struct mp_workload **out, struct mp_workload *const *parts, uint32_t n, uint32_t each,
+                           struct mp_error *err) {
+    struct mp_arena *arena = mp_arena_new();
+    struct mp_workload *w = arena != NULL ? mp_arena_alloc(arena, 1, sizeof *w) : NULL;
+    const bool is_counts = parts[0]->iterations != NULL;
+    struct mp_step *steps = w != NULL ? mp_arena_alloc(arena, (size_t)n * each, sizeof *steps) : NULL;
+    uint32_t *iterations = w != NULL ? mp_arena_alloc(arena, (size_t)n * each, sizeof *iterations) : NULL;
+    enum mp_status status = steps != NULL && iterations != NULL ? MP_OK : mp_nomem(err, "steps of domains");
+    if (status != MP_OK) {
+        mp_arena_free(arena);
+        return status;
+    }
+    *w = *parts[0];
+    w->arena = arena;
+    w->n_steps = n * each;
+    w->n_rows = 0;
+    w->n_requests = 0;
+    for (uint32_t d = 0; d < n; d++) {
+        w->n_requests += parts[d]->n_requests;
+        for (uint32_t i = 0; i < each && status == MP_OK; i++) {
+            const uint32_t step = (uint32_t)((uint64_t)i * parts[d]->n_steps / each); /* spread, or repeated */
+            if (is_counts) {
+                iterations[d * each + i] = parts[d]->iterations[step];
+            } else {
+                status = copy_step(&steps[d * each + i], &parts[d]->steps[step], w->n_ranks, arena, err);
+                w->n_rows += parts[d]->steps[step].n;
+            }
+        }
+    }
+    w->steps = is_counts ? NULL : steps;
+    w->iterations = is_counts ? iterations : NULL;
+    if (status == MP_OK)
+        *out = w;
+    else
+        mp_arena_free(arena);
+    return status;
+}
+
+enum mp_status vpool_steps(struct mp_workload **out, const struct mp_part *parts, uint32_t n_parts,
+                           const struct mp_plan_request *base, uint32_t n_steps, uint64_t seed, struct mp_error *err) {
+    struct mp_workload *own[MP_VARIANT_DOMAINS_MAX] = {NULL};
+    enum mp_status status = MP_OK;
+    *out = NULL;
+    if (n_parts == 1)
+        return steps_of(out, parts, base, n_steps, seed, err);
+    const uint32_t each = (n_steps + n_parts - 1) / n_parts;
+    for (uint32_t d = 0; d < n_parts; d++)
+        MP_TRY(steps_of(&own[d], &parts[d], base, each, mp_mix64(seed) + d, err));
+    uint32_t most = each;
+    for (uint32_t d = 0; d < n_parts; d++)
+        most = own[d]->n_steps > most ? own[d]->n_steps : most;
+    status = join(out, own, n_parts, most, err);
+out:
+    for (uint32_t d = 0; d < n_parts; d++)
+        mp_workload_free(own[d]);
+    return status;
 }
 
 struct loads {
@@ -68,7 +142,7 @@ enum mp_status vpool_make(struct vpool **out, const struct mp_part *parts, uint3
     }
     for (uint32_t d = 0; d < n_parts; d++) {
         if (parts[d].n > 0)
-            MP_TRY(vpool_steps(&p->steps[d], &parts[d], base, n_steps, mp_mix64(seed) + d, err));
+            MP_TRY(steps_of(&p->steps[d], &parts[d], base, n_steps, mp_mix64(seed) + d, err));
         p->first[d + 1] = p->first[d] + (p->steps[d] != NULL ? p->steps[d]->n_steps : 0);
     }
     p->load = mp_arena_alloc(arena, (size_t)p->first[n_parts] * p->n_layers, p->n_experts * sizeof *p->load);

@@ -2,9 +2,9 @@
  *
  * Decides   nothing: rule.c does.
  * Minimises -
- * Method    a block's domain is drawn among the others than the last one's, its steps among that domain's with
- *           replacement; one stream of random numbers. A step takes the sum of its groups' times under the variants
- * that the rule has in force, and what switching to them takes, in full.
+ * Method    every domain has blocks in proportion to its weight (largest remainders), all in random order; a block's
+ *           steps are drawn among the domain's with replacement; one stream of random numbers. A step takes the sum of
+ * its groups' times under the variants that the rule has in force, and what switching to them takes, in full.
  * Bound     -
  * Differs   -
  * Cost      O(steps * layers * experts * variants). */
@@ -68,17 +68,42 @@ static void one_step(struct replay *x, uint32_t step) {
     mp_switch_seen(x->state, x->pool->load + (size_t)step * r->n_layers * r->n_experts, ns, x->pool->rest_ns);
 }
 
-/* Another domain than `last`, of those that have steps. */
-static uint32_t next_domain(const struct vpool *p, uint32_t last, struct mp_rng *rng) {
-    uint32_t n = 0, k;
+/* The domain of each block. */
+static enum mp_status deal(uint32_t **out, const struct vstream *stream, struct mp_rng *rng, struct mp_error *err) {
+    const struct vpool *p = stream->pool;
+    uint64_t weight[MP_VARIANT_DOMAINS_MAX], rest[MP_VARIANT_DOMAINS_MAX], sum = 0;
+    uint32_t n = 0, n_of[MP_VARIANT_DOMAINS_MAX];
+    *out = mp_calloc(stream->n_blocks, sizeof **out);
+    if (*out == NULL)
+        return mp_nomem(err, "blocks");
+    for (uint32_t d = 0; d < p->n_domains; d++) {
+        weight[d] = p->first[d + 1] > p->first[d] ? stream->weights[d] : 0;
+        sum += weight[d];
+    }
+    if (sum == 0) {
+        mp_free(*out);
+        *out = NULL;
+        return mp_fail(err, MP_EUSAGE, "there is no step to simulate");
+    }
+    for (uint32_t d = 0; d < p->n_domains; d++) {
+        n_of[d] = (uint32_t)(weight[d] * stream->n_blocks / sum);
+        rest[d] = weight[d] * stream->n_blocks % sum;
+        n += n_of[d];
+    }
+    while (n < stream->n_blocks) {
+        uint32_t best = 0;
+        for (uint32_t d = 1; d < p->n_domains; d++)
+            best = rest[d] > rest[best] ? d : best;
+        rest[best] = 0;
+        n_of[best]++;
+        n++;
+    }
+    n = 0;
     for (uint32_t d = 0; d < p->n_domains; d++)
-        n += p->first[d + 1] > p->first[d] && d != last;
-    if (n == 0)
-        return last;
-    k = (uint32_t)mp_rng_below(rng, n);
-    for (uint32_t d = 0;; d++)
-        if (p->first[d + 1] > p->first[d] && d != last && k-- == 0)
-            return d;
+        for (uint32_t i = 0; i < n_of[d]; i++)
+            (*out)[n++] = d;
+    mp_rng_shuffle(rng, *out, n);
+    return MP_OK;
 }
 
 enum mp_status vreplay_run(struct vreplay *out, const struct mp_switch_rule *rule, const uint32_t *moves,
@@ -87,17 +112,20 @@ enum mp_status vreplay_run(struct vreplay *out, const struct mp_switch_rule *rul
     const struct vpool *p = stream->pool;
     struct replay x = {.rule = rule, .moves = moves, .group_ns = group_ns, .pool = p, .out = out};
     struct mp_rng rng = mp_rng_seed(mp_mix64(stream->seed ^ mp_mix64(stream->length)));
-    uint32_t domain = MP_NONE;
+    uint32_t *domains;
     *out = (struct vreplay){.n_steps = 0};
-    if (p->first[p->n_domains] == 0)
-        return mp_fail(err, MP_EUSAGE, "there is no step to simulate");
+    enum mp_status status = deal(&domains, stream, &rng, err);
+    if (status != MP_OK)
+        return status;
     x.was = mp_calloc(2 * (size_t)rule->n_groups, sizeof *x.was);
-    if (x.was == NULL)
+    if (x.was == NULL) {
+        mp_free(domains);
         return mp_nomem(err, "replaying a library");
+    }
     x.is = x.was + rule->n_groups;
-    enum mp_status status = mp_switch_new(&x.state, rule, err);
+    status = mp_switch_new(&x.state, rule, err);
     for (uint32_t b = 0; b < stream->n_blocks && status == MP_OK; b++) {
-        domain = next_domain(p, domain, &rng);
+        const uint32_t domain = domains[b];
         for (uint32_t i = 0; i < stream->length; i++) {
             const uint32_t n = p->first[domain + 1] - p->first[domain];
             const uint32_t step = p->first[domain] + (uint32_t)mp_rng_below(&rng, n);
@@ -110,5 +138,6 @@ enum mp_status vreplay_run(struct vreplay *out, const struct mp_switch_rule *rul
     }
     mp_switch_free(x.state);
     mp_free(x.was);
+    mp_free(domains);
     return status;
 }

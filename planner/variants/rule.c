@@ -121,7 +121,7 @@ static bool is_safe(const struct mp_switch *s, wide account, wide back) {
 static uint64_t take(struct mp_switch *s, uint32_t g, uint32_t to) {
     const struct mp_switch_rule *r = s->rule;
     const uint64_t ns = cost(r, g, s->variant[g], to);
-    if (s->variant[g] != 0 || s->before[g] != 0) { /* how the stay that ends here did */
+    if (s->variant[g] != 0) { /* how the stay that ends here did; the way back is always worth it in the end */
         if (s->paid[g] < 0 && s->patience[g] < PATIENCE_MOST)
             s->patience[g] *= 2;
         else if (s->paid[g] > 0 && s->patience[g] > PATIENCE_ONE)

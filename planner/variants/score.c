@@ -95,7 +95,7 @@ static enum mp_status score_domain(struct scoring *x, uint32_t d, struct mp_erro
         to->variant_ns[i] = mean_of(x, x->ns[i], d);
     to->static_ns = to->oracle_ns = to->variant_ns[0];
     if (x->q->planned[d].n > 0)
-        MP_TRY(vplan_make(&own, x->v->variant[0].plan, NULL, &x->q->planned[d], &x->base, err));
+        MP_TRY(vplan_make(&own, x->v->variant[0].plan, NULL, &x->q->planned[d], 1, &x->base, err));
     if (own != NULL) {
         uint64_t *ns;
         MP_TRY(vpool_times(&ns, x->pool, d, own, &x->base, x->out->arena, err));
@@ -124,7 +124,7 @@ out:
 
 static enum mp_status score_length(struct mp_variants_cell *to, struct scoring *x, uint32_t length,
                                    struct mp_error *err) {
-    const struct vstream stream = {x->pool, length, vstream_blocks(length), x->q->seed};
+    const struct vstream stream = {x->pool, x->q->weights, length, vstream_blocks(length), x->q->seed};
     struct vreplay r;
     x->sum_oracle = x->sum_best = x->sum_bound = x->sum_policy = 0;
     enum mp_status status = vreplay_run(&r, &x->rule, x->v->moves, x->group_ns, &stream, each_step, x, err);

@@ -23,9 +23,10 @@ void vpool_free(struct vpool *p);
 enum mp_status vpool_times(uint64_t **ns, const struct vpool *p, uint32_t domain, const struct mp_plan *plan,
                            const struct mp_plan_request *base, struct mp_arena *arena,
                            struct mp_error *err) MP_MUST_CHECK;
-/* Steps of a part for planning or scoring: drawn, or of counts all. */
-enum mp_status vpool_steps(struct mp_workload **out, const struct mp_part *part, const struct mp_plan_request *base,
-                           uint32_t n_steps, uint64_t seed, struct mp_error *err) MP_MUST_CHECK;
+/* Steps for planning or scoring: drawn, or of counts all; of several parts as many of each, behind one another. */
+enum mp_status vpool_steps(struct mp_workload **out, const struct mp_part *parts, uint32_t n_parts,
+                           const struct mp_plan_request *base, uint32_t n_steps, uint64_t seed,
+                           struct mp_error *err) MP_MUST_CHECK;
 
 /* share[n_layers][n_experts] of a part's pairs. */
 enum mp_status vcluster_shares(uint32_t *share, const struct mp_part *part, struct mp_error *err) MP_MUST_CHECK;
@@ -33,10 +34,11 @@ enum mp_status vcluster_shares(uint32_t *share, const struct mp_part *part, stru
 enum mp_status vcluster_group(uint32_t *group, uint32_t *n, const struct mp_part *part,
                               struct mp_error *err) MP_MUST_CHECK;
 
-/* A plan with the stages of `like`, made on steps of `part`; label NULL, or the plan whose labels it takes, and whose
- * layers stay where changing them is not worth it. *out NULL: there is none (err->message). For scoring. */
+/* A plan with the stages of `like`, made on steps of the parts, as many of each; label NULL, or the plan whose labels
+ * it takes, and whose layers stay where changing them is not worth it. *out NULL: there is none (err->message). For
+ * scoring. */
 enum mp_status vplan_make(struct mp_plan **out, const struct mp_plan *like, const struct mp_plan *label,
-                          const struct mp_part *part, const struct mp_plan_request *base,
+                          const struct mp_part *parts, uint32_t n_parts, const struct mp_plan_request *base,
                           struct mp_error *err) MP_MUST_CHECK;
 /* Moves of each layer between each two of n plans, and their time by groups: moves[n_groups][n][n], cost likewise. */
 enum mp_status vplan_costs(uint32_t *moves, uint64_t *cost_ns, const struct mp_plan *const *plans, uint32_t n,
@@ -46,6 +48,7 @@ enum mp_status vplan_costs(uint32_t *moves, uint64_t *cost_ns, const struct mp_p
 /* A stream of blocks over a pool, and the library replayed on it. */
 struct vstream {
     const struct vpool *pool;
+    const uint32_t *weights; /* [n_domains] how often each has a block */
     uint32_t length, n_blocks;
     uint64_t seed;
 };

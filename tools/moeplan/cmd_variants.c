@@ -4,14 +4,14 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { LENGTHS_MAX = 16, DOMAINS_USUAL = 4, LENGTH_MOST = 1000000 };
+enum { LENGTHS_MAX = 16, DOMAINS_USUAL = 4, LENGTH_MOST = 1000000, WEIGHT_MOST = 1000000 };
 
 struct variants {
     const struct opts *o;
     struct setup s;
     struct kinds kinds;
     struct mp_part joined; /* planning data of all recordings, where there are several */
-    uint32_t lengths[LENGTHS_MAX], n_lengths;
+    uint32_t lengths[LENGTHS_MAX], n_lengths, weights[KINDS_MAX], n_weights;
     struct mp_plan_request base, proven;
     struct mp_variants *library;
     struct mp_variants_score *score;
@@ -32,6 +32,32 @@ static enum mp_status add_length(void *ctx, const char *word, struct mp_error *e
                            (unsigned long long)n, x->lengths[i]);
     x->lengths[x->n_lengths++] = (uint32_t)n;
     return MP_OK;
+}
+
+static enum mp_status add_weight(void *ctx, const char *word, struct mp_error *err) {
+    struct variants *x = ctx;
+    uint64_t n;
+    if (!mp_parse_u64(word, strlen(word), &n) || n < 1 || n > WEIGHT_MOST)
+        return mp_fail(err, MP_EUSAGE, "--weights: \"%.40s\" is not a whole number in [1, %d]", word, WEIGHT_MOST);
+    if (x->n_weights < KINDS_MAX)
+        x->weights[x->n_weights] = (uint32_t)n;
+    x->n_weights++;
+    return MP_OK;
+}
+
+/* How many blocks there are of each domain: as asked, else as requests of a recording, and of several alike. */
+static enum mp_status set_weights(struct variants *x, struct mp_error *err) {
+    char word[32];
+    if (x->o->weights == NULL) {
+        for (uint32_t i = 0; i < x->kinds.n; i++)
+            x->weights[i] = x->kinds.joined != NULL ? 1 : x->kinds.planning[i].n;
+        return MP_OK;
+    }
+    enum mp_status status = tool_for_each_word(x->o->weights, "weights", word, sizeof word, add_weight, x, err);
+    if (status == MP_OK && x->n_weights != x->kinds.n)
+        return mp_fail(err, MP_EUSAGE, "--weights: %u weight%s for %u domains (write one for each)", x->n_weights,
+                       tool_s(x->n_weights), x->kinds.n);
+    return status;
 }
 
 /* Where there are several recordings all are planned on together, and the plans are proven on TRACE. */
@@ -60,11 +86,13 @@ static enum mp_status make(struct variants *x, const char **no, struct mp_error 
                                                 .proven = x->kinds.joined != NULL ? &x->proven : NULL,
                                                 .domains = x->kinds.planning,
                                                 .names = x->kinds.name,
+                                                .weights = x->weights,
                                                 .n_domains = x->kinds.n,
                                                 .n_variants_max = (uint32_t)o->variants,
                                                 .window = (uint32_t)o->window,
                                                 .group_layers = (uint32_t)o->group_layers,
                                                 .budget_ppm = (uint32_t)o->regret_ppm,
+                                                .overlap_ppm = (uint32_t)o->overlap_ppm,
                                                 .lengths = x->lengths,
                                                 .n_lengths = x->n_lengths};
     enum mp_outcome outcome;
@@ -86,6 +114,7 @@ static enum mp_status score(struct variants *x, struct mp_error *err) {
     const struct mp_variants_score_request request = {.base = &x->base,
                                                       .planned = x->kinds.planning,
                                                       .scored = x->kinds.scored,
+                                                      .weights = x->weights,
                                                       .n_domains = x->kinds.n,
                                                       .lengths = x->lengths,
                                                       .n_lengths = x->n_lengths,
@@ -334,6 +363,7 @@ enum mp_status cmd_variants(const struct opts *o, const struct args *args, int *
     MP_TRY(mp_part_split(&x.s.planning, &x.s.scored, x.s.trace, &x.s.split, err));
     tool_note_generic(o, x.s.model);
     MP_TRY(kinds_load(&x.kinds, &x.s, o->kinds, "domains", args->value[0], DOMAINS_USUAL, KINDS_MAX, err));
+    MP_TRY(set_weights(&x, err));
     MP_TRY(set_requests(&x, err));
     MP_TRY(make(&x, &no, err));
     if (no != NULL) {

@@ -354,7 +354,10 @@ const struct opt opt_table[OPT_END] = {
         TEXT("domains", 0, "WHAT", kinds, WORDS_FILE, "categories", NULL,
              "what takes turns: TRACE2,TRACE3,... (same model), or categories[:N] for N (4) groups of TRACE's "
              "categories"),
-    [OPT_VARIANTS] = WHOLE("variants", 'k', "K", variants, 1, MP_VARIANTS_MAX, "4", NULL,
+    [OPT_KIND_WEIGHTS] = TEXT("weights", 0, "A,B,...", weights, WORDS_NONE, NULL,
+                              "as many as requests of a category; of several recordings alike",
+                              "how many blocks there are of each domain"),
+    [OPT_VARIANTS] = WHOLE("variants", 'k', "K", variants, 1, MP_VARIANTS_MAX, "8", NULL,
                            "most plans of the library, the static one included; fewer where more do not pay"),
     [OPT_BLOCKS] = TEXT("blocks", 0, "N,M,...", blocks, WORDS_NONE, "10,100,1000,10000", NULL,
                         "steps for which one domain is served, ascending: scored for each"),
@@ -371,6 +374,8 @@ const struct opt opt_table[OPT_END] = {
                     .max = 1000000,
                     .initial = "0.002",
                     .summary = "never take more than this share longer than the static plan, whatever comes"},
+    [OPT_OVERLAP] = RATIO("overlap", "SHARE", overlap_ppm, 1000000, "0: steps wait for all of it",
+                          "share of the time of moves that steps hide"),
     [OPT_MIGRATE_WIDE] = FLAG("wide", 0, wide, "every link, not only the five that carry most"),
 
     [OPT_TRANSPORT] = NAMED("transport", "NAME", transport, WORDS_TRANSPORTS, "loop", NULL,

@@ -138,12 +138,14 @@ enum opt_id {
     OPT_WEIGHTS,
     OPT_ROBUST_OBJECTIVE,
     OPT_KINDS,
+    OPT_KIND_WEIGHTS,
     OPT_VARIANTS,
     OPT_BLOCKS,
     OPT_POOL,
     OPT_WINDOW,
     OPT_GROUP_LAYERS,
     OPT_REGRET,
+    OPT_OVERLAP,
     OPT_MIGRATE_WIDE,
     OPT_TRANSPORT,
     OPT_ITERATIONS,
@@ -194,7 +196,7 @@ struct opts {
     const char *fit; /* requests or steps */
     const char *robust, *weights, *robust_objective;
     const char *kinds, *blocks; /* --domains of variants */
-    uint64_t variants, pool, window, group_layers, regret_ppm;
+    uint64_t variants, pool, window, group_layers, regret_ppm, overlap_ppm;
     const char *solver, *export_lp, *import_solution;
     uint64_t iterations, warmup, deadline_ms, probe_ms, chunk_scale, local, rank, n_ranks;
     const char *transport, *compute, *train, *timeline_file, *rendezvous, *hosts, *fault, *list;

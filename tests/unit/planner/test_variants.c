@@ -192,7 +192,7 @@ struct two {
     struct mp_variants_request request;
 };
 static const char *const names[2] = {"a", "b"};
-static const uint32_t lengths[2] = {10, 1000};
+static const uint32_t lengths[2] = {10, 1000}, weights[2] = {1, 1};
 
 static void two_free(struct two *t) {
     mp_part_free(&t->all);
@@ -254,6 +254,7 @@ static enum mp_status two_make(struct two *t, const uint64_t *a, const uint64_t 
                                               .limits = &mp_limits_default},
                                      .domains = t->part,
                                      .names = names,
+                                     .weights = weights,
                                      .n_domains = 2,
                                      .budget_ppm = 2000,
                                      .lengths = lengths,
@@ -304,6 +305,7 @@ static void test_variants__two_kinds_two_variants(void **state) {
     const struct mp_variants_score_request q = {.base = &t.request.base,
                                                 .planned = t.part,
                                                 .scored = t.part,
+                                                .weights = weights,
                                                 .n_domains = 2,
                                                 .lengths = lengths,
                                                 .n_lengths = 2,
@@ -361,6 +363,7 @@ static void test_variants__one_kind_is_the_static_plan(void **state) {
         const struct mp_variants_score_request q = {.base = &t.request.base,
                                                     .planned = t.part,
                                                     .scored = t.part,
+                                                    .weights = weights,
                                                     .n_domains = 2,
                                                     .lengths = lengths,
                                                     .n_lengths = 2,
@@ -450,6 +453,7 @@ static enum mp_status whole(void *ctx, struct mp_error *err) {
     const struct mp_variants_score_request q = {.base = &t.request.base,
                                                 .planned = t.part,
                                                 .scored = t.part,
+                                                .weights = weights,
                                                 .n_domains = 2,
                                                 .lengths = lengths,
                                                 .n_lengths = 1,
