@@ -30,6 +30,7 @@ struct lina_fit {
     double gradients; /* times as many as the weights that all ranks hold; 1 = as derived */
     uint32_t nic_mbit, inside_gb; /* of each GPU; GB/s inside a node */
     bool is_nic_shared;           /* one NIC for all GPUs of a node */
+    const char *dispatcher;
 };
 
 struct lina_shape {
@@ -157,7 +158,7 @@ static inline void lina_bed_make(struct lina_bed *b, const struct lina_shape *sh
                                         .workload = b->workload,
                                         .topology = b->topology,
                                         .model = b->model,
-                                        .dispatcher = mp_dispatcher_find("hierarchical"),
+                                        .dispatcher = mp_dispatcher_find(f->dispatcher),
                                         .sources = MP_SOURCES_DP};
     struct mp_train_options options = mp_train_defaults();
     options.gradient_bits = shape->gradient_bits;

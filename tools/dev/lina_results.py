@@ -30,7 +30,9 @@ def tables(text):
 
 
 def section(lina, train):
+    lines = [x for x in train.splitlines() if x]
+    rows = [i for i, x in enumerate(lines) if x.startswith("layers ranks") or re.match(r" +\d+ +\d+ +[\d.]+ +[\d.]+ +\d+ %", x)]
     return ["`bench_lina` and `bench_train`; conditions, what is fitted and why figures miss: docs/LINA.md. *Within*: 10 % of the",
-            "paper's figure. *Derived* and *slowed*: the two readings of its gradients.",
-            *tables(lina), "", "`bench_train`: the searched policy against Lina's over a whole step of its figure 7 and 48 conditions around it.", "",
-            *("    " + line for line in train.splitlines() if line), ""]
+            "paper's figure. *Derived* and *slowed*: the two readings of its gradients.", "", *tables(lina), "",
+            "`bench_train`: a whole step of its figure 7's durations, and the searched policy against Lina's in 48 conditions around it (each: *Benchmarks*).", "",
+            *("    " + x for i, x in enumerate(lines) if i not in rows), ""]
