@@ -166,8 +166,12 @@ static enum mp_status make_steps(struct steps *x, const struct mp_train_pack_req
 /* The policy at these steps, and its mean. */
 static enum mp_status choose_policy(struct mp_train_packed *out, const struct mp_train_pack_request *r,
                                     const struct steps *x, struct mp_error *err) {
-    if (r->policy == NULL)
-        return mp_train_search(&out->policy, &out->mean_ns, x->step, x->n, r->n_threads, err);
+    if (r->policy == NULL) {
+        enum mp_status status = mp_train_search(&out->policy, &out->mean_ns, x->step, x->n, r->n_threads, err);
+        if (status == MP_OK && r->arena != NULL)
+            status = mp_train_search_buckets(&out->policy, &out->mean_ns, x->step, x->n, r->n_threads, r->arena, err);
+        return status;
+    }
     out->policy = *r->policy;
     return mp_train_mean(&out->mean_ns, x->step, x->n, &out->policy, r->n_threads, err);
 }

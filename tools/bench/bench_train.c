@@ -1,5 +1,5 @@
 /* Training steps under each policy, beside Lina's figures (USENIX ATC'23, arXiv 2210.17223). The paper prints no
- * durations of its layers; those that its figure 7 determines (docs/TRAINING.md part 3) are used here, the forward pass
+ * durations of its layers; those that its figure 7 determines (docs/TRAINING.md part 4) are used here, the forward pass
  * half of the backward one, ranks unlike by a skew of the experts' rows. First its figures, then 48 conditions on which
  * the searched policy, chosen on other steps, is held against Lina's. Processor time of the search. */
 #include <moeplan/base.h>

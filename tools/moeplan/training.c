@@ -134,32 +134,43 @@ static enum mp_status run_mean(struct mp_train_timeline *m, const struct works *
     return MP_OK;
 }
 
+/* The searched policy of these steps, its buckets in `arena`. */
+static enum mp_status search(struct mp_train_policy *out, const struct setup *s, const struct works *w,
+                             struct mp_arena *arena, struct mp_error *err) {
+    uint64_t ns;
+    enum mp_status status = mp_train_search(out, &ns, w->step, w->n, tool_threads(s->o), err);
+    return status == MP_OK ? mp_train_search_buckets(out, &ns, w->step, w->n, tool_threads(s->o), arena, err) : status;
+}
+
 /* ---- what a plan carries ---- */
 
 /* name: NULL or SEARCHED = searched over these steps. packed: what packing chose, or NULL. */
 static enum mp_status fill_section(struct mp_plan *plan, const char *name, const struct mp_train_packed *packed,
-                                   const struct works *w, unsigned n_threads, struct mp_error *err) {
+                                   const struct setup *s, const struct works *w, struct mp_error *err) {
     struct mp_plan_training *t = &plan->training;
     const struct mp_train_named_policy *named = name != NULL ? mp_train_policy_find(name) : NULL;
     struct mp_train_policy policy = {0};
-    uint64_t ns;
     enum mp_status status = MP_OK;
     if (named != NULL)
         policy = named->policy;
     else if (packed != NULL)
         policy = packed->policy;
     else
-        status = mp_train_search(&policy, &ns, w->step, w->n, n_threads, err);
+        status = search(&policy, s, w, plan->arena, err);
     if (status == MP_OK && policy.is_shared)
         policy.guard = MP_TRAIN_GUARD_NONE;
-    const struct mp_train_bucket *buckets = NULL;
-    uint32_t n_buckets = 0;
-    if (status == MP_OK)
-        status = mp_train_buckets(&buckets, &n_buckets, w->step[0], policy.bucket_bytes, plan->arena, err);
+    if (status == MP_OK && policy.buckets == NULL)
+        status =
+            mp_train_buckets(&policy.buckets, &policy.n_buckets, w->step[0], policy.bucket_bytes, plan->arena, err);
+    else if (status == MP_OK && packed != NULL) { /* lent */
+        struct mp_train_bucket *own = mp_arena_alloc(plan->arena, policy.n_buckets, sizeof *own);
+        if (own == NULL)
+            return mp_nomem(err, "training steps");
+        memcpy(own, policy.buckets, policy.n_buckets * sizeof *own);
+        policy.buckets = own;
+    }
     if (status != MP_OK)
         return status;
-    policy.buckets = buckets;
-    policy.n_buckets = n_buckets;
     *t = (struct mp_plan_training){.is_present = true,
                                    .name = named != NULL ? named->name : SEARCHED,
                                    .gradient_bits = mp_train_defaults().gradient_bits,
@@ -205,7 +216,8 @@ enum mp_status training_pack(struct mp_train_packed *out, const struct setup *s,
                                                                .k = (uint32_t)k,
                                                                .policy = named != NULL ? &named->policy : NULL,
                                                                .n_steps_max = STEPS_MAX,
-                                                               .n_threads = tool_threads(o)},
+                                                               .n_threads = tool_threads(o),
+                                                               .arena = s->arena},
                                outcome, err);
     mp_workload_free(workload);
     return status;
@@ -231,7 +243,7 @@ enum mp_status training_choose(struct mp_plan *plan, const struct setup *s, cons
     }
     if (status == MP_OK) {
         note_memory(w, s, "");
-        status = fill_section(plan, policy, packed, w, tool_threads(s->o), err);
+        status = fill_section(plan, policy, packed, s, w, err);
     }
     if (status == MP_OK)
         status = gate(plan, s, err);
@@ -303,7 +315,19 @@ struct training {
     const char *searched_on;
     struct row rows[SCORE_PLANS_MAX];
     struct works works, scored, searched; /* the last two borrow from the first */
+    struct mp_arena *arena;               /* of policies */
 };
+
+static struct training *new_training(struct mp_error *err) {
+    struct training *t = mp_calloc(1, sizeof *t);
+    if (t != NULL && (t->arena = mp_arena_new()) != NULL) {
+        t->base = MP_NONE;
+        return t;
+    }
+    mp_free(t);
+    (void)mp_nomem(err, "training steps");
+    return NULL;
+}
 
 static void add_row(struct training *t, const char *name, const char *policy_name,
                     const struct mp_train_policy *policy) {
@@ -326,8 +350,7 @@ static enum mp_status policy_rows(struct training *t, const struct setup *s, con
     for (uint32_t i = 0; mp_train_policy_at(i) != NULL && i + 2 < POLICIES_MAX; i++)
         add_row(t, mp_train_policy_at(i)->name, mp_train_policy_at(i)->name, &mp_train_policy_at(i)->policy);
     struct mp_train_policy found;
-    uint64_t ns;
-    status = mp_train_search(&found, &ns, t->searched.step, t->searched.n, tool_threads(s->o), err);
+    status = search(&found, s, &t->searched, t->arena, err);
     if (status != MP_OK)
         return status;
     add_row(t, SEARCHED, SEARCHED, &found);
@@ -348,10 +371,9 @@ enum mp_status training_run(struct training **out, const struct setup *s, const 
     *out = NULL;
     if (s->batching.phase != MP_PHASE_TRAIN)
         return MP_OK;
-    struct training *t = mp_calloc(1, sizeof *t);
+    struct training *t = new_training(err);
     if (t == NULL)
-        return mp_nomem(err, "training steps");
-    t->base = MP_NONE;
+        return MP_ENOMEM;
     t->is_lossy = s->lossy != NULL;
     enum mp_status status = policy_rows(t, s, score->plan, err);
     if (status == MP_OK)
@@ -367,12 +389,11 @@ static enum mp_status compare_row(struct training *t, const struct setup *s, con
     const struct mp_train_policy *fair = &mp_train_policy_find("fair")->policy;
     struct mp_train_policy policy = score->plan->training.policy;
     struct mp_train_timeline m;
-    uint64_t ns;
     enum mp_status status = MP_OK;
     if (!score->plan->training.is_present) {
         status = make_works(&t->works, s, score->plan, score->travel, planning, err);
         if (status == MP_OK)
-            status = mp_train_search(&policy, &ns, t->works.step, t->works.n, tool_threads(s->o), err);
+            status = search(&policy, s, &t->works, t->arena, err);
         free_works(&t->works);
     }
     if (status == MP_OK)
@@ -398,14 +419,15 @@ enum mp_status training_compare(struct training **out, const struct setup *s, co
     *out = NULL;
     if (s->batching.phase != MP_PHASE_TRAIN)
         return MP_OK;
-    struct training *t = mp_calloc(1, sizeof *t);
+    struct training *t = new_training(err);
     struct mp_workload *planning = NULL;
     struct mp_error why = {0};
-    enum mp_status status =
-        t == NULL ? mp_nomem(err, "training steps") : mp_workload_build(&planning, &s->planning, &s->batching, err);
-    if (t != NULL)
-        *t = (struct training){
-            .is_compare = true, .is_lossy = s->lossy != NULL, .base = MP_NONE, .searched_on = "planning steps"};
+    if (t == NULL)
+        return MP_ENOMEM;
+    t->is_compare = true;
+    t->is_lossy = s->lossy != NULL;
+    t->searched_on = "planning steps";
+    enum mp_status status = mp_workload_build(&planning, &s->planning, &s->batching, err);
     for (uint32_t i = 0; i < n && status == MP_OK; i++) {
         if (scores[i].plan == NULL || scores[i].is_online)
             continue;
@@ -543,5 +565,6 @@ void training_free(struct training *t) {
     if (t == NULL)
         return;
     free_works(&t->works);
+    mp_arena_free(t->arena);
     mp_free(t);
 }
