@@ -420,7 +420,7 @@ static void free_parts(struct parts *p) {
 /* The members of `all` that are not in `fit`; both ascending. */
 static enum mp_status rest_of(struct mp_part *out, const struct mp_part *all, const struct mp_part *fit,
                               struct mp_error *err) {
-    *out = (struct mp_part){.trace = all->trace};
+    *out = (struct mp_part){.trace = all->trace, .homes = all->homes};
     out->members = mp_calloc(all->n, sizeof *out->members);
     if (out->members == NULL)
         return mp_nomem(err, "splitting off a validation part");

@@ -18,7 +18,7 @@
 bool mp_can_draw(const struct mp_part *part) {
     if (part == NULL || part->trace->kind != MP_TRACE_TOKENS || part->n < MP_DRAWN_REQUESTS_MIN)
         return false;
-    for (uint32_t i = 0; i < part->n; i++)
+    for (uint32_t i = 0; part->homes == NULL && i < part->n; i++)
         if (part->trace->requests[part->members[i]].source != MP_NONE)
             return false; /* drawing forgets where requests come from */
     return true;

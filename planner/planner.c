@@ -2,6 +2,7 @@
  * and hands nothing out that the verifier has not accepted. */
 #include "planner.h"
 #include <moeplan/base.h>
+#include <moeplan/homes.h>
 #include <moeplan/verify.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -292,6 +293,8 @@ static enum mp_status gate(const struct mp_plan *p, const struct mp_plan_request
 enum mp_status mp_plan_make(struct mp_plan **out, const struct mp_plan_request *request, enum mp_outcome *outcome,
                             double *seconds, struct mp_error *err) {
     struct run run = {.selected_on = "planning data", .stopped_by = "done"};
+    if (request->homes != NULL && strcmp(request->homes, "none") != 0)
+        return mp_homes_plan(out, request, outcome, seconds, err);
     const struct mp_budget budget = {request->work_limit, request->wall_seconds, &run.wall_struck};
     struct mp_plan *plan = NULL;
     enum mp_status status;
@@ -355,9 +358,14 @@ enum mp_status mp_plan_adopt(struct mp_plan **out, struct mp_plan *made, const s
     enum mp_status status;
     *out = NULL;
     MP_TRY(prepare(&run, request, err));
-    for (int s = 0; s < MP_N_PLANNER_STAGES; s++)
-        MP_TRY(mp_strategy_need(&run.combination.stage[s], (enum mp_planner_stage)s, names[s], err));
+    for (int s = 0; s < MP_N_PLANNER_STAGES; s++) {
+        const bool is_given = s == MP_PLAN_PLACE && mp_homes_find(names[s]) != NULL; /* placed with homes */
+        run.combination.stage[s] = is_given ? &mp_place_given : NULL;
+        if (!is_given)
+            MP_TRY(mp_strategy_need(&run.combination.stage[s], (enum mp_planner_stage)s, names[s], err));
+    }
     MP_TRY(fill_provenance(made, &run, request, err));
+    made->provenance.place = was.place;
     made->provenance.strategy = name;
     made->n_certificates = 0; /* what a search proved holds for the steps that it was given */
     MP_TRY(mp_plan_prove(made, &run.problem, err));

@@ -123,6 +123,7 @@ enum mp_status mp_plan_prove_again(struct mp_proof_again *out, const struct mp_p
         return mp_nomem(err, "a proof");
     out->claimed_ns = claim->bound_ns;
     MP_TRY(mp_part_split(&part, &rest, trace, &plan->provenance.split, err));
+    MP_TRY(mp_plan_home_rule(&part.homes, plan, err));
     MP_TRY(mp_workload_build(&workload, &part, &plan->provenance.batching, err));
     struct mp_problem problem = {
         .workload = workload,

@@ -1,6 +1,7 @@
 /* The planner's extension point: the table of strategies, generated from this folder's meson.build. */
 #include "planner.h"
 #include "strategy_registry.h"
+#include <moeplan/homes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -100,6 +101,8 @@ enum mp_status mp_settings_check(const struct mp_setting *settings, uint32_t n_s
                                                                                                          : NULL;
         if (s == NULL)
             s = mp_policy_find(settings[k].strategy);
+        if (s == NULL)
+            s = mp_homes_find(settings[k].strategy);
         if (s == NULL)
             return mp_fail(err, MP_EUSAGE, "\"%.60s\" is not a strategy with options (see: moeplan list strategies)",
                            settings[k].strategy);

@@ -60,6 +60,7 @@ struct mp_traffic {
     uint32_t n_slots;
     uint64_t *slot_rows; /* [n_slots] of the plan: (token, expert) pairs computed in each slot */
     uint64_t copies_expert, copies_gpu, copies_node; /* of the dispatch: remote copies only, whichever travels */
+    uint64_t copies_inter;                           /* of copies_expert those between nodes; 0 for counts */
     uint64_t intra_bytes, inter_bytes; /* of dispatch + dispatch2 + combine + combine2, by path level 0 / above */
 };
 enum mp_status mp_traffic_new(struct mp_traffic **out, uint32_t n_gpus, struct mp_error *err) MP_MUST_CHECK;

@@ -79,6 +79,7 @@ struct mp_plan_layer {
     uint64_t rows_max_sum; /* sum over steps of max over GPUs of (token, expert) pairs computed there */
     uint64_t dispatch_intra_bytes, dispatch_inter_bytes; /* inside nodes / between nodes, self excluded */
     uint64_t port_bound_ns;                              /* sum over steps of mp_port_bound_ns of the dispatch matrix */
+    int8_t *home_weights;  /* NULL, or [n_nodes - 1][n_experts]: homes of requests, weights of the nodes from 1 on */
     uint64_t *expert_rows; /* NULL = not known, or [n_experts]: pairs of each expert: how far is other data? */
 };
 
@@ -127,6 +128,15 @@ struct mp_plan_training {
     struct mp_train_policy policy;
 };
 #define MP_MAX_GRADIENT_BITS 64
+
+/* The rule that gives a request its home when it arrives (docs/HOMES.md); its weights are in the layers. */
+struct mp_plan_homes {
+    bool is_present;
+    const char *method; /* "affinity", "codesign" */
+    uint32_t prefix_rows, price_milli;
+    uint64_t tolerance;
+    const int32_t *bias_milli; /* [n_nodes] */
+};
 
 /* The traffic matrix that a plan of `moeplan order` puts in order. Such a plan has one layer, no workload, and a
  * certificate. */
@@ -179,6 +189,7 @@ struct mp_plan {
     struct mp_certificate *certificates;
     struct mp_plan_sample *samples;
     struct mp_plan_training training;
+    struct mp_plan_homes homes;
     uint64_t n_planning_steps, predicted_step_ns; /* mean over the planning steps */
     uint64_t predicted_pipelined_ns;              /* the same with a clock per GPU; 0 unless is_pipelined */
     struct mp_arena *arena;
@@ -207,6 +218,9 @@ enum mp_status mp_plan_source_weights(struct mp_plan *p, enum mp_route_by by, st
  * that says the same, else SOURCED. Nodes and slots must be set already. MP_EUSAGE when a run holds one twice or not.
  */
 enum mp_status mp_plan_route_groups(struct mp_plan *p, uint32_t group, struct mp_error *err) MP_MUST_CHECK;
+/* The rule of homes that it carries, in its arena; *out NULL: it carries none. */
+enum mp_status mp_plan_home_rule(const struct mp_home_rule **out, const struct mp_plan *p,
+                                 struct mp_error *err) MP_MUST_CHECK;
 /* Shape and range only (indexes in range, lists consistent), so that other code may index without care. MP_EINPUT. */
 enum mp_status mp_plan_check(const struct mp_plan *p, struct mp_error *err) MP_MUST_CHECK;
 

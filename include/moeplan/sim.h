@@ -145,6 +145,7 @@ struct mp_sim_result {
     uint64_t moe_ns;                               /* mean of dispatch + compute + combine */
     double intra_bytes, inter_bytes;               /* per step */
     double copies_expert, copies_gpu, copies_node; /* remote copies per step */
+    double copies_inter;                           /* of copies_expert those between nodes */
     struct mp_balance balance;
     double utilization;        /* mean over GPUs of expert-compute time / (dispatch + compute + combine) */
     double port_bound_ns;      /* mean per step: sum over layers of the dispatch and combine port bounds (relay bounds

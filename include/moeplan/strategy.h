@@ -231,6 +231,7 @@ struct mp_plan_request {
     uint32_t n_colocations;
     const struct mp_plan_together *together; /* the same; NULL = the plan is not one of two */
     const uint32_t *gpu_slots;               /* [n_gpus] slots of each GPU in place of slots_per_gpu; NULL = not */
+    const char *homes; /* how homes of requests are planned (mp_homes_at); NULL or "none": not at all */
 };
 /* Runs the stages, simulates on the planning steps, fills in evidence, samples, certificates and provenance, and has
  * the verifier accept the plan; nothing unverified leaves this function. outcome NOT_FOUND: infeasible, err->message

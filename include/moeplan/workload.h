@@ -36,10 +36,12 @@ enum mp_status mp_split_parse(struct mp_split *out, const char *text, uint64_t s
                               struct mp_error *err) MP_MUST_CHECK;
 
 /* A part of a trace: request indexes (TOKENS) or iteration indexes (COUNTS), ascending. */
+struct mp_home_rule;
 struct mp_part {
     const struct mp_trace *trace;
     uint32_t n;
-    uint32_t *members; /* [n], owned */
+    uint32_t *members;                /* [n], owned */
+    const struct mp_home_rule *homes; /* says which rank each request runs on, whatever source it names; NULL: none */
 };
 /* The planning and the held-out part; for NONE both are everything. MP_EINPUT with the numbers when a part would be
  * empty or a category does not exist. The caller frees both with mp_part_free. */
@@ -100,6 +102,31 @@ struct mp_drift {
 enum mp_status mp_drift_measure(struct mp_drift **out, const struct mp_part *part, const uint64_t *const *before,
                                 uint64_t seed, unsigned n_threads, struct mp_error *err) MP_MUST_CHECK;
 void mp_drift_free(struct mp_drift *d);
+
+/* ---- homes of requests ---- */
+#define MP_HOME_NODES_MAX 64u
+#define MP_HOME_WEIGHT_MAX 127
+#define MP_HOME_TOLERANCE_MAX (UINT64_C(1) << 40)
+#define MP_HOME_MILLI_MAX 1000000000 /* of bias and price */
+
+/* The rule; docs/HOMES.md part 2 is normative. All borrowed. Weights of node 0 are 0 and not kept. */
+struct mp_home_rule {
+    uint32_t n_nodes, n_gpus, n_layers, n_experts;
+    const uint32_t *gpu_node; /* [n_gpus] */
+    uint32_t prefix_rows;     /* rows of a request that are seen; 0 = all */
+    uint64_t tolerance;       /* per GPU: prompt rows (prefill, train) or requests (decode) a node may be ahead */
+    uint32_t price_milli;     /* thousandths of a weight, per row seen, that a node at its tolerance has to be better */
+    const int32_t *bias_milli;    /* [n_nodes] taken off a node's score, per row seen */
+    const int8_t *const *weights; /* [n_layers] -> [n_nodes - 1][n_experts] */
+};
+
+/* home[part->n]: the rank of each member, in order, without looking ahead. A member without rows gets rank 0 and counts
+ * for nothing. MP_EUSAGE: counts, or a rule of another shape. */
+enum mp_status mp_home_assign(uint16_t *home, const struct mp_part *part, const struct mp_home_rule *rule,
+                              enum mp_phase phase, struct mp_error *err) MP_MUST_CHECK;
+/* The score of one request for every node, per row seen and without balance: score[n_nodes], in thousandths. */
+void mp_home_scores(int64_t *score, const struct mp_trace *trace, const struct mp_request *request,
+                    const struct mp_home_rule *rule);
 
 /* The hash that replica choice uses for a row: mp_mix64(row), the same in simulator, verifier and executor. */
 static inline uint64_t mp_token_hash(uint64_t row) { return mp_mix64(row); }

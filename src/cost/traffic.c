@@ -159,7 +159,7 @@ static void prepare(struct traffic_scratch *s, const struct mp_cost_setup *in, u
     memset(t->longest, 0, n * sizeof *t->longest);
     t->n_slots = p->n_slots;
     memset(t->slot_rows, 0, p->n_slots * sizeof *t->slot_rows);
-    t->copies_expert = t->copies_gpu = t->copies_node = t->intra_bytes = t->inter_bytes = 0;
+    t->copies_expert = t->copies_gpu = t->copies_node = t->copies_inter = t->intra_bytes = t->inter_bytes = 0;
     for (uint32_t g = 0; g < n; g++)
         for (uint32_t slot = p->gpu_first_slot[g]; slot < p->gpu_first_slot[g + 1]; slot++)
             s->slot_gpu[slot] = g;
@@ -366,6 +366,7 @@ static enum mp_status count_narrow(struct traffic_scratch *s, const struct mp_co
     uint32_t here = MP_NONE, n_here = 0; /* source of the tokens that are tallied; how many they are */
     const uint32_t *certain = s->only_slot;
     uint64_t pairs = 0, local = 0; /* of all tokens so far; of those of `here` before */
+    uint64_t own = 0, inter = 0;   /* bit of here's node; pairs whose expert is on another */
     uint16_t ids[MP_MAX_TOP_K];
     uint32_t slots[MP_MAX_TOP_K];
     enum mp_status status = MP_OK;
@@ -382,6 +383,7 @@ static enum mp_status count_narrow(struct traffic_scratch *s, const struct mp_co
                 t->copies_expert -= rows_on(s, in->plan, here) - local;
             }
             here = src;
+            own = UINT64_C(1) << s->node[src];
             n_here = 0;
             local = rows_on(s, in->plan, src);
             certain = certain_of(s, in, st, i, layer, src);
@@ -398,6 +400,7 @@ static enum mp_status count_narrow(struct traffic_scratch *s, const struct mp_co
             const struct place at = s->place[slots[j]];
             gpus |= at.gpu;
             nodes |= at.node;
+            inter += (at.node & own) == 0;
             t->slot_rows[slots[j]]++;
         }
         if (copies == MP_COPY_PER_EXPERT)
@@ -417,6 +420,7 @@ static enum mp_status count_narrow(struct traffic_scratch *s, const struct mp_co
         t->copies_expert -= rows_on(s, in->plan, here) - local;
     }
     t->copies_expert += pairs;
+    t->copies_inter += inter;
 out:
     return status;
 }
@@ -448,6 +452,7 @@ static enum mp_status count_wide(struct traffic_scratch *s, const struct mp_cost
             const uint32_t g = s->slot_gpu[slots[j]], v = s->node[g];
             t->slot_rows[slots[j]]++;
             t->copies_expert += g != src;
+            t->copies_inter += v != s->node[src];
             if (copies == MP_COPY_PER_EXPERT)
                 t->dispatch[src * n + g]++; /* the diagonal is cleared below */
             if (s->gpu_stamp[g] == stamp)

@@ -204,5 +204,7 @@ enum mp_status mp_plan_check(const struct mp_plan *p, struct mp_error *err) {
                              (unsigned long long)p->n_planning_steps);
     if (status == MP_OK)
         status = plan_check_training(p, err);
+    if (status == MP_OK)
+        status = plan_check_homes(p, err);
     return status;
 }

@@ -37,5 +37,10 @@ enum mp_status plan_read_training(const struct mp_yaml_doc *doc, const struct mp
                                   struct mp_error *err) MP_MUST_CHECK;
 void plan_write_training(struct mp_out *o, const struct mp_plan *p);
 enum mp_status plan_check_training(const struct mp_plan *p, struct mp_error *err) MP_MUST_CHECK;
+/* The section `homes` (plan_homes.c); read into p, whose shape is known. */
+void plan_write_homes(struct mp_out *o, const struct mp_plan *p);
+enum mp_status plan_read_homes(const struct mp_yaml_doc *doc, const struct mp_yaml *map, struct mp_plan *p,
+                               struct mp_error *err) MP_MUST_CHECK;
+enum mp_status plan_check_homes(const struct mp_plan *p, struct mp_error *err) MP_MUST_CHECK;
 
 #endif

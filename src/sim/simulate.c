@@ -181,6 +181,7 @@ enum mp_status sim_one_step(void *ctx, size_t i, unsigned worker, struct mp_erro
         o->copies_expert += x->copies_expert;
         o->copies_gpu += x->copies_gpu;
         o->copies_node += x->copies_node;
+        o->copies_inter += x->copies_inter;
         run->imbalance[i * n_layers + layer] = balance_add(&o->balance, x->rows, n, x->slot_rows, x->n_slots);
         if (run->has_bound) {
             struct mp_layer_bound b;
@@ -235,7 +236,8 @@ static void reduce(struct run *run, uint32_t n_workers, uint64_t *sorted, struct
     struct mp_sim_result *r = run->r;
     uint32_t n = r->n_steps, n_gpus = r->n_gpus, n_layers = r->n_layers;
     unsigned __int128 step = 0, dispatch = 0, compute = 0, combine = 0, other = 0, moe = 0, bound = 0, busy = 0,
-                      lower = 0, residual = 0, intra = 0, inter = 0, by_expert = 0, by_gpu = 0, by_node = 0;
+                      lower = 0, residual = 0, intra = 0, inter = 0, by_expert = 0, by_gpu = 0, by_node = 0,
+                      between = 0;
     for (uint32_t i = 0; i < n; i++) {
         const struct mp_step_times *s = &r->steps[i];
         const struct step_out *o = &run->steps[i];
@@ -254,6 +256,7 @@ static void reduce(struct run *run, uint32_t n_workers, uint64_t *sorted, struct
         by_expert += o->copies_expert;
         by_gpu += o->copies_gpu;
         by_node += o->copies_node;
+        between += o->copies_inter;
         balance[i] = o->balance;
     }
     moe = dispatch + compute + combine;
@@ -269,6 +272,7 @@ static void reduce(struct run *run, uint32_t n_workers, uint64_t *sorted, struct
     r->copies_expert = (double)by_expert / n;
     r->copies_gpu = (double)by_gpu / n;
     r->copies_node = (double)by_node / n;
+    r->copies_inter = (double)between / n;
     r->port_bound_ns = (double)bound / n;
     r->utilization = moe == 0 ? 0 : (double)busy / ((double)moe * n_gpus);
     if (run->has_bound) {

@@ -11,8 +11,8 @@ static inline uint64_t sane(uint64_t ns) { return ns < UINT64_C(1) << 52 ? ns : 
 
 struct step_out { /* of one step */
     struct balance_sum balance;
-    uint64_t intra, inter, copies_expert, copies_gpu, copies_node, port_bound_ns, lower_bound_ns, residual_ns,
-        compute_sum_ns;
+    uint64_t intra, inter, copies_expert, copies_gpu, copies_node, copies_inter, port_bound_ns, lower_bound_ns,
+        residual_ns, compute_sum_ns;
 };
 struct sim_seen { /* what the last dispatch [0] and combine [1] took, and where their transfers are in the log */
     uint64_t first_ns, second_ns, launch_ns;

@@ -37,6 +37,8 @@ static enum mp_status rebuild_steps(struct vf_data *d, bool *is_usable, struct m
         return MP_OK;
     enum mp_status status = mp_part_split(&d->planning, &d->held_out, v->trace, &o->split, &why);
     if (status == MP_OK)
+        status = mp_plan_home_rule(&d->planning.homes, v->plan, &why);
+    if (status == MP_OK)
         status = mp_workload_build(&d->workload, &d->planning, &o->batching, &why);
     if (status == MP_EINPUT || status == MP_EUSAGE || status == MP_ELIMIT) {
         vf_expect(v, false, MP_V_PROVENANCE, "the planning steps cannot be built again: %.300s", why.message);

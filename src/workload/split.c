@@ -242,6 +242,6 @@ enum mp_status mp_part_without_group(struct mp_part *out, const struct mp_part *
     for (uint32_t i = 0; i < part->n; i++)
         if (mp_mix64(id_of(part->trace, part->members[i])) % n_groups != left_out)
             members[n++] = part->members[i];
-    *out = (struct mp_part){.trace = part->trace, .n = n, .members = members};
+    *out = (struct mp_part){.trace = part->trace, .n = n, .members = members, .homes = part->homes};
     return MP_OK;
 }

@@ -139,6 +139,41 @@ static enum mp_status check_batching(const struct mp_batching *b, struct mp_erro
     return mp_fail(err, MP_EUSAGE, "the phase of the steps is not known (use --phase decode or --phase prefill)");
 }
 
+/* ---- homes ---- */
+static enum mp_status assign_homes(struct mp_step_builder *b, struct mp_error *err) {
+    const struct mp_home_rule *rule = b->part->homes;
+    if (rule == NULL)
+        return MP_OK;
+    if (rule->n_gpus != b->batching->n_ranks)
+        return mp_fail(err, MP_EUSAGE, "homes: the rule is for %u ranks and there are %u (plan for this topology)",
+                       rule->n_gpus, b->batching->n_ranks);
+    if (b->batching->source_skew_ppm > 0)
+        return mp_fail(err, MP_EUSAGE, "homes deal requests to ranks, and so does --source-skew (leave one out)");
+    b->home = mp_calloc(b->part->n, sizeof *b->home);
+    if (b->home == NULL)
+        return mp_nomem(err, "the steps");
+    return mp_home_assign(b->home, b->part, rule, b->batching->phase, err);
+}
+
+enum mp_status mp_members_by_node(struct mp_members_by_node *out, const struct mp_step_builder *b,
+                                  struct mp_error *err) {
+    const struct mp_home_rule *rule = b->part->homes;
+    *out = (struct mp_members_by_node){mp_calloc((size_t)rule->n_nodes + 1, sizeof *out->first),
+                                       mp_calloc(b->part->n, sizeof *out->list)};
+    if (out->first == NULL || out->list == NULL)
+        return mp_nomem(err, "the steps");
+    for (uint32_t v = 0, n = 0; v < rule->n_nodes; v++) {
+        for (uint32_t m = 0; m < b->part->n; m++)
+            if (mp_member_request(b->part, m)->n_rows > 0 && rule->gpu_node[b->home[m]] == v)
+                out->list[n++] = m;
+        out->first[v + 1] = n;
+        if (out->first[v + 1] == out->first[v])
+            return mp_fail(err, MP_EINPUT, "none of the %s requests of the part has its home on node %u (use more)",
+                           mp_workload_number(b->part->n).text, v);
+    }
+    return MP_OK;
+}
+
 static enum mp_status build_tokens(struct mp_step_builder *b, struct mp_error *err) {
     enum mp_status status = check_batching(b->batching, err);
     if (status != MP_OK)
@@ -147,11 +182,18 @@ static enum mp_status build_tokens(struct mp_step_builder *b, struct mp_error *e
     if (b->used == NULL)
         return mp_nomem(err, "the steps");
     bool decode = b->batching->phase == MP_PHASE_DECODE;
+    status = assign_homes(b, err);
+    if (status != MP_OK) {
+        mp_free(b->home);
+        mp_free(b->used);
+        return status;
+    }
     if (b->batching->resample)
         status = decode ? mp_steps_decode_bootstrap(b, err) : mp_steps_prefill_bootstrap(b, err);
     else
         status = decode ? mp_steps_decode(b, err) : mp_steps_prefill(b, err);
     b->workload->is_bootstrap = b->batching->resample;
+    mp_free(b->home);
     mp_free(b->used);
     return status;
 }

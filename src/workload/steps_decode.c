@@ -104,10 +104,9 @@ static void fill_queues(struct decode *d) {
     for (uint32_t q = 0; q <= d->n_ranks; q++)
         d->head[q] = d->tail[q] = MP_NONE;
     for (uint32_t m = 0; m < p->n; m++) {
-        const struct mp_request *r = mp_member_request(p, m);
-        if (r->n_rows == 0)
+        const uint32_t rank = mp_member_rank(d->b, m), q = rank == MP_NONE ? d->n_ranks : rank;
+        if (mp_member_request(p, m)->n_rows == 0)
             continue;
-        uint32_t q = r->source == MP_NONE ? d->n_ranks : r->source % d->n_ranks;
         d->next[m] = MP_NONE;
         if (d->head[q] == MP_NONE)
             d->head[q] = m;
@@ -170,17 +169,18 @@ static enum mp_status refuse(struct decode *d, uint32_t empty_slot, struct mp_er
     const struct mp_batching *b = d->b->batching;
     uint32_t rank = d->rank_of_slot[empty_slot], may_run = 0, not_empty = 0;
     for (uint32_t m = 0; m < p->n; m++) {
-        const struct mp_request *r = mp_member_request(p, m);
-        if (r->n_rows == 0)
+        const uint32_t own = mp_member_rank(d->b, m);
+        if (mp_member_request(p, m)->n_rows == 0)
             continue;
         not_empty++;
-        may_run += r->source == MP_NONE || r->source % d->n_ranks == rank;
+        may_run += own == MP_NONE || own == rank;
     }
     return mp_fail(err, MP_EINPUT,
                    "decode with %s requests per rank on %u ranks needs %s concurrent requests on rank %u and "
-                   "runs out: by their recorded source, %s of the part's %s requests may run there %s",
+                   "runs out: by their %s, %s of the part's %s requests may run there %s",
                    mp_workload_number(b->batch_per_rank).text, d->n_ranks,
-                   mp_workload_number(d->slots_of_rank[rank]).text, rank, mp_workload_number(may_run).text,
+                   mp_workload_number(d->slots_of_rank[rank]).text, rank,
+                   d->b->home != NULL ? "homes" : "recorded source", mp_workload_number(may_run).text,
                    mp_workload_number(not_empty).text, advice);
 }
 
@@ -250,8 +250,11 @@ enum mp_status mp_steps_decode_bootstrap(struct mp_step_builder *b, struct mp_er
     d.n_slots = b->batching->batch_per_rank * d.n_ranks;
     enum mp_status status;
     uint32_t *members = mp_calloc(b->part->n, sizeof *members), n = 0;
+    struct mp_members_by_node by_node = {0};
     if (members == NULL)
         return mp_nomem(err, "the steps");
+    if (b->home != NULL)
+        MP_TRY(mp_members_by_node(&by_node, b, err));
     for (uint32_t m = 0; m < b->part->n; m++)
         if (mp_member_request(b->part, m)->n_rows > 0)
             members[n++] = m;
@@ -271,7 +274,13 @@ enum mp_status mp_steps_decode_bootstrap(struct mp_step_builder *b, struct mp_er
     struct mp_rng rng = mp_rng_seed(b->batching->seed);
     for (uint32_t i = 0; i < b->workload->n_steps; i++) {
         for (uint32_t s = 0; s < d.n_slots; s++) {
-            d.member[s] = members[mp_rng_below(&rng, n)];
+            if (b->home != NULL) {
+                const uint32_t node = b->part->homes->gpu_node[d.rank_of_slot[s]];
+                const uint32_t from = by_node.first[node], n_there = by_node.first[node + 1] - from;
+                d.member[s] = by_node.list[from + mp_rng_below(&rng, n_there)];
+            } else {
+                d.member[s] = members[mp_rng_below(&rng, n)];
+            }
             const struct mp_request *r = mp_member_request(b->part, d.member[s]);
             d.row[s] = r->first_row + mp_rng_below(&rng, r->n_rows);
         }
@@ -279,6 +288,8 @@ enum mp_status mp_steps_decode_bootstrap(struct mp_step_builder *b, struct mp_er
     }
 out:
     mp_free(members);
+    mp_free(by_node.first);
+    mp_free(by_node.list);
     decode_free(&d);
     return status;
 }

@@ -160,11 +160,44 @@ static enum mp_status close_step(struct packer *p, struct pass *pass, struct mp_
     return MP_OK;
 }
 
+/* The same where requests have homes: each rank has a queue of its own. */
+static enum mp_status run_homed(struct packer *p, struct pass *pass, struct mp_error *err) {
+    const struct mp_part *part = p->b->part;
+    const uint64_t capacity = p->n_ranks * p->b->batching->tokens_per_rank;
+    uint32_t *head = mp_calloc(p->n_ranks, sizeof *head); /* member from which on a rank looks for its next one */
+    enum mp_status status = MP_OK;
+    if (head == NULL)
+        return mp_nomem(err, "the steps");
+    for (uint32_t r = 0; r < p->n_ranks; r++)
+        p->unfinished[r].n = 0;
+    for (;;) {
+        MP_TRY(open_step(p, err));
+        for (uint32_t r = 0; r < p->n_ranks; r++)
+            for (; head[r] < part->n && p->used[r] < p->budget[r]; head[r]++) {
+                const struct mp_request *q = mp_member_request(part, head[r]);
+                if (q->n_rows > 0 && p->b->home[head[r]] == r)
+                    MP_TRY(take(p, (struct piece){head[r], r, q->n_rows, q->first_row}, err));
+            }
+        if (pass->at == 0)
+            pass->rows_of_first = p->rows;
+        if (p->rows == 0 || 2 * p->rows < capacity)
+            break;
+        MP_TRY(close_step(p, pass, err));
+    }
+    if (pass->is_counting)
+        pass->n = pass->at;
+out:
+    mp_free(head);
+    return status;
+}
+
 /* One pass over the part: counts the steps, or writes the kept ones. */
 static enum mp_status run(struct packer *p, struct pass *pass, struct mp_error *err) {
     const struct mp_part *part = p->b->part;
     uint64_t capacity = p->n_ranks * p->b->batching->tokens_per_rank;
     enum mp_status status = MP_OK;
+    if (p->b->home != NULL)
+        return run_homed(p, pass, err);
     p->cursor = 0;
     for (uint32_t r = 0; r < p->n_ranks; r++)
         p->unfinished[r].n = 0;
@@ -174,7 +207,8 @@ static enum mp_status run(struct packer *p, struct pass *pass, struct mp_error *
         if (r->n_rows == 0)
             continue;
         struct piece whole = {.member = m, .n = r->n_rows, .first_row = r->first_row};
-        while ((whole.rank = find_rank(p, whole.n, r->source)) == MP_NONE) { /* ends: unfinished rows get fewer */
+        while ((whole.rank = find_rank(p, whole.n, r->source == MP_NONE ? MP_NONE : mp_member_rank(p->b, m))) ==
+               MP_NONE) { /* ends: unfinished rows get fewer */
             MP_TRY(close_step(p, pass, err));
             MP_TRY(open_step(p, err));
         }
@@ -245,13 +279,48 @@ static struct piece piece_at(const struct packer *p, const uint64_t *begin, uint
     return (struct piece){.member = low, .n = left < most ? left : most, .first_row = r->first_row + first};
 }
 
+/* Where requests have homes: each rank in turn is filled with pieces of requests of its node. begin: number_pieces. */
+static enum mp_status draw_homed(struct packer *p, const struct mp_members_by_node *by_node, const uint64_t *begin,
+                                 uint64_t *at, struct mp_rng *rng, struct mp_error *err) {
+    enum mp_status status = MP_OK;
+    for (uint32_t r = 0; r < p->n_ranks; r++) {
+        const uint32_t node = p->b->part->homes->gpu_node[r], from = by_node->first[node];
+        const uint32_t n = by_node->first[node + 1] - from;
+        at[0] = 0; /* at[i]: pieces of the node's members before its i-th */
+        for (uint32_t i = 0; i < n; i++)
+            at[i + 1] = at[i] + begin[by_node->list[from + i] + 1] - begin[by_node->list[from + i]];
+        while (p->used[r] < p->budget[r]) {
+            const uint64_t which = mp_rng_below(rng, at[n]);
+            uint32_t low = 0, high = n;
+            while (high - low > 1) {
+                const uint32_t middle = low + (high - low) / 2;
+                *(at[middle] <= which ? &low : &high) = middle;
+            }
+            struct piece u = piece_at(p, begin, begin[by_node->list[from + low]] + which - at[low]);
+            u.rank = r;
+            MP_TRY(take(p, u, err));
+        }
+    }
+out:
+    return status;
+}
+
 enum mp_status mp_steps_prefill_bootstrap(struct mp_step_builder *b, struct mp_error *err) {
     struct packer p;
     enum mp_status status = packer_init(&p, b, err);
     if (status != MP_OK)
         return status;
-    uint64_t *begin = NULL;
+    uint64_t *begin = NULL, *at = NULL;
+    struct mp_members_by_node by_node = {0};
     MP_TRY(number_pieces(&p, &begin, err));
+    if (b->home != NULL) {
+        MP_TRY(mp_members_by_node(&by_node, b, err));
+        at = mp_calloc((size_t)b->part->n + 1, sizeof *at);
+        if (at == NULL) {
+            status = mp_nomem(err, "the steps");
+            goto out;
+        }
+    }
     uint64_t n_pieces = begin[b->part->n], sum = 0;
     for (uint32_t r = 0; r < p.n_ranks; r++)
         sum += p.budget[r];
@@ -267,6 +336,8 @@ enum mp_status mp_steps_prefill_bootstrap(struct mp_step_builder *b, struct mp_e
             p.unfinished[r].n = 0; /* the rest of a cut piece is dropped */
         MP_TRY(open_step(&p, err));
         p.cursor = 0;
+        if (b->home != NULL)
+            MP_TRY(draw_homed(&p, &by_node, begin, at, &rng, err));
         while (p.rows < sum) {
             struct piece u = piece_at(&p, begin, mp_rng_below(&rng, n_pieces));
             u.rank = find_rank(&p, u.n, MP_NONE);
@@ -276,6 +347,9 @@ enum mp_status mp_steps_prefill_bootstrap(struct mp_step_builder *b, struct mp_e
     }
 out:
     mp_free(begin);
+    mp_free(at);
+    mp_free(by_node.first);
+    mp_free(by_node.list);
     packer_free(&p);
     return status;
 }

@@ -58,7 +58,7 @@ static const char *const generate_examples[] = {
 
 static const struct argument plan_arguments[] = {TRACE_ARGUMENT, TOPOLOGY_ARGUMENT, COLOCATE_ARGUMENT, {0}};
 static const enum opt_id plan_options[] = {OPT_OUT,         OPT_MODEL,
-                                           OPT_STRATEGY,    STAGES,
+                                           OPT_STRATEGY,    STAGES,  OPT_HOMES,
                                            COSTS,           STEPS,
                                            OPT_TIMELINE,    OPT_SPLIT_PLAN,
                                            OPT_SCORE_ON,    OPT_INTERVAL_GROUPS,
@@ -144,6 +144,7 @@ static const enum opt_id compare_options[] = {OPT_STRATEGIES,
                                               OPT_HOST_LINK,
                                               OPT_HOST_MEMORY,
                                               STAGES,
+                                              OPT_HOMES_COMPARE,
                                               COSTS,
                                               STEPS,
                                               OPT_NETWORK,

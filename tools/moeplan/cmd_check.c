@@ -113,7 +113,7 @@ static enum mp_status compare_steps(struct check *c, const char *path, struct mp
     if (c->o->strategy == NULL && has_stages)
         MP_TRY(score_like(&c->scores[NEW], &c->s, p, err));
     else
-        MP_TRY(score_plan(&c->scores[NEW], &c->s, c->o->strategy != NULL ? c->o->strategy : "auto", err));
+        MP_TRY(score_plan(&c->scores[NEW], &c->s, c->o->strategy != NULL ? c->o->strategy : "auto", NULL, err));
     if (c->scores[NEW].plan == NULL) {
         snprintf(c->no_steps, sizeof c->no_steps, "no new plan can be made: %.300s", c->scores[NEW].note);
         return MP_OK;

@@ -6,6 +6,7 @@
 #include "colocate.h"
 #include "served.h"
 #include "training.h"
+#include <moeplan/homes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -65,22 +66,52 @@ static bool is_asked(const char *list, const struct mp_recipe *r) {
     return list == NULL ? r->is_usual : strcmp(list, "all") == 0;
 }
 
-static enum mp_status add_strategy(void *ctx, const char *name, struct mp_error *err) {
-    struct contest *c = ctx;
-    for (uint32_t i = 0; i < c->n; i++) /* named twice is planned once */
-        if (strcmp(c->scores[i].name, name) == 0)
-            return MP_OK;
+static enum mp_status add_one(struct contest *c, const char *name, const char *homes, struct mp_error *err) {
     struct score *s = next_score(c, err);
     if (s == NULL)
         return MP_EUSAGE;
-    enum mp_status status = score_plan(s, &c->setup, name, err);
+    enum mp_status status = score_plan(s, &c->setup, name, homes, err);
+    for (uint32_t i = 0; i + 1 < c->n; i++) /* named twice is planned once */
+        if (status == MP_OK && strcmp(c->scores[i].name, s->name) == 0) {
+            score_free(s);
+            c->n--;
+            return MP_OK;
+        }
     if (status == MP_OK && s->note[0] == '\0')
-        tool_note(c->setup.o, "planned with %s in %.2f s", name, s->shown.plan_seconds);
+        tool_note(c->setup.o, "planned with %s in %.2f s", s->name, s->shown.plan_seconds);
     if (status == MP_OK)
         status = check_stack(c, s, err);
-    if (strcmp(name, "contiguous") == 0 && is_eligible(s))
+    if (strcmp(s->name, "contiguous") == 0 && is_eligible(s))
         c->base = c->n - 1;
     return status;
+}
+
+struct with_homes {
+    struct contest *contest;
+    const char *strategy;
+};
+static enum mp_status add_with_homes(void *ctx, const char *homes, struct mp_error *err) {
+    const struct with_homes *w = ctx;
+    return add_one(w->contest, w->strategy, homes, err);
+}
+
+static enum mp_status add_strategy(void *ctx, const char *name, struct mp_error *err) {
+    struct contest *c = ctx;
+    char word[MP_MAX_NAME];
+    const char *homes = mp_policy_find(name) == NULL ? c->setup.o->homes : NULL;
+    for (uint32_t i = 0; i < c->n; i++) /* named twice is planned once */
+        if (strcmp(c->scores[i].name, name) == 0)
+            return MP_OK;
+    struct with_homes with = {c, name};
+    return homes == NULL ? add_one(c, name, NULL, err)
+                         : tool_for_each_word(homes, "homes", word, sizeof word, add_with_homes, &with, err);
+}
+
+static enum mp_status check_homes(void *ctx, const char *name, struct mp_error *err) {
+    (void)ctx;
+    return mp_homes_find(name) != NULL
+               ? MP_OK
+               : mp_fail(err, MP_EUSAGE, "--homes: unknown \"%.40s\" (write none, affinity or codesign)", name);
 }
 
 static enum mp_status add_incumbent(void *ctx, const char *path, struct mp_error *err) {
@@ -330,6 +361,57 @@ static void put_choices(const struct contest *c, struct mp_out *o) {
     }
 }
 
+/* Change of a figure against the same strategy without homes, which is the row before that has none. */
+static void put_change_of(struct mp_table *t, double value, double without, bool is_base) {
+    if (is_base || !(without > 0))
+        mp_table_cell(t, "%s", "");
+    else
+        mp_table_cell(t, "%+.1f %%", 100 * (value / without - 1));
+}
+
+/* Where requests have homes: both counts of copies between nodes, for a token in a layer, and the load beside them. */
+static void put_homes(const struct contest *c, struct mp_out *o) {
+    const struct score *without = NULL;
+    bool has_homes = false;
+    for (uint32_t i = 0; i < c->n; i++)
+        has_homes |= c->scores[i].result != NULL && c->scores[i].plan->homes.is_present;
+    if (!has_homes)
+        return;
+    struct mp_table *t = mp_table_new();
+    if (t == NULL) {
+        mp_out_fail(o, MP_ENOMEM, "out of memory: table");
+        return;
+    }
+    static const char *const titles[] = {
+        "copies between nodes", "per expert", "change", "de-duplicated", "change", "max/mean", "change", "tokens/step"};
+    for (size_t i = 0; i < sizeof titles / sizeof *titles; i++)
+        mp_table_column(t, titles[i], i > 0);
+    for (uint32_t i = 0; i < c->n; i++) {
+        const struct score *s = &c->scores[i];
+        const struct mp_sim_result *r = s->result;
+        if (r == NULL)
+            continue;
+        const bool is_base = !s->plan->homes.is_present;
+        const struct mp_workload *w = score_steps(s, &c->setup);
+        const double tokens = (double)w->n_rows / w->n_steps, per = tokens * r->n_layers;
+        without = is_base ? s : without;
+        const struct mp_sim_result *b = without != NULL ? without->result : r;
+        const struct mp_workload *wb = score_steps(without != NULL ? without : s, &c->setup);
+        const double per_base = (double)wb->n_rows / wb->n_steps * r->n_layers;
+        mp_table_cell(t, "%s", s->name);
+        mp_table_cell(t, "%.4f", r->copies_inter / per);
+        put_change_of(t, r->copies_inter / per, b->copies_inter / per_base, is_base);
+        mp_table_cell(t, "%.4f", r->copies_node / per);
+        put_change_of(t, r->copies_node / per, b->copies_node / per_base, is_base);
+        mp_table_cell(t, "%.4f", r->balance.max_over_mean);
+        put_change_of(t, r->balance.max_over_mean, b->balance.max_over_mean, is_base);
+        mp_table_cell(t, "%.0f", tokens);
+    }
+    mp_out_puts(o, "\n");
+    mp_table_write(t, o);
+    mp_table_free(t);
+}
+
 static void write_text(const struct contest *c, struct mp_out *o) {
     char text[1024], of_step[MP_MAX_NAME + 16], of_moe[MP_MAX_NAME + 16];
     const struct opts *opts = c->setup.o;
@@ -363,6 +445,7 @@ static void write_text(const struct contest *c, struct mp_out *o) {
         mp_table_write(t, o);
     mp_table_free(t);
     put_footnotes(c, o);
+    put_homes(c, o);
     const struct mp_sim_result *r = base_result(c);
     if (r != NULL && best_of(c) != MP_NONE) {
         mp_out_printf(o, "\nMoE time is %.1f %% of %s's step; %s.\n", 100 * (double)r->moe_ns / (double)r->mean.step_ns,
@@ -382,7 +465,7 @@ static void write_text(const struct contest *c, struct mp_out *o) {
 
 static json_t *score_json(const struct contest *c, uint32_t i) {
     const struct score *s = &c->scores[i];
-    json_t *o = mp_scored_json(&s->shown, c->setup.workload);
+    json_t *o = mp_scored_json(&s->shown, score_steps(s, &c->setup));
     if (o == NULL)
         return NULL;
     bool ok = json_object_set_new(o, "kind",
@@ -419,6 +502,8 @@ static json_t *score_json(const struct contest *c, uint32_t i) {
     ok = ok && lossy_json(&c->setup, s, o);
     if (ok && s->plan != NULL && c->setup.o->for_stack != NULL)
         ok = json_object_set_new(o, "replica_choice", served_json(c->setup.o, s->plan)) == 0;
+    if (ok && s->result != NULL && (c->setup.o->homes != NULL || s->plan->homes.is_present))
+        ok = json_object_set_new(o, "homes", score_homes_json(s)) == 0;
     if (!ok) {
         json_decref(o);
         return NULL;
@@ -481,6 +566,8 @@ enum mp_status cmd_compare(const struct opts *o, const struct args *args, int *e
     const bool has_names = o->strategies != NULL && strcmp(o->strategies, "all") != 0;
     if (has_names)
         MP_TRY(tool_for_each_word(o->strategies, "strategy", word, MP_MAX_NAME, check_strategy, NULL, err));
+    if (o->homes != NULL)
+        MP_TRY(tool_for_each_word(o->homes, "homes", word, MP_MAX_NAME, check_homes, NULL, err));
     MP_TRY(setup_load(&c.setup, o, args->value[0], args->value[1], err));
     MP_TRY(tool_batching(&c.setup.batching, o, c.setup.trace, c.setup.topology, err));
     c.setup.sim = tool_sim_options(o, c.setup.trace, c.setup.batching.phase);

@@ -1,6 +1,7 @@
 /* moeplan list: every table that can be extended, with references. */
 #include "tool.h"
 #include <moeplan/coloc.h>
+#include <moeplan/homes.h>
 #include <moeplan/train.h>
 #include <stdio.h>
 #include <string.h>
@@ -61,6 +62,14 @@ static bool policies_row(uint32_t i, struct row *row, char *buf) {
     if (p != NULL)
         *row = (struct row){p->name, "policy", p->summary, p->reference, NULL};
     return p != NULL;
+}
+
+static bool homes_row(uint32_t i, struct row *row, char *buf) {
+    (void)buf;
+    const struct mp_strategy *s = mp_homes_at(i);
+    if (s != NULL)
+        *row = (struct row){s->name, "homes", s->summary, s->reference, s->options};
+    return s != NULL;
 }
 
 static bool formats_row(uint32_t i, struct row *row, char *buf) {
@@ -178,6 +187,7 @@ static const struct {
     {"topologies", topologies_row,
      "topologies, and GPU types for short ones: 8:h100 is one node of 8, 4x8:h100 four of them, 2x4:a100+2x4:l40s "
      "mixed"},
+    {"homes", homes_row, "homes of requests (--homes)"},
 };
 enum { N_LISTS = sizeof lists / sizeof *lists };
 
@@ -242,7 +252,7 @@ enum mp_status cmd_list(const struct opts *o, const struct args *args, int *exit
             return mp_fail(err, MP_EUSAGE,
                            "list: unknown \"%s\" (write one of: strategies, colocations, policies, formats, matrices, "
                            "stacks, exports, "
-                           "presets, models, dispatchers, topologies)",
+                           "presets, models, dispatchers, topologies, homes)",
                            what);
         last = first + 1;
     }

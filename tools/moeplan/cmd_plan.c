@@ -85,7 +85,8 @@ static void write_json(const struct setup *s, const struct score *score, const s
         (json_int_t)p->n_planning_steps, "plan_seconds", mp_json_finite(score->shown.plan_seconds), "stopped_by",
         p->provenance.stopped_by != NULL ? p->provenance.stopped_by : "done", "reproducible",
         (int)p->provenance.is_reproducible, "certificates", certificates, "gain", gain_json(gain), "from",
-        from_json(from), "result", score->result != NULL ? mp_scored_json(&score->shown, s->workload) : json_null());
+        from_json(from), "result",
+        score->result != NULL ? mp_scored_json(&score->shown, score_steps(score, s)) : json_null());
     if (root != NULL && s->o->for_stack != NULL &&
         json_object_set_new(root, "replica_choice", served_json(s->o, p)) != 0) {
         json_decref(root);
@@ -194,7 +195,7 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
     else if (o->packing != NULL)
         MP_TRY(pack(&packed, &own, &score, &s, err));
     else
-        MP_TRY(score_plan(&score, &s, o->strategy, err));
+        MP_TRY(score_plan(&score, &s, o->strategy, o->homes, err));
     if (o->from != NULL && score.plan != NULL)
         MP_TRY(from_plan(&from, &score, &old, &s, err));
     if (score.plan == NULL) {

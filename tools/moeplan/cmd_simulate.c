@@ -55,6 +55,10 @@ static void write_text(const struct setup *s, const struct score *score, uint64_
                   mp_human_bytes(r->inter_bytes, b));
     mp_out_printf(o, "copies      %.0f per (token, expert), %.0f per (token, GPU), %.0f per (token, node), per step\n",
                   r->copies_expert, r->copies_gpu, r->copies_node);
+    if (score->plan->homes.is_present)
+        mp_out_printf(o,
+                      "homes       %s: %.0f copies per (token, expert) between nodes, %.0f de-duplicated, per step\n",
+                      score->plan->homes.method, r->copies_inter, r->copies_node);
     mp_out_printf(
         o,
         "imbalance   max/mean %.3f (worst %.3f; of totals %.3f), mean/max %.3f, sum mean/sum max %.3f, excess %.3f\n",
@@ -67,7 +71,7 @@ static void write_text(const struct setup *s, const struct score *score, uint64_
 
 static void write_json(const struct setup *s, const struct score *score, uint64_t barrier_ns,
                        const struct training *training, struct mp_out *o) {
-    json_t *root = mp_scored_json(&score->shown, s->workload);
+    json_t *root = mp_scored_json(&score->shown, score_steps(score, s));
     json_t *head = json_pack("{s:s,s:i,s:s,s:s,s:s,s:s,s:s,s:b}", "schema", "moeplan.simulate", "version", 1,
                              "topology", s->topology->name, "model", s->model->name, "phase",
                              mp_phase_name(s->batching.phase), "dispatcher", s->sim.dispatcher->name, "timeline",
@@ -80,6 +84,7 @@ static void write_json(const struct setup *s, const struct score *score, uint64_
     if (root == NULL || head == NULL || json_object_update(head, root) != 0 || !lossy_json(s, score, head) ||
         (s->sim.routing_ns > 0 &&
          json_object_set_new(head, "routing_ns", json_integer((json_int_t)s->sim.routing_ns)) != 0) ||
+        (score->plan->homes.is_present && json_object_set_new(head, "homes", score_homes_json(score)) != 0) ||
         (training != NULL && json_object_set_new(head, "training", training_json(training)) != 0) ||
         (barrier_ns > 0 &&
          json_object_set_new(head, "step_time_barrier_ns", json_integer((json_int_t)barrier_ns)) != 0)) {

@@ -111,7 +111,7 @@ static enum mp_status run_group(struct sweep *w, struct point *points, struct sc
     w->is_told |= status == MP_OK;
     for (uint32_t i = 0; status == MP_OK && i < redundant->n; i++) {
         own.redundant = redundant->value[i];
-        status = score_plan(&scores[i], &v, w->o->strategy, &refused);
+        status = score_plan(&scores[i], &v, w->o->strategy, NULL, &refused);
         if (status == MP_EINPUT) { /* the part that is planned on does not fill a step */
             snprintf(scores[i].note, sizeof scores[i].note, "%.790s", refused.message);
             mp_error_clear(&refused);

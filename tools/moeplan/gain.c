@@ -73,6 +73,13 @@ enum mp_status score_like(struct score *out, const struct setup *s, const struct
         request.needs_equal_slots = request.needs_distinct = false;
         request.allowed_routes = 0;
     }
+    if (like != NULL && like->homes.is_present) { /* with homes the place stage is none of the table's */
+        const struct mp_recipe *recipe = mp_recipe_find(p->strategy);
+        request.homes = like->homes.method;
+        request.strategy = recipe != NULL && recipe->place != NULL ? recipe->name : "search";
+        request.replicate = request.place = request.route = request.order = NULL;
+        like = NULL;
+    }
     for (uint32_t i = 0; like != NULL && mp_recipe_at(i) != NULL; i++)
         if (mp_recipe_at(i)->place != NULL && mp_recipe_at(i)->may_repeat_on_gpu == like->allow_same_gpu_replicas) {
             request.strategy = mp_recipe_at(i)->name;

@@ -6,6 +6,7 @@
 #include <moeplan/limits.h>
 #include <moeplan/matrix.h>
 #include <moeplan/stack.h>
+#include <moeplan/homes.h>
 #include <moeplan/strategy.h>
 #include <moeplan/synth.h>
 #include <moeplan/train.h>
@@ -137,6 +138,12 @@ const struct opt opt_table[OPT_END] = {
               "expert slots of each GPU; left out, GPUs with room make up for those without"),
     [OPT_OBJECTIVE] =
         ONE_OF("objective", "WHAT", objective, "step|p95|peak|inter-node-bytes", "step", NULL, "what to minimise"),
+    [OPT_HOMES] = NAMED("homes", "NAME", homes, WORDS_HOMES, "none", NULL,
+                        "which rank a request runs on: as steps are filled, or by the experts its prefix uses (moeplan "
+                        "list homes)"),
+    [OPT_HOMES_COMPARE] =
+        TEXT("homes", 0, "A,B,...", homes, WORDS_HOMES, NULL, "none",
+             "plan each strategy with each of these ways to give requests homes (moeplan list homes)"),
     [OPT_FIT] = ONE_OF("fit", "WHAT", fit, "requests|steps", "requests", NULL,
                        "plan for steps like these, drawn from their requests, or for these very planning steps"),
     [OPT_FOR] = NAMED("for", "STACK", for_stack, WORDS_STACKS, NULL, NULL,
@@ -477,6 +484,8 @@ const char *opt_word(enum opt_words words, const char *choices, uint32_t i, char
     }
     case WORDS_PACKING:
         return static_word("lina|searched", i, buf);
+    case WORDS_HOMES:
+        return mp_homes_at(i) != NULL ? mp_homes_at(i)->name : NULL;
     case WORDS_DISPATCHERS:
         return mp_dispatcher_at(i) != NULL ? mp_dispatcher_at(i)->name : NULL;
     case WORDS_FORMATS: {
@@ -508,9 +517,9 @@ const char *opt_word(enum opt_words words, const char *choices, uint32_t i, char
     case WORDS_VERBS:
         return i < n_verbs ? verbs[i].name : NULL;
     case WORDS_LISTS:
-        return static_word(
-            "strategies|colocations|policies|formats|matrices|stacks|exports|presets|models|dispatchers|topologies", i,
-            buf);
+        return static_word("strategies|colocations|policies|formats|matrices|stacks|exports|presets|models|dispatchers|"
+                           "topologies|homes",
+                           i, buf);
     case WORDS_TRANSPORTS:
         return static_word(MOEPLAN_TRANSPORTS, i, buf); /* those that are built in */
     case WORDS_NONE:

@@ -51,6 +51,8 @@ enum opt_id {
     OPT_REDUNDANT,
     OPT_SLOTS_PER_GPU,
     OPT_OBJECTIVE,
+    OPT_HOMES,
+    OPT_HOMES_COMPARE,
     OPT_FIT,
     OPT_FOR,
     OPT_REPLICA_CHOICE,
@@ -187,7 +189,7 @@ struct opts {
     const char *model, *out, *tables, *format, *phase, *ids, *map, *requests, *ranked, *axes;
     const char *model_b, *out_b, *colocation, *evaluator;
     const char *strategy, *strategies, *replicate, *place, *route, *order, *stages, *set, *objective, *for_stack,
-        *policy, *packing, *replica_choice;
+        *policy, *packing, *replica_choice, *homes;
     const char *dispatcher, *sources, *split, *score_on, *network, *timeline, *incumbent, *incumbent_route, *to,
         *preset, *against, *signatures, *travel, *condense, *condense_history, *completion;
     uint64_t context, step_gain, move_budget, path_length, hint_places;
@@ -214,6 +216,7 @@ enum opt_words {
     WORDS_PLACE,
     WORDS_ROUTE,
     WORDS_ORDER,
+    WORDS_HOMES,
     WORDS_DISPATCHERS,
     WORDS_POLICIES,
     WORDS_PACKING,

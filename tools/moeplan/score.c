@@ -159,6 +159,7 @@ enum mp_status setup_split(struct setup *s, const char *split, struct mp_error *
         MP_TRY(mp_part_split(&s->planning, &s->scored, s->trace, &s->split, err));
         s->evaluated_on = s->split.kind == MP_SPLIT_NONE ? "planning data" : "held-out";
     }
+    s->scored.homes = s->homes;
     MP_TRY(mp_workload_build(&s->workload, &s->scored, &s->batching, err));
     tool_note_generic(o, s->model);
     setup_note_inputs(s);
@@ -267,11 +268,14 @@ static enum mp_status plan_start(struct score *out, struct mp_plan_request *requ
     return mp_plan_make(&out->plan, request, outcome, &out->shown.plan_seconds, err);
 }
 
-enum mp_status score_plan(struct score *out, const struct setup *s, const char *strategy, struct mp_error *err) {
+enum mp_status score_plan(struct score *out, const struct setup *s, const char *strategy, const char *homes,
+                          struct mp_error *err) {
     *out = (struct score){0};
-    snprintf(out->name, sizeof out->name, "%s", strategy);
+    const bool has_homes = homes != NULL && strcmp(homes, "none") != 0;
+    snprintf(out->name, sizeof out->name, "%s%s%s", strategy, has_homes ? "+" : "", has_homes ? homes : "");
     out->travel = mp_travel_find(strategy);
     struct mp_plan_request request = score_request(s, out->travel != NULL ? "contiguous" : strategy);
+    request.homes = homes;
     enum mp_outcome outcome = MP_NOT_FOUND;
     enum mp_status status = mp_policy_find(strategy) != NULL
                                 ? plan_start(out, &request, &outcome, err)
@@ -296,6 +300,12 @@ enum mp_status score_fit(struct mp_plan *plan, const char *path, const struct mp
         return mp_fail_at(err, MP_EINPUT, path, 0, 0,
                           "places %u experts, the recording has %u (give a recording of the same model)",
                           plan->n_experts, trace->n_experts);
+    for (uint32_t g = 0; plan->homes.is_present && g < plan->n_gpus; g++)
+        if (plan->gpu_node[g] != mp_topology_node(topology, g))
+            return mp_fail_at(err, MP_EINPUT, path, 0, 0,
+                              "gives requests homes on nodes, and GPU %u is on node %u there and on node %u of the "
+                              "topology (give the topology it was made for)",
+                              g, plan->gpu_node[g], mp_topology_node(topology, g));
     struct mp_plan_layer *layers = mp_arena_alloc(plan->arena, trace->n_layers, sizeof *layers);
     uint32_t *node = mp_arena_alloc(plan->arena, plan->n_gpus, sizeof *node);
     bool is_same = plan->n_layers == trace->n_layers;
@@ -361,7 +371,9 @@ out:
 
 void score_free(struct score *score) {
     mp_sim_result_free(score->result);
+    mp_workload_free(score->workload);
     mp_plan_free(score->plan);
+    score->workload = NULL;
     score->result = NULL;
     score->plan = NULL;
 }
@@ -403,6 +415,14 @@ static enum mp_status run(struct mp_sim_result **out, const struct score *c, str
     return MP_OK;
 }
 
+/* The steps of a part, its requests at the homes that the plan gives them. */
+static enum mp_status build_homed(struct mp_workload **out, const struct mp_plan *plan, const struct mp_part *part,
+                                  const struct mp_batching *batching, struct mp_error *err) {
+    struct mp_part homed = *part; /* borrows */
+    enum mp_status status = mp_plan_home_rule(&homed.homes, plan, err);
+    return status == MP_OK ? mp_workload_build(out, &homed, batching, err) : status;
+}
+
 /* One replicate of the jackknife: mean step of every plan on the part without one group. *is_used is false when the
  * group is empty; *is_short is true when what is left does not fill a step. */
 static enum mp_status score_replicate(struct score *scores, uint32_t n, const struct setup *s, uint32_t n_groups,
@@ -410,7 +430,7 @@ static enum mp_status score_replicate(struct score *scores, uint32_t n, const st
                                       struct mp_error *err) {
     enum mp_status status = MP_OK;
     struct mp_part part = {0};
-    struct mp_workload *w = NULL;
+    struct mp_workload *w = NULL, *own = NULL;
     *is_short = false;
     struct mp_error refused = {0};
     struct mp_batching batching = s->batching;
@@ -445,7 +465,11 @@ static enum mp_status score_replicate(struct score *scores, uint32_t n, const st
         struct mp_sim_result *r = NULL;
         if (scores[i].plan == NULL)
             continue;
-        MP_TRY(run(&r, &scores[i], NULL, s, w, &sim, err));
+        if (scores[i].workload != NULL)
+            MP_TRY(build_homed(&own, scores[i].plan, &part, &batching, err));
+        MP_TRY(run(&r, &scores[i], NULL, s, own != NULL ? own : w, &sim, err));
+        mp_workload_free(own);
+        own = NULL;
         double sum = 0;
         for (uint32_t t = 0; t < r->n_steps; t++)
             sum += (double)r->steps[t].step_ns;
@@ -454,6 +478,7 @@ static enum mp_status score_replicate(struct score *scores, uint32_t n, const st
     }
     *is_used = true;
 out:
+    mp_workload_free(own);
     mp_workload_free(w);
     mp_part_free(&part);
     return status;
@@ -479,7 +504,11 @@ enum mp_status score_all(struct score *scores, uint32_t n, uint32_t base, const 
         c->shown.note = c->note[0] != '\0' ? c->note : NULL;
         if (c->plan == NULL)
             continue;
-        enum mp_status status = run(&c->result, c, c, s, s->workload, &s->sim, err);
+        enum mp_status status = MP_OK;
+        if (c->plan->homes.is_present)
+            status = build_homed(&c->workload, c->plan, &s->scored, &s->batching, err);
+        if (status == MP_OK)
+            status = run(&c->result, c, c, s, score_steps(c, s), &s->sim, err);
         if (status != MP_OK)
             return status;
         c->shown.result = c->result;
@@ -521,6 +550,16 @@ enum mp_status score_all(struct score *scores, uint32_t n, uint32_t base, const 
         c->against_base = mp_interval_jackknife(mean_step(c->result) / mean_step(b->result) - 1, ratio, n_used);
     }
     return MP_OK;
+}
+
+json_t *score_homes_json(const struct score *score) {
+    const struct mp_sim_result *r = score->result;
+    const struct mp_plan_homes *h = &score->plan->homes;
+    return json_pack("{s:s,s:i,s:I,s:o,s:o,s:o,s:I}", "method", h->is_present ? h->method : "none", "prefix_rows",
+                     (int)h->prefix_rows, "tolerance", (json_int_t)h->tolerance, "inter_node_copies_per_expert",
+                     mp_json_finite(r->copies_inter), "inter_node_copies_per_node", mp_json_finite(r->copies_node),
+                     "max_over_mean", mp_json_finite(r->balance.max_over_mean), "rows",
+                     (json_int_t)(score->workload != NULL ? score->workload->n_rows : 0));
 }
 
 const char *score_kv_tokens(const struct setup *s, const struct mp_sim_result *r, char *buf) {
@@ -630,6 +669,7 @@ static enum mp_status part_of(struct setup *s, const struct mp_plan *plan, struc
     s->evaluated_on = score_origin(s, plan);
     enum mp_status status = mp_part_split(&planning, &s->scored, s->trace, &s->split, err);
     mp_part_free(&planning);
+    s->scored.homes = s->homes;
     if (status == MP_OK)
         status = mp_workload_build(&s->workload, &s->scored, &s->batching, err);
     if (status == MP_OK)
@@ -642,5 +682,6 @@ enum mp_status setup_as_planned(struct setup *s, const struct mp_plan *plan, str
     if (status != MP_OK)
         return status;
     costs_of(s, plan);
-    return part_of(s, plan, err);
+    status = mp_plan_home_rule(&s->homes, plan, err);
+    return status == MP_OK ? part_of(s, plan, err) : status;
 }

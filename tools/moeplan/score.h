@@ -23,6 +23,7 @@ struct setup {
     const struct mp_setting *settings; /* --set */
     uint32_t n_settings;
     struct mp_arena *arena;
+    const struct mp_home_rule *homes; /* of the plan that the steps are for; NULL: none */
     struct lossy *lossy;        /* --condense (lossy.h), or NULL */
     const char *evaluated_on;   /* what the scored steps are to plans made here: "held-out" | "planning data" */
     uint32_t n_replicate_steps; /* of the jackknife, at most; 0 = SCORE_REPLICATE_STEPS */
@@ -44,6 +45,7 @@ void setup_free(struct setup *s);
 struct score {
     struct mp_scored shown;           /* what reports print; its plan and result are those below */
     struct mp_plan *plan;             /* owned */
+    struct mp_workload *workload;     /* owned: where the plan's requests have homes, its steps; else NULL */
     struct mp_sim_result *result;     /* owned */
     struct mp_interval against_base;  /* of step / baseline's step - 1 */
     double without[SCORE_GROUPS_MAX]; /* mean step without each group */
@@ -64,9 +66,9 @@ struct score {
         uint32_t n_layers;                       /* 0: another kind of policy */
     } online;
 };
-/* Plans with one recipe on the planning part; of a policy (mp_policy_find), what it starts with. Not applicable or
- * infeasible: score->note says why, and the status is MP_OK. */
-enum mp_status score_plan(struct score *out, const struct setup *s, const char *strategy,
+/* Plans with one recipe and way to give homes (NULL: none) on the planning part; of a policy (mp_policy_find), what it
+ * starts with. Not applicable or infeasible: score->note says why, and the status is MP_OK. */
+enum mp_status score_plan(struct score *out, const struct setup *s, const char *strategy, const char *homes,
                           struct mp_error *err) MP_MUST_CHECK;
 /* The strategies of `like` (NULL = contiguous) on the planning part, for scoring alone: no evidence, no proofs. */
 enum mp_status score_like(struct score *out, const struct setup *s, const struct mp_plan *like,
@@ -79,6 +81,12 @@ enum mp_status score_load(struct score *out, const struct setup *s, const char *
 enum mp_status score_all(struct score *scores, uint32_t n, uint32_t base, const struct setup *s, uint32_t n_groups,
                          struct mp_error *err) MP_MUST_CHECK;
 void score_free(struct score *score);
+/* The steps a plan is scored on. */
+static inline const struct mp_workload *score_steps(const struct score *score, const struct setup *s) {
+    return score->workload != NULL ? score->workload : s->workload;
+}
+/* Copies between nodes and load, for plans whose requests have homes. */
+json_t *score_homes_json(const struct score *score);
 
 /* What a difference to a baseline is worth, as every verb says it: only REAL is worth the trouble. */
 enum gain_kind { GAIN_REAL, GAIN_TIE, GAIN_TOO_FEW, GAIN_NOISE, GAIN_LOSS };

@@ -336,7 +336,7 @@ def evidence(c, setup):
         if not c.expect(drawn == p["planning_steps"], "prediction", f"the plan says {p['planning_steps']} planning steps, and {drawn} are drawn"):
             return None
     try:
-        steps = build(trace, planning_part(trace, v["split"]), v["batching"])
+        steps = build(trace, planning_part(trace, v["split"]), v["batching"], c.plan["homes"], c.plan["gpu_nodes"])
     except StepError as e:
         c.expect(False, "provenance", f"the planning steps cannot be built again: {e}")
         return None

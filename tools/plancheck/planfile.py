@@ -325,6 +325,29 @@ def _certificates(r, plan):
     plan["certificates"] = _list(r, "certificates", "  - ", certificate)
 
 
+def _packed(r, prefix, shape, top):
+    """Whole numbers in [-top, top]: shape[0] groups separated by |, of shape[1] numbers separated by one blank."""
+    groups = [part.split(" ") for part in r.string(prefix).split("|")]
+    if len(groups) != shape[0] or any(len(g) != shape[1] for g in groups):
+        r.back(prefix, f"not {shape[0]} groups of {shape[1]} numbers")
+    if not all(NUMBER.match(x) and x != "-0" and abs(int(x)) <= top for g in groups for x in g):
+        r.back(prefix, f"a number is not in [-{top}, {top}]")
+    return [[int(x) for x in g] for g in groups]
+
+
+def _homes(r, plan):
+    """`weights`: [layer][node from 1 on][expert]."""
+    r.at += 1
+    h = {"method": r.word("  method: ", ("affinity", "codesign")), "prefix_rows": r.number("  prefix_rows: ", 2**32 - 1),
+         "tolerance": r.number("  tolerance: ", 2**40), "price_milli": r.number("  price_milli: ", 10**9)}
+    if h["tolerance"] == 0 or not 2 <= plan["nodes"] <= 64:
+        r.fail(1, "homes need a tolerance above 0 and 2 to 64 nodes")
+    h["bias_milli"] = _packed(r, "  bias_milli: ", (1, plan["nodes"]), 10**9)[0]
+    r.take("  weights:")
+    h["weights"] = [_packed(r, "    - ", (plan["nodes"] - 1, plan["experts"]), 127) for _ in range(plan["layers"])]
+    return h
+
+
 def read(path):
     with open(path, "rb") as f:
         data = f.read()
@@ -370,6 +393,7 @@ def read(path):
     if r.peek() == "training:":
         r.at += 1
         plan["training"] = _training(r, plan)
+    plan["homes"] = _homes(r, plan) if r.peek() == "homes:" else None
     plan.update(planning_steps=0, step_ns=0, samples=[], certificates=[])
     if plan["provenance"]["planned"]:
         _outlook(r, plan)

@@ -102,7 +102,47 @@ def _padding(used, pad):
     return [-u % pad if u and pad > 1 else 0 for u in used]
 
 
-def _decode(trace, members, b):
+def home_ranks(trace, members, b, homes, gpu_nodes):
+    """{member: rank} by docs/HOMES.md part 2."""
+    n_nodes = max(gpu_nodes) + 1
+    gpus = [gpu_nodes.count(v) for v in range(n_nodes)]
+    units, on_rank, out = [0] * n_nodes, [0] * len(gpu_nodes), {}
+    reach = 1000 * homes["tolerance"]
+    if b["source_skew_ppm"] or len(gpu_nodes) != b["ranks"] or trace.kind == "counts" or min(gpus) == 0:
+        raise StepError("the rule of homes does not fit the batching")
+    for m in members:
+        _, first, rows, *_ = trace.requests[m]
+        out[m] = 0
+        if rows == 0:
+            continue
+        seen = min(rows, homes["prefix_rows"] or rows)
+        score = [0] * n_nodes
+        for layer in range(trace.n_layers):
+            table = homes["weights"][layer]
+            for row in range(first, first + seen):
+                for e in trace.row(layer, row):
+                    for v in range(1, n_nodes):
+                        score[v] += table[v - 1][e]
+        load = [1000 * u // g for u, g in zip(units, gpus)]
+        ahead = [x - min(load) for x in load]
+        v = max((v for v in range(n_nodes) if ahead[v] <= reach),
+                key=lambda v: (reach * (1000 * score[v] - seen * homes["bias_milli"][v]) - seen * homes["price_milli"] * ahead[v], -load[v], -v))
+        r = min((g for g in range(len(gpu_nodes)) if gpu_nodes[g] == v), key=lambda g: (on_rank[g], g))
+        size = 1 if b["phase"] == "decode" else rows
+        units[v] += size
+        on_rank[r] += size
+        out[m] = r
+    return out
+
+
+def _by_node(members, home, gpu_nodes):
+    out = [[m for m in members if gpu_nodes[home[m]] == v] for v in range(max(gpu_nodes) + 1)]
+    if not all(out):
+        raise StepError("a node is the home of no request")
+    return out
+
+
+def _decode(trace, members, b, home, gpu_nodes):
     n = b["ranks"]
     C = b["batch_per_rank"] * n
     w = _weights(n, b["source_skew_ppm"])
@@ -116,16 +156,18 @@ def _decode(trace, members, b):
     usable = [m for m in members if trace.requests[m][2] > 0]
     if b["resample"]:
         rng = Rng(b["seed"])
+        pool = [usable] * n if home is None else [_by_node(usable, home, gpu_nodes)[v] for v in gpu_nodes]
         for _ in range(b["steps_max"] or 64):
             row = [0] * C
             for s in range(C):
-                q = trace.requests[usable[rng.below(len(usable))]]
+                of = pool[rank_of[s]]
+                q = trace.requests[of[rng.below(len(of))]]
                 row[s] = q[1] + rng.below(q[2])
             yield Step([(row[s], rank_of[s]) for s in by_rank], padding)
         return
     free, named = [], {}
     for m in usable:  # queues by the rank they may run on, in file order
-        source = trace.requests[m][4]
+        source = trace.requests[m][4] if home is None else home[m]
         (free if source == NONE else named.setdefault(source % n, [])).append(m)
     free.reverse()
     for q in named.values():
@@ -145,11 +187,12 @@ def _decode(trace, members, b):
         at = [x + 1 for x in at]
 
 
-def _prefill(trace, members, b):
+def _prefill(trace, members, b, home, gpu_nodes):
     n, T = b["ranks"], b["tokens_per_rank"]
     w = _weights(n, b["source_skew_ppm"])
     budget = [max(1, T * n * x // sum(w)) for x in w]
-    requests = [trace.requests[m] for m in members if trace.requests[m][2] > 0]
+    usable = [m for m in members if trace.requests[m][2] > 0]
+    requests = [trace.requests[m] for m in usable]
 
     def deal(parts, cursor, length, source=None):
         """The rank of the head and how much of it runs in this step, or None."""
@@ -166,9 +209,23 @@ def _prefill(trace, members, b):
         return Step(rows, _padding([sum(x for _, x in p) for p in parts], b["pad_tokens"]))
 
     if b["resample"]:
-        every = [(q[1] + at, min(T, q[2] - at)) for q in requests for at in range(0, q[2], T)]
+        def pieces(of):
+            return [(q[1] + at, min(T, q[2] - at)) for q in of for at in range(0, q[2], T)]
+
+        every = pieces(requests)
         rng = Rng(b["seed"])
+        pool = home and [pieces(trace.requests[m] for m in of) for of in _by_node(usable, home, gpu_nodes)]
         for _ in range(b["steps_max"] or 64):
+            if pool:
+                parts = [[] for _ in range(n)]
+                for r in range(n):
+                    left, of = budget[r], pool[gpu_nodes[r]]
+                    while left > 0:
+                        first, length = of[rng.below(len(of))]
+                        parts[r].append((first, min(length, left)))
+                        left -= parts[r][-1][1]
+                yield step(parts)
+                continue
             cursor, parts, left = 0, [[] for _ in range(n)], sum(budget)
             while left > 0:
                 first, length = every[rng.below(len(every))]
@@ -177,6 +234,22 @@ def _prefill(trace, members, b):
                 cursor, left = (r + 1) % n, left - length
             yield step(parts)
         return
+    if home is not None:  # a queue for each rank
+        queues = [[list(trace.requests[m][1:3]) for m in reversed(usable) if home[m] == r] for r in range(n)]
+        while True:
+            parts = [[] for _ in range(n)]
+            for r, queue in enumerate(queues):
+                left = budget[r]
+                while queue and left > 0:
+                    length = min(queue[-1][1], left)
+                    parts[r].append((queue[-1][0], length))
+                    left -= length
+                    queue[-1] = [queue[-1][0] + length, queue[-1][1] - length]
+                    if queue[-1][1] == 0:
+                        queue.pop()
+            if 2 * sum(x for p in parts for _, x in p) < n * T or not any(parts):
+                return
+            yield step(parts)
     cursor, head, begun = 0, 0, [(0, 0)] * n  # begun[r]: (next row, rows left) of the request rank r has not finished
     while True:
         parts = [[] for _ in range(n)]
@@ -202,8 +275,9 @@ def _prefill(trace, members, b):
         yield step(parts)
 
 
-def build(trace, members, b):
-    """The planning steps, as a list."""
+def build(trace, members, b, homes=None, gpu_nodes=()):
+    """The planning steps, as a list. homes, gpu_nodes: of a plan with a rule of homes."""
+    home = home_ranks(trace, members, b, homes, gpu_nodes) if homes else None
     if trace.kind != "counts":
         rows = b["ranks"] * (b["batch_per_rank"] if b["phase"] == "decode" else b["tokens_per_rank"])
         if b["resample"] and (b["steps_max"] or 64) * rows > 2**24:
@@ -215,9 +289,9 @@ def build(trace, members, b):
             per = trace.n_sources * trace.n_layers * trace.n_experts
             steps = [Step([], [0] * b["ranks"], i) for i in members if any(trace.counts[i * per:(i + 1) * per])]
         elif b["phase"] == "decode":
-            steps = list(_decode(trace, members, b))
+            steps = list(_decode(trace, members, b, home, gpu_nodes))
         else:
-            steps = list(_prefill(trace, members, b))
+            steps = list(_prefill(trace, members, b, home, gpu_nodes))
     except (IndexError, ZeroDivisionError, ValueError) as e:
         raise StepError(f"the batching rule cannot be used on this trace ({e})") from e
     if not steps:
