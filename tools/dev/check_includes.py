@@ -16,7 +16,8 @@ OWNER = {
     "cost": "cost", "flow": "cost", "condense": "condense", "rehome": "rehome", "sim": "sim", "verify": "verify", "stack": "stack", "synth": "synth",
     "train": "train", "predict": "predict",
     "matrix": "matrix", "export": "export", "executor": "executor", "calibrate": "executor",
-    "strategy": "planner", "schedule": "planner", "coloc": "planner", "migrate": "planner", "robust": "planner", "variants": "planner", "homes": "planner", "report": "report",
+    "strategy": "planner", "schedule": "planner", "coloc": "planner", "migrate": "planner", "robust": "planner",
+    "variants": "planner", "homes": "planner", "report": "report",
     "moeplan": "umbrella",
 }
 INPUTS = {"base", "topo", "model", "trace"}

@@ -98,7 +98,7 @@ static enum mp_status add_with_homes(void *ctx, const char *homes, struct mp_err
 static enum mp_status add_strategy(void *ctx, const char *name, struct mp_error *err) {
     struct contest *c = ctx;
     char word[MP_MAX_NAME];
-    const char *homes = mp_policy_find(name) == NULL ? c->setup.o->homes : NULL;
+    const char *homes = mp_recipe_find(name) != NULL ? c->setup.o->homes : NULL;
     for (uint32_t i = 0; i < c->n; i++) /* named twice is planned once */
         if (strcmp(c->scores[i].name, name) == 0)
             return MP_OK;

@@ -146,7 +146,7 @@ static enum mp_status pack(struct mp_train_packed *packed, struct opts *own, str
     own->strategy = "packed";
     own->slots_per_gpu = packed->k;
     own->redundant = packed->k * s->topology->n_gpus - s->model->n_experts;
-    return score_plan(score, s, own->strategy, err);
+    return score_plan(score, s, own->strategy, NULL, err);
 }
 
 enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
@@ -167,6 +167,12 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
     MP_TRY(tool_check_strict(o, err));
     if (o->is_set[OPT_MOVE_BUDGET] && o->from == NULL)
         return mp_fail(err, MP_EUSAGE, "plan: --move-budget is about moving from a placement (add --from OLD)");
+    if (o->homes != NULL && strcmp(o->homes, "none") != 0 &&
+        (o->from != NULL || o->robust != NULL || o->packing != NULL))
+        return mp_fail(err, MP_EUSAGE, "plan: --homes %s and --%s each make the placement (leave one out)", o->homes,
+                       o->from != NULL     ? "from"
+                       : o->robust != NULL ? "robust"
+                                           : "packing");
     if (o->from != NULL && o->strict)
         return mp_fail(
             err, MP_EUSAGE,
