@@ -16,6 +16,8 @@ struct nccl_library {
     ncclResult_t (*CommAbort)(ncclComm_t comm);
     ncclResult_t (*Send)(const void *from, size_t n, ncclDataType_t type, int peer, ncclComm_t comm, cudaStream_t s);
     ncclResult_t (*Recv)(void *to, size_t n, ncclDataType_t type, int peer, ncclComm_t comm, cudaStream_t s);
+    ncclResult_t (*AllReduce)(const void *from, void *to, size_t n, ncclDataType_t type, ncclRedOp_t op,
+                              ncclComm_t comm, cudaStream_t s);
     ncclResult_t (*GroupStart)(void);
     ncclResult_t (*GroupEnd)(void);
     const char *(*GetErrorString)(ncclResult_t result);

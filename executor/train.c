@@ -144,6 +144,27 @@ out:
     return status;
 }
 
+/* The sets of ranks that sum something together, each once. */
+static enum mp_status prepare_sums(struct play *x, struct mp_error *err) {
+    const struct ex_gradients *g = x->gradients;
+    struct ex_span *sets = mp_calloc(g->n_vectors + 1, sizeof *sets);
+    uint32_t n = 0;
+    if (sets == NULL)
+        return mp_nomem(err, "sums of gradients");
+    for (size_t v = 0; v < g->n_vectors; v++) {
+        const struct ex_vector *one = &g->vectors[v];
+        uint32_t i = 0;
+        while (i < n && (sets[i].n_members != one->n_members ||
+                         memcmp(sets[i].members, one->members, one->n_members * sizeof *one->members) != 0))
+            i++;
+        if (i == n)
+            sets[n++] = (struct ex_span){.n_members = one->n_members, .members = one->members};
+    }
+    enum mp_status status = x->beside->prepare(x->t->work->link, n, sets, err);
+    mp_free(sets);
+    return status;
+}
+
 /* Room for tokens, relays and, behind them, gradients; and what the transport does once for all scripts. */
 static enum mp_status make_room(struct play *x, uint32_t n_layers, struct mp_error *err) {
     struct ex_work *w = x->t->work;
@@ -172,6 +193,8 @@ static enum mp_status make_room(struct play *x, uint32_t n_layers, struct mp_err
             if (s != NULL)
                 all[n++] = s;
         }
+    if (x->beside->prepare != NULL)
+        MP_TRY(prepare_sums(x, err));
     if (w->transport->prepare != NULL)
         status = w->transport->prepare(w->link, all, n, err);
 out:

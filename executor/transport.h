@@ -71,6 +71,9 @@ struct ex_link; /* an open transport: each file defines its own */
 struct ex_beside {
     /* From now on `fn` attends; NULL: nobody does. Who comes first is the caller's business: what was begun travels. */
     enum mp_status (*attend)(struct ex_link *link, ex_attend_fn *fn, void *ctx, struct mp_error *err);
+    /* NULL, or what is done once for sets of ranks that will sum something together, named by all in the same order:
+     * members of sets[i]; the rest of it does not count. */
+    enum mp_status (*prepare)(struct ex_link *link, uint32_t n_sets, const struct ex_span *sets, struct mp_error *err);
     /* Begins a local rank's part of a sum; at most one at a time. `sum` stays where it is until it has ended. */
     enum mp_status (*sum)(struct ex_link *link, uint32_t rank, const struct ex_sum *sum, struct mp_error *err);
     /* Has the local rank's part ended? True where none was begun. */

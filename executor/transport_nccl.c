@@ -9,7 +9,7 @@
  * the others say over TCP (the mesh of transport socket, which also launches, compares, gathers and spreads the reason
  * when one fails), and aborts at the deadline. */
 #include "gpu_gemm.h"
-#include "nccl_library.h"
+#include "nccl_sum.h"
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -36,6 +36,7 @@ struct nccl_link {
     struct graph *graphs;
     size_t n_graphs;
     struct gpu_experts experts;
+    struct nccl_sums sums;
     bool is_broken;
 };
 static struct nccl_link *of(struct ex_link *l) { return (struct nccl_link *)(void *)l; }
@@ -345,6 +346,50 @@ out:
     return status;
 }
 
+/* ---- sums beside scripts ---- */
+
+static enum mp_status nccl_attend(struct ex_link *link, ex_attend_fn *fn, void *ctx, struct mp_error *err) {
+    struct ex_link *control = of(link)->control;
+    (void)err;
+    control->attend = fn;
+    control->attend_ctx = ctx;
+    control->attend_ns = 0;
+    return MP_OK;
+}
+static enum mp_status nccl_prepare_sums(struct ex_link *link, uint32_t n_sets, const struct ex_span *sets,
+                                        struct mp_error *err) {
+    return nccl_sums_prepare(&of(link)->sums, n_sets, sets, err);
+}
+static enum mp_status nccl_sum(struct ex_link *link, uint32_t rank, const struct ex_sum *sum, struct mp_error *err) {
+    (void)rank;
+    return nccl_sums_begin(&of(link)->sums, sum, err);
+}
+static enum mp_status nccl_has_summed(struct ex_link *link, uint32_t rank, bool *has, struct mp_error *err) {
+    (void)rank;
+    return nccl_sums_look(&of(link)->sums, has, err);
+}
+/* Nothing says when a GPU has done something: while it sums this rank looks again and again. */
+static enum mp_status nccl_idle(struct ex_link *link, uint64_t until_ns, uint32_t waits_for, const char *doing,
+                                struct mp_error *err) {
+    const struct nccl_link *l = of(link);
+    const uint64_t nap = gpu_now_ns() + NAP_NS;
+    return socket_idle(l->control, l->sums.sum != NULL && nap < until_ns ? nap : until_ns, waits_for, doing, err);
+}
+static enum mp_status nccl_tell(struct ex_link *link, uint32_t to, const struct ex_word *word, struct mp_error *err) {
+    return socket_tell_word(of(link)->control, to, word, err);
+}
+static bool nccl_hear(struct ex_link *link, struct ex_word *word) { return socket_hear_word(of(link)->control, word); }
+static void nccl_stir(struct ex_link *link) { socket_stir(of(link)->control); }
+
+static const struct ex_beside nccl_beside = {.attend = nccl_attend,
+                                             .prepare = nccl_prepare_sums,
+                                             .sum = nccl_sum,
+                                             .has_summed = nccl_has_summed,
+                                             .idle = nccl_idle,
+                                             .stir = nccl_stir,
+                                             .tell = nccl_tell,
+                                             .hear = nccl_hear};
+
 /* ---- the table's functions ---- */
 
 static void give_up(struct nccl_link *l) {
@@ -379,7 +424,8 @@ static enum mp_status nccl_run(struct ex_link *link, const struct ex_script *s, 
     GPU_TRY(cudaSetDevice(l->block.device), "taking a GPU");
     MP_TRY(make_stages(l, &s, 1, err));
     note_doing(l, s, "before ", MP_NONE);
-    MP_TRY(socket_barrier(l->control, err));
+    if (!s->is_agreed)
+        MP_TRY(socket_barrier(l->control, err));
     note_doing(l, s, "", MP_NONE);
     GPU_TRY(cudaEventRecord(l->begin, l->stream), "an event");
     if (graph != NULL)
@@ -448,6 +494,7 @@ static void nccl_close(struct ex_link *link) {
         (void)l->nccl.CommDestroy(l->comm);
     else if (l->comm != NULL && settle(l, "ending", &ignored) == MP_OK)
         (void)l->nccl.CommDestroy(l->comm);
+    nccl_sums_close(&l->sums, l->is_broken);
     if (!l->is_broken) { /* else the GPU may be at work without an end, and giving memory back waits for it */
         drop_graphs(l);
         gpu_experts_close(&l->experts);
@@ -488,7 +535,11 @@ static enum mp_status take_device(struct nccl_link *l, struct mp_error *err) {
             "fewer here, or take cuda, whose ranks share GPUs)",
             l->world.local_rank, n_devices);
     MP_TRY(gpu_block_open(&l->block, (int)l->world.local_rank, err));
-    GPU_TRY(cudaStreamCreateWithFlags(&l->stream, cudaStreamNonBlocking), "making a stream");
+    int least, greatest;
+    GPU_TRY(cudaDeviceGetStreamPriorityRange(&least, &greatest), "priorities of streams");
+    GPU_TRY(cudaStreamCreateWithPriority(&l->stream, cudaStreamNonBlocking, greatest), "making a stream");
+    if (l->world.with_sums)
+        MP_TRY(nccl_sums_open(&l->sums, &l->nccl, l->control, &l->world, &l->block, err));
     GPU_TRY(cudaEventCreate(&l->begin), "making an event");
     GPU_TRY(cudaEventCreate(&l->end), "making an event");
     void *scratch = NULL;
@@ -533,7 +584,9 @@ static enum mp_status nccl_open(struct ex_link **out, const struct ex_world *wor
         status = mp_nomem(err, "a transport");
         goto out;
     }
-    MP_TRY(socket_open(&l->control, world, err));
+    struct ex_world meeting = *world; /* sums go over NCCL */
+    meeting.with_sums = false;
+    MP_TRY(socket_open(&l->control, &meeting, err));
     const enum mp_status mine = take_device(l, &why);
     MP_TRY(agree(l, mine, &why, err));
     MP_TRY(nccl_share_id(&l->nccl, l->control, &id, err));
@@ -566,6 +619,7 @@ const struct ex_transport ex_nccl = {
     .run = nccl_run,
     .rows = nccl_rows,
     .compute = nccl_compute,
+    .beside = &nccl_beside,
     .barrier = nccl_barrier,
     .pulse = nccl_pulse,
     .gather = nccl_gather,

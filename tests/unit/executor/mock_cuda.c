@@ -24,6 +24,7 @@ struct op {
     pthread_t thread;
 };
 struct CUstream_st {
+    int priority;
     struct op *last;
     bool is_capturing;
     int device;
@@ -244,6 +245,20 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags) {
     m.n_objects++;
     return cudaSuccess;
 }
+cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
+    *least = 0;
+    *greatest = -5;
+    return m.n_devices > 0 ? cudaSuccess : cudaErrorNoDevice;
+}
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *out, unsigned flags, int priority) {
+    if (priority > 0 || priority < -5)
+        return cudaErrorInvalidValue;
+    cudaError_t error = cudaStreamCreateWithFlags(out, flags);
+    if (error == cudaSuccess)
+        (*out)->priority = priority;
+    return error;
+}
+int mock_cuda_priority(const struct CUstream_st *s) { return s->priority; }
 cudaError_t cudaStreamDestroy(cudaStream_t s) {
     for (size_t i = 0; i < m.n_streams; i++)
         if (m.streams[i] == s)

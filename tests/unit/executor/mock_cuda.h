@@ -20,6 +20,7 @@ uint64_t mock_cuda_rows(bool adds); /* rows that kernels moved, that they added 
 /* From now on one row of every table that moves (adds) rows has a wrong index: it is read from where the next one is.
  */
 void mock_cuda_mistake_row(bool adds);
+int mock_cuda_priority(const struct CUstream_st *s); /* 0 is the lowest, -5 the highest */
 /* For mocks of other libraries: an operation of the stream, which goes on each time it is called and says whether it is
  * done. What is captured into a graph is done again by each launch. */
 void mock_cuda_enqueue(struct CUstream_st *s, bool (*progress)(void *ctx), void *ctx);

@@ -6,9 +6,12 @@
 
 #include <stdint.h>
 
-/* As new, in the process of rank `me`; sockets[n]: to each other rank, which this one may read and write. */
-void mock_nccl_begin(uint32_t me, uint32_t n, const int *sockets);
+/* As new, in the process of rank `me`; sockets[n]: to each other rank, which this one may read and write; sums[n]: the
+ * same for sums, or NULL. */
+void mock_nccl_begin(uint32_t me, uint32_t n, const int *sockets, const int *sums);
 uint64_t mock_nccl_groups(void); /* groups that were carried out, however often each of a graph */
+uint64_t mock_nccl_sums(void);   /* calls of ncclAllReduce that were carried out */
+uint32_t mock_nccl_sets(void);   /* communicators of fewer than all ranks */
 uint32_t mock_nccl_most(void);   /* most operations of a group */
 void mock_nccl_end(void);
 
