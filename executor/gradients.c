@@ -120,14 +120,9 @@ enum mp_status ex_gradients_new(struct ex_gradients **out, const struct ex_progr
         goto out;
     }
     for (uint32_t b = 0; b < p->n_buckets; b++) {
-        uint64_t before = 0;
         for (uint32_t l = p->buckets[b].is.last_layer + 1; l-- > p->buckets[b].is.first_layer;)
             MP_TRY(add_layer(g, p, plan, &p->buckets[b], l, all, err));
         g->first[b + 1] = g->n_vectors;
-        for (size_t v = g->first[b]; v < g->n_vectors; v++) {
-            g->vectors[v].before = before;
-            before += g->vectors[v].words;
-        }
     }
     MP_TRY(lay(g, begin, err));
 out:
@@ -210,9 +205,7 @@ enum mp_status ex_gradients_check(const struct ex_gradients *g, const struct ex_
 enum mp_status ex_gradients_sum(struct ex_sum **out, const struct ex_gradients *g, const struct ex_program *p,
                                 uint32_t bucket, uint32_t chunk, uint32_t local, struct mp_error *err) {
     const size_t first = g->first[bucket], n = g->first[bucket + 1] - first;
-    const struct ex_vector *last = n > 0 ? &g->vectors[first + n - 1] : NULL;
-    const uint64_t all = last != NULL ? last->before + last->words : 0, n_chunks = p->buckets[bucket].n_chunks;
-    const uint64_t from = mp_mul_div(all, chunk, n_chunks), to = mp_mul_div(all, chunk + (uint64_t)1, n_chunks);
+    const uint64_t n_chunks = p->buckets[bucket].n_chunks;
     struct ex_sum *s = mp_calloc(1, sizeof *s);
     *out = s;
     if (s == NULL || (s->spans = mp_calloc(n, sizeof *s->spans)) == NULL) {
@@ -224,13 +217,11 @@ enum mp_status ex_gradients_sum(struct ex_sum **out, const struct ex_gradients *
     s->is_experts = p->buckets[bucket].is.is_experts;
     for (size_t i = first; i < first + n; i++) {
         const struct ex_vector *v = &g->vectors[i];
-        const uint64_t begin = v->before > from ? v->before : from,
-                       end = v->before + v->words < to ? v->before + v->words : to, at = g->at[i * g->n_local + local];
+        const uint64_t begin = mp_mul_div(v->words, chunk, n_chunks),
+                       end = mp_mul_div(v->words, chunk + (uint64_t)1, n_chunks), at = g->at[i * g->n_local + local];
         if (begin < end && at != MP_NO_PLACE)
-            s->spans[s->n_spans++] = (struct ex_span){.at = at + (begin - v->before) * 8,
-                                                      .bytes = (end - begin) * 8,
-                                                      .n_members = v->n_members,
-                                                      .members = v->members};
+            s->spans[s->n_spans++] = (struct ex_span){
+                .at = at + begin * 8, .bytes = (end - begin) * 8, .n_members = v->n_members, .members = v->members};
     }
     return MP_OK;
 }

@@ -9,8 +9,8 @@ enum mp_status nccl_load(struct nccl_library *out, struct mp_error *err) {
     static const char *const names[] = {"ncclGetVersion",        "ncclGetUniqueId",  "ncclCommInitRankConfig",
                                         "ncclCommGetAsyncError", "ncclCommFinalize", "ncclCommDestroy",
                                         "ncclCommAbort",         "ncclSend",         "ncclRecv",
-                                        "ncclAllReduce",         "ncclGroupStart",   "ncclGroupEnd",     "ncclGetErrorString",
-                                        "ncclGetLastError"};
+                                        "ncclAllReduce",         "ncclGroupStart",   "ncclGroupEnd",
+                                        "ncclGetErrorString",    "ncclGetLastError"};
     void *library = NULL;
     _Static_assert(sizeof *out == sizeof names / sizeof *names * sizeof(void *), "a name for each function");
     for (size_t i = 0; library == NULL && i < sizeof places / sizeof *places; i++)

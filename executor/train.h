@@ -66,7 +66,7 @@ uint32_t ex_arbiter_missing(const struct ex_arbiter *a);
 
 struct ex_vector {          /* that some ranks hold and sum */
     uint32_t layer, expert; /* expert: MP_NONE = of what all ranks hold */
-    uint64_t words, before; /* before: of the bucket's vectors in front of it */
+    uint64_t words;
     uint32_t n_members;
     const uint32_t *members;
 };
@@ -90,7 +90,8 @@ void ex_gradients_fill(const struct ex_gradients *g, const struct ex_payload *p,
 /* Every word is the sum of all members' own, modulo 2^64. *bytes: how many were compared. */
 enum mp_status ex_gradients_check(const struct ex_gradients *g, const struct ex_payload *p, uint32_t local,
                                   const uint8_t *block, uint64_t *bytes, struct mp_error *err) MP_MUST_CHECK;
-/* Chunk `chunk` of a bucket for a local rank. Freed with ex_gradients_sum_free. */
+/* Chunk `chunk` of a bucket for a local rank: that part of every vector, so that all who hold any of them are at work.
+ * Freed with ex_gradients_sum_free. */
 enum mp_status ex_gradients_sum(struct ex_sum **out, const struct ex_gradients *g, const struct ex_program *p,
                                 uint32_t bucket, uint32_t chunk, uint32_t local, struct mp_error *err) MP_MUST_CHECK;
 void ex_gradients_sum_free(struct ex_sum *s);

@@ -14,6 +14,7 @@ struct bucket_state {
 struct ex_arbiter {
     const struct ex_program *p;
     uint32_t n_ranks, n_begun;    /* n_begun: chunks */
+    uint64_t free_ns;             /* since when nothing is on its way */
     bool is_moving, is_summing;   /* an all-to-all, a sum is on its way */
     uint32_t n_summed;            /* ranks that have their part */
     uint32_t *ready, *done;       /* [n_ranks] chunks that each will be ready for, and has had */
@@ -79,12 +80,16 @@ void ex_arbiter_hear(struct ex_arbiter *a, const struct ex_word *w, uint64_t now
         b->n_ready++;
     } else if (w->kind == EX_WORD_DONE && w->index < a->p->n_chunks) {
         a->done[w->from] = w->index + 1;
-        if (++a->chunks[w->index].n_done == a->n_ranks)
+        if (++a->chunks[w->index].n_done == a->n_ranks) {
             a->is_moving = false;
+            a->free_ns = now;
+        }
     } else if (w->kind == EX_WORD_SUMMED && !a->has_summed[w->from]) {
         a->has_summed[w->from] = true;
-        if (++a->n_summed == a->n_ranks)
+        if (++a->n_summed == a->n_ranks) {
             a->is_summing = false;
+            a->free_ns = now;
+        }
     }
 }
 
@@ -133,26 +138,36 @@ static bool may_sum(const struct ex_arbiter *a, uint32_t bucket, uint64_t now) {
     }
 }
 
+static bool begin_chunk(struct ex_arbiter *a, struct ex_word *go) {
+    a->is_moving = true;
+    *go = (struct ex_word){.kind = EX_WORD_GO, .index = a->n_begun++};
+    return true;
+}
+
+/* Whoever looks does so a little late. What it finds ready then may have become so in another order than all-to-all
+ * first: things begin as they would have if it had looked in time. */
 bool ex_arbiter_next(struct ex_arbiter *a, uint64_t now, struct ex_word *go, uint64_t *next_ns) {
     const bool is_shared = a->p->policy->is_shared;
+    const struct chunk_state *c = a->n_begun < a->p->n_chunks ? &a->chunks[a->n_begun] : NULL;
+    bool may_go = false;
     *next_ns = UINT64_MAX;
-    if (!a->is_moving && a->n_begun < a->p->n_chunks && a->chunks[a->n_begun].n_ready == a->n_ranks) {
-        if (a->chunks[a->n_begun].ready_ns > now) {
-            *next_ns = a->chunks[a->n_begun].ready_ns;
-        } else if (is_shared || !a->is_summing) {
-            a->is_moving = true;
-            *go = (struct ex_word){.kind = EX_WORD_GO, .index = a->n_begun++};
-            return true;
-        }
+    if (!a->is_moving && c != NULL && c->n_ready == a->n_ranks) {
+        may_go = c->ready_ns <= now && (is_shared || !a->is_summing);
+        if (c->ready_ns > now)
+            *next_ns = c->ready_ns;
     }
+    if (may_go && (is_shared || c->ready_ns <= a->free_ns))
+        return begin_chunk(a, go);
     if (a->is_summing || (!is_shared && a->is_moving))
-        return false;
+        return may_go && begin_chunk(a, go);
     const uint32_t bucket = first_bucket(a, now, next_ns);
     if (bucket == MP_NONE)
-        return false;
-    if (!may_sum(a, bucket, now)) { /* a guard that looks at the clock alone */
-        const struct chunk_state *c = &a->chunks[a->n_begun];
-        if (a->n_begun < a->p->n_chunks && c->near_ns > now && c->near_ns < *next_ns)
+        return may_go && begin_chunk(a, go);
+    const uint64_t ready = a->buckets[bucket].ready_ns, at = ready > a->free_ns ? ready : a->free_ns;
+    if (may_go && (c->ready_ns <= at || !may_sum(a, bucket, at)))
+        return begin_chunk(a, go);
+    if (!may_go && !may_sum(a, bucket, now)) { /* a guard that looks at the clock alone */
+        if (c != NULL && c->near_ns > now && c->near_ns < *next_ns)
             *next_ns = c->near_ns;
         return false;
     }

@@ -104,7 +104,7 @@ static void test_exec_train__every_token_and_every_sum_of_random_plans(void **st
     struct mp_exec_policy policies[POLICIES];
     uint64_t n_tokens = 0, n_bytes = 0;
     uint32_t n_pieces = 0, n_cut_down = 0, n_chunked = 0, n_nodes = 0;
-    for (uint64_t seed = 0; seed < 30; seed++) {
+    for (uint64_t seed = 0; seed < 18; seed++) {
         struct mp_error err = {0};
         struct mp_exec_result *r, *forward;
         struct mp_exec in;
@@ -128,8 +128,8 @@ static void test_exec_train__every_token_and_every_sum_of_random_plans(void **st
         mp_exec_result_free(forward);
         world_free(&t.w);
     }
-    assert_true(n_tokens > 10000 && n_bytes > 5000000 && n_pieces > 15 && n_cut_down > 3 && n_chunked > 15 &&
-                n_nodes > 10);
+    assert_true(n_tokens > 6000 && n_bytes > 2500000 && n_pieces > 8 && n_cut_down > 1 && n_chunked > 8 &&
+                n_nodes > 5);
 }
 
 /* The executor's program has what the timeline's has: as many transfers, of the same layers, in the same order. */
@@ -178,6 +178,168 @@ static void test_exec_train__the_program_is_the_timelines(void **state) {
         world_free(&t.w);
     }
     assert_true(n_sums > 300);
+}
+
+/* ---- the arbiter in a world without delays ---- */
+
+enum { PLAY_RANKS = 3, PLAY_LAYERS = 4 };
+
+struct made { /* a step by hand */
+    struct mp_train_step step;
+    struct mp_train_layer layers[PLAY_LAYERS];
+    uint64_t ns[PLAY_LAYERS][6][PLAY_RANKS];
+};
+
+static void make_step(struct made *m, struct mp_rng *r) {
+    memset(m, 0, sizeof *m);
+    m->step = (struct mp_train_step){.n_ranks = PLAY_RANKS,
+                                     .n_layers = PLAY_LAYERS,
+                                     .launch_ns = mp_rng_below(r, 300),
+                                     .kernel_ns = mp_rng_below(r, 100),
+                                     .loss_ns = mp_rng_below(r, 1000),
+                                     .update_ns = 777,
+                                     .layers = m->layers};
+    for (uint32_t l = 0; l < PLAY_LAYERS; l++) {
+        struct mp_train_layer *x = &m->layers[l];
+        const uint64_t **to[6] = {&x->attention_ns,    &x->expert_ns,      &x->combine_ns,
+                                  &x->combine_back_ns, &x->expert_back_ns, &x->attention_back_ns};
+        for (int k = 0; k < 6; k++) {
+            for (uint32_t i = 0; i < PLAY_RANKS; i++)
+                m->ns[l][k][i] = 1 + mp_rng_below(r, k == 2 || k == 3 ? 300 : 9000);
+            *to[k] = m->ns[l][k];
+        }
+        for (int k = 0; k < MP_TRAIN_N_A2A; k++)
+            x->a2a[k] = (struct mp_train_transfer){.ns = 1 + mp_rng_below(r, 5000), .bytes = 1 + mp_rng_below(r, 5000)};
+        x->reduce = (struct mp_train_transfer){.ns = 1 + mp_rng_below(r, 20000), .bytes = 1 + mp_rng_below(r, 20000)};
+        if (mp_rng_below(r, 2))
+            x->expert_reduce =
+                (struct mp_train_transfer){.ns = 1 + mp_rng_below(r, 9000), .bytes = 1 + mp_rng_below(r, 9000)};
+    }
+}
+
+struct world_of_one { /* ranks that say what they should the moment they know it */
+    const struct ex_program *p;
+    struct ex_arbiter *a;
+    uint64_t now, clock[PLAY_RANKS], came[4 * PLAY_LAYERS * 40];
+    uint32_t next[PLAY_RANKS], n_ended;
+};
+
+static void advance_ranks(struct world_of_one *w) {
+    for (uint32_t r = 0; r < PLAY_RANKS; r++)
+        for (; w->next[r] < w->p->n_computes; w->next[r]++) {
+            const struct ex_compute *c = &w->p->computes[w->next[r]];
+            uint64_t start = w->clock[r];
+            if (c->waits != MP_NONE && c->waits >= w->n_ended)
+                break;
+            if (c->waits != MP_NONE)
+                start = w->came[c->waits] > start ? w->came[c->waits] : start;
+            w->clock[r] = start + ex_program_compute_ns(w->p, c, r);
+            if (c->n_signals > 0)
+                ex_arbiter_hear(
+                    w->a,
+                    &(struct ex_word){.kind = EX_WORD_READY,
+                                      .from = r,
+                                      .index = c->signals,
+                                      .count = c->n_signals,
+                                      .a = (int64_t)(w->clock[r] - w->now),
+                                      .b = c->what == MP_TRAIN_WEIGHTING_BACK ? (int64_t)(start - w->now) : INT64_MAX},
+                    w->now);
+            if (c->bucket != MP_NONE)
+                ex_arbiter_hear(
+                    w->a,
+                    &(struct ex_word){
+                        .kind = EX_WORD_GRADIENTS, .from = r, .index = c->bucket, .a = (int64_t)(w->clock[r] - w->now)},
+                    w->now);
+        }
+}
+
+static uint64_t chunk_takes(const struct ex_program *p, uint32_t chunk) {
+    const struct ex_chunk *c = &p->chunks[chunk];
+    const uint64_t ns = p->step->layers[c->layer].a2a[c->a2a].ns;
+    return mp_mul_div(ns, c->piece + (uint64_t)1, c->n_pieces) - mp_mul_div(ns, c->piece, c->n_pieces) +
+           p->step->launch_ns;
+}
+
+/* When the step is over; late: the arbiter looks that much later than it wanted to. */
+static uint64_t play_virtually(const struct ex_program *p, uint64_t late) {
+    static struct world_of_one w;
+    struct mp_error err = {0};
+    struct ex_word go;
+    uint64_t next = 0, last_sum = 0, last = 0;
+    w = (struct world_of_one){.p = p};
+    CHECK_OK(ex_arbiter_new(&w.a, p, PLAY_RANKS, &err), err);
+    assert_true(p->n_chunks <= sizeof w.came / sizeof *w.came);
+    advance_ranks(&w);
+    for (;;) {
+        if (ex_arbiter_next(w.a, w.now, &go, &next)) { /* nothing else is on its way: none of these policies shares */
+            const bool is_chunk = go.kind == EX_WORD_GO;
+            w.now += is_chunk ? chunk_takes(p, go.index) : ex_program_sum_ns(p, go.index, go.count);
+            if (is_chunk) {
+                w.came[go.index] = w.now;
+                w.n_ended = go.index + 1;
+            } else {
+                last_sum = w.now;
+            }
+            for (uint32_t r = 0; r < PLAY_RANKS; r++)
+                ex_arbiter_hear(
+                    w.a,
+                    &(struct ex_word){.kind = is_chunk ? EX_WORD_DONE : EX_WORD_SUMMED, .from = r, .index = go.index},
+                    w.now);
+            advance_ranks(&w);
+            continue;
+        }
+        if (next == UINT64_MAX)
+            break;
+        w.now = next + late;
+    }
+    assert_int_equal(ex_arbiter_missing(w.a), MP_NONE);
+    assert_int_equal(w.n_ended, p->n_chunks);
+    for (uint32_t r = 0; r < PLAY_RANKS; r++)
+        last = w.clock[r] > last ? w.clock[r] : last;
+    ex_arbiter_free(w.a);
+    return (last > last_sum ? last : last_sum) + p->step->update_ns;
+}
+
+/* Without delays the executor's rules take a step through exactly as the timeline does. */
+static void test_exec_train__the_arbiter_is_the_timelines(void **state) {
+    (void)state;
+    static struct made m;
+    struct mp_rng r = mp_rng_seed(77);
+    for (uint32_t i = 0; i < 400; i++) {
+        struct mp_error err = {0};
+        struct mp_train_policy policy = random_policy(&r);
+        struct mp_train_timeline timeline;
+        struct ex_program *p;
+        make_step(&m, &r);
+        policy.is_shared = false;
+        policy.a2a_chunk_bytes = policy.a2a_chunk_bytes == 0 ? 0 : 300 + policy.a2a_chunk_bytes;
+        CHECK_OK(mp_train_run(&timeline, &m.step, &policy, false, &err), err);
+        CHECK_OK(ex_program_new(&p, &m.step, &policy, &err), err);
+        assert_int_equal(play_virtually(p, 0), timeline.step_ns);
+        ex_program_free(p);
+        mp_train_timeline_free(&timeline);
+    }
+}
+
+/* Gradients that are ready 100 ns before an all-to-all go first under `priority`, although the arbiter wakes 200 ns
+ * late: what a step takes does not hang on who is scheduled when. */
+static void test_exec_train__a_late_look_changes_no_order(void **state) {
+    (void)state;
+    static struct made m;
+    struct mp_rng r = mp_rng_seed(78);
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < 100; i++) {
+        struct mp_error err = {0};
+        const struct mp_train_policy *policy = &mp_train_policy_find(i % 2 ? "priority" : "lina")->policy;
+        struct ex_program *p;
+        make_step(&m, &r);
+        CHECK_OK(ex_program_new(&p, &m.step, policy, &err), err);
+        const uint64_t in_time = play_virtually(p, 0), late = play_virtually(p, 3);
+        assert_true(late >= in_time && late < in_time + 3 * 2 * (p->n_chunks + 20));
+        n += late > in_time;
+        ex_program_free(p);
+    }
+    assert_true(n > 50);
 }
 
 static void test_exec_train__faults_of_sums_end_all(void **state) {
@@ -256,7 +418,7 @@ static void test_exec_train__no_memory(void **state) {
     t.in.n_warmup = 0;
     t.in.n_iterations = 1;
     t.in.n_policies = 1;
-    sweep_faults(run_once, &t, 37);
+    sweep_faults(run_once, &t, 97);
     world_free(&t.w);
 }
 
@@ -264,6 +426,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_exec_train__every_token_and_every_sum_of_random_plans),
         cmocka_unit_test(test_exec_train__the_program_is_the_timelines),
+        cmocka_unit_test(test_exec_train__the_arbiter_is_the_timelines),
+        cmocka_unit_test(test_exec_train__a_late_look_changes_no_order),
         cmocka_unit_test(test_exec_train__faults_of_sums_end_all),
         cmocka_unit_test(test_exec_train__asks_for_what_fits),
         cmocka_unit_test(test_exec_train__no_memory),
