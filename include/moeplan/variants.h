@@ -6,7 +6,7 @@
 #include <moeplan/migrate.h>
 #include <moeplan/strategy.h>
 
-enum { MP_VARIANTS_MAX = 16, MP_VARIANT_DOMAINS_MAX = 64 };
+enum { MP_VARIANTS_MAX = 16, MP_VARIANT_DOMAINS_MAX = 64, MP_VARIANT_POLICIES_MAX = 4 };
 #define MP_SHARE_ONE (UINT32_C(1) << 20) /* shares of a layer's (token, expert) pairs sum to about this */
 
 /* ---- the rule ---- */
@@ -80,10 +80,10 @@ void mp_variants_write_rule(const struct mp_variants *v, const char *const *plan
                             struct mp_out *o);
 
 /* ---- what it is worth ---- */
-/* Time of each of the steps under something else, to be shown beside the library: NULL where it is not asked for.
- * domain: which of the request's; ns[w->n_steps] is filled in. */
-typedef enum mp_status (*mp_variants_policy_fn)(void *ctx, uint32_t domain, const struct mp_workload *w, uint64_t *ns,
-                                                struct mp_error *err);
+/* Time of each of a domain's steps under something else, to be shown beside the library: policy `which`, domain: which
+ * of the request's; ns[w->n_steps] is filled in. */
+typedef enum mp_status (*mp_variants_policy_fn)(void *ctx, uint32_t which, uint32_t domain, const struct mp_workload *w,
+                                                uint64_t *ns, struct mp_error *err);
 struct mp_variants_score_request {
     const struct mp_plan_request *base;
     const struct mp_part *planned; /* [n_domains] planning data of each: what the oracle's plans are made of */
@@ -94,18 +94,21 @@ struct mp_variants_score_request {
     uint32_t n_lengths;
     uint32_t n_steps; /* distinct ones drawn of each domain; of counts all there are */
     uint64_t seed;
-    mp_variants_policy_fn policy; /* NULL = none */
+    uint32_t n_policies;
+    mp_variants_policy_fn policy;
     void *policy_ctx;
 };
 struct mp_variants_domain {
-    uint32_t n_steps, n_requests;                                /* 0 steps: not scored */
-    uint64_t static_ns, oracle_ns, bound_ns, policy_ns, best_ns; /* means; best: of the library, free, step by step */
+    uint32_t n_steps, n_requests;                     /* 0 steps: not scored */
+    uint64_t static_ns, oracle_ns, bound_ns, best_ns; /* means; best: of the library, free, step by step */
+    uint64_t policy_ns[MP_VARIANT_POLICIES_MAX];
     uint64_t variant_ns[MP_VARIANTS_MAX];
 };
 struct mp_variants_cell { /* one block length; times are means per step */
     uint32_t length, n_blocks;
     uint64_t n_steps;
-    double static_ns, variants_ns, switching_ns /* of variants_ns */, best_ns, oracle_ns, bound_ns, policy_ns;
+    double static_ns, variants_ns, switching_ns /* of variants_ns */, best_ns, oracle_ns, bound_ns;
+    double policy_ns[MP_VARIANT_POLICIES_MAX];
     uint64_t n_switches, moved_bytes; /* of any group; in all */
     double worst_block;               /* the library's time over the static plan's - 1, of the blocks so far: largest */
 };

@@ -23,8 +23,8 @@ struct scoring {
     uint64_t *ns[MP_VARIANTS_MAX]; /* [steps][n_layers] */
     uint64_t *group_ns;
     struct mp_switch_rule rule;
-    uint64_t *oracle, *best, *bound, *policy; /* [steps] whole ones */
-    double sum_oracle, sum_best, sum_bound, sum_policy;
+    uint64_t *oracle, *best, *bound, *policy[MP_VARIANT_POLICIES_MAX]; /* [steps] whole ones */
+    double sum_oracle, sum_best, sum_bound, sum_policy[MP_VARIANT_POLICIES_MAX];
     struct mp_variants_score *out;
 };
 
@@ -33,7 +33,8 @@ static void each_step(void *ctx, uint32_t step) {
     x->sum_oracle += (double)x->oracle[step];
     x->sum_best += (double)x->best[step];
     x->sum_bound += (double)x->bound[step];
-    x->sum_policy += (double)x->policy[step];
+    for (uint32_t i = 0; i < x->q->n_policies; i++)
+        x->sum_policy[i] += (double)x->policy[i][step];
 }
 
 static uint64_t step_ns(const struct scoring *x, const uint64_t *ns, uint32_t step) {
@@ -86,7 +87,7 @@ static enum mp_status score_domain(struct scoring *x, uint32_t d, struct mp_erro
     struct mp_plan *own = NULL;
     uint64_t *oracle = x->ns[0];
     enum mp_status status = MP_OK;
-    unsigned __int128 best = 0, policy = 0;
+    unsigned __int128 best = 0, policy[MP_VARIANT_POLICIES_MAX] = {0};
     if (w == NULL)
         return MP_OK;
     to->n_steps = w->n_steps;
@@ -106,17 +107,19 @@ static enum mp_status score_domain(struct scoring *x, uint32_t d, struct mp_erro
         }
     }
     MP_TRY(find_bound(&to->bound_ns, x, d, err));
-    if (x->q->policy != NULL)
-        MP_TRY(x->q->policy(x->q->policy_ctx, d, w, x->policy + x->pool->first[d], err));
+    for (uint32_t i = 0; i < x->q->n_policies; i++)
+        MP_TRY(x->q->policy(x->q->policy_ctx, i, d, w, x->policy[i] + x->pool->first[d], err));
     for (uint32_t t = x->pool->first[d]; t < x->pool->first[d + 1]; t++) {
         x->oracle[t] = step_ns(x, oracle, t);
         x->best[t] = best_of(x, t);
         x->bound[t] = to->bound_ns;
         best += x->best[t];
-        policy += x->policy[t];
+        for (uint32_t i = 0; i < x->q->n_policies; i++)
+            policy[i] += x->policy[i][t];
     }
     to->best_ns = (uint64_t)((best + w->n_steps / 2) / w->n_steps);
-    to->policy_ns = (uint64_t)(policy / w->n_steps);
+    for (uint32_t i = 0; i < x->q->n_policies; i++)
+        to->policy_ns[i] = (uint64_t)(policy[i] / w->n_steps);
 out:
     mp_plan_free(own);
     return status;
@@ -126,7 +129,8 @@ static enum mp_status score_length(struct mp_variants_cell *to, struct scoring *
                                    struct mp_error *err) {
     const struct vstream stream = {x->pool, x->q->weights, length, vstream_blocks(length), x->q->seed};
     struct vreplay r;
-    x->sum_oracle = x->sum_best = x->sum_bound = x->sum_policy = 0;
+    x->sum_oracle = x->sum_best = x->sum_bound = 0;
+    memset(x->sum_policy, 0, sizeof x->sum_policy);
     enum mp_status status = vreplay_run(&r, &x->rule, x->v->moves, x->group_ns, &stream, each_step, x, err);
     if (status != MP_OK)
         return status;
@@ -140,10 +144,11 @@ static enum mp_status score_length(struct mp_variants_cell *to, struct scoring *
                                     .best_ns = x->sum_best / n,
                                     .oracle_ns = x->sum_oracle / n,
                                     .bound_ns = x->sum_bound / n,
-                                    .policy_ns = x->sum_policy / n,
                                     .n_switches = r.n_switches,
                                     .moved_bytes = r.n_moves * x->base.model->expert_bytes,
                                     .worst_block = r.worst_block};
+    for (uint32_t i = 0; i < x->q->n_policies; i++)
+        to->policy_ns[i] = x->sum_policy[i] / n;
     return MP_OK;
 }
 
@@ -216,9 +221,13 @@ static enum mp_status score_all(struct scoring *x, struct mp_error *err) {
     x->oracle = mp_arena_alloc(s->arena, n_steps, sizeof *x->oracle);
     x->best = mp_arena_alloc(s->arena, n_steps, sizeof *x->best);
     x->bound = mp_arena_alloc(s->arena, n_steps, sizeof *x->bound);
-    x->policy = mp_arena_alloc(s->arena, n_steps, sizeof *x->policy);
-    if (x->group_ns == NULL || x->oracle == NULL || x->best == NULL || x->bound == NULL || x->policy == NULL)
+    if (x->group_ns == NULL || x->oracle == NULL || x->best == NULL || x->bound == NULL)
         return mp_nomem(err, "scoring a library");
+    for (uint32_t i = 0; i < q->n_policies; i++) {
+        x->policy[i] = mp_arena_alloc(s->arena, n_steps, sizeof *x->policy[i]);
+        if (x->policy[i] == NULL)
+            return mp_nomem(err, "scoring a library");
+    }
     for (uint32_t i = 0; i < x->v->n; i++)
         MP_TRY(vpool_times(&x->ns[i], x->pool, MP_NONE, x->v->variant[i].plan, &x->base, s->arena, err));
     uint64_t unknown; /* the rule goes by what planning saw */
@@ -241,6 +250,10 @@ enum mp_status mp_variants_score(struct mp_variants_score **out, const struct mp
     struct scoring x = {.v = v, .q = request, .base = *request->base};
     struct mp_arena *arena = mp_arena_new();
     *out = NULL;
+    if (request->n_policies > MP_VARIANT_POLICIES_MAX) {
+        mp_arena_free(arena);
+        return mp_fail(err, MP_EUSAGE, "variants: more than %d policies beside it", MP_VARIANT_POLICIES_MAX);
+    }
     x.out = arena != NULL ? mp_arena_alloc(arena, 1, sizeof *x.out) : NULL;
     if (x.out == NULL) {
         mp_arena_free(arena);

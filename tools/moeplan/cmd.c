@@ -222,11 +222,11 @@ static const char *const predict_examples[] = {
 
 static const struct argument variants_arguments[] = {TRACE_ARGUMENT, TOPOLOGY_ARGUMENT, {0}};
 static const enum opt_id variants_options[] = {
-    OPT_OUT,          OPT_MODEL,   OPT_STRATEGY,      OPT_REPLICATE, OPT_PLACE,     OPT_ROUTE,
-    OPT_ORDER,        OPT_STAGES,  OPT_PACING,        OPT_SET,       OPT_REDUNDANT, OPT_SLOTS_PER_GPU,
-    OPT_OBJECTIVE,    OPT_FIT,     OPT_SOLVER,        COSTS,         STEPS,         OPT_KINDS,
-    OPT_KIND_WEIGHTS, OPT_BLOCKS,  OPT_VARIANTS,      OPT_POOL,      OPT_WINDOW,    OPT_GROUP_LAYERS,
-    OPT_REGRET,       OPT_OVERLAP, OPT_SPLIT_COMPARE, HINTS,         COMMON,        OPT_END};
+    OPT_OUT,      OPT_MODEL,  OPT_STRATEGY, OPT_REPLICATE,    OPT_PLACE,         OPT_ROUTE,     OPT_ORDER,
+    OPT_STAGES,   OPT_PACING, OPT_SET,      OPT_REDUNDANT,    OPT_SLOTS_PER_GPU, OPT_OBJECTIVE, OPT_FIT,
+    OPT_SOLVER,   COSTS,      STEPS,        OPT_KINDS,        OPT_KIND_WEIGHTS,  OPT_BESIDE,    OPT_BLOCKS,
+    OPT_VARIANTS, OPT_POOL,   OPT_WINDOW,   OPT_GROUP_LAYERS, OPT_REGRET,        OPT_OVERLAP,   OPT_SPLIT_COMPARE,
+    HINTS,        COMMON,     OPT_END};
 static const char *const variants_examples[] = {
     "moeplan variants trace.npz 8:h100 -m gpt-oss-20b -b 128 -o library.yaml",
     "moeplan variants day.npz 2x8:h100 --domains night.npz,batch.npz --variants 3 --blocks 100,10000", NULL};

@@ -13,6 +13,9 @@ struct variants {
     struct mp_part joined; /* planning data of all recordings, where there are several */
     uint32_t lengths[LENGTHS_MAX], n_lengths, weights[KINDS_MAX], n_weights;
     struct mp_plan_request base, proven;
+    const struct mp_strategy *policy[MP_VARIANT_POLICIES_MAX];
+    uint32_t n_policies;
+    struct mp_plan *start; /* what they begin with */
     struct mp_variants *library;
     struct mp_variants_score *score;
     double seconds;
@@ -110,6 +113,77 @@ static enum mp_status make(struct variants *x, const char **no, struct mp_error 
     return *no != NULL ? MP_OK : mp_nomem(err, "planning");
 }
 
+/* ---- policies beside it ---- */
+
+static enum mp_status add_policy(void *ctx, const char *word, struct mp_error *err) {
+    struct variants *x = ctx;
+    const struct mp_strategy *p = mp_policy_find(word);
+    if (p == NULL || !mp_online_needs_tokens(p))
+        return mp_fail(err, MP_EUSAGE,
+                       "--beside: \"%.40s\" is no policy that decides step by step (write lina-online, lina-free or "
+                       "another of them, or none; moeplan list policies)",
+                       word);
+    if (x->n_policies == MP_VARIANT_POLICIES_MAX)
+        return mp_fail(err, MP_EUSAGE, "--beside: more than %d policies (give fewer)", MP_VARIANT_POLICIES_MAX);
+    x->policy[x->n_policies++] = p;
+    return MP_OK;
+}
+
+/* What the policies start with; a note where they cannot run. */
+static enum mp_status start_policies(struct variants *x, struct mp_error *err) {
+    struct mp_plan_request request = x->base;
+    struct mp_error why = {0};
+    enum mp_outcome outcome;
+    const char *recipe;
+    if (x->s.trace->kind != MP_TRACE_TOKENS && x->n_policies > 0) {
+        tool_note(x->o, "%s and the like need to know which experts one token used: left out", x->policy[0]->name);
+        x->n_policies = 0;
+    }
+    if (x->n_policies == 0)
+        return MP_OK;
+    enum mp_status status = mp_online_start(&recipe, x->policy[0], x->s.settings, x->s.n_settings, err);
+    if (status != MP_OK)
+        return status;
+    request.strategy = recipe;
+    request.replicate = request.place = request.route = NULL;
+    request.order = "single";
+    request.is_trial = true;
+    status = mp_plan_make(&x->start, &request, &outcome, NULL, &why);
+    if (status != MP_OK)
+        *err = why;
+    if (status == MP_OK && x->start == NULL) {
+        tool_note(x->o, "%s: %s: left out", x->policy[0]->name, why.message);
+        x->n_policies = 0;
+    }
+    return status;
+}
+
+static enum mp_status policy_times(void *ctx, uint32_t which, uint32_t domain, const struct mp_workload *w,
+                                   uint64_t *ns, struct mp_error *err) {
+    const struct variants *x = ctx;
+    struct mp_online_request request = {.policy = x->policy[which],
+                                        .planning = x->base.planning,
+                                        .start = x->start,
+                                        .workload = w,
+                                        .topology = x->s.topology,
+                                        .model = x->s.model,
+                                        .sim = x->s.sim,
+                                        .n_redundant = x->base.n_redundant,
+                                        .needs_distinct = x->base.needs_distinct,
+                                        .settings = x->s.settings,
+                                        .n_settings = x->s.n_settings};
+    struct mp_online_result *r;
+    (void)domain;
+    request.sim.n_threads = x->base.n_threads;
+    enum mp_status status = mp_online_simulate(&r, &request, err);
+    if (status != MP_OK)
+        return status;
+    for (uint32_t t = 0; t < r->sim->n_steps; t++)
+        ns[t] = r->sim->steps[t].step_ns;
+    mp_online_result_free(r);
+    return MP_OK;
+}
+
 static enum mp_status score(struct variants *x, struct mp_error *err) {
     const struct mp_variants_score_request request = {.base = &x->base,
                                                       .planned = x->kinds.planning,
@@ -119,7 +193,10 @@ static enum mp_status score(struct variants *x, struct mp_error *err) {
                                                       .lengths = x->lengths,
                                                       .n_lengths = x->n_lengths,
                                                       .n_steps = (uint32_t)x->o->pool,
-                                                      .seed = x->o->seed};
+                                                      .seed = x->o->seed,
+                                                      .n_policies = x->n_policies,
+                                                      .policy = policy_times,
+                                                      .policy_ctx = x};
     return mp_variants_score(&x->score, x->library, &request, err);
 }
 
@@ -214,6 +291,8 @@ static void write_table(const struct variants *x, struct mp_out *o) {
     put_row(t, x, "static plan", offsetof(struct mp_variants_cell, static_ns));
     snprintf(text, sizeof text, "K = %u variants", x->library->n);
     put_row(t, x, text, offsetof(struct mp_variants_cell, variants_ns));
+    for (uint32_t i = 0; i < x->n_policies; i++)
+        put_row(t, x, x->policy[i]->name, offsetof(struct mp_variants_cell, policy_ns) + i * sizeof(double));
     put_row(t, x, "best variant of each step, free", offsetof(struct mp_variants_cell, best_ns));
     put_row(t, x, "per-domain oracle, free", offsetof(struct mp_variants_cell, oracle_ns));
     put_row(t, x, "per-step oracle (bound)", offsetof(struct mp_variants_cell, bound_ns));
@@ -289,16 +368,19 @@ static void write_text(const struct variants *x, struct mp_out *o) {
         mp_out_printf(o, "%s: the rule, beside %u plan%s\n", x->o->out, v->n, tool_s(v->n));
 }
 
-static json_t *cell_json(const struct mp_variants_cell *c) {
+static json_t *cell_json(const struct variants *x, const struct mp_variants_cell *c) {
     const double gap = c->static_ns - c->oracle_ns;
-    return json_pack("{s:i,s:i,s:I,s:o,s:o,s:o,s:o,s:o,s:o,s:I,s:I,s:o,s:o}", "block_steps", (int)c->length, "n_blocks",
-                     (int)c->n_blocks, "n_steps", (json_int_t)c->n_steps, "static_ns", mp_json_finite(c->static_ns),
-                     "variants_ns", mp_json_finite(c->variants_ns), "switching_ns", mp_json_finite(c->switching_ns),
-                     "best_variant_ns", mp_json_finite(c->best_ns), "domain_oracle_ns", mp_json_finite(c->oracle_ns),
-                     "step_oracle_ns", mp_json_finite(c->bound_ns), "n_switches", (json_int_t)c->n_switches,
-                     "moved_bytes", (json_int_t)c->moved_bytes, "share_of_gap",
+    json_t *policies = json_object();
+    for (uint32_t i = 0; i < x->n_policies; i++)
+        (void)json_object_set_new(policies, x->policy[i]->name, mp_json_finite(c->policy_ns[i]));
+    return json_pack("{s:i,s:i,s:I,s:o,s:o,s:o,s:o,s:o,s:o,s:I,s:I,s:o,s:o,s:o}", "block_steps", (int)c->length,
+                     "n_blocks", (int)c->n_blocks, "n_steps", (json_int_t)c->n_steps, "static_ns",
+                     mp_json_finite(c->static_ns), "variants_ns", mp_json_finite(c->variants_ns), "switching_ns",
+                     mp_json_finite(c->switching_ns), "best_variant_ns", mp_json_finite(c->best_ns), "domain_oracle_ns",
+                     mp_json_finite(c->oracle_ns), "step_oracle_ns", mp_json_finite(c->bound_ns), "n_switches",
+                     (json_int_t)c->n_switches, "moved_bytes", (json_int_t)c->moved_bytes, "share_of_gap",
                      gap > 0 ? mp_json_finite((c->static_ns - c->variants_ns) / gap) : json_null(), "worst_at_a_block",
-                     mp_json_finite(c->worst_block));
+                     mp_json_finite(c->worst_block), "policies_ns", policies);
 }
 
 static void write_json(const struct variants *x, struct mp_out *o) {
@@ -323,7 +405,7 @@ static void write_json(const struct variants *x, struct mp_out *o) {
                                                         (int)v->variant[i].n_moves, "plan",
                                                         x->path[i] != NULL ? json_string(x->path[i]) : json_null()));
     for (uint32_t i = 0; i < s->n_lengths; i++)
-        (void)json_array_append_new(cells, cell_json(&s->cell[i]));
+        (void)json_array_append_new(cells, cell_json(x, &s->cell[i]));
     json_t *root = json_pack(
         "{s:s,s:i,s:s,s:i,s:i,s:o,s:i,s:i,s:i,s:i,s:s,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "schema", "moeplan.variants",
         "version", 1, "strategy", x->o->strategy, "k", (int)v->n, "n_candidates", (int)v->n_candidates,
@@ -359,12 +441,15 @@ enum mp_status cmd_variants(const struct opts *o, const struct args *args, int *
     x.s.sim = tool_sim_options(o, x.s.trace, x.s.batching.phase);
     char word[64];
     MP_TRY(tool_for_each_word(o->blocks, "blocks", word, sizeof word, add_length, &x, err));
+    if (strcmp(o->beside, "none") != 0)
+        MP_TRY(tool_for_each_word(o->beside, "beside", word, sizeof word, add_policy, &x, err));
     MP_TRY(mp_split_parse(&x.s.split, o->split, o->seed, err));
     MP_TRY(mp_part_split(&x.s.planning, &x.s.scored, x.s.trace, &x.s.split, err));
     tool_note_generic(o, x.s.model);
     MP_TRY(kinds_load(&x.kinds, &x.s, o->kinds, "domains", args->value[0], DOMAINS_USUAL, KINDS_MAX, err));
     MP_TRY(set_weights(&x, err));
     MP_TRY(set_requests(&x, err));
+    MP_TRY(start_policies(&x, err));
     MP_TRY(make(&x, &no, err));
     if (no != NULL) {
         fprintf(stderr, "moeplan: variants: %s\n", no);
@@ -384,6 +469,7 @@ enum mp_status cmd_variants(const struct opts *o, const struct args *args, int *
     status = mp_out_commit(out, err);
 out:
     mp_variants_score_free(x.score);
+    mp_plan_free(x.start);
     mp_variants_free(x.library);
     mp_part_free(&x.joined);
     kinds_free(&x.kinds);

@@ -141,6 +141,7 @@ enum opt_id {
     OPT_ROBUST_OBJECTIVE,
     OPT_KINDS,
     OPT_KIND_WEIGHTS,
+    OPT_BESIDE,
     OPT_VARIANTS,
     OPT_BLOCKS,
     OPT_POOL,
@@ -197,7 +198,7 @@ struct opts {
     const char *sweep_redundant, *sweep_batch, *sweep_gpus, *sweep_nodes;
     const char *fit; /* requests or steps */
     const char *robust, *weights, *robust_objective;
-    const char *kinds, *blocks; /* --domains of variants */
+    const char *kinds, *blocks, *beside; /* --domains of variants */
     uint64_t variants, pool, window, group_layers, regret_ppm, overlap_ppm;
     const char *solver, *export_lp, *import_solution;
     uint64_t iterations, warmup, deadline_ms, probe_ms, chunk_scale, local, rank, n_ranks;

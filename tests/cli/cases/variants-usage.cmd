@@ -18,4 +18,6 @@ moeplan variants a.mpt 4:h100 -q --strategy eplb-online --domains a.mpt; echo $?
 $try --domains a.mpt --weights 1; echo $?
 $try --domains a.mpt --weights 1,0; echo $?
 $try --domains a.mpt --overlap 1.5; echo $?
+$try --domains a.mpt --beside eplb-online; echo $?
+$try --domains a.mpt --beside nobody; echo $?
 ls

@@ -290,6 +290,15 @@ static char *rule_of(const struct mp_variants *v) {
     return copy;
 }
 
+/* Always the same time, to see that it is counted once for each step. */
+static enum mp_status fixed_time(void *ctx, uint32_t which, uint32_t domain, const struct mp_workload *w, uint64_t *ns,
+                                 struct mp_error *err) {
+    (void)ctx, (void)which, (void)err;
+    for (uint32_t t = 0; t < w->n_steps; t++)
+        ns[t] = domain == 0 ? 1000000 : 2000000;
+    return MP_OK;
+}
+
 /* Two kinds that want other placements: two variants, and most of what a plan for each would save. */
 static void test_variants__two_kinds_two_variants(void **state) {
     (void)state;
@@ -380,6 +389,43 @@ static void test_variants__one_kind_is_the_static_plan(void **state) {
         mp_variants_free(v);
         two_free(&t);
     }
+}
+
+/* Blocks are as many as the weights say, and what policies take is added up over the same steps. */
+static void test_variants__blocks_go_by_weight(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    struct two t;
+    struct mp_variants *v;
+    struct mp_variants_score *s;
+    enum mp_outcome outcome;
+    static const uint32_t three_to_one[2] = {3, 1}, one_alone[2] = {0, 7};
+    CHECK_OK(two_make(&t, load_a, load_b, &err), err);
+    t.request.n_variants_max = 1;
+    CHECK_OK(mp_variants_make(&v, &t.request, &outcome, NULL, &err), err);
+    struct mp_variants_score_request q = {.base = &t.request.base,
+                                          .planned = t.part,
+                                          .scored = t.part,
+                                          .weights = three_to_one,
+                                          .n_domains = 2,
+                                          .lengths = lengths,
+                                          .n_lengths = 2,
+                                          .seed = 3,
+                                          .n_policies = 1,
+                                          .policy = fixed_time};
+    CHECK_OK(mp_variants_score(&s, v, &q, &err), err);
+    for (int i = 0; i < 2; i++)
+        assert_true(s->cell[i].policy_ns[0] == 1250000);
+    assert_int_equal(s->domain[1].policy_ns[0], 2000000);
+    mp_variants_score_free(s);
+    q.weights = one_alone;
+    CHECK_OK(mp_variants_score(&s, v, &q, &err), err);
+    assert_true(s->cell[0].policy_ns[0] == 2000000);
+    mp_variants_score_free(s);
+    q.n_policies = MP_VARIANT_POLICIES_MAX + 1;
+    assert_int_equal(mp_variants_score(&s, v, &q, &err), MP_EUSAGE);
+    mp_variants_free(v);
+    two_free(&t);
 }
 
 static void test_variants__refuses_what_it_cannot_do(void **state) {
@@ -481,6 +527,7 @@ int main(void) {
         cmocka_unit_test(test_variants__refuses_rules_that_are_none),
         cmocka_unit_test(test_variants__two_kinds_two_variants),
         cmocka_unit_test(test_variants__one_kind_is_the_static_plan),
+        cmocka_unit_test(test_variants__blocks_go_by_weight),
         cmocka_unit_test(test_variants__refuses_what_it_cannot_do),
         cmocka_unit_test(test_variants__groups_are_what_they_are_made_of),
         cmocka_unit_test(test_variants__survives_faults),
