@@ -2,6 +2,7 @@
  * other. */
 #include <math.h>
 #include "lossy.h"
+#include "rehoming.h"
 #include "score.h"
 #include "colocate.h"
 #include "served.h"
@@ -429,6 +430,7 @@ static void write_text(const struct contest *c, struct mp_out *o) {
     mp_out_printf(o, "%s\n", score_describe(&c->setup, text, sizeof text));
     put_choices(c, o);
     lossy_head(&c->setup, o);
+    rehoming_head(&c->setup, o);
     mp_out_puts(o, "\n");
     snprintf(of_step, sizeof of_step, "vs %s", base_name(c));
     snprintf(of_moe, sizeof of_moe, "MoE time vs %s", base_name(c));

@@ -2,6 +2,7 @@
 #include "tool.h"
 #include <moeplan/coloc.h>
 #include <moeplan/homes.h>
+#include <moeplan/rehome.h>
 #include <moeplan/train.h>
 #include <stdio.h>
 #include <string.h>
@@ -128,6 +129,14 @@ static bool dispatchers_row(uint32_t i, struct row *row, char *buf) {
     return d != NULL;
 }
 
+static bool rehomes_row(uint32_t i, struct row *row, char *buf) {
+    (void)buf;
+    const struct mp_rehome *r = mp_rehome_at(i);
+    if (r != NULL)
+        *row = (struct row){r->name, "migration", r->summary, r->reference, NULL};
+    return r != NULL;
+}
+
 static bool topologies_row(uint32_t i, struct row *row, char *buf) {
     (void)buf;
     const char *name, *summary;
@@ -184,6 +193,7 @@ static const struct {
      "presets: synthetic recordings (generate --preset), models (-m), GPU types (8:h100), topologies"},
     {"models", models_row, "models (-m)"},
     {"dispatchers", dispatchers_row, "dispatchers (--dispatcher)"},
+    {"rehomes", rehomes_row, "sequence migration (simulate and compare --rehome)"},
     {"topologies", topologies_row,
      "topologies, and GPU types for short ones: 8:h100 is one node of 8, 4x8:h100 four of them, 2x4:a100+2x4:l40s "
      "mixed"},
@@ -252,7 +262,7 @@ enum mp_status cmd_list(const struct opts *o, const struct args *args, int *exit
             return mp_fail(err, MP_EUSAGE,
                            "list: unknown \"%s\" (write one of: strategies, colocations, policies, formats, matrices, "
                            "stacks, exports, "
-                           "presets, models, dispatchers, topologies, homes)",
+                           "presets, models, dispatchers, rehomes, topologies, homes)",
                            what);
         last = first + 1;
     }

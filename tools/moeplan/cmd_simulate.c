@@ -1,6 +1,7 @@
 /* moeplan simulate: what a plan (or any stack's placement) is worth on a recording. */
 #include <math.h>
 #include "lossy.h"
+#include "rehoming.h"
 #include "score.h"
 #include "served.h"
 #include "training.h"
@@ -19,7 +20,8 @@ static void write_text(const struct setup *s, const struct score *score, uint64_
                   score_describe(s, text, sizeof text));
     lossy_head(s, o);
     lossy_line(score, o);
-    if (s->lossy != NULL)
+    rehoming_head(s, o);
+    if (s->lossy != NULL || s->rehoming != NULL)
         mp_out_puts(o, "\n");
     if (served_describe(s->o, score->plan, text, sizeof text)[0] != '\0')
         mp_out_printf(o, "replicas as %s\n\n", text);
@@ -70,7 +72,7 @@ static void write_text(const struct setup *s, const struct score *score, uint64_
 }
 
 static void write_json(const struct setup *s, const struct score *score, uint64_t barrier_ns,
-                       const struct training *training, struct mp_out *o) {
+                       const struct training *training, const struct rehoming_table *rehoming, struct mp_out *o) {
     json_t *root = mp_scored_json(&score->shown, score_steps(score, s));
     json_t *head = json_pack("{s:s,s:i,s:s,s:s,s:s,s:s,s:s,s:b}", "schema", "moeplan.simulate", "version", 1,
                              "topology", s->topology->name, "model", s->model->name, "phase",
@@ -86,6 +88,7 @@ static void write_json(const struct setup *s, const struct score *score, uint64_
          json_object_set_new(head, "routing_ns", json_integer((json_int_t)s->sim.routing_ns)) != 0) ||
         (score->plan->homes.is_present && json_object_set_new(head, "homes", score_homes_json(score)) != 0) ||
         (training != NULL && json_object_set_new(head, "training", training_json(training)) != 0) ||
+        (rehoming != NULL && json_object_set_new(head, "rehome", rehoming_json(rehoming)) != 0) ||
         (barrier_ns > 0 &&
          json_object_set_new(head, "step_time_barrier_ns", json_integer((json_int_t)barrier_ns)) != 0)) {
         json_decref(head);
@@ -103,6 +106,7 @@ enum mp_status cmd_simulate(const struct opts *o, const struct args *args, int *
     struct mp_out *out = NULL;
     struct mp_sim_result *barrier = NULL;
     struct training *training = NULL;
+    struct rehoming_table *rehoming = NULL;
     uint64_t barrier_ns = 0;
     enum mp_status status = MP_OK;
     MP_TRY(setup_load(&s, o, args->value[1], args->value[2], err));
@@ -121,15 +125,19 @@ enum mp_status cmd_simulate(const struct opts *o, const struct args *args, int *
         barrier_ns = barrier->mean.step_ns;
     }
     MP_TRY(training_run(&training, &s, &score, err));
+    MP_TRY(rehoming_run(&rehoming, &s, &score, err));
     MP_TRY(mp_out_open(&out, "-", err));
     if (o->json)
-        write_json(&s, &score, barrier_ns, training, out);
+        write_json(&s, &score, barrier_ns, training, rehoming, out);
     else
         write_text(&s, &score, barrier_ns, out);
     if (!o->json && training != NULL)
         training_text(training, false, out);
+    if (!o->json)
+        rehoming_text(rehoming, out);
     status = mp_out_commit(out, err);
 out:
+    rehoming_free(rehoming);
     training_free(training);
     mp_sim_result_free(barrier);
     score_free(&score);

@@ -1,4 +1,5 @@
 #include "lossy.h"
+#include "rehoming.h"
 #include "served.h"
 #include <moeplan/condense.h>
 #include <stdio.h>
@@ -58,8 +59,8 @@ out:
 
 const struct mp_flow_maker *lossy_flow(const struct setup *s) {
     if (s->lossy == NULL)
-        return s->sim.flow;
-    s->lossy->condense.base = s->sim.flow;
+        return rehoming_flow(s);
+    s->lossy->condense.base = rehoming_flow(s);
     return &s->lossy->maker;
 }
 
@@ -82,8 +83,8 @@ static enum mp_status count(struct mp_condense_sums *sums, uint32_t *n_counted, 
         const uint32_t step = (uint32_t)((2 * (uint64_t)i + 1) * n_steps / (2 * (uint64_t)n));
         struct mp_condense_sums one;
         struct mp_token_flow *f = NULL;
-        status = s->sim.flow != NULL ? s->sim.flow->make(&f, s->sim.flow->ctx, &setup, step, err)
-                                     : mp_flow_new(&f, s->workload, step, err);
+        const struct mp_flow_maker *base = rehoming_flow(s);
+        status = base != NULL ? base->make(&f, base->ctx, &setup, step, err) : mp_flow_new(&f, s->workload, step, err);
         if (status == MP_OK)
             status = mp_condense_step(f, &setup, step, &s->lossy->condense, &one, err);
         mp_flow_free(f);
@@ -109,6 +110,7 @@ enum mp_status lossy_measure(struct score *score, const struct setup *s, struct 
     if (s->lossy == NULL || score->plan == NULL || score->result == NULL || score->travel != NULL)
         return MP_OK;
     sim.with_bound = false;
+    sim.flow = rehoming_flow(s);
     enum mp_status status = count(&sums, &n_counted, s, score->plan, err);
     if (status == MP_OK)
         status = served_simulate(&plain, s, score->plan, s->workload, &sim, err);

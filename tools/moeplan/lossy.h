@@ -7,7 +7,7 @@
 /* Reads --condense and --condense-history into s->lossy; NULL there when they are not given. MP_EUSAGE when the
  * recording has no signatures. Behind setup_load; what it makes is s->arena's. */
 enum mp_status lossy_setup(struct setup *s, struct mp_error *err) MP_MUST_CHECK;
-/* What tokens do in scored steps: s->sim.flow, and with --condense condensation on top. */
+/* What tokens do in scored steps: --rehome's homes, and with --condense condensation on top. */
 const struct mp_flow_maker *lossy_flow(const struct setup *s);
 /* What condensation saves of this plan's steps: fills score->lossy. Nothing without --condense. */
 enum mp_status lossy_measure(struct score *score, const struct setup *s, struct mp_error *err) MP_MUST_CHECK;

@@ -5,6 +5,7 @@
 #include <moeplan/export.h>
 #include <moeplan/limits.h>
 #include <moeplan/matrix.h>
+#include <moeplan/rehome.h>
 #include <moeplan/stack.h>
 #include <moeplan/homes.h>
 #include <moeplan/strategy.h>
@@ -283,6 +284,17 @@ const struct opt opt_table[OPT_END] = {
                           "experts travel to tokens: all that are used, or those that it pays for (docs/LUFFY.md)"),
     [OPT_SIGNATURES] = ONE_OF("signatures", "PRESET", signatures, "txl|bert-l|gpt2", NULL, "none",
                               "similarity signatures of the tokens, as alike as the named model's are"),
+    [OPT_REHOME] = NAMED("rehome", "NAME", rehome, WORDS_REHOMES, NULL, "tokens come back to the rank they started on",
+                         "training and prefill: sequences move between layers (moeplan list rehomes); simulate shows "
+                         "all strategies beside it"),
+    [OPT_REHOME_BALANCE] =
+        ONE_OF("rehome-balance", "WHAT", rehome_balance, "tokens|sequences", "tokens", NULL,
+               "what stays equal on every GPU: tokens, or the number of sequences (attention is then padded to the "
+               "longest)"),
+    [OPT_REHOME_SLACK] = RATIO("rehome-slack", "S", rehome_slack_ppm, 1000000, "0.05",
+                               "tokens: how many more than the fullest GPU had, as a part of it"),
+    [OPT_REHOME_CANDIDATES] = WHOLE("rehome-candidates", 0, "Q", rehome_candidates, 1, MP_MAX_GPUS, "2", NULL,
+                                    "luffy: GPUs that Algorithm 1 considers for a sequence"),
     [OPT_CONDENSE] = TEXT("condense", 0, "H", condense, WORDS_FILE, NULL, "every token travels",
                           "LOSSY: tokens at least as alike as H (0.8, a file of one per step, or sigmoid:FILE of "
                           "losses) travel once (docs/LUFFY.md)"),
@@ -491,6 +503,8 @@ const char *opt_word(enum opt_words words, const char *choices, uint32_t i, char
         return mp_homes_at(i) != NULL ? mp_homes_at(i)->name : NULL;
     case WORDS_DISPATCHERS:
         return mp_dispatcher_at(i) != NULL ? mp_dispatcher_at(i)->name : NULL;
+    case WORDS_REHOMES:
+        return mp_rehome_at(i) != NULL ? mp_rehome_at(i)->name : NULL;
     case WORDS_FORMATS: {
         uint32_t n_traces = 0;
         while (mp_trace_format_at(n_traces) != NULL)
@@ -521,7 +535,7 @@ const char *opt_word(enum opt_words words, const char *choices, uint32_t i, char
         return i < n_verbs ? verbs[i].name : NULL;
     case WORDS_LISTS:
         return static_word("strategies|colocations|policies|formats|matrices|stacks|exports|presets|models|dispatchers|"
-                           "topologies|homes",
+                           "rehomes|topologies|homes",
                            i, buf);
     case WORDS_TRANSPORTS:
         return static_word(MOEPLAN_TRANSPORTS, i, buf); /* those that are built in */

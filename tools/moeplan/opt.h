@@ -110,6 +110,10 @@ enum opt_id {
     OPT_AGAINST,
     OPT_SIGNATURES,
     OPT_TRAVEL,
+    OPT_REHOME,
+    OPT_REHOME_BALANCE,
+    OPT_REHOME_SLACK,
+    OPT_REHOME_CANDIDATES,
     OPT_CONDENSE,
     OPT_CONDENSE_HISTORY,
     OPT_DROP_SIGNATURES,
@@ -193,6 +197,8 @@ struct opts {
         *policy, *packing, *replica_choice, *homes;
     const char *dispatcher, *sources, *split, *score_on, *network, *timeline, *incumbent, *incumbent_route, *to,
         *preset, *against, *signatures, *travel, *condense, *condense_history, *completion;
+    const char *rehome, *rehome_balance;
+    uint64_t rehome_slack_ppm, rehome_candidates;
     uint64_t context, step_gain, move_budget, path_length, hint_places;
     const char *from;
     const char *sweep_redundant, *sweep_batch, *sweep_gpus, *sweep_nodes;
@@ -219,6 +225,7 @@ enum opt_words {
     WORDS_ORDER,
     WORDS_HOMES,
     WORDS_DISPATCHERS,
+    WORDS_REHOMES,
     WORDS_POLICIES,
     WORDS_PACKING,
     WORDS_FORMATS,

@@ -1,5 +1,6 @@
 #include "score.h"
 #include "lossy.h"
+#include "rehoming.h"
 #include "served.h"
 #include <math.h>
 #include <stdio.h>
@@ -33,6 +34,7 @@ enum mp_status setup_load(struct setup *s, const struct opts *o, const char *tra
     MP_TRY(tool_load_model(&s->model, o, s->trace, err));
     tool_note_layers(o, s->trace, s->model);
     MP_TRY(lossy_setup(s, err));
+    MP_TRY(rehoming_setup(s, err));
 out:
     if (status != MP_OK)
         setup_free(s);
@@ -143,6 +145,7 @@ enum mp_status setup_split(struct setup *s, const char *split, struct mp_error *
     enum mp_status status = MP_OK;
     struct mp_part unused = {0};
     const struct opts *o = s->o;
+    MP_TRY(rehoming_check(s, err));
     if (o->score_on != NULL) {
         struct mp_split none = {.kind = MP_SPLIT_NONE, .seed = o->seed};
         MP_TRY(tool_load_trace(&s->score_trace, o->score_on, o, err));
@@ -682,6 +685,8 @@ enum mp_status setup_as_planned(struct setup *s, const struct mp_plan *plan, str
     if (status != MP_OK)
         return status;
     costs_of(s, plan);
-    status = mp_plan_home_rule(&s->homes, plan, err);
+    status = rehoming_check(s, err);
+    if (status == MP_OK)
+        status = mp_plan_home_rule(&s->homes, plan, err);
     return status == MP_OK ? part_of(s, plan, err) : status;
 }

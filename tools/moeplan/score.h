@@ -25,6 +25,7 @@ struct setup {
     struct mp_arena *arena;
     const struct mp_home_rule *homes; /* of the plan that the steps are for; NULL: none */
     struct lossy *lossy;              /* --condense (lossy.h), or NULL */
+    struct rehoming *rehoming;        /* --rehome (rehoming.h), or NULL */
     const char *evaluated_on;         /* what the scored steps are to plans made here: "held-out" | "planning data" */
     uint32_t n_replicate_steps;       /* of the jackknife, at most; 0 = SCORE_REPLICATE_STEPS */
     bool is_replicate_bound; /* the jackknife's transfers take their port bound: much faster, nearly the same spread */
