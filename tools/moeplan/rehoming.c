@@ -130,15 +130,16 @@ static enum mp_status train_step(uint64_t *out, const struct setup *s, const str
 }
 
 /* What a simulation does not tell of these steps. */
-static enum mp_status look_at_steps(struct row *row, const struct setup *s, const struct mp_plan *plan,
+static enum mp_status look_at_steps(struct row *row, const struct setup *s, const struct score *score,
                                     const struct mp_flow_maker *maker, const struct mp_sim_result *r,
                                     const struct mp_train_policy *policy, struct mp_error *err) {
     struct mp_router *router = NULL;
     struct mp_traffic *traffic = NULL;
     struct mp_token_flow *flow = NULL;
     enum mp_status status = MP_OK;
+    const struct mp_plan *plan = score->plan;
     struct mp_cost_setup setup = {.plan = plan,
-                                  .workload = s->workload,
+                                  .workload = score_steps(score, s),
                                   .topology = s->topology,
                                   .model = s->model,
                                   .dispatcher = s->sim.dispatcher,
@@ -180,12 +181,12 @@ static enum mp_status add_row(struct rehoming_table *t, const struct setup *s, c
     sim.flow = &maker;
     sim.with_bound = false;
     sim.n_steps_max = STEPS_MAX;
-    enum mp_status status = served_simulate(&r, s, score->plan, s->workload, &sim, err);
+    enum mp_status status = served_simulate(&r, s, score->plan, score_steps(score, s), &sim, err);
     if (status != MP_OK)
         return status;
     *row = (struct row){.strategy = strategy, .mean = r->mean, .intra = r->intra_bytes, .inter = r->inter_bytes};
     snprintf(row->name, sizeof row->name, "%s%s", strategy->name, is_like ? ", balanced as " EQUAL_TO : "");
-    status = look_at_steps(row, s, score->plan, &maker, r, policy, err);
+    status = look_at_steps(row, s, score, &maker, r, policy, err);
     t->n_steps = r->n_steps;
     t->n++;
     mp_sim_result_free(r);
