@@ -3,16 +3,18 @@
  * Decides   which experts are copied to the GPUs of their tokens in one layer of one step.
  * Minimises of a shadowing dispatcher: port bounds of tokens there and back and of the experts' bytes, plus the slowest
  *           GPU's computation; in a training step with the passes that each of them makes.
- * Method    fetching: all that are used. Shadowing: experts by falling remote tokens (ties: the lower slot), each added
- *           as long as the sum falls.
+ * Method    fetching: all that are used. Shadowing: the best number of experts, those with most remote tokens first
+ *           (ties: the lower slot).
  * Bound     none.
  * Differs   Janus (J. Liu et al., SIGCOMM 2023) also schedules when experts are fetched, and hides it behind
  *           computation; FasterMoE (J. He et al., PPoPP 2022) predicts with its own linear model, and overlaps.
- * Cost      O(rows * top_k + slots * GPUs), shadowing O(copied * GPUs^2) on top.  Deterministic. */
+ * Cost      O(rows * top_k + slots * GPUs), shadowing about 10 port bounds on top.  Deterministic. */
 #include "traffic.h"
 #include <moeplan/base.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { PATIENCE = 8 };
 
 struct count {
     struct traffic_scratch *s;
@@ -149,19 +151,23 @@ static void sort_slots(struct count *c) {
     qsort(s->by_traffic, c->n_slots, sizeof *s->by_traffic, by_falling_traffic);
 }
 
+/* The best number of experts, the busiest first: numbers are tried until PATIENCE in a row were no better than the
+ * best, and all of them. */
 static void shadow(struct count *c) {
     struct traffic_scratch *s = c->s;
     uint64_t best = estimate_ns(c);
+    uint32_t n_best = 0;
     sort_slots(c);
-    for (uint32_t k = 0; k < c->n_slots; k++) {
-        s->is_copied[s->by_traffic[k].slot] = true;
+    for (uint32_t n = 1; n <= c->n_slots; n++) {
+        s->is_copied[s->by_traffic[n - 1].slot] = true;
+        if (n > n_best + PATIENCE && n < c->n_slots)
+            continue;
         const uint64_t ns = estimate_ns(c);
-        if (ns >= best) {
-            s->is_copied[s->by_traffic[k].slot] = false;
-            return;
-        }
-        best = ns;
+        n_best = ns < best ? n : n_best;
+        best = ns < best ? ns : best;
     }
+    for (uint32_t n = n_best; n < c->n_slots; n++)
+        s->is_copied[s->by_traffic[n].slot] = false;
 }
 
 enum mp_status traffic_weights_count(struct traffic_scratch *s, const struct mp_cost_setup *in, uint32_t step,
