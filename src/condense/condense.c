@@ -24,9 +24,10 @@ struct entry { /* a token in a queue */
 struct block {
     uint32_t n, n_words;
     const struct entry *entries;
-    uint64_t *joined; /* [n][n_words] */
-    uint64_t *left;   /* [n_words] neither standing for others nor stood for */
-    uint32_t *degree; /* [n] joined with, of those left */
+    uint64_t *joined;  /* [n][n_words] */
+    uint64_t *left;    /* [n_words] neither standing for others nor stood for */
+    uint64_t *leaving; /* [n_words] */
+    uint32_t *degree;  /* [n] joined with, of those left */
 };
 struct work {
     const struct mp_condense *c;
@@ -68,33 +69,47 @@ static uint32_t fill_queues(struct work *w, uint32_t layer) {
     return n;
 }
 
-static bool is_joined(struct work *w, const struct entry *a, const struct entry *b, bool has_before) {
-    if (has_before) {
-        const int d = (int)mp_signature_distance(a->before, b->before);
-        if (d <= w->sure || d > w->never) {
-            w->sums.by_history++;
-            return d <= w->sure;
+/* Bits of the block's first `n` tokens that token i is joined with. */
+static void join_with(struct work *w, uint32_t i, bool has_before, uint64_t *bits) {
+    const struct entry *e = w->block.entries;
+    const uint64_t now = e[i].now, before = e[i].before;
+    uint64_t by_history = 0;
+    for (uint32_t j = 0; j < i; j++) {
+        bool is_joined;
+        const int d = has_before ? (int)mp_signature_distance(before, e[j].before) : 0;
+        if (has_before && (d <= w->sure || d > w->never)) {
+            is_joined = d <= w->sure;
+            by_history++;
+        } else {
+            is_joined = (int)mp_signature_distance(now, e[j].now) <= w->reach;
         }
+        bits[j / 64] |= (uint64_t)is_joined << j % 64;
     }
-    return (int)mp_signature_distance(a->now, b->now) <= w->reach;
+    w->sums.by_history += by_history;
+}
+
+static uint32_t bits_in(const uint64_t *a, const uint64_t *b, uint32_t n_words) {
+    uint32_t n = 0;
+    for (uint32_t k = 0; k < n_words; k++)
+        n += mp_signature_distance(a[k] & b[k], 0);
+    return n;
 }
 
 static void join(struct work *w, bool has_before) {
     struct block *b = &w->block;
     memset(b->joined, 0, (size_t)b->n * b->n_words * sizeof *b->joined);
     memset(b->left, 0, b->n_words * sizeof *b->left);
-    memset(b->degree, 0, b->n * sizeof *b->degree);
     for (uint32_t i = 0; i < b->n; i++) {
+        uint64_t *own = b->joined + (size_t)i * b->n_words;
         b->left[i / 64] |= UINT64_C(1) << i % 64;
-        for (uint32_t j = 0; j < i; j++) {
-            if (!is_joined(w, &b->entries[i], &b->entries[j], has_before))
-                continue;
-            b->joined[(size_t)i * b->n_words + j / 64] |= UINT64_C(1) << j % 64;
-            b->joined[(size_t)j * b->n_words + i / 64] |= UINT64_C(1) << i % 64;
-            b->degree[i]++;
-            b->degree[j]++;
-        }
+        join_with(w, i, has_before, own);
+        for (uint32_t k = 0; k <= i / 64; k++)
+            for (uint64_t m = own[k]; m != 0; m &= m - 1)
+                b->joined[(size_t)(k * 64 + (uint32_t)__builtin_ctzll(m)) * b->n_words + i / 64] |= UINT64_C(1)
+                                                                                                    << i % 64;
     }
+    for (uint32_t i = 0; i < b->n; i++)
+        b->degree[i] = bits_in(b->joined + (size_t)i * b->n_words, b->left, b->n_words);
     w->sums.compared += (uint64_t)b->n * (b->n - 1) / 2;
 }
 
@@ -108,14 +123,25 @@ static uint32_t widest(const struct block *b) {
     return best;
 }
 
-/* Its neighbours, and theirs, no longer count it. */
-static void take_out(struct block *b, uint32_t i) {
-    const uint64_t *joined = b->joined + (size_t)i * b->n_words;
-    b->left[i / 64] &= ~(UINT64_C(1) << i % 64);
-    b->degree[i] = 0;
+/* These, in the same words as `left`, leave; those that stay no longer count them. Few: they are subtracted; many: what
+ * is left is counted anew. */
+static void take_out(struct block *b, const uint64_t *leaving, uint32_t n_leaving) {
     for (uint32_t k = 0; k < b->n_words; k++)
-        for (uint64_t m = joined[k] & b->left[k]; m != 0; m &= m - 1)
-            b->degree[k * 64 + (uint32_t)__builtin_ctzll(m)]--;
+        b->left[k] &= ~leaving[k];
+    for (uint32_t k = 0; k < b->n_words; k++)
+        for (uint64_t m = leaving[k]; m != 0; m &= m - 1) {
+            const uint32_t i = k * 64 + (uint32_t)__builtin_ctzll(m);
+            const uint64_t *joined = b->joined + (size_t)i * b->n_words;
+            b->degree[i] = 0;
+            for (uint32_t q = 0; n_leaving < b->n_words && q < b->n_words; q++)
+                for (uint64_t r = joined[q] & b->left[q]; r != 0; r &= r - 1)
+                    b->degree[q * 64 + (uint32_t)__builtin_ctzll(r)]--;
+        }
+    for (uint32_t k = 0; n_leaving >= b->n_words && k < b->n_words; k++)
+        for (uint64_t m = b->left[k]; m != 0; m &= m - 1) {
+            const uint32_t i = k * 64 + (uint32_t)__builtin_ctzll(m);
+            b->degree[i] = b->degree[i] == 0 ? 0 : bits_in(b->joined + (size_t)i * b->n_words, b->left, b->n_words);
+        }
 }
 
 static void condense_block(struct work *w, uint32_t layer, const struct entry *entries, uint32_t n) {
@@ -128,15 +154,17 @@ static void condense_block(struct work *w, uint32_t layer, const struct entry *e
     join(w, layer > 0);
     for (uint32_t i = widest(b); i != MP_NONE; i = widest(b)) {
         const uint64_t *joined = b->joined + (size_t)i * b->n_words;
-        take_out(b, i);
-        for (uint32_t k = 0; k < b->n_words; k++)
-            for (uint64_t m = joined[k] & b->left[k]; m != 0; m &= m - 1) {
-                const uint32_t other = k * 64 + (uint32_t)__builtin_ctzll(m);
-                const struct entry *e = &entries[other];
-                take_out(b, other);
+        const uint32_t n_stood_for = b->degree[i];
+        for (uint32_t k = 0; k < b->n_words; k++) {
+            b->leaving[k] = joined[k] & b->left[k];
+            for (uint64_t m = b->leaving[k]; m != 0; m &= m - 1) {
+                const struct entry *e = &entries[k * 64 + (uint32_t)__builtin_ctzll(m)];
                 f->stands_for[((size_t)layer * f->n_rows + e->row) * top_k + e->place] = entries[i].row;
-                w->sums.condensed++;
             }
+        }
+        w->sums.condensed += n_stood_for;
+        b->leaving[i / 64] |= UINT64_C(1) << i % 64;
+        take_out(b, b->leaving, n_stood_for + 1);
     }
 }
 
@@ -180,9 +208,10 @@ enum mp_status mp_condense_step(struct mp_token_flow *f, const struct mp_cost_se
     w.entries = mp_calloc((size_t)w.step->n * t->top_k, sizeof *w.entries);
     w.block.joined = mp_calloc(w.block_rows * n_words, sizeof *w.block.joined);
     w.block.left = mp_calloc(n_words, sizeof *w.block.left);
+    w.block.leaving = mp_calloc(n_words, sizeof *w.block.leaving);
     w.block.degree = mp_calloc(w.block_rows, sizeof *w.block.degree);
     if (w.sequence_of == NULL || w.entries == NULL || w.block.joined == NULL || w.block.left == NULL ||
-        w.block.degree == NULL) {
+        w.block.leaving == NULL || w.block.degree == NULL) {
         status = mp_nomem(err, "token condensation");
         goto out;
     }
@@ -198,6 +227,7 @@ out:
     mp_free(w.entries);
     mp_free(w.block.joined);
     mp_free(w.block.left);
+    mp_free(w.block.leaving);
     mp_free(w.block.degree);
     return status;
 }

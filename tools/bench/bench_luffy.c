@@ -6,6 +6,7 @@
  * usage: bench_luffy [MODEL] */
 #include <math.h>
 #include <moeplan/moeplan.h>
+#include <moeplan/rehome.h>
 #include <moeplan/synth.h>
 #include <moeplan/train.h>
 #include <stdio.h>
@@ -308,8 +309,10 @@ static struct times run(const struct bed *b, const struct fit *f, const struct m
     return sum;
 }
 
+/* Algorithm 1 with the least growth of attention cost; each GPU keeps its number of sequences. */
 static enum mp_status migrate(struct mp_token_flow **out, const struct mp_cost_setup *setup, struct mp_error *err) {
-    return mp_flow_new(out, setup->workload, 0, err);
+    const struct mp_rehome_job job = {.strategy = mp_rehome_find("luffy"), .balance = MP_REHOME_SEQUENCES};
+    return mp_rehome_flow(out, &job, setup, 0, err);
 }
 
 static struct times run_luffy(const struct bed *b, const struct fit *f, bool moves, uint32_t threshold_ppm) {
@@ -324,7 +327,7 @@ static struct times run_luffy(const struct bed *b, const struct fit *f, bool mov
                                         .model = &model,
                                         .dispatcher = mp_dispatcher_find("a2av")};
     const struct mp_condense condense = {
-        .threshold_ppm = &threshold_ppm, .n_thresholds = 1, .sure_ppm = 900000, .never_ppm = 200000};
+        .threshold_ppm = &threshold_ppm, .n_thresholds = 1, .sure_ppm = 900000, .never_ppm = 200000, .block_rows = 256};
     struct mp_condense_sums sums = {0};
     if (moves)
         check(migrate(&flow, &setup, &err), &err);
