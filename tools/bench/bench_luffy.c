@@ -13,9 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SEQUENCES = 64, N_SIZES = 4, N_METHODS = 4, N_MODELS = 3, FIT_ROUNDS = 4 };
+enum { SEQUENCES = 64, N_SIZES = 4, N_METHODS = 4, N_ROWS = 5, N_MODELS = 3, FIT_ROUNDS = 4 };
 static const uint32_t sizes[N_SIZES] = {2, 4, 8, 16};
-static const char *const methods[N_METHODS] = {"Vanilla", "EXT", "HYT", "Luffy"};
+static const char *const methods[N_ROWS] = {"Vanilla", "EXT", "HYT", "Luffy", "matching"};
 
 struct model {
     const char *name, *preset; /* of signatures */
@@ -84,7 +84,7 @@ static void *room(size_t n, size_t size) {
 /* ---- the recording ---- */
 
 /* `few` experts, or with the rest of the sequences twice as many and one more; all of them where there are not so many.
- * A token uses two of its sequence's, one in twenty any. */
+ * The same in every layer. A token uses two of its sequence's, one in twenty any. */
 static struct mp_trace *make_trace(const struct model *m, uint32_t n_experts) {
     struct mp_trace_builder *b;
     struct mp_trace *t;
@@ -97,7 +97,7 @@ static struct mp_trace *make_trace(const struct model *m, uint32_t n_experts) {
                                        .n_layers = m->n_layers,
                                        .n_experts = n_experts,
                                        .top_k = 2};
-    uint32_t *sets = room((size_t)m->n_layers * n_experts, sizeof *sets);
+    uint32_t *set = room(n_experts, sizeof *set);
     uint16_t *ids = room((size_t)m->n_layers * 2, sizeof *ids);
     check(mp_trace_builder_new(&b, &meta, &mp_limits_default, &err), &err);
     for (uint32_t r = 0; r < SEQUENCES * n_experts; r++) {
@@ -105,15 +105,11 @@ static struct mp_trace *make_trace(const struct model *m, uint32_t n_experts) {
         const bool is_few = mp_rng_below(&rng, 1000000) < m->few_ppm;
         const uint32_t want = is_few ? m->few : 2 * m->few + 1, n_set = want < n_experts ? want : n_experts;
         check(mp_trace_builder_request(b, &request, &err), &err);
-        for (uint32_t l = 0; l < m->n_layers; l++) {
-            uint32_t *set = sets + (size_t)l * n_experts;
-            for (uint32_t e = 0; e < n_experts; e++)
-                set[e] = e;
-            mp_rng_shuffle(&rng, set, n_experts);
-        }
+        for (uint32_t e = 0; e < n_experts; e++)
+            set[e] = e;
+        mp_rng_shuffle(&rng, set, n_experts);
         for (uint32_t i = 0; i < m->length / m->thinning; i++) {
             for (uint32_t l = 0; l < m->n_layers; l++) {
-                const uint32_t *set = sets + (size_t)l * n_experts;
                 const uint32_t n = mp_rng_below(&rng, 20) == 0 ? n_experts : n_set;
                 const uint32_t first = (uint32_t)mp_rng_below(&rng, n), other = (uint32_t)mp_rng_below(&rng, n - 1);
                 ids[2 * l] = (uint16_t)set[first];
@@ -122,7 +118,7 @@ static struct mp_trace *make_trace(const struct model *m, uint32_t n_experts) {
             check(mp_trace_builder_row(b, ids, NULL, &err), &err);
         }
     }
-    free(sets);
+    free(set);
     free(ids);
     check(mp_trace_builder_finish(b, NULL, &t, &err), &err);
     check(mp_synth_signatures(t, mp_synth_similarity_find(m->preset), 11, &mp_limits_default, &err), &err);
@@ -309,13 +305,18 @@ static struct times run(const struct bed *b, const struct fit *f, const struct m
     return sum;
 }
 
-/* Algorithm 1 with the least growth of attention cost; each GPU keeps its number of sequences. */
-static enum mp_status migrate(struct mp_token_flow **out, const struct mp_cost_setup *setup, struct mp_error *err) {
-    const struct mp_rehome_job job = {.strategy = mp_rehome_find("luffy"), .balance = MP_REHOME_SEQUENCES};
-    return mp_rehome_flow(out, &job, setup, 0, err);
+enum homes { STAY, ALGORITHM_1, MATCHING };
+/* Each GPU keeps its number of sequences. All are of one length, so that Algorithm 1's choice among q > 1 candidates
+ * has nothing to choose by and only makes sequences move more: q = 1. */
+static enum mp_status make_flow(struct mp_token_flow **out, enum homes homes, const struct mp_cost_setup *setup,
+                                struct mp_error *err) {
+    const struct mp_rehome_job job = {.strategy = mp_rehome_find(homes == MATCHING ? "matching" : "luffy"),
+                                      .balance = MP_REHOME_SEQUENCES,
+                                      .n_candidates = 1};
+    return homes == STAY ? mp_flow_new(out, setup->workload, 0, err) : mp_rehome_flow(out, &job, setup, 0, err);
 }
 
-static struct times run_luffy(const struct bed *b, const struct fit *f, bool moves, uint32_t threshold_ppm) {
+static struct times run_luffy(const struct bed *b, const struct fit *f, enum homes homes, uint32_t threshold_ppm) {
     struct mp_error err = {0};
     struct mp_token_flow *flow;
     struct mp_topology *t = make_topology(b->n, f);
@@ -329,10 +330,7 @@ static struct times run_luffy(const struct bed *b, const struct fit *f, bool mov
     const struct mp_condense condense = {
         .threshold_ppm = &threshold_ppm, .n_thresholds = 1, .sure_ppm = 900000, .never_ppm = 200000, .block_rows = 256};
     struct mp_condense_sums sums = {0};
-    if (moves)
-        check(migrate(&flow, &setup, &err), &err);
-    else
-        check(mp_flow_new(&flow, b->workload, 0, &err), &err);
+    check(make_flow(&flow, homes, &setup, &err), &err);
     if (threshold_ppm > 0)
         check(mp_condense_step(flow, &setup, 0, &condense, &sums, &err), &err);
     struct times x = run(b, f, setup.dispatcher, flow);
@@ -351,7 +349,7 @@ static struct times run_method(const struct bed *b, const struct fit *f, uint32_
     case 2:
         return run(b, f, mp_travel_find("fastermoe"), NULL);
     default:
-        return run_luffy(b, f, true, threshold_ppm);
+        return run_luffy(b, f, method == 3 ? ALGORITHM_1 : MATCHING, threshold_ppm);
     }
 }
 
@@ -381,7 +379,7 @@ static uint32_t fit_threshold(const struct bed *two, const struct fit *f) {
     uint32_t low = 0, high = 21; /* bits: fewer are condensed with fewer */
     while (low < high) {
         const uint32_t d = (low + high) / 2;
-        if (run_luffy(two, f, false, mp_signature_similarity_ppm(d)).compute_ms > two->model->paper[3][0][0])
+        if (run_luffy(two, f, STAY, mp_signature_similarity_ppm(d)).compute_ms > two->model->paper[3][0][0])
             low = d + 1;
         else
             high = d;
@@ -411,9 +409,10 @@ static void put_tally(const char *what, const struct tally *t) {
 }
 
 static void put_model(const struct bed beds[N_SIZES], const struct fit *f, uint32_t fitted_ppm, struct tally *vanilla,
-                      struct tally *rivals, struct tally *luffy, struct tally *speedups) {
+                      struct tally *rivals, struct tally *luffy, struct tally *speedups,
+                      struct tally *speedups_rivals) {
     const struct model *m = beds[0].model;
-    struct times x[N_METHODS][N_SIZES];
+    struct times x[N_ROWS][N_SIZES];
     printf("\n%s: operations x %.3f, bytes of tokens x %.3f; at most %u experts: ", m->name, f->compute, f->tokens,
            m->few);
     for (uint32_t k = 0; k < N_SIZES; k++)
@@ -422,12 +421,17 @@ static void put_model(const struct bed beds[N_SIZES], const struct fit *f, uint3
     for (uint32_t k = 0; k < N_SIZES; k++)
         printf("   %12s%-2u %11s", "E = ", sizes[k], "paper");
     printf("\n");
-    for (uint32_t i = 0; i < N_METHODS; i++) {
-        printf("%-29s", methods[i]);
+    for (uint32_t i = 0; i < N_ROWS; i++) {
+        printf("%-29s", i < N_METHODS ? methods[i] : "Luffy, homes by matching");
         for (uint32_t k = 0; k < N_SIZES; k++) {
-            const double *paper = m->paper[i][k];
             x[i][k] = run_method(&beds[k], f, i, fitted_ppm);
-            printf("   %5.0f/%5.0f     %5.0f/%5.0f", x[i][k].compute_ms, x[i][k].communicate_ms, paper[0], paper[1]);
+            printf("   %5.0f/%5.0f", x[i][k].compute_ms, x[i][k].communicate_ms);
+            if (i == N_METHODS) {
+                printf("                ");
+                continue;
+            }
+            const double *paper = m->paper[i][k];
+            printf("     %5.0f/%5.0f", paper[0], paper[1]);
             if (k == 0 && i == 0)
                 continue; /* fitted */
             count(i == 0 ? vanilla : i == 3 ? luffy : rivals, x[i][k].compute_ms, paper[0]);
@@ -435,30 +439,48 @@ static void put_model(const struct bed beds[N_SIZES], const struct fit *f, uint3
         }
         printf("\n");
     }
-    for (uint32_t i = 1; i < N_METHODS; i++) {
-        printf("%s%-7s%-22s", i > 1 ? "\n" : "", methods[i], "total over Vanilla's");
+    for (uint32_t i = 1; i < N_ROWS; i++) {
+        printf("%-9s%-20s", methods[i], "against Vanilla");
         for (uint32_t k = 0; k < N_SIZES; k++) {
-            const double ours = total(&x[0][k]) / total(&x[i][k]),
-                         paper = total_of(m->paper[0][k]) / total_of(m->paper[i][k]);
-            printf("   %6.2fx         %6.2fx    ", ours, paper);
-            count(speedups, ours, paper);
+            const double ours = total(&x[0][k]) / total(&x[i][k]);
+            printf("   %6.2fx     ", ours);
+            if (i == N_METHODS) {
+                printf("               ");
+                continue;
+            }
+            const double paper = total_of(m->paper[0][k]) / total_of(m->paper[i][k]);
+            printf("    %6.2fx    ", paper);
+            count(i == 3 ? speedups : speedups_rivals, ours, paper);
         }
+        printf("\n");
     }
-    struct times alone[3][N_SIZES];
-    static const char *const names[] = {"condensation alone, fitted", "condensation alone, h = 0.8", "migration alone"};
-    for (uint32_t i = 0; i < 3; i++) {
-        printf("\n%-29s", names[i]);
+    static const struct {
+        const char *name;
+        enum homes homes;
+        bool is_fitted, is_condensed;
+    } alone[] = {{"condensation alone, as fitted", STAY, true, true},
+                 {"condensation alone, h = 0.8", STAY, false, true},
+                 {"migration alone, Algorithm 1", ALGORITHM_1, false, false},
+                 {"migration alone, matching", MATCHING, false, false}};
+    for (size_t i = 0; i < sizeof alone / sizeof *alone; i++) {
+        printf("%-29s", alone[i].name);
         for (uint32_t k = 0; k < N_SIZES; k++) {
-            alone[i][k] = run_luffy(&beds[k], f, i == 2, i == 0 ? fitted_ppm : i == 1 ? 800000 : 0);
-            printf("   %6.2fx", total(&x[0][k]) / total(&alone[i][k]));
-            printf(i < 2 ? " (%4.1f %% condensed)  " : "                    ", 100 * alone[i][k].share);
+            const struct times y = run_luffy(&beds[k], f, alone[i].homes,
+                                             !alone[i].is_condensed ? 0
+                                             : alone[i].is_fitted   ? fitted_ppm
+                                                                    : 800000);
+            printf("   %6.2fx", total(&x[0][k]) / total(&y));
+            if (alone[i].is_condensed)
+                printf(" %4.1f %% condensed  ", 100 * y.share);
+            else
+                printf("                   ");
         }
+        printf("\n");
     }
-    printf("\n");
 }
 
 int main(int argc, char **argv) {
-    struct tally vanilla = {0}, rivals = {0}, luffy = {0}, speedups = {0};
+    struct tally vanilla = {0}, rivals = {0}, luffy = {0}, speedups = {0}, speedups_rivals = {0};
     double nic_per_s = 0;
     uint32_t fitted_ppm = 0;
     for (uint32_t i = 0; i < N_MODELS; i++) {
@@ -477,7 +499,7 @@ int main(int argc, char **argv) {
         }
         f.nic_per_s = nic_per_s;
         if (is_shown)
-            put_model(beds, &f, fitted_ppm, &vanilla, &rivals, &luffy, &speedups);
+            put_model(beds, &f, fitted_ppm, &vanilla, &rivals, &luffy, &speedups, &speedups_rivals);
         for (uint32_t k = 0; k < N_SIZES; k++)
             bed_free(&beds[k]);
     }
@@ -487,6 +509,7 @@ int main(int argc, char **argv) {
     put_tally("Vanilla, not fitted", &vanilla);
     put_tally("EXT and HYT", &rivals);
     put_tally("Luffy", &luffy);
-    put_tally("speed-ups over Vanilla", &speedups);
+    put_tally("Luffy against Vanilla", &speedups);
+    put_tally("EXT and HYT against Vanilla", &speedups_rivals);
     return 0;
 }
