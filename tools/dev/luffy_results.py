@@ -3,5 +3,6 @@
 
 def section(luffy):
     return ["`bench_luffy`; what is printed in the paper, fitted and assumed, and why figures miss: docs/LUFFY.md, \"Table III\".",
-            "Milliseconds of computation and communication of a training step; each pair of columns is ours and the paper's. Rows of two GPUs under Vanilla are fitted, and one figure of the network.", "",
+            "Milliseconds of computation and communication of a training step; each pair of columns is ours and the paper's. Vanilla's figures",
+            "for two GPUs are fitted, and one figure of the network.", "",
             *("    " + line if line else "" for line in luffy.splitlines()), ""]
