@@ -91,6 +91,15 @@ void ex_payload_answer(const struct ex_payload *p, uint64_t key, uint32_t expert
         }
 }
 
+void ex_payload_residual(const struct ex_payload *p, uint64_t row, uint8_t *sum) {
+    const uint64_t s = mp_mix64(~stream(p, row));
+    for (uint64_t at = 0, end; (end = piece(p, at, p->combine_bytes)) > at;)
+        for (; at < end; at += 8) {
+            const uint64_t left = p->combine_bytes - at;
+            store(sum + at, load(sum + at, left) + (at == 0 ? row : mp_mix64(s + at)), left);
+        }
+}
+
 void ex_payload_add(const struct ex_payload *p, const uint8_t *from, uint64_t weight, uint8_t *sum) {
     for (uint64_t at = 0, end; (end = piece(p, at, p->combine_bytes)) > at;)
         for (; at < end; at += 8) {

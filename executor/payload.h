@@ -31,6 +31,8 @@ uint64_t ex_payload_key(const struct ex_payload *p, const uint8_t *at);
 /* Adds an expert's answer to combine_bytes of sums: word w is weight * mix(key, expert, w), modulo 2^64. Sums are the
  * same in any order. */
 void ex_payload_answer(const struct ex_payload *p, uint64_t key, uint32_t expert, uint32_t weight, uint8_t *sum);
+/* Adds what a token had before the layer, and takes along where it moves: its row, then words of its own. */
+void ex_payload_residual(const struct ex_payload *p, uint64_t row, uint8_t *sum);
 /* Adds weight times what an expert or several of them answered. */
 void ex_payload_add(const struct ex_payload *p, const uint8_t *from, uint64_t weight, uint8_t *sum);
 

@@ -139,8 +139,7 @@ static enum mp_status no_slot(const struct maker *m, uint32_t expert, struct mp_
                    m->in->plan->layers[m->layer].layer_id, expert);
 }
 
-/* Gate weight of place j of a row; 1 in recordings without weights, and never 0, which would hide an answer. */
-static uint16_t weight_of(const struct mp_trace *t, uint32_t layer, uint64_t row, uint32_t j) {
+uint16_t ex_route_weight(const struct mp_trace *t, uint32_t layer, uint64_t row, uint32_t j) {
     if (t->weight_chunks == NULL)
         return 1;
     const uint64_t chunk = row / MP_CHUNK_TOKENS, first = chunk * MP_CHUNK_TOKENS;
@@ -173,7 +172,7 @@ static enum mp_status route_tokens(struct maker *m, uint32_t step, struct mp_err
             if (slot == MP_NONE)
                 return no_slot(m, ids[j], err);
             status = add_choice(
-                m, (struct ex_choice){in->plan->slot_gpu[slot], ids[j], weight_of(trace, m->layer, row, j)}, err);
+                m, (struct ex_choice){in->plan->slot_gpu[slot], ids[j], ex_route_weight(trace, m->layer, row, j)}, err);
         }
         if (status == MP_OK)
             status = send_token(m, err);
@@ -278,16 +277,23 @@ enum mp_status ex_route_new(struct ex_route **out, const struct mp_cost_setup *i
     for (uint32_t g = 0; g < n && r->has_inside; g++)
         for (uint32_t v = 0; v < n_nodes; v++)
             m.gateway[(size_t)g * n_nodes + v] = ex_route_gateway(in->topology, g, v);
-    if (in->workload->trace->kind == MP_TRACE_COUNTS)
+    if (in->flow != NULL) { /* makes out and inside too */
+        MP_TRY(ex_moves_new(r, in, step, layer, err));
+    } else if (in->workload->trace->kind == MP_TRACE_COUNTS) {
         MP_TRY(route_counts(&m, step, err));
-    else
+    } else {
         MP_TRY(route_tokens(&m, step, err));
-    MP_TRY(put_to_flows(&r->out, &m.out, r->n, err));
-    MP_TRY(put_to_flows(&r->inside, &m.inside, r->n, err));
+    }
+    if (in->flow == NULL) {
+        MP_TRY(put_to_flows(&r->out, &m.out, r->n, err));
+        MP_TRY(put_to_flows(&r->inside, &m.inside, r->n, err));
+    }
     MP_TRY(check_matrix(r, &r->out, r->traffic->dispatch, in->model->dispatch_bytes, "dispatch", err));
     if (r->has_inside)
         MP_TRY(check_matrix(r, &r->inside, r->traffic->dispatch2, in->model->dispatch_bytes, "dispatch inside nodes",
                             err));
+    if (r->moves != NULL)
+        status = check_matrix(r, &r->moves->back, r->traffic->combine, in->model->combine_bytes, "combine", err);
 out:
     mp_free(m.out.copies);
     mp_free(m.inside.copies);
@@ -307,6 +313,7 @@ void ex_route_free(struct ex_route *r) {
     if (r == NULL)
         return;
     mp_traffic_free(r->traffic);
+    ex_moves_free(r->moves);
     void *owned[] = {r->tokens, r->choices, r->out.first, r->out.list, r->inside.first, r->inside.list};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         mp_free(owned[i]);

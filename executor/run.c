@@ -8,6 +8,7 @@ struct run {
     const struct mp_exec *in;
     struct ex_work w;
     struct mp_cost_setup setup;
+    struct mp_token_flow *flow; /* of the step, or NULL */
     struct mp_router *router;
     struct mp_net *net;
     struct mp_exec_result *r;
@@ -64,6 +65,7 @@ static enum mp_status identify(struct run *x, struct mp_error *err) {
     mp_out_printf(text, "%s %d %u %u %llu %d %s\n", in->topology->sha256, in->stage_mode, in->n_warmup,
                   in->n_iterations, (unsigned long long)in->seed, (int)in->with_timeline | (int)in->with_gemm << 1,
                   in->transport);
+    mp_out_printf(text, "%s\n", in->flow_name != NULL ? in->flow_name : "");
     for (uint32_t k = 0; k < in->n_policies; k++) {
         const struct mp_train_policy *p = &in->policies[k].policy;
         mp_out_printf(text, "%s %d %d %d %d %llu %llu %llu %u %u\n", in->policies[k].name, (int)p->is_shared,
@@ -344,6 +346,9 @@ out:
 }
 
 static void free_step(struct run *x) {
+    mp_flow_free(x->flow);
+    x->flow = NULL;
+    x->setup.flow = NULL;
     for (uint32_t l = 0; x->layers != NULL && l < x->r->n_layers; l++) {
         ex_layer_free(x->layers[l]);
         x->layers[l] = NULL;
@@ -389,6 +394,11 @@ static enum mp_status run_step(struct run *x, uint32_t step, struct mp_error *er
     const uint32_t n_warmup = x->in->n_warmup;
     enum mp_status status = MP_OK;
     const size_t first_part = r->n_parts;
+    if (x->in->flow != NULL) {
+        MP_TRY(x->in->flow->make(&x->flow, x->in->flow->ctx, &x->setup, step, err));
+        MP_TRY(works_on(x, err));
+        x->setup.flow = x->flow;
+    }
     for (uint32_t l = 0; l < r->n_layers; l++) {
         if (x->in->matrix != NULL)
             MP_TRY(ex_layer_plain(&x->layers[l], &x->setup, x->net, x->in->matrix, x->in->stage_mode,
@@ -457,6 +467,13 @@ static enum mp_status open_run(struct run *x, struct mp_error *err) {
                        in->matrix != NULL  ? "matrix"
                        : in->with_timeline ? "timeline"
                                            : "compute gemm");
+    if (in->flow != NULL && (in->matrix != NULL || in->n_policies > 0 || x->w.transport->limits.packs))
+        return mp_fail(err, MP_EUSAGE,
+                       "tokens that move or stand for others are replayed in forward passes of recordings, over loop, "
+                       "socket or mpi (leave out --%s)",
+                       in->matrix != NULL   ? "matrix"
+                       : in->n_policies > 0 ? "train"
+                                            : "transport");
     if (in->n_ranks != in->plan->n_gpus || in->plan->n_gpus != in->topology->n_gpus)
         return mp_fail(err, MP_EUSAGE,
                        "the plan is for %u GPUs, the topology has %u, and there are %u ranks (one for each GPU)",

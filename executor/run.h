@@ -62,6 +62,12 @@ void ex_gather_up(const struct ex_layer *l, const struct ex_payload *p, uint32_t
 enum mp_status ex_check_home(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank, const uint8_t *block,
                              uint64_t *n_tokens, struct mp_error *err) MP_MUST_CHECK;
 
+/* The same for layers whose tokens move or stand for others; ex_experts and ex_check_home call them. */
+enum mp_status ex_moves_experts(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank, uint8_t *block,
+                                uint64_t *n_copies, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status ex_moves_check(const struct ex_layer *l, const struct ex_payload *p, uint32_t rank, const uint8_t *block,
+                              uint64_t *n_tokens, struct mp_error *err) MP_MUST_CHECK;
+
 /* The sizes of a model's experts, none of them yet. */
 struct ex_gemm ex_gemm_of(const struct mp_model *model);
 /* Matrix products of the sizes that the experts of a rank have, on a transport that has `compute`. */

@@ -121,6 +121,8 @@ enum mp_status ex_experts(const struct ex_layer *l, const struct ex_payload *p, 
     const struct ex_route *r = l->route;
     if (r == NULL)
         return ex_plain_experts(l, p, rank, block, n_copies, err);
+    if (r->moves != NULL)
+        return ex_moves_experts(l, p, rank, block, n_copies, err);
     for (int inside = 0; inside < 2; inside++) {
         const struct ex_carriage *from = inside ? &r->inside : &r->out;
         const enum ex_part came = inside ? EX_DISPATCH_INSIDE : EX_DISPATCH,
@@ -216,6 +218,8 @@ enum mp_status ex_check_home(const struct ex_layer *l, const struct ex_payload *
     enum mp_status status = MP_OK;
     if (r == NULL)
         return ex_plain_check_home(l, p, rank, block, n_tokens, err);
+    if (r->moves != NULL)
+        return ex_moves_check(l, p, rank, block, n_tokens, err);
     struct home h = {.l = l,
                      .p = p,
                      .rank = rank,

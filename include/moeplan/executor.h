@@ -3,6 +3,7 @@
 #ifndef MOEPLAN_EXECUTOR_H
 #define MOEPLAN_EXECUTOR_H
 
+#include <moeplan/flow.h>
 #include <moeplan/json.h>
 #include <moeplan/policy.h>
 #include <moeplan/sim.h>
@@ -26,6 +27,10 @@ struct mp_exec { /* what to execute; all borrowed */
     const struct mp_model *model;
     const struct mp_dispatcher *dispatcher;
     enum mp_sources sources;
+    /* NULL, or where tokens are between layers, and which stand for others (docs/LUFFY.md); flow_name: what says it
+     * all, which ranks compare. */
+    const struct mp_flow_maker *flow;
+    const char *flow_name;
     int stage_mode; /* -1 = the plan's, else enum mp_stage_mode */
     /* Whole training steps in place of forward passes: each step under each of them. 0 = forward passes. */
     uint32_t n_policies;
