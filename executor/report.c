@@ -277,6 +277,8 @@ void mp_exec_write_json(const struct mp_exec_result *r, const struct mp_exec *in
         (void)json_object_set_new(json_object_get(root, "verified"), "gradient_bytes", whole(r->n_gradient_bytes));
         (void)json_object_set_new(root, "training", ex_report_training_json(r, in));
     }
+    if (in->flow_name != NULL)
+        (void)json_object_set_new(root, "tokens_between_layers", json_string(in->flow_name));
     mp_json_write(root, o);
     json_decref(root);
 out:

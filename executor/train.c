@@ -740,6 +740,8 @@ enum mp_status ex_train_step(struct ex_training *t, uint32_t step, struct mp_err
     back.dispatch_bytes = back.combine_bytes;
     if (t->in->gradient_bits > 0)
         options.gradient_bits = t->in->gradient_bits;
+    if (plan.training.is_present)
+        options.offload = plan.training.offload;
     struct mp_cost_setup setups[2] = {*t->setup, *t->setup};
     for (int i = 0; i < 2; i++) {
         setups[i].plan = &plan;

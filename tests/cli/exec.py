@@ -555,6 +555,48 @@ class Training(unittest.TestCase):
             self.assertRegex(done.stderr, says)
 
 
+class Moves(unittest.TestCase):
+    """Sequences that move between layers and tokens that stand for others, over memory and over TCP."""
+
+    @classmethod
+    def setUpClass(cls):
+        (FOLDER / "small.yaml").write_text(Training.SIZES, encoding="utf-8")
+        run(MOEPLAN, "generate", "-q", "--phase", "train", "--layers", "3", "--experts", "16", "--top-k", "2", "--n-requests", "64",
+            "--tokens-per-request", "32", "--signatures", "txl", "-o", "moves.mpt")
+        run(MOEPLAN, "plan", "moves.mpt", "2x2:h100", "-m", "small.yaml", "--tokens-per-rank", "64", "--steps", "2", "--strategy", "contiguous", "--dispatcher",
+            "deepep-ll", "-q", "-o", "moves.yaml")
+
+    def results(self, *more):
+        arguments = ["moves.yaml", "moves.mpt", "2x2:h100", "-m", "small.yaml", "--steps", "2", "--iterations", "1", "--warmup", "0", "-q", "--json", *more]
+        loop, tcp = (json.loads(run(EXEC, *arguments, "--transport", transport).stdout) for transport in ("loop", "socket"))
+        self.assertEqual(loop["verified"], tcp["verified"])
+        self.assertEqual([(p["bytes"], p["predicted_ns"]) for p in loop["parts"]], [(p["bytes"], p["predicted_ns"]) for p in tcp["parts"]])
+        return tcp
+
+    def test_every_token_is_somewhere_once(self):
+        still = self.results("--train", "none")
+        for more in (["--rehome", "luffy", "--rehome-slack", "0.4"], ["--rehome", "matching", "--rehome-slack", "0.4"], ["--condense", "0.5"],
+                     ["--rehome", "matching", "--rehome-slack", "0.4", "--condense", "0.5"]):
+            moved = self.results(*more)
+            self.assertEqual(moved["verified"]["tokens"], still["verified"]["tokens"])
+            self.assertEqual("LOSSY" in moved["tokens_between_layers"], "--condense" in more)
+            if "--condense" in more:
+                self.assertLess(moved["verified"]["copies"], still["verified"]["copies"])
+
+    def test_a_wrong_byte_is_named(self):
+        done = run(EXEC, "moves.yaml", "moves.mpt", "2x2:h100", "-m", "small.yaml", *QUICK, "--transport", "socket", "--rehome", "matching", "--fault",
+                   "corrupt@0/1/0/1", "-q", check=False)
+        self.assertEqual(done.returncode, 5, done.stderr)
+        self.assertRegex(done.stderr, r"dispatch of step 0, layer 1: token \d+ of rank 1 came wrong to rank \d")
+
+    def test_what_it_cannot_do_it_says(self):
+        for more, says in ((["--dispatcher", "agrs", "--rehome", "luffy"], "--dispatcher deepep-ll"), (["--train", "lina", "--rehome", "luffy"], "leave out --train"),
+                           (["--dispatcher", "deepep-normal", "--rehome", "luffy"], "--dispatcher deepep-ll")):
+            done = run(EXEC, "moves.yaml", "moves.mpt", "2x2:h100", "-m", "small.yaml", *QUICK, "-q", *more, check=False)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertIn(says, done.stderr)
+
+
 class Replicas(unittest.TestCase):
     """Plans whose experts have several slots: every rule of choosing among them, under every way of moving copies. What the executor
     moves is what the simulator says, and every token comes home."""

@@ -1,5 +1,7 @@
 /* moeplan-exec: replays a plan over real links, checks every token, and says how true the prediction was. */
 #include "help.h"
+#include "lossy.h"
+#include "rehoming.h"
 #include "train_exec.h"
 #include <moeplan/calibrate.h>
 #include <moeplan/matrix.h>
@@ -27,6 +29,12 @@ static const enum opt_id exec_options[] = {OPT_TRANSPORT,
                                            OPT_COMPUTE,
                                            OPT_TRAIN,
                                            OPT_CHUNK_SCALE,
+                                           OPT_REHOME,
+                                           OPT_REHOME_BALANCE,
+                                           OPT_REHOME_SLACK,
+                                           OPT_REHOME_CANDIDATES,
+                                           OPT_CONDENSE,
+                                           OPT_CONDENSE_HISTORY,
                                            OPT_CALIBRATE,
                                            OPT_OUT,
                                            OPT_STRICT_FITS,
@@ -188,6 +196,7 @@ static struct mp_exec exec_of(const struct setup *s, const struct mp_plan *plan,
         .dispatcher = s->sim.dispatcher,
         .sources = s->sim.sources,
         .stage_mode = s->sim.stage_mode,
+        .flow = matrix == NULL && plan != NULL ? lossy_flow(s) : NULL,
         .n_policies = policies->n,
         .policies = policies->list,
         .gradient_bits = plan != NULL && plan->training.is_present ? plan->training.gradient_bits : 0,
@@ -329,8 +338,9 @@ out:
 /* The steps of a recording, or a matrix. */
 static enum mp_status load_traffic(struct setup *s, const struct opts *o, const struct args *args,
                                    struct mp_matrix **matrix, uint64_t **bytes, struct mp_error *err) {
-    static const enum opt_id of_steps[] = {OPT_SPLIT_SIMULATE, OPT_BATCH, OPT_TOKENS_PER_RANK, OPT_RESAMPLE, OPT_STEPS,
-                                           OPT_SOURCE_SKEW,    OPT_PAD,   OPT_DISPATCHER,      OPT_SOURCES,  OPT_MODEL};
+    static const enum opt_id of_steps[] = {
+        OPT_SPLIT_SIMULATE, OPT_BATCH,   OPT_TOKENS_PER_RANK, OPT_RESAMPLE, OPT_STEPS,   OPT_SOURCE_SKEW, OPT_PAD,
+        OPT_DISPATCHER,     OPT_SOURCES, OPT_MODEL,           OPT_REHOME,   OPT_CONDENSE};
     if (!o->matrix && o->is_set[OPT_TOKEN_BYTES])
         return mp_fail(err, MP_EUSAGE, "--token-bytes is for matrices (add --matrix)");
     if (!o->matrix)
@@ -362,11 +372,28 @@ static enum mp_status write_results(const struct mp_exec_result *r, const struct
         mp_out_printf(out, "%s on %s, transport %s\n%s\n\n", in->plan->provenance.strategy, s->topology->name,
                       r->transport,
                       in->matrix != NULL ? "a traffic matrix, there and back" : score_describe(s, text, sizeof text));
+        if (in->flow_name != NULL)
+            mp_out_printf(out, "tokens between layers: %s\n\n", in->flow_name);
         mp_exec_write_text(r, in, out);
     }
     status = mp_out_commit(out, err);
 out:
     return status;
+}
+
+/* The options that say where tokens are, for ranks to compare and for the report; NULL: they stay and all travel. */
+static const char *name_flow(char *buf, size_t size, const struct opts *o) {
+    size_t n = 0;
+    if (o->rehome == NULL && o->condense == NULL)
+        return NULL;
+    if (o->rehome != NULL)
+        n = (size_t)snprintf(buf, size, "rehome %s, balance %s, slack %llu ppm, %llu candidates%s", o->rehome,
+                             o->rehome_balance, (unsigned long long)o->rehome_slack_ppm,
+                             (unsigned long long)o->rehome_candidates, o->condense != NULL ? "; " : "");
+    if (o->condense != NULL && n < size)
+        (void)snprintf(buf + n, size - n, "LOSSY: condensed at %s, history %s", o->condense,
+                       o->condense_history != NULL ? o->condense_history : "0.9,0.2");
+    return buf;
 }
 
 static enum mp_status execute(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
@@ -378,6 +405,7 @@ static enum mp_status execute(const struct opts *o, const struct args *args, int
     bool is_refused = false;
     struct start start = {.local = NULL};
     struct train_policies policies = {.n = 0};
+    char flow_name[400];
     enum mp_status status = MP_OK;
     if (o->timeline_file != NULL)
         MP_TRY(tool_check_output(o->timeline_file, err));
@@ -394,6 +422,7 @@ static enum mp_status execute(const struct opts *o, const struct args *args, int
         MP_TRY(setup_as_planned(&s, plan, err));
     MP_TRY(train_policies(&policies, &s, plan, err));
     struct mp_exec in = exec_of(&s, plan, bytes, &policies);
+    in.flow_name = in.flow != NULL ? name_flow(flow_name, sizeof flow_name, o) : NULL;
     MP_TRY(find_rank(&start, &in, o, err));
     if (start.local != NULL && in.first_rank == MP_NONE) {
         status = wait_for_ranks(&start, o, exit_code, err);

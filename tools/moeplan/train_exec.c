@@ -26,7 +26,7 @@ static void multiply(struct mp_train_work *w, uint64_t scale) {
 
 static enum mp_status search(struct mp_train_policy *out, const struct setup *s, const struct mp_plan *plan,
                              uint64_t scale, struct mp_error *err) {
-    const struct mp_train_options options = mp_train_defaults();
+    struct mp_train_options options = mp_train_defaults();
     const uint32_t n_steps = s->workload->n_steps, n = n_steps < STEPS_MAX ? n_steps : STEPS_MAX;
     struct mp_train_work works[STEPS_MAX];
     const struct mp_train_step *steps[STEPS_MAX];
@@ -36,6 +36,10 @@ static enum mp_status search(struct mp_train_policy *out, const struct setup *s,
     uint64_t ns;
     enum mp_status status = mp_router_new(&router, plan, err);
     dispatcher.is_overlapped = false; /* as it is replayed */
+    if (plan->training.is_present) {
+        options.gradient_bits = plan->training.gradient_bits;
+        options.offload = plan->training.offload;
+    }
     const struct mp_cost_setup setup = {.plan = plan,
                                         .router = router,
                                         .workload = s->workload,
@@ -97,8 +101,10 @@ enum mp_status train_policies(struct train_policies *out, const struct setup *s,
     enum mp_status status = MP_OK;
     *out = (struct train_policies){0};
     const char *list = o->train;
+    const bool moves = o->rehome != NULL || o->condense != NULL; /* replayed in forward passes */
     if (list == NULL)
-        list = plan->training.is_present && s->batching.phase == MP_PHASE_TRAIN && !o->matrix ? "plan" : "none";
+        list =
+            plan->training.is_present && !moves && s->batching.phase == MP_PHASE_TRAIN && !o->matrix ? "plan" : "none";
     if (strcmp(list, "none") == 0)
         return MP_OK;
     if (o->matrix)
