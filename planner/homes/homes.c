@@ -21,7 +21,7 @@
         {"slack", "%", "of a GPU's part of a step that a node may be ahead (0 = 200 in prefill, 25 in decode)",        \
          0,       0,   100000},                                                                                        \
     {                                                                                                                  \
-        "price", "%", "of requests' mean preference that a node at that slack has to be better", 50, 0, 10000          \
+        "price", "%", "of requests' mean preference that a node at that slack has to be better", 100, 0, 10000          \
     }
 enum { PREFIX, SLACK, PRICE, STARTS, ROUNDS, KICKS, EXPERT, LOAD, PEAK };
 
@@ -31,7 +31,7 @@ static const struct mp_option of_codesign[] = {
     {"starts", "starts", "where homes and placement begin", 8, 1, 1000},
     {"rounds", "rounds", "of homes and placement in turn, at most", 6, 1, 100},
     {"kicks", "kicks", "per layer and round, to leave a local optimum", 2, 0, 1000},
-    {"expert", "permille", "what a copy per expert counts beside a de-duplicated one", 70, 0, 100000},
+    {"expert", "permille", "what a copy per expert counts beside a de-duplicated one", 150, 0, 100000},
     {"load", "ppm", "of its share of a layer's rows that a node may have more", 10000, 0, 1000000},
     {"peak", "ppm", "that the busiest GPU may have more rows than without homes", 20000, 0, 1000000},
     {.name = NULL}};
@@ -356,7 +356,7 @@ enum mp_status mp_homes_plan(struct mp_plan **out, const struct mp_plan_request 
     MP_TRY(mp_home_data_new(&x.data, request, c[0].plan, x.arena, err));
     const bool is_codesign = x.method->options == of_codesign;
     x.data.node_milli = 1000;
-    x.data.expert_milli = is_codesign ? x.option[EXPERT] : 70;
+    x.data.expert_milli = is_codesign ? x.option[EXPERT] : 150;
     x.data.load_ppm = is_codesign ? (uint32_t)x.option[LOAD] : 0;
     struct worth plain_worth;
     MP_TRY(value(&plain_worth, &x, c[0].plan, request->planning, err));

@@ -97,15 +97,15 @@ enum mp_status plan_read_homes(const struct mp_yaml_doc *doc, const struct mp_ya
     enum mp_status status;
     MP_TRY(mp_yaml_keys(doc, map, keys, err));
     if (p->n_nodes < 2 || p->n_nodes > MP_HOME_NODES_MAX)
-        return mp_yaml_fail(doc, map, err, "homes: %u nodes (homes are for 2 to %u; leave the section out)", p->n_nodes,
-                            MP_HOME_NODES_MAX);
+        return mp_yaml_fail(doc, map, err, "for %u node(s) (homes are for 2 to %u nodes; leave the section out)",
+                            p->n_nodes, MP_HOME_NODES_MAX);
     MP_TRY(mp_yaml_need(doc, map, "method", &n, err));
     MP_TRY(mp_yaml_expect(doc, n, MP_YAML_SCALAR, err));
     for (uint32_t i = 0; methods[i] != NULL && h->method == NULL; i++)
         if (n->length == strlen(methods[i]) && memcmp(n->text, methods[i], n->length) == 0)
             h->method = methods[i];
     if (h->method == NULL)
-        return mp_yaml_fail(doc, n, err, "homes: \"%.*s\" is no method (write affinity or codesign)",
+        return mp_yaml_fail(doc, n, err, "\"%.*s\" is no method (write affinity or codesign)",
                             (int)(n->length < 40 ? n->length : 40), n->text);
     MP_TRY(mp_yaml_need(doc, map, "prefix_rows", &n, err));
     MP_TRY(mp_yaml_u32(doc, n, 0, UINT32_MAX, &h->prefix_rows, err));
@@ -123,8 +123,7 @@ enum mp_status plan_read_homes(const struct mp_yaml_doc *doc, const struct mp_ya
     MP_TRY(mp_yaml_need(doc, map, "weights", &n, err));
     MP_TRY(mp_yaml_expect(doc, n, MP_YAML_SEQUENCE, err));
     if (n->n != p->n_layers)
-        return mp_yaml_fail(doc, n, err, "homes: weights of %u layers, and the plan has %u (write one text for each)",
-                            n->n, p->n_layers);
+        return mp_yaml_fail(doc, n, err, "%u layers, and the plan has %u (write one text for each)", n->n, p->n_layers);
     for (uint32_t l = 0; l < p->n_layers; l++) {
         MP_TRY(mp_yaml_expect(doc, &n->items[l], MP_YAML_SCALAR, err));
         p->layers[l].home_weights = mp_arena_alloc(p->arena, (size_t)(p->n_nodes - 1) * p->n_experts, 1);

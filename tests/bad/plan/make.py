@@ -151,6 +151,31 @@ MATRIX = {
     "matrix-value-negative": replace("    value_ns: ", "    value_ns: -"),
     "certificates-without-matrix": cut("  matrix:", "shape:"),
 }
+# Of the plan whose requests have homes.
+HOMES = {
+    "homes-method-unknown": replace("method: codesign", "method: nearest"),
+    "homes-method-missing": cut("  method:", "  prefix_rows:"),
+    "homes-prefix-negative": replace("prefix_rows: 64", "prefix_rows: -1"),
+    "homes-tolerance-zero": replace("tolerance: 12", "tolerance: 0"),
+    "homes-tolerance-huge": replace("tolerance: 12", "tolerance: 1099511627777"),
+    "homes-price-huge": replace("price_milli: 394", "price_milli: 1000000001"),
+    "homes-bias-missing": replace('"0 666"', '"0"'),
+    "homes-bias-too-many": replace('"0 666"', '"0 666 1"'),
+    "homes-bias-word": replace('"0 666"', '"0 some"'),
+    "homes-bias-a-list": replace('"0 666"', "[0, 666]"),
+    "homes-bias-minus-zero": replace('"0 666"', '"-0 666"'),
+    "homes-weight-range": replace('"1 1 1 1 -1 -1"', '"1 1 1 1 -1 -128"'),
+    "homes-weight-missing": replace('"1 1 1 1 -1 -1"', '"1 1 1 1 -1"'),
+    "homes-weight-too-many": replace('"1 1 1 1 -1 -1"', '"1 1 1 1 -1 -1 0"'),
+    "homes-weight-blanks": replace('"1 1 1 1 -1 -1"', '"1  1 1 1 -1 -1"'),
+    "homes-weight-word": replace('"1 1 1 1 -1 -1"', '"1 one 1 1 -1 -1"'),
+    "homes-third-node": replace('"1 1 1 1 -1 -1"', '"1 1 1 1 -1 -1|1 1 1 1 -1 -1"'),
+    "homes-layer-missing": replace('    - "1 1 1 1 -1 -1"\n', ""),
+    "homes-weights-a-number": lambda text: text[:text.index("  weights:\n    - \"1")] + "  weights: 1\n" + text[text.index("prediction:"):],
+    "homes-unknown-key": replace("  price_milli: 394\n", "  price_milli: 394\n  price: 2\n"),
+    "homes-of-one-node": lambda text: text.replace("  nodes: 2\n", "  nodes: 1\n", 1).replace("gpu_nodes: [0, 0, 1, 1]", "gpu_nodes: [0, 0, 0, 0]", 1),
+    "homes-not-canonical": replace('"1 1 1 1 -1 -1"', "'1 1 1 1 -1 -1'"),
+}
 RAW = {
     "edited": replace("rows_max_sum: 168", "rows_max_sum: 167"),
     "torn": lambda text: text[:len(text) // 2],
@@ -170,7 +195,7 @@ def stamp(text):
 
 def main():
     for table, base, finish in ((STAMPED, "base", stamp), (ORDERS, "orders", stamp), (SOURCED, "sourced", stamp),
-                                 (MATRIX, "matrix", stamp), (RAW, "base", lambda text: text)):
+                                 (MATRIX, "matrix", stamp), (HOMES, "homes", stamp), (RAW, "base", lambda text: text)):
         with open(os.path.join(CORPUS, base + ".yaml"), newline="") as f:
             good = f.read()
         for name, change in table.items():
