@@ -18,11 +18,9 @@
 
 #define OPTIONS_OF_RULE                                                                                                \
     {"prefix", "rows", "rows of a request that the rule sees (0 = all)", 64, 0, 1 << 20},                              \
-        {"slack", "%", "of a GPU's part of a step that a node may be ahead (0 = 200 in prefill, 25 in decode)",        \
-         0,       0,   100000},                                                                                        \
-    {                                                                                                                  \
-        "price", "%", "of requests' mean preference that a node at that slack has to be better", 100, 0, 10000          \
-    }
+        {"slack", "%", "of a GPU's part of a step that a node may be ahead (0 = 200 in prefill, 25 in decode)", 0, 0,  \
+         100000},                                                                                                      \
+        {"price", "%", "of requests' mean preference that a node at that slack has to be better", 100, 0, 10000}
 enum { PREFIX, SLACK, PRICE, STARTS, ROUNDS, KICKS, EXPERT, LOAD, PEAK };
 
 static const struct mp_option of_affinity[] = {OPTIONS_OF_RULE, {.name = NULL}};
