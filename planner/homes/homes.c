@@ -16,16 +16,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OPTIONS_OF_RULE                                                                                                \
-    {"prefix", "rows", "rows of a request that the rule sees (0 = all)", 64, 0, 1 << 20},                              \
-        {"slack", "%", "of a GPU's part of a step that a node may be ahead (0 = 200 in prefill, 25 in decode)", 0, 0,  \
-         100000},                                                                                                      \
-        {"price", "%", "of requests' mean preference that a node at that slack has to be better", 100, 0, 10000}
+#define SLACK_SUMMARY "of a GPU's part of a step that a node may be ahead (0 = 200 in prefill, 25 in decode)"
+#define PREFIX_OPTION                                                                                                  \
+    { "prefix", "rows", "rows of a request that the rule sees (0 = all)", 64, 0, 1 << 20 }
+#define SLACK_OPTION                                                                                                   \
+    { "slack", "%", SLACK_SUMMARY, 0, 0, 100000 }
+#define PRICE_OPTION                                                                                                   \
+    { "price", "%", "of requests' mean preference that a node at that slack has to be better", 100, 0, 10000 }
 enum { PREFIX, SLACK, PRICE, STARTS, ROUNDS, KICKS, EXPERT, LOAD, PEAK };
 
-static const struct mp_option of_affinity[] = {OPTIONS_OF_RULE, {.name = NULL}};
+static const struct mp_option of_affinity[] = {PREFIX_OPTION, SLACK_OPTION, PRICE_OPTION, {.name = NULL}};
 static const struct mp_option of_codesign[] = {
-    OPTIONS_OF_RULE,
+    PREFIX_OPTION,
+    SLACK_OPTION,
+    PRICE_OPTION,
     {"starts", "starts", "where homes and placement begin", 8, 1, 1000},
     {"rounds", "rounds", "of homes and placement in turn, at most", 6, 1, 100},
     {"kicks", "kicks", "per layer and round, to leave a local optimum", 2, 0, 1000},
