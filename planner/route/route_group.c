@@ -9,6 +9,17 @@
  * Cost      O(L E G) here and in the router. */
 #include "planner.h"
 
+/* The fewest redundant slots with which groups of GPUs can hold each expert once, equally many on a GPU. */
+static uint32_t redundant_of(uint32_t n_experts, uint32_t n_gpus) {
+    uint32_t a = n_experts, b = n_gpus;
+    while (b != 0) {
+        const uint32_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return n_experts / a * n_gpus - n_experts;
+}
+
 static enum mp_status solve(const struct mp_problem *in, const struct mp_budget *budget, struct mp_arena *scratch,
                             struct mp_draft *draft, enum mp_outcome *outcome, struct mp_error *err) {
     struct mp_plan *p = draft->plan;
@@ -23,7 +34,9 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
                           p->n_gpus);
     enum mp_status status = mp_plan_route_groups(p, p->n_gpus / n, &why);
     if (status == MP_EUSAGE)
-        return mp_decline(err, outcome, MP_NOT_APPLICABLE, "group: %s (write --strategy packed)", why.message);
+        return mp_decline(err, outcome, MP_NOT_APPLICABLE,
+                          "group: %s (strategy packed with --redundant %u, for instance)", why.message,
+                          redundant_of(p->n_experts, p->n_gpus));
     if (status != MP_OK)
         return mp_fail(err, status, "%s", why.message);
     *outcome = MP_FOUND;
