@@ -590,7 +590,8 @@ class Moves(unittest.TestCase):
         self.assertRegex(done.stderr, r"dispatch of step 0, layer 1: token \d+ of rank 1 came wrong to rank \d")
 
     def test_what_it_cannot_do_it_says(self):
-        for more, says in ((["--dispatcher", "agrs", "--rehome", "luffy"], "--dispatcher deepep-ll"), (["--train", "lina", "--rehome", "luffy"], "leave out --train"),
+        for more, says in ((["--dispatcher", "agrs", "--rehome", "luffy"], "--dispatcher deepep-ll"),
+                           (["--train", "lina", "--rehome", "luffy"], "leave out --train"),
                            (["--dispatcher", "deepep-normal", "--rehome", "luffy"], "--dispatcher deepep-ll")):
             done = run(EXEC, "moves.yaml", "moves.mpt", "2x2:h100", "-m", "small.yaml", *QUICK, "-q", *more, check=False)
             self.assertEqual(done.returncode, 2, done.stderr)
