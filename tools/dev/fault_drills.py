@@ -4,7 +4,8 @@
     tools/dev/fault_drills.py [--build build] [--kills 1000] [--stops 200] [--flows 50] [--slow 20] [--lies 20] [--aborts 20] [--ranks 4]
                               [--deadline 300] [--seed 1]
 
-A drill starts one process per rank (transport socket, meeting at a file), waits a random moment, from the start of the processes to well into the
+A drill starts one process per rank (transport socket, meeting at a file) for orders of a matrix or, in a quarter of those with signals, for training
+steps with sums of gradients beside their all-to-alls, waits a random moment, from the start of the processes to well into the
 transfers, and does one thing to one rank: `kill` (SIGKILL), `stop` (SIGSTOP; killed when the drill is over), `slow` (SIGSTOP, and SIGCONT after
 twice the deadline: it too must then end with 5), `flow` (SIGSTOP, while a flow between two ranks moves on for half a minute); or one was started
 with a fault: `lie` (a byte less than agreed), `corrupt` (a wrong bit: an abort with its reason).
@@ -29,6 +30,17 @@ name: drills
 launch: 10 us
 levels: [{name: nic, latency: 50 us}]
 gpus: [{repeat: RANKS, type: h100, ports: {nic: 1 Gbit/s}}]
+"""
+MODEL = """schema: moeplan.model
+version: 1
+name: drills
+hidden_layers: 3
+experts: 16
+top_k: 2
+hidden_size: 128
+expert_size: 64
+weight_bits: 16
+attention: {heads: 4, kv_heads: 4, head_dim: 32}
 """
 NAMES_A_PEER = re.compile(r"ranks? \d+")
 GIVE_UP_S = 60
@@ -59,13 +71,21 @@ class Drills:
             subprocess.run([os.path.join(programs, "moeplan"), "order", "flow.csv", "capped.yaml", "--strategy", "sub-ports", "--set",
                             "sub-ports.stages=65536", "--pacing", "--stages", stages, "-q", "-o", f"flow-{stages}.yaml"], cwd=folder, check=True,
                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with open(os.path.join(folder, "model.yaml"), "w", encoding="ascii") as f:
+            f.write(MODEL)
+        for words in ("generate --phase train --layers 3 --experts 16 --top-k 2 --n-requests 64 --tokens-per-request 32 -q -o train.mpt",
+                      "plan train.mpt t.yaml -m model.yaml --tokens-per-rank 32 --steps 2 --strategy contiguous --dispatcher deepep-ll -q -o train.yaml"):
+            subprocess.run([os.path.join(programs, "moeplan"), *words.split()], cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.ours = set(os.listdir(folder))
         self.late_ms, self.problems = {}, []
 
     def start(self, plan, more):
         o = self.o
         matrix, topology = ("flow.csv", "capped.yaml") if plan.startswith("flow") else ("m.csv", "t.yaml")
-        return [subprocess.Popen([self.execute, plan, matrix, topology, "--matrix", "--transport", "socket", "--rank", str(r), "--nranks",
+        inputs = [plan, matrix, topology, "--matrix"]
+        if plan == "train.yaml":
+            inputs = [plan, "train.mpt", topology, "-m", "model.yaml", "--steps", "1", "--train", "fair,lina,deferred", "--chunk-scale", "2000"]
+        return [subprocess.Popen([self.execute, *inputs, "--transport", "socket", "--rank", str(r), "--nranks",
                                   str(o.ranks), "--rendezvous", f"file://{self.folder}/meet", "--deadline", str(o.deadline), "--iterations",
                                   "100000", "--warmup", "0", "-q", *more], cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                  stderr=subprocess.PIPE, text=True) for r in range(o.ranks)]
@@ -84,7 +104,8 @@ class Drills:
 
     def drill(self, kind):
         r = self.random
-        victim, plan = r.randrange(self.o.ranks), ("flow-" if kind == "flow" else "") + r.choice(("free", "barrier", "coupled")) + ".yaml"
+        plans = ("free", "barrier", "coupled") + (("train",) if kind in ("kill", "stop", "slow") else ())
+        victim, plan = r.randrange(self.o.ranks), ("flow-" if kind == "flow" else "") + r.choice(plans) + ".yaml"
         is_signal = kind in ("kill", "stop", "slow", "flow")
         more = [] if is_signal else ["--fault", f"{kind}@0/0/0/{victim}"]
         ranks = self.start(plan, more)
