@@ -324,7 +324,7 @@ static void write_text(const struct variants *x, struct mp_out *o) {
     if (v->n == 1 && x->o->variants == 1)
         mp_out_puts(o, "K = 1, as asked: nothing is switched\n");
     else if (v->n == 1)
-        mp_out_puts(o, "K = 1: on the validation part no variant beats the static plan by more than 0.05 %; nothing is "
+        mp_out_puts(o, "K = 1: on the validation part no variant beats the static plan by more than 0.03 %; nothing is "
                        "switched\n");
     else
         mp_out_printf(
