@@ -138,6 +138,13 @@ struct mp_plan_homes {
     const int32_t *bias_milli; /* [n_nodes] */
 };
 
+/* Tokens that are alike travel once (docs/LUFFY.md, "Token condensation"). LOSSY: results change. */
+struct mp_plan_condense {
+    bool is_present;
+    uint32_t threshold_ppm, sure_ppm, never_ppm; /* as struct mp_condense has them */
+    uint32_t *condensed_ppm;                     /* [n_layers] share that it condensed of planning steps */
+};
+
 /* The traffic matrix that a plan of `moeplan order` puts in order. Such a plan has one layer, no workload, and a
  * certificate. */
 struct mp_matrix_source {
@@ -190,6 +197,7 @@ struct mp_plan {
     struct mp_plan_sample *samples;
     struct mp_plan_training training;
     struct mp_plan_homes homes;
+    struct mp_plan_condense condense;
     uint64_t n_planning_steps, predicted_step_ns; /* mean over the planning steps */
     uint64_t predicted_pipelined_ns;              /* the same with a clock per GPU; 0 unless is_pipelined */
     struct mp_arena *arena;

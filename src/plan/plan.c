@@ -206,5 +206,7 @@ enum mp_status mp_plan_check(const struct mp_plan *p, struct mp_error *err) {
         status = plan_check_training(p, err);
     if (status == MP_OK)
         status = plan_check_homes(p, err);
+    if (status == MP_OK)
+        status = plan_check_condense(p, err);
     return status;
 }

@@ -730,7 +730,8 @@ out:
 static enum mp_status read_lists(struct reader *r, const struct mp_yaml *root, const struct mp_yaml *layers) {
     struct mp_plan *p = r->plan;
     const struct mp_yaml *orders = NULL, *colocation = NULL, *training = mp_yaml_get(root, "training"),
-                         *together = mp_yaml_get(root, "together"), *homes = mp_yaml_get(root, "homes");
+                         *together = mp_yaml_get(root, "together"), *homes = mp_yaml_get(root, "homes"),
+                         *condense = mp_yaml_get(root, "condense");
     enum mp_status status;
     uint32_t *scratch = mp_calloc(p->n_slots, sizeof *scratch);
     MP_TRY(get_kind(r, root, "orders", MP_YAML_SEQUENCE, &orders));
@@ -757,6 +758,8 @@ static enum mp_status read_lists(struct reader *r, const struct mp_yaml *root, c
         MP_TRY(plan_read_training(r->doc, training, p, r->err));
     if (homes != NULL)
         MP_TRY(plan_read_homes(r->doc, homes, p, r->err));
+    if (condense != NULL)
+        MP_TRY(plan_read_condense(r->doc, condense, p, r->err));
 out:
     mp_free(scratch);
     return status;
@@ -788,9 +791,9 @@ static enum mp_status check_canonical(const struct mp_in *in, const struct mp_pl
 }
 
 static enum mp_status read_document(struct reader *r, const struct mp_in *in) {
-    static const char *const keys[] = {"schema",  "version",      "provenance", "shape",    "rules", "layers",
-                                       "orders",  "colocation",   "together",   "training", "homes", "prediction",
-                                       "samples", "certificates", "checksum",   NULL};
+    static const char *const keys[] = {"schema",     "version",    "provenance",   "shape",    "rules", "layers",
+                                       "orders",     "colocation", "together",     "training", "homes", "condense",
+                                       "prediction", "samples",    "certificates", "checksum", NULL};
     const struct mp_yaml *root = r->doc->root, *shape = NULL, *layers = NULL, *part = NULL;
     enum mp_status status;
     MP_TRY(mp_yaml_expect(r->doc, root, MP_YAML_MAPPING, r->err));

@@ -42,5 +42,10 @@ void plan_write_homes(struct mp_out *o, const struct mp_plan *p);
 enum mp_status plan_read_homes(const struct mp_yaml_doc *doc, const struct mp_yaml *map, struct mp_plan *p,
                                struct mp_error *err) MP_MUST_CHECK;
 enum mp_status plan_check_homes(const struct mp_plan *p, struct mp_error *err) MP_MUST_CHECK;
+/* The section `condense` (plan_condense.c); likewise. */
+void plan_write_condense(struct mp_out *o, const struct mp_plan *p);
+enum mp_status plan_read_condense(const struct mp_yaml_doc *doc, const struct mp_yaml *map, struct mp_plan *p,
+                                  struct mp_error *err) MP_MUST_CHECK;
+enum mp_status plan_check_condense(const struct mp_plan *p, struct mp_error *err) MP_MUST_CHECK;
 
 #endif

@@ -329,6 +329,8 @@ static void write_body(struct mp_out *o, const struct mp_plan *p) {
         plan_write_training(o, p);
     if (p->homes.is_present)
         plan_write_homes(o, p);
+    if (p->condense.is_present)
+        plan_write_condense(o, p);
     if (p->provenance.has_workload)
         write_outlook(o, p);
     if (p->provenance.has_workload || p->provenance.matrix.is_present)

@@ -420,7 +420,7 @@ def both_accept(name, path, data, model=()):
 
 
 def enrich(lines):
-    """A plan with every section: weighted routing, a cut order, a pair, training."""
+    """A plan with every section: weighted routing, a cut order, a pair, training, condensation."""
     edit(lines, "  route: ", lambda t: '"weighted"')
     edit(lines, "  route: ", lambda t: "weighted", -1)
     for i in sorted((i for i, line in enumerate(lines) if line.startswith("    slots: ")), reverse=True):
@@ -440,7 +440,9 @@ def enrich(lines):
                       "  allreduce_chunk_bytes: 0", "  bucket_bytes: 0", "  gradient_bits: 16", "  experts_per_gpu: 2", "  offload: state", "  buckets:",
                       "    - {gradients: common, first_layer: 1, last_layer: 1, bytes: 5}",
                       "    - {gradients: experts, first_layer: 0, last_layer: 1, bytes: 7}",
-                      "    - {gradients: common, first_layer: 0, last_layer: 0, bytes: 9}"]
+                      "    - {gradients: common, first_layer: 0, last_layer: 0, bytes: 9}",
+                      "condense:", "  lossy: true", "  threshold_ppm: 800000", "  sure_ppm: 2000000", "  never_ppm: 0",
+                      '  condensed_ppm: "' + " ".join(["1000000"] * int(lines[find(lines, "  layers: ")][10:])) + '"']
 
 
 def twisted(program, n=40):

@@ -1,4 +1,5 @@
 /* moeplan inspect: what a file is, and what is in it. */
+#include "lossy.h"
 #include "tool.h"
 #include <moeplan/synth.h>
 #include <stdio.h>
@@ -334,6 +335,8 @@ static enum mp_status plan_facts(struct facts *f, const char *path, const struct
     fact_whole(f, "most copies of an expert", most);
     fact_whole(f, "empty slots, all layers", n_empty);
     fact_text(f, "route", mp_route_rule_name(p->route));
+    if (p->condense.is_present)
+        fact_text(f, "tokens condensed", lossy_describe(p, text, sizeof text));
     fact_whole(f, "orders", p->n_orders);
     if (p->provenance.has_workload) {
         const struct mp_provenance *v = &p->provenance;

@@ -4,6 +4,7 @@
 #include "from.h"
 #include "robust.h"
 #include "served.h"
+#include "lossy.h"
 #include "training.h"
 #include <stdio.h>
 #include <string.h>
@@ -45,6 +46,8 @@ static void write_text(const struct setup *s, const struct score *score, const s
     if (p->provenance.stopped_by != NULL && strcmp(p->provenance.stopped_by, "done") != 0)
         mp_out_printf(o, "the search was stopped by its %s\n",
                       strcmp(p->provenance.stopped_by, "wall_clock") == 0 ? "time limit" : "work limit");
+    if (p->condense.is_present)
+        mp_out_printf(o, "%s; figures here are without\n", lossy_describe(p, text, sizeof text));
     if (p->training.is_present)
         mp_out_printf(o, "%s\n", training_describe(p, text, sizeof text));
     if (from->is_used)
@@ -68,6 +71,7 @@ static void write_text(const struct setup *s, const struct score *score, const s
 static void write_json(const struct setup *s, const struct score *score, const struct gain *gain,
                        const struct from *from, const struct robust *robust, struct mp_out *o) {
     const struct mp_plan *p = score->plan;
+    char text[256];
     json_t *certificates = json_array();
     for (uint32_t i = 0; i < p->n_certificates; i++) {
         const struct mp_certificate *c = &p->certificates[i];
@@ -98,6 +102,11 @@ static void write_json(const struct setup *s, const struct score *score, const s
     }
     if (root != NULL && p->training.is_present &&
         json_object_set_new(root, "training", training_section_json(p)) != 0) {
+        json_decref(root);
+        root = NULL;
+    }
+    if (root != NULL && p->condense.is_present &&
+        json_object_set_new(root, "lossy", json_string(lossy_describe(p, text, sizeof text))) != 0) {
         json_decref(root);
         root = NULL;
     }
@@ -190,6 +199,8 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
         return mp_fail(err, MP_EUSAGE, "plan: --json and -o - both want standard output (write the plan to a file)");
     MP_TRY(tool_check_output(o->out, err));
     MP_TRY(setup_load(&s, &own, args->value[0], args->value[1], err));
+    struct lossy *lossy = s.lossy;
+    s.lossy = NULL; /* planned and scored as if all tokens travelled */
     MP_TRY(tool_batching(&s.batching, o, s.trace, s.topology, err));
     s.sim = tool_sim_options(o, s.trace, s.batching.phase);
     MP_TRY(check_training(&s, err));
@@ -230,6 +241,9 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
         goto out;
     }
     MP_TRY(choose_policy(score.plan, &s, &packed, err));
+    s.lossy = lossy;
+    MP_TRY(lossy_choose(score.plan, &s, err));
+    s.lossy = NULL;
     /* Scored before the file is replaced, so that trouble in scoring leaves the old plan. */
     if (!to_stdout)
         MP_TRY(score_all(&score, 1, MP_NONE, &s, 0, err));

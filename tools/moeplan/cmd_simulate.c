@@ -114,6 +114,7 @@ enum mp_status cmd_simulate(const struct opts *o, const struct args *args, int *
     if (score.plan->provenance.has_workload)
         snprintf(score.name, sizeof score.name, "%s", score.plan->provenance.strategy);
     MP_TRY(setup_as_planned(&s, score.plan, err));
+    MP_TRY(lossy_planned(&s, score.plan, err));
     if (o->travel != NULL)
         s.sim.dispatcher = mp_travel_find(o->travel);
     MP_TRY(score_all(&score, 1, 0, &s, (uint32_t)o->interval_groups, err));

@@ -10,6 +10,7 @@ enum { COUNTED_STEPS = 16, SURE_PPM = 900000, NEVER_PPM = 200000 };
 struct lossy {
     struct mp_condense condense;
     struct mp_flow_maker maker;
+    const char *text; /* where the threshold comes from */
 };
 
 /* "S1,S2" or "none". */
@@ -45,7 +46,7 @@ enum mp_status lossy_setup(struct setup *s, struct mp_error *err) {
     struct lossy *l = mp_arena_alloc(s->arena, 1, sizeof *l);
     if (l == NULL)
         return mp_nomem(err, "reading options");
-    *l = (struct lossy){.maker = {mp_condense_make, &l->condense}};
+    *l = (struct lossy){.maker = {mp_condense_make, &l->condense}, .text = o->condense};
     MP_TRY(mp_condense_parse(&l->condense.threshold_ppm, &l->condense.n_thresholds, o->condense, s->arena, err));
     MP_TRY(history_of(&l->condense, o->condense_history, err));
     if (s->trace->signature_chunks == NULL)
@@ -55,6 +56,103 @@ enum mp_status lossy_setup(struct setup *s, struct mp_error *err) {
     s->lossy = l;
 out:
     return status;
+}
+
+static double share_of(uint64_t part, uint64_t whole) { return whole == 0 ? 0 : (double)part / (double)whole; }
+
+/* Adds what a flow condenses, by layer. */
+static void add_layers(uint64_t *condensed, uint64_t *pairs, const struct mp_token_flow *f, const struct mp_workload *w,
+                       uint32_t step) {
+    uint16_t ids[MP_MAX_TOP_K];
+    for (uint32_t l = 0; l < f->n_layers; l++)
+        for (uint32_t i = 0; i < f->n_rows; i++) {
+            const uint32_t *stands = f->stands_for + ((size_t)l * f->n_rows + i) * w->trace->top_k;
+            const uint32_t k = mp_trace_row(w->trace, l, w->steps[step].row[i], ids);
+            pairs[l] += k;
+            for (uint32_t j = 0; j < k; j++)
+                condensed[l] += stands[j] != i;
+        }
+}
+
+static enum mp_status measure_layers(uint32_t *ppm, const struct setup *s, const struct mp_workload *w,
+                                     struct mp_error *err) {
+    const uint32_t n = w->n_steps < COUNTED_STEPS ? w->n_steps : COUNTED_STEPS, n_layers = w->trace->n_layers;
+    uint64_t *condensed = mp_calloc(n_layers, sizeof *condensed), *pairs = mp_calloc(n_layers, sizeof *pairs);
+    const struct mp_cost_setup setup = {.workload = w};
+    enum mp_status status = condensed == NULL || pairs == NULL ? mp_nomem(err, "token condensation") : MP_OK;
+    for (uint32_t i = 0; i < n && status == MP_OK; i++) {
+        const uint32_t step = (uint32_t)((2 * (uint64_t)i + 1) * w->n_steps / (2 * (uint64_t)n));
+        struct mp_token_flow *f = NULL;
+        status = mp_flow_new(&f, w, step, err);
+        if (status == MP_OK)
+            status = mp_condense_step(f, &setup, step, &s->lossy->condense, NULL, err);
+        if (status == MP_OK)
+            add_layers(condensed, pairs, f, w, step);
+        mp_flow_free(f);
+    }
+    for (uint32_t l = 0; l < n_layers && status == MP_OK; l++)
+        ppm[l] = (uint32_t)mp_mul_div(condensed[l], 1000000, pairs[l] == 0 ? 1 : pairs[l]);
+    mp_free(condensed);
+    mp_free(pairs);
+    return status;
+}
+
+enum mp_status lossy_choose(struct mp_plan *plan, const struct setup *s, struct mp_error *err) {
+    struct mp_workload *w = NULL;
+    enum mp_status status = MP_OK;
+    if (s->lossy == NULL)
+        return MP_OK;
+    const struct mp_condense *c = &s->lossy->condense;
+    if (c->n_thresholds > 1)
+        return mp_fail(err, MP_EUSAGE, "plan: a plan carries one threshold, and --condense %.60s has %u (write 0.8)",
+                       s->lossy->text, c->n_thresholds);
+    uint32_t *ppm = mp_arena_alloc(plan->arena, plan->n_layers, sizeof *ppm);
+    if (ppm == NULL)
+        return mp_nomem(err, "token condensation");
+    MP_TRY(mp_workload_build(&w, &s->planning, &s->batching, err));
+    MP_TRY(measure_layers(ppm, s, w, err));
+    plan->condense = (struct mp_plan_condense){.is_present = true,
+                                               .threshold_ppm = c->threshold_ppm[0],
+                                               .sure_ppm = c->sure_ppm,
+                                               .never_ppm = c->never_ppm,
+                                               .condensed_ppm = ppm};
+    status = mp_plan_check(plan, err);
+out:
+    mp_workload_free(w);
+    return status;
+}
+
+enum mp_status lossy_planned(struct setup *s, const struct mp_plan *plan, struct mp_error *err) {
+    const struct mp_plan_condense *c = &plan->condense;
+    if (s->lossy != NULL || !c->is_present)
+        return MP_OK;
+    if (s->trace->signature_chunks == NULL) {
+        tool_note(s->o, "the plan condenses tokens, and the recording has no similarity signatures: all tokens travel");
+        return MP_OK;
+    }
+    struct lossy *l = mp_arena_alloc(s->arena, 1, sizeof *l);
+    uint32_t *h = mp_arena_alloc(s->arena, 1, sizeof *h);
+    if (l == NULL || h == NULL)
+        return mp_nomem(err, "reading options");
+    *h = c->threshold_ppm;
+    *l = (struct lossy){
+        .condense = {.threshold_ppm = h, .n_thresholds = 1, .sure_ppm = c->sure_ppm, .never_ppm = c->never_ppm},
+        .maker = {mp_condense_make, &l->condense},
+        .text = "the plan's"};
+    s->lossy = l;
+    return MP_OK;
+}
+
+const char *lossy_describe(const struct mp_plan *plan, char *buf, size_t size) {
+    const struct mp_plan_condense *c = &plan->condense;
+    uint64_t sum = 0;
+    buf[0] = '\0';
+    for (uint32_t l = 0; c->is_present && l < plan->n_layers; l++)
+        sum += c->condensed_ppm[l];
+    if (c->is_present)
+        snprintf(buf, size, "LOSSY: tokens are condensed from a cosine of %.3g on, %.1f %% of (token, expert) pairs",
+                 c->threshold_ppm / 1e6, (double)sum / plan->n_layers / 1e4);
+    return buf;
 }
 
 const struct mp_flow_maker *lossy_flow(const struct setup *s) {
@@ -100,8 +198,6 @@ static enum mp_status count(struct mp_condense_sums *sums, uint32_t *n_counted, 
     return status;
 }
 
-static double share_of(uint64_t part, uint64_t whole) { return whole == 0 ? 0 : (double)part / (double)whole; }
-
 enum mp_status lossy_measure(struct score *score, const struct setup *s, struct mp_error *err) {
     struct mp_sim_result *plain = NULL;
     struct mp_condense_sums sums = {0};
@@ -137,7 +233,7 @@ void lossy_head(const struct setup *s, struct mp_out *o) {
         mp_out_printf(o, "LOSSY: token condensation at h = %.3g", c->threshold_ppm[0] / 1e6);
     else
         mp_out_printf(o, "LOSSY: token condensation with h from %.60s (%u values, the first %.3g, the last %.3g)",
-                      s->o->condense, c->n_thresholds, c->threshold_ppm[0] / 1e6,
+                      s->lossy->text, c->n_thresholds, c->threshold_ppm[0] / 1e6,
                       c->threshold_ppm[c->n_thresholds - 1] / 1e6);
     mp_out_puts(o, "; outputs of the model change, how much is not known here\n");
 }
@@ -165,7 +261,7 @@ bool lossy_json(const struct setup *s, const struct score *score, json_t *result
     const struct mp_condense *c = &s->lossy->condense;
     return json_object_set_new(result, "lossy",
                                json_pack("{s:s,s:s,s:f,s:i,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:I}", "method",
-                                         "token condensation", "threshold", s->o->condense, "first_threshold",
+                                         "token condensation", "threshold", s->lossy->text, "first_threshold",
                                          c->threshold_ppm[0] / 1e6, "n_thresholds", (int)c->n_thresholds,
                                          "history_sure", c->sure_ppm / 1e6, "history_never", c->never_ppm / 1e6,
                                          "condensed_share", score->lossy.share, "expert_tokens_saved",

@@ -348,6 +348,16 @@ def _homes(r, plan):
     return h
 
 
+def _condense(r, plan):
+    r.at += 1
+    r.take("  lossy: true")
+    c = {"threshold": r.number("  threshold_ppm: ", 10**6), "sure": r.number("  sure_ppm: ", 2 * 10**6), "never": r.number("  never_ppm: ", 10**6)}
+    c["shares"] = _packed(r, "  condensed_ppm: ", (1, plan["layers"]), 10**6)[0]
+    if c["never"] > c["sure"] or min(c["shares"]) < 0:
+        r.fail(1, "condense: never_ppm is above sure_ppm, or a share is negative")
+    return c
+
+
 def read(path):
     with open(path, "rb") as f:
         data = f.read()
@@ -394,6 +404,7 @@ def read(path):
         r.at += 1
         plan["training"] = _training(r, plan)
     plan["homes"] = _homes(r, plan) if r.peek() == "homes:" else None
+    plan["condense"] = _condense(r, plan) if r.peek() == "condense:" else None
     plan.update(planning_steps=0, step_ns=0, samples=[], certificates=[])
     if plan["provenance"]["planned"]:
         _outlook(r, plan)

@@ -20,7 +20,21 @@ def cut(start, end):
     return change
 
 
+def condense(old="", new="", shares="480000 770308"):
+    section = f'condense:\n  lossy: true\n  threshold_ppm: 800000\n  sure_ppm: 900000\n  never_ppm: 200000\n  condensed_ppm: "{shares}"\n'
+    return replace("prediction:\n", section.replace(old, new, 1) + "prediction:\n")
+
+
 STAMPED = {
+    "condense-lossless": condense("lossy: true", "lossy: false"),
+    "condense-unmarked": condense("  lossy: true\n", ""),
+    "condense-threshold": condense("threshold_ppm: 800000", "threshold_ppm: 0.8"),
+    "condense-history": condense("never_ppm: 200000", "never_ppm: 950000"),
+    "condense-share-huge": condense(shares="480000 1000001"),
+    "condense-share-missing": condense(shares="480000"),
+    "condense-share-blanks": condense(shares="480000  770308"),
+    "condense-share-too-many": condense(shares="480000 770308 1"),
+    "condense-unknown-key": condense("  sure_ppm", "  loss: 0\n  sure_ppm"),
     "expert-rows-short": replace("    port_bound_ns: ", "    expert_rows: [1, 2]\n    port_bound_ns: "),
     "expert-rows-word": replace("    port_bound_ns: ", "    expert_rows: [%s]\n    port_bound_ns: " % ", ".join(["many"] * 8)),
     "expert-rows-huge": replace("    port_bound_ns: ", "    expert_rows: [%s]\n    port_bound_ns: " % ", ".join(["18446744073709551615"] * 8)),

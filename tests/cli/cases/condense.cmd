@@ -9,3 +9,11 @@ moeplan simulate plan.yaml "$SAMPLES/signed.mpt" 4:h100 --condense 80
 printf '0.5\n1.5\n' > h.csv
 moeplan simulate plan.yaml "$SAMPLES/signed.mpt" 4:h100 --condense h.csv
 moeplan compare "$SAMPLES/prefill.mpt" 4:h100 --condense 0.8
+moeplan plan "$SAMPLES/signed.mpt" 4:h100 --strategy lpt --tokens-per-rank 64 --condense 0.9 -o lossy.yaml -q | grep LOSSY
+grep -A5 "^condense" lossy.yaml
+moeplan verify lossy.yaml "$SAMPLES/signed.mpt" 4:h100
+moeplan inspect lossy.yaml | grep condensed
+moeplan simulate lossy.yaml "$SAMPLES/signed.mpt" 4:h100 -q | head -7
+moeplan convert -q "$SAMPLES/signed.mpt" bare.mpt --drop-signatures > /dev/null
+moeplan simulate lossy.yaml bare.mpt 4:h100 | head -1
+moeplan plan "$SAMPLES/signed.mpt" 4:h100 --strategy lpt --tokens-per-rank 64 --condense sigmoid:losses.csv -o lossy.yaml -q

@@ -234,6 +234,41 @@ static void test_condense__fewer_tokens_and_bytes_in_a_step(void **state) {
     world_free(&w);
 }
 
+/* A plan that condenses says that it is lossy, and keeps every figure. */
+static void test_condense__a_plan_keeps_it(void **state) {
+    (void)state;
+    static const uint32_t slots[2] = {1, 1};
+    struct mp_error err = {0};
+    struct mp_plan *plan, *back;
+    struct mp_out *o;
+    struct mp_in *in;
+    uint32_t shares[2] = {123456, 1000000};
+    CHECK_OK(mp_plan_new(&plan, 2, 2, 2, slots, &err), err);
+    for (uint32_t l = 0; l < 2; l++)
+        for (uint16_t e = 0; e < 2; e++)
+            plan->layers[l].slot_expert[e] = e;
+    plan->condense = (struct mp_plan_condense){true, 800000, 2000000, 100000, shares};
+    CHECK_OK(mp_plan_check(plan, &err), err);
+    CHECK_OK(mp_out_open_memory(&o, &err), err);
+    mp_plan_write(plan, o);
+    size_t n;
+    const uint8_t *bytes = mp_out_memory_bytes(o, &n);
+    assert_non_null(strstr((const char *)bytes, "condense:\n  lossy: true\n"));
+    CHECK_OK(mp_in_from_memory(&in, "plan", bytes, n, &err), err);
+    CHECK_OK(mp_plan_parse(&back, in, &mp_limits_default, &err), err);
+    assert_true(back->condense.is_present);
+    assert_int_equal(back->condense.threshold_ppm, 800000);
+    assert_int_equal(back->condense.sure_ppm, 2000000);
+    assert_int_equal(back->condense.never_ppm, 100000);
+    assert_memory_equal(back->condense.condensed_ppm, shares, sizeof shares);
+    shares[1] = 1000001;
+    assert_int_equal(mp_plan_check(plan, &err), MP_EINPUT);
+    mp_plan_free(plan);
+    mp_plan_free(back);
+    mp_in_close(in);
+    mp_out_cancel(o);
+}
+
 static void test_condense__without_signatures_it_says_what_to_record(void **state) {
     (void)state;
     static const uint32_t h = 800000;
@@ -342,6 +377,7 @@ int main(void) {
         cmocka_unit_test(test_condense__blocks_find_nearly_as_much),
         cmocka_unit_test(test_condense__thresholds_at_the_ends),
         cmocka_unit_test(test_condense__fewer_tokens_and_bytes_in_a_step),
+        cmocka_unit_test(test_condense__a_plan_keeps_it),
         cmocka_unit_test(test_condense__without_signatures_it_says_what_to_record),
         cmocka_unit_test(test_condense__every_fault_is_reported),
         cmocka_unit_test(test_condense__thresholds_are_read),
