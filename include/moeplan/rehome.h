@@ -56,6 +56,10 @@ struct mp_rehome_job {
 /* The flow of one step under the strategy; mp_flow_free releases it. */
 enum mp_status mp_rehome_flow(struct mp_token_flow **out, const struct mp_rehome_job *job,
                               const struct mp_cost_setup *setup, uint32_t step, struct mp_error *err) MP_MUST_CHECK;
+/* Bytes between nodes of the step that no homes go below, whatever their balance: every sequence on its cheapest path.
+ * 0 = none is known: dispatchers other than per expert and per node, experts with replicas. */
+enum mp_status mp_rehome_floor(uint64_t *bytes, const struct mp_cost_setup *setup, uint32_t step,
+                               struct mp_error *err) MP_MUST_CHECK;
 /* For mp_sim_options.flow; the job is borrowed. */
 struct mp_flow_maker mp_rehome_maker(const struct mp_rehome_job *job);
 

@@ -22,6 +22,7 @@ struct filling {
     int64_t *gain;                           /* [m][m] of the best move; NEVER = none */
     uint32_t *mover;                         /* [m][m] */
     int64_t *reach;                          /* [m] */
+    bool *is_open;                           /* [m] has been reached better since it was looked at */
 };
 
 static bool fits(const struct mp_bins *in, uint32_t i, uint32_t b) {
@@ -72,21 +73,24 @@ static void take(struct filling *f, uint32_t i) {
     }
 }
 
-/* Longest paths of moves from where reach is set; there is no cycle that gains. */
+/* Longest paths of moves from the bins that are open; there is no cycle that gains. */
 static void settle(struct filling *f) {
     const uint32_t m = f->in->m;
-    bool is_settled = false;
-    for (uint32_t round = 0; round < m && !is_settled; round++) {
+    for (bool is_settled = false; !is_settled;) {
         is_settled = true;
-        for (uint32_t a = 0; a < m; a++)
-            for (uint32_t b = 0; b < m && f->reach[a] > NEVER; b++) {
-                const int64_t gain = f->gain[(size_t)a * m + b];
-                if (gain > NEVER && f->reach[a] + gain > f->reach[b]) {
-                    f->reach[b] = f->reach[a] + gain;
+        for (uint32_t a = 0; a < m; a++) {
+            const int64_t here = f->reach[a], *gain = f->gain + (size_t)a * m;
+            if (!f->is_open[a])
+                continue;
+            f->is_open[a] = false;
+            for (uint32_t b = 0; b < m; b++)
+                if (here + gain[b] > f->reach[b] && gain[b] > NEVER) {
+                    f->reach[b] = here + gain[b];
                     f->from[b] = a;
+                    f->is_open[b] = true;
                     is_settled = false;
                 }
-            }
+        }
     }
 }
 
@@ -97,6 +101,7 @@ static bool relieve(struct filling *f) {
     for (uint32_t b = 0; b < m; b++) {
         f->reach[b] = f->load[b] > f->in->room[b] ? 0 : NEVER;
         f->from[b] = MP_NONE;
+        f->is_open[b] = f->reach[b] == 0;
     }
     settle(f);
     for (uint32_t b = 0; b < m; b++)
@@ -126,8 +131,9 @@ enum mp_status mp_bins_fill(uint32_t *bin, int64_t *price, const struct mp_bins 
     f.gain = mp_arena_alloc(scratch, (size_t)m * m, sizeof *f.gain);
     f.mover = mp_arena_alloc(scratch, (size_t)m * m, sizeof *f.mover);
     f.reach = price;
+    f.is_open = mp_arena_alloc(scratch, m, sizeof *f.is_open);
     if (f.next == NULL || f.previous == NULL || f.first == NULL || f.load == NULL || f.from == NULL || f.gain == NULL ||
-        f.mover == NULL)
+        f.mover == NULL || f.is_open == NULL)
         return mp_nomem(err, "things in bins");
     for (uint32_t b = 0; b < m; b++)
         f.first[b] = MP_NONE;
@@ -148,8 +154,10 @@ enum mp_status mp_bins_fill(uint32_t *bin, int64_t *price, const struct mp_bins 
         while (f.load[b] > in->room[b])
             if (!relieve(&f))
                 return mp_fail(err, MP_EUSAGE, "%u things do not fit the bins", n);
-    for (uint32_t b = 0; b < m; b++)
+    for (uint32_t b = 0; b < m; b++) {
         price[b] = 0;
+        f.is_open[b] = true;
+    }
     settle(&f);
     return MP_OK;
 }

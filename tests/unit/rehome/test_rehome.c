@@ -192,6 +192,56 @@ static void test_rehome__matching_is_best_of_all_homes(void **state) {
     assert_int_equal(n_tried, 30);
 }
 
+/* The floor is what the best homes reach when every GPU may take all, each sequence tried alone through all layers, and
+ * no strategy goes below it. */
+static void test_rehome__floor_is_reached_without_limits(void **state) {
+    (void)state;
+    static struct world w;
+    static const char *const dispatchers[] = {"a2av", "hierarchical"};
+    for (uint64_t seed = 0; seed < 30; seed++) {
+        struct mp_rng r = mp_rng_seed(seed + 70);
+        struct mp_error err = {0};
+        world_make(
+            &w, &r,
+            (struct world_shape){.n_layers = 2, .n_steps = 1, .no_replicas = true, .max_nodes = 3, .max_per_node = 2});
+        w.model.hidden_size = 256;
+        w.setup.dispatcher = mp_dispatcher_find(dispatchers[seed % 2]);
+        const uint32_t n = w.net.t.n_gpus;
+        uint64_t floor_bytes;
+        struct mp_token_flow *f;
+        CHECK_OK(mp_rehome_floor(&floor_bytes, &w.setup, 0, &err), err);
+        CHECK_OK(mp_flow_new(&f, w.workload, 0, &err), err);
+        uint32_t *own = f->home, n_all = f->n_sequences;
+        for (uint32_t q = 0; q < n_all; q++) { /* others stay meanwhile: sequences do not touch each other's bytes */
+            uint64_t best = UINT64_MAX;
+            uint32_t best_homes[2] = {0, 0};
+            for (uint32_t c = 0; c < n * n; c++) {
+                own[n_all + q] = c / n;
+                own[2 * n_all + q] = c % n;
+                const uint64_t bytes = bytes_of(&w, f, 0, NULL);
+                if (bytes < best) {
+                    best = bytes;
+                    best_homes[0] = c / n;
+                    best_homes[1] = c % n;
+                }
+            }
+            own[n_all + q] = best_homes[0];
+            own[2 * n_all + q] = best_homes[1];
+        }
+        assert_int_equal(bytes_of(&w, f, 0, NULL), floor_bytes);
+        mp_flow_free(f);
+        for (uint32_t i = 0; mp_rehome_at(i) != NULL; i++) {
+            f = flow_of(&w, mp_rehome_at(i)->name, MP_REHOME_TOKENS, NULL, 0);
+            assert_true(bytes_of(&w, f, 0, NULL) >= floor_bytes);
+            mp_flow_free(f);
+        }
+        w.setup.dispatcher = mp_dispatcher_find("agrs");
+        CHECK_OK(mp_rehome_floor(&floor_bytes, &w.setup, 0, &err), err);
+        assert_int_equal(floor_bytes, 0);
+        world_free(&w);
+    }
+}
+
 /* ---- one problem ---- */
 
 struct problem {
@@ -384,6 +434,10 @@ static void test_rehome__has_unlike_names(void **state) {
 
 static enum mp_status whole(void *ctx, struct mp_error *err) {
     struct world *w = ctx;
+    uint64_t bytes;
+    enum mp_status floor_status = mp_rehome_floor(&bytes, &w->setup, 0, err);
+    if (floor_status != MP_OK)
+        return floor_status;
     for (int balance = MP_REHOME_TOKENS; balance <= MP_REHOME_SEQUENCES; balance++) {
         struct mp_token_flow *f;
         const struct mp_rehome_job job = {.strategy = mp_rehome_find("swept"),
@@ -400,7 +454,9 @@ static void test_rehome__survives_every_fault(void **state) {
     (void)state;
     static struct world w;
     struct mp_rng r = mp_rng_seed(4);
-    world_make(&w, &r, (struct world_shape){.n_layers = 2, .n_steps = 1, .max_nodes = 2, .max_per_node = 2});
+    world_make(
+        &w, &r,
+        (struct world_shape){.n_layers = 2, .n_steps = 1, .max_nodes = 2, .max_per_node = 2, .no_replicas = true});
     w.model.hidden_size = 512;
     sweep_faults(whole, &w, 3);
     world_free(&w);
@@ -411,6 +467,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rehome__keeps_its_promises),
         cmocka_unit_test(test_rehome__matching_is_best_of_all_homes),
+        cmocka_unit_test(test_rehome__floor_is_reached_without_limits),
         cmocka_unit_test(test_rehome__tokens_against_all_homes),
         cmocka_unit_test(test_rehome__two_stages_meet_their_bound),
         cmocka_unit_test(test_rehome__algorithm_1_by_hand),
