@@ -501,7 +501,7 @@ static json_t *score_json(const struct contest *c, uint32_t i) {
                                  b->moe_ns > 0 ? mp_json_finite((double)s->result->moe_ns / (double)b->moe_ns - 1)
                                                : json_null()) == 0;
     }
-    ok = ok && lossy_json(&c->setup, s, o);
+    ok = ok && lossy_json(&c->setup, s, o) && (s->travel != NULL || rehoming_mark_json(&c->setup, o));
     if (ok && s->plan != NULL && c->setup.o->for_stack != NULL)
         ok = json_object_set_new(o, "replica_choice", served_json(c->setup.o, s->plan)) == 0;
     if (ok && s->result != NULL && (c->setup.o->homes != NULL || s->plan->homes.is_present))

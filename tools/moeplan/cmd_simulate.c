@@ -84,6 +84,7 @@ static void write_json(const struct setup *s, const struct score *score, uint64_
         head = NULL;
     }
     if (root == NULL || head == NULL || json_object_update(head, root) != 0 || !lossy_json(s, score, head) ||
+        !rehoming_mark_json(s, head) ||
         (s->sim.routing_ns > 0 &&
          json_object_set_new(head, "routing_ns", json_integer((json_int_t)s->sim.routing_ns)) != 0) ||
         (score->plan->homes.is_present && json_object_set_new(head, "homes", score_homes_json(score)) != 0) ||
@@ -125,7 +126,7 @@ enum mp_status cmd_simulate(const struct opts *o, const struct args *args, int *
         MP_TRY(served_simulate(&barrier, &s, score.plan, s.workload, &other, err));
         barrier_ns = barrier->mean.step_ns;
     }
-    MP_TRY(training_run(&training, &s, &score, err));
+    MP_TRY(training_run(&training, &s, &score, args->value[0], err));
     MP_TRY(rehoming_run(&rehoming, &s, &score, err));
     MP_TRY(mp_out_open(&out, "-", err));
     if (o->json)

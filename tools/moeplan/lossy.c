@@ -164,16 +164,18 @@ const struct mp_flow_maker *lossy_flow(const struct setup *s) {
 
 /* Counts on up to COUNTED_STEPS steps, evenly spread. */
 static enum mp_status count(struct mp_condense_sums *sums, uint32_t *n_counted, const struct setup *s,
-                            const struct mp_plan *plan, struct mp_error *err) {
+                            const struct score *score, struct mp_error *err) {
+    const struct mp_plan *plan = score->plan;
+    const struct mp_workload *w = score_steps(score, s);
     struct mp_router *router = NULL;
     struct mp_cost_setup setup = {.plan = plan,
-                                  .workload = s->workload,
+                                  .workload = w,
                                   .topology = s->topology,
                                   .model = s->model,
                                   .dispatcher = s->sim.dispatcher,
                                   .sources = s->sim.sources,
                                   .choice = s->sim.choice};
-    const uint32_t n_steps = s->workload->n_steps, n = n_steps < COUNTED_STEPS ? n_steps : COUNTED_STEPS;
+    const uint32_t n_steps = w->n_steps, n = n_steps < COUNTED_STEPS ? n_steps : COUNTED_STEPS;
     *n_counted = n;
     enum mp_status status = mp_router_new(&router, plan, err);
     setup.router = router;
@@ -182,7 +184,7 @@ static enum mp_status count(struct mp_condense_sums *sums, uint32_t *n_counted, 
         struct mp_condense_sums one;
         struct mp_token_flow *f = NULL;
         const struct mp_flow_maker *base = rehoming_flow(s);
-        status = base != NULL ? base->make(&f, base->ctx, &setup, step, err) : mp_flow_new(&f, s->workload, step, err);
+        status = base != NULL ? base->make(&f, base->ctx, &setup, step, err) : mp_flow_new(&f, w, step, err);
         if (status == MP_OK)
             status = mp_condense_step(f, &setup, step, &s->lossy->condense, &one, err);
         mp_flow_free(f);
@@ -207,9 +209,9 @@ enum mp_status lossy_measure(struct score *score, const struct setup *s, struct 
         return MP_OK;
     sim.with_bound = false;
     sim.flow = rehoming_flow(s);
-    enum mp_status status = count(&sums, &n_counted, s, score->plan, err);
+    enum mp_status status = count(&sums, &n_counted, s, score, err);
     if (status == MP_OK)
-        status = served_simulate(&plain, s, score->plan, s->workload, &sim, err);
+        status = served_simulate(&plain, s, score->plan, score_steps(score, s), &sim, err);
     if (status != MP_OK)
         return status;
     score->lossy.is_lossy = true;

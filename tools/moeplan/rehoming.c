@@ -74,6 +74,16 @@ void rehoming_head(const struct setup *s, struct mp_out *o) {
                        "decodes nowhere (docs/LUFFY.md)\n");
 }
 
+bool rehoming_mark_json(const struct setup *s, json_t *o) {
+    if (s->rehoming == NULL)
+        return true;
+    const struct mp_rehome_job *job = &s->rehoming->job;
+    return json_object_set_new(o, "rehomed_by",
+                               json_pack("{s:s,s:s,s:f,s:i}", "strategy", job->strategy->name, "balance",
+                                         balance_name(job), "slack", job->slack_ppm * 1e-6, "candidates",
+                                         (int)job->n_candidates)) == 0;
+}
+
 /* ---- all of them, side by side ---- */
 
 struct row {
@@ -85,7 +95,7 @@ struct row {
 };
 struct rehoming_table {
     uint32_t n, n_steps;
-    bool is_train;
+    bool is_train, is_condensed; /* the latter: not here, but in the figures above */
     const char *policy, *balance;
     struct row rows[ROWS_MAX];
 };
@@ -117,6 +127,7 @@ static enum mp_status train_step(uint64_t *out, const struct setup *s, const str
     struct mp_train_timeline timeline;
     options.host_bytes_per_s = s->o->host_link;
     options.host_memory_bytes = s->o->host_memory;
+    options.offload = setup->plan->training.is_present ? setup->plan->training.offload : MP_TRAIN_OFFLOAD_NONE;
     enum mp_status status = mp_train_work_make(&work, setup, step, &options, err);
     if (status != MP_OK)
         return status;
@@ -203,6 +214,7 @@ enum mp_status rehoming_run(struct rehoming_table **out, const struct setup *s, 
     if (t == NULL)
         return mp_nomem(err, "strategies that move sequences");
     t->is_train = s->batching.phase == MP_PHASE_TRAIN;
+    t->is_condensed = s->lossy != NULL;
     t->policy = own->is_present ? own->name : POLICY;
     t->balance = balance_name(&s->rehoming->job);
     const struct mp_train_policy *policy = own->is_present ? &own->policy : &mp_train_policy_find(POLICY)->policy;
@@ -260,8 +272,9 @@ void rehoming_text(const struct rehoming_table *t, struct mp_out *o) {
     mp_out_printf(
         o,
         "\nsequences that move between layers (docs/LUFFY.md), mean of %u step%s, %s kept equal; against those "
-        "that stay%s%s\n\n",
-        t->n_steps, t->n_steps == 1 ? "" : "s", t->balance, t->is_train ? "; training steps under " : "",
+        "that stay%s%s%s\n\n",
+        t->n_steps, t->n_steps == 1 ? "" : "s", t->balance, t->is_condensed ? "; lossless, nothing condensed" : "",
+        t->is_train ? "; training steps under " : "",
         t->is_train ? t->policy : "");
     mp_table_write(table, o);
     mp_table_free(table);

@@ -13,6 +13,8 @@ enum mp_status rehoming_check(const struct setup *s, struct mp_error *err) MP_MU
 /* Where tokens are between layers in scored steps; NULL without --rehome. */
 const struct mp_flow_maker *rehoming_flow(const struct setup *s);
 void rehoming_head(const struct setup *s, struct mp_out *o); /* a line, or nothing */
+/* What a JSON object with figures of such steps says beside them: "rehomed_by", or nothing. */
+bool rehoming_mark_json(const struct setup *s, json_t *o);
 
 struct rehoming_table;
 /* Every strategy on up to 8 of the scored steps, each once with its own balance and those that can also with Algorithm

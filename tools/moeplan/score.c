@@ -418,8 +418,7 @@ static enum mp_status run(struct mp_sim_result **out, const struct score *c, str
     return MP_OK;
 }
 
-/* The steps of a part, its requests at the homes that the plan gives them. */
-static enum mp_status build_homed(struct mp_workload **out, const struct mp_plan *plan, const struct mp_part *part,
+enum mp_status score_build_homed(struct mp_workload **out, const struct mp_plan *plan, const struct mp_part *part,
                                   const struct mp_batching *batching, struct mp_error *err) {
     struct mp_part homed = *part; /* borrows */
     enum mp_status status = mp_plan_home_rule(&homed.homes, plan, err);
@@ -469,7 +468,7 @@ static enum mp_status score_replicate(struct score *scores, uint32_t n, const st
         if (scores[i].plan == NULL)
             continue;
         if (scores[i].workload != NULL)
-            MP_TRY(build_homed(&own, scores[i].plan, &part, &batching, err));
+            MP_TRY(score_build_homed(&own, scores[i].plan, &part, &batching, err));
         MP_TRY(run(&r, &scores[i], NULL, s, own != NULL ? own : w, &sim, err));
         mp_workload_free(own);
         own = NULL;
@@ -509,7 +508,7 @@ enum mp_status score_all(struct score *scores, uint32_t n, uint32_t base, const 
             continue;
         enum mp_status status = MP_OK;
         if (c->plan->homes.is_present)
-            status = build_homed(&c->workload, c->plan, &s->scored, &s->batching, err);
+            status = score_build_homed(&c->workload, c->plan, &s->scored, &s->batching, err);
         if (status == MP_OK)
             status = run(&c->result, c, c, s, score_steps(c, s), &s->sim, err);
         if (status != MP_OK)

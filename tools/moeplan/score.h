@@ -86,6 +86,9 @@ void score_free(struct score *score);
 static inline const struct mp_workload *score_steps(const struct score *score, const struct setup *s) {
     return score->workload != NULL ? score->workload : s->workload;
 }
+/* The steps of a part, its requests at the homes that the plan gives them, if it does. */
+enum mp_status score_build_homed(struct mp_workload **out, const struct mp_plan *plan, const struct mp_part *part,
+                                 const struct mp_batching *batching, struct mp_error *err) MP_MUST_CHECK;
 /* Copies between nodes and load, for plans whose requests have homes. */
 json_t *score_homes_json(const struct score *score);
 

@@ -231,7 +231,8 @@ enum mp_status training_choose(struct mp_plan *plan, const struct setup *s, cons
     struct mp_workload *workload = NULL;
     struct mp_error why = {0};
     enum mp_status status =
-        w == NULL ? mp_nomem(err, "training steps") : mp_workload_build(&workload, &s->planning, &s->batching, err);
+        w == NULL ? mp_nomem(err, "training steps")
+                  : score_build_homed(&workload, plan, &s->planning, &s->batching, err);
     if (status == MP_OK) {
         status = make_works(w, s, plan, NULL, workload, &why);
         if (status == MP_EUSAGE && policy == NULL) {
@@ -308,6 +309,7 @@ struct row {
     struct mp_train_policy policy;
     struct mp_train_timeline mean; /* of the scored steps; no arrays */
     uint64_t fair_ns;              /* the same plan's under the policy fair */
+    bool is_lossy;
 };
 struct training {
     bool is_compare, is_lossy;
@@ -335,10 +337,12 @@ static void add_row(struct training *t, const char *name, const char *policy_nam
     snprintf(r->name, sizeof r->name, "%s", name);
     snprintf(r->policy_name, sizeof r->policy_name, "%s", policy_name);
     r->policy = *policy;
+    r->is_lossy = t->is_lossy;
 }
 
 static enum mp_status policy_rows(struct training *t, const struct setup *s, const struct mp_plan *plan,
-                                  struct mp_error *err) {
+                                  const char *path, struct mp_error *err) {
+    struct mp_error why = {0};
     enum mp_status status = make_works(&t->works, s, plan, NULL, s->workload, err);
     if (status != MP_OK)
         return status;
@@ -360,13 +364,17 @@ static enum mp_status policy_rows(struct training *t, const struct setup *s, con
         add_row(t, name, plan->training.name, &plan->training.policy);
     }
     for (uint32_t i = 0; i < t->n_rows && status == MP_OK; i++) {
-        status = run_mean(&t->rows[i].mean, &t->scored, &t->rows[i].policy, err);
+        status = run_mean(&t->rows[i].mean, &t->scored, &t->rows[i].policy, &why);
         t->rows[i].fair_ns = t->rows[0].mean.step_ns;
+        if (status == MP_EUSAGE && plan->training.is_present && i == t->n_rows - 1)
+            status = mp_fail(err, MP_EINPUT, "%s: training: %s", path, why.message);
+        else if (status != MP_OK)
+            (void)mp_fail(err, status, "%s", why.message);
     }
     return status;
 }
 
-enum mp_status training_run(struct training **out, const struct setup *s, const struct score *score,
+enum mp_status training_run(struct training **out, const struct setup *s, const struct score *score, const char *path,
                             struct mp_error *err) {
     *out = NULL;
     if (s->batching.phase != MP_PHASE_TRAIN)
@@ -375,7 +383,7 @@ enum mp_status training_run(struct training **out, const struct setup *s, const 
     if (t == NULL)
         return MP_ENOMEM;
     t->is_lossy = s->lossy != NULL;
-    enum mp_status status = policy_rows(t, s, score->plan, err);
+    enum mp_status status = policy_rows(t, s, score->plan, path, err);
     if (status == MP_OK)
         *out = t;
     else
@@ -385,23 +393,28 @@ enum mp_status training_run(struct training **out, const struct setup *s, const 
 
 /* One plan on the scored steps under its own policy, chosen on the planning steps where it has none. */
 static enum mp_status compare_row(struct training *t, const struct setup *s, const struct score *score,
-                                  const struct mp_workload *planning, struct mp_error *err) {
+                                  struct mp_error *err) {
     const struct mp_train_policy *fair = &mp_train_policy_find("fair")->policy;
     struct mp_train_policy policy = score->plan->training.policy;
     struct mp_train_timeline m;
     enum mp_status status = MP_OK;
     if (!score->plan->training.is_present) {
-        status = make_works(&t->works, s, score->plan, score->travel, planning, err);
+        struct mp_workload *planning = NULL;
+        status = score_build_homed(&planning, score->plan, &s->planning, &s->batching, err);
+        if (status == MP_OK)
+            status = make_works(&t->works, s, score->plan, score->travel, planning, err);
         if (status == MP_OK)
             status = search(&policy, s, &t->works, t->arena, err);
         free_works(&t->works);
+        mp_workload_free(planning);
     }
     if (status == MP_OK)
-        status = make_works(&t->works, s, score->plan, score->travel, s->workload, err);
+        status = make_works(&t->works, s, score->plan, score->travel, score_steps(score, s), err);
     if (status != MP_OK)
         return status;
     add_row(t, score->name, score->plan->training.is_present ? score->plan->training.name : SEARCHED, &policy);
     struct row *r = &t->rows[t->n_rows - 1];
+    r->is_lossy = score->lossy.is_lossy; /* where experts travel, all tokens are computed */
     t->n_scored = t->works.n;
     note_memory(&t->works, s, score->name);
     status = run_mean(&r->mean, &t->works, &policy, err);
@@ -420,18 +433,17 @@ enum mp_status training_compare(struct training **out, const struct setup *s, co
     if (s->batching.phase != MP_PHASE_TRAIN)
         return MP_OK;
     struct training *t = new_training(err);
-    struct mp_workload *planning = NULL;
     struct mp_error why = {0};
     if (t == NULL)
         return MP_ENOMEM;
     t->is_compare = true;
     t->is_lossy = s->lossy != NULL;
     t->searched_on = "planning steps";
-    enum mp_status status = mp_workload_build(&planning, &s->planning, &s->batching, err);
+    enum mp_status status = MP_OK;
     for (uint32_t i = 0; i < n && status == MP_OK; i++) {
         if (scores[i].plan == NULL || scores[i].is_online)
             continue;
-        status = compare_row(t, s, &scores[i], planning, &why);
+        status = compare_row(t, s, &scores[i], &why);
         if (status == MP_EUSAGE) {
             tool_note(s->o, "%s: nothing is said of its training steps: %s", scores[i].name, why.message);
             free_works(&t->works);
@@ -442,7 +454,6 @@ enum mp_status training_compare(struct training **out, const struct setup *s, co
             t->base = t->n_rows - 1;
         }
     }
-    mp_workload_free(planning);
     if (status == MP_OK && t->n_rows > 0)
         *out = t;
     else
@@ -507,7 +518,8 @@ void training_text(const struct training *t, bool is_markdown, struct mp_out *o)
     for (uint32_t i = 0; i < t->n_rows; i++) {
         const struct row *r = &t->rows[i];
         const struct mp_train_timeline *m = &r->mean;
-        mp_table_cell(table, "%s%s", r->name, r->policy.is_pipelined ? ", pipelined" : "");
+        mp_table_cell(table, "%s%s%s", r->name, r->is_lossy ? " (LOSSY)" : "",
+                      r->policy.is_pipelined ? ", pipelined" : "");
         mp_table_cell(table, "%s", mp_human_ns((double)m->step_ns, buf));
         if (base != NULL)
             put_change(table, m->step_ns, base->mean.step_ns);
@@ -541,7 +553,7 @@ static json_t *row_json(const struct training *t, const struct row *r) {
                   (json_int_t)m->blocked_ns, "a2a_ns", (json_int_t)m->a2a_ns, "a2a_alone_ns",
                   (json_int_t)m->a2a_alone_ns, "fair_step_ns", (json_int_t)r->fair_ns);
     if (one != NULL && (times == NULL || json_object_update(one, times) != 0 ||
-                        (t->is_lossy && json_object_set_new(one, "lossy", json_true()) != 0))) {
+                        (r->is_lossy && json_object_set_new(one, "lossy", json_true()) != 0))) {
         json_decref(one);
         one = NULL;
     }

@@ -19,8 +19,8 @@ enum mp_status training_choose(struct mp_plan *plan, const struct setup *s, cons
 struct training;
 /* Every named policy, the searched one and the plan's own on up to 16 of the scored steps: the searched one is chosen
  * on every other of them, and all are scored on the rest (on all, where there are fewer than two). *out is NULL unless
- * the phase is train. */
-enum mp_status training_run(struct training **out, const struct setup *s, const struct score *score,
+ * the phase is train. path: of the plan, for errors. */
+enum mp_status training_run(struct training **out, const struct setup *s, const struct score *score, const char *path,
                             struct mp_error *err) MP_MUST_CHECK;
 /* For compare: every plan under the policy that training_choose gives it, on up to 16 of the scored steps. base: index,
  * or MP_NONE. *out is NULL unless the phase is train. */
