@@ -124,9 +124,9 @@ static enum mp_status choose_policy(struct mp_plan *plan, const struct setup *s,
 
 /* --policy and --packing are of training alone; packing makes the placement. */
 static enum mp_status check_training(const struct setup *s, struct mp_error *err) {
-    static const enum opt_id placing[] = {OPT_STRATEGY, OPT_REPLICATE,     OPT_PLACE,  OPT_ROUTE, OPT_REDUNDANT,
-                                          OPT_FROM,     OPT_SLOTS_PER_GPU, OPT_ROBUST, OPT_FOR,
-                                          OPT_EXPORT_LP, OPT_IMPORT_SOLUTION};
+    static const enum opt_id placing[] = {OPT_STRATEGY,  OPT_REPLICATE, OPT_PLACE,          OPT_ROUTE,
+                                          OPT_REDUNDANT, OPT_FROM,      OPT_SLOTS_PER_GPU,  OPT_ROBUST,
+                                          OPT_FOR,       OPT_EXPORT_LP, OPT_IMPORT_SOLUTION};
     const struct opts *o = s->o;
     if ((o->policy != NULL || o->packing != NULL) && s->batching.phase != MP_PHASE_TRAIN)
         return mp_fail(err, MP_EUSAGE,

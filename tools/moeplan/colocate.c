@@ -15,10 +15,10 @@ static double now_seconds(void) {
 /* What was asked for and has no say in how two models share a cluster: refused, never left out in silence. */
 static enum mp_status refuse_unused(const struct opts *o, struct mp_error *err) {
     static const enum opt_id unused[] = {
-        OPT_OBJECTIVE,     OPT_FIT,        OPT_SOLVER,          OPT_EXPORT_LP,       OPT_FROM,
-        OPT_MOVE_BUDGET,   OPT_TIME_LIMIT, OPT_INTERVAL_GROUPS, OPT_IMPORT_SOLUTION, OPT_HOMES,
-        OPT_HOMES_COMPARE, OPT_POLICY,     OPT_PACKING,         OPT_CONDENSE,
-        OPT_CONDENSE_HISTORY, OPT_HOST_LINK, OPT_HOST_MEMORY,         OPT_REHOME};
+        OPT_OBJECTIVE,     OPT_FIT,         OPT_SOLVER,          OPT_EXPORT_LP,       OPT_FROM,
+        OPT_MOVE_BUDGET,   OPT_TIME_LIMIT,  OPT_INTERVAL_GROUPS, OPT_IMPORT_SOLUTION, OPT_HOMES,
+        OPT_HOMES_COMPARE, OPT_POLICY,      OPT_PACKING,         OPT_CONDENSE,        OPT_CONDENSE_HISTORY,
+        OPT_HOST_LINK,     OPT_HOST_MEMORY, OPT_REHOME};
     static const enum opt_id unused_in_compare[] = {OPT_ROUTE,   OPT_ORDER,           OPT_STAGES,       OPT_PACING,
                                                     OPT_SET,     OPT_INCUMBENT_ROUTE, OPT_DISPATCHER,   OPT_WIDE,
                                                     OPT_NETWORK, OPT_STAGE_BARRIER,   OPT_STAGE_COUPLED};

@@ -274,8 +274,7 @@ void rehoming_text(const struct rehoming_table *t, struct mp_out *o) {
         "\nsequences that move between layers (docs/LUFFY.md), mean of %u step%s, %s kept equal; against those "
         "that stay%s%s%s\n\n",
         t->n_steps, t->n_steps == 1 ? "" : "s", t->balance, t->is_condensed ? "; lossless, nothing condensed" : "",
-        t->is_train ? "; training steps under " : "",
-        t->is_train ? t->policy : "");
+        t->is_train ? "; training steps under " : "", t->is_train ? t->policy : "");
     mp_table_write(table, o);
     mp_table_free(table);
 }

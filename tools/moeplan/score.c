@@ -2,6 +2,7 @@
 #include "lossy.h"
 #include "rehoming.h"
 #include "served.h"
+#include "training.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -146,6 +147,7 @@ enum mp_status setup_split(struct setup *s, const char *split, struct mp_error *
     struct mp_part unused = {0};
     const struct opts *o = s->o;
     MP_TRY(rehoming_check(s, err));
+    MP_TRY(training_check(s, err));
     if (o->score_on != NULL) {
         struct mp_split none = {.kind = MP_SPLIT_NONE, .seed = o->seed};
         MP_TRY(tool_load_trace(&s->score_trace, o->score_on, o, err));
@@ -419,7 +421,7 @@ static enum mp_status run(struct mp_sim_result **out, const struct score *c, str
 }
 
 enum mp_status score_build_homed(struct mp_workload **out, const struct mp_plan *plan, const struct mp_part *part,
-                                  const struct mp_batching *batching, struct mp_error *err) {
+                                 const struct mp_batching *batching, struct mp_error *err) {
     struct mp_part homed = *part; /* borrows */
     enum mp_status status = mp_plan_home_rule(&homed.homes, plan, err);
     return status == MP_OK ? mp_workload_build(out, &homed, batching, err) : status;
@@ -685,6 +687,8 @@ enum mp_status setup_as_planned(struct setup *s, const struct mp_plan *plan, str
         return status;
     costs_of(s, plan);
     status = rehoming_check(s, err);
+    if (status == MP_OK)
+        status = training_check(s, err);
     if (status == MP_OK)
         status = mp_plan_home_rule(&s->homes, plan, err);
     return status == MP_OK ? part_of(s, plan, err) : status;

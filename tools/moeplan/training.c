@@ -142,6 +142,16 @@ static enum mp_status search(struct mp_train_policy *out, const struct setup *s,
     return status == MP_OK ? mp_train_search_buckets(out, &ns, w->step, w->n, tool_threads(s->o), arena, err) : status;
 }
 
+enum mp_status training_check(const struct setup *s, struct mp_error *err) {
+    static const enum opt_id ours[] = {OPT_HOST_LINK, OPT_HOST_MEMORY};
+    for (size_t i = 0; i < sizeof ours / sizeof *ours && s->batching.phase != MP_PHASE_TRAIN; i++)
+        if (s->o->is_set[ours[i]])
+            return mp_fail(err, MP_EUSAGE,
+                           "--%s is about training steps, and these are of phase %s (add --phase train)",
+                           opt_table[ours[i]].name, mp_phase_name(s->batching.phase));
+    return MP_OK;
+}
+
 /* ---- what a plan carries ---- */
 
 /* name: NULL or SEARCHED = searched over these steps. packed: what packing chose, or NULL. */
@@ -230,9 +240,8 @@ enum mp_status training_choose(struct mp_plan *plan, const struct setup *s, cons
     struct works *w = mp_calloc(1, sizeof *w);
     struct mp_workload *workload = NULL;
     struct mp_error why = {0};
-    enum mp_status status =
-        w == NULL ? mp_nomem(err, "training steps")
-                  : score_build_homed(&workload, plan, &s->planning, &s->batching, err);
+    enum mp_status status = w == NULL ? mp_nomem(err, "training steps")
+                                      : score_build_homed(&workload, plan, &s->planning, &s->batching, err);
     if (status == MP_OK) {
         status = make_works(w, s, plan, NULL, workload, &why);
         if (status == MP_EUSAGE && policy == NULL) {

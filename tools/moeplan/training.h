@@ -16,6 +16,9 @@ enum mp_status training_pack(struct mp_train_packed *out, const struct setup *s,
 enum mp_status training_choose(struct mp_plan *plan, const struct setup *s, const char *policy,
                                const struct mp_train_packed *packed, struct mp_error *err) MP_MUST_CHECK;
 
+/* MP_EUSAGE for options that say something of training steps where these are others. Behind s->batching. */
+enum mp_status training_check(const struct setup *s, struct mp_error *err) MP_MUST_CHECK;
+
 struct training;
 /* Every named policy, the searched one and the plan's own on up to 16 of the scored steps: the searched one is chosen
  * on every other of them, and all are scored on the rest (on all, where there are fewer than two). *out is NULL unless
