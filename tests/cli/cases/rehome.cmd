@@ -9,3 +9,5 @@ moeplan compare "$SAMPLES/decode.mpt" 2x2:h100 --rehome matching
 moeplan compare "$SAMPLES/prefill.mpt" 2x2:h100 --rehome matching --sources coupled
 moeplan simulate plan.yaml train.mpt 2x2:h100 --rehome matching --travel janus
 moeplan list rehomes
+moeplan plan "$SAMPLES/signed.mpt" 2x2:h100 --strategy lpt --tokens-per-rank 64 -o signed.yaml -q > /dev/null
+moeplan simulate signed.yaml "$SAMPLES/signed.mpt" 2x2:h100 --condense 0.8 --rehome matching --interval-groups 0 -q | head -9
