@@ -11,7 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifndef LINA_ROW_TOKENS
 #define LINA_ROW_TOKENS 32u /* one row of a recording stands for so many tokens, which saves 31/32 of the time */
+#endif
 #define LINA_MOST_LAYERS 36u
 #define LINA_STEPS 4u /* of a bed: policies are chosen on the first half and scored on the other */
 
