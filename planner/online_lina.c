@@ -21,7 +21,22 @@
 #include <string.h>
 
 enum estimate { BY_NOTHING, BY_POPULARITY, BY_PAIRS, BY_PATHS, BY_ACTUAL };
-enum option { PATH, ESTIMATE, TUNE, SCHEDULE, CHECK, HIDE, SWAP, HOST, PER_GPU, DEVICES, ROUND, EARLY, N_OPTIONS };
+enum option {
+    PATH,
+    ESTIMATE,
+    TUNE,
+    SCHEDULE,
+    CHECK,
+    HIDE,
+    SWAP,
+    HOST,
+    PER_GPU,
+    DEVICES,
+    ROUND,
+    EARLY,
+    KEEP,
+    N_OPTIONS
+};
 static const struct mp_option options[] = {
     {"path-length", "layers", "layers before that popularity is estimated from", 3, 0, MP_PATH_MAX},
     {"estimate", "",
@@ -39,6 +54,7 @@ static const struct mp_option options[] = {
     {"devices", "", "what popularity is multiplied by: 1 = GPUs, as printed; 0 = slots", 1, 0, 1},
     {"round", "", "0 = down, 1 = to the nearest", 1, 0, 1},
     {"early", "", "1 = layers with fewer than path-length before them are scheduled too, by those", 0, 0, 1},
+    {"keep", "", "of a token's experts foreseen by sample paths, 1 = the top-k count, as published; 0 = all", 1, 0, 1},
     {0}};
 
 #define LINA "Lina, USENIX ATC 2023, arXiv 2210.17223"
@@ -292,8 +308,8 @@ static enum mp_status learn(struct lina *x, unsigned n_threads, struct mp_error 
     status = mp_path_learn(&x->tables, x->in->planning, by == BY_PATHS ? 0 : length, err);
     if (status == MP_OK && by == BY_PATHS)
         status = mp_sample_paths_learn(&x->paths, x->in->planning, length, n_threads, err);
-    x->how =
-        (struct mp_foresight){.tables = x->tables, .paths = x->paths, .length = length, .keeps_top = by == BY_PATHS};
+    x->how = (struct mp_foresight){
+        .tables = x->tables, .paths = x->paths, .length = length, .keeps_top = by == BY_PATHS && x->value[KEEP] != 0};
     x->first_layer = x->value[EARLY] != 0 ? 0 : length < x->n_layers ? length : x->n_layers;
     return status;
 }

@@ -270,12 +270,14 @@ static struct result of_plan(const struct bed *b, const struct mp_plan *p) {
     mp_sim_result_free(r);
     return x;
 }
-static struct result of_policy(const struct bed *b, const char *policy, int64_t length, bool is_published) {
+static struct result of_policy(const struct bed *b, const char *policy, int64_t length, bool is_published,
+                               bool is_whole) {
     struct mp_error err = {0};
     struct mp_online_result *r;
     const struct mp_setting settings[] = {{"lina-online", "path-length", length},
                                           {"lina-online", "swap-percent", is_published ? 0 : 100},
-                                          {"lina-online", "hide", is_published ? 2 : 1}};
+                                          {"lina-online", "hide", is_published ? 2 : 1},
+                                          {"lina-online", "keep", !is_whole}};
     const struct mp_online_request in = {.policy = mp_policy_find(policy),
                                          .planning = &b->planning,
                                          .start = b->start,
@@ -284,7 +286,7 @@ static struct result of_policy(const struct bed *b, const char *policy, int64_t 
                                          .model = b->lina.model,
                                          .sim = b->sim,
                                          .settings = settings,
-                                         .n_settings = 3};
+                                         .n_settings = 4};
     lina_require(mp_online_simulate(&r, &in, &err), &err);
     struct result x = of_sim(r->sim);
     x.tuned = r->n_checks > 0 ? (double)r->n_tuned / (double)r->n_checks : 0;
@@ -317,11 +319,13 @@ static void print_size(const struct size *z) {
     figure("tokens of an expert that go on to one, %", 41.94, 100 * pattern(&b));
     struct mp_plan *one = plan(&b, "auto", z->n_experts), *three = plan(&b, "auto", 3 * z->n_experts);
     const struct result ideal = of_plan(&even, even.start), base = of_plan(&b, b.start), fixed = of_plan(&b, one),
-                        wide = of_plan(&b, three), lina = of_policy(&b, "lina-online", 3, true),
-                        real = of_policy(&b, "lina-online", 3, false),
-                        free_of_cost = of_policy(&b, "lina-free", 3, true),
-                        actual = of_policy(&b, "lina-actual", 3, true), blind = of_policy(&b, "lina-blind", 3, true),
-                        once = of_policy(&b, "lina-once", 3, true);
+                        wide = of_plan(&b, three), lina = of_policy(&b, "lina-online", 3, true, false),
+                        real = of_policy(&b, "lina-online", 3, false, false),
+                        free_of_cost = of_policy(&b, "lina-free", 3, true, false),
+                        whole = of_policy(&b, "lina-free", 3, true, true),
+                        actual = of_policy(&b, "lina-actual", 3, true, false),
+                        blind = of_policy(&b, "lina-blind", 3, true, false),
+                        once = of_policy(&b, "lina-once", 3, true, false);
     printf("\n%-52s %9s %9s %9s %9s %9s %9s %9s\n", "ms a step; times as fast as one expert per GPU", "mean", "median",
            "p95", "median x", "p95 x", "p95/ideal", "max/mean");
     row("even popularity (ideal)", &ideal, &base, &ideal);
@@ -331,6 +335,7 @@ static void print_size(const struct size *z) {
     row("Lina at the published cost", &lina, &base, &ideal);
     row("Lina, swaps over 25 GB/s", &real, &base, &ideal);
     row("Lina at no cost", &free_of_cost, &base, &ideal);
+    row("Lina at no cost, whole distributions", &whole, &base, &ideal);
     row("Lina at no cost, actual popularity", &actual, &base, &ideal);
     row("Lina without estimation", &blind, &base, &ideal);
     row("Lina without fine-tuning", &once, &base, &ideal);
@@ -345,7 +350,7 @@ static void print_size(const struct size *z) {
     figure("us a layer may cost before Lina is as long as auto", 0,
            1e3 * ((wide.mean < fixed.mean ? wide.mean : fixed.mean) - free_of_cost.mean) / LAYERS);
     for (uint32_t i = 0; i < 3; i++) { /* Table 5, of 16 experts */
-        const struct result x = lengths[i] == 3 ? lina : of_policy(&b, "lina-online", lengths[i], true);
+        const struct result x = lengths[i] == 3 ? lina : of_policy(&b, "lina-online", lengths[i], true, false);
         char name[64];
         const bool is_paper = z->n_experts == 16;
         snprintf(name, sizeof name, "paths of %lld: median over ideal", (long long)lengths[i]);

@@ -21,6 +21,7 @@ FREE = ["schedule-us=0", "check-us=0", "swap-percent=0"]
 ESTIMATES = [("popularity of the planning data", ["estimate=1"]), ("pairs, 1 layer", ["estimate=2", "path-length=1", "early=1"]),
              ("pairs, 6 layers", ["estimate=2", "path-length=6", "early=1"]), ("Lina's paths, 3 layers, as published", ["estimate=3"]),
              ("Lina's paths, 3 layers, first layers too", ["estimate=3", "early=1"]),
+             ("the same, whole distributions", ["estimate=3", "early=1", "keep=0"]),
              ("what it will be", ["estimate=4"])]
 
 
