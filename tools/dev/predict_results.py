@@ -74,8 +74,8 @@ def section(ask, inference="", cells=""):
     return ["`moeplan compare` with `--redundant 8 --steps 32`, held out by request (tools/dev/predict_results.py). Break-even: what a scheduling of one layer may",
             "cost, of every layer and not hidden, before the policy's steps are as long as auto's.", "", *first, "",
             "The same policy at no cost, by what it foresees with; steps against auto's:", "", *second, "",
-            *(["### Lina's conditions (docs/LINA.md, Inference)", "", "`bench_lina_inference`", "", *("    " + line if line else "" for line in inference.splitlines()), ""]
-              if inference else [])]
+            *(["### Lina's conditions (docs/LINA.md, Inference)", "", "`bench_lina_inference`", ""] if inference else []),
+            *("    " + line if line else "" for line in inference.splitlines()), ""]
 
 
 def main():
