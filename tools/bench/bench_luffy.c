@@ -305,7 +305,11 @@ static struct times run(const struct bed *b, const struct fit *f, const struct m
     return sum;
 }
 
-enum homes { STAY, ALGORITHM_1, MATCHING };
+enum homes { STAY, ALGORITHM_1, ALGORITHM_1_INLINED, MATCHING };
+/* One expert on each GPU: copies and outputs are those of a2av, but a residual that moves joins an output that leaves
+ * where it is (NetMoE). */
+static const struct mp_dispatcher inlined = {.name = "inlined", .copies = MP_COPY_PER_GPU, .n_launches = 1};
+
 /* Each GPU keeps its number of sequences. All are of one length, so that Algorithm 1's choice among q > 1 candidates
  * has nothing to choose by and only makes sequences move more: q = 1. */
 static enum mp_status make_flow(struct mp_token_flow **out, enum homes homes, const struct mp_cost_setup *setup,
@@ -326,7 +330,8 @@ static struct times run_luffy(const struct bed *b, const struct fit *f, enum hom
                                         .workload = b->workload,
                                         .topology = t,
                                         .model = &model,
-                                        .dispatcher = mp_dispatcher_find("a2av")};
+                                        .dispatcher =
+                                            homes == ALGORITHM_1_INLINED ? &inlined : mp_dispatcher_find("a2av")};
     const struct mp_condense condense = {
         .threshold_ppm = &threshold_ppm, .n_thresholds = 1, .sure_ppm = 900000, .never_ppm = 200000, .block_rows = 256};
     struct mp_condense_sums sums = {0};
@@ -461,6 +466,7 @@ static void put_model(const struct bed beds[N_SIZES], const struct fit *f, uint3
     } alone[] = {{"condensation alone, as fitted", STAY, true, true},
                  {"condensation alone, h = 0.8", STAY, false, true},
                  {"migration alone, Algorithm 1", ALGORITHM_1, false, false},
+                 {"... residuals inlined", ALGORITHM_1_INLINED, false, false},
                  {"migration alone, matching", MATCHING, false, false}};
     for (size_t i = 0; i < sizeof alone / sizeof *alone; i++) {
         printf("%-29s", alone[i].name);
