@@ -460,7 +460,8 @@ static enum mp_status open_run(struct run *x, struct mp_error *err) {
                                           : "--compute gemm: transport %s has no GPU (take cuda or nccl)",
                        in->transport);
     if (in->n_policies > 0 && x->w.transport->beside == NULL)
-        return mp_fail(err, MP_EUSAGE, "transport %s sums no gradients beside all-to-alls (take loop, socket or nccl)",
+        return mp_fail(err, MP_EUSAGE,
+                       "transport %s sums no gradients beside all-to-alls (take loop, socket, nccl or cuda)",
                        in->transport);
     if (in->n_policies > 0 && (in->matrix != NULL || in->with_timeline || in->with_gemm))
         return mp_fail(err, MP_EUSAGE, "training steps are replayed without --%s (leave it out)",

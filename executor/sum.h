@@ -15,9 +15,12 @@ struct ex_sum { /* one chunk of a bucket, as one rank has it: the spans that it 
     uint32_t step, layer_id, chunk; /* for messages; layer_id: of the bucket's first layer */
     bool is_experts, is_struck;     /* is_struck: a fault of this kind strikes this rank here */
     uint64_t serial;                /* of all ranks alike: which chunk of the run this is */
+    uint64_t scratch_at; /* room in the block for who adds by kernels: EX_SUM_ROOM for each span, and bytes */
     size_t n_spans;
     struct ex_span *spans;
 };
+/* Tables of a span's receives: four slices, two rounds for each of n members. */
+#define EX_SUM_ROOM(n_members) (4 * 2 * (uint64_t)(n_members)*64)
 /* "allreduce chunk 3 of layer 7's gradients" into buf, which is returned. */
 const char *ex_sum_name(const struct ex_sum *s, char *buf, size_t size);
 

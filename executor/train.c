@@ -183,8 +183,14 @@ static enum mp_status make_room(struct play *x, uint32_t n_layers, struct mp_err
                 most[i] = used > most[i] ? used : most[i];
             }
     MP_TRY(ex_gradients_new(&x->gradients, x->p, x->t->in->plan, x->first_rank, x->n_local, most, err));
-    for (uint32_t i = 0; i < x->n_local; i++)
-        most[i] = x->gradients->end[i] + 1;
+    for (uint32_t i = 0; i < x->n_local; i++) {
+        most[i] = x->gradients->end[i] + EX_ALIGN;
+        if (w->transport->limits.packs) { /* adds by kernels: what comes lies behind, and tables */
+            most[i] += x->gradients->end[i] - x->gradients->begin[i] + EX_ALIGN;
+            for (size_t v = 0; v < x->gradients->n_vectors; v++)
+                most[i] += EX_SUM_ROOM(x->gradients->vectors[v].n_members);
+        }
+    }
     MP_TRY(ex_work_room(w, most, err));
     for (uint32_t c = 0; c < x->p->n_chunks; c++)
         for (int k = 0; k < 2; k++) {
@@ -227,6 +233,7 @@ static enum mp_status begin_sum(struct play *x, uint32_t bucket, uint32_t chunk,
         s->step = x->t->work->payload.step;
         s->layer_id = x->t->in->plan->layers[b->first_layer].layer_id;
         s->serial = (uint64_t)x->serial << 32 | x->n_sums;
+        s->scratch_at = (x->gradients->end[i] + EX_ALIGN - 1) / EX_ALIGN * EX_ALIGN;
         s->is_struck = f->kind != EX_FAULT_NONE && f->is_of_sums && f->step == s->step && f->stage == chunk &&
                        f->rank == x->first_rank + i && b->first_layer <= f->layer && f->layer <= b->last_layer;
         MP_TRY(x->beside->sum(x->t->work->link, x->first_rank + i, s, err));

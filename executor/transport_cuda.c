@@ -7,6 +7,7 @@
  * scripts that misbehave on purpose, or whose messages shall be timed one by one, are enqueued anew each time.
  *
  * The host never blocks in the driver: it asks whether the last event is done, until the deadline. */
+#include "cuda_sum.h"
 #include "gpu_gemm.h"
 #include <pthread.h>
 #include <stdio.h>
@@ -34,6 +35,7 @@ struct ex_link {
     cudaEvent_t timed[2];     /* around a graph */
     struct graph *graphs;
     size_t n_graphs;
+    struct cuda_sums sums;
     struct mp_error why;
     bool is_broken;
     pthread_mutex_t lock; /* of what follows */
@@ -393,6 +395,10 @@ static enum mp_status wait_for(const struct run *x, cudaEvent_t last, struct mp_
         }
         if (now - progress > deadline_ns)
             return blame(x, err);
+        uint64_t next;
+        enum mp_status status = cuda_sums_attend(&x->link->sums, &next, err);
+        if (status != MP_OK)
+            return status;
         gpu_nap(since);
     }
 }
@@ -445,6 +451,36 @@ out:
     unmake(&x);
     return status;
 }
+
+/* ---- sums beside scripts ---- */
+
+static enum mp_status cuda_attend(struct ex_link *l, ex_attend_fn *fn, void *ctx, struct mp_error *err) {
+    (void)err;
+    l->sums.attend = fn;
+    l->sums.attend_ctx = ctx;
+    return MP_OK;
+}
+static enum mp_status cuda_sum(struct ex_link *l, uint32_t rank, const struct ex_sum *sum, struct mp_error *err) {
+    return cuda_sums_begin(&l->sums, rank, sum, err);
+}
+static enum mp_status cuda_has_summed(struct ex_link *l, uint32_t rank, bool *has, struct mp_error *err) {
+    return cuda_sums_look(&l->sums, rank, has, err);
+}
+static enum mp_status cuda_idle(struct ex_link *l, uint64_t until_ns, uint32_t waits_for, const char *doing,
+                                struct mp_error *err) {
+    uint64_t next;
+    (void)waits_for;
+    (void)doing;
+    enum mp_status status = cuda_sums_attend(&l->sums, &next, err);
+    next = next < until_ns ? next : until_ns;
+    if (status == MP_OK && next > gpu_now_ns())
+        gpu_nap(gpu_now_ns() - 3000000); /* a short one: nothing says when a GPU has done something */
+    return status;
+}
+static void cuda_stir(struct ex_link *l) { (void)l; } /* who idles looks often enough */
+
+static const struct ex_beside cuda_beside = {
+    .attend = cuda_attend, .sum = cuda_sum, .has_summed = cuda_has_summed, .idle = cuda_idle, .stir = cuda_stir};
 
 /* ---- the table's functions ---- */
 
@@ -509,6 +545,7 @@ static void cuda_close(struct ex_link *l) {
     release(l);
     /* Behind a failure streams may never end, and giving memory back waits for them: the process ends anyway. */
     const bool is_idle = !l->is_broken || becomes_idle(l);
+    cuda_sums_close(&l->sums, is_idle);
     if (is_idle) {
         drop_graphs(l);
         for (uint32_t r = 0; l->blocks != NULL && r < l->world.n_ranks; r++)
@@ -600,13 +637,17 @@ static enum mp_status cuda_open(struct ex_link **out, const struct ex_world *wor
     }
     for (uint32_t r = 0; r <= n; r++) {
         GPU_TRY(cudaSetDevice((int)(r < n ? device_of(l, r) : 0)), "taking a GPU");
-        GPU_TRY(cudaStreamCreateWithFlags(&l->streams[r], cudaStreamNonBlocking), "making a stream");
+        int least, greatest; /* above those of sums */
+        GPU_TRY(cudaDeviceGetStreamPriorityRange(&least, &greatest), "priorities of streams");
+        GPU_TRY(cudaStreamCreateWithPriority(&l->streams[r], cudaStreamNonBlocking, greatest), "making a stream");
         GPU_TRY(cudaEventCreateWithFlags(&l->joins[r], cudaEventDisableTiming), "making an event");
         if (r < n)
             MP_TRY(gpu_block_open(&l->blocks[r], (int)device_of(l, r), err));
     }
     for (int k = 0; k < 2; k++)
         GPU_TRY(cudaEventCreate(&l->timed[k]), "making an event");
+    if (world->with_sums)
+        MP_TRY(cuda_sums_open(&l->sums, &l->world, l->blocks, err));
     status = meet_peers(l, err);
 out:
     if (status != MP_OK)
@@ -629,6 +670,7 @@ const struct ex_transport ex_cuda = {
     .run = cuda_run,
     .rows = cuda_rows,
     .compute = cuda_compute,
+    .beside = &cuda_beside,
     .barrier = cuda_barrier,
     .gather = cuda_gather,
     .abort = cuda_abort,

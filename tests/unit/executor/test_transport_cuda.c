@@ -300,6 +300,53 @@ static void test_transport_cuda__whole_plans_without_memory(void **state) {
     }
 }
 
+/* Training steps: rings of copies and adding kernels on low streams beside the scripts'. */
+static void test_transport_cuda__every_sum_of_training_steps(void **state) {
+    (void)state;
+    static struct trial t;
+    static const char *const kinds[] = {"sum-corrupt", "sum-lie", "sum-kill"};
+    uint32_t n = 0, n_faults = 0;
+    for (uint64_t seed = 100; seed < 106; seed++) {
+        struct mp_error err = {0};
+        struct mp_exec_result *want, *r;
+        struct mp_rng rng = mp_rng_seed(seed);
+        char fault[64];
+        struct mp_exec_policy policy = {.name = "policy"};
+        trial_make(&t, seed, false);
+        t.w.model.attention_bytes = 1 + mp_rng_below(&rng, 20000);
+        t.w.model.dense_bytes = t.w.model.attention_bytes * t.w.model.n_layers;
+        t.w.model.expert_bytes = 1 + mp_rng_below(&rng, 9000);
+        policy.policy.is_shared = seed % 3 == 0;
+        policy.policy.reduce_chunk_bytes = seed % 2 ? 6000 : 0;
+        policy.policy.a2a_chunk_bytes = seed % 4 ? 500 : 0;
+        t.in.n_policies = 1;
+        t.in.policies = &policy;
+        CHECK_OK(mp_exec_run(&want, &t.in, &err), err);
+        t.in.transport = "cuda";
+        mock_cuda_begin(1 + (int)(seed % 3), seed, 0);
+        CHECK_OK(mp_exec_run(&r, &t.in, &err), err);
+        assert_true(r->n_tokens == want->n_tokens && r->n_gradient_bytes == want->n_gradient_bytes);
+        assert_int_equal(mock_cuda_end(), 0);
+        n += r->n_gradient_bytes > 0;
+        mp_exec_result_free(r);
+        mp_exec_result_free(want);
+        if (t.in.n_ranks > 1) {
+            snprintf(fault, sizeof fault, "%s@0/0/0/%u", kinds[seed % 3], (unsigned)seed % t.in.n_ranks);
+            t.in.fault = fault;
+            t.in.deadline_ms = seed % 3 == 2 ? 100 : 30000;
+            mock_cuda_begin(2, seed, 0);
+            if (t.w.plan->n_slots == t.w.plan->n_experts) { /* else the rank may hold nothing of what is summed first */
+                assert_int_equal(mp_exec_run(&r, &t.in, &err), MP_EPEER);
+                assert_non_null(strstr(err.message, "allreduce"));
+                n_faults++;
+            }
+            (void)mock_cuda_end();
+        }
+        world_free(&t.w);
+    }
+    assert_true(n > 4 && n_faults > 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_transport_cuda__every_byte_arrives),
@@ -310,6 +357,7 @@ int main(void) {
         cmocka_unit_test(test_transport_cuda__says_what_is_missing),
         cmocka_unit_test(test_transport_cuda__survives_faults_of_memory),
         cmocka_unit_test(test_transport_cuda__whole_plans_without_memory),
+        cmocka_unit_test(test_transport_cuda__every_sum_of_training_steps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
