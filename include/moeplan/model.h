@@ -17,6 +17,7 @@ struct mp_model {
     uint32_t n_groups;                              /* expert groups of group-limited routing; 1 = none */
     uint32_t hidden_size, expert_size, shared_size; /* FFN inner sizes; shared_size of all shared experts together */
     uint32_t weight_bits_x100;                      /* bits per expert weight x 100: bf16 1600, fp8 800, mxfp4 425 */
+    uint32_t dense_bits_x100;                       /* of a weight outside of experts; 0 = as experts */
     bool is_8bit_compute;                           /* which FLOPS figure of the GPU applies */
     uint64_t expert_bytes;           /* weights of one routed expert (from the above when the file gives none) */
     uint64_t expert_flops_per_token; /* 6 * hidden * expert_size for gated FFNs, 4 * for plain ones */

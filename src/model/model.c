@@ -92,6 +92,7 @@ enum mp_status mp_model_generic(struct mp_model **out, const uint32_t *layer_ids
         .hidden_size = HIDDEN,
         .expert_size = EXPERT,
         .weight_bits_x100 = 1600,
+        .dense_bits_x100 = 1600,
         .expert_bytes = UINT64_C(3) * HIDDEN * EXPERT * 2,
         .expert_flops_per_token = UINT64_C(6) * HIDDEN * EXPERT,
         .dispatch_bytes = 2 * HIDDEN,

@@ -225,6 +225,7 @@ static enum mp_status read_sizes(struct reader *r) {
     m->shared_flops_per_token = 2 * r->mats * h * m->shared_size;
     m->dispatch_bytes = m->combine_bytes = 2 * h;
     m->attention_bytes = mp_ceil_div(r->attention_weights * r->dense_bits, 8);
+    m->dense_bits_x100 = (uint32_t)r->dense_bits * 100;
     m->attention_flops_per_token = 2 * r->attention_weights;
     m->kv_bytes_per_token = mp_ceil_div(r->kv_values * m->n_hidden_layers * r->kv_bits, 8);
     MP_TRY(figure(r, root, "expert_bytes", "bytes", 1, BYTES_MAX, false, &m->expert_bytes));

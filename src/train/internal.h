@@ -7,8 +7,9 @@
 
 #define TRAIN_FULL 1000000u /* ppm */
 
-/* The bytes of as many weights with `bits` each. */
+/* The bytes of as many weights of experts, shared ones included, with `bits` each; and of those outside of experts. */
 uint64_t train_bytes_at(const struct mp_model *model, uint64_t weight_bytes, uint64_t bits);
+uint64_t train_dense_bytes_at(const struct mp_model *model, uint64_t weight_bytes, uint64_t bits);
 
 /* What a rank keeps of so many tokens that start there and (token, expert) pairs that it computes, one layer, until the
  * backward pass. */

@@ -23,6 +23,12 @@ uint64_t train_bytes_at(const struct mp_model *model, uint64_t weight_bytes, uin
     return mp_mul_div_ceil(weight_bytes, bits * 100, model->weight_bits_x100 == 0 ? 1600 : model->weight_bits_x100);
 }
 
+uint64_t train_dense_bytes_at(const struct mp_model *model, uint64_t weight_bytes, uint64_t bits) {
+    if (model->dense_bits_x100 == 0)
+        return train_bytes_at(model, weight_bytes, bits);
+    return mp_mul_div_ceil(weight_bytes, bits * 100, model->dense_bits_x100);
+}
+
 uint64_t train_activation_bytes(const struct mp_model *model, uint64_t tokens, uint64_t pairs) {
     const uint64_t hidden = model->hidden_size > 0 ? model->hidden_size : model->combine_bytes / ACTIVATION_BYTES;
     const uint64_t of_token = KEPT_OF_A_TOKEN * hidden + KEPT_OF_A_NEURON * (uint64_t)model->shared_size;
@@ -66,9 +72,12 @@ static struct held held_by(const struct mp_cost_setup *s, const struct mp_train_
         h.experts = add(h.experts, own);
     }
     h.experts = mp_mul_div_ceil(h.experts, n_held, n); /* layers that are not recorded are like those that are */
-    h.weights = add(add(h.experts, m->dense_bytes), times(n_held, m->shared_bytes));
-    h.gradients = train_bytes_at(m, h.weights, o->gradient_bits);
-    h.state = train_bytes_at(m, h.weights, (uint64_t)o->held_bytes * 8);
+    const uint64_t all = add(h.experts, times(n_held, m->shared_bytes));
+    h.weights = add(all, m->dense_bytes);
+    h.gradients =
+        add(train_bytes_at(m, all, o->gradient_bits), train_dense_bytes_at(m, m->dense_bytes, o->gradient_bits));
+    h.state = add(train_bytes_at(m, all, (uint64_t)o->held_bytes * 8),
+                  train_dense_bytes_at(m, m->dense_bytes, (uint64_t)o->held_bytes * 8));
     h.expert_gradients = train_bytes_at(m, h.experts, o->gradient_bits);
     h.expert_state = train_bytes_at(m, h.experts, (uint64_t)o->held_bytes * 8);
     h.activations = mp_mul_div_ceil(activations, n_held, n);

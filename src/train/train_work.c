@@ -303,10 +303,11 @@ static enum mp_status make_layer(struct making *m, uint32_t step, uint32_t layer
     if (status == MP_OK)
         status = reduce_experts(m, own, &x->expert_reduce, err);
     /* What no layer of experts has (embeddings, dense layers) comes last in the backward pass: with the first. */
-    uint64_t weights = model->attention_bytes + model->shared_bytes, dense = model->attention_bytes * model->n_layers;
+    uint64_t weights = model->attention_bytes, dense = model->attention_bytes * model->n_layers;
     if (layer == 0 && model->dense_bytes > dense)
         weights += model->dense_bytes - dense;
-    uint64_t bytes = train_bytes_at(m->setup->model, weights, m->options->gradient_bits);
+    const uint64_t bytes = train_bytes_at(model, model->shared_bytes, m->options->gradient_bits) +
+                           train_dense_bytes_at(model, weights, m->options->gradient_bits);
     if (status == MP_OK)
         status = add_all_rings(m, bytes, err);
     return status == MP_OK ? reduce(m, m->n > 1 ? bytes : 0, &x->reduce, err) : status;
@@ -318,8 +319,11 @@ static uint64_t update_ns(const struct making *m) {
     uint64_t most = 0;
     for (uint32_t g = 0; g < m->n; g++) {
         uint64_t slots = plan->gpu_first_slot[g + 1] - plan->gpu_first_slot[g];
-        uint64_t held = model->dense_bytes + plan->n_layers * (slots * model->expert_bytes + model->shared_bytes);
-        uint64_t ns = memory_ns(m, g, train_bytes_at(m->setup->model, held, (uint64_t)m->options->state_bytes * 8));
+        uint64_t held = plan->n_layers * (slots * model->expert_bytes + model->shared_bytes);
+        uint64_t ns =
+            memory_ns(m, g,
+                      train_bytes_at(model, held, (uint64_t)m->options->state_bytes * 8) +
+                          train_dense_bytes_at(model, model->dense_bytes, (uint64_t)m->options->state_bytes * 8));
         most = ns > most ? ns : most;
     }
     return most;

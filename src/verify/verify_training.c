@@ -3,8 +3,9 @@
 #include "internal.h"
 #include <string.h>
 
-static uint64_t gradient_bytes(const struct verifier *v, uint64_t weight_bytes) {
-    const uint32_t own = v->model->weight_bits_x100 == 0 ? 1600 : v->model->weight_bits_x100;
+/* of weights with so many hundredths of a bit each; 0 = 16 bits */
+static uint64_t gradient_bytes(const struct verifier *v, uint64_t weight_bytes, uint32_t bits_x100) {
+    const uint32_t own = bits_x100 == 0 ? 1600 : bits_x100;
     const unsigned __int128 x = (unsigned __int128)weight_bytes * v->plan->training.gradient_bits * 100;
     return (uint64_t)((x + own - 1) / own);
 }
@@ -13,10 +14,13 @@ static uint64_t gradient_bytes(const struct verifier *v, uint64_t weight_bytes) 
 static uint64_t common_bytes(const struct verifier *v, uint32_t layer) {
     const struct mp_model *m = v->model;
     const uint64_t counted = m->attention_bytes * m->n_layers;
-    uint64_t weights = m->attention_bytes + m->shared_bytes;
+    const uint32_t dense_bits = m->dense_bits_x100 == 0 ? m->weight_bits_x100 : m->dense_bits_x100;
+    uint64_t weights = m->attention_bytes;
     if (layer == 0 && m->dense_bytes > counted)
         weights += m->dense_bytes - counted;
-    return v->plan->n_gpus < 2 ? 0 : gradient_bytes(v, weights);
+    if (v->plan->n_gpus < 2)
+        return 0;
+    return gradient_bytes(v, weights, dense_bits) + gradient_bytes(v, m->shared_bytes, m->weight_bits_x100);
 }
 
 /* Experts of the layer that two GPUs or more hold. gpu[n_experts]: room. */
@@ -107,7 +111,8 @@ enum mp_status vf_check_training(struct verifier *v, struct mp_error *err) {
     }
     for (uint32_t l = 0; l < p->n_layers && v->model != NULL; l++) {
         bytes[l] = common_bytes(v, l);
-        bytes[p->n_layers + l] = n_shared_experts(p, l, room) * gradient_bytes(v, v->model->expert_bytes);
+        bytes[p->n_layers + l] =
+            n_shared_experts(p, l, room) * gradient_bytes(v, v->model->expert_bytes, v->model->weight_bits_x100);
     }
     check_buckets(v, false, v->model == NULL ? NULL : bytes, room);
     check_buckets(v, true, v->model == NULL ? NULL : bytes + p->n_layers, room);

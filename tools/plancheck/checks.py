@@ -121,15 +121,15 @@ def training_bytes(c, model):
     """Every layer's gradients are in a bucket, and the buckets say what the model's weights make."""
     p, t = c.plan, c.plan["training"]
 
-    def at_bits(weight_bytes):
-        return -(-weight_bytes * t["gradient_bits"] * 100 // model.weight_bits_x100)
+    def at_bits(weight_bytes, own_bits_x100=model.weight_bits_x100):
+        return -(-weight_bytes * t["gradient_bits"] * 100 // own_bits_x100)
 
     own = {"common": [], "experts": []}
     for l, layer in enumerate(p["layer_list"]):
-        weights = model.attention_bytes + model.shared_bytes
+        weights = model.attention_bytes
         if l == 0:
             weights += max(0, model.dense_bytes - model.attention_bytes * len(model.layer_ids))
-        own["common"].append(at_bits(weights) if p["gpus"] > 1 else 0)
+        own["common"].append(at_bits(weights, model.dense_bits_x100) + at_bits(model.shared_bytes) if p["gpus"] > 1 else 0)
         gpus = {}
         for s, e in enumerate(layer["slots"]):
             gpus.setdefault(e, set()).add(c.slot_gpu[s])

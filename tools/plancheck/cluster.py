@@ -265,7 +265,7 @@ class Model:
                 attention += a["kv_lora_rank"] * heads * (a["nope_dim"] + a["value_dim"]) + heads * a["value_dim"] * h
             else:
                 attention = 2 * h * heads * a["head_dim"] + 2 * h * a["kv_heads"] * a["head_dim"]
-        self.weight_bits_x100 = weight_bits
+        self.weight_bits_x100, self.dense_bits_x100 = weight_bits, 100 * dense_bits
         self.expert_bytes = num("expert_bytes", _ceil(mats * h * size * weight_bits, 800))
         self.expert_flops = num("expert_flops", 2 * mats * h * size)
         self.shared_bytes = num("shared_bytes", _ceil(mats * h * shared_size * weight_bits, 800))

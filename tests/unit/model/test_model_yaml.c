@@ -60,6 +60,7 @@ static void test_model_yaml__every_key(void **state) {
     assert_int_equal(m->n_groups, 4);
     assert_int_equal(m->shared_size, 20);
     assert_int_equal(m->weight_bits_x100, 425);
+    assert_int_equal(m->dense_bits_x100, 800);
     assert_int_equal(m->expert_bytes, 10625); /* 2 * 1000 * 10 * 4.25 / 8 */
     assert_int_equal(m->shared_bytes, 21250);
     assert_int_equal(m->expert_flops_per_token, 40000);

@@ -122,6 +122,30 @@ static void test_train_work__gradients_by_hand(void **state) {
     world_free(&w);
 }
 
+/* Experts of 4 bits beside attention of 16: each kind's gradients count its own weights. They were all counted as
+ * weights of experts, four times too many of attention. */
+static void test_train_work__dense_weights_have_bits_of_their_own(void **state) {
+    (void)state;
+    static struct world w;
+    struct mp_rng r = mp_rng_seed(3);
+    case_plain(&w.net, 2, 2, 100 * UINT64_C(1000000000), 10 * UINT64_C(1000000000));
+    world_make(&w, &r, (struct world_shape){.n_layers = 1, .n_experts = 4, .top_k = 1});
+    w.model.weight_bits_x100 = 400;
+    w.model.dense_bits_x100 = 1600;
+    w.model.expert_bytes = 3000000;
+    w.model.attention_bytes = 4000000;
+    w.model.shared_bytes = 1000000;
+    w.model.dense_bytes = 14000000;
+    struct mp_train_work work = make(&w, 0);
+    assert_int_equal(work.step.layers[0].reduce.bytes, 14000000 + 4 * 1000000);
+    const uint64_t experts = work.memory.weight_bytes - 15000000;
+    assert_int_equal(experts % 3000000, 0);
+    assert_int_equal(work.memory.gradient_bytes, 14000000 + 4 * (experts + 1000000));
+    assert_int_equal(work.memory.state_bytes, 6 * 14000000 + 24 * (experts + 1000000));
+    mp_train_work_free(&work);
+    world_free(&w);
+}
+
 /* On the steps it looks at the searched policy is no slower than any named one, for any number of threads the same. */
 static void test_train_work__searched_policy_is_never_slower(void **state) {
     (void)state;
@@ -175,6 +199,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_train_work__agrees_with_the_forward_step),
         cmocka_unit_test(test_train_work__gradients_by_hand),
+        cmocka_unit_test(test_train_work__dense_weights_have_bits_of_their_own),
         cmocka_unit_test(test_train_work__searched_policy_is_never_slower),
         cmocka_unit_test(test_train_work__survives_faults),
     };
