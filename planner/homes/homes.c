@@ -22,7 +22,7 @@
 #define SLACK_OPTION                                                                                                   \
     { "slack", "%", SLACK_SUMMARY, 0, 0, 100000 }
 #define PRICE_OPTION                                                                                                   \
-    { "price", "%", "of requests' mean preference that a node at that slack has to be better", 100, 0, 10000 }
+    { "price", "%", "of requests' mean preference that a node at that slack has to be better", 200, 0, 10000 }
 enum { PREFIX, SLACK, PRICE, STARTS, ROUNDS, KICKS, EXPERT, LOAD, PEAK };
 
 static const struct mp_option of_affinity[] = {PREFIX_OPTION, SLACK_OPTION, PRICE_OPTION, {.name = NULL}};
