@@ -58,8 +58,8 @@ static enum mp_status read_file(const uint32_t **out, uint32_t *n_out, const cha
         if (n_cell == 0 || *p == '#')
             continue;
         const bool is_number = mp_parse_double(cell, n_cell, &v);
-        if (!is_number && line == 1)
-            continue;
+        if (!is_number && line == 1 && strchr("0123456789.+-", *cell) == NULL)
+            continue; /* names of columns */
         if (!is_number || (is_losses ? !(v > 0 && v < 1e12) : !(v >= 0 && v <= 1))) {
             status = mp_fail_at(err, MP_EINPUT, path, line, (uint64_t)(cell - p) + 1, "\"%s\" is not %s",
                                 mp_quote(cell, n_cell, quoted, sizeof quoted),
