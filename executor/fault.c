@@ -26,10 +26,10 @@ enum mp_status ex_fault_parse(struct ex_fault *out, const char *text, struct mp_
         p += length;
     }
     if (!is_good || n < 3 || *p != '\0')
-        return mp_fail(err, MP_EUSAGE,
-                       "--fault: \"%.80s\" is not KIND@STEP/LAYER/STAGE[/RANK] (KIND: corrupt, swap, drop, stop, kill, "
-                       "lie or slow)",
-                       whole);
+        return mp_fail(err, MP_EUSAGE, "--fault: \"%.80s\" is not %s", whole,
+                       is_of_sums ? "sum-KIND@STEP/LAYER/CHUNK[/RANK] (KIND: corrupt, stop, kill, lie or slow)"
+                                  : "KIND@STEP/LAYER/STAGE[/RANK] (KIND: corrupt, swap, drop, stop, kill, lie or slow; "
+                                    "in a sum of gradients sum-KIND@STEP/LAYER/CHUNK[/RANK])");
     out->step = (uint32_t)numbers[0];
     out->layer = (uint32_t)numbers[1];
     out->stage = (uint32_t)numbers[2];

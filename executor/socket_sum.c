@@ -125,10 +125,9 @@ static enum mp_status check_header(struct ex_link *l, uint32_t from, size_t i, s
     if (f->magic == SOCKET_MAGIC && f->kind == SOCKET_MESSAGE && f->from == from && f->serial == x->sum->serial &&
         f->bytes == m->bytes)
         return MP_OK;
-    return socket_break(
-        l, err, "%s: rank %u sends rank %u %llu bytes of chunk %llu where %llu bytes of chunk %llu were agreed",
-        ex_sum_name(x->sum, name, sizeof name), from, l->me, (unsigned long long)f->bytes,
-        (unsigned long long)f->serial, (unsigned long long)m->bytes, (unsigned long long)x->sum->serial);
+    return socket_break(l, err, "%s: rank %u sends rank %u %llu bytes%s where %llu bytes were agreed",
+                        ex_sum_name(x->sum, name, sizeof name), from, l->me, (unsigned long long)f->bytes,
+                        f->serial != x->sum->serial ? " of another chunk" : "", (unsigned long long)m->bytes);
 }
 
 /* What a faulty rank does once its first receive is in. */

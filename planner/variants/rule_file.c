@@ -2,6 +2,7 @@
  *
  * Decides nothing. Method: YAML in a fixed order, whole numbers. */
 #include "variants.h"
+#include <moeplan/yaml.h>
 
 static void put_row(struct mp_out *o, const char *before, const uint64_t *wide, const uint32_t *narrow, uint32_t n) {
     mp_out_printf(o, "%s[", before);
@@ -18,9 +19,13 @@ void mp_variants_write_rule(const struct mp_variants *v, const char *const *plan
     mp_out_printf(o, "moeplan_variants: 1\nwindow_steps: %u\npatience_ppm: %u\nbudget_ppm: %u\nworst_loss_ns: %llu\n",
                   r->window, r->patience_ppm, r->budget_ppm, (unsigned long long)r->worst_loss_ns);
     mp_out_printf(o, "share_one: %u\nvariants:\n", MP_SHARE_ONE);
-    for (uint32_t i = 0; i < v->n; i++)
-        mp_out_printf(o, "  - plan: \"%s\"\n    sha256: \"%s\"\n    made_for: \"%s\"\n", plan_names[i], sha256[i],
-                      v->variant[i].from);
+    for (uint32_t i = 0; i < v->n; i++) {
+        mp_out_puts(o, "  - plan: ");
+        mp_yaml_write_string(o, plan_names[i]);
+        mp_out_printf(o, "\n    sha256: \"%s\"\n    made_for: ", sha256[i]);
+        mp_yaml_write_string(o, v->variant[i].from);
+        mp_out_puts(o, "\n");
+    }
     mp_out_puts(o, "groups:\n");
     for (uint32_t g = 0; g < r->n_groups; g++) {
         mp_out_printf(o, "  - first_layer: %u\n    n_layers: %u\n    cost_ns: # from, to\n",

@@ -794,6 +794,19 @@ class Results(Case):
         self.assertEqual([r["kind"] for r in value["results"]], ["strategy", "incumbent", "incumbent"])
         self.assertEqual(value["results"][1]["step_time_ns"], value["results"][2]["step_time_ns"])
 
+    def test_beside_names_the_list_that_has_its_policies(self):
+        listed = self.expect(0, "list", "strategies").stdout.decode()
+        self.assertRegex(listed, r"(?m)^lina-online  .*")
+        error = self.expect(2, "variants", DECODE, "4:h100", "-b", "2", "--beside", "foo").stderr.decode()
+        self.assertIn("moeplan list strategies", error)
+        self.assertIn("moeplan list strategies", " ".join(self.expect(0, "help", "variants").stdout.decode().split("--beside")[1][:300].split()))
+
+    def test_names_in_a_library_of_variants_are_quoted(self):
+        self.expect(0, "generate", "-o", "v.mpt", "--layers", "2", "--experts", "16", "--n-requests", "60", "-q")
+        self.expect(0, "variants", "v.mpt", "4:h100", "-b", "2", "--blocks", "10", "--strategy", "eplb", "-k", "1", "--beside", "none", "-o", 'a"b\\c.yaml')
+        text = (self.folder / 'a"b\\c.yaml').read_text(encoding="utf-8")
+        self.assertIn('  - plan: "a\\"b\\\\c.0.yaml"\n', text)
+
     def test_a_placement_of_more_layers_than_were_recorded_is_fitted_by_layer_id(self):
         for name, more in (("four.mpt", ["--layers", "4"]), ("two.mpt", ["--layers", "2", "--first-layer", "1"]),
                            ("late.mpt", ["--layers", "2", "--first-layer", "3"])):

@@ -209,12 +209,12 @@ static void write_json(const struct predict *p, struct mp_out *o) {
     json_t *rows = json_array(), *lina = json_array();
     for (uint32_t i = 0; i < p->n_rows; i++)
         (void)json_array_append_new(i < p->n_ours ? rows : lina, row_json(p, &p->rows[i]));
-    json_t *root =
-        json_pack("{s:s,s:i,s:s,s:s,s:i,s:I,s:i,s:i,s:s,s:i,s:i,s:o,s:o}", "schema", "moeplan.predict", "version", 1,
-                  "split", p->o->split, "scored", p->origin, "n_learned", (int)p->planning.n, "n_tokens_learned",
-                  (json_int_t)p->tables->n_tokens, "n_scored", (int)p->scored.n, "top_k", (int)p->trace->top_k,
-                  "batches", p->batches->is_bootstrap ? "bootstrap" : "recorded", "n_batches", (int)p->batches->n_steps,
-                  "best_path_length", (int)p->best, "rows", rows, "sample_paths", lina);
+    json_t *root = json_pack(
+        "{s:s,s:i,s:s,s:s,s:o,s:I,s:i,s:i,s:s,s:i,s:i,s:o,s:o}", "schema", "moeplan.predict", "version", 1, "split",
+        p->o->split, "scored", p->origin, "n_learned", p->o->tables == NULL ? json_integer(p->planning.n) : json_null(),
+        "n_tokens_learned", (json_int_t)p->tables->n_tokens, "n_scored", (int)p->scored.n, "top_k",
+        (int)p->trace->top_k, "batches", p->batches->is_bootstrap ? "bootstrap" : "recorded", "n_batches",
+        (int)p->batches->n_steps, "best_path_length", (int)p->best, "rows", rows, "sample_paths", lina);
     if (p->stored.bytes > 0)
         (void)json_object_set_new(root, "stored",
                                   json_pack("{s:I,s:i,s:f,s:f}", "bytes", (json_int_t)p->stored.bytes, "hint_places",
@@ -234,6 +234,8 @@ enum mp_status cmd_predict(const struct opts *o, const struct args *args, int *e
         return mp_fail(err, MP_EUSAGE,
                        o->tables != NULL ? "-o keeps what was learned, and --tables learns nothing (leave one out)"
                                          : "-o -: the table goes to standard output (write a file)");
+    if (o->out == NULL && o->is_set[OPT_HINT_PLACES])
+        return mp_fail(err, MP_EUSAGE, "--hint-places says how -o rounds hints (add -o FILE)");
     MP_TRY(mp_split_parse(&split, o->split, o->seed, err));
     MP_TRY(tool_load_trace(&p.trace, args->value[0], o, err));
     if (p.trace->n_layers < 2) {

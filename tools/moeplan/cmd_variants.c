@@ -121,7 +121,7 @@ static enum mp_status add_policy(void *ctx, const char *word, struct mp_error *e
     if (p == NULL || !mp_online_needs_tokens(p))
         return mp_fail(err, MP_EUSAGE,
                        "--beside: \"%.40s\" is no policy that decides step by step (write lina-online, lina-free or "
-                       "another of them, or none; moeplan list policies)",
+                       "another of them, or none; moeplan list strategies)",
                        word);
     if (x->n_policies == MP_VARIANT_POLICIES_MAX)
         return mp_fail(err, MP_EUSAGE, "--beside: more than %d policies (give fewer)", MP_VARIANT_POLICIES_MAX);
