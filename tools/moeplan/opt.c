@@ -378,7 +378,7 @@ const struct opt opt_table[OPT_END] = {
                               "how many blocks there are of each domain"),
     [OPT_BESIDE] = TEXT("beside", 0, "A,B,...", beside, WORDS_NONE, "lina-online,lina-free", NULL,
                         "policies that place experts in every step, to be shown beside it, or none (moeplan list "
-                        "policies)"),
+                        "strategies)"),
     [OPT_VARIANTS] = WHOLE("variants", 'k', "K", variants, 1, MP_VARIANTS_MAX, "8", NULL,
                            "most plans of the library, the static one included; fewer where more do not pay"),
     [OPT_BLOCKS] = TEXT("blocks", 0, "N,M,...", blocks, WORDS_NONE, "10,100,1000,10000", NULL,
