@@ -279,6 +279,8 @@ void mp_exec_write_json(const struct mp_exec_result *r, const struct mp_exec *in
     }
     if (in->flow_name != NULL)
         (void)json_object_set_new(root, "tokens_between_layers", json_string(in->flow_name));
+    if (in->is_lossy)
+        (void)json_object_set_new(root, "lossy", json_true());
     mp_json_write(root, o);
     json_decref(root);
 out:

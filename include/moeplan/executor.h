@@ -31,6 +31,7 @@ struct mp_exec { /* what to execute; all borrowed */
      * all, which ranks compare. */
     const struct mp_flow_maker *flow;
     const char *flow_name;
+    bool is_lossy; /* tokens stand for others */
     int stage_mode; /* -1 = the plan's, else enum mp_stage_mode */
     /* Whole training steps in place of forward passes: each step under each of them. 0 = forward passes. */
     uint32_t n_policies;

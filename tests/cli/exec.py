@@ -580,6 +580,7 @@ class Moves(unittest.TestCase):
             moved = self.results(*more)
             self.assertEqual(moved["verified"]["tokens"], still["verified"]["tokens"])
             self.assertEqual("LOSSY" in moved["tokens_between_layers"], "--condense" in more)
+            self.assertEqual(moved.get("lossy", False), "--condense" in more)
             if "--condense" in more:
                 self.assertLess(moved["verified"]["copies"], still["verified"]["copies"])
 

@@ -423,6 +423,7 @@ static enum mp_status execute(const struct opts *o, const struct args *args, int
     MP_TRY(train_policies(&policies, &s, plan, err));
     struct mp_exec in = exec_of(&s, plan, bytes, &policies);
     in.flow_name = in.flow != NULL ? name_flow(flow_name, sizeof flow_name, o) : NULL;
+    in.is_lossy = in.flow != NULL && o->condense != NULL;
     MP_TRY(find_rank(&start, &in, o, err));
     if (start.local != NULL && in.first_rank == MP_NONE) {
         status = wait_for_ranks(&start, o, exit_code, err);

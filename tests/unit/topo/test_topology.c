@@ -199,7 +199,7 @@ static void test_topology__round_trips(void **state) {
         check_round_trip(t);
         mp_topology_free(t);
     }
-    assert_int_equal(n, 8);
+    assert_int_equal(n, 9);
 }
 
 /* Measured coefficients, odd names and shared names survive too. */
