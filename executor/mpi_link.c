@@ -180,8 +180,9 @@ enum mp_status mpi_alloc(struct ex_link *l, uint32_t rank, uint64_t bytes, void 
         *err = pulse.why;
     if (pulse.status != MP_OK)
         return pulse.status;
-    return *host_view != NULL ? MP_OK
-                              : mp_nomem(err, "the memory of a rank (fewer --steps or a smaller --batch need less)");
+    return *host_view != NULL
+               ? MP_OK
+               : mp_nomem(err, "the memory of a rank (fewer --steps, a smaller --batch or smaller experts need less)");
 }
 
 /* MPI_Abort would end this process before it has said why. It ends by itself, with its exit code and without

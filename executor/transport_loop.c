@@ -533,8 +533,9 @@ static enum mp_status loop_alloc(struct ex_link *l, uint32_t rank, uint64_t byte
         l->block_bytes[rank] = l->blocks[rank] != NULL ? bytes : 0;
     }
     *host_view = l->blocks[rank];
-    return *host_view != NULL ? MP_OK
-                              : mp_nomem(err, "the memory of a rank (fewer --steps or a smaller --batch need less)");
+    return *host_view != NULL
+               ? MP_OK
+               : mp_nomem(err, "the memory of a rank (fewer --steps, a smaller --batch or smaller experts need less)");
 }
 
 static enum mp_status loop_run(struct ex_link *l, const struct ex_script *s, struct ex_times *times,

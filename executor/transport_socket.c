@@ -648,8 +648,9 @@ static enum mp_status socket_alloc(struct ex_link *l, uint32_t rank, uint64_t by
         *err = pulse.why;
     if (pulse.status != MP_OK)
         return pulse.status;
-    return *host_view != NULL ? MP_OK
-                              : mp_nomem(err, "the memory of a rank (fewer --steps or a smaller --batch need less)");
+    return *host_view != NULL
+               ? MP_OK
+               : mp_nomem(err, "the memory of a rank (fewer --steps, a smaller --batch or smaller experts need less)");
 }
 
 const struct ex_transport ex_socket = {

@@ -222,6 +222,10 @@ static enum mp_status check_header(struct facts *f, const struct mp_in *in, stru
     if (raw_bytes > MOST_BYTES || raw_bytes / MOST_PACKED > packed_bytes)
         return BAD(56, "%llu bytes of entries cannot come out of %llu (the file is damaged)",
                    (unsigned long long)raw_bytes, (unsigned long long)packed_bytes);
+    if (packed_bytes > raw_bytes + raw_bytes / 64 + 1024) /* also keeps them below 2^32, which zlib counts to */
+        return BAD(f->header_bytes,
+                   "%llu bytes for %llu bytes of entries, more than packing them ever takes (the file is damaged)",
+                   (unsigned long long)packed_bytes, (unsigned long long)raw_bytes);
     crc = crc32_z(crc32_z(0, NULL, 0), h + f->header_bytes, packed_bytes);
     if (crc != get_u32(h + PAYLOAD_CRC_AT))
         return BAD(PAYLOAD_CRC_AT,
@@ -234,7 +238,7 @@ out:
 static enum mp_status unpack(uint8_t *raw, const struct facts *f, const struct mp_in *in, struct mp_error *err) {
     z_stream z = {.zalloc = zlib_alloc, .zfree = zlib_free};
     z.next_in = (uint8_t *)(uintptr_t)in->data + f->header_bytes;
-    z.avail_in = (unsigned)(in->size - f->header_bytes); /* below 2^32: checked against MOST_BYTES */
+    z.avail_in = (unsigned)(in->size - f->header_bytes); /* below 2^32: see check_header */
     if (inflateInit(&z) != Z_OK)
         return mp_nomem(err, "path tables");
     z.next_out = raw;

@@ -548,7 +548,8 @@ class Training(unittest.TestCase):
                                             r"outstanding): rank 2 is gone")
 
     def test_usage(self):
-        for more, says in ((["--train", "fastest"], 'unknown policy "fastest"'), (["--train", "lina", "--timeline", "x.json"], "without --timeline"),
+        for more, says in ((["--train", "fastest"], 'unknown policy "fastest"'),
+                           (["--train", "lina,fair,lina"], '"lina" is there twice'), (["--train", "lina", "--timeline", "x.json"], "without --timeline"),
                            (["--train", "lina", "--transport", "mpi-alltoallv"], "sums no gradients|unknown")):
             done = run(EXEC, *self.arguments(*more), check=False)
             self.assertEqual(done.returncode, 2, done.stderr)

@@ -324,8 +324,10 @@ static void write_text(const struct variants *x, struct mp_out *o) {
     if (v->n == 1 && x->o->variants == 1)
         mp_out_puts(o, "K = 1, as asked: nothing is switched\n");
     else if (v->n == 1)
-        mp_out_puts(o, "K = 1: on the validation part no variant beats the static plan by more than 0.03 %; nothing is "
-                       "switched\n");
+        mp_out_printf(o,
+                      "K = 1: on the validation part no variant beats the static plan by more than 0.03 %% within a "
+                      "budget of %.4g %% (--regret); nothing is switched\n",
+                      (double)x->o->regret_ppm / 1e4);
     else
         mp_out_printf(
             o,

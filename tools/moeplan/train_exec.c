@@ -72,6 +72,9 @@ static enum mp_status add(struct train_policies *out, const char *name, size_t n
     if (out->n == TRAIN_POLICIES_MAX)
         return mp_fail(err, MP_EUSAGE, "--train: more than %d policies", TRAIN_POLICIES_MAX);
     snprintf(copy, sizeof out->names[0], "%.*s", (int)(n < 31 ? n : 31), name);
+    for (uint32_t i = 0; i < out->n; i++)
+        if (strcmp(out->names[i], copy) == 0)
+            return mp_fail(err, MP_EUSAGE, "--train: \"%s\" is there twice", copy);
     *p = (struct mp_exec_policy){.name = copy};
     const struct mp_train_named_policy *named = mp_train_policy_find(copy);
     if (strcmp(copy, "plan") == 0 && plan->training.is_present) {

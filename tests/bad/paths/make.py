@@ -50,6 +50,7 @@ FILES = {
     "ids-high.paths": tables(ids=[*range(LAYERS - 1), 1024]),
     "not-packed.paths": tables(payload=b"\x00" * 200),
     "packed-short.paths": tables(payload=zlib.compress(b"\0" * 100)),
+    "packed-larger.paths": tables(payload=b"\0" * 27000),
     "packed-more.paths": tables(payload=zlib.compress(b"\0" * 100000)),
     "packed-trailing.paths": tables(payload=zlib.compress(struct.pack("<H", 2560) * (LAYERS * EXPERTS) + bytes((LAYERS - 1) * EXPERTS ** 2)) + b"more"),
     "popularity.paths": tables(popularity=65535),
