@@ -197,6 +197,7 @@ static void count_dispatch(struct flow_count *c, const struct flow_row *x) {
         n_own++;
         t->slot_rows[x->slots[j]]++;
         t->copies_expert += g != src;
+        t->copies_inter += v != s->node[src];
         if (copies == MP_COPY_PER_EXPERT && g != src)
             t->dispatch[src * n + g]++;
         if (s->gpu_stamp[g] == stamp)

@@ -198,6 +198,7 @@ enum mp_status traffic_weights_count(struct traffic_scratch *s, const struct mp_
             t->slot_rows[slot] += pairs;
             t->dispatch[i * c.n + to] += pairs;
             t->copies_expert += pairs;
+            t->copies_inter += s->node[i] != s->node[to] ? pairs : 0;
         }
     }
     for (uint32_t g = 0; g < c.n; g++)

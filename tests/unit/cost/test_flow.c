@@ -59,6 +59,7 @@ static void test_flow__of_tokens_that_stay_is_none(void **state) {
                     assert_memory_equal(a->slot_rows, b->slot_rows, a->n_slots * sizeof(uint64_t));
                     assert_int_equal(a->has_second, b->has_second);
                     assert_int_equal(a->copies_expert, b->copies_expert);
+                    assert_int_equal(a->copies_inter, b->copies_inter);
                     assert_int_equal(a->copies_gpu, b->copies_gpu);
                     assert_int_equal(a->copies_node, b->copies_node);
                     assert_int_equal(a->intra_bytes, b->intra_bytes);
@@ -86,7 +87,7 @@ struct hand_row {
 static struct hand_row hand[ROWS];
 struct hand_counts {
     uint64_t dispatch[CASE_GPUS * CASE_GPUS], dispatch2[CASE_GPUS * CASE_GPUS], combine[CASE_GPUS * CASE_GPUS],
-        combine2[CASE_GPUS * CASE_GPUS], slot[256], source[CASE_GPUS], by_expert, by_gpu, by_node;
+        combine2[CASE_GPUS * CASE_GPUS], slot[256], source[CASE_GPUS], by_expert, by_inter, by_gpu, by_node;
 };
 
 static uint32_t gateway_of(const struct mp_topology *t, uint32_t of, uint32_t node) {
@@ -153,6 +154,7 @@ static void count_by_hand(const struct world *w, uint32_t n_rows, struct hand_co
             goes_at_all = out[x->gpu[j]] = true;
             c->slot[x->slot[j]]++;
             c->by_expert += x->gpu[j] != x->src;
+            c->by_inter += t->gpus[x->gpu[j]].group[0] != t->gpus[x->src].group[0];
             c->dispatch[x->src * n + x->gpu[j]] += copies == MP_COPY_PER_EXPERT && x->gpu[j] != x->src;
         }
         back[x->src] = back[x->src] || x->src != x->dst;
@@ -290,6 +292,7 @@ static void test_flow__agrees_with_row_by_row(void **state) {
                 assert_int_equal(t->inter_bytes, inter);
                 assert_memory_equal(t->slot_rows, c.slot, w.plan->n_slots * sizeof *c.slot);
                 assert_int_equal(t->copies_expert, c.by_expert);
+                assert_int_equal(t->copies_inter, c.by_inter);
                 assert_int_equal(t->copies_gpu, c.by_gpu);
                 assert_int_equal(t->copies_node, c.by_node);
                 mp_flow_rows(f, l + 1, next, n);

@@ -4,7 +4,7 @@
 struct brute {
     uint64_t dispatch[CASE_GPUS * CASE_GPUS], second[CASE_GPUS * CASE_GPUS], rows[CASE_GPUS], source[CASE_GPUS],
         slot[256];
-    uint64_t by_expert, by_gpu, by_node;
+    uint64_t by_expert, by_inter, by_gpu, by_node;
 };
 
 static uint32_t gateway_of(const struct mp_topology *t, uint32_t src, uint32_t node) {
@@ -38,6 +38,7 @@ static void count_by_hand(const struct world *w, uint32_t step, uint32_t layer, 
             gpus[g] = true;
             nodes[t->gpus[g].group[0]] = true;
             b->by_expert += g != src;
+            b->by_inter += t->gpus[g].group[0] != t->gpus[src].group[0];
             if (w->setup.dispatcher->copies == MP_COPY_PER_EXPERT && g != src)
                 b->dispatch[src * n + g]++;
         }
@@ -117,6 +118,7 @@ static void test_traffic__agrees_with_token_by_token(void **state) {
                 assert_int_equal(t->intra_bytes, intra);
                 assert_int_equal(t->inter_bytes, inter);
                 assert_int_equal(t->copies_expert, b.by_expert);
+                assert_int_equal(t->copies_inter, b.by_inter);
                 assert_int_equal(t->copies_gpu, b.by_gpu);
                 assert_int_equal(t->copies_node, b.by_node);
                 assert_true(b.by_node <= b.by_gpu && b.by_gpu <= b.by_expert);
