@@ -22,6 +22,8 @@ python3|command -v python3
 libyaml-dev|pkg-config --exists yaml-0.1
 libjansson-dev|pkg-config --exists jansson
 zlib1g-dev|pkg-config --exists zlib
+libzstd-dev|pkg-config --exists libzstd
+libexpat1-dev|pkg-config --exists expat
 nettle-dev|pkg-config --exists nettle
 libxxhash-dev|pkg-config --exists libxxhash
 libglpk-dev|echo "#include <glpk.h>" | cc -E -x c -o /dev/null -
@@ -31,6 +33,10 @@ needs_to_check='iproute2|command -v ip && command -v tc || [ -x /usr/sbin/tc ]
 iperf3|command -v iperf3
 openmpi-bin|command -v mpirun || ! pkg-config --exists ompi-c
 python3-yaml|python3 -c "import yaml"
+chromium|command -v chromium
+debhelper|command -v dh
+lintian|command -v lintian
+fakeroot|command -v fakeroot
 clang|command -v clang
 libclang-rt-14-dev|printf "int LLVMFuzzerTestOneInput(const char *d, unsigned long n) { return d == 0 && n > 0; }" | clang -x c -fsanitize=fuzzer,address -o /dev/null -'
 
