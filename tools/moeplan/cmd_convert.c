@@ -35,7 +35,7 @@ static enum mp_status convert_placement(const char *in, const struct opts *o, st
     if (o->model != NULL)
         MP_TRY(mp_model_load(&model, o->model, &o->limits, err));
     struct mp_stack_options options = tool_stack_options(o, model, NULL);
-    MP_TRY(mp_stack_load(&plan, in, o->format, &options, &o->limits, err));
+    MP_TRY(mp_stack_load(&plan, in, o->input_format, &options, &o->limits, err));
     MP_TRY(mp_plan_verify(&report, plan, NULL, NULL, NULL, err));
     if (report->n > 0) {
         status = mp_fail_at(err, MP_EINPUT, in, 0, 0, "%s: %s", mp_violation_name(report->violations[0].kind),

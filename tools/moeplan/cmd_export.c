@@ -282,7 +282,7 @@ enum mp_status cmd_export(const struct opts *o, const struct args *args, int *ex
     if (o->model != NULL)
         MP_TRY(mp_model_load(&model, o->model, &o->limits, err));
     struct mp_stack_options options = tool_stack_options(o, model, NULL);
-    MP_TRY(mp_stack_load(&plan, args->value[0], o->format, &options, &o->limits, err));
+    MP_TRY(mp_stack_load(&plan, args->value[0], o->input_format, &options, &o->limits, err));
     if (model == NULL && plan->provenance.model != NULL && plan->provenance.has_workload) {
         struct mp_error unknown = {0}; /* the plan's model may have been a file that is not here */
         if (mp_model_load(&model, plan->provenance.model, &o->limits, &unknown) != MP_OK)

@@ -300,7 +300,7 @@ static enum mp_status plan_facts(struct facts *f, const char *path, const struct
     struct mp_plan *p = NULL;
     char text[256];
     struct mp_stack_options options = tool_stack_options(o, NULL, NULL);
-    enum mp_status status = mp_stack_load(&p, path, is_plan ? "plan" : o->format, &options, &o->limits, err);
+    enum mp_status status = mp_stack_load(&p, path, is_plan ? "plan" : o->input_format, &options, &o->limits, err);
     if (status != MP_OK)
         return status;
     fact_text(f, "what",

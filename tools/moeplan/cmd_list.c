@@ -185,8 +185,8 @@ static const struct {
     {"policies", policies_row,
      "policies of training steps: what travels first (plan --policy; simulate --phase train shows all, and the "
      "searched one)"},
-    {"formats", formats_row, "recordings that can be read (--format; detected otherwise)"},
-    {"matrices", matrices_row, "traffic matrices that `moeplan order` reads (--format; detected otherwise)"},
+    {"formats", formats_row, "recordings that can be read (--input-format; detected otherwise)"},
+    {"matrices", matrices_row, "traffic matrices that `moeplan order` reads (--input-format; detected otherwise)"},
     {"stacks", stacks_row, "serving stacks: placements out (export --to) and in"},
     {"exports", exports_row, "other exports (export --to), made from a plan, a recording and a topology"},
     {"presets", presets_row,

@@ -192,7 +192,7 @@ static enum mp_status load(struct job *j, const char *matrix, const char *topolo
     enum mp_status status = MP_OK;
     MP_TRY(tool_check_topology(topology, err));
     MP_TRY(mp_topology_load(&j->topology, topology, &o->limits, err));
-    MP_TRY(mp_matrix_load(&j->matrix, matrix, o->format, 0, &o->limits, err));
+    MP_TRY(mp_matrix_load(&j->matrix, matrix, o->input_format, 0, &o->limits, err));
     const size_t n = j->matrix->n;
     if (n != j->topology->n_gpus) {
         status = mp_fail_at(err, MP_EINPUT, matrix, 0, 0,

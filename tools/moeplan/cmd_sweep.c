@@ -531,8 +531,6 @@ enum mp_status cmd_sweep(const struct opts *o, const struct args *args, int *exi
     struct mp_split split;
     struct mp_part a = {0}, b = {0};
     enum mp_status status = MP_OK;
-    if (o->json && o->csv)
-        return mp_fail(err, MP_EUSAGE, "sweep: --json and --csv exclude each other (give one)");
     status = sweep_axes_of(&w.axes, o, err);
     if (status != MP_OK)
         return status;

@@ -10,6 +10,7 @@
 enum opt_id {
     OPT_HELP,
     OPT_JSON,
+    OPT_OUTPUT_FORMAT,
     OPT_QUIET,
     OPT_SEED,
     OPT_THREADS,
@@ -18,7 +19,7 @@ enum opt_id {
     OPT_MEM_LIMIT,
     OPT_MODEL,
     OPT_OUT,
-    OPT_FORMAT,
+    OPT_INPUT_FORMAT,
     OPT_PHASE,
     OPT_LAYER_BASE,
     OPT_IDS,
@@ -177,12 +178,16 @@ enum opt_id {
     OPT_END
 };
 
+/* How results are printed. */
+enum output_format { FORMAT_TABLE, FORMAT_JSON, FORMAT_CSV, FORMAT_MARKDOWN };
+
 /* What the command line said; defaults come from the table. Text is borrowed from argv. */
 struct opts {
     struct mp_limits limits; /* the defaults, with --mem-limit */
     bool is_set[OPT_END];
     bool help, json, quiet, strict, thorough, prove, colocate, resample, stage_barrier, stage_coupled, pacing,
         markdown_table, wide, man, markdown, version, matrix, csv, calibrate, keep_labels, drop_signatures;
+    enum output_format output; /* what --format, --json, --csv and --markdown come to */
     uint64_t host_link, host_memory, seed, threads, work_limit, mem_limit, layer_base, experts, top_k, routing_ns;
     double time_limit;
     uint64_t batch, tokens_per_rank, steps, pad, redundant, slots_per_gpu, interval_groups, gpus, nodes, hidden_layers,
@@ -191,7 +196,7 @@ struct opts {
     uint64_t gen_layers, gen_experts, gen_top_k, first_layer, n_requests, tokens_per_request, cluster, domains;
     uint64_t source_skew_ppm, zipf_ppm, coactivation_ppm, cross_layer_ppm, domain_share_ppm, drift_ppm, stickiness_ppm,
         threshold_ppm;
-    const char *model, *out, *tables, *format, *phase, *ids, *map, *requests, *ranked, *axes;
+    const char *model, *out, *tables, *input_format, *format, *phase, *ids, *map, *requests, *ranked, *axes;
     const char *model_b, *out_b, *colocation, *evaluator;
     const char *strategy, *strategies, *replicate, *place, *route, *order, *stages, *set, *objective, *for_stack,
         *policy, *packing, *replica_choice, *homes;

@@ -347,9 +347,9 @@ enum mp_status score_load(struct score *out, const struct setup *s, const char *
     enum mp_status status = MP_OK;
     MP_TRY(mp_stack_load(&out->plan, path, NULL, &options, &s->o->limits, err));
     if (!out->plan->provenance.has_workload) { /* a placement, or one that was converted to a plan file */
-        struct opts plain = *s->o;             /* --format speaks of the recording */
+        struct opts plain = *s->o;             /* --input-format speaks of the recording */
         enum tool_kind kind;
-        plain.format = NULL;
+        plain.input_format = NULL;
         MP_TRY(tool_kind_of(&kind, path, &plain, err));
         out->is_imported = kind != TOOL_PLAN;
     }

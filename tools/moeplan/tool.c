@@ -55,7 +55,7 @@ static enum mp_status load_trace(struct mp_trace **out, const char *path, const 
     hints.is_ranked = o->ranked == NULL ? -1 : says(o->ranked, "yes");
     hints.n_experts = (uint32_t)o->experts;
     hints.top_k = (uint32_t)o->top_k;
-    hints.format = o->format;
+    hints.format = o->input_format;
     hints.axes = o->axes;
     hints.overrides = overrides;
     hints.missing = missing;
@@ -532,8 +532,8 @@ enum mp_status tool_kind_of(enum tool_kind *out, const char *spec, const struct 
     enum mp_status status = keep_pipe(spec, err);
     if (status != MP_OK)
         return status;
-    if (o->format != NULL) {
-        *out = is_trace_format(o->format) ? TOOL_TRACE : TOOL_PLACEMENT;
+    if (o->input_format != NULL) {
+        *out = is_trace_format(o->input_format) ? TOOL_TRACE : TOOL_PLACEMENT;
         return MP_OK;
     }
     if (!exists) {
@@ -581,10 +581,10 @@ enum mp_status tool_kind_of(enum tool_kind *out, const char *spec, const struct 
 enum mp_status tool_matrix_format(const char **out, const char *spec, const struct mp_plan *plan, const struct opts *o,
                                   struct mp_error *err) {
     const struct mp_matrix_source *named = &plan->provenance.matrix;
-    const struct mp_matrix_format *f = mp_matrix_format_find(o->format);
+    const struct mp_matrix_format *f = mp_matrix_format_find(o->input_format);
     struct mp_in *in;
     *out = NULL;
-    if ((o->format != NULL && f == NULL) || mp_is_folder(spec))
+    if ((o->input_format != NULL && f == NULL) || mp_is_folder(spec))
         return MP_OK;
     bool is_stdin = strcmp(spec, "-") == 0; /* is read from where it stands: it goes back there */
     enum mp_status status = keep_pipe(spec, err);

@@ -94,7 +94,7 @@ static void test_trace_detect__what_nobody_knows_is_said(void **state) {
     struct mp_error err = {0};
     assert_int_equal(mp_trace_load(&t, save_bytes("odd.bin", "what is this", 12), NULL, &mp_limits_default, &err),
                      MP_EINPUT);
-    assert_non_null(strstr(err.message, "--format"));
+    assert_non_null(strstr(err.message, "--input-format"));
     assert_non_null(strstr(err.message, "native, npz"));
     mp_error_clear(&err);
     assert_int_equal(mp_trace_load(&t, save_bytes("empty", "", 0), NULL, &mp_limits_default, &err), MP_EINPUT);
