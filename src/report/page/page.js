@@ -1,0 +1,2 @@
+/* The charts of the report. */
+"use strict";
