@@ -6,6 +6,8 @@
 #include <moeplan/status.h>
 #include <stdbool.h>
 
+MP_API_BEGIN
+
 struct mp_alloc_table {
     void *(*resize)(void *ctx, void *p, size_t size); /* p NULL = allocate; size > 0; NULL = out of memory */
     void (*release)(void *ctx, void *p);              /* p may be NULL */
@@ -42,5 +44,7 @@ char *mp_arena_printf(struct mp_arena *a, const char *fmt, ...) MP_PRINTF(2, 3);
 /* Checked arithmetic: true when the result does not fit (GCC and clang builtins). */
 #define mp_mul_overflow(a, b, out) __builtin_mul_overflow(a, b, out)
 #define mp_add_overflow(a, b, out) __builtin_add_overflow(a, b, out)
+
+MP_API_END
 
 #endif

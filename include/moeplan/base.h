@@ -5,6 +5,8 @@
 #include <moeplan/status.h>
 #include <stdbool.h>
 
+MP_API_BEGIN
+
 /* Random numbers (xoshiro256**, seeded through splitmix64). Same seed, same numbers, on every machine. */
 struct mp_rng {
     uint64_t s[4];
@@ -50,5 +52,7 @@ uint64_t mp_mul_div_ceil(uint64_t a, uint64_t b, uint64_t c);
 bool mp_is_text(const char *s, size_t n);
 /* For messages: the n bytes of s, cut at 40, unprintable bytes as \xNN, terminated; returns buf. */
 const char *mp_quote(const char *s, size_t n, char *buf, size_t size);
+
+MP_API_END
 
 #endif

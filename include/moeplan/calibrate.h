@@ -4,6 +4,8 @@
 
 #include <moeplan/executor.h>
 
+MP_API_BEGIN
+
 enum mp_fit_kind { MP_FIT_RATE, MP_FIT_PAIR, MP_FIT_LAUNCH, MP_FIT_STAGE, MP_FIT_INCAST, MP_FIT_COMPUTE };
 const char *mp_fit_kind_name(enum mp_fit_kind kind);
 
@@ -49,5 +51,7 @@ void mp_calibration_free(struct mp_calibration *c); /* NULL is fine */
 void mp_calibration_write_topology(const struct mp_calibration *c, struct mp_out *o);
 void mp_calibration_write_text(const struct mp_calibration *c, struct mp_out *o);
 void mp_calibration_write_json(const struct mp_calibration *c, struct mp_out *o);
+
+MP_API_END
 
 #endif

@@ -6,6 +6,8 @@
 #include <moeplan/cost.h>
 #include <moeplan/workload.h>
 
+MP_API_BEGIN
+
 #define MP_COLOC_GPUS_MAX 512u
 
 /* One model in one layer. All borrowed. Sums over n_steps steps; times are those of the mean step. */
@@ -95,5 +97,7 @@ const struct mp_coloc_strategy *mp_coloc_strategy_find(const char *name);
 enum mp_status mp_coloc_solve(struct mp_coloc_plan **out, const struct mp_coloc_strategy *s,
                               const struct mp_coloc_problem *in, enum mp_outcome *outcome,
                               struct mp_error *err) MP_MUST_CHECK;
+
+MP_API_END
 
 #endif

@@ -5,6 +5,8 @@
 
 #include <moeplan/flow.h>
 
+MP_API_BEGIN
+
 enum { MP_CONDENSE_BLOCK = 1024, MP_CONDENSE_BLOCK_MAX = 4096 };
 struct mp_condense {
     const uint32_t *threshold_ppm; /* [n_thresholds] h of the workload's steps in turn; the last one stays */
@@ -41,5 +43,7 @@ uint32_t mp_condense_sigmoid_ppm(double loss_first, double loss_before);
  * arena's. MP_EUSAGE, MP_EINPUT with file and line. */
 enum mp_status mp_condense_parse(const uint32_t **threshold_ppm, uint32_t *n, const char *text, struct mp_arena *arena,
                                  struct mp_error *err) MP_MUST_CHECK;
+
+MP_API_END
 
 #endif

@@ -5,6 +5,8 @@
 #include <moeplan/model.h>
 #include <moeplan/plan.h>
 
+MP_API_BEGIN
+
 /* Which copies of a token travel (DESIGN.md part 2). */
 enum mp_copy_count {
     MP_COPY_PER_EXPERT, /* one per (token, expert) whose slot is on another GPU */
@@ -120,5 +122,7 @@ enum mp_status mp_layer_lower_bound(struct mp_layer_bound *out, const struct mp_
  * static placement with at most these slots and any routing: closed form, docs/BOUNDS.md. */
 enum mp_status mp_step_lower_bound(uint64_t *out_ns, const struct mp_cost_setup *s, uint32_t step,
                                    struct mp_error *err) MP_MUST_CHECK;
+
+MP_API_END
 
 #endif

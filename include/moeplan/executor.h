@@ -8,6 +8,8 @@
 #include <moeplan/policy.h>
 #include <moeplan/sim.h>
 
+MP_API_BEGIN
+
 /* Transports built in: fills what is known of transport i; false past the last. */
 bool mp_transport_at(uint32_t i, const char **name, const char **summary, const char **needs);
 
@@ -146,5 +148,7 @@ void mp_local_leave(struct mp_local *l); /* a rank: frees l */
  * when a rank ended with 1 (its answer is no, which is no failure), else 0. Frees l. */
 enum mp_status mp_local_wait(struct mp_local *l, uint64_t patience_ms, int *signal_number, int *no,
                              struct mp_error *err) MP_MUST_CHECK;
+
+MP_API_END
 
 #endif

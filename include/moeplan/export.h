@@ -5,6 +5,8 @@
 
 #include <moeplan/sim.h>
 
+MP_API_BEGIN
+
 struct mp_export { /* all borrowed */
     const struct mp_plan *plan;
     const struct mp_workload *workload;
@@ -24,5 +26,7 @@ struct mp_exporter {
 };
 const struct mp_exporter *mp_exporter_at(uint32_t i); /* NULL past the last */
 const struct mp_exporter *mp_exporter_find(const char *name);
+
+MP_API_END
 
 #endif

@@ -5,6 +5,8 @@
 
 #include <moeplan/cost.h>
 
+MP_API_BEGIN
+
 /* Where the tokens of one step are, layer by layer. A sequence is consecutive rows of the step that stay together:
  * those of one request on one rank; of a decode step each row is one. */
 struct mp_token_flow {
@@ -48,5 +50,7 @@ uint64_t mp_sequences_attention_ns(const struct mp_topology *t, uint32_t gpu, co
 /* Attention and gate of one GPU in the layer that `traffic` was computed for: mp_attention_ns of its tokens, or of its
  * padded sequences where the setup has a flow that says so. */
 uint64_t mp_layer_attention_ns(const struct mp_cost_setup *s, const struct mp_traffic *traffic, uint32_t gpu);
+
+MP_API_END
 
 #endif

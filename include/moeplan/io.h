@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
+MP_API_BEGIN
+
 struct mp_io_table {
     int (*open)(void *ctx, const char *path, int flags, mode_t mode);
     ssize_t (*read)(void *ctx, int fd, void *buf, size_t n);
@@ -65,5 +67,7 @@ enum mp_status mp_out_commit(struct mp_out *o, struct mp_error *err) MP_MUST_CHE
 void mp_out_cancel(struct mp_out *o); /* NULL is fine; removes the temporary file */
 /* Removes the temporary file of every writer that is open now; async-signal-safe, for SIGINT and SIGTERM handlers. */
 void mp_out_cancel_all_signal_safe(void);
+
+MP_API_END
 
 #endif

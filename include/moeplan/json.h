@@ -7,6 +7,8 @@
 #include <moeplan/io.h>
 #include <moeplan/limits.h>
 
+MP_API_BEGIN
+
 /* Parses `n` bytes as one document. `first_line` is the line of its first byte in the file (JSONL: the line's number).
  * The caller frees with json_decref. MP_ELIMIT when past a limit: limits->json_heap_bytes is for the text and all that
  * parsing allocates. Linking this file sends jansson's allocations to mp_realloc, from before main. */
@@ -21,5 +23,7 @@ bool mp_next_line(const char **cursor, const char *end, const char **line, size_
  * are separated by
  * '/': keys, or indexes into arrays ("records/3/load"). False and 0, 0 when there is no such place. O(n). */
 bool mp_json_position(const char *text, size_t n, const char *steps, uint64_t *line, uint64_t *column);
+
+MP_API_END
 
 #endif

@@ -2,8 +2,11 @@
 #ifndef MOEPLAN_LIMITS_H
 #define MOEPLAN_LIMITS_H
 
+#include <moeplan/api.h>
 #include <stddef.h>
 #include <stdint.h>
+
+MP_API_BEGIN
 
 #define MP_MAX_GPUS 4096u
 #define MP_MAX_LAYERS 1024u
@@ -35,5 +38,7 @@ struct mp_limits {
 };
 
 extern const struct mp_limits mp_limits_default;
+
+MP_API_END
 
 #endif

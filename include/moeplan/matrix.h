@@ -7,6 +7,8 @@
 #include <moeplan/limits.h>
 #include <stdbool.h>
 
+MP_API_BEGIN
+
 #define MP_MAX_MATRIX_BYTES (UINT64_C(1) << 53) /* of all cells together: sums are exact everywhere */
 
 struct mp_matrix {
@@ -38,5 +40,7 @@ enum mp_status mp_matrix_load(struct mp_matrix **out, const char *path, const ch
                               const struct mp_limits *limits, struct mp_error *err) MP_MUST_CHECK;
 enum mp_status mp_matrix_parse(struct mp_matrix **out, const struct mp_in *in, const char *format, uint64_t token_bytes,
                                const struct mp_limits *limits, struct mp_error *err) MP_MUST_CHECK;
+
+MP_API_END
 
 #endif

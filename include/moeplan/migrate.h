@@ -7,6 +7,8 @@
 #include <moeplan/plan.h>
 #include <moeplan/sim.h>
 
+MP_API_BEGIN
+
 /* One expert's weights of one layer from a GPU that has them to one that needs them. */
 struct mp_move {
     uint32_t layer; /* index into the plans' layers */
@@ -29,17 +31,17 @@ enum mp_labels { MP_LABELS_KEPT, MP_LABELS_BY_NODE, MP_LABELS_FREE };
 /* What changes nothing: FREE where every copy of a token travels by itself and replicas are chosen without a look at
  * nodes, BY_NODE where nodes matter, KEPT where the sources' own numbers do (rule SOURCED). copies_per_node: the
  * dispatcher sends one copy per node. */
-enum mp_labels mp_labels_of(const struct mp_plan *new, bool copies_per_node);
+enum mp_labels mp_labels_of(const struct mp_plan *next, bool copies_per_node);
 /* Both plans have the same GPUs, experts and layer ids (MP_EINPUT says what not). Contents are exchanged in every layer
- * for itself. topology NULL: all GPUs are equal, nodes are those of `new`. */
-enum mp_status mp_migrate(struct mp_migration **out, const struct mp_plan *old, const struct mp_plan *new,
+ * for itself. topology NULL: all GPUs are equal, nodes are those of the new one. */
+enum mp_status mp_migrate(struct mp_migration **out, const struct mp_plan *old, const struct mp_plan *next,
                           const struct mp_topology *topology, enum mp_labels labels, unsigned n_threads,
                           struct mp_error *err) MP_MUST_CHECK;
 void mp_migration_free(struct mp_migration *m);
 /* The new plan under the labels of a migration, experts that stay in their old slots where the GPUs' slots allow: an
  * unplanned one (no evidence, no orders), or where nothing changes the plan as it is. NULL *out: nothing changed. */
 enum mp_status mp_migrated_plan(struct mp_plan **out, const struct mp_migration *m, const struct mp_plan *old,
-                                const struct mp_plan *new, struct mp_error *err) MP_MUST_CHECK;
+                                const struct mp_plan *next, struct mp_error *err) MP_MUST_CHECK;
 
 /* Moves in rounds: in a round no GPU sends twice and none receives twice. */
 struct mp_rounds {
@@ -63,5 +65,7 @@ enum mp_status mp_moves_time(struct mp_moves_time *out, const struct mp_move *mo
                              const bool *is_taken, const uint32_t *gpu_node, uint32_t n_gpus,
                              const struct mp_topology *topology, uint64_t expert_bytes, struct mp_net *net,
                              uint32_t *round, struct mp_error *err) MP_MUST_CHECK;
+
+MP_API_END
 
 #endif

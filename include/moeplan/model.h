@@ -7,6 +7,8 @@
 #include <moeplan/limits.h>
 #include <moeplan/status.h>
 
+MP_API_BEGIN
+
 struct mp_model {
     const char *name, *source;
     uint32_t n_hidden_layers;                       /* all transformer layers, dense ones included */
@@ -44,5 +46,7 @@ enum mp_status mp_model_generic(struct mp_model **out, const uint32_t *layer_ids
                                 uint32_t top_k, struct mp_error *err) MP_MUST_CHECK;
 void mp_model_free(struct mp_model *m);
 bool mp_model_preset(uint32_t i, const char **name, const char **summary);
+
+MP_API_END
 
 #endif

@@ -6,6 +6,8 @@
 #include <moeplan/limits.h>
 #include <stdbool.h>
 
+MP_API_BEGIN
+
 enum { MP_NPY_MAX_DIMS = 8, MP_NPY_PREFIX = 12 };
 struct mp_npy_header {
     uint32_t item_bytes; /* 1, 2, 4 or 8 */
@@ -25,5 +27,7 @@ enum mp_status mp_npy_header_bytes(const uint8_t *prefix, size_t n, const char *
  * is_matrix: floating-point numbers of 4 and 8 bytes and Fortran order too. */
 enum mp_status mp_npy_header_parse(struct mp_npy_header *out, const uint8_t *header, size_t n, bool is_matrix,
                                    const char *path, uint64_t at, struct mp_error *err) MP_MUST_CHECK;
+
+MP_API_END
 
 #endif

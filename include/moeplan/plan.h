@@ -8,6 +8,8 @@
 #include <moeplan/topology.h>
 #include <moeplan/workload.h>
 
+MP_API_BEGIN
+
 /* Which replica of an expert serves a token. All rules are deterministic and shared by simulator and executor
  * (mp_router_slot); both verifiers re-implement them from these comments.
  * Candidates: the slots of the expert in ascending slot order. hash = mp_mix64(mp_token_hash(row) ^ (layer << 32 |
@@ -287,5 +289,7 @@ const char *mp_route_rule_name(enum mp_route_rule rule); /* "even", "nearest", "
 const char *mp_route_by_name(enum mp_route_by by);       /* "gpu", "node" */
 const char *mp_stage_mode_name(enum mp_stage_mode mode); /* "free", "barrier", "coupled" */
 const char *mp_combine_name(enum mp_combine combine);    /* "forward", "reversed", "swapped" */
+
+MP_API_END
 
 #endif

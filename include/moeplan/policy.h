@@ -3,8 +3,11 @@
 #ifndef MOEPLAN_POLICY_H
 #define MOEPLAN_POLICY_H
 
+#include <moeplan/api.h>
 #include <stdbool.h>
 #include <stdint.h>
+
+MP_API_BEGIN
 
 enum mp_train_guard { /* when no allreduce is begun although the network is free */
                       MP_TRAIN_GUARD_NONE,
@@ -52,5 +55,7 @@ struct mp_train_policy {
     const struct mp_train_bucket *buckets;
     uint32_t n_buckets;
 };
+
+MP_API_END
 
 #endif

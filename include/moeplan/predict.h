@@ -5,6 +5,8 @@
 
 #include <moeplan/workload.h>
 
+MP_API_BEGIN
+
 #define MP_PATH_MAX 6u
 
 /* For every layer, distance back and expert there: what that says about each expert here. */
@@ -88,5 +90,7 @@ struct mp_path_accuracy { /* of one length, over all layers but the first and ev
 enum mp_status mp_path_measure(struct mp_path_accuracy *out, const struct mp_foresight *f, const struct mp_part *part,
                                const struct mp_workload *steps, unsigned n_threads, struct mp_error *err) MP_MUST_CHECK;
 void mp_path_accuracy_free(struct mp_path_accuracy *a); /* its memory, not *a */
+
+MP_API_END
 
 #endif

@@ -5,6 +5,8 @@
 
 #include <moeplan/flow.h>
 
+MP_API_BEGIN
+
 /* One layer: the homes that its combine brings the sequences to. */
 struct mp_rehome_problem {
     uint32_t n, n_gpus, n_nodes;
@@ -74,5 +76,7 @@ struct mp_bins {
 };
 enum mp_status mp_bins_fill(uint32_t *bin, int64_t *price, const struct mp_bins *in, struct mp_arena *scratch,
                             struct mp_error *err) MP_MUST_CHECK;
+
+MP_API_END
 
 #endif

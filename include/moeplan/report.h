@@ -5,6 +5,8 @@
 #include <moeplan/json.h>
 #include <moeplan/sim.h>
 
+MP_API_BEGIN
+
 /* A table of text cells; columns are as wide as their widest cell (in code points); numbers right-aligned. */
 struct mp_table;
 struct mp_table *mp_table_new(void); /* NULL when out of memory */
@@ -70,5 +72,7 @@ json_t *mp_interval_json(const struct mp_interval *i); /* {low, high}, or null w
 json_t *mp_json_finite(double v);                      /* a real, or null when it is not finite */
 /* The document and a newline. value NULL (memory ran out while it was built) is recorded in o. */
 void mp_json_write(const json_t *value, struct mp_out *o);
+
+MP_API_END
 
 #endif

@@ -4,6 +4,8 @@
 
 #include <moeplan/strategy.h>
 
+MP_API_BEGIN
+
 enum { MP_SCENARIOS_MAX = 16 };
 
 /* One kind of traffic. Parts of all scenarios are of one trace: mp_traces_join makes one of several. */
@@ -44,5 +46,7 @@ enum mp_status mp_traces_join(struct mp_trace **out, uint32_t *first_member, con
  * parts. MP_EINPUT: fewer than two categories. */
 enum mp_status mp_part_groups(struct mp_part *parts, const char **names, uint32_t *n, const struct mp_part *part,
                               struct mp_arena *arena, struct mp_error *err) MP_MUST_CHECK;
+
+MP_API_END
 
 #endif

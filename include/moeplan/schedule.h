@@ -5,6 +5,8 @@
 
 #include <moeplan/sim.h>
 
+MP_API_BEGIN
+
 /* One transfer of a stage. */
 struct mp_piece {
     uint16_t src, dst;
@@ -50,5 +52,7 @@ enum mp_status mp_schedule_order(struct mp_order *out, const struct mp_schedule 
 
 /* Matrix [n_nodes][n_nodes] of the bytes between nodes. */
 void mp_node_matrix(const struct mp_topology *t, const uint64_t *matrix, uint64_t *node_matrix);
+
+MP_API_END
 
 #endif

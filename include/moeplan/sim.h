@@ -4,6 +4,8 @@
 
 #include <moeplan/cost.h>
 
+MP_API_BEGIN
+
 /* ---- network ---- */
 struct mp_net; /* scratch of one thread: reused between calls, so that steady state allocates nothing */
 enum mp_status mp_net_new(struct mp_net **out, const struct mp_topology *t, struct mp_error *err) MP_MUST_CHECK;
@@ -222,5 +224,7 @@ void mp_timeline_free(struct mp_timeline *t);
 /* Objective value of a result: mean step, p95 step, peak load (mean of max rows) or inter-node bytes. */
 enum mp_objective { MP_OBJECTIVE_STEP, MP_OBJECTIVE_P95, MP_OBJECTIVE_PEAK, MP_OBJECTIVE_INTER };
 double mp_sim_objective(const struct mp_sim_result *r, enum mp_objective objective);
+
+MP_API_END
 
 #endif

@@ -6,6 +6,8 @@
 #include <moeplan/model.h>
 #include <moeplan/plan.h>
 
+MP_API_BEGIN
+
 struct mp_stack_options {
     const struct mp_model *model; /* for dense layers and MTP rows; may be NULL where the format has no use for it */
     uint32_t n_hidden_layers;     /* rows of formats that want one per hidden layer; 0 = the model's */
@@ -54,5 +56,7 @@ bool mp_stack_name_fits(const struct mp_stack *s, const char *path);
 enum mp_status mp_stack_load(struct mp_plan **out, const char *path, const char *format,
                              const struct mp_stack_options *o, const struct mp_limits *limits,
                              struct mp_error *err) MP_MUST_CHECK;
+
+MP_API_END
 
 #endif

@@ -3,9 +3,12 @@
 #ifndef MOEPLAN_STATUS_H
 #define MOEPLAN_STATUS_H
 
+#include <moeplan/api.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+
+MP_API_BEGIN
 
 #if defined(__GNUC__)
 #define MP_MUST_CHECK __attribute__((warn_unused_result))
@@ -70,5 +73,7 @@ int mp_exit_code(enum mp_status status);
         if (status != MP_OK)                                                                                           \
             goto out;                                                                                                  \
     } while (0)
+
+MP_API_END
 
 #endif

@@ -5,6 +5,8 @@
 #include <moeplan/matrix.h>
 #include <moeplan/schedule.h>
 
+MP_API_BEGIN
+
 /* Type, range and default of one tuning constant: drives parsing, --help, man page, completion and `moeplan list`. */
 struct mp_option {
     const char *name, *unit, *summary;
@@ -304,5 +306,7 @@ struct mp_proof_again {
 enum mp_status mp_plan_prove_again(struct mp_proof_again *out, const struct mp_plan *plan, const struct mp_trace *trace,
                                    const struct mp_topology *topology, const struct mp_model *model,
                                    uint64_t node_limit, unsigned n_threads, struct mp_error *err) MP_MUST_CHECK;
+
+MP_API_END
 
 #endif

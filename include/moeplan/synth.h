@@ -4,6 +4,8 @@
 
 #include <moeplan/trace.h>
 
+MP_API_BEGIN
+
 struct mp_synth_params {
     const char *preset; /* for the record; may be NULL */
     uint32_t n_layers, n_experts, top_k, first_layer_id;
@@ -80,5 +82,7 @@ struct mp_trace_stats {
 };
 enum mp_status mp_trace_statistics(struct mp_trace_stats *out, const struct mp_trace *t, uint64_t seed,
                                    struct mp_error *err) MP_MUST_CHECK;
+
+MP_API_END
 
 #endif

@@ -8,6 +8,8 @@
 #include <moeplan/limits.h>
 #include <moeplan/status.h>
 
+MP_API_BEGIN
+
 /* Compute coefficients of one (GPU type, model): time of a GPU in a layer = max(a + b*G, c + beta*N), G = activated
  * experts, N = token rows after tile padding. Picoseconds, so that per-token costs keep their digits as integers. */
 struct mp_compute_coefficients {
@@ -105,5 +107,7 @@ bool mp_gpu_preset(uint32_t i, const char **name, const char **summary);
 
 /* Built-in topologies (nvl72, ...), likewise. */
 bool mp_topology_preset(uint32_t i, const char **name, const char **summary);
+
+MP_API_END
 
 #endif

@@ -10,6 +10,8 @@
 #include <moeplan/status.h>
 #include <string.h>
 
+MP_API_BEGIN
+
 enum mp_trace_kind { MP_TRACE_TOKENS = 1, MP_TRACE_COUNTS = 2 };
 enum mp_phase {
     MP_PHASE_UNKNOWN = 0,
@@ -226,5 +228,7 @@ struct mp_trace_format {
 };
 const struct mp_trace_format *mp_trace_format_at(uint32_t i); /* NULL past the last */
 const char *mp_phase_name(enum mp_phase phase);               /* "prefill", ... */
+
+MP_API_END
 
 #endif

@@ -6,6 +6,8 @@
 #include <moeplan/cost.h>
 #include <moeplan/policy.h>
 
+MP_API_BEGIN
+
 /* ---- a step as work ---- */
 
 /* One collective of all ranks. */
@@ -197,5 +199,7 @@ enum mp_status mp_train_search_buckets(struct mp_train_policy *policy, uint64_t 
 enum mp_status mp_train_mean(uint64_t *mean_ns, const struct mp_train_step *const *steps, uint32_t n_steps,
                              const struct mp_train_policy *policy, unsigned n_threads,
                              struct mp_error *err) MP_MUST_CHECK;
+
+MP_API_END
 
 #endif

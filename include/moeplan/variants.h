@@ -6,6 +6,8 @@
 #include <moeplan/migrate.h>
 #include <moeplan/strategy.h>
 
+MP_API_BEGIN
+
 enum { MP_VARIANTS_MAX = 16, MP_VARIANT_DOMAINS_MAX = 64, MP_VARIANT_POLICIES_MAX = 4 };
 #define MP_SHARE_ONE (UINT32_C(1) << 20) /* shares of a layer's (token, expert) pairs sum to about this */
 
@@ -123,5 +125,7 @@ struct mp_variants_score {
 enum mp_status mp_variants_score(struct mp_variants_score **out, const struct mp_variants *v,
                                  const struct mp_variants_score_request *request, struct mp_error *err) MP_MUST_CHECK;
 void mp_variants_score_free(struct mp_variants_score *s);
+
+MP_API_END
 
 #endif

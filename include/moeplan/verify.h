@@ -7,6 +7,8 @@
 #include <moeplan/model.h>
 #include <moeplan/plan.h>
 
+MP_API_BEGIN
+
 enum mp_violation_kind {
     MP_V_SHAPE, /* counts, indexes, node map against the topology */
     MP_V_LAYER_MISSING,
@@ -77,5 +79,7 @@ enum mp_status mp_plan_verify_matrix(struct mp_verify_report **out, const struct
                                      const struct mp_matrix *matrix, const struct mp_topology *topology,
                                      bool is_thorough, struct mp_error *err) MP_MUST_CHECK;
 void mp_verify_report_free(struct mp_verify_report *r);
+
+MP_API_END
 
 #endif

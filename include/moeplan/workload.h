@@ -6,6 +6,8 @@
 #include <moeplan/base.h>
 #include <moeplan/trace.h>
 
+MP_API_BEGIN
+
 /* How requests become steps (DESIGN.md part 2). */
 struct mp_batching {
     enum mp_phase phase;      /* PREFILL or DECODE (TRAIN is built like PREFILL) */
@@ -130,5 +132,7 @@ void mp_home_scores(int64_t *score, const struct mp_trace *trace, const struct m
 
 /* The hash that replica choice uses for a row: mp_mix64(row), the same in simulator, verifier and executor. */
 static inline uint64_t mp_token_hash(uint64_t row) { return mp_mix64(row); }
+
+MP_API_END
 
 #endif

@@ -7,6 +7,8 @@
 #include <moeplan/io.h>
 #include <moeplan/limits.h>
 
+MP_API_BEGIN
+
 enum mp_yaml_kind { MP_YAML_SCALAR, MP_YAML_SEQUENCE, MP_YAML_MAPPING };
 struct mp_yaml {
     enum mp_yaml_kind kind;
@@ -69,5 +71,7 @@ enum mp_status mp_yaml_fail(const struct mp_yaml_doc *d, const struct mp_yaml *n
                             ...) MP_PRINTF(4, 5);
 /* Writes a string as a scalar, plain where that is safe and double-quoted where not. */
 void mp_yaml_write_string(struct mp_out *o, const char *s);
+
+MP_API_END
 
 #endif

@@ -57,6 +57,8 @@ def check_c(relative, text):
     for number, line in enumerate(text.splitlines(), 1):
         if JOINED.match(line):
             yield number, "an item of a header that was joined to the line above (one item a line)"
+    if parts[0] == "include" and parts[-1] not in ("api.h", "moeplan.h") and not ("MP_API_BEGIN" in lines and "MP_API_END" in lines):
+        yield 1, "MP_API_BEGIN after the includes and MP_API_END before the last line (see api.h): else nothing of it is in libmoeplan"
     if len(lines) > FILE_MAX:
         yield FILE_MAX, f"{len(lines)} lines (split the file at {FILE_MAX})"
     if parts[:2] == ("tests", "unit"):
