@@ -3,59 +3,16 @@
  *
  * There is no file per stage: alltoallv_perf runs a matrix all at once, so that its time is to be held against the
  * single shot. A plan's order is timed by the executor, or by `moeplan order` on such a file. */
-#include <moeplan/export.h>
+#include "mean_traffic.h"
 #include <moeplan/matrix.h>
 #include <stdio.h>
 #include <string.h>
 
-static bool has_second(const struct mp_export *in) {
-    return in->sim->dispatcher->copies == MP_COPY_PER_NODE && mp_topology_n_nodes(in->topology) > 1;
-}
-static uint32_t per_layer(const struct mp_export *in) { return has_second(in) ? 4 : 2; }
-
-static uint32_t n_files(const struct mp_export *in) { return in->plan->n_layers * per_layer(in); }
+static uint32_t n_files(const struct mp_export *in) { return in->plan->n_layers * export_traffic_parts(in); }
 
 static void file_name(const struct mp_export *in, uint32_t i, char *buf, size_t size) {
-    static const char *const parts[] = {"dispatch", "combine", "dispatch-inside-nodes", "combine-inside-nodes"};
-    const uint32_t k = per_layer(in);
-    snprintf(buf, size, "layer-%u-%s.txt", in->plan->layers[i / k].layer_id, parts[i % k]);
-}
-
-static const uint64_t *part_of(const struct mp_traffic *t, uint32_t part) {
-    return part == 0 ? t->dispatch : part == 1 ? t->combine : part == 2 ? t->dispatch2 : t->combine2;
-}
-
-/* Sum over the steps, then the mean. */
-static enum mp_status average(uint64_t *cells, const struct mp_export *in, uint32_t layer, uint32_t part,
-                              struct mp_error *err) {
-    const size_t n = in->plan->n_gpus;
-    const uint32_t first = in->step == MP_NONE ? 0 : in->step,
-                   last = in->step == MP_NONE ? in->workload->n_steps : in->step + 1;
-    struct mp_router *router = NULL;
-    struct mp_traffic *traffic = NULL;
-    enum mp_status status;
-    MP_TRY(mp_router_new(&router, in->plan, err));
-    MP_TRY(mp_traffic_new(&traffic, in->plan->n_gpus, err));
-    const struct mp_cost_setup setup = {.plan = in->plan,
-                                        .router = router,
-                                        .workload = in->workload,
-                                        .topology = in->topology,
-                                        .model = in->model,
-                                        .dispatcher = in->sim->dispatcher,
-                                        .sources = in->sim->sources};
-    for (uint32_t s = first; s < last; s++) {
-        MP_TRY(mp_traffic_compute(traffic, &setup, s, layer, err));
-        const uint64_t *from = part_of(traffic, part);
-        for (size_t k = 0; k < n * n; k++)
-            if (mp_add_overflow(cells[k], from[k], &cells[k]))
-                cells[k] = UINT64_MAX;
-    }
-    for (size_t k = 0; k < n * n; k++)
-        cells[k] = cells[k] / (last - first) + (cells[k] % (last - first) * 2 >= last - first);
-out:
-    mp_traffic_free(traffic);
-    mp_router_free(router);
-    return status;
+    const uint32_t k = export_traffic_parts(in);
+    snprintf(buf, size, "layer-%u-%s.txt", in->plan->layers[i / k].layer_id, export_traffic_names[i % k]);
 }
 
 /* What -b and -e must be: the most that a rank sends or receives, each cell rounded down to 16 bytes as the test does.
@@ -94,7 +51,7 @@ static void put_word(struct mp_out *o, const char *s) {
 static enum mp_status write(const struct mp_export *in, uint32_t i, const char *path, struct mp_out *out,
                             struct mp_out *usage, struct mp_error *err) {
     const size_t n = in->plan->n_gpus;
-    const uint32_t k = per_layer(in);
+    const uint32_t k = export_traffic_parts(in);
     enum mp_status status = MP_OK;
     struct mp_net *net = NULL;
     uint64_t ns = 0, *cells = mp_calloc(n * n, sizeof *cells);
@@ -102,7 +59,9 @@ static enum mp_status write(const struct mp_export *in, uint32_t i, const char *
         status = mp_nomem(err, "a matrix");
         goto out;
     }
-    MP_TRY(average(cells, in, i / k, i % k, err));
+    uint64_t *parts[TRAFFIC_PARTS] = {NULL};
+    parts[i % k] = cells;
+    MP_TRY(export_mean_traffic(parts, in, i / k, err));
     mp_matrix_format_find("nccl-tests")->write((uint32_t)n, cells, out);
     MP_TRY(mp_net_new(&net, in->topology, err));
     MP_TRY(mp_net_concurrent(net, cells, &ns, NULL, err));

@@ -446,7 +446,7 @@ const struct verb verbs[] = {
      "For a serving stack: checks every rule of the stack before it writes the placement, and prints the exact server "
      "flags for the file. Exit code 1: the stack cannot load this plan; the message says what to change. With the "
      "recording and the topology also the step time to expect under the stack's own choice of replicas; and for other "
-     "programs what the plan's steps look like, as matrices for nccl-tests or as a timeline. Steps "
+     "programs what the plan's steps look like, as matrices, tables, timelines or traces. Steps "
      "are those that moeplan simulate takes.",
      export_arguments, export_options, export_examples},
     {"list", cmd_list, "list what moeplan knows, with references", "moeplan list [WHAT] [options]",

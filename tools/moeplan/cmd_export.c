@@ -70,6 +70,7 @@ static enum mp_status export_steps(const struct opts *o, const struct args *args
     struct score score = {0};
     struct mp_verify_report *report = NULL;
     struct mp_out *usage = NULL, **written = NULL;
+    struct mp_export in = {0};
     uint32_t n_files = 0;
     char path[4096];
     json_t *files = NULL;
@@ -98,12 +99,12 @@ static enum mp_status export_steps(const struct opts *o, const struct args *args
                          (unsigned long long)o->step, s.workload->n_steps - 1);
         goto out;
     }
-    const struct mp_export in = {.plan = score.plan,
-                                 .workload = s.workload,
-                                 .topology = s.topology,
-                                 .model = s.model,
-                                 .sim = &s.sim,
-                                 .step = o->is_set[OPT_STEP] ? (uint32_t)o->step : MP_NONE};
+    in = (struct mp_export){.plan = score.plan,
+                            .workload = s.workload,
+                            .topology = s.topology,
+                            .model = s.model,
+                            .sim = &s.sim,
+                            .step = o->is_set[OPT_STEP] ? (uint32_t)o->step : MP_NONE};
     n_files = e->n_files != NULL ? e->n_files(&in) : 1;
     files = json_array();
     written = mp_calloc(n_files, sizeof(struct mp_out *));
@@ -114,6 +115,8 @@ static enum mp_status export_steps(const struct opts *o, const struct args *args
     MP_TRY(mp_out_open_memory(&usage, err));
     for (uint32_t i = 0; i < n_files; i++) /* nothing is written before every name is good */
         MP_TRY(name_file(e, &in, i, to, path, sizeof path, err));
+    if (e->prepare != NULL)
+        MP_TRY(e->prepare(&in, &in.shared, err));
     for (uint32_t i = 0; i < n_files; i++) {
         MP_TRY(name_file(e, &in, i, to, path, sizeof path, err));
         MP_TRY(write_file(&written[i], e, &in, i, path, usage, err));
@@ -133,6 +136,8 @@ out:
     for (uint32_t i = 0; written != NULL && i < n_files; i++)
         mp_out_cancel(written[i]);
     mp_free(written);
+    if (e->release != NULL)
+        e->release(in.shared);
     json_decref(files);
     mp_out_cancel(usage);
     mp_verify_report_free(report);

@@ -246,7 +246,7 @@ const struct opt opt_table[OPT_END] = {
         NAMED("to", "NAME", to, WORDS_TARGETS, NULL, NULL,
               "what to write: for a serving stack (moeplan list stacks), or another export (moeplan list exports)"),
     [OPT_STEP] = WHOLE("step", 0, "N", step, 0, 1000000, NULL, "the mean of all steps, or the first one",
-                       "step to export, from 0 on (nccl-tests, chrome-trace)"),
+                       "step to export, from 0 on"),
     [OPT_GPUS] = WHOLE("gpus", 0, "N", gpus, 1, MP_MAX_GPUS, NULL, "as the file says",
                        "GPUs of a placement whose format cannot say"),
     [OPT_NODES] =

@@ -170,15 +170,22 @@ static void test_export__traces_have_no_overlaps_and_end_with_the_step(void **st
 
 static enum mp_status write_all(void *ctx, struct mp_error *err) {
     const struct case_of *c = ctx;
+    struct mp_export in = c->in;
     struct mp_out *out = NULL, *usage = NULL;
     enum mp_status status = MP_OK;
     for (uint32_t i = 0; mp_exporter_at(i) != NULL && status == MP_OK; i++) {
+        const struct mp_exporter *e = mp_exporter_at(i);
         out = usage = NULL;
+        in.shared = NULL;
         status = mp_out_open_memory(&out, err);
         if (status == MP_OK)
             status = mp_out_open_memory(&usage, err);
-        if (status == MP_OK)
-            status = mp_exporter_at(i)->write(&c->in, 0, "f", out, usage, err);
+        if (status == MP_OK && e->prepare != NULL)
+            status = e->prepare(&in, &in.shared, err);
+        for (uint32_t k = 0; status == MP_OK && k < (e->n_files != NULL ? e->n_files(&in) : 1); k++)
+            status = e->write(&in, k, "f", out, usage, err);
+        if (e->release != NULL)
+            e->release(in.shared);
         mp_out_cancel(usage);
         if (status == MP_OK)
             status = mp_out_commit(out, err);
