@@ -524,6 +524,7 @@ static enum mp_status begin(struct calibration *x, struct mp_error *err) {
                                  .topology = *t,
                                  .arena = arena};
     x->c = c;
+    c->topology.source = "measured by moeplan-exec --calibrate";
     c->fits = mp_arena_alloc(arena, x->n_fits_allocated, sizeof *c->fits);
     c->topology.levels = copy_of(arena, t->levels, t->n_levels, sizeof *t->levels);
     c->topology.resources = copy_of(arena, t->resources, t->n_resources, sizeof *t->resources);

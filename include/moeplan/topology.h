@@ -59,7 +59,7 @@ struct mp_level {
 };
 
 struct mp_topology {
-    const char *name;
+    const char *name, *source; /* source: where its figures come from, a line of text; "" = not said */
     uint32_t n_gpus, n_types, n_levels, n_resources;
     const struct mp_gpu *gpus;           /* [n_gpus] */
     const struct mp_gpu_type *types;     /* [n_types] */
@@ -67,7 +67,7 @@ struct mp_topology {
     const struct mp_resource *resources; /* [n_resources] */
     uint64_t launch_ns;                  /* one collective launch (single shot) */
     uint64_t stage_launch_ns;            /* each stage of a staged order */
-    char sha256[65];                     /* of the file's bytes, or of the short string */
+    char sha256[65]; /* of the file's bytes, of the short string, or, imported, of what mp_topology_write writes */
     struct mp_arena *arena;
 };
 
@@ -86,9 +86,16 @@ struct mp_path {
  * uplinks or none, the last level has none. */
 
 /* `spec` is a file (YAML, topologies/FORMAT.md), a preset's name, or a short string: "4x8:h100" (4 nodes of 8),
- * "8:a100" (one node), "2x4:a100+2x4:l40s". A file is tried first when `spec` names one that exists. */
+ * "8:a100" (one node), "2x4:a100+2x4:l40s"; or "[N x]FILE[:GPU]" with a file of another program, known by its content
+ * (mp_topology_reader lists them): "dgx.xml", "4xdgx.xml:h100" (4 hosts of that file, whose GPUs are h100). A file is
+ * tried first when `spec` names one that exists. */
 enum mp_status mp_topology_load(struct mp_topology **out, const char *spec, const struct mp_limits *limits,
                                 struct mp_error *err) MP_MUST_CHECK;
+/* The file in `spec`, there or missing, without N and GPU; false when spec is a preset, a short string or nothing. */
+bool mp_topology_file(const char *spec, char *path, size_t size);
+/* Which program's topology this is by its content; NULL = none, or moeplan's own. */
+const char *mp_topology_detect(const struct mp_in *in);
+/* moeplan's own YAML only. */
 enum mp_status mp_topology_parse(struct mp_topology **out, const struct mp_in *in, const struct mp_limits *limits,
                                  struct mp_error *err) MP_MUST_CHECK;
 void mp_topology_free(struct mp_topology *t); /* NULL is fine */
@@ -97,6 +104,11 @@ void mp_topology_free(struct mp_topology *t); /* NULL is fine */
 enum mp_status mp_topology_check(const struct mp_topology *t, struct mp_error *err) MP_MUST_CHECK;
 /* The canonical YAML of a topology; reading it back gives an equal one. */
 void mp_topology_write(const struct mp_topology *t, struct mp_out *o);
+/* In the form `format` (mp_topology_writer lists them; "yaml" is mp_topology_write). MP_EUSAGE: no such form.
+ * MP_EINPUT: it cannot carry this topology, and the message says what. `lost` (size > 0 bytes): what it does not carry
+ * of it, sentences with a newline behind each, "" = nothing. */
+enum mp_status mp_topology_write_as(const struct mp_topology *t, const char *format, struct mp_out *o, char *lost,
+                                    size_t size, struct mp_error *err) MP_MUST_CHECK;
 
 void mp_topology_path(const struct mp_topology *t, uint32_t src, uint32_t dst, struct mp_path *out);
 static inline uint32_t mp_topology_n_nodes(const struct mp_topology *t) { return t->levels[0].n_groups; }
@@ -104,6 +116,10 @@ static inline uint32_t mp_topology_node(const struct mp_topology *t, uint32_t gp
 
 /* Built-in GPU types (h100, ...): fills *name and *summary of preset i; false past the last. */
 bool mp_gpu_preset(uint32_t i, const char **name, const char **summary);
+
+/* Readers and writers of topologies of other programs: entry i; false past the last; reference may become NULL. */
+bool mp_topology_reader(uint32_t i, const char **name, const char **summary, const char **reference);
+bool mp_topology_writer(uint32_t i, const char **name, const char **summary, const char **reference);
 
 /* Built-in topologies (nvl72, ...), likewise. */
 bool mp_topology_preset(uint32_t i, const char **name, const char **summary);

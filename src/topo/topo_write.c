@@ -155,6 +155,10 @@ static void write_type(const struct mp_gpu_type *type, struct mp_out *o) {
 void mp_topology_write(const struct mp_topology *t, struct mp_out *o) {
     mp_out_puts(o, "schema: moeplan.topology\nversion: 1\nname: ");
     mp_yaml_write_string(o, t->name);
+    if (t->source[0] != '\0') {
+        mp_out_puts(o, "\nsource: ");
+        mp_yaml_write_string(o, t->source);
+    }
     mp_out_printf(o, "\nlaunch: %llu ns\nstage_launch: %llu ns\ngpu_types:\n", (unsigned long long)t->launch_ns,
                   (unsigned long long)t->stage_launch_ns);
     for (uint32_t i = 0; i < t->n_types; i++)

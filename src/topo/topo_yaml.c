@@ -427,6 +427,23 @@ static enum mp_status allocate(struct reader *r) {
                                                                         : mp_nomem(r->err, "reading a topology");
 }
 
+/* A line of text; line breaks of a literal become blanks. */
+static enum mp_status read_source(struct reader *r) {
+    const struct mp_yaml *n = mp_yaml_get(r->d->root, "source");
+    enum mp_status status = n != NULL ? mp_yaml_expect(r->d, n, MP_YAML_SCALAR, r->err) : MP_OK;
+    if (status != MP_OK)
+        return status;
+    char *text = mp_arena_strndup(r->arena, n != NULL ? n->text : "", n != NULL ? n->length : 0);
+    if (text == NULL)
+        return mp_nomem(r->err, "reading a topology");
+    for (char *c = text; *c != '\0'; c++)
+        *c = *c == '\n' || *c == '\r' ? ' ' : *c;
+    if (!mp_is_text(text, strlen(text)))
+        return mp_yaml_fail(r->d, n, r->err, "holds characters that cannot be shown (write a line of text)");
+    r->t->source = text;
+    return MP_OK;
+}
+
 static enum mp_status read_topology(struct reader *r) {
     static const char *const keys[] = {"schema",       "version",   "name",   "summary", "source", "launch",
                                        "stage_launch", "gpu_types", "levels", "groups",  "gpus",   NULL};
@@ -437,6 +454,7 @@ static enum mp_status read_topology(struct reader *r) {
     MP_TRY(mp_yaml_keys(r->d, root, keys, r->err));
     MP_TRY(mp_yaml_need(r->d, root, "name", &n, r->err));
     MP_TRY(topo_name(r->d, n, r->arena, &t->name, r->err));
+    MP_TRY(read_source(r));
     MP_TRY(mp_yaml_need(r->d, root, "launch", &n, r->err));
     MP_TRY(mp_yaml_figure(r->d, n, "ns", 0, TOPO_TIME_MAX, &t->launch_ns, r->err));
     t->stage_launch_ns = t->launch_ns;

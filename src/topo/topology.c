@@ -1,9 +1,7 @@
-/* Loading a topology from a file, a preset or a short string; its invariants; the path of a transfer. */
+/* The invariants of a topology; the path of a transfer; the table of presets. */
 #include "topo.h"
 #include <moeplan/base.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 void mp_topology_free(struct mp_topology *t) {
     if (t != NULL)
@@ -146,6 +144,7 @@ static enum mp_status check_port(const struct mp_topology *t, uint32_t gpu, uint
 
 enum mp_status mp_topology_check(const struct mp_topology *t, struct mp_error *err) {
     REQUIRE(is_name(t->name), "no name");
+    REQUIRE(t->source != NULL && mp_is_text(t->source, strlen(t->source)), "its source is not text");
     REQUIRE(t->n_gpus > 0 && t->n_gpus <= MP_MAX_GPUS, "%u GPUs", t->n_gpus);
     REQUIRE(t->n_levels > 0 && t->n_levels <= MP_MAX_LEVELS, "%u levels", t->n_levels);
     REQUIRE(t->n_types > 0 && t->n_resources > 0, "no types or resources");
@@ -171,64 +170,5 @@ enum mp_status mp_topology_check(const struct mp_topology *t, struct mp_error *e
                                           : MP_NONE;
         REQUIRE(user == i, "resource %u is used by nobody", i);
     }
-    return status;
-}
-
-/* ---- load ---- */
-
-static enum mp_status load_text(struct mp_topology **out, const char *name, const void *text, size_t n,
-                                const struct mp_limits *limits, struct mp_error *err) {
-    struct mp_in *in;
-    enum mp_status status = mp_in_from_memory(&in, name, text, n, err);
-    if (status != MP_OK)
-        return status;
-    status = mp_topology_parse(out, in, limits, err);
-    mp_in_close(in);
-    return status;
-}
-
-static enum mp_status load_short(struct mp_topology **out, const char *spec, const struct mp_limits *limits,
-                                 struct mp_error *err) {
-    enum mp_status status;
-    struct mp_out *text = NULL;
-    MP_TRY(mp_out_open_memory(&text, err));
-    MP_TRY(topo_short_text(text, spec, err));
-    size_t n;
-    const uint8_t *bytes = mp_out_memory_bytes(text, &n);
-    if (bytes == NULL || mp_out_offset(text) != n) { /* a write that failed was counted, but did not arrive */
-        status = mp_nomem(err, "reading a topology");
-        goto out;
-    }
-    MP_TRY(load_text(out, spec, bytes, n, limits, err));
-    mp_sha256_hex(spec, strlen(spec), (*out)->sha256);
-out:
-    mp_out_cancel(text);
-    return status;
-}
-
-enum mp_status mp_topology_load(struct mp_topology **out, const char *spec, const struct mp_limits *limits,
-                                struct mp_error *err) {
-    *out = NULL;
-    struct stat st;
-    const struct mp_embedded *preset = topo_find(topo_topology_presets, spec);
-    bool is_file = strcmp(spec, "-") == 0 || (stat(spec, &st) == 0 && !(preset != NULL && S_ISDIR(st.st_mode)));
-    bool looks_like_path = strchr(spec, '/') != NULL || strstr(spec, ".yaml") != NULL || strstr(spec, ".yml") != NULL;
-    if (!is_file && preset != NULL)
-        return load_text(out, preset->name, preset->text, preset->length, limits, err);
-    if (!is_file && !looks_like_path && spec[0] >= '0' && spec[0] <= '9')
-        return load_short(out, spec, limits, err);
-    if (!is_file && !looks_like_path) {
-        char quoted[200];
-        return mp_fail(err, MP_EINPUT,
-                       "\"%s\" is not a file, a built-in topology or a short string (write a path, 4x8:h100, or a name "
-                       "that \"moeplan list presets\" shows)",
-                       mp_quote(spec, strlen(spec), quoted, sizeof quoted));
-    }
-    struct mp_in *in;
-    enum mp_status status = mp_in_open(&in, spec, (limits != NULL ? limits : &mp_limits_default)->yaml_bytes, err);
-    if (status != MP_OK)
-        return status;
-    status = mp_topology_parse(out, in, limits, err);
-    mp_in_close(in);
     return status;
 }

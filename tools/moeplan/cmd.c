@@ -33,13 +33,15 @@ static const char *const inspect_examples[] = {"moeplan inspect trace.npz", "moe
 
 static const struct argument convert_arguments[] = {
     {"IN", "a recording, a placement of a serving stack, or a topology", false, false, WORDS_FILE},
-    {"OUT", "file to write: the native trace format, a plan file, or a topology in YAML", false, false, WORDS_FILE},
+    {"OUT", "file to write: the native trace format, a plan file, or a topology (YAML, or --to)", false, false,
+     WORDS_FILE},
     {0}};
-static const enum opt_id convert_options[] = {HINTS, PLACEMENT, OPT_MODEL, OPT_DROP_SIGNATURES, COMMON, OPT_END};
+static const enum opt_id convert_options[] = {HINTS,           PLACEMENT, OPT_MODEL, OPT_DROP_SIGNATURES,
+                                              OPT_TO_TOPOLOGY, COMMON,    OPT_END};
 static const char *const convert_examples[] = {
     "moeplan convert expert_distribution_recorder.pt trace.mpt --phase decode --layer-base 0",
     "moeplan convert sglang-placement.json plan.yaml --gpus 8", "moeplan convert 2x4:a100+2x4:l40s topology.yaml",
-    NULL};
+    "moeplan convert 4xdgx.xml:h100 four.yaml", NULL};
 
 static const struct argument generate_arguments[] = {{0}};
 static const enum opt_id generate_options[] = {
@@ -361,7 +363,8 @@ const struct verb verbs[] = {
     {"convert", cmd_convert, "read any known format, write moeplan's own", "moeplan convert IN OUT [options]",
      "A recording becomes a native trace (compact, checksummed, read without copying), a placement of a serving stack "
      "becomes a plan file, "
-     "a topology becomes its full YAML. What the input cannot say (layer base, logical or physical ids, phase) is "
+     "a topology, of another program too, becomes its full YAML, or what --to names. What the input cannot say (layer "
+     "base, logical or physical ids, phase) is "
      "asked for.",
      convert_arguments, convert_options, convert_examples},
     {"generate", cmd_generate, "make a synthetic recording", "moeplan generate [--preset NAME] [options] -o TRACE",

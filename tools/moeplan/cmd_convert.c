@@ -58,11 +58,14 @@ static enum mp_status convert_topology(const char *in, const struct opts *o, str
     enum mp_status status = mp_topology_load(&t, in, &o->limits, err);
     if (status != MP_OK)
         return status;
-    mp_topology_write(t, file);
+    char lost[2048];
+    status = mp_topology_write_as(t, o->to != NULL ? o->to : "yaml", file, lost, sizeof lost, err);
+    for (char *line = strtok(lost, "\n"); status == MP_OK && line != NULL; line = strtok(NULL, "\n"))
+        tool_note(o, "%s: %s", in, line);
     snprintf(text, size, "topology: %u GPU%s in %u node%s", t->n_gpus, tool_s(t->n_gpus), mp_topology_n_nodes(t),
              tool_s(mp_topology_n_nodes(t)));
     mp_topology_free(t);
-    return MP_OK;
+    return status;
 }
 
 enum mp_status cmd_convert(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
@@ -79,6 +82,9 @@ enum mp_status cmd_convert(const struct opts *o, const struct args *args, int *e
     MP_TRY(tool_kind_of(&kind, in, o, err));
     if (kind == TOOL_MODEL)
         return mp_fail(err, MP_EUSAGE, "convert: \"%.80s\" is a model, which has only one form (see: moeplan inspect)",
+                       in);
+    if (o->to != NULL && kind != TOOL_TOPOLOGY)
+        return mp_fail(err, MP_EUSAGE, "convert: --to is for topologies, and \"%.80s\" is none (see: moeplan export)",
                        in);
     MP_TRY(mp_out_open(&file, path, err));
     if (kind == TOOL_TRACE)

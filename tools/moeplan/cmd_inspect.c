@@ -239,6 +239,8 @@ static enum mp_status topology_facts(struct facts *f, const char *spec, const st
     }
     fact_quantity(f, "launch", t->launch_ns, mp_human_ns);
     fact_quantity(f, "stage launch", t->stage_launch_ns, mp_human_ns);
+    if (t->source[0] != '\0')
+        fact_text(f, "source", t->source);
     fact_text(f, "sha256", t->sha256);
     if (o->json)
         f->topology = topology_json(t);

@@ -153,6 +153,26 @@ static bool topologies_row(uint32_t i, struct row *row, char *buf) {
     return true;
 }
 
+/* What is built in, then what is read, then what is written. */
+static bool topologies_and_formats_row(uint32_t i, struct row *row, char *buf) {
+    const char *name, *summary, *reference;
+    uint32_t n = 0, n_readers = 0;
+    while (topologies_row(n, row, buf))
+        n++;
+    if (i < n)
+        return topologies_row(i, row, buf);
+    if (mp_topology_reader(i - n, &name, &summary, &reference)) {
+        *row = (struct row){name, "read", summary, reference, NULL};
+        return true;
+    }
+    while (mp_topology_reader(n_readers, &name, &summary, &reference))
+        n_readers++;
+    if (!mp_topology_writer(i - n - n_readers, &name, &summary, &reference))
+        return false;
+    *row = (struct row){name, "written", summary, reference, NULL};
+    return true;
+}
+
 static bool other_presets_row(uint32_t i, struct row *row, char *buf) {
     uint32_t n = 0;
     while (models_row(n, row, buf))
@@ -194,9 +214,9 @@ static const struct {
     {"models", models_row, "models (-m)"},
     {"dispatchers", dispatchers_row, "dispatchers (--dispatcher)"},
     {"rehomes", rehomes_row, "sequence migration (simulate and compare --rehome)"},
-    {"topologies", topologies_row,
+    {"topologies", topologies_and_formats_row,
      "topologies, and GPU types for short ones: 8:h100 is one node of 8, 4x8:h100 four of them, 2x4:a100+2x4:l40s "
-     "mixed"},
+     "mixed; topologies of other programs that are read (FILE, 4xFILE:h100) and written (convert --to)"},
     {"homes", homes_row, "homes of requests (--homes)"},
 };
 enum { N_LISTS = sizeof lists / sizeof *lists };

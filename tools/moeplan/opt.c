@@ -245,6 +245,8 @@ const struct opt opt_table[OPT_END] = {
     [OPT_TO] =
         NAMED("to", "NAME", to, WORDS_TARGETS, NULL, NULL,
               "what to write: for a serving stack (moeplan list stacks), or another export (moeplan list exports)"),
+    [OPT_TO_TOPOLOGY] = NAMED("to", "NAME", to, WORDS_TOPOLOGY_FORMS, NULL, "yaml",
+                              "the form to write a topology in (moeplan list topologies)"),
     [OPT_STEP] = WHOLE("step", 0, "N", step, 0, 1000000, NULL, "the mean of all steps, or the first one",
                        "step to export, from 0 on"),
     [OPT_GPUS] = WHOLE("gpus", 0, "N", gpus, 1, MP_MAX_GPUS, NULL, "as the file says",
@@ -478,7 +480,7 @@ static const char *recipe_or_policy(uint32_t i) {
 }
 
 const char *opt_word(enum opt_words words, const char *choices, uint32_t i, char *buf) {
-    const char *name = NULL, *summary;
+    const char *name = NULL, *summary, *reference;
     struct mp_synth_params params;
     switch (words) {
     case WORDS_STATIC:
@@ -533,6 +535,8 @@ const char *opt_word(enum opt_words words, const char *choices, uint32_t i, char
         return mp_synth_preset(i, &name, &summary, &params) ? name : NULL;
     case WORDS_TOPOLOGIES:
         return mp_gpu_preset(i, &name, &summary) ? name : NULL;
+    case WORDS_TOPOLOGY_FORMS:
+        return mp_topology_writer(i, &name, &summary, &reference) ? name : NULL;
     case WORDS_VERBS:
         return i < n_verbs ? verbs[i].name : NULL;
     case WORDS_LISTS:

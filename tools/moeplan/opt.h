@@ -88,6 +88,7 @@ enum opt_id {
     OPT_COLOCATION,
     OPT_EVALUATOR,
     OPT_TO,
+    OPT_TO_TOPOLOGY,
     OPT_STEP,
     OPT_GPUS,
     OPT_NODES,
@@ -240,6 +241,7 @@ enum opt_words {
     WORDS_MODELS,
     WORDS_SYNTH,
     WORDS_TOPOLOGIES,
+    WORDS_TOPOLOGY_FORMS,
     WORDS_VERBS,
     WORDS_LISTS,
     WORDS_TRANSPORTS

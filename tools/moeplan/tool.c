@@ -357,9 +357,12 @@ enum mp_status tool_check_output(const char *path, struct mp_error *err) {
 enum mp_status tool_keep_inputs(const struct opts *o, const struct args *args, struct mp_error *err) {
     const char *const outputs[] = {o->out, o->out_b};
     struct stat out, in;
+    char path[4096]; /* of a topology's file, "4xdgx.xml:h100" */
     for (size_t k = 0; k < sizeof outputs / sizeof outputs[0]; k++)
         for (int i = 0; i < args->n && outputs[k] != NULL; i++)
-            if (stat(outputs[k], &out) == 0 && S_ISREG(out.st_mode) && stat(args->value[i], &in) == 0 &&
+            if (stat(outputs[k], &out) == 0 && S_ISREG(out.st_mode) &&
+                (stat(args->value[i], &in) == 0 ||
+                 (mp_topology_file(args->value[i], path, sizeof path) && stat(path, &in) == 0)) &&
                 out.st_dev == in.st_dev && out.st_ino == in.st_ino)
                 return mp_fail(err, MP_EUSAGE, "the result would replace its own input %s (write it to another file)",
                                args->value[i]);
@@ -506,7 +509,7 @@ static const char *foreign_topology(const struct mp_in *in) {
 }
 
 static enum mp_status refuse_foreign(const char *spec, const struct mp_in *in, struct mp_error *err) {
-    const char *name = foreign_topology(in);
+    const char *name = mp_topology_detect(in) == NULL ? foreign_topology(in) : NULL;
     if (name == NULL)
         return MP_OK;
     return mp_fail_at(err, MP_EINPUT, spec, 0, 0,
@@ -537,9 +540,11 @@ enum mp_status tool_kind_of(enum tool_kind *out, const char *spec, const struct 
         return MP_OK;
     }
     if (!exists) {
+        char path[4096];
         *out = is_model_preset(spec) ? TOOL_MODEL : TOOL_TOPOLOGY;
-        /* A word with a slash or a dot in it was meant as a file. */
-        if (*out == TOOL_TOPOLOGY && strpbrk(spec, "/.") != NULL)
+        /* A word with a slash or a dot in it was meant as a file. "4xdgx.xml:h100" is the topology reader's. */
+        if (*out == TOOL_TOPOLOGY && strpbrk(spec, "/.") != NULL &&
+            (!mp_topology_file(spec, path, sizeof path) || strcmp(path, spec) == 0))
             return mp_fail_at(err, MP_EIO, spec, 0, 0, "cannot open: No such file or directory");
         return MP_OK;
     }
@@ -566,6 +571,8 @@ enum mp_status tool_kind_of(enum tool_kind *out, const char *spec, const struct 
         *out = TOOL_PLACEMENT;
     else if (recording > 2)
         *out = TOOL_TRACE;
+    else if (mp_topology_detect(in) != NULL)
+        *out = TOOL_TOPOLOGY;
     else if (foreign_topology(in) != NULL)
         status = refuse_foreign(spec, in, err);
     else if (recording > 0) /* by the ending of its name only */

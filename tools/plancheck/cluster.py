@@ -218,7 +218,24 @@ def _text_of(spec, *folder):
         return f.read()
 
 
+def of_another_program(spec):
+    """The file in "[N x]FILE[:GPU]" that is not a moeplan topology, or None."""
+    for rest in (spec, re.sub("^[0-9]+x", "", spec)):
+        for path in (rest, *(rest[:i] for i in range(len(rest) - 1, 0, -1) if rest[i] == ":")):
+            if os.path.isfile(path):
+                with open(path, "rb") as f:
+                    if path == spec and re.search(rb"^schema:", f.read(65536), re.MULTILINE):
+                        return None
+                return path
+    return None
+
+
 def load_topology(spec):
+    is_short = re.match("[0-9]+(x[0-9]+)?:", spec) and not os.path.isfile(spec)
+    if not is_short and of_another_program(spec):
+        # This program shares no code with moeplan, its readers included: what they make of the file is checked as what it is, a topology.
+        raise InputError(f'"{spec}" is not a moeplan topology (write "moeplan convert {spec} topology.yaml", which has the same '
+                         "SHA-256, and give topology.yaml)")
     text = _text_of(spec, "topologies")
     return from_short(spec) if text is None else Topology(load_yaml(text), hashlib.sha256(text).hexdigest())
 
