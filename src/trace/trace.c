@@ -9,7 +9,8 @@
 MP_REGISTRY(DECLARE)
 static const struct mp_trace_format *const formats[] = {MP_REGISTRY(ENTRY) NULL};
 
-const struct mp_trace_hints mp_trace_hints_none = {.layer_base = -1, .ids_are_physical = -1, .is_ranked = -1};
+const struct mp_trace_hints mp_trace_hints_none = {
+    .layer_base = -1, .ids_are_physical = -1, .is_ranked = -1, .mtp_base = -1};
 
 const struct mp_trace_format *mp_trace_format_at(uint32_t i) {
     return i < sizeof formats / sizeof formats[0] ? formats[i] : NULL;
