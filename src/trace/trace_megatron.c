@@ -28,7 +28,7 @@ struct recording {
     struct folder_list list;
     struct folder_file one; /* a file of its own */
     struct folder_file *files;
-    uint32_t n_ranks, n_local, n_ep, n_stages, n_replicas;
+    uint32_t n_experts, n_ranks, n_local, n_ep, n_stages, n_replicas;
     struct entry *entries;
     size_t n, room;
     uint32_t *counts;
@@ -233,6 +233,9 @@ static enum mp_status find_files(struct recording *r, bool is_folder, struct mp_
 /* How many ranks share the experts, and what the others are. */
 static enum mp_status find_groups(struct recording *r, bool is_folder, struct mp_error *err) {
     uint32_t n_experts = r->hints->n_experts;
+    bool is_stand_in = r->hints->missing != NULL && r->hints->missing->experts;
+    if (is_stand_in) /* the caller asks for everything that can be seen without */
+        r->n_experts = n_experts = r->n_local * r->n_ranks <= MP_MAX_EXPERTS ? r->n_local * r->n_ranks : r->n_local;
     if (n_experts % r->n_local != 0)
         return mp_fail_at(err, MP_EINPUT, r->path, 0, 0,
                           "%u experts are no multiple of the %u that each rank holds (is --experts right?)", n_experts,
@@ -248,7 +251,7 @@ static enum mp_status find_groups(struct recording *r, bool is_folder, struct mp
                           "is --experts %u right?)",
                           r->n_ranks, r->n_ep, r->n_local, n_experts);
     uint32_t n_groups = r->n_ranks / r->n_ep;
-    if (n_groups > 1 && r->hints->n_stages == 0)
+    if (n_groups > 1 && r->hints->n_stages == 0 && !is_stand_in)
         return mp_fail_at(err, MP_EUSAGE, r->path, 0, 0,
                           "a recording of the format megatron does not say whether its %u groups of %u ranks are "
                           "replicas or pipeline stages (give --pipeline-stages N; 1 = all are replicas)",
@@ -343,9 +346,11 @@ static enum mp_status check_iteration(struct recording *r, size_t at, size_t *en
             if (!is_layer || f->rank != start + i)
                 return fail_missing(r, i > 0 ? f - 1 : f, r->ids[l], start + i, err);
             if (f->n_micro != first->n_micro)
-                return BAD_ENTRY(f, "iteration %llu, layer %u has %u microbatches, but layer %u of rank %u has %u",
-                                 (unsigned long long)f->iter, f->id, f->n_micro, first->id, first->rank,
-                                 first->n_micro);
+                return BAD_ENTRY(f,
+                                 "microbatches of iteration %llu: %u in layer %u, but %u in layer %u of rank %u (every "
+                                 "layer has each of them)",
+                                 (unsigned long long)f->iter, f->n_micro, f->id, first->n_micro, first->id,
+                                 first->rank);
         }
         const struct entry *f = &r->entries[at];
         if (at < r->n && f->iter == first->iter && f->id == r->ids[l]) {
@@ -420,7 +425,8 @@ static enum mp_status read_megatron(struct mp_trace **out, const char *path, str
     r->path = path;
     r->hints = hints;
     r->limits = limits;
-    if (hints->layer_base > 0) {
+    r->n_experts = hints->n_experts;
+    if (hints->layer_base > 0) { /* 0 is true, and what a caller without better knowledge says */
         status = mp_fail_at(err, MP_EUSAGE, path, 0, 0, "Megatron names its layers (leave out --layer-base)");
         goto out;
     }
@@ -442,7 +448,7 @@ static enum mp_status read_megatron(struct mp_trace **out, const char *path, str
                                  .format = "megatron",
                                  .is_time_ordered = true,
                                  .n_layers = r->n_layers,
-                                 .n_experts = hints->n_experts,
+                                 .n_experts = r->n_experts,
                                  .top_k = hints->top_k,
                                  .layer_ids = r->ids};
     MP_TRY(mp_trace_builder_new(&b, &meta, limits, err));
