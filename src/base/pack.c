@@ -1,5 +1,5 @@
-/* The other direction of unpack.c: gzip at level 6 without a time stamp, zstd at level 3 with a checksum; the same bytes
- * for the same input and library. */
+/* The other direction of unpack.c: gzip at level 6 without a time stamp, zstd at level 3 with a checksum; the same
+ * bytes for the same input and library. */
 #define ZSTD_STATIC_LINKING_ONLY /* custom allocation */
 #include "packing.h"
 #include <string.h>

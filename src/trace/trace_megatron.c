@@ -1,8 +1,9 @@
 /* Megatron-LM's tokens per expert: {save}/tokens_per_expert/rank<R>.jsonl, a line per iteration and MoE layer with
  * tpe[microbatch][local expert]. A rank only sees its own experts: the experts of EP rank r are r * local to
- * r * local + local - 1, and with Megatron's order of ranks (tensor, EP, data, pipeline; no tensor parallel experts) rank
- * R is EP rank R mod ep. Every microbatch of every group of ep ranks is a step with an all-to-all of its own, hence an
- * iteration of the trace. `layer` counts from the first layer of the pipeline stage, which files do not name. */
+ * r * local + local - 1, and with Megatron's order of ranks (tensor, EP, data, pipeline; no tensor parallel experts)
+ * rank R is EP rank R mod ep. Every microbatch of every group of ep ranks is a step with an all-to-all of its own,
+ * hence an iteration of the trace. `layer` counts from the first layer of the pipeline stage, which files do not name.
+ */
 #include "recording_folder.h"
 #include <moeplan/json.h>
 #include <stdarg.h>
@@ -339,10 +340,11 @@ static enum mp_status check_iteration(struct recording *r, size_t at, size_t *en
             const struct entry *f = &r->entries[at];
             bool is_layer = at < r->n && f->iter == first->iter && f->id == r->ids[l];
             if (is_layer && i > 0 && f->rank == f[-1].rank)
-                return BAD_ENTRY(f,
-                                 "iteration %llu, layer %u stands on line %llu already (a resumed run writes iterations "
-                                 "again: keep one)",
-                                 (unsigned long long)f->iter, f->id, (unsigned long long)f[-1].line);
+                return BAD_ENTRY(
+                    f,
+                    "iteration %llu, layer %u stands on line %llu already (a resumed run writes iterations "
+                    "again: keep one)",
+                    (unsigned long long)f->iter, f->id, (unsigned long long)f[-1].line);
             if (!is_layer || f->rank != start + i)
                 return fail_missing(r, i > 0 ? f - 1 : f, r->ids[l], start + i, err);
             if (f->n_micro != first->n_micro)
@@ -355,10 +357,11 @@ static enum mp_status check_iteration(struct recording *r, size_t at, size_t *en
         const struct entry *f = &r->entries[at];
         if (at < r->n && f->iter == first->iter && f->id == r->ids[l]) {
             if (f->rank == f[-1].rank)
-                return BAD_ENTRY(f,
-                                 "iteration %llu, layer %u stands on line %llu already (a resumed run writes iterations "
-                                 "again: keep one)",
-                                 (unsigned long long)f->iter, f->id, (unsigned long long)f[-1].line);
+                return BAD_ENTRY(
+                    f,
+                    "iteration %llu, layer %u stands on line %llu already (a resumed run writes iterations "
+                    "again: keep one)",
+                    (unsigned long long)f->iter, f->id, (unsigned long long)f[-1].line);
             return BAD_ENTRY(f, "layer %u is of two pipeline stages (rank %u has it too)", f->id, f[-1].rank);
         }
     }

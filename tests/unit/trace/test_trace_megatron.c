@@ -22,9 +22,7 @@ struct run {
     uint32_t n_ranks, n_local, n_micro, first_layer, n_layers;
     int lost_rank, lost_iter, lost_layer; /* -1 = nothing is lost */
 };
-static struct run whole(uint32_t n_ranks) {
-    return (struct run){n_ranks, 2, 2, 1, 2, -1, -1, -1};
-}
+static struct run whole(uint32_t n_ranks) { return (struct run){n_ranks, 2, 2, 1, 2, -1, -1, -1}; }
 
 /* A folder of a run of three iterations. */
 static const char *write_run(const char *name, struct run r) {
