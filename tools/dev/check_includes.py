@@ -17,7 +17,7 @@ OWNER = {
     "train": "train", "predict": "predict",
     "matrix": "matrix", "export": "export", "executor": "executor", "calibrate": "executor",
     "strategy": "planner", "schedule": "planner", "coloc": "planner", "migrate": "planner", "robust": "planner",
-    "variants": "planner", "homes": "planner", "report": "report",
+    "variants": "planner", "homes": "planner", "report": "report", "page": "report",
     "moeplan": "umbrella",
 }
 INPUTS = {"base", "topo", "model", "trace"}
@@ -55,9 +55,7 @@ THIRD_PARTY = {
     "yaml.h": ["src/yaml/"],
     "jansson.h": ["include/moeplan/json.h"],
     "zip.h": ["src/trace/"],
-    "zlib.h": ["src/base/", "src/trace/", "src/predict/path_file.c", "tests/"],
-    "zstd.h": ["src/base/"],
-    "zstd_errors.h": ["src/base/"],
+    "zlib.h": ["src/trace/", "src/predict/path_file.c", "tests/"],
     "nettle/": ["src/base/hash.c"],
     "xxhash.h": ["src/base/hash.c"],
     "glpk.h": ["planner/exact/mip_glpk.c"],

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Turns text files into a C table, so that presets travel inside the library.
+"""Turns text files into a C table, so that presets and pages travel inside the library.
 
-usage: embed.py OUT.c SYMBOL FILE...
+usage: embed.py OUT.c SYMBOL [--plain] FILE...
 Each entry is {name, summary, text, length}: name is the file's stem, summary the value of its top-level `summary:` line. Sorted by name.
+--plain: any files; name is the file's whole name, and there is no summary.
 """
 import pathlib
 import re
@@ -23,11 +24,17 @@ def c_string(data: bytes) -> str:
 
 def main() -> int:
     out, symbol, *files = sys.argv[1:]
-    lines = ["/* Made by tools/dev/embed.py from the YAML files named below; change those. */",
+    is_plain = files[0] == "--plain"
+    files = files[1:] if is_plain else files
+    lines = ["/* Made by tools/dev/embed.py from the files named below; change those. */",
              "#include <moeplan/embedded.h>", ""]
     entries = []
     for path in sorted((pathlib.Path(f) for f in files), key=lambda p: p.stem):
         data = path.read_bytes()
+        if is_plain:
+            lines.append("static const char text_%d[] = {%s};" % (len(entries), ",".join("%d" % (b - 256 * (b > 127)) for b in data + b"\0")))
+            entries.append("    {%s, \"\", text_%d, %d}," % (c_string(path.name.encode()), len(entries), len(data)))
+            continue
         summary = re.search(rb'^summary: *"?(.*?)"? *$', data, re.M)
         if summary is None:
             print(f"{path}: no top-level summary: line", file=sys.stderr)

@@ -7,7 +7,7 @@
         OPT_HELP
 #define HINTS                                                                                                          \
     OPT_INPUT_FORMAT, OPT_PHASE, OPT_LAYER_BASE, OPT_IDS, OPT_MAP, OPT_REQUESTS, OPT_RANKED, OPT_EXPERTS, OPT_TOP_K,   \
-        OPT_AXES, OPT_MTP_BASE, OPT_PIPELINE_STAGES
+        OPT_AXES
 #define STEPS OPT_BATCH, OPT_TOKENS_PER_RANK, OPT_RESAMPLE, OPT_STEPS, OPT_SOURCE_SKEW, OPT_PAD
 #define STAGES                                                                                                         \
     OPT_REPLICATE, OPT_PLACE, OPT_ROUTE, OPT_ORDER, OPT_STAGES, OPT_PACING, OPT_SET, OPT_REDUNDANT, OPT_SLOTS_PER_GPU, \
@@ -339,6 +339,38 @@ static const char *const export_examples[] = {
     "moeplan export plan.yaml trace.npz 8:h100 --to chrome-trace -o step.json",
     "moeplan export plan.yaml trace.npz 8:h100 --to nccl-tests -o matrices/", NULL};
 
+static const struct argument report_arguments[] = {
+    {"PLAN", "the plan that is judged, or a placement of any serving stack", false, false, WORDS_FILE},
+    TRACE_ARGUMENT,
+    TOPOLOGY_ARGUMENT,
+    {"PLAN2", "plans or placements to show beside it", true, true, WORDS_FILE},
+    {0}};
+static const enum opt_id report_options[] = {OPT_OUT,
+                                             OPT_REPORT_BASELINE,
+                                             OPT_INCUMBENT_ROUTE,
+                                             OPT_REPORT_REDUNDANT,
+                                             OPT_SWEEP_STRATEGY,
+                                             OPT_CONTEXT,
+                                             OPT_REPORT_SWEEP,
+                                             OPT_REPORT_DRIFT,
+                                             OPT_REPORT_MEASURED,
+                                             OPT_MODEL,
+                                             OPT_SPLIT_SIMULATE,
+                                             OPT_INTERVAL_GROUPS,
+                                             STEPS,
+                                             COSTS,
+                                             OPT_TIMELINE_PLANNED,
+                                             OPT_STAGE_BARRIER,
+                                             OPT_STAGE_COUPLED,
+                                             OPT_PACING,
+                                             HINTS,
+                                             COMMON,
+                                             OPT_END};
+static const char *const report_examples[] = {
+    "moeplan report plan.yaml trace.npz 8:h100 -o report.html",
+    "moeplan report plan.yaml trace.npz 2x8:h100 eplb.yaml --incumbent live.json --redundant 0:32:8 -o report.html",
+    "moeplan report plan.yaml trace.npz 8:h100 --drift today.npz --measured exec.json -o report.html", NULL};
+
 static const struct argument list_arguments[] = {{"WHAT",
                                                   "strategies, colocations, policies, formats, matrices, stacks, "
                                                   "exports, presets, models, dispatchers, rehomes or topologies",
@@ -452,6 +484,13 @@ const struct verb verbs[] = {
      "programs what the plan's steps look like, as matrices, tables, timelines or traces. Steps "
      "are those that moeplan simulate takes.",
      export_arguments, export_options, export_examples},
+    {"report", cmd_report, "one HTML page: is a plan worth it, and why",
+     "moeplan report PLAN TRACE TOPOLOGY [PLAN2 ...] -o FILE.html [options]",
+     "Scores the plans on the same held-out steps as the baseline, verifies them, and writes one HTML file that needs "
+     "no "
+     "network: the verdict first, the comparison with intervals, load, traffic, timeline, drift, certificates and what "
+     "is outside the model (docs/REPORT.md). With --json the data of the page alone.",
+     report_arguments, report_options, report_examples},
     {"list", cmd_list, "list what moeplan knows, with references", "moeplan list [WHAT] [options]",
      "Without WHAT, everything. The names are those that the options take.", list_arguments, list_options,
      list_examples},

@@ -39,6 +39,7 @@ enum mp_status cmd_check(const struct opts *, const struct args *, int *, struct
 enum mp_status cmd_migrate(const struct opts *, const struct args *, int *, struct mp_error *) MP_MUST_CHECK;
 enum mp_status cmd_order(const struct opts *, const struct args *, int *, struct mp_error *) MP_MUST_CHECK;
 enum mp_status cmd_export(const struct opts *, const struct args *, int *, struct mp_error *) MP_MUST_CHECK;
+enum mp_status cmd_report(const struct opts *, const struct args *, int *, struct mp_error *) MP_MUST_CHECK;
 enum mp_status cmd_list(const struct opts *, const struct args *, int *, struct mp_error *) MP_MUST_CHECK;
 enum mp_status cmd_help(const struct opts *, const struct args *, int *, struct mp_error *) MP_MUST_CHECK;
 

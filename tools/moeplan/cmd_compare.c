@@ -475,7 +475,6 @@ static json_t *score_json(const struct contest *c, uint32_t i) {
                                               : s->travel != NULL   ? "experts travel"
                                               : i < c->n_strategies ? "strategy"
                                                                     : "incumbent")) == 0;
-    const struct mp_sim_result *b = base_result(c);
     if (ok && s->is_online && s->result != NULL)
         ok = json_object_set_new(
                  o, "online",
@@ -493,14 +492,7 @@ static json_t *score_json(const struct contest *c, uint32_t i) {
     if (ok && s->plan != NULL && i < c->n_strategies && !s->is_online &&
         s->travel == NULL) /* on its own planning steps: how far it fell is over-fitting */
         ok = json_object_set_new(o, "planning_step_ns", json_integer((json_int_t)s->plan->predicted_step_ns)) == 0;
-    if (ok && s->result != NULL && b != NULL) {
-        ok = json_object_set_new(o, "change",
-                                 mp_json_finite((double)s->result->mean.step_ns / (double)b->mean.step_ns - 1)) == 0 &&
-             json_object_set_new(o, "change_interval", mp_interval_json(&s->against_base)) == 0 &&
-             json_object_set_new(o, "moe_change",
-                                 b->moe_ns > 0 ? mp_json_finite((double)s->result->moe_ns / (double)b->moe_ns - 1)
-                                               : json_null()) == 0;
-    }
+    ok = ok && score_change_json(o, s, base_result(c));
     ok = ok && lossy_json(&c->setup, s, o) && (s->travel != NULL || rehoming_mark_json(&c->setup, o));
     if (ok && s->plan != NULL && c->setup.o->for_stack != NULL)
         ok = json_object_set_new(o, "replica_choice", served_json(c->setup.o, s->plan)) == 0;

@@ -40,6 +40,8 @@ static enum mp_status run(int argc, char **argv, int *exit_code, struct mp_error
     status = tool_keep_inputs(&o, &args, err);
     if (status != MP_OK)
         return status;
+    o.argc = argc;
+    o.argv = argv;
     o.limits = mp_limits_default;
     if (o.mem_limit > 0) { /* not every verb has the option */
         o.limits.memory_bytes = o.mem_limit;

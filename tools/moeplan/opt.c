@@ -93,10 +93,6 @@ const struct opt opt_table[OPT_END] = {
     [OPT_AXES] =
         ONE_OF("axes", "AXES", axes, "tokens,layers,k|layers,experts|iterations,layers,experts|sources,layers,experts",
                NULL, "from the array's name", "what the axes of a bare array count"),
-    [OPT_MTP_BASE] = WHOLE("mtp-base", 0, "N", mtp_base, 0, MP_MAX_LAYERS - 1, NULL, "they are left out",
-                           "Megatron: absolute layer of the first MTP layer"),
-    [OPT_PIPELINE_STAGES] = WHOLE("pipeline-stages", 0, "N", pipeline_stages, 1, MP_MAX_GPUS, NULL,
-                                  "asked for where it matters", "Megatron: pipeline stages of the recorded run"),
 
     [OPT_BATCH] = WHOLE("batch", 'b', "B", batch, 1, 1 << 20, "16", NULL, "decode: concurrent requests on each rank"),
     [OPT_TOKENS_PER_RANK] = WHOLE("tokens-per-rank", 0, "T", tokens_per_rank, 1, UINT64_C(1) << 32, "1024", NULL,
@@ -225,6 +221,17 @@ const struct opt opt_table[OPT_END] = {
 
     [OPT_INCUMBENT] = TEXT("incumbent", 0, "FILE,...", incumbent, WORDS_FILE, NULL, NULL,
                            "also score these placements (any stack's file, or plans)"),
+    [OPT_REPORT_BASELINE] = TEXT("incumbent", 0, "FILE", incumbent, WORDS_FILE, NULL, "the contiguous placement",
+                                 "what one runs now, the baseline: a plan, or any stack's file"),
+    [OPT_REPORT_REDUNDANT] = TEXT("redundant", 'r', "RANGE", sweep_redundant, WORDS_NONE, NULL, "no sweep",
+                                  "also sweep over slots beyond one per expert, as moeplan sweep: FIRST:LAST:STEP or "
+                                  "A,B,C"),
+    [OPT_REPORT_SWEEP] = TEXT("sweep", 0, "FILE", sweep_file, WORDS_FILE, NULL, NULL,
+                              "show this sweep over redundant slots (of moeplan sweep --json)"),
+    [OPT_REPORT_DRIFT] = TEXT("drift", 0, "TRACE", drift_on, WORDS_FILE, NULL, NULL,
+                              "is PLAN still good for this newer recording? As moeplan check"),
+    [OPT_REPORT_MEASURED] = TEXT("measured", 0, "FILE", measured, WORDS_FILE, NULL, NULL,
+                                 "show what moeplan-exec measured (its --json, or its --timeline)"),
     [OPT_INCUMBENT_ROUTE] = ONE_OF("incumbent-route", "RULE", incumbent_route, "even|nearest", "even", NULL,
                                    "which replica serves a token in a stack's placement; plan files carry their own "
                                    "(SGLang: --ep-dispatch-algorithm static is nearest)"),

@@ -29,8 +29,6 @@ enum opt_id {
     OPT_EXPERTS,
     OPT_TOP_K,
     OPT_AXES,
-    OPT_MTP_BASE,
-    OPT_PIPELINE_STAGES,
     OPT_BATCH,
     OPT_TOKENS_PER_RANK,
     OPT_THOROUGH,
@@ -176,6 +174,11 @@ enum opt_id {
     OPT_STRICT_FITS,
     OPT_PROBE,
     OPT_FAULT,
+    OPT_REPORT_BASELINE,
+    OPT_REPORT_REDUNDANT,
+    OPT_REPORT_SWEEP,
+    OPT_REPORT_DRIFT,
+    OPT_REPORT_MEASURED,
     OPT_LIST,
     OPT_VERSION,
     OPT_END
@@ -186,13 +189,14 @@ enum output_format { FORMAT_TABLE, FORMAT_JSON, FORMAT_CSV, FORMAT_MARKDOWN };
 
 /* What the command line said; defaults come from the table. Text is borrowed from argv. */
 struct opts {
+    int argc; /* the command line, borrowed: for provenance */
+    char *const *argv;
     struct mp_limits limits; /* the defaults, with --mem-limit */
     bool is_set[OPT_END];
     bool help, json, quiet, strict, thorough, prove, colocate, resample, stage_barrier, stage_coupled, pacing,
         markdown_table, wide, man, markdown, version, matrix, csv, calibrate, keep_labels, drop_signatures;
     enum output_format output; /* what --format, --json, --csv and --markdown come to */
-    uint64_t host_link, host_memory, seed, threads, work_limit, mem_limit, layer_base, experts, top_k, routing_ns,
-        mtp_base, pipeline_stages;
+    uint64_t host_link, host_memory, seed, threads, work_limit, mem_limit, layer_base, experts, top_k, routing_ns;
     double time_limit;
     uint64_t batch, tokens_per_rank, steps, pad, redundant, slots_per_gpu, interval_groups, gpus, nodes, hidden_layers,
         mtp_layers;
@@ -211,6 +215,7 @@ struct opts {
     uint64_t context, step_gain, move_budget, path_length, hint_places;
     const char *from;
     const char *sweep_redundant, *sweep_batch, *sweep_gpus, *sweep_nodes;
+    const char *sweep_file, *drift_on, *measured;
     const char *fit; /* requests or steps */
     const char *robust, *weights, *robust_objective;
     const char *kinds, *blocks, *beside; /* --domains of variants */

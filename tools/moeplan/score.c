@@ -556,6 +556,18 @@ enum mp_status score_all(struct score *scores, uint32_t n, uint32_t base, const 
     return MP_OK;
 }
 
+bool score_change_json(json_t *result, const struct score *score, const struct mp_sim_result *base) {
+    const struct mp_sim_result *r = score->result;
+    if (r == NULL || base == NULL)
+        return true;
+    return json_object_set_new(result, "change",
+                               mp_json_finite((double)r->mean.step_ns / (double)base->mean.step_ns - 1)) == 0 &&
+           json_object_set_new(result, "change_interval", mp_interval_json(&score->against_base)) == 0 &&
+           json_object_set_new(result, "moe_change",
+                               base->moe_ns > 0 ? mp_json_finite((double)r->moe_ns / (double)base->moe_ns - 1)
+                                                : json_null()) == 0;
+}
+
 json_t *score_homes_json(const struct score *score) {
     const struct mp_sim_result *r = score->result;
     const struct mp_plan_homes *h = &score->plan->homes;

@@ -89,6 +89,9 @@ static inline const struct mp_workload *score_steps(const struct score *score, c
 /* The steps of a part, its requests at the homes that the plan gives them, if it does. */
 enum mp_status score_build_homed(struct mp_workload **out, const struct mp_plan *plan, const struct mp_part *part,
                                  const struct mp_batching *batching, struct mp_error *err) MP_MUST_CHECK;
+/* Adds change, change_interval and moe_change against the baseline's result to a result, an object; nothing where one
+ * of the two has none. False = out of memory. */
+bool score_change_json(json_t *result, const struct score *score, const struct mp_sim_result *base);
 /* Copies between nodes and load, for plans whose requests have homes. */
 json_t *score_homes_json(const struct score *score);
 
