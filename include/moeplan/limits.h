@@ -33,8 +33,9 @@ struct mp_limits {
     size_t npy_header_bytes;         /* 64 KiB */
     size_t safetensors_header_bytes; /* 16 MiB */
     size_t zip_members;              /* 65,536 */
-    uint64_t inflate_ratio; /* uncompressed : compressed of one member; 1,100 (deflate's own ceiling is 1,032) */
-    uint64_t memory_bytes;  /* all of moeplan's allocations; 2 GiB; enforced by the allocator table */
+    uint64_t inflate_ratio;          /* unpacked : packed bytes of a member or of a gzip or zstd file; 200 */
+    uint64_t inflate_free_bytes;     /* what any of them may unpack to, whatever the ratio; 16 MiB */
+    uint64_t memory_bytes;           /* all of moeplan's allocations; 2 GiB; enforced by the allocator table */
 };
 
 extern const struct mp_limits mp_limits_default;

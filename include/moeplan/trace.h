@@ -76,6 +76,7 @@ struct mp_trace {
      * converted with them and read back, has the same. "" for traces that were built in memory. */
     char sha256[65];
     const char *format; /* name of the format it was read from */
+    const char *note;   /* what its reader assumed or left out, for the user to know; NULL = nothing */
     struct mp_arena *arena;
     struct mp_in *mapped; /* kept open while chunks point into it, or NULL */
 };
@@ -98,6 +99,8 @@ struct mp_trace_hints {
     const char *format;        /* NULL = detect */
     const char *axes;          /* of a bare array: "tokens,layers,k", "layers,experts", "iterations,layers,experts" or
                                 * "sources,layers,experts"; NULL = ask where the array's name does not say */
+    int mtp_base;              /* Megatron: absolute layer of the first MTP layer; -1 = MTP layers are left out */
+    uint32_t n_stages;         /* Megatron: pipeline stages; 0 = ask where it matters */
     bool overrides;            /* phase and layer_base replace what a native recording says, instead of being refused */
     struct mp_trace_missing *missing; /* NULL, or receives what MP_EUSAGE asks for; an array without a requests table is
                                        * then read as one request, which it says too */

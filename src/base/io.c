@@ -1,3 +1,4 @@
+#include "packing.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -158,6 +159,8 @@ enum mp_status mp_in_open(struct mp_in **out, const char *path, uint64_t max_byt
     } else {
         status = read_all(in, fd, max_bytes != 0 ? max_bytes : PIPE_DEFAULT_MAX, err);
     }
+    if (status == MP_OK)
+        status = mp_in_unpack(in, max_bytes, &mp_limits_default, err);
 out:
     if (fd >= 0 && !is_stdin && io.close(io.ctx, fd) != 0 && errno != EINTR && status == MP_OK)
         status = mp_fail_at(err, MP_EIO, in->path, 0, 0, "cannot close: %s", strerror(errno));
@@ -188,13 +191,24 @@ enum mp_status mp_in_from_memory(struct mp_in **out, const char *name, const voi
     return MP_OK;
 }
 
-void mp_in_close(struct mp_in *in) {
-    if (in == NULL)
-        return;
+static void release_bytes(struct mp_in *in) {
     if (in->is_mapped)
         (void)io.unmap(io.ctx, (void *)(uintptr_t)in->data, in->size);
     else
         mp_free((void *)(uintptr_t)in->data);
+}
+
+void mp_in_replace(struct mp_in *in, uint8_t *data, size_t size) {
+    release_bytes(in);
+    in->data = data;
+    in->size = size;
+    in->is_mapped = false;
+}
+
+void mp_in_close(struct mp_in *in) {
+    if (in == NULL)
+        return;
+    release_bytes(in);
     mp_free((void *)(uintptr_t)in->path);
     mp_free(in);
 }
@@ -212,6 +226,7 @@ struct mp_out {
     char message[256];
     int slot; /* in open_temps, or -1 */
     bool is_finished;
+    struct packer *packer; /* NULL, or everything goes through it */
 };
 
 /* Temporary files of open writers, for the signal handler. A slot is claimed and freed atomically. */
@@ -240,6 +255,7 @@ static void out_free(struct mp_out *o) {
     mp_free(o->path);
     mp_free(o->temp_path);
     mp_free(o->buf);
+    packer_free(o->packer);
     mp_free(o);
 }
 
@@ -393,7 +409,7 @@ static void flush(struct mp_out *o) {
     o->used = 0;
 }
 
-void mp_out_write(struct mp_out *o, const void *data, size_t n) {
+static void write_bytes(struct mp_out *o, const void *data, size_t n) {
     const uint8_t *p = data;
     if (o->status != MP_OK || n == 0)
         return;
@@ -432,6 +448,33 @@ void mp_out_write(struct mp_out *o, const void *data, size_t n) {
         if (o->used == o->room)
             flush(o);
     }
+}
+
+static void write_packed(void *ctx, const void *data, size_t n) { write_bytes(ctx, data, n); }
+
+void mp_out_pack(struct mp_out *o, enum mp_packing kind) {
+    if (o->status != MP_OK || kind == MP_PACKING_NONE)
+        return;
+    if (o->packer != NULL)
+        mp_out_fail(o, MP_EBUG, "is packed already");
+    else if ((o->packer = packer_new(kind, write_packed, o)) == NULL)
+        mp_out_fail(o, MP_ENOMEM, "out of memory: packing");
+}
+
+void mp_out_pack_end(struct mp_out *o) {
+    if (o->packer == NULL)
+        return;
+    if (o->status == MP_OK && !packer_take(o->packer, NULL, 0, true))
+        mp_out_fail(o, MP_ENOMEM, "out of memory: packing");
+    packer_free(o->packer);
+    o->packer = NULL;
+}
+
+void mp_out_write(struct mp_out *o, const void *data, size_t n) {
+    if (o->packer == NULL)
+        write_bytes(o, data, n);
+    else if (o->status == MP_OK && n > 0 && !packer_take(o->packer, data, n, false))
+        mp_out_fail(o, MP_ENOMEM, "out of memory: packing");
 }
 
 void mp_out_puts(struct mp_out *o, const char *s) { mp_out_write(o, s, strlen(s)); }
@@ -495,6 +538,7 @@ static enum mp_status out_status(const struct mp_out *o, struct mp_error *err) {
 static void finish(struct mp_out *o) {
     if (o->is_finished)
         return;
+    mp_out_pack_end(o);
     if (o->fd >= 0)
         flush(o);
     if (o->temp_path == NULL)

@@ -15,6 +15,7 @@ const struct mp_limits mp_limits_default = {
     .npy_header_bytes = (size_t)64 << 10,
     .safetensors_header_bytes = (size_t)16 << 20,
     .zip_members = 65536,
-    .inflate_ratio = 1100,
+    .inflate_ratio = 200,
+    .inflate_free_bytes = UINT64_C(16) << 20,
     .memory_bytes = UINT64_C(2) << 30,
 };

@@ -122,6 +122,11 @@ enum mp_status mp_json_parse(json_t **out, const char *path, const char *text, s
     if (n > limits->json_bytes)
         return mp_fail_at(err, MP_ELIMIT, path, first_line, 1,
                           "%zu bytes are more than a JSON document may have, %zu (split it)", n, limits->json_bytes);
+    /* Parsing takes more than the text: what cannot end well is not even looked at. */
+    if (limits->json_heap_bytes > 0 && n > limits->json_heap_bytes)
+        return mp_fail_at(err, MP_ELIMIT, path, first_line, 1,
+                          "%zu bytes of JSON take more than %zu bytes of memory (split the file)", n,
+                          limits->json_heap_bytes);
     enum mp_status status = check_depth(path, text, n, first_line, limits->json_depth, err);
     if (status != MP_OK)
         return status;
@@ -190,12 +195,14 @@ enum mp_status mp_json_u64(const json_t *object, const char *key, const char *pa
                       mp_quote(value, n, quoted, sizeof quoted), (unsigned long long)min, (unsigned long long)max);
 }
 
-bool mp_next_line(const char **cursor, const char *end, const char **line, size_t *n) {
+bool mp_next_line(const char **cursor, const char *end, size_t max, const char **line, size_t *n) {
     if (*cursor >= end)
         return false;
-    const char *start = *cursor, *newline = memchr(start, '\n', (size_t)(end - start));
-    const char *stop = newline != NULL ? newline : end;
-    *cursor = newline != NULL ? newline + 1 : end;
+    const char *start = *cursor;
+    size_t left = (size_t)(end - start), near = left > max && left - max > 2 ? max + 2 : left;
+    const char *newline = memchr(start, '\n', near);
+    const char *stop = newline != NULL ? newline : start + near;
+    *cursor = newline != NULL ? newline + 1 : near < left ? end : stop;
     if (stop > start && stop[-1] == '\r')
         stop--;
     *line = start;

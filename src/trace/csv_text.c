@@ -6,15 +6,17 @@ static enum mp_status split(struct csv_text *c, bool *more, struct mp_error *err
         *more = false;
         if (c->at == c->end)
             return MP_OK;
-        const char *start = c->at, *newline = memchr(start, '\n', (size_t)(c->end - start));
-        const char *stop = newline != NULL ? newline : c->end;
+        /* Looks no further for the newline than a line may be long. */
+        const size_t left = (size_t)(c->end - c->at), near = left > c->max_line + 2 ? c->max_line + 2 : left;
+        const char *start = c->at, *newline = memchr(start, '\n', near);
+        const char *stop = newline != NULL ? newline : start + near;
         c->at = newline != NULL ? newline + 1 : c->end;
         c->line++;
         if (stop > start && stop[-1] == '\r')
             stop--;
         if ((size_t)(stop - start) > c->max_line)
-            return mp_fail_at(err, MP_ELIMIT, c->path, c->line, 1, "the line has %zu bytes, more than the limit of %zu",
-                              (size_t)(stop - start), c->max_line);
+            return mp_fail_at(err, MP_ELIMIT, c->path, c->line, 1, "the line has more than %zu bytes, the limit",
+                              c->max_line);
         if (stop == start)
             continue;
         c->line_text = start;

@@ -9,7 +9,8 @@
 MP_REGISTRY(DECLARE)
 static const struct mp_trace_format *const formats[] = {MP_REGISTRY(ENTRY) NULL};
 
-const struct mp_trace_hints mp_trace_hints_none = {.layer_base = -1, .ids_are_physical = -1, .is_ranked = -1};
+const struct mp_trace_hints mp_trace_hints_none = {
+    .layer_base = -1, .ids_are_physical = -1, .is_ranked = -1, .mtp_base = -1};
 
 const struct mp_trace_format *mp_trace_format_at(uint32_t i) {
     return i < sizeof formats / sizeof formats[0] ? formats[i] : NULL;
@@ -88,7 +89,8 @@ static enum mp_status detect(const struct mp_trace_format **out, const char *pat
     if (best == 0) {
         list_formats(names, sizeof names, path, in, 0);
         return mp_fail_at(err, MP_EINPUT, path, 0, 0,
-                          "is not a recording that any format recognises (name one of them with --input-format: %s)", names);
+                          "is not a recording that any format recognises (name one of them with --input-format: %s)",
+                          names);
     }
     list_formats(names, sizeof names, path, in, best);
     return mp_fail_at(err, MP_EINPUT, path, 0, 0,
@@ -107,7 +109,8 @@ enum mp_status mp_trace_load(struct mp_trace **out, const char *path, const stru
     if (hints->format != NULL && (format = find_named(hints->format)) == NULL) {
         char names[256];
         list_formats(names, sizeof names, path, NULL, 0);
-        return mp_fail(err, MP_EUSAGE, "--input-format %s: there is no such format (write one of %s)", hints->format, names);
+        return mp_fail(err, MP_EUSAGE, "--input-format %s: there is no such format (write one of %s)", hints->format,
+                       names);
     }
     if (!mp_is_folder(path))
         MP_TRY(mp_in_open(&in, path, 0, err));

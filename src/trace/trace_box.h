@@ -67,6 +67,9 @@ enum mp_status trace_names_to_builder(const struct trace_names *l, struct mp_tra
                                       struct mp_error *err) MP_MUST_CHECK;
 void trace_names_clear(struct trace_names *l);
 
+/* Says something about how a recording was read, behind what was said before. */
+enum mp_status trace_note(struct mp_trace *t, struct mp_error *err, const char *fmt, ...) MP_PRINTF(3, 4) MP_MUST_CHECK;
+
 /* Passes on an error that has no position (the builder's) with one. */
 enum mp_status trace_fail_at(struct mp_error *err, const struct mp_error *inner, const char *path, uint64_t line,
                              uint64_t column);

@@ -1,5 +1,6 @@
 /* What a recording cannot say is asked for, never guessed: everything that is missing in one message. */
 #include "trace_box.h"
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -40,6 +41,17 @@ enum mp_status trace_ask(const char *path, const char *format, struct trace_need
     if (hints->top_k > MP_MAX_TOP_K)
         return mp_fail_at(err, MP_EUSAGE, path, 0, 0, "--top-k %u is not in [1, %u]", hints->top_k, MP_MAX_TOP_K);
     return MP_OK;
+}
+
+enum mp_status trace_note(struct mp_trace *t, struct mp_error *err, const char *fmt, ...) {
+    char text[512], all[1024];
+    va_list args;
+    va_start(args, fmt);
+    (void)vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    (void)snprintf(all, sizeof all, "%s%s%s", t->note != NULL ? t->note : "", t->note != NULL ? "; " : "", text);
+    t->note = mp_arena_strdup(t->arena, all);
+    return t->note != NULL ? MP_OK : mp_nomem(err, "note");
 }
 
 enum mp_status trace_check_base(const char *path, int base, uint64_t n_layers, struct mp_error *err) {

@@ -383,11 +383,11 @@ out:
 static enum mp_status read_all(struct reader *r, struct meta *m, const struct mp_in *in, struct mp_error *err) {
     const char *cursor = (const char *)in->data, *end = cursor + in->size, *text;
     size_t n;
-    for (uint64_t line = 1; mp_next_line(&cursor, end, &text, &n); line++) {
+    for (uint64_t line = 1; mp_next_line(&cursor, end, r->limits->line_bytes, &text, &n); line++) {
         if (n == 0)
             continue;
         if (n > r->limits->line_bytes)
-            return mp_fail_at(err, MP_ELIMIT, r->path, line, 1, "the line has %zu bytes, more than the limit of %zu", n,
+            return mp_fail_at(err, MP_ELIMIT, r->path, line, 1, "the line has more than %zu bytes, the limit",
                               r->limits->line_bytes);
         json_t *o;
         enum mp_status status = mp_json_parse(&o, r->path, text, n, line, r->limits, err);

@@ -223,16 +223,17 @@ static enum mp_status read_record(struct reader *d, const json_t *record, struct
 static enum mp_status read_lines(struct reader *d, const struct mp_in *in, struct mp_error *err) {
     const char *cursor = (const char *)in->data, *end = cursor + in->size;
     enum mp_status status = MP_OK;
-    for (d->line = 1; status == MP_OK && mp_next_line(&cursor, end, &d->text, &d->n_text); d->line++) {
+    for (d->line = 1; status == MP_OK && mp_next_line(&cursor, end, d->limits->line_bytes, &d->text, &d->n_text);
+         d->line++) {
         json_t *record = NULL;
         size_t i = 0;
-        while (i < d->n_text && (d->text[i] == ' ' || d->text[i] == '\t'))
+        while (i < d->n_text && i <= d->limits->line_bytes && (d->text[i] == ' ' || d->text[i] == '\t'))
             i++;
         if (i == d->n_text)
             continue;
         if (d->n_text > d->limits->line_bytes)
-            return mp_fail_at(err, MP_ELIMIT, d->path, d->line, 1, "the line has %zu bytes, more than the limit of %zu",
-                              d->n_text, d->limits->line_bytes);
+            return mp_fail_at(err, MP_ELIMIT, d->path, d->line, 1, "the line has more than %zu bytes, the limit",
+                              d->limits->line_bytes);
         status = mp_json_parse(&record, d->path, d->text, d->n_text, d->line, d->limits, err);
         if (status == MP_OK)
             status = read_record(d, record, err);

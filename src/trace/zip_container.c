@@ -158,7 +158,7 @@ static enum mp_status read_entry(struct zip_archive *z, struct zip_member *m, ui
         if (m->bytes != m->packed_bytes)
             return BAD(at + 24, "member \"%s\" is stored but its two sizes differ", m->name);
         m->data = in->data + m->data_offset;
-    } else if (m->bytes / limits->inflate_ratio > m->packed_bytes)
+    } else if (m->bytes > limits->inflate_free_bytes && m->bytes / limits->inflate_ratio > m->packed_bytes)
         return mp_fail_at(err, MP_ELIMIT, in->path, 0, at + 25,
                           "member \"%s\" claims %llu bytes from %llu packed ones, past the ratio limit of %llu",
                           m->name, (unsigned long long)m->bytes, (unsigned long long)m->packed_bytes,

@@ -7,7 +7,7 @@
         OPT_HELP
 #define HINTS                                                                                                          \
     OPT_INPUT_FORMAT, OPT_PHASE, OPT_LAYER_BASE, OPT_IDS, OPT_MAP, OPT_REQUESTS, OPT_RANKED, OPT_EXPERTS, OPT_TOP_K,   \
-        OPT_AXES
+        OPT_AXES, OPT_MTP_BASE, OPT_PIPELINE_STAGES
 #define STEPS OPT_BATCH, OPT_TOKENS_PER_RANK, OPT_RESAMPLE, OPT_STEPS, OPT_SOURCE_SKEW, OPT_PAD
 #define STAGES                                                                                                         \
     OPT_REPLICATE, OPT_PLACE, OPT_ROUTE, OPT_ORDER, OPT_STAGES, OPT_PACING, OPT_SET, OPT_REDUNDANT, OPT_SLOTS_PER_GPU, \

@@ -93,6 +93,10 @@ const struct opt opt_table[OPT_END] = {
     [OPT_AXES] =
         ONE_OF("axes", "AXES", axes, "tokens,layers,k|layers,experts|iterations,layers,experts|sources,layers,experts",
                NULL, "from the array's name", "what the axes of a bare array count"),
+    [OPT_MTP_BASE] = WHOLE("mtp-base", 0, "N", mtp_base, 0, MP_MAX_LAYERS - 1, NULL, "they are left out",
+                           "Megatron: absolute layer of the first MTP layer"),
+    [OPT_PIPELINE_STAGES] = WHOLE("pipeline-stages", 0, "N", pipeline_stages, 1, MP_MAX_GPUS, NULL,
+                                  "asked for where it matters", "Megatron: pipeline stages of the recorded run"),
 
     [OPT_BATCH] = WHOLE("batch", 'b', "B", batch, 1, 1 << 20, "16", NULL, "decode: concurrent requests on each rank"),
     [OPT_TOKENS_PER_RANK] = WHOLE("tokens-per-rank", 0, "T", tokens_per_rank, 1, UINT64_C(1) << 32, "1024", NULL,

@@ -29,6 +29,8 @@ enum opt_id {
     OPT_EXPERTS,
     OPT_TOP_K,
     OPT_AXES,
+    OPT_MTP_BASE,
+    OPT_PIPELINE_STAGES,
     OPT_BATCH,
     OPT_TOKENS_PER_RANK,
     OPT_THOROUGH,
@@ -196,7 +198,8 @@ struct opts {
     bool help, json, quiet, strict, thorough, prove, colocate, resample, stage_barrier, stage_coupled, pacing,
         markdown_table, wide, man, markdown, version, matrix, csv, calibrate, keep_labels, drop_signatures;
     enum output_format output; /* what --format, --json, --csv and --markdown come to */
-    uint64_t host_link, host_memory, seed, threads, work_limit, mem_limit, layer_base, experts, top_k, routing_ns;
+    uint64_t host_link, host_memory, seed, threads, work_limit, mem_limit, layer_base, experts, top_k, routing_ns,
+        mtp_base, pipeline_stages;
     double time_limit;
     uint64_t batch, tokens_per_rank, steps, pad, redundant, slots_per_gpu, interval_groups, gpus, nodes, hidden_layers,
         mtp_layers;

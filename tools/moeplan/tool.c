@@ -57,6 +57,8 @@ static enum mp_status load_trace(struct mp_trace **out, const char *path, const 
     hints.top_k = (uint32_t)o->top_k;
     hints.format = o->input_format;
     hints.axes = o->axes;
+    hints.mtp_base = o->is_set[OPT_MTP_BASE] ? (int)o->mtp_base : -1;
+    hints.n_stages = (uint32_t)o->pipeline_stages;
     hints.overrides = overrides;
     hints.missing = missing;
     hints.n_threads = tool_threads(o);
@@ -87,6 +89,8 @@ static enum mp_status load_trace(struct mp_trace **out, const char *path, const 
         mp_trace_free(*out);
         *out = NULL;
     }
+    if (status == MP_OK && (*out)->note != NULL)
+        tool_note(o, "%s: %s", path, (*out)->note);
     return status;
 }
 
