@@ -70,7 +70,7 @@ static void list_formats(char *buf, size_t size, const char *path, const struct 
 static enum mp_status detect(const struct mp_trace_format **out, const char *path, const struct mp_in *in,
                              struct mp_error *err) {
     int best = 0, n_best = 0;
-    char names[256];
+    char names[512];
     *out = NULL;
     for (uint32_t i = 0; formats[i] != NULL; i++) {
         int score = formats[i]->probe(path, in);
@@ -86,12 +86,10 @@ static enum mp_status detect(const struct mp_trace_format **out, const char *pat
     *out = NULL;
     if (in != NULL && in->size == 0)
         return mp_fail_at(err, MP_EINPUT, path, 0, 0, "the file is empty");
-    if (best == 0) {
-        list_formats(names, sizeof names, path, in, 0);
+    if (best == 0)
         return mp_fail_at(err, MP_EINPUT, path, 0, 0,
-                          "is not a recording that any format recognises (name one of them with --input-format: %s)",
-                          names);
-    }
+                          "is not a recording that any format recognises (moeplan list formats has them; name one with "
+                          "--input-format)");
     list_formats(names, sizeof names, path, in, best);
     return mp_fail_at(err, MP_EINPUT, path, 0, 0,
                       "could be any of these formats: %s (name the right one with --input-format)", names);
@@ -107,7 +105,7 @@ enum mp_status mp_trace_load(struct mp_trace **out, const char *path, const stru
     enum mp_status status = MP_OK;
     const struct mp_trace_format *format = NULL;
     if (hints->format != NULL && (format = find_named(hints->format)) == NULL) {
-        char names[256];
+        char names[512];
         list_formats(names, sizeof names, path, NULL, 0);
         return mp_fail(err, MP_EUSAGE, "--input-format %s: there is no such format (write one of %s)", hints->format,
                        names);

@@ -341,8 +341,8 @@ static void test_trace_npz__bombs_are_refused(void **state) {
     struct mp_error err = {0};
     assert_int_equal(read_bytes(&t, "npz", huge.p, huge.n, &h, NULL, &err), MP_ELIMIT);
     free(huge.p);
-    /* 70 MB of zeros from 70 kB, with a right header: its rows repeat expert 0, which the first full chunk shows. */
-    size_t n = (size_t)70 << 20;
+    /* 15 MiB of zeros from 15 KiB, with a right header: its rows repeat expert 0, which the first full chunk shows. */
+    size_t n = (size_t)15 << 20;
     uint8_t *zeros = calloc(n, 1);
     char shape[64];
     snprintf(shape, sizeof shape, "(%zu, 2, 2)", n / 4);
@@ -357,7 +357,7 @@ static void test_trace_npz__bombs_are_refused(void **state) {
     h.requests_path = save_bytes("bomb.csv", table, strlen(table));
     assert_int_equal(read_bytes(&t, "npz", z.p, z.n, &h, NULL, &err), MP_EINPUT);
     assert_non_null(strstr(err.message, "expert 0 is chosen twice"));
-    /* A member that claims more than deflate can give. */
+    /* A member that claims more than a recording packs to. */
     for (size_t i = z.n - 3; i-- > 4;)
         if (memcmp(z.p + i, "PK\1\2", 4) == 0) {
             memset(z.p + i + 24, 0xfe, 4);
