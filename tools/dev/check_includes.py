@@ -12,7 +12,7 @@ import sys
 # header of include/moeplan -> the folder that implements it
 OWNER = {
     "api": "base", "status": "base", "alloc": "base", "io": "base", "base": "base", "limits": "base", "embedded": "base", "npy": "base",
-    "yaml": "yaml", "json": "json", "topology": "topo", "model": "model", "trace": "trace", "workload": "workload", "plan": "plan", "policy": "plan",
+    "yaml": "yaml", "json": "json", "xml": "xml", "topology": "topo", "model": "model", "trace": "trace", "workload": "workload", "plan": "plan", "policy": "plan",
     "cost": "cost", "flow": "cost", "condense": "condense", "rehome": "rehome", "sim": "sim", "verify": "verify", "stack": "stack", "synth": "synth",
     "train": "train", "predict": "predict",
     "matrix": "matrix", "export": "export", "executor": "executor", "calibrate": "executor",
@@ -27,7 +27,8 @@ ARROWS = {
     "base": set(),
     "yaml": {"base"},
     "json": {"base"},
-    "topo": {"base", "yaml", "json"},
+    "xml": {"base"},
+    "topo": {"base", "yaml", "json", "xml"},
     "model": {"base", "yaml", "json"},
     "trace": {"base", "yaml", "json"},
     "workload": INPUTS,
@@ -53,6 +54,7 @@ ARROWS = {
 # third-party header (by prefix) -> the files that may include it
 THIRD_PARTY = {
     "yaml.h": ["src/yaml/"],
+    "expat.h": ["src/xml/"],
     "jansson.h": ["include/moeplan/json.h"],
     "zip.h": ["src/trace/"],
     "zlib.h": ["src/base/", "src/trace/", "src/predict/path_file.c", "tests/"],
