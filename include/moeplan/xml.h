@@ -5,11 +5,14 @@
 
 #include <moeplan/io.h>
 
+MP_API_BEGIN
+
 /* Files of topologies are some 100 kB; the largest machines' some MB. */
-#define MP_XML_MAX_BYTES (8u << 20)
+#define MP_XML_MAX_BYTES (4u << 20)
 #define MP_XML_MAX_DEPTH 128u
-#define MP_XML_MAX_ELEMENTS 200000u
-#define MP_XML_MAX_ATTRIBUTES 400000u /* of all elements */
+#define MP_XML_MAX_ELEMENTS 100000u
+#define MP_XML_MAX_ATTRIBUTES 300000u /* of all elements */
+#define MP_XML_MAX_OF_ELEMENT 1024u   /* attributes of one */
 
 struct mp_xml_attribute {
     const char *name, *value; /* terminated, no NUL inside */
@@ -20,7 +23,7 @@ struct mp_xml {
     uint32_t line, column; /* of its "<" */
     uint32_t n_attributes;
     const struct mp_xml_attribute *attributes;
-    const char *text; /* its characters before its first child; "" = none, or blanks only */
+    const char *text;                           /* its characters before its first child; "" = none, or blanks only */
     const struct mp_xml *parent, *first, *next; /* parent NULL: the root; first child, next sibling or NULL */
 };
 struct mp_xml_doc {
@@ -54,5 +57,7 @@ enum mp_status mp_xml_need(const struct mp_xml_doc *d, const struct mp_xml *e, c
 /* A whole number in [min, max] as the value of an attribute that is there. */
 enum mp_status mp_xml_u64(const struct mp_xml_doc *d, const struct mp_xml_attribute *a, uint64_t min, uint64_t max,
                           uint64_t *out, struct mp_error *err) MP_MUST_CHECK;
+
+MP_API_END
 
 #endif

@@ -226,14 +226,61 @@ static void XMLCALL on_skipped(void *ctx, const XML_Char *name, int is_parameter
     refuse(ctx, MP_EINPUT, "an entity that the file would have to declare (write the characters themselves)");
 }
 
+static bool starts(const char *s, const char *end, const char *with) {
+    const size_t n = strlen(with);
+    return (size_t)(end - s) >= n && memcmp(s, with, n) == 0;
+}
+
+/* Behind the next `mark`, or the end. */
+static const char *behind(const char *s, const char *end, const char *mark) {
+    const char *at = s < end ? memmem(s, (size_t)(end - s), mark, strlen(mark)) : NULL;
+    return at != NULL ? at + strlen(mark) : end;
+}
+
+/* expat reads all attributes of an element, 50 bytes of memory for each, before it tells of the first: they are counted
+ * here. What is not well-formed is left to expat. */
+static enum mp_status check_tags(const char *path, const char *text, size_t size, struct mp_error *err) {
+    const char *end = text + size, *s = text;
+    while (s < end && (s = memchr(s, '<', (size_t)(end - s))) != NULL) {
+        const char *start = s++;
+        if (starts(start, end, "<!--"))
+            s = behind(start + 4, end, "-->");
+        else if (starts(start, end, "<![CDATA["))
+            s = behind(start, end, "]]>");
+        else if (starts(start, end, "<?"))
+            s = behind(start, end, "?>");
+        else {
+            uint32_t n = 0;
+            for (char quote = '\0'; s < end && (quote != '\0' || *s != '>'); s++) {
+                if (quote != '\0')
+                    quote = *s == quote ? '\0' : quote;
+                else if (*s == '"' || *s == '\'') {
+                    quote = *s;
+                    n++;
+                }
+            }
+            if (n <= MP_XML_MAX_OF_ELEMENT)
+                continue;
+            uint64_t line = 1, column = 1;
+            for (const char *c = text; c < start; c++) {
+                column = *c == '\n' ? 1 : column + (((unsigned char)*c & 0xc0) != 0x80);
+                line += *c == '\n';
+            }
+            return mp_fail_at(err, MP_ELIMIT, path, line, column, "more than %u attributes of one element",
+                              MP_XML_MAX_OF_ELEMENT);
+        }
+    }
+    return MP_OK;
+}
+
 static enum mp_status fail_syntax(struct parser *p) {
     const enum XML_Error code = XML_GetErrorCode(p->expat);
     const uint32_t line = line_now(p), column = column_now(p);
     char quoted[200];
     if (code == XML_ERROR_NO_MEMORY)
         return mp_nomem(p->err, "reading XML");
-    if (p->depth > 0 && (code == XML_ERROR_TAG_MISMATCH || code == XML_ERROR_NO_ELEMENTS || code == XML_ERROR_UNCLOSED_TOKEN ||
-                         code == XML_ERROR_UNCLOSED_CDATA_SECTION)) {
+    if (p->depth > 0 && (code == XML_ERROR_TAG_MISMATCH || code == XML_ERROR_NO_ELEMENTS ||
+                         code == XML_ERROR_UNCLOSED_TOKEN || code == XML_ERROR_UNCLOSED_CDATA_SECTION)) {
         const struct mp_xml *e = p->open[p->depth - 1];
         return mp_fail_at(p->err, MP_EINPUT, p->path, line, column,
                           "not well-formed XML: %s (<%s> of line %u is still open: write </%s> first)",
@@ -250,6 +297,9 @@ enum mp_status mp_xml_parse_text(struct mp_xml_doc **out, const char *path, cons
     *out = NULL;
     if (size > MP_XML_MAX_BYTES)
         return mp_fail_at(err, MP_ELIMIT, path, 0, 0, "an XML file of more than %u bytes", MP_XML_MAX_BYTES);
+    status = check_tags(path, text, size, err);
+    if (status != MP_OK)
+        return status;
     struct parser *p = mp_calloc(1, sizeof *p);
     if (p == NULL)
         return mp_nomem(err, "reading XML");
