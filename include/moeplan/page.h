@@ -18,10 +18,10 @@ json_t *mp_json_text(const char *s);
 void mp_json_write_in_script(const json_t *value, struct mp_out *o);
 
 /* {type, shape, scale, base64}: docs/REPORT.md part 2. */
-enum mp_packing { MP_PACK_U8, MP_PACK_U16, MP_PACK_U32 };
+enum mp_packed_type { MP_PACK_U8, MP_PACK_U16, MP_PACK_U32 };
 enum { MP_PACK_DIMENSIONS_MAX = 4 };
 /* values: not negative, product of shape[n_dims] of them. NULL when out of memory. */
-json_t *mp_json_packed(enum mp_packing type, const double *values, const uint32_t *shape, uint32_t n_dims);
+json_t *mp_json_packed(enum mp_packed_type type, const double *values, const uint32_t *shape, uint32_t n_dims);
 
 /* What stands in the place of a line <!--NAME--> of the template. */
 struct mp_page_part {

@@ -50,7 +50,7 @@ static void encode(const uint8_t *bytes, size_t n, char *to) {
     }
 }
 
-json_t *mp_json_packed(enum mp_packing type, const double *values, const uint32_t *shape, uint32_t n_dims) {
+json_t *mp_json_packed(enum mp_packed_type type, const double *values, const uint32_t *shape, uint32_t n_dims) {
     static const struct {
         const char *name;
         size_t bytes;

@@ -40,7 +40,7 @@ static json_t *reals(const double *v, size_t n, double unit) {
         append(&list, unit > 1 ? mp_json_finite(round(v[i] * unit) / unit) : json_integer((json_int_t)llround(v[i])));
     return list;
 }
-static json_t *packed(enum mp_packing type, const double *v, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+static json_t *packed(enum mp_packed_type type, const double *v, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
     const uint32_t shape[] = {a, b, c, d};
     return mp_json_packed(type, v, shape, d > 0 ? 4 : c > 0 ? 3 : 2);
 }
