@@ -47,9 +47,9 @@ void mp_in_close(struct mp_in *in); /* NULL is fine */
  * its own max_bytes; several members or frames may stand behind one another. MP_EINPUT: cut short, damaged, followed by
  * something else, or packed twice. MP_ELIMIT: past max_bytes (0 = only memory limits it), or, past
  * limits->inflate_free_bytes, more than limits->inflate_ratio times its packed bytes: a bomb. */
-enum mp_packing { MP_PACKING_NONE, MP_PACKING_GZIP, MP_PACKING_ZSTD };
-enum mp_packing mp_packing_of(const void *data, size_t n); /* by the first bytes */
-const char *mp_packing_name(enum mp_packing kind);         /* "gzip", "zstd" */
+enum mp_file_packing { MP_FILE_PLAIN, MP_FILE_GZIP, MP_FILE_ZSTD };
+enum mp_file_packing mp_file_packing_of(const void *data, size_t n); /* by the first bytes */
+const char *mp_file_packing_name(enum mp_file_packing kind);         /* "gzip", "zstd" */
 /* Replaces the bytes of an input by what they unpack to; does nothing when they are not packed. */
 enum mp_status mp_in_unpack(struct mp_in *in, uint64_t max_bytes, const struct mp_limits *limits,
                             struct mp_error *err) MP_MUST_CHECK;
@@ -74,7 +74,7 @@ uint64_t mp_out_offset(const struct mp_out *o);                                 
 void mp_out_fail(struct mp_out *o, enum mp_status status, const char *message); /* records an error of the caller's */
 /* Packs what is written from here on; mp_out_pack_end ends that (and mp_out_offset then counts packed bytes). The same
  * bytes for the same input and library. Committing ends it too. */
-void mp_out_pack(struct mp_out *o, enum mp_packing kind);
+void mp_out_pack(struct mp_out *o, enum mp_file_packing kind);
 void mp_out_pack_end(struct mp_out *o);
 /* Completes the temporary file and closes it, so that mp_out_commit has only to give it its name; no writes after it.
  * For sets of files that shall appear whole or not at all: finish each, then commit each; one takes no descriptor and

@@ -452,8 +452,8 @@ static void write_bytes(struct mp_out *o, const void *data, size_t n) {
 
 static void write_packed(void *ctx, const void *data, size_t n) { write_bytes(ctx, data, n); }
 
-void mp_out_pack(struct mp_out *o, enum mp_packing kind) {
-    if (o->status != MP_OK || kind == MP_PACKING_NONE)
+void mp_out_pack(struct mp_out *o, enum mp_file_packing kind) {
+    if (o->status != MP_OK || kind == MP_FILE_PLAIN)
         return;
     if (o->packer != NULL)
         mp_out_fail(o, MP_EBUG, "is packed already");

@@ -30,13 +30,13 @@ static void release(void *ctx, void *p) {
     mp_free(p);
 }
 
-struct packer *packer_new(enum mp_packing kind, packer_sink sink, void *ctx) {
+struct packer *packer_new(enum mp_file_packing kind, packer_sink sink, void *ctx) {
     struct packer *p = mp_calloc(1, sizeof *p);
     if (p == NULL)
         return NULL;
     p->sink = sink;
     p->ctx = ctx;
-    p->is_gzip = kind == MP_PACKING_GZIP;
+    p->is_gzip = kind == MP_FILE_GZIP;
     if (p->is_gzip) {
         p->gzip.zalloc = zlib_alloc;
         p->gzip.zfree = release;

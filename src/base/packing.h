@@ -7,7 +7,7 @@
 /* Packs what a writer is given; the bytes go on to `sink`. NULL when out of memory. */
 struct packer;
 typedef void (*packer_sink)(void *ctx, const void *data, size_t n);
-struct packer *packer_new(enum mp_packing kind, packer_sink sink, void *ctx);
+struct packer *packer_new(enum mp_file_packing kind, packer_sink sink, void *ctx);
 /* Takes n more bytes; with is_last also all that is still inside, and the stream's end. False when out of memory. */
 bool packer_take(struct packer *p, const void *data, size_t n, bool is_last);
 void packer_free(struct packer *p); /* NULL is fine */

@@ -21,12 +21,12 @@ static bool starts_zstd(const uint8_t *p, size_t n) {
     return n >= 4 && (u32(p) == ZSTD_MAGICNUMBER || (u32(p) & ZSTD_MAGIC_SKIPPABLE_MASK) == ZSTD_MAGIC_SKIPPABLE_START);
 }
 
-enum mp_packing mp_packing_of(const void *data, size_t n) {
-    return starts_gzip(data, n) ? MP_PACKING_GZIP : starts_zstd(data, n) ? MP_PACKING_ZSTD : MP_PACKING_NONE;
+enum mp_file_packing mp_file_packing_of(const void *data, size_t n) {
+    return starts_gzip(data, n) ? MP_FILE_GZIP : starts_zstd(data, n) ? MP_FILE_ZSTD : MP_FILE_PLAIN;
 }
 
-const char *mp_packing_name(enum mp_packing kind) {
-    return kind == MP_PACKING_GZIP ? "gzip" : kind == MP_PACKING_ZSTD ? "zstd" : "none";
+const char *mp_file_packing_name(enum mp_file_packing kind) {
+    return kind == MP_FILE_GZIP ? "gzip" : kind == MP_FILE_ZSTD ? "zstd" : "none";
 }
 
 struct unpacker {
@@ -203,17 +203,17 @@ out:
 
 enum mp_status mp_in_unpack(struct mp_in *in, uint64_t max_bytes, const struct mp_limits *limits,
                             struct mp_error *err) {
-    enum mp_packing kind = mp_packing_of(in->data, in->size);
-    if (kind == MP_PACKING_NONE)
+    enum mp_file_packing kind = mp_file_packing_of(in->data, in->size);
+    if (kind == MP_FILE_PLAIN)
         return MP_OK;
-    struct unpacker u = {.in = in, .limits = limits, .max_bytes = max_bytes, .kind = mp_packing_name(kind)};
+    struct unpacker u = {.in = in, .limits = limits, .max_bytes = max_bytes, .kind = mp_file_packing_name(kind)};
     /* Text packs 4 to 40 times smaller: few of the doublings are needed, and a bomb gets no more than others. */
     u.room = in->size < STEP ? in->size * 4 + STEP / 8 : in->size * 4;
     u.buf = mp_realloc(NULL, u.room, 1);
-    enum mp_status status = u.buf == NULL             ? mp_nomem(err, in->path)
-                            : kind == MP_PACKING_GZIP ? unpack_gzip(&u, err)
-                                                      : unpack_zstd(&u, err);
-    if (status == MP_OK && mp_packing_of(u.buf, u.used) != MP_PACKING_NONE)
+    enum mp_status status = u.buf == NULL          ? mp_nomem(err, in->path)
+                            : kind == MP_FILE_GZIP ? unpack_gzip(&u, err)
+                                                   : unpack_zstd(&u, err);
+    if (status == MP_OK && mp_file_packing_of(u.buf, u.used) != MP_FILE_PLAIN)
         status = mp_fail_at(err, MP_EINPUT, in->path, 0, 0, "is packed twice (unpack it once)");
     if (status != MP_OK) {
         mp_free(u.buf);

@@ -9,7 +9,7 @@ struct bytes {
 };
 
 /* The packed form of n bytes, by our own writer. */
-static struct bytes packed(enum mp_packing kind, const void *data, size_t n, size_t part) {
+static struct bytes packed(enum mp_file_packing kind, const void *data, size_t n, size_t part) {
     struct mp_out *o;
     struct mp_error err = {0};
     struct bytes b = {0};
@@ -43,20 +43,20 @@ static void test_packing__gives_back_what_was_packed(void **state) {
     (void)state;
     struct bytes text = lines(20000), small = {(uint8_t *)"a", 1}, none = {(uint8_t *)"", 0};
     const struct bytes all[] = {text, small, none};
-    for (int kind = MP_PACKING_GZIP; kind <= MP_PACKING_ZSTD; kind++)
+    for (int kind = MP_FILE_GZIP; kind <= MP_FILE_ZSTD; kind++)
         for (size_t i = 0; i < 3; i++) {
-            struct bytes b = packed((enum mp_packing)kind, all[i].p, all[i].n, 777);
+            struct bytes b = packed((enum mp_file_packing)kind, all[i].p, all[i].n, 777);
             struct mp_in *in;
             struct mp_error err;
-            assert_int_equal(mp_packing_of(b.p, b.n), kind);
+            assert_int_equal(mp_file_packing_of(b.p, b.n), kind);
             CHECK_OK(unpack(&in, b.p, b.n, 0, &err), err);
             assert_int_equal(in->size, all[i].n);
             assert_memory_equal(in->data, all[i].p, all[i].n);
             assert_int_equal(in->data[in->size], 0);
             mp_in_close(in);
             /* The same bytes whatever the parts that it was written in. */
-            struct bytes again = packed((enum mp_packing)kind, all[i].p, all[i].n, 100000);
-            if (kind == MP_PACKING_GZIP) {
+            struct bytes again = packed((enum mp_file_packing)kind, all[i].p, all[i].n, 100000);
+            if (kind == MP_FILE_GZIP) {
                 assert_int_equal(again.n, b.n);
                 assert_memory_equal(again.p, b.p, b.n);
             }
@@ -79,7 +79,7 @@ static void test_packing__gives_back_what_was_packed(void **state) {
 
 static void test_packing__skips_frames_that_say_so(void **state) {
     (void)state;
-    struct bytes b = packed(MP_PACKING_ZSTD, "hello", 5, 5);
+    struct bytes b = packed(MP_FILE_ZSTD, "hello", 5, 5);
     uint8_t *with = malloc(b.n + 11);
     struct mp_in *in;
     struct mp_error err;
@@ -96,8 +96,8 @@ static void test_packing__skips_frames_that_say_so(void **state) {
 static void test_packing__refuses_what_is_cut_or_damaged(void **state) {
     (void)state;
     struct bytes text = lines(200);
-    for (int kind = MP_PACKING_GZIP; kind <= MP_PACKING_ZSTD; kind++) {
-        struct bytes b = packed((enum mp_packing)kind, text.p, text.n, text.n);
+    for (int kind = MP_FILE_GZIP; kind <= MP_FILE_ZSTD; kind++) {
+        struct bytes b = packed((enum mp_file_packing)kind, text.p, text.n, text.n);
         struct mp_in *in;
         struct mp_error err;
         for (size_t n = 4; n < b.n; n++) {
@@ -124,7 +124,7 @@ static void test_packing__refuses_what_is_cut_or_damaged(void **state) {
         assert_non_null(strstr(err.message, "3 bytes follow the"));
         mp_in_close(in);
         free(more);
-        struct bytes twice = packed((enum mp_packing)(MP_PACKING_GZIP + MP_PACKING_ZSTD - kind), b.p, b.n, b.n);
+        struct bytes twice = packed((enum mp_file_packing)(MP_FILE_GZIP + MP_FILE_ZSTD - kind), b.p, b.n, b.n);
         assert_int_equal(unpack(&in, twice.p, twice.n, 0, &err), MP_EINPUT);
         assert_non_null(strstr(err.message, "packed twice"));
         mp_in_close(in);
@@ -140,8 +140,8 @@ static void test_packing__refuses_bombs(void **state) {
     (void)state;
     enum { SIZE = 64 << 20 };
     uint8_t *zeros = calloc(1, SIZE);
-    for (int kind = MP_PACKING_GZIP; kind <= MP_PACKING_ZSTD; kind++) {
-        struct bytes b = packed((enum mp_packing)kind, zeros, SIZE, SIZE);
+    for (int kind = MP_FILE_GZIP; kind <= MP_FILE_ZSTD; kind++) {
+        struct bytes b = packed((enum mp_file_packing)kind, zeros, SIZE, SIZE);
         struct mp_in *in;
         struct mp_error err = {0};
         CHECK_OK(mp_in_from_memory(&in, "bomb", b.p, b.n, &err), err);
@@ -152,7 +152,7 @@ static void test_packing__refuses_bombs(void **state) {
         mp_in_close(in);
         free(b.p);
         /* What is no larger than a text may be is fine, whatever the ratio. */
-        b = packed((enum mp_packing)kind, zeros, 16 << 20, 16 << 20);
+        b = packed((enum mp_file_packing)kind, zeros, 16 << 20, 16 << 20);
         CHECK_OK(unpack(&in, b.p, b.n, 0, &err), err);
         assert_int_equal(in->size, 16 << 20);
         mp_in_close(in);
@@ -174,7 +174,7 @@ static void test_packing__refuses_a_huge_window(void **state) {
 
 struct flow {
     const char *path;
-    enum mp_packing kind;
+    enum mp_file_packing kind;
 };
 static enum mp_status file_flow(void *ctx, struct mp_error *err) {
     const struct flow *f = ctx;
@@ -197,7 +197,7 @@ static enum mp_status file_flow(void *ctx, struct mp_error *err) {
 
 static void test_packing__survives_faults(void **state) {
     (void)state;
-    struct flow gzip = {temp_path("a.gz"), MP_PACKING_GZIP}, zstd = {temp_path("a.zst"), MP_PACKING_ZSTD};
+    struct flow gzip = {temp_path("a.gz"), MP_FILE_GZIP}, zstd = {temp_path("a.zst"), MP_FILE_ZSTD};
     sweep_faults(file_flow, &gzip, 1);
     sweep_faults(file_flow, &zstd, 1);
 }

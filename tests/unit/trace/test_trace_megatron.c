@@ -213,7 +213,7 @@ static void test_trace_megatron__packed_files(void **state) {
         snprintf(to, sizeof to, "%s/rank%u.jsonl.%s", packed, rank, rank % 2 == 0 ? "gz" : "zst");
         CHECK_OK(mp_in_open(&in, from, 0, &err), err);
         CHECK_OK(mp_out_open(&o, to, &err), err);
-        mp_out_pack(o, rank % 2 == 0 ? MP_PACKING_GZIP : MP_PACKING_ZSTD);
+        mp_out_pack(o, rank % 2 == 0 ? MP_FILE_GZIP : MP_FILE_ZSTD);
         mp_out_write(o, in->data, in->size);
         CHECK_OK(mp_out_commit(o, &err), err);
         mp_in_close(in);
