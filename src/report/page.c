@@ -32,10 +32,12 @@ static bool is_name(const char *name, const char *text, size_t n) {
 enum mp_status mp_page_write(struct mp_out *o, const struct mp_page_part *parts, uint32_t n_parts,
                              struct mp_error *err) {
     const struct mp_embedded *html = file_of("page.html");
-    const char *cursor = html->text, *line;
+    const char *const end = html->text + html->length;
     uint32_t n_written = 0;
     size_t n, length;
-    while (mp_next_line(&cursor, html->text + html->length, &line, &n)) {
+    for (const char *line = html->text; line < end; line += n + 1) {
+        const char *newline = memchr(line, '\n', (size_t)(end - line));
+        n = (size_t)((newline != NULL ? newline : end) - line);
         const char *name = placeholder(line, n, &length);
         uint32_t i = 0;
         if (name == NULL) {
