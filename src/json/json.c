@@ -195,7 +195,7 @@ enum mp_status mp_json_u64(const json_t *object, const char *key, const char *pa
                       mp_quote(value, n, quoted, sizeof quoted), (unsigned long long)min, (unsigned long long)max);
 }
 
-bool mp_next_line(const char **cursor, const char *end, size_t max, const char **line, size_t *n) {
+bool mp_next_line_within(const char **cursor, const char *end, size_t max, const char **line, size_t *n) {
     if (*cursor >= end)
         return false;
     const char *start = *cursor;
@@ -208,4 +208,8 @@ bool mp_next_line(const char **cursor, const char *end, size_t max, const char *
     *line = start;
     *n = (size_t)(stop - start);
     return true;
+}
+
+bool mp_next_line(const char **cursor, const char *end, const char **line, size_t *n) {
+    return mp_next_line_within(cursor, end, SIZE_MAX, line, n);
 }

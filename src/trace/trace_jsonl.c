@@ -383,7 +383,7 @@ out:
 static enum mp_status read_all(struct reader *r, struct meta *m, const struct mp_in *in, struct mp_error *err) {
     const char *cursor = (const char *)in->data, *end = cursor + in->size, *text;
     size_t n;
-    for (uint64_t line = 1; mp_next_line(&cursor, end, r->limits->line_bytes, &text, &n); line++) {
+    for (uint64_t line = 1; mp_next_line_within(&cursor, end, r->limits->line_bytes, &text, &n); line++) {
         if (n == 0)
             continue;
         if (n > r->limits->line_bytes)

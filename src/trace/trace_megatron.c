@@ -168,7 +168,7 @@ static enum mp_status read_line(struct recording *r, uint32_t rank, const json_t
 static enum mp_status read_file(struct recording *r, uint32_t rank, const struct mp_in *in, struct mp_error *err) {
     const char *cursor = (const char *)in->data, *end = cursor + in->size;
     r->file = r->files[rank].path;
-    for (r->line = 1; mp_next_line(&cursor, end, r->limits->line_bytes, &r->text, &r->n_text); r->line++) {
+    for (r->line = 1; mp_next_line_within(&cursor, end, r->limits->line_bytes, &r->text, &r->n_text); r->line++) {
         json_t *o;
         if (r->n_text == 0)
             continue;

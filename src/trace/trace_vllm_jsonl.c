@@ -223,7 +223,7 @@ static enum mp_status read_record(struct reader *d, const json_t *record, struct
 static enum mp_status read_lines(struct reader *d, const struct mp_in *in, struct mp_error *err) {
     const char *cursor = (const char *)in->data, *end = cursor + in->size;
     enum mp_status status = MP_OK;
-    for (d->line = 1; status == MP_OK && mp_next_line(&cursor, end, d->limits->line_bytes, &d->text, &d->n_text);
+    for (d->line = 1; status == MP_OK && mp_next_line_within(&cursor, end, d->limits->line_bytes, &d->text, &d->n_text);
          d->line++) {
         json_t *record = NULL;
         size_t i = 0;

@@ -24,7 +24,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     /* The same bytes as lines. */
     const char *cursor = (const char *)data, *end = cursor + size, *line;
     size_t n, total = 0;
-    while (mp_next_line(&cursor, end, 4096, &line, &n)) {
+    while (mp_next_line_within(&cursor, end, 4096, &line, &n)) {
         require(line >= (const char *)data && line + n <= end);
         total += n;
     }

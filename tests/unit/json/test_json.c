@@ -128,7 +128,7 @@ static void test_json__lines(void **state) {
     static const char *const want[] = {"a", "", "bc", "\rd"};
     const char *cursor = text, *line;
     size_t n, i = 0;
-    while (mp_next_line(&cursor, text + sizeof text - 1, 100, &line, &n)) {
+    while (mp_next_line(&cursor, text + sizeof text - 1, &line, &n)) {
         assert_true(i < 4);
         assert_int_equal(n, strlen(want[i]));
         assert_memory_equal(line, want[i], n);
@@ -136,7 +136,11 @@ static void test_json__lines(void **state) {
     }
     assert_int_equal(i, 4);
     cursor = text;
-    assert_false(mp_next_line(&cursor, text, 100, &line, &n));
+    assert_false(mp_next_line(&cursor, text, &line, &n));
+    cursor = "12345678";
+    assert_true(mp_next_line_within(&cursor, cursor + 8, 4, &line, &n));
+    assert_true(n > 4);
+    assert_false(mp_next_line_within(&cursor, cursor, 4, &line, &n));
 }
 
 static enum mp_status fault_flow(void *ctx, struct mp_error *err) {
