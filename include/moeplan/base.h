@@ -1,4 +1,4 @@
-/* Small shared tools: random numbers, hashes, a parallel loop, integer parsing. */
+/* Small shared tools: the version, random numbers, hashes, a parallel loop, integer parsing. */
 #ifndef MOEPLAN_BASE_H
 #define MOEPLAN_BASE_H
 
@@ -6,6 +6,9 @@
 #include <stdbool.h>
 
 MP_API_BEGIN
+
+/* The library's version, as "0.1.0": that of the library that runs, which may be newer than these headers. */
+const char *mp_version(void);
 
 /* Random numbers (xoshiro256**, seeded through splitmix64). Same seed, same numbers, on every machine. */
 struct mp_rng {

@@ -63,7 +63,7 @@ def setUpModule():
 class Itself(unittest.TestCase):
     def test_help_in_every_shape_has_every_option(self):
         text, page, markdown = run(EXEC, "--help").stdout, run(EXEC, "--man").stdout, run(EXEC, "--markdown").stdout
-        bash, zsh = run(EXEC, "--completion", "bash").stdout, run(EXEC, "--completion", "zsh").stdout
+        bash, zsh, fish = (run(EXEC, "--completion", shell).stdout for shell in ("bash", "zsh", "fish"))
         options = re.findall(r"^  (?:-\w, )?--([a-z-]+)", text, re.M)
         self.assertGreater(len(options), 30)
         self.assertEqual(len(options), len(set(options)))
@@ -73,7 +73,8 @@ class Itself(unittest.TestCase):
             self.assertIn(f"--{option}".replace("-", "\\-"), page)
             self.assertRegex(markdown, rf"`(-\w, )?--{option}\b")
             self.assertRegex(zsh, rf"'--{option}=?\[")
-        for hidden in (text, page, markdown, bash, zsh):
+            self.assertIn(f"complete -c moeplan-exec -l {option} ", fish)
+        for hidden in (text, page, markdown, bash, zsh, fish):
             self.assertNotIn("KIND@STEP", hidden)
         self.assertLessEqual(max(map(len, text.splitlines())), 110)
 

@@ -28,7 +28,7 @@ def main():
     table = json.loads(out("help", "--json"))
     check(table["schema"] == "moeplan.help" and table["version"] == 1, "help --json has schema and version")
     overview, page, docs = out("help"), out("help", "--man"), out("help", "--markdown")
-    bash, zsh = out("help", "--completion", "bash"), out("help", "--completion", "zsh")
+    bash, zsh, fish = (out("help", "--completion", shell) for shell in ("bash", "zsh", "fish"))
     verbs = [v["name"] for v in table["verbs"]]
     for wanted in "inspect convert generate plan verify simulate compare sweep check migrate order export list help".split():
         check(wanted in verbs, f"verb {wanted}")
@@ -56,6 +56,7 @@ def main():
             check(long.replace("-", "\\-") in section and long.replace("-", "\\-") in own_page, f"manual of {name} has {long}")
             check(f"`{long}" in chapter or f", {long}" in chapter, f"docs of {name} have {long}")
             check(long in bash_words, f"bash completion of {name} has {long}")
+            check(f"complete -c moeplan -n '__moeplan_verb {name}' -l {long[2:]} " in fish, f"fish completion of {name} has {long}")
             check(f"'{long}[" in zsh_part or f"'{long}=[" in zsh_part, f"zsh completion of {name} has {long}")
             check(len(option["summary"]) > 8, f"{name} {long} has a summary")
         # A letter means one thing in one verb.
@@ -83,6 +84,14 @@ def main():
             with open(os.path.join(folder, "_moeplan"), "w", encoding="utf-8") as f:
                 f.write(zsh)
             check(subprocess.run(["zsh", "-n", os.path.join(folder, "_moeplan")], check=False).returncode == 0, "zsh completion is valid")
+        if shutil.which("fish"):
+            with open(os.path.join(folder, "moeplan.fish"), "w", encoding="utf-8") as f:
+                f.write(fish)
+            for line, wanted in (("comp", ["compare"]), ("compare a b --spl", ["--split"]), ("compare a b --objective p", ["p95", "peak"]),
+                                 ("list disp", ["dispatchers"]), ("inspect moeplan.f", ["moeplan.fish"])):
+                done = subprocess.run(["fish", "-N", "-c", f"source moeplan.fish; complete -C 'moeplan {line}'"], capture_output=True, text=True,
+                                      cwd=folder, env=dict(os.environ, HOME=folder), check=False)
+                check([w.split("\t")[0] for w in done.stdout.splitlines()] == wanted, f"fish completes {line}: {done.stdout}{done.stderr}")
         if shutil.which("man"):
             with open(os.path.join(folder, "moeplan.1"), "w", encoding="utf-8") as f:
                 f.write(page)

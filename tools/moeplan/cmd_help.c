@@ -15,8 +15,10 @@ enum mp_status cmd_help(const struct opts *o, const struct args *args, int *exit
         return status;
     if (o->completion != NULL && o->completion[0] == 'b')
         help_completion_bash(out);
-    else if (o->completion != NULL)
+    else if (o->completion != NULL && o->completion[0] == 'z')
         help_completion_zsh(out);
+    else if (o->completion != NULL)
+        help_completion_fish(out);
     else if (o->man)
         help_man(v, out);
     else if (o->markdown)

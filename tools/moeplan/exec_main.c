@@ -156,8 +156,10 @@ static enum mp_status about_itself(const struct opts *o, struct mp_error *err) {
         help_program_markdown(&exec_verb, out);
     else if (o->completion != NULL && o->completion[0] == 'b')
         help_program_bash(&exec_verb, out);
-    else if (o->completion != NULL)
+    else if (o->completion != NULL && o->completion[0] == 'z')
         help_program_zsh(&exec_verb, out);
+    else if (o->completion != NULL)
+        help_program_fish(&exec_verb, out);
     else
         list_transports(o, out);
     return mp_out_commit(out, err);

@@ -325,8 +325,8 @@ const struct opt opt_table[OPT_END] = {
         TEXT("against", 0, "TRACE", against, WORDS_FILE, NULL, NULL, "print the statistics of this recording beside"),
 
     [OPT_MAN] = FLAG("man", 0, man, "print the manual page (roff)"),
-    [OPT_COMPLETION] =
-        ONE_OF("completion", "SHELL", completion, "bash|zsh", NULL, NULL, "print the completion script of a shell"),
+    [OPT_COMPLETION] = ONE_OF("completion", "SHELL", completion, "bash|zsh|fish", NULL, NULL,
+                              "print the completion script of a shell"),
     [OPT_MARKDOWN] = FLAG("markdown", 0, markdown, "print the page of docs/ about the command line"),
 
     [OPT_SWEEP_REDUNDANT] = TEXT("redundant", 'r', "RANGE", sweep_redundant, WORDS_NONE, "0", NULL,

@@ -1,4 +1,4 @@
-"""Topologies (topologies/FORMAT.md) and models (docs/MODELS.md): YAML files, built-in ones from the source tree, short strings."""
+"""Topologies (topologies/FORMAT.md) and models (docs/MODELS.md): YAML files, built-in ones, short strings."""
 import hashlib
 import os
 import re
@@ -6,7 +6,10 @@ from fractions import Fraction
 
 import yaml
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+# Built-in ones: beside this folder where moeplan is installed (share/moeplan), else in the source tree.
+SHARE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+TOPOLOGIES, MODELS = (next((p for p in (os.path.join(SHARE, one), os.path.join(SHARE, "..", *many)) if os.path.isdir(p)), SHARE)
+                      for one, many in (("topologies", ["topologies"]), ("models", ["src", "model", "presets"])))
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
          "ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "FLOPS": 1, "GFLOPS": 10**9, "TFLOPS": 10**12, "PFLOPS": 10**15, "ppm": 1,
          "%": 10000}
@@ -163,7 +166,7 @@ class Topology:
 
 
 def gpu_preset(name):
-    path = os.path.join(ROOT, "topologies", "gpus", f"{name}.yaml")
+    path = os.path.join(TOPOLOGIES, "gpus", f"{name}.yaml")
     if not os.path.isfile(path):
         raise InputError(f'"{name}" is not a built-in GPU')
     with open(path, "rb") as f:
@@ -210,8 +213,8 @@ def from_short(spec):
     return Topology(data, hashlib.sha256(spec.encode()).hexdigest())
 
 
-def _text_of(spec, *folder):
-    path = spec if os.path.isfile(spec) else os.path.join(ROOT, *folder, f"{spec}.yaml")
+def _text_of(spec, folder):
+    path = spec if os.path.isfile(spec) else os.path.join(folder, f"{spec}.yaml")
     if not os.path.isfile(path):
         return None
     with open(path, "rb") as f:
@@ -236,7 +239,7 @@ def load_topology(spec):
         # This program shares no code with moeplan, its readers included: what they make of the file is checked as what it is, a topology.
         raise InputError(f'"{spec}" is not a moeplan topology (write "moeplan convert {spec} topology.yaml", which has the same '
                          "SHA-256, and give topology.yaml)")
-    text = _text_of(spec, "topologies")
+    text = _text_of(spec, TOPOLOGIES)
     return from_short(spec) if text is None else Topology(load_yaml(text), hashlib.sha256(text).hexdigest())
 
 
@@ -299,7 +302,7 @@ class Model:
 
 
 def load_model(spec):
-    text = _text_of(spec, "src", "model", "presets")
+    text = _text_of(spec, MODELS)
     if text is None:
         raise InputError(f'"{spec}" is neither a file nor a built-in model')
     return Model(load_yaml(text), hashlib.sha256(text).hexdigest())

@@ -1,0 +1,3 @@
+#include <moeplan/base.h>
+
+const char *mp_version(void) { return MP_VERSION; }
