@@ -123,7 +123,7 @@ bool smi_detect(const char *text, size_t size) {
     struct tokens *t = mp_calloc(1, sizeof *t);
     bool is_found = false;
     /* The header stands near the start; other formats have no such line. */
-    for (uint32_t i = 0; t != NULL && i < 1000 && !is_found && mp_next_line(&cursor, end, SIZE_MAX, &line, &n); i++) {
+    for (uint32_t i = 0; t != NULL && i < 1000 && !is_found && mp_next_line(&cursor, end, &line, &n); i++) {
         if (n >= MAX_LINE)
             continue;
         split(t, line, n);
@@ -296,7 +296,7 @@ enum mp_status smi_parse(struct smi *m, const struct topo_source *in, struct mp_
     struct tokens *t = mp_calloc(1, sizeof *t);
     if (t == NULL)
         return mp_nomem(err, "reading a topology");
-    for (uint64_t number = 1; mp_next_line(&cursor, end, SIZE_MAX, &line, &n); number++) {
+    for (uint64_t number = 1; mp_next_line(&cursor, end, &line, &n); number++) {
         split(t, line, n);
         if (t->n == 0)
             continue;
