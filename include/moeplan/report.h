@@ -53,6 +53,12 @@ struct mp_curve {
 void mp_plot_write(const struct mp_curve *curves, uint32_t n_curves, const char *x_title,
                    const char *(*human)(double value, char *buf), struct mp_out *o);
 
+/* A topology as text: a tree in which parts that are alike stand once, and up to 8 GPUs what a single transfer between
+ * each two gets. As an SVG picture: groups inside each other, GPUs, the NICs they share; more than 72 GPUs with alike
+ * groups once. Integers only, same topology, same bytes. */
+enum mp_status mp_topology_draw_text(const struct mp_topology *t, struct mp_out *o, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status mp_topology_draw_svg(const struct mp_topology *t, struct mp_out *o, struct mp_error *err) MP_MUST_CHECK;
+
 /* One strategy's (or incumbent's) result, as `compare` prints it. */
 struct mp_scored {
     const char *strategy;

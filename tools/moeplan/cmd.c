@@ -27,9 +27,10 @@ static const struct argument inspect_arguments[] = {
     {"FILE", "a recording, plan, placement, topology or model; or a preset's name or a short topology string", false,
      false, WORDS_FILE},
     {0}};
-static const enum opt_id inspect_options[] = {HINTS, PLACEMENT, COMMON, OPT_END};
+static const enum opt_id inspect_options[] = {HINTS, PLACEMENT, OPT_SVG, COMMON, OPT_END};
 static const char *const inspect_examples[] = {"moeplan inspect trace.npz", "moeplan inspect 4x8:h100",
-                                               "moeplan inspect deepseek-v3", NULL};
+                                               "moeplan inspect nvl72 --svg nvl72.svg", "moeplan inspect deepseek-v3",
+                                               NULL};
 
 static const struct argument convert_arguments[] = {
     {"IN", "a recording, a placement of a serving stack, or a topology", false, false, WORDS_FILE},

@@ -11,7 +11,8 @@ static const char *or_dash(const char *s) { return s != NULL && s[0] != '\0' ? s
 struct facts {
     struct mp_table *table;
     json_t *json;
-    json_t *topology; /* of a topology: all of its ports and groups, for programs; else NULL */
+    json_t *topology;       /* of a topology: all of its ports and groups, for programs; else NULL */
+    struct mp_out *drawing; /* of a topology, as text, in memory; else NULL */
 };
 
 static void fact_text(struct facts *f, const char *key, const char *value) {
@@ -203,6 +204,19 @@ static json_t *topology_json(const struct mp_topology *t) {
     return json_pack("{s:o,s:o,s:o}", "levels", levels, "resources", resources, "gpus", gpus);
 }
 
+static enum mp_status draw_svg(const struct mp_topology *t, const char *path, struct mp_error *err) {
+    struct mp_out *out = NULL;
+    enum mp_status status = MP_OK;
+    MP_TRY(tool_check_output(path, err));
+    MP_TRY(mp_out_open(&out, path, err));
+    status = mp_topology_draw_svg(t, out, err);
+    if (status == MP_OK)
+        return mp_out_commit(out, err);
+out:
+    mp_out_cancel(out);
+    return status;
+}
+
 static enum mp_status topology_facts(struct facts *f, const char *spec, const struct opts *o, struct mp_error *err) {
     struct mp_topology *t;
     char key[96], text[256], a[32], b[32];
@@ -226,11 +240,11 @@ static enum mp_status topology_facts(struct facts *f, const char *spec, const st
     }
     for (uint32_t k = 0; k < t->n_levels; k++) {
         const struct mp_level *level = &t->levels[k];
-        uint64_t rate = 0;
-        for (uint32_t r = 0; r < t->n_resources; r++)
-            if (t->resources[r].level == k && !t->resources[r].is_uplink &&
-                (rate == 0 || t->resources[r].bytes_per_s < rate))
-                rate = t->resources[r].bytes_per_s;
+        uint64_t rate = UINT64_MAX; /* of the slowest; a level without ports of its own uses those below */
+        for (uint32_t i = 0; i < t->n_gpus; i++) {
+            const uint64_t port = t->resources[t->gpus[i].out_port[k]].bytes_per_s;
+            rate = port < rate ? port : rate;
+        }
         snprintf(key, sizeof key, "level %.80s", level->name);
         snprintf(text, sizeof text, "%u group%s, %s/s per port, %llu ns", level->n_groups,
                  level->n_groups == 1 ? "" : "s", mp_human_bytes((double)rate, a),
@@ -244,8 +258,13 @@ static enum mp_status topology_facts(struct facts *f, const char *spec, const st
     fact_text(f, "sha256", t->sha256);
     if (o->json)
         f->topology = topology_json(t);
+    MP_TRY(mp_out_open_memory(&f->drawing, err));
+    MP_TRY(mp_topology_draw_text(t, f->drawing, err));
+    if (o->svg != NULL)
+        status = draw_svg(t, o->svg, err);
+out:
     mp_topology_free(t);
-    return MP_OK;
+    return status;
 }
 
 static enum mp_status model_facts(struct facts *f, const char *spec, const struct opts *o, struct mp_error *err) {
@@ -365,8 +384,9 @@ enum mp_status cmd_inspect(const struct opts *o, const struct args *args, int *e
     const char *spec = args->value[0];
     static const char *const kinds[] = {"recording", "plan", "placement", "topology", "model"};
     enum tool_kind kind;
-    struct facts f = {mp_table_new(), json_object(), NULL};
+    struct facts f = {mp_table_new(), json_object(), NULL, NULL};
     struct mp_out *out;
+    size_t n_drawn = 0;
     enum mp_status status = f.table == NULL || f.json == NULL ? mp_nomem(err, "inspect") : MP_OK;
     if (status != MP_OK)
         goto out;
@@ -381,6 +401,11 @@ enum mp_status cmd_inspect(const struct opts *o, const struct args *args, int *e
         MP_TRY(model_facts(&f, spec, o, err));
     else
         MP_TRY(plan_facts(&f, spec, o, kind == TOOL_PLAN, err));
+    if (o->svg != NULL && kind != TOOL_TOPOLOGY) {
+        status = mp_fail(err, MP_EUSAGE, "inspect: %s is no topology, and only topologies are drawn (leave out --svg)",
+                         spec);
+        goto out;
+    }
     MP_TRY(mp_out_open(&out, "-", err));
     if (o->json) {
         json_t *root = json_pack("{s:s,s:i,s:s,s:s,s:O}", "schema", "moeplan.inspect", "version", 1, "input", spec,
@@ -391,9 +416,15 @@ enum mp_status cmd_inspect(const struct opts *o, const struct args *args, int *e
         json_decref(root);
     } else {
         mp_table_write(f.table, out);
+        if (f.drawing != NULL) {
+            const uint8_t *drawing = mp_out_memory_bytes(f.drawing, &n_drawn);
+            mp_out_puts(out, "\n");
+            mp_out_write(out, drawing, n_drawn);
+        }
     }
     status = mp_out_commit(out, err);
 out:
+    mp_out_cancel(f.drawing);
     json_decref(f.json);
     json_decref(f.topology);
     mp_table_free(f.table);

@@ -262,6 +262,7 @@ const struct opt opt_table[OPT_END] = {
               "what to write: for a serving stack (moeplan list stacks), or another export (moeplan list exports)"),
     [OPT_TO_TOPOLOGY] = NAMED("to", "NAME", to, WORDS_TOPOLOGY_FORMS, NULL, "yaml",
                               "the form to write a topology in (moeplan list topologies)"),
+    [OPT_SVG] = TEXT("svg", 0, "FILE", svg, WORDS_FILE, NULL, NULL, "also draw the topology as a picture: an SVG file"),
     [OPT_STEP] = WHOLE("step", 0, "N", step, 0, 1000000, NULL, "the mean of all steps, or the first one",
                        "step to export, from 0 on"),
     [OPT_GPUS] = WHOLE("gpus", 0, "N", gpus, 1, MP_MAX_GPUS, NULL, "as the file says",

@@ -91,6 +91,7 @@ enum opt_id {
     OPT_EVALUATOR,
     OPT_TO,
     OPT_TO_TOPOLOGY,
+    OPT_SVG,
     OPT_STEP,
     OPT_GPUS,
     OPT_NODES,
@@ -203,6 +204,7 @@ struct opts {
     double time_limit;
     uint64_t batch, tokens_per_rank, steps, pad, redundant, slots_per_gpu, interval_groups, gpus, nodes, hidden_layers,
         mtp_layers;
+    const char *svg;
     uint64_t token_bytes, step;
     uint64_t gen_layers, gen_experts, gen_top_k, first_layer, n_requests, tokens_per_request, cluster, domains;
     uint64_t source_skew_ppm, zipf_ppm, coactivation_ppm, cross_layer_ppm, domain_share_ppm, drift_ppm, stickiness_ppm,
