@@ -1,2 +1,0 @@
-/* The charts of the report. */
-"use strict";
