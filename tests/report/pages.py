@@ -13,8 +13,11 @@ import struct
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
-PAGE = HERE.parent.parent / "src" / "report" / "page"
-SCRIPTS = ("page.js", "charts.js", "steps.js")
+ROOT = HERE.parent.parent
+PAGE = ROOT / "src" / "report" / "page"
+SCRIPTS = ("base.js", "charts.js", "steps.js")
+sys.path.insert(0, str(ROOT / "tools" / "dev"))
+import join_page  # noqa: E402
 
 
 def static(data):
@@ -50,9 +53,9 @@ def static(data):
 def page(data):
     parts = static(data)
     parts["STYLE"] = (PAGE / "page.css").read_text()
-    parts["SCRIPT"] = "".join((PAGE / name).read_text() for name in SCRIPTS)
+    template, parts["SCRIPT"] = join_page.join((PAGE / "page.html").read_text(), parts["STYLE"], [(PAGE / name).read_text() for name in SCRIPTS])
     out = []
-    for line in (PAGE / "page.html").read_text().split("\n"):
+    for line in template.split("\n"):
         bare = line.strip()
         name = bare[4:-3] if bare.startswith("<!--") and bare.endswith("-->") else None
         out.append(parts[name].rstrip("\n") if name in parts else line)
