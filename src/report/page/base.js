@@ -23,7 +23,7 @@ function fill(node, attributes, kids) {
         else
             node.setAttribute(name, value === true ? "" : value);
     }
-    for (const kid of kids.flat())
+    for (const kid of kids.flat(Infinity))
         if (kid !== null && kid !== undefined)
             node.append(kid);
     return node;
@@ -60,16 +60,32 @@ function scaled(v, units) {
     return (u === 0 ? plain(v, Math.abs(v) < 9.95 && v !== Math.floor(v) ? 1 : 0) : short(v)) + NBSP + units[u];
 }
 
-const time = ns => scaled(ns, ["ns", "\u00b5s", "ms", "s"]);
-const bytes = b => scaled(b, ["B", "kB", "MB", "GB", "TB", "PB"]);
-const count = v => scaled(v, ["", "k", "M", "G"]).trim();
+const TIME = ["ns", "\u00b5s", "ms", "s"], BYTES = ["B", "kB", "MB", "GB", "TB", "PB"], COUNT = ["", "k", "M", "G"];
+const time = ns => scaled(ns, TIME);
+const bytes = b => scaled(b, BYTES);
+const count = v => scaled(v, COUNT).trim();
 const percent = (v, digits = 1) => plain(v * 100, digits) + NBSP + "%";
 const signed = v => (v > 0 ? "+" : "") + percent(v);
 const times = v => plain(v, 2) + NBSP + "\u00d7";
 const shorter = v => percent(Math.abs(v)) + (v <= 0 ? " shorter" : " longer");
 const mean = list => list.reduce((a, b) => a + b, 0) / list.length;
 
-/* Where a change starts: rounded ends of [low, high] at 1, 2 or 5 times a power of ten. */
+/* Text of the marks of one axis: one unit and as many digits as tell them apart. units: a list, or what to multiply by and
+ * write behind. */
+function axisText(list, units) {
+    const most = Math.max(...list.map(Math.abs));
+    let u = 0, f = 1, digits = 0;
+    for (; Array.isArray(units) && u + 1 < units.length && most / f >= 999.5; u++)
+        f *= 1000;
+    const name = Array.isArray(units) ? units[u] : units.name, by = Array.isArray(units) ? 1 / f : units.by;
+    while (digits < 4 && list.some(v => Math.abs(v * by - Number((v * by).toFixed(digits))) > 1e-6 * Math.max(1e-9, most * by)))
+        digits++;
+    return v => plain(v * by, digits) + (name ? NBSP + name : "");
+}
+
+const PERCENT = {by: 100, name: "%"}, TIMES = {by: 1, name: "\u00d7"};
+
+/* Marks of an axis over [low, high], at 1, 2 or 5 times a power of ten. */
 function ticks(low, high, most) {
     const raw = (high - low) / Math.max(1, most), power = 10 ** Math.floor(Math.log10(raw || 1));
     const step = [1, 2, 5, 10].map(m => m * power).find(s => s >= raw * 0.999) || 1;
@@ -435,11 +451,11 @@ function heatCells(rows, columns, value, scale, x0, y0, w, h) {
         d.length ? svg("path", {class: scale.kind, d: d.join(""), vars: {"--t": ((k + 0.5) / LEVELS).toFixed(4)}}) : null));
 }
 
-function legend(scale, width, text, format, mark) {
+function legend(scale, width, text, units, mark) {
     const w = Math.min(340, width - 20), h = 12, x0 = 10;
     const at = v => x0 + scale.place(v) * w;
     const list = scale.isLog ? logTicks(scale.low, scale.high) : ticks(scale.low, scale.high, 5);
-    const out = [];
+    const out = [], format = scale.isLog ? v => scaled(v, units) : axisText(list, units);
     for (let k = 0; k < LEVELS; k++)
         out.push(svg("rect", {class: scale.kind, x: x0 + k * w / LEVELS, y: 0, width: w / LEVELS + 0.5, height: h,
             vars: {"--t": ((k + 0.5) / LEVELS).toFixed(4)}}));

@@ -34,9 +34,10 @@ function comparison() {
         const room = Math.max(high - low, 1e-4) * 0.08, a = low - room, b = high + room;
         const x = v => gutter + (v - a) / (b - a) * (w - gutter - 16);
         const out = [names];
-        for (const t of ticks(a, b, Math.max(2, Math.floor((w - gutter) / 85))))
+        const xs = ticks(a, b, Math.max(2, Math.floor((w - gutter) / 85))), xText = axisText(xs, PERCENT);
+        for (const t of xs)
             out.push(svg("path", {class: Math.abs(t) < 1e-12 ? "zero" : "axis", d: "M" + x(t) + " " + top + "v" + list.length * row}),
-                label(x(t), tall - 22, percent(t, b - a < 0.03 ? 2 : b - a < 0.2 ? 1 : 0), {"text-anchor": "middle"}));
+                label(x(t), tall - 22, xText(t), {"text-anchor": "middle"}));
         out.push(label(x(0) + (x(0) > w / 2 ? -6 : 6), tall - 4, "change of the step", {"text-anchor": x(0) > w / 2 ? "end" : "start"}));
         list.forEach((r, i) => {
             const y = top + i * row + row / 2, interval = r.change_interval;
@@ -54,14 +55,15 @@ function comparison() {
             }
             bars.push(label(bx(at) + 6, top + i * row + row / 2 + 4, time(r.step_time_ns.mean)));
         });
-        for (const t of ticks(0, most, 4).filter(v => bx(v) < w - 30))
+        const marks = ticks(0, most, 4), text = axisText(marks, TIME);
+        for (const t of marks.filter(v => bx(v) < w - 30))
             bars.push(svg("path", {class: "axis", d: "M" + bx(t) + " " + (top + list.length * row) + "v5"}),
-                label(bx(t), tall - 22, time(t), {"text-anchor": "middle"}));
-        const text = i => [list[i].strategy, "step " + time(list[i].step_time_ns.mean) + ", " + (list[i] === base ? "the baseline" :
+                label(bx(t), tall - 22, text(t), {"text-anchor": "middle"}));
+        const lines = i => [list[i].strategy, "step " + time(list[i].step_time_ns.mean) + ", " + (list[i] === base ? "the baseline" :
             changeText(list[i])), ...PARTS.map(p => p[1] + " " + time(list[i][p[0]]))];
         [["change", out], ["parts", bars]].forEach(([key, drawing]) =>
             cells(plot(panels, null, w, tall, drawing), {key: "comparison-" + key, name: "Plans, " + key + " of their steps", rows: list.length,
-                columns: 1, start: [0, 0], text, rect: i => [0, top + i * row, w, row], hit: (px, y) => {
+                columns: 1, start: [0, 0], text: lines, rect: i => [0, top + i * row, w, row], hit: (px, y) => {
                     const i = Math.floor((y - top) / row);
                     return i >= 0 && i < list.length ? [i, 0] : null;
                 }}, group));
@@ -104,9 +106,10 @@ function layersChart() {
         f.sub.textContent = (isSaved ? "MoE time saved in each layer" : "MoE time of each layer") +
             ", mean over the steps. Choosing a layer chooses it in all charts.";
         f.plots.append(both && !isSaved ? pairKeys() : "");
-        for (const t of ticks(low, high, 4))
+        const marks = ticks(low, high, 4), yText = axisText(marks, TIME);
+        for (const t of marks)
             out.push(svg("path", {class: t === 0 ? "zero" : "axis", d: "M" + gutter + " " + y(t) + "h" + col * nL}),
-                label(gutter - 8, y(t) + 4, time(t), {"text-anchor": "end"}));
+                label(gutter - 8, y(t) + 4, yText(t), {"text-anchor": "end"}));
         for (let i = 0; i < nL; i++) {
             const x = gutter + i * col, gap = col > 12 ? 2 : 1, w = Math.max(1, col - 2 * gap);
             if (isSaved) {
@@ -144,9 +147,9 @@ const worst = (list, n) => list.map((v, i) => i).sort((a, b) => list[b] - list[a
 /* ---- load of the GPUs ---- */
 
 const LOADS = {
-    ratio: {text: "Over the layer's mean", unit: "rows of a GPU over its layer's mean, mean of the steps", format: times},
-    rows: {text: "Rows", unit: "rows (token, expert pairs) a GPU computes in a step, mean of the steps", format: count},
-    peak: {text: "Fullest step", unit: "rows of a GPU in its fullest step over its layer's mean", format: times},
+    ratio: {text: "Over the layer's mean", unit: "rows of a GPU over its layer's mean, mean of the steps", format: times, units: TIMES},
+    rows: {text: "Rows", unit: "rows (token, expert pairs) a GPU computes in a step, mean of the steps", format: count, units: COUNT},
+    peak: {text: "Fullest step", unit: "rows of a GPU in its fullest step over its layer's mean", format: times, units: TIMES},
 };
 
 /* [L, G] of what is shown of a plan's load. */
@@ -170,7 +173,7 @@ function load() {
         const list = shown().filter(s => s.plan.load), kind = LOADS[state.load];
         const values = list.map(s => loadOf(s.plan, state.load)), over = list.map(s => mean(s.plan.load.max_over_mean));
         const low = values.reduce((m, v) => Math.min(m, ...v), Infinity), high = values.reduce((m, v) => Math.max(m, ...v), 0);
-        const scale = colours("warm", low > high / 2 ? low : 0, high || 1);
+        const scale = colours("warm", state.load === "rows" ? 0 : Math.min(low, Math.max(0, high - 0.5)), high || 1);
         const last = list[list.length - 1], at = last.plan.load.max_over_mean, where = worst(at, 1)[0];
         f.title.textContent = "In a step, the fullest GPU carries " + times(over[over.length - 1]) + " the mean load" +
             (over.length > 1 ? " instead of " + times(over[0]) : "") + "; worst is " + L(where) + ", " + times(at[where]);
@@ -188,7 +191,7 @@ function load() {
         list.forEach((s, k) => heat(panels, {key: "load-" + s.word, title: panelTitle(s), name: "Load by layer and GPU, " + s.word +
             ", " + s.plan.name, rows: nL, columns: nG, w, h, value: (i, j) => values[k][i * nG + j], scale, rowName: L, text,
             start: [state.layer, 0], pick: i => pickLayer(i), chosenRow: state.layer}, group));
-        f.plots.append(legend(scale, width, kind.unit, kind.format, state.load === "ratio" ? 1 : undefined));
+        f.plots.append(legend(scale, width, kind.unit, kind.units, state.load === "ratio" ? 1 : undefined));
     }, table: () => {
         const s = shown().filter(p => p.plan.load), rows = [];
         for (let i = 0; i < nL; i++)
@@ -275,7 +278,7 @@ function traffic() {
         list.forEach(s => heat(panels, {key: "traffic-" + s.word, title: panelTitle(s), name: "Bytes from rank to rank, " + what + ", " +
             s.word + ", " + s.plan.name, rows: nG, columns: nG, w, h: w, scale, rowName: i => i, text, start: [0, Math.min(1, nG - 1)],
             value: (i, j) => i === j ? -1 : s.m[i * nG + j], rowNodes: true, marginals: {rows: s.sum.sent, columns: s.sum.received, most}}, group));
-        f.plots.append(legend(scale, width, "bytes of a step from one rank to another", bytes));
+        f.plots.append(legend(scale, width, "bytes of a step from one rank to another", BYTES));
     }, table: () => {
         const layer = t.scope === "all" ? null : state.layer;
         const list = shown().map(s => ({...s, m: trafficOf(s.plan, t.part, layer)})).filter(s => s.m), rows = [];

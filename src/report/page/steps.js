@@ -48,9 +48,10 @@ function timeline() {
         f.plots.append(panels);
         list.forEach((s, n) => {
             const out = [], paths = KINDS.map(() => []), h = nG * lane;
-            for (const t of ticks(0, high, Math.max(3, Math.floor(wide / 130))))
+            const marks = ticks(0, high, Math.max(3, Math.floor(wide / 130))), xText = axisText(marks, TIME);
+            for (const t of marks)
                 out.push(svg("path", {class: "axis", d: "M" + x(t) + " " + top + "v" + (h + 4)}),
-                    label(x(t), top + h + 18, time(t), {"text-anchor": "middle"}));
+                    label(x(t), top + h + 18, xText(t), {"text-anchor": "middle"}));
             for (let g = 0; g < nG; g++)
                 for (const k of used) {
                     const bar = barOf(s.bars, layer, g, k);
@@ -130,9 +131,10 @@ function measured() {
             return;
         }
         const high = Math.max(...list.map(p => Math.max(p.p95_ns, p.predicted_ns))), x = v => gutter + v / high * (width - gutter - 40), out = [];
-        for (const t of ticks(0, high, Math.max(3, Math.floor(width / 130))))
+        const marks = ticks(0, high, Math.max(3, Math.floor(width / 130))), xText = axisText(marks, TIME);
+        for (const t of marks)
             out.push(svg("path", {class: "axis", d: "M" + x(t) + " " + top + "v" + list.length * row}),
-                label(x(t), tall - 8, time(t), {"text-anchor": "middle"}));
+                label(x(t), tall - 8, xText(t), {"text-anchor": "middle"}));
         list.forEach((p, i) => {
             const y = top + i * row + row / 2;
             out.push(label(0, y + 4, p.part), svg("path", {class: "whisker", d: "M" + x(p.min_ns) + " " + y + "H" + x(p.p95_ns)}),
@@ -152,7 +154,7 @@ function measured() {
 
 /* ---- curves ---- */
 
-/* o: {key, name, width, height, xs, xName, xText, yText, zero, lines: [{name, ys, kind, low, high, dots}], band: [ys], at: index, text(i)} */
+/* o: {key, name, width, height, xs, xName, xText, units, zero, lines: [{name, ys, kind, low, high, dots}], band: [ys], at: index, text(i)} */
 function curves(parent, title, o) {
     const gutter = 72, top = 10, foot = 40, w = o.width - gutter - 24, h = o.height - top - foot, out = [];
     const all = o.lines.flatMap(l => [...l.ys, ...(l.low || []), ...(l.high || [])]).concat(o.band || []).filter(isNumber);
@@ -160,8 +162,9 @@ function curves(parent, title, o) {
     const low = o.zero ? 0 : from - span * 0.08, high = from + span * 1.06;
     const x0 = o.xs[0], x1 = o.xs[o.xs.length - 1];
     const x = v => gutter + (x1 > x0 ? (v - x0) / (x1 - x0) : 0.5) * w, y = v => top + (high - v) / (high - low) * h;
-    for (const t of ticks(low, high, 4))
-        out.push(svg("path", {class: "axis", d: "M" + gutter + " " + y(t) + "h" + w}), label(gutter - 8, y(t) + 4, o.yText(t), {"text-anchor": "end"}));
+    const marks = ticks(low, high, 4), yText = axisText(marks, o.units);
+    for (const t of marks)
+        out.push(svg("path", {class: "axis", d: "M" + gutter + " " + y(t) + "h" + w}), label(gutter - 8, y(t) + 4, yText(t), {"text-anchor": "end"}));
     const least = 12 + 7 * Math.max(...o.xs.map(v => String(o.xText(v)).length));
     let last = -99;
     o.xs.forEach(v => {
@@ -222,10 +225,10 @@ function sweep() {
                 (refused.length ? " " + refused.length + " more did not fit." : "");
             f.plots.append(panels);
             curves(panels, el("h4", {}, "Step time"), {key: "sweep-step-" + c, name: "Step time by redundant experts", width: w, height, xs, xName:
-                "redundant experts", xText: String, yText: time, at: curve.at, text, group, lines: [{kind: "after", ys: points.map(p => p.step_time_ns.mean),
+                "redundant experts", xText: String, units: TIME, at: curve.at, text, group, lines: [{kind: "after", ys: points.map(p => p.step_time_ns.mean),
                 low: interval("low"), high: interval("high")}]});
             curves(panels, el("h4", {}, "Room for KV cache ", el("span", {}, "tokens")), {key: "sweep-kv-" + c, name: "Room for KV cache by redundant experts",
-                width: w, height, xs, xName: "redundant experts", xText: String, yText: count, text, group, zero: true, at: curve.at,
+                width: w, height, xs, xName: "redundant experts", xText: String, units: COUNT, text, group, zero: true, at: curve.at,
                 lines: [{kind: "after", ys: points.map(p => p.kv_tokens_min)}]});
         }, table: () => [["Redundant", "step", "low", "high", "KV tokens", "fullest / mean"], points.map(p => [String(at(p)), time(p.step_time_ns.mean),
             p.step_time_interval_ns ? time(p.step_time_interval_ns.low) : "\u2013", p.step_time_interval_ns ? time(p.step_time_interval_ns.high) : "\u2013",
@@ -248,7 +251,7 @@ function drift() {
             const text = j => ["Window " + (j + 1) + ", from request " + w.first[j], percent(w.mean[j], 2) + " of the pairs" + (w.noise ? ", noise " +
                 percent(w.noise[j], 2) : ""), ...(w.beyond ? [w.beyond[j] + " of " + nL + " layers beyond noise"] : []), w.n_members[j] + " requests"];
             curves(f.plots, null, {key: "drift-windows", name: "Drift by window", width, height: 220, xs, xName: "window, by its first request", xText: v => String(w.first[v]),
-                yText: v => percent(v), zero: true, band: w.noise, text, lines: [{kind: "after", ys: w.mean}]});
+                units: PERCENT, zero: true, band: w.noise, text, lines: [{kind: "after", ys: w.mean}]});
         }, table: () => [["First request", "requests", "pairs", "noise", "layers beyond"], w.mean.map((v, i) => [String(w.first[i]), String(w.n_members[i]),
             percent(v, 2), w.noise ? percent(w.noise[i], 2) : "\u2013", w.beyond ? String(w.beyond[i]) : "\u2013"])]});
     } else {
@@ -260,7 +263,7 @@ function drift() {
             f.title.textContent = sentence(r.verdict || r.answer || "") || "The experts' use in the new recording";
             f.sub.textContent = "Recording " + r.name + ": share of (token, expert) pairs that use other experts than the plan was made for, by layer; shaded: noise.";
             curves(f.plots, null, {key: "drift-recording", name: "Drift of the new recording by layer", width, height: 220, xs: all.map((l, i) => i), xName: "layer",
-                xText: v => "L" + all[v].layer, yText: v => percent(v), zero: true, band: all.map(l => l.noise), pick: (i, j) => pickLayer(Math.max(0, layers.indexOf(all[j].layer))),
+                xText: v => "L" + all[v].layer, units: PERCENT, zero: true, band: all.map(l => l.noise), pick: (i, j) => pickLayer(Math.max(0, layers.indexOf(all[j].layer))),
                 text: j => ["L" + all[j].layer, percent(all[j].distance, 2) + " of the pairs, noise " + percent(all[j].noise, 2)],
                 lines: [{kind: "after", dots: true, ys: all.map(l => l.distance)}]});
         }, table: () => [["Layer", "pairs", "noise"], all.map(l => ["L" + l.layer, percent(l.distance, 2), percent(l.noise, 2)])]});
