@@ -47,7 +47,7 @@ void mp_calibration_write_topology(const struct mp_calibration *c, struct mp_out
     mp_topology_write(&c->topology, o);
 }
 
-void mp_calibration_write_text(const struct mp_calibration *c, struct mp_out *o) {
+void mp_calibration_write_text(const struct mp_calibration *c, const struct mp_style *style, struct mp_out *o) {
     static const char *const columns[] = {"figure", "fitted", "residual", "points", "note"};
     struct mp_table *t = mp_table_new();
     char buf[160];
@@ -68,7 +68,7 @@ void mp_calibration_write_text(const struct mp_calibration *c, struct mp_out *o)
         mp_table_cell(t, "%zu", f->n_points);
         mp_table_cell(t, "%s%s", f->is_bad ? "BAD: " : "", f->note);
     }
-    mp_table_write(t, o);
+    mp_table_show(t, style, o);
     mp_table_free(t);
     mp_out_printf(o, "launch %llu ns, stage %llu ns", (unsigned long long)c->topology.launch_ns,
                   (unsigned long long)c->topology.stage_launch_ns);

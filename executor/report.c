@@ -150,7 +150,8 @@ static void put_kernels(const struct mp_exec_result *r, const uint64_t *ns, cons
     mp_out_puts(o, "\n");
 }
 
-void mp_exec_write_text(const struct mp_exec_result *r, const struct mp_exec *in, struct mp_out *o) {
+void mp_exec_write_text(const struct mp_exec_result *r, const struct mp_exec *in, const struct mp_style *style,
+                        struct mp_out *o) {
     static const char *const columns[] = {"layer", "part",           "stages",    "bytes",
                                           "min",   "median",         "p95",       "max",
                                           "algbw", "bound/measured", "predicted", "predicted/measured"};
@@ -159,7 +160,7 @@ void mp_exec_write_text(const struct mp_exec_result *r, const struct mp_exec *in
     char layer[32], bytes[32];
     bool has_fallback = false;
     if (r->n_policies > 0) {
-        ex_report_training(r, in, o);
+        ex_report_training(r, in, style, o);
         goto out;
     }
     if (samples == NULL || t == NULL) {
@@ -183,7 +184,7 @@ void mp_exec_write_text(const struct mp_exec_result *r, const struct mp_exec *in
         }
     const struct figures f = of_step(r, -1, samples);
     put_row(t, r, "step", "all", &f);
-    mp_table_write(t, o);
+    mp_table_show(t, style, o);
     if (has_fallback)
         mp_out_puts(o, "* in some steps in one shot: the plan's order was estimated to lose (docs/ORDERS.md part 5)\n");
     if (runs_coupled(r, in))

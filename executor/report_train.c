@@ -50,7 +50,8 @@ static void cell_pair(struct mp_table *t, uint64_t measured, uint64_t predicted)
 
 /* ---- text ---- */
 
-static void put_steps(const struct mp_exec_result *r, const struct figures *f, struct mp_out *o) {
+static void put_steps(const struct mp_exec_result *r, const struct figures *f, const struct mp_style *style,
+                      struct mp_out *o) {
     static const char *const columns[] = {
         "policy",  "step",         "min",     "max",      "predicted", "predicted/measured",
         "against", "predicted so", "forward", "backward", "gradients", "late"};
@@ -76,11 +77,12 @@ static void put_steps(const struct mp_exec_result *r, const struct figures *f, s
         cell_pair(t, x->gradients_ns, x->predicted_gradients_ns);
         cell_ns(t, x->late_ns);
     }
-    mp_table_write(t, o);
+    mp_table_show(t, style, o);
     mp_table_free(t);
 }
 
-static void put_layers(const struct mp_exec_result *r, const struct mp_exec *in, struct mp_out *o) {
+static void put_layers(const struct mp_exec_result *r, const struct mp_exec *in, const struct mp_style *style,
+                       struct mp_out *o) {
     static const char *const columns[] = {"policy",         "layer", "dispatch",           "combine",
                                           "to the experts", "home",  "gradients summed at"};
     struct mp_table *t = mp_table_new();
@@ -99,7 +101,7 @@ static void put_layers(const struct mp_exec_result *r, const struct mp_exec *in,
                 cell_pair(t, x->a2a_ns[i], x->predicted_a2a_ns[i]);
             cell_pair(t, x->reduced_ns, x->predicted_reduced_ns);
         }
-    mp_table_write(t, o);
+    mp_table_show(t, style, o);
     mp_table_free(t);
 }
 
@@ -125,7 +127,8 @@ static void put_order(const struct mp_exec_result *r, const struct figures *f, s
         mp_out_printf(o, "%u of %u pairs of policies stand in the order that was predicted\n", n_same, n_pairs);
 }
 
-void ex_report_training(const struct mp_exec_result *r, const struct mp_exec *in, struct mp_out *o) {
+void ex_report_training(const struct mp_exec_result *r, const struct mp_exec *in, const struct mp_style *style,
+                        struct mp_out *o) {
     struct figures *f = mp_calloc(r->n_policies, sizeof *f);
     char bytes[32], gradients[32];
     bool is_cut_down = false;
@@ -140,11 +143,11 @@ void ex_report_training(const struct mp_exec_result *r, const struct mp_exec *in
         mp_out_fail(o, MP_ENOMEM, "out of memory: a report");
         return;
     }
-    put_steps(r, f, o);
+    put_steps(r, f, style, o);
     if (is_cut_down)
         mp_out_puts(o, "* all-to-alls of two phases stay whole and nothing is pipelined, in what is predicted too\n");
     mp_out_puts(o, "\n");
-    put_layers(r, in, o);
+    put_layers(r, in, style, o);
     mp_out_puts(o, "\n");
     put_order(r, f, o);
     mp_out_printf(o,

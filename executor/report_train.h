@@ -4,7 +4,8 @@
 
 #include <moeplan/executor.h>
 
-void ex_report_training(const struct mp_exec_result *r, const struct mp_exec *in, struct mp_out *o);
+void ex_report_training(const struct mp_exec_result *r, const struct mp_exec *in, const struct mp_style *style,
+                        struct mp_out *o);
 json_t *ex_report_training_json(const struct mp_exec_result *r, const struct mp_exec *in); /* NULL = out of memory */
 
 #endif

@@ -49,7 +49,7 @@ void mp_calibration_free(struct mp_calibration *c); /* NULL is fine */
 
 /* The topology with comments that say how each figure came about; a table; schema moeplan.calibration. */
 void mp_calibration_write_topology(const struct mp_calibration *c, struct mp_out *o);
-void mp_calibration_write_text(const struct mp_calibration *c, struct mp_out *o);
+void mp_calibration_write_text(const struct mp_calibration *c, const struct mp_style *style, struct mp_out *o);
 void mp_calibration_write_json(const struct mp_calibration *c, struct mp_out *o);
 
 MP_API_END

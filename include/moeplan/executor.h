@@ -6,6 +6,7 @@
 #include <moeplan/flow.h>
 #include <moeplan/json.h>
 #include <moeplan/policy.h>
+#include <moeplan/report.h>
 #include <moeplan/sim.h>
 
 MP_API_BEGIN
@@ -33,7 +34,7 @@ struct mp_exec { /* what to execute; all borrowed */
      * all, which ranks compare. */
     const struct mp_flow_maker *flow;
     const char *flow_name;
-    bool is_lossy; /* tokens stand for others */
+    bool is_lossy;  /* tokens stand for others */
     int stage_mode; /* -1 = the plan's, else enum mp_stage_mode */
     /* Whole training steps in place of forward passes: each step under each of them. 0 = forward passes. */
     uint32_t n_policies;
@@ -116,7 +117,8 @@ enum mp_status mp_exec_run(struct mp_exec_result **out, const struct mp_exec *in
 void mp_exec_result_free(struct mp_exec_result *r);
 
 /* What people read; schema moeplan.exec; a Chrome trace with predicted and measured side by side. */
-void mp_exec_write_text(const struct mp_exec_result *r, const struct mp_exec *in, struct mp_out *o);
+void mp_exec_write_text(const struct mp_exec_result *r, const struct mp_exec *in, const struct mp_style *style,
+                        struct mp_out *o); /* style NULL = plain */
 void mp_exec_write_json(const struct mp_exec_result *r, const struct mp_exec *in, struct mp_out *o);
 void mp_exec_write_timeline(const struct mp_exec_result *r, const struct mp_exec *in, struct mp_out *o);
 

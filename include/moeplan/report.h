@@ -7,14 +7,41 @@
 
 MP_API_BEGIN
 
-/* A table of text cells; columns are as wide as their widest cell (in code points); numbers right-aligned. */
+/* A table of text cells; columns are as wide as their widest cell (as a terminal shows it); numbers right-aligned. */
 struct mp_table;
 struct mp_table *mp_table_new(void); /* NULL when out of memory */
 void mp_table_column(struct mp_table *t, const char *title, bool is_right);
-void mp_table_cell(struct mp_table *t, const char *fmt, ...) MP_PRINTF(2, 3); /* fills row by row */
-void mp_table_write(const struct mp_table *t, struct mp_out *o);              /* text */
+/* The last column added may be left out where the table is too wide: the highest rank goes first. 0 = never. */
+void mp_table_may_drop(struct mp_table *t, unsigned rank);
+void mp_table_cell(struct mp_table *t, const char *fmt, ...) MP_PRINTF(2, 3); /* fills row by row; 1,023 bytes */
+void mp_table_text(struct mp_table *t, const char *text);        /* of any length, as it is; NULL: memory ran out */
+void mp_table_write(const struct mp_table *t, struct mp_out *o); /* text, as wide as it comes */
 void mp_table_write_markdown(const struct mp_table *t, struct mp_out *o);
+/* RFC 4180, but lines end with a line feed alone. Cells as they are: for tables of raw values. */
+void mp_table_write_csv(const struct mp_table *t, struct mp_out *o);
 void mp_table_free(struct mp_table *t);
+
+/* How tables and words are shown to people; all zero = plain text as wide as it comes. */
+struct mp_style {
+    bool is_markdown;
+    bool has_color; /* ANSI sequences */
+    unsigned width; /* columns of the terminal; 0 = any */
+};
+/* As the style says. A text wider than style->width first gets titles of several lines, then loses columns that may be
+ * dropped (a line below names them), then has its text cells wrapped between words, and at last inside words; columns
+ * of numbers are never broken, so that a table of nothing else may still be too wide. NULL = plain. */
+void mp_table_show(const struct mp_table *t, const struct mp_style *style, struct mp_out *o);
+/* Columns that a terminal needs for UTF-8 text: 2 for East Asian wide characters and emoji, 0 for combining marks. */
+size_t mp_text_width(const char *s);
+
+/* Tables of raw values from JSON. A column takes the value at `path` ("step_time_ns.mean") of every record; null or
+ * absent is an empty cell, lists and objects are compact JSON. Numbers are those of the document, but in columns whose
+ * name ends in _ns or _bytes rounded to whole ones. */
+struct mp_record_column {
+    const char *name, *path; /* path NULL: as the name */
+};
+/* rows: a list of objects; columns end with name NULL. The caller frees the table; NULL when out of memory. */
+struct mp_table *mp_table_of_records(const json_t *rows, const struct mp_record_column *columns);
 
 /* "1.234 ms", "567 us", "12.3 MB". buf of at least 32. */
 const char *mp_human_ns(double ns, char *buf);

@@ -3,8 +3,8 @@
 #include <string.h>
 
 #define COMMON                                                                                                         \
-    OPT_JSON, OPT_OUTPUT_FORMAT, OPT_QUIET, OPT_SEED, OPT_THREADS, OPT_WORK_LIMIT, OPT_TIME_LIMIT, OPT_MEM_LIMIT,      \
-        OPT_HELP
+    OPT_JSON, OPT_OUTPUT_FORMAT, OPT_TABLE, OPT_QUIET, OPT_SEED, OPT_THREADS, OPT_WORK_LIMIT, OPT_TIME_LIMIT,          \
+        OPT_MEM_LIMIT, OPT_HELP
 #define HINTS                                                                                                          \
     OPT_INPUT_FORMAT, OPT_PHASE, OPT_LAYER_BASE, OPT_IDS, OPT_MAP, OPT_REQUESTS, OPT_RANKED, OPT_EXPERTS, OPT_TOP_K,   \
         OPT_AXES, OPT_MTP_BASE, OPT_PIPELINE_STAGES

@@ -226,7 +226,7 @@ static void write_drift(const struct check *c, struct mp_out *out) {
             mp_table_cell(t, "-");
         mp_table_cell(t, "%s", d->has_noise && d->distance[l] > d->noise[l] ? "yes" : "");
     }
-    mp_table_write(t, out);
+    mp_table_show(t, &c->o->style, out);
     mp_table_free(t);
     if (n < d->n_layers)
         mp_out_printf(out, "(the %u that moved most of %u layers; --wide shows all)\n", n, d->n_layers);
@@ -329,12 +329,12 @@ enum mp_status cmd_check(const struct opts *o, const struct args *args, int *exi
     judge(&c);
     if (o->strict && c.answer == CHECK_STALE)
         *exit_code = 1;
-    MP_TRY(mp_out_open(&out, "-", err));
+    MP_TRY(tool_open_result(&out, o, err));
     if (o->json)
         write_json(&c, out);
     else
         write_text(&c, out);
-    status = mp_out_commit(out, err);
+    status = tool_close_result(out, o, err);
 out:
     mp_drift_free(c.drift);
     mp_plan_free(peek);

@@ -409,7 +409,7 @@ static void put_homes(const struct contest *c, struct mp_out *o) {
         mp_table_cell(t, "%.0f", tokens);
     }
     mp_out_puts(o, "\n");
-    mp_table_write(t, o);
+    mp_table_show(t, &c->setup.o->style, o);
     mp_table_free(t);
 }
 
@@ -441,10 +441,7 @@ static void write_text(const struct contest *c, struct mp_out *o) {
             mp_table_column(t, titles[i], i > 0);
     for (uint32_t i = 0; i < c->n; i++)
         put_row(t, c, i, opts->wide);
-    if (opts->markdown_table)
-        mp_table_write_markdown(t, o);
-    else
-        mp_table_write(t, o);
+    mp_table_show(t, &opts->style, o);
     mp_table_free(t);
     put_footnotes(c, o);
     put_homes(c, o);
@@ -462,7 +459,7 @@ static void write_text(const struct contest *c, struct mp_out *o) {
     verdict_text(c, text, sizeof text);
     mp_out_printf(o, "verdict: %s\n", text);
     if (c->training != NULL)
-        training_text(c->training, opts->markdown_table, o);
+        training_text(c->training, &opts->style, o);
 }
 
 static json_t *score_json(const struct contest *c, uint32_t i) {
@@ -590,12 +587,12 @@ enum mp_status cmd_compare(const struct opts *o, const struct args *args, int *e
     MP_TRY(training_compare(&c.training, &c.setup, c.scores, c.n, c.base, err));
     if (o->strict && judged_kind(&c) != GAIN_REAL)
         *exit_code = 1;
-    MP_TRY(mp_out_open(&out, "-", err));
+    MP_TRY(tool_open_result(&out, o, err));
     if (o->json)
         write_json(&c, out);
     else
         write_text(&c, out);
-    status = mp_out_commit(out, err);
+    status = tool_close_result(out, o, err);
 out:
     training_free(c.training);
     for (uint32_t i = 0; i < c.n; i++)

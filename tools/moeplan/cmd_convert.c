@@ -77,7 +77,8 @@ enum mp_status cmd_convert(const struct opts *o, const struct args *args, int *e
     enum mp_status status = MP_OK;
     bool to_stdout = strcmp(path, "-") == 0;
     if (to_stdout && o->json)
-        return mp_fail(err, MP_EUSAGE, "convert: --json and OUT - both want standard output (write to a file)");
+        return mp_fail(err, MP_EUSAGE, "convert: %s and OUT - both want standard output (write to a file)",
+                       tool_format_name(o));
     MP_TRY(tool_check_output(path, err));
     MP_TRY(tool_kind_of(&kind, in, o, err));
     if (kind == TOOL_MODEL)
@@ -98,7 +99,7 @@ enum mp_status cmd_convert(const struct opts *o, const struct args *args, int *e
     file = NULL;
     if (status != MP_OK || to_stdout)
         goto out;
-    MP_TRY(mp_out_open(&out, "-", err));
+    MP_TRY(tool_open_result(&out, o, err));
     if (o->json) {
         json_t *root = json_pack("{s:s,s:i,s:s,s:s,s:s,s:I}", "schema", "moeplan.convert", "version", 1, "input", in,
                                  "output", path, "what", text, "bytes", (json_int_t)n_bytes);
@@ -107,7 +108,7 @@ enum mp_status cmd_convert(const struct opts *o, const struct args *args, int *e
     } else {
         mp_out_printf(out, "%s: %llu bytes, from %s\n", path, n_bytes, text);
     }
-    status = mp_out_commit(out, err);
+    status = tool_close_result(out, o, err);
 out:
     mp_out_cancel(file);
     return status;

@@ -17,13 +17,13 @@ static enum mp_status tell(const struct opts *o, json_t *root, struct mp_out *us
         json_decref(root);
         return MP_OK;
     }
-    enum mp_status status = mp_out_open(&out, "-", err);
+    enum mp_status status = tool_open_result(&out, o, err);
     if (status == MP_OK && o->json)
         mp_json_write(root, out);
     else if (status == MP_OK)
         mp_out_write(out, text, n);
     json_decref(root);
-    return status == MP_OK ? mp_out_commit(out, err) : status;
+    return status == MP_OK ? tool_close_result(out, o, err) : status;
 }
 
 static enum mp_status refuse_plan(const struct opts *o, const char *path, const struct mp_verify_report *report,
@@ -33,7 +33,7 @@ static enum mp_status refuse_plan(const struct opts *o, const char *path, const 
              report->violations[0].message);
     fprintf(stderr, "moeplan: %s\n", note);
     *exit_code = 1;
-    return o->json ? tool_write_no("moeplan.export", "refused", note, err) : MP_OK;
+    return o->json ? tool_write_no(o, "moeplan.export", "refused", note, err) : MP_OK;
 }
 
 /* ---- exports of steps ---- */
@@ -272,7 +272,8 @@ enum mp_status cmd_export(const struct opts *o, const struct args *args, int *ex
             "export: for which stack or program? (add --to NAME; all: moeplan list stacks, moeplan list exports)");
     const char *path = o->out != NULL ? o->out : "-";
     if (strcmp(path, "-") == 0 && o->json)
-        return mp_fail(err, MP_EUSAGE, "export: --json and the file both want standard output (add -o FILE)");
+        return mp_fail(err, MP_EUSAGE, "export: %s and the file both want standard output (add -o FILE)",
+                       tool_format_name(o));
     const struct mp_stack *stack = mp_stack_find(o->to);
     if (stack == NULL)
         return export_steps(o, args, mp_exporter_find(o->to), exit_code, err);
@@ -306,7 +307,7 @@ enum mp_status cmd_export(const struct opts *o, const struct args *args, int *ex
                  args->value[0], stack->name);
         fprintf(stderr, "moeplan: %s\n", note);
         *exit_code = 1;
-        status = o->json ? tool_write_no("moeplan.export", "refused", note, err) : MP_OK;
+        status = o->json ? tool_write_no(o, "moeplan.export", "refused", note, err) : MP_OK;
         goto out;
     }
     MP_TRY(stack->check(plan, &options, &outcome, err));
@@ -316,7 +317,7 @@ enum mp_status cmd_export(const struct opts *o, const struct args *args, int *ex
         mp_error_clear(err);
         fprintf(stderr, "moeplan: %s\n", note);
         *exit_code = 1;
-        status = o->json ? tool_write_no("moeplan.export", "refused", note, err) : MP_OK;
+        status = o->json ? tool_write_no(o, "moeplan.export", "refused", note, err) : MP_OK;
         goto out;
     }
     if (args->n == 3) /* before the file is replaced, so that trouble leaves the old one */

@@ -133,7 +133,7 @@ static void write_report(const struct opts *o, const struct mp_trace *t, const s
         if (has_real)
             mp_table_cell(table, "%.3f", figures[i].real);
     }
-    mp_table_write(table, out);
+    mp_table_show(table, &o->style, out);
     mp_table_free(table);
 }
 
@@ -150,7 +150,8 @@ enum mp_status cmd_generate(const struct opts *o, const struct args *args, int *
     bool to_stdout = strcmp(o->out, "-") == 0;
     if (to_stdout && o->json)
         return mp_fail(err, MP_EUSAGE,
-                       "generate: --json and -o - both want standard output (write the recording to a file)");
+                       "generate: %s and -o - both want standard output (write the recording to a file)",
+                       tool_format_name(o));
     MP_TRY(params_of(&params, o, err));
     MP_TRY(tool_check_output(o->out, err));
     if (o->against != NULL) {
@@ -177,11 +178,11 @@ enum mp_status cmd_generate(const struct opts *o, const struct args *args, int *
         {"pair_lift", "lift of co-activated pairs", made.pair_lift, recorded.pair_lift},
         {"cross_layer_information", "information between neighbouring layers, bits", made.cross_layer_information,
          recorded.cross_layer_information}};
-    MP_TRY(mp_out_open(&out, "-", err));
+    MP_TRY(tool_open_result(&out, o, err));
     const size_t n_plain = sizeof plain / sizeof *plain;
     memcpy(figures, plain, sizeof plain);
     write_report(o, trace, figures, n_plain + add_similarity(figures + n_plain, trace, real, o), out);
-    status = mp_out_commit(out, err);
+    status = tool_close_result(out, o, err);
 out:
     mp_out_cancel(file);
     mp_trace_free(trace);

@@ -11,6 +11,7 @@ static const char *or_dash(const char *s) { return s != NULL && s[0] != '\0' ? s
 struct facts {
     struct mp_table *table;
     json_t *json;
+    json_t *units;          /* of the facts that have one */
     json_t *topology;       /* of a topology: all of its ports and groups, for programs; else NULL */
     struct mp_out *drawing; /* of a topology, as text, in memory; else NULL */
 };
@@ -38,6 +39,7 @@ static void fact_quantity(struct facts *f, const char *key, uint64_t value, cons
     mp_table_cell(f->table, "%s", key);
     mp_table_cell(f->table, "%s", value > 0 ? human((double)value, text) : "-");
     (void)json_object_set_new(f->json, key, json_integer((json_int_t)value));
+    (void)json_object_set_new(f->units, key, json_string(human == mp_human_ns ? "ns" : "bytes"));
 }
 
 /* "0-23" or "1, 5, 9 ..." */
@@ -384,10 +386,10 @@ enum mp_status cmd_inspect(const struct opts *o, const struct args *args, int *e
     const char *spec = args->value[0];
     static const char *const kinds[] = {"recording", "plan", "placement", "topology", "model"};
     enum tool_kind kind;
-    struct facts f = {mp_table_new(), json_object(), NULL, NULL};
+    struct facts f = {mp_table_new(), json_object(), json_object(), NULL, NULL};
     struct mp_out *out;
     size_t n_drawn = 0;
-    enum mp_status status = f.table == NULL || f.json == NULL ? mp_nomem(err, "inspect") : MP_OK;
+    enum mp_status status = f.table == NULL || f.json == NULL || f.units == NULL ? mp_nomem(err, "inspect") : MP_OK;
     if (status != MP_OK)
         goto out;
     mp_table_column(f.table, "fact", false);
@@ -406,26 +408,27 @@ enum mp_status cmd_inspect(const struct opts *o, const struct args *args, int *e
                          spec);
         goto out;
     }
-    MP_TRY(mp_out_open(&out, "-", err));
+    MP_TRY(tool_open_result(&out, o, err));
     if (o->json) {
-        json_t *root = json_pack("{s:s,s:i,s:s,s:s,s:O}", "schema", "moeplan.inspect", "version", 1, "input", spec,
-                                 "kind", kinds[kind], "facts", f.json);
+        json_t *root = json_pack("{s:s,s:i,s:s,s:s,s:O,s:O}", "schema", "moeplan.inspect", "version", 1, "input", spec,
+                                 "kind", kinds[kind], "facts", f.json, "units", f.units);
         if (f.topology != NULL)
             (void)json_object_set(root, "topology", f.topology);
         mp_json_write(root, out);
         json_decref(root);
     } else {
-        mp_table_write(f.table, out);
+        mp_table_show(f.table, &o->style, out);
         if (f.drawing != NULL) {
             const uint8_t *drawing = mp_out_memory_bytes(f.drawing, &n_drawn);
             mp_out_puts(out, "\n");
             mp_out_write(out, drawing, n_drawn);
         }
     }
-    status = mp_out_commit(out, err);
+    status = tool_close_result(out, o, err);
 out:
     mp_out_cancel(f.drawing);
     json_decref(f.json);
+    json_decref(f.units);
     json_decref(f.topology);
     mp_table_free(f.table);
     return status;

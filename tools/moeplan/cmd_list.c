@@ -234,7 +234,7 @@ static json_t *row_json(const struct row *row) {
                      text_or_null(row->summary), "reference", text_or_null(row->reference), "options", options);
 }
 
-static void write_list(uint32_t l, struct mp_out *out) {
+static void write_list(uint32_t l, const struct mp_style *style, struct mp_out *out) {
     struct mp_table *t = mp_table_new();
     struct row row;
     char buf[512];
@@ -251,7 +251,7 @@ static void write_list(uint32_t l, struct mp_out *out) {
         mp_table_cell(t, "%s", row.summary != NULL ? row.summary : "");
     }
     mp_out_printf(out, "%s\n\n", lists[l].title);
-    mp_table_write(t, out);
+    mp_table_show(t, style, out);
     mp_table_free(t);
     bool is_first = true;
     for (uint32_t i = 0; lists[l].fn(i, &row, buf); i++)
@@ -287,7 +287,7 @@ enum mp_status cmd_list(const struct opts *o, const struct args *args, int *exit
         last = first + 1;
     }
     struct mp_out *out;
-    enum mp_status status = mp_out_open(&out, "-", err);
+    enum mp_status status = tool_open_result(&out, o, err);
     if (status != MP_OK)
         return status;
     if (o->json) {
@@ -307,8 +307,8 @@ enum mp_status cmd_list(const struct opts *o, const struct args *args, int *exit
         for (uint32_t l = first; l < last; l++) {
             if (l > first)
                 mp_out_puts(out, "\n");
-            write_list(l, out);
+            write_list(l, &o->style, out);
         }
     }
-    return mp_out_commit(out, err);
+    return tool_close_result(out, o, err);
 }

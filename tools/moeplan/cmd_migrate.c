@@ -405,7 +405,8 @@ enum mp_status cmd_migrate(const struct opts *o, const struct args *args, int *e
     (void)exit_code;
     const bool to_stdout = o->out != NULL && strcmp(o->out, "-") == 0;
     if (to_stdout && o->json)
-        return mp_fail(err, MP_EUSAGE, "migrate: --json and -o - both want standard output (write the plan to a file)");
+        return mp_fail(err, MP_EUSAGE, "migrate: %s and -o - both want standard output (write the plan to a file)",
+                       tool_format_name(o));
     if (o->score_on != NULL && o->step_gain > 0)
         return mp_fail(err, MP_EUSAGE, "migrate: --score-on and --step-gain exclude each other (give one)");
     if (o->out != NULL) {
@@ -432,12 +433,12 @@ enum mp_status cmd_migrate(const struct opts *o, const struct args *args, int *e
     if (o->out != NULL)
         MP_TRY(write_plan(&g, err));
     if (!to_stdout) {
-        MP_TRY(mp_out_open(&out, "-", err));
+        MP_TRY(tool_open_result(&out, o, err));
         if (o->json)
             write_json(&g, out);
         else
             write_text(&g, out);
-        status = mp_out_commit(out, err);
+        status = tool_close_result(out, o, err);
     }
 out:
     for (int i = 0; i < 2; i++) {

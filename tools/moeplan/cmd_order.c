@@ -309,10 +309,7 @@ static void write_table(const struct job *j, struct mp_out *out) {
         else
             mp_table_cell(t, "-");
     }
-    if (j->o->markdown_table)
-        mp_table_write_markdown(t, out);
-    else
-        mp_table_write(t, out);
+    mp_table_show(t, &j->o->style, out);
     mp_table_free(t);
 }
 
@@ -409,7 +406,8 @@ enum mp_status cmd_order(const struct opts *o, const struct args *args, int *exi
     enum mp_status status = MP_OK;
     const bool to_stdout = o->out != NULL && strcmp(o->out, "-") == 0;
     if (to_stdout && o->json)
-        return mp_fail(err, MP_EUSAGE, "order: --json and -o - both want standard output (write the plan to a file)");
+        return mp_fail(err, MP_EUSAGE, "order: %s and -o - both want standard output (write the plan to a file)",
+                       tool_format_name(o));
     struct job *j = mp_calloc(1, sizeof *j);
     if (j == NULL)
         return mp_nomem(err, "order");
@@ -457,12 +455,12 @@ enum mp_status cmd_order(const struct opts *o, const struct args *args, int *exi
     }
     if (to_stdout) /* that is where the plan goes */
         goto out;
-    MP_TRY(mp_out_open(&out, "-", err));
+    MP_TRY(tool_open_result(&out, o, err));
     if (o->json)
         write_json(j, out);
     else
         write_text(j, out);
-    status = mp_out_commit(out, err);
+    status = tool_close_result(out, o, err);
 out:
     mp_out_cancel(file);
     mp_plan_free(j->plan);

@@ -197,7 +197,8 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
         return mp_fail(err, MP_EUSAGE, "plan: where to? (add -o PLAN, or -o - for standard output)");
     bool to_stdout = strcmp(o->out, "-") == 0;
     if (to_stdout && o->json)
-        return mp_fail(err, MP_EUSAGE, "plan: --json and -o - both want standard output (write the plan to a file)");
+        return mp_fail(err, MP_EUSAGE, "plan: %s and -o - both want standard output (write the plan to a file)",
+                       tool_format_name(o));
     MP_TRY(tool_check_output(o->out, err));
     MP_TRY(setup_load(&s, &own, args->value[0], args->value[1], err));
     struct lossy *lossy = s.lossy;
@@ -219,7 +220,7 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
     if (score.plan == NULL) {
         fprintf(stderr, "moeplan: plan: %s\n", score.note);
         *exit_code = 1;
-        status = o->json ? tool_write_no("moeplan.plan", "infeasible", score.note, err) : MP_OK;
+        status = o->json ? tool_write_no(o, "moeplan.plan", "infeasible", score.note, err) : MP_OK;
         goto out;
     }
     enum mp_outcome outcome;
@@ -230,7 +231,7 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
         mp_error_clear(err);
         fprintf(stderr, "moeplan: plan: %s\n", score.note);
         *exit_code = 1;
-        status = o->json ? tool_write_no("moeplan.plan", "refused", score.note, err) : MP_OK;
+        status = o->json ? tool_write_no(o, "moeplan.plan", "refused", score.note, err) : MP_OK;
         goto out;
     }
     if (o->from == NULL && o->robust == NULL && o->interval_groups > 0 && (o->strict || o->json || !o->quiet))
@@ -238,7 +239,7 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
     if (o->strict && gain.kind != GAIN_REAL) {
         fprintf(stderr, "moeplan: plan: %s\n", gain.verdict);
         *exit_code = 1;
-        status = o->json ? tool_write_no("moeplan.plan", "refused", gain.verdict, err) : MP_OK;
+        status = o->json ? tool_write_no(o, "moeplan.plan", "refused", gain.verdict, err) : MP_OK;
         goto out;
     }
     MP_TRY(choose_policy(score.plan, &s, &packed, err));
@@ -258,12 +259,12 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
         tool_note(o, "%s", gain.verdict);
     if (to_stdout)
         goto out;
-    MP_TRY(mp_out_open(&out, "-", err));
+    MP_TRY(tool_open_result(&out, o, err));
     if (o->json)
         write_json(&s, &score, &gain, &from, &robust, out);
     else
         write_text(&s, &score, &from, &robust, out);
-    status = mp_out_commit(out, err);
+    status = tool_close_result(out, o, err);
 out:
     mp_out_cancel(file);
     score_free(&score);

@@ -180,7 +180,7 @@ static void write_text(const struct predict *p, struct mp_out *o) {
         mp_table_cell(table, "%.1f %%", 100 * a->lists_common);
         mp_table_cell(table, "%s", mp_human_bytes((double)p->rows[i].bytes, size));
     }
-    mp_table_write(table, o);
+    mp_table_show(table, &p->o->style, o);
     mp_table_free(table);
     mp_out_printf(o, "\nbest path: %u layer%s; by layer:", p->best, tool_s(p->best));
     for (uint32_t l = 1; l < t->n_layers; l++)
@@ -249,12 +249,12 @@ enum mp_status cmd_predict(const struct opts *o, const struct args *args, int *e
     MP_TRY(measure(&p, err));
     if (o->out != NULL)
         MP_TRY(keep(&p, err));
-    MP_TRY(mp_out_open(&out, "-", err));
+    MP_TRY(tool_open_result(&out, o, err));
     if (o->json)
         write_json(&p, out);
     else
         write_text(&p, out);
-    status = mp_out_commit(out, err);
+    status = tool_close_result(out, o, err);
 out:
     for (uint32_t i = 0; i < p.n_rows; i++)
         mp_path_accuracy_free(&p.rows[i].accuracy);

@@ -128,16 +128,16 @@ enum mp_status cmd_simulate(const struct opts *o, const struct args *args, int *
     }
     MP_TRY(training_run(&training, &s, &score, args->value[0], err));
     MP_TRY(rehoming_run(&rehoming, &s, &score, err));
-    MP_TRY(mp_out_open(&out, "-", err));
+    MP_TRY(tool_open_result(&out, o, err));
     if (o->json)
         write_json(&s, &score, barrier_ns, training, rehoming, out);
     else
         write_text(&s, &score, barrier_ns, out);
     if (!o->json && training != NULL)
-        training_text(training, false, out);
+        training_text(training, &o->style, out);
     if (!o->json)
-        rehoming_text(rehoming, out);
-    status = mp_out_commit(out, err);
+        rehoming_text(rehoming, &o->style, out);
+    status = tool_close_result(out, o, err);
 out:
     rehoming_free(rehoming);
     training_free(training);

@@ -401,7 +401,7 @@ static void write_text(const struct sweep *w, const struct point **at, struct mp
     }
     for (uint32_t i = 0; i < w->n; i++)
         put_row(t, w, &w->points[i]);
-    mp_table_write(t, o);
+    mp_table_show(t, &w->o->style, o);
     mp_table_free(t);
     for (uint32_t i = 0; i < w->n; i++) {
         const struct point *p = &w->points[i];
@@ -431,62 +431,25 @@ static void write_text(const struct sweep *w, const struct point **at, struct mp
     }
 }
 
-static void put_csv_text(struct mp_out *o, const char *s) {
-    mp_out_puts(o, "\"");
-    for (; *s != '\0'; s++)
-        mp_out_printf(o, *s == '"' ? "\"\"" : "%c", *s);
-    mp_out_puts(o, "\"");
-}
-
-static void write_csv(const struct sweep *w, struct mp_out *o) {
-    mp_out_puts(o, "redundant,batch,topology,gpus,step_ns,step_low_ns,step_high_ns,p95_ns,moe_ns,dispatch_ns,"
-                   "compute_ns,combine_ns,tokens_per_step,max_over_mean,remote_bytes,inter_node_bytes,weight_bytes_max,"
-                   "kv_tokens_min,requests,note\n");
-    for (uint32_t i = 0; i < w->n; i++) {
-        const struct point *p = &w->points[i];
-        mp_out_printf(o, "%llu,", (unsigned long long)p->value[SWEEP_REDUNDANT]);
-        if (p->batch > 0)
-            mp_out_printf(o, "%u", p->batch);
-        mp_out_puts(o, ",");
-        put_csv_text(o, p->topology);
-        if (p->is_known) {
-            mp_out_printf(o, ",%u,%llu,", p->n_gpus, (unsigned long long)p->mean.step_ns);
-            if (p->step_ns.is_known)
-                mp_out_printf(o, "%.0f,%.0f,", p->step_ns.low, p->step_ns.high);
-            else
-                mp_out_puts(o, ",,");
-            mp_out_printf(o, "%llu,%llu,%llu,%llu,%llu,%.1f,%.4f,%.0f,%.0f,%llu,", (unsigned long long)p->p95_ns,
-                          (unsigned long long)p->moe_ns, (unsigned long long)p->mean.dispatch_ns,
-                          (unsigned long long)p->mean.compute_ns, (unsigned long long)p->mean.combine_ns, p->tokens,
-                          p->max_over_mean, p->remote_bytes, p->inter_bytes, (unsigned long long)p->memory_bytes);
-            if (has_kv_cache(w))
-                mp_out_printf(o, "%llu,%llu,", (unsigned long long)p->kv_tokens, (unsigned long long)requests_of(w, p));
-            else
-                mp_out_puts(o, ",,");
-        } else {
-            mp_out_puts(o, ",,,,,,,,,,,,,,,,,");
-        }
-        put_csv_text(o, p->note);
-        mp_out_puts(o, "\n");
-    }
-}
-
 static json_t *point_json(const struct sweep *w, const struct point *p) {
     json_t *at = json_object();
     for (int k = 0; k < SWEEP_AXES; k++)
         if (w->axes.axis[k].is_given)
             (void)json_object_set_new(at, w->axes.axis[k].name, json_integer((json_int_t)p->value[k]));
     json_t *note = p->note[0] != '\0' ? json_string(p->note) : json_null();
+    json_t *batch = p->batch > 0 ? json_integer((json_int_t)p->batch) : json_null();
     if (!p->is_known)
-        return json_pack("{s:o,s:s,s:b,s:o}", "at", at, "topology", p->topology, "feasible", 0, "note", note);
+        return json_pack("{s:o,s:I,s:o,s:s,s:b,s:o}", "at", at, "redundant", (json_int_t)p->value[SWEEP_REDUNDANT],
+                         "batch", batch, "topology", p->topology, "feasible", 0, "note", note);
     const bool is_cached = has_kv_cache(w);
     return json_pack(
-        "{s:o,s:s,s:b,s:o,s:i,s:{s:I,s:I},s:o,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:o,s:{s:o,s:o},s:o,s:I,s:o,s:o}", "at", at,
-        "topology", p->topology, "feasible", 1, "note", note, "n_gpus", (int)p->n_gpus, "step_time_ns", "mean",
-        (json_int_t)p->mean.step_ns, "p95", (json_int_t)p->p95_ns, "step_time_interval_ns",
-        mp_interval_json(&p->step_ns), "change_interval", mp_interval_json(&p->against_first), "tokens_per_step",
-        mp_json_finite(p->tokens), "ns_per_token", mp_json_finite(per_token_ns(p)), "moe_ns", (json_int_t)p->moe_ns,
-        "dispatch_ns", (json_int_t)p->mean.dispatch_ns, "compute_ns", (json_int_t)p->mean.compute_ns, "combine_ns",
+        "{s:o,s:I,s:o,s:s,s:b,s:o,s:i,s:{s:I,s:I},s:o,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:o,s:{s:o,s:o},s:o,s:I,s:o,s:o}",
+        "at", at, "redundant", (json_int_t)p->value[SWEEP_REDUNDANT], "batch", batch, "topology", p->topology,
+        "feasible", 1, "note", note, "n_gpus", (int)p->n_gpus, "step_time_ns", "mean", (json_int_t)p->mean.step_ns,
+        "p95", (json_int_t)p->p95_ns, "step_time_interval_ns", mp_interval_json(&p->step_ns), "change_interval",
+        mp_interval_json(&p->against_first), "tokens_per_step", mp_json_finite(p->tokens), "ns_per_token",
+        mp_json_finite(per_token_ns(p)), "moe_ns", (json_int_t)p->moe_ns, "dispatch_ns",
+        (json_int_t)p->mean.dispatch_ns, "compute_ns", (json_int_t)p->mean.compute_ns, "combine_ns",
         (json_int_t)p->mean.combine_ns, "moe_share", mp_json_finite((double)p->moe_ns / (double)p->mean.step_ns),
         "bytes", "remote", mp_json_finite(p->remote_bytes), "inter_node", mp_json_finite(p->inter_bytes),
         "max_over_mean", mp_json_finite(p->max_over_mean), "memory_bytes_max", (json_int_t)p->memory_bytes,
@@ -546,14 +509,12 @@ enum mp_status cmd_sweep(const struct opts *o, const struct args *args, int *exi
         status = mp_nomem(err, "sweep");
         goto out;
     }
-    MP_TRY(mp_out_open(&out, "-", err));
+    MP_TRY(tool_open_result(&out, o, err));
     if (o->json)
         write_json(&w, at, out);
-    else if (o->csv)
-        write_csv(&w, out);
     else
         write_text(&w, at, out);
-    status = mp_out_commit(out, err);
+    status = tool_close_result(out, o, err);
 out:
     mp_free(at);
     mp_part_free(&a);

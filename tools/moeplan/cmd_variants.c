@@ -296,7 +296,7 @@ static void write_table(const struct variants *x, struct mp_out *o) {
     put_row(t, x, "best variant of each step, free", offsetof(struct mp_variants_cell, best_ns));
     put_row(t, x, "per-domain oracle, free", offsetof(struct mp_variants_cell, oracle_ns));
     put_row(t, x, "per-step oracle (bound)", offsetof(struct mp_variants_cell, bound_ns));
-    mp_table_write(t, o);
+    mp_table_show(t, &x->o->style, o);
     mp_table_free(t);
     for (uint32_t i = 0; i < s->n_lengths && x->library->n > 1; i++) {
         const struct mp_variants_cell *c = &s->cell[i];
@@ -456,19 +456,19 @@ enum mp_status cmd_variants(const struct opts *o, const struct args *args, int *
     if (no != NULL) {
         fprintf(stderr, "moeplan: variants: %s\n", no);
         *exit_code = 1;
-        status = o->json ? tool_write_no("moeplan.variants", "infeasible", no, err) : MP_OK;
+        status = o->json ? tool_write_no(o, "moeplan.variants", "infeasible", no, err) : MP_OK;
         goto out;
     }
     tool_note(o, "K = %u of %u candidates in %.2f s", x.library->n, x.library->n_candidates, x.seconds);
     MP_TRY(score(&x, err));
     if (o->out != NULL)
         MP_TRY(write_files(&x, err));
-    MP_TRY(mp_out_open(&out, "-", err));
+    MP_TRY(tool_open_result(&out, o, err));
     if (o->json)
         write_json(&x, out);
     else
         write_text(&x, out);
-    status = mp_out_commit(out, err);
+    status = tool_close_result(out, o, err);
 out:
     mp_variants_score_free(x.score);
     mp_plan_free(x.start);

@@ -182,9 +182,9 @@ enum mp_status cmd_verify(const struct opts *o, const struct args *args, int *ex
         is_accepted =
             is_accepted && c.proof[k].verdict != MP_PROOF_IS_REFUTED && c.proof[k].verdict != MP_PROOF_IS_OPEN;
     *exit_code = is_accepted ? 0 : 1;
-    MP_TRY(mp_out_open(&out, "-", err));
+    MP_TRY(tool_open_result(&out, o, err));
     write_report(o, &c, out);
-    status = mp_out_commit(out, err);
+    status = tool_close_result(out, o, err);
 out:
     for (int k = 0; k < 3; k++)
         mp_verify_report_free(c.report[k]);

@@ -495,10 +495,7 @@ static enum mp_status write_text(const struct job *j, struct mp_out *out, struct
         mp_table_cell(t, "%u of %u", r->n_proven, j->n_layers);
         mp_table_cell(t, "%.2f", r->seconds);
     }
-    if (j->o->markdown_table)
-        mp_table_write_markdown(t, out);
-    else
-        mp_table_write(t, out);
+    mp_table_show(t, &j->o->style, out);
     mp_table_free(t);
     for (uint32_t i = 0; i < j->n_rows; i++)
         if (!j->rows[i].is_found)
@@ -556,7 +553,7 @@ static enum mp_status say_no(const struct job *j, const char *verb, const char *
                              struct mp_error *err) {
     fprintf(stderr, "moeplan: %s: %s\n", verb, note);
     *exit_code = 1;
-    return j->o->json ? tool_write_no("moeplan.colocate", "infeasible", note, err) : MP_OK;
+    return j->o->json ? tool_write_no(j->o, "moeplan.colocate", "infeasible", note, err) : MP_OK;
 }
 
 enum mp_status colocate_compare(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
@@ -579,13 +576,13 @@ enum mp_status colocate_compare(const struct opts *o, const struct args *args, i
         MP_TRY(run(j, mp_coloc_strategy_at(i), err));
     choose(j);
     MP_TRY(run_shares(j, err));
-    MP_TRY(mp_out_open(&out, "-", err));
+    MP_TRY(tool_open_result(&out, o, err));
     if (o->json)
         write_json(j, out);
     else
         status = write_text(j, out, err);
     if (status == MP_OK)
-        status = mp_out_commit(out, err);
+        status = tool_close_result(out, o, err);
     else
         mp_out_cancel(out);
 out:
@@ -734,7 +731,7 @@ enum mp_status colocate_plan(const struct opts *o, const struct args *args, int 
         if (status != MP_OK)
             goto out;
     }
-    MP_TRY(mp_out_open(&out, "-", err));
+    MP_TRY(tool_open_result(&out, o, err));
     if (o->json) {
         write_json(j, out);
     } else {
@@ -748,7 +745,7 @@ enum mp_status colocate_plan(const struct opts *o, const struct args *args, int 
         mp_out_printf(out, "; in turn %s; utilisation %.1f %%\n", mp_human_ns((double)w->in_turn_ns, a),
                       100 * busy_share(j, w->busy_ns, w->timeline_ns));
     }
-    status = mp_out_commit(out, err);
+    status = tool_close_result(out, o, err);
 out:
     for (int m = 0; m < 2; m++) {
         mp_out_cancel(file[m]);

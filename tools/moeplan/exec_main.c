@@ -72,6 +72,7 @@ static const enum opt_id exec_options[] = {OPT_TRANSPORT,
                                            OPT_PIPELINE_STAGES,
                                            OPT_JSON,
                                            OPT_OUTPUT_FORMAT,
+                                           OPT_TABLE,
                                            OPT_QUIET,
                                            OPT_SEED,
                                            OPT_THREADS,
@@ -131,7 +132,7 @@ static void list_transports(const struct opts *o, struct mp_out *out) {
         mp_json_write(root, out);
         json_decref(root);
     } else {
-        mp_table_write(t, out);
+        mp_table_show(t, &o->style, out);
     }
     json_decref(all);
     mp_table_free(t);
@@ -141,9 +142,12 @@ static void list_transports(const struct opts *o, struct mp_out *out) {
 static bool is_about_itself(const struct opts *o) {
     return o->help || o->version || o->man || o->markdown || o->completion != NULL || o->list != NULL;
 }
-static enum mp_status about_itself(const struct opts *o, struct mp_error *err) {
+static enum mp_status about_itself(const struct opts *given, struct mp_error *err) {
     struct mp_out *out;
-    enum mp_status status = mp_out_open(&out, "-", err);
+    struct opts own = *given, *o = &own;
+    if (own.list == NULL || own.help || own.version || own.man || own.markdown || own.completion != NULL)
+        own.output = FORMAT_TABLE; /* only the list is a result */
+    enum mp_status status = tool_open_result(&out, o, err);
     if (status != MP_OK)
         return status;
     if (o->help)
@@ -162,7 +166,7 @@ static enum mp_status about_itself(const struct opts *o, struct mp_error *err) {
         help_program_fish(&exec_verb, out);
     else
         list_transports(o, out);
-    return mp_out_commit(out, err);
+    return tool_close_result(out, o, err);
 }
 
 /* ---- a run ---- */
@@ -370,7 +374,7 @@ static enum mp_status write_results(const struct mp_exec_result *r, const struct
         if (status != MP_OK)
             return status;
     }
-    MP_TRY(mp_out_open(&out, "-", err));
+    MP_TRY(tool_open_result(&out, o, err));
     if (o->json) {
         mp_exec_write_json(r, in, out);
     } else {
@@ -379,9 +383,9 @@ static enum mp_status write_results(const struct mp_exec_result *r, const struct
                       in->matrix != NULL ? "a traffic matrix, there and back" : score_describe(s, text, sizeof text));
         if (in->flow_name != NULL)
             mp_out_printf(out, "tokens between layers: %s\n\n", in->flow_name);
-        mp_exec_write_text(r, in, out);
+        mp_exec_write_text(r, in, &o->style, out);
     }
-    status = mp_out_commit(out, err);
+    status = tool_close_result(out, o, err);
 out:
     return status;
 }
@@ -516,12 +520,12 @@ static enum mp_status write_calibration(const struct mp_calibration *c, const st
     *exit_code = is_refused;
     if (o->out != NULL && strcmp(o->out, "-") == 0)
         return MP_OK;
-    MP_TRY(mp_out_open(&out, "-", err));
+    MP_TRY(tool_open_result(&out, o, err));
     if (o->json)
         mp_calibration_write_json(c, out);
     else
-        mp_calibration_write_text(c, out);
-    status = mp_out_commit(out, err);
+        mp_calibration_write_text(c, &o->style, out);
+    status = tool_close_result(out, o, err);
 out:
     return status;
 }

@@ -1,4 +1,5 @@
 #include "help.h"
+#include "csv.h"
 #include <moeplan/report.h>
 #include <stdio.h>
 #include <string.h>
@@ -68,6 +69,15 @@ static void put_entry(struct mp_out *o, const char *head, const char *text) {
     put_wrapped(o, text, INDENT, INDENT);
 }
 
+/* Table i of a verb's, or NULL. */
+static const struct csv_table *table_at(const struct verb *v, uint32_t i) {
+    const struct csv_table *t;
+    for (uint32_t k = 0; (t = csv_table_at(k)) != NULL; k++)
+        if (strcmp(t->verb, v->name) == 0 && i-- == 0)
+            return t;
+    return NULL;
+}
+
 void help_overview(struct mp_out *o) {
     mp_out_printf(o, "%s.\n\n", purpose);
     mp_out_puts(o, "usage: moeplan VERB [arguments] [options]\n\nverbs:\n");
@@ -93,6 +103,10 @@ void help_verb(const struct verb *v, struct mp_out *o) {
         option_text(&opt_table[*id], text, sizeof text);
         put_entry(o, head, text);
     }
+    if (table_at(v, 0) != NULL)
+        mp_out_puts(o, "\ntables (--format csv --table NAME):\n");
+    for (uint32_t i = 0; table_at(v, i) != NULL; i++)
+        put_entry(o, table_at(v, i)->name, table_at(v, i)->summary);
     mp_out_puts(o, "\nexamples:\n");
     for (const char *const *e = v->examples; *e != NULL; e++)
         mp_out_printf(o, "  %s\n", *e);
@@ -133,6 +147,13 @@ static void man_verb(const struct verb *v, struct mp_out *o) {
         put_roff(o, head);
         mp_out_puts(o, "\n");
         put_roff(o, text);
+        mp_out_puts(o, "\n");
+    }
+    for (uint32_t i = 0; table_at(v, i) != NULL; i++) {
+        mp_out_puts(o, ".TP\n.B \\-\\-format csv \\-\\-table ");
+        put_roff(o, table_at(v, i)->name);
+        mp_out_puts(o, "\n");
+        put_roff(o, table_at(v, i)->summary);
         mp_out_puts(o, "\n");
     }
 }
@@ -208,6 +229,16 @@ static void markdown_verb(const struct verb *v, struct mp_out *o) {
         mp_out_puts(o, " |\n");
     }
     mp_out_puts(o, "\n");
+    if (table_at(v, 0) != NULL)
+        mp_out_puts(o, "| `--table` | `--format csv`: what each row is, and the header |\n|---|---|\n");
+    for (uint32_t i = 0; table_at(v, i) != NULL; i++) {
+        mp_out_printf(o, "| `%s` | %s: `", table_at(v, i)->name, table_at(v, i)->summary);
+        for (const struct mp_record_column *c = table_at(v, i)->columns; c->name != NULL; c++)
+            mp_out_printf(o, "%s%s", c == table_at(v, i)->columns ? "" : ",", c->name);
+        mp_out_puts(o, "` |\n");
+    }
+    if (table_at(v, 0) != NULL)
+        mp_out_puts(o, "\n");
     for (const char *const *e = v->examples; *e != NULL; e++)
         mp_out_printf(o, "    %s\n", *e);
 }
@@ -475,6 +506,23 @@ static json_t *option_json(const struct opt *opt) {
                      text_or_null(opt->otherwise != NULL ? opt->otherwise : opt->initial), "summary", opt->summary);
 }
 
+/* Where every cell of --format csv comes from. */
+static json_t *tables_json(void) {
+    static const char *const kinds[] = {"list", "one", "members", "lists"};
+    json_t *all = json_array();
+    const struct csv_table *t;
+    for (uint32_t i = 0; (t = csv_table_at(i)) != NULL; i++) {
+        json_t *columns = json_array();
+        for (const struct mp_record_column *c = t->columns; c->name != NULL; c++)
+            (void)json_array_append_new(
+                columns, json_pack("{s:s,s:s}", "name", c->name, "path", c->path != NULL ? c->path : c->name));
+        (void)json_array_append_new(all, json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:o}", "verb", t->verb, "name", t->name,
+                                                   "schema", t->schema, "kind", kinds[t->kind], "rows", t->rows,
+                                                   "summary", t->summary, "columns", columns));
+    }
+    return all;
+}
+
 void help_json(struct mp_out *o) {
     json_t *list = json_array();
     for (uint32_t v = 0; v < n_verbs; v++) {
@@ -490,8 +538,8 @@ void help_json(struct mp_out *o) {
                                                     verbs[v].summary, "usage", verbs[v].usage, "about", verbs[v].about,
                                                     "arguments", arguments, "options", options, "examples", examples));
     }
-    json_t *root =
-        json_pack("{s:s,s:i,s:s,s:o}", "schema", "moeplan.help", "version", 1, "tool", MOEPLAN_VERSION, "verbs", list);
+    json_t *root = json_pack("{s:s,s:i,s:s,s:o,s:o}", "schema", "moeplan.help", "version", 1, "tool", MOEPLAN_VERSION,
+                             "verbs", list, "tables", tables_json());
     mp_json_write(root, o);
     json_decref(root);
 }

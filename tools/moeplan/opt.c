@@ -47,6 +47,8 @@ const struct opt opt_table[OPT_END] = {
     [OPT_JSON] = FLAG("json", 0, json, "print one JSON object (with schema and version): --format json"),
     [OPT_OUTPUT_FORMAT] = ONE_OF("format", "HOW", format, "table|json|csv|markdown", NULL, "table",
                                  "how results are printed (the format of an input is --input-format)"),
+    [OPT_TABLE] = TEXT("table", 0, "NAME", table, WORDS_NONE, NULL, "the main one",
+                       "--format csv: which of the result's tables (docs/TERMINAL.md)"),
     [OPT_QUIET] = FLAG("quiet", 'q', quiet, "no notes on standard error, errors only"),
     [OPT_SEED] = WHOLE("seed", 0, "N", seed, 0, INT64_MAX, "1", NULL,
                        "seed of everything random, below 2^63; same seed, same bytes"),

@@ -1,5 +1,6 @@
 /* The command line, parsed by the option table. */
 #include "cmd.h"
+#include "csv.h"
 #include "opt.h"
 #include <moeplan/alloc.h>
 #include <moeplan/base.h>
@@ -170,14 +171,12 @@ static enum mp_status choose_format(struct opts *o, const struct verb *verb, str
     if (n > 1)
         return mp_fail(err, MP_EUSAGE, "%s%s and %s exclude each other (give one)", speaker(verb, who), text[0],
                        text[1]);
-    if ((o->output == FORMAT_CSV && !opt_of_verb(verb, OPT_CSV)) ||
-        (o->output == FORMAT_MARKDOWN && !opt_of_verb(verb, OPT_MARKDOWN_TABLE)))
-        return mp_fail(err, MP_EUSAGE, "%s%s: not for these results (write --format table or json)", speaker(verb, who),
-                       text[0]);
-    o->json = o->output == FORMAT_JSON;
-    o->csv = o->output == FORMAT_CSV;
-    o->markdown_table = o->output == FORMAT_MARKDOWN;
-    return MP_OK;
+    if (o->table != NULL && o->output != FORMAT_CSV)
+        return mp_fail(err, MP_EUSAGE, "%s--table is for --format csv (add it)", speaker(verb, who));
+    o->verb = verb;
+    o->json = o->output == FORMAT_JSON || o->output == FORMAT_CSV; /* CSV is made from the document */
+    o->style.is_markdown = o->output == FORMAT_MARKDOWN;
+    return o->output == FORMAT_CSV ? csv_check(o, verb->name, err) : MP_OK;
 }
 
 /* Options that say the same thing differently, or need each other. */

@@ -236,7 +236,7 @@ static void put_against(struct mp_table *t, double value, double base) {
         mp_table_cell(t, "%s", value > 0 ? "more" : "0");
 }
 
-void rehoming_text(const struct rehoming_table *t, struct mp_out *o) {
+void rehoming_text(const struct rehoming_table *t, const struct mp_style *style, struct mp_out *o) {
     static const char *const columns[] = {"sequences", "step",         "against none", "dispatch",  "combine",
                                           "between",   "inside nodes", "attention",    "that move", "training step"};
     char buf[32];
@@ -275,7 +275,7 @@ void rehoming_text(const struct rehoming_table *t, struct mp_out *o) {
         "that stay%s%s%s\n\n",
         t->n_steps, t->n_steps == 1 ? "" : "s", t->balance, t->is_condensed ? "; lossless, nothing condensed" : "",
         t->is_train ? "; training steps under " : "", t->is_train ? t->policy : "");
-    mp_table_write(table, o);
+    mp_table_show(table, style, o);
     mp_table_free(table);
 }
 

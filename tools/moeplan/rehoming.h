@@ -21,8 +21,9 @@ struct rehoming_table;
  * 1's. *out is NULL without --rehome. */
 enum mp_status rehoming_run(struct rehoming_table **out, const struct setup *s, const struct score *score,
                             struct mp_error *err) MP_MUST_CHECK;
-void rehoming_text(const struct rehoming_table *t, struct mp_out *o); /* nothing where t is NULL */
-json_t *rehoming_json(const struct rehoming_table *t);                /* an array; NULL = out of memory */
+/* Nothing where t is NULL. */
+void rehoming_text(const struct rehoming_table *t, const struct mp_style *style, struct mp_out *o);
+json_t *rehoming_json(const struct rehoming_table *t); /* an array; NULL = out of memory */
 void rehoming_free(struct rehoming_table *t);
 
 #endif

@@ -373,17 +373,6 @@ enum mp_status tool_keep_inputs(const struct opts *o, const struct args *args, s
     return MP_OK;
 }
 
-enum mp_status tool_write_no(const char *schema, const char *outcome, const char *note, struct mp_error *err) {
-    struct mp_out *out;
-    enum mp_status status = mp_out_open(&out, "-", err);
-    if (status != MP_OK)
-        return status;
-    json_t *root = json_pack("{s:s,s:i,s:s,s:s}", "schema", schema, "version", 1, "outcome", outcome, "note", note);
-    mp_json_write(root, out);
-    json_decref(root);
-    return mp_out_commit(out, err);
-}
-
 /* ---- what is it? ---- */
 
 /* The word after "schema: moeplan." at the start of a line of the head, or "". */

@@ -58,13 +58,19 @@ enum mp_stage_mode tool_stages(const struct opts *o); /* --stages */
 enum mp_status tool_check_strict(const struct opts *o, struct mp_error *err) MP_MUST_CHECK;
 enum mp_objective tool_objective(const struct opts *o);
 
+/* Standard output for a result: what is written there, JSON for --json and CSV, becomes what --format says when it is
+ * closed. tool_close_result ends the writer in either case. */
+enum mp_status tool_open_result(struct mp_out **out, const struct opts *o, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status tool_close_result(struct mp_out *out, const struct opts *o, struct mp_error *err) MP_MUST_CHECK;
+const char *tool_format_name(const struct opts *o); /* "--json", "--format csv": for messages */
+
 /* Can `path` be written (its folder is there, it is no folder, device or pipe itself)? Asked before long work. "-"
  * always can. */
 enum mp_status tool_check_output(const char *path, struct mp_error *err) MP_MUST_CHECK;
 /* MP_EUSAGE when a result (-o, --out-b) is to replace a file that the verb reads. */
 enum mp_status tool_keep_inputs(const struct opts *o, const struct args *args, struct mp_error *err) MP_MUST_CHECK;
 /* The object that --json prints when the answer is no: {schema, version, outcome: "infeasible" | "refused", note}. */
-enum mp_status tool_write_no(const char *schema, const char *outcome, const char *note,
+enum mp_status tool_write_no(const struct opts *o, const char *schema, const char *outcome, const char *note,
                              struct mp_error *err) MP_MUST_CHECK;
 /* What kind of thing a command-line word is. */
 enum tool_kind { TOOL_TRACE, TOOL_PLAN, TOOL_PLACEMENT, TOOL_TOPOLOGY, TOOL_MODEL };

@@ -501,7 +501,7 @@ static void memory_text(const struct works *w, struct mp_out *o) {
     mp_out_printf(o, ", activations %s)\n", mp_human_bytes((double)m->activation_bytes, a));
 }
 
-void training_text(const struct training *t, bool is_markdown, struct mp_out *o) {
+void training_text(const struct training *t, const struct mp_style *style, struct mp_out *o) {
     char buf[32], of_base[MP_MAX_NAME + 32];
     struct mp_table *table = mp_table_new();
     const struct row *base = t->base == MP_NONE ? NULL : &t->rows[t->base];
@@ -543,10 +543,7 @@ void training_text(const struct training *t, bool is_markdown, struct mp_out *o)
     mp_out_printf(o, "\n%straining steps (docs/TRAINING.md), mean of %u; %s chosen on %s\n\n",
                   t->is_lossy ? "LOSSY: " : "", t->n_scored,
                   t->is_compare ? "each under its own policy," : "the searched policy was", t->searched_on);
-    if (is_markdown)
-        mp_table_write_markdown(table, o);
-    else
-        mp_table_write(table, o);
+    mp_table_show(table, style, o);
     mp_table_free(table);
     if (!t->is_compare)
         memory_text(&t->works, o);

@@ -29,7 +29,7 @@ enum mp_status training_run(struct training **out, const struct setup *s, const 
  * or MP_NONE. *out is NULL unless the phase is train. */
 enum mp_status training_compare(struct training **out, const struct setup *s, const struct score *scores, uint32_t n,
                                 uint32_t base, struct mp_error *err) MP_MUST_CHECK;
-void training_text(const struct training *t, bool is_markdown, struct mp_out *o);
+void training_text(const struct training *t, const struct mp_style *style, struct mp_out *o);
 /* The section of a plan in a line: "training: searched, ...". buf of at least 200. */
 const char *training_describe(const struct mp_plan *plan, char *buf, size_t size);
 json_t *training_section_json(const struct mp_plan *plan); /* null where it has none */

@@ -175,7 +175,7 @@ static void test_exec__the_report_says_how_stages_were_run(void **state) {
                 CHECK_OK(mp_out_open_memory(&json, &err), err);
                 for (size_t i = 0; i < r->n_parts && is_coupled; i++)
                     r->parts[i].mode = MP_STAGE_COUPLED;
-                mp_exec_write_text(r, &t.in, text);
+                mp_exec_write_text(r, &t.in, NULL, text);
                 mp_out_write(text, "", 1);
                 mp_exec_write_json(r, &t.in, json);
                 mp_out_write(json, "", 1);
@@ -357,7 +357,7 @@ static enum mp_status run_once(void *ctx, struct mp_error *err) {
         return status;
     status = mp_out_open_memory(&o, err);
     if (status == MP_OK) {
-        mp_exec_write_text(r, &t->in, o);
+        mp_exec_write_text(r, &t->in, NULL, o);
         mp_exec_write_timeline(r, &t->in, o);
         status = mp_out_commit(o, err);
     }

@@ -403,7 +403,7 @@ static enum mp_status run_once(void *ctx, struct mp_error *err) {
         return status;
     status = mp_out_open_memory(&o, err);
     if (status == MP_OK) {
-        mp_exec_write_text(r, &t->in, o);
+        mp_exec_write_text(r, &t->in, NULL, o);
         mp_exec_write_json(r, &t->in, o);
         status = mp_out_commit(o, err);
     }
