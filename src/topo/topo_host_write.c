@@ -248,10 +248,10 @@ static enum mp_status set_net(struct shape *s, struct mp_error *err) {
         is_known = is_known && h->nics[i].bytes_per_s > 0;
     if ((h->n_nics == 0 || !is_known) && s->in->gpu == NULL)
         return mp_fail_at(err, MP_EINPUT, s->in->path, 0, 0,
-                          "the file %s, which %u hosts are joined by (write the built-in GPU behind a colon, for "
-                          "instance %s:h100, to take that GPU's usual NIC)",
+                          "the file %s, which %u hosts are joined by (write the built-in GPU behind a colon, %s:%s, "
+                          "to take that GPU's usual NIC)",
                           h->n_nics == 0 ? "has no NICs" : "does not say how fast its NICs are", s->in->n_hosts,
-                          s->in->path);
+                          s->in->path, h->gpus[0].device->preset);
     s->net_latency_ns = s->usual.nic_latency_ns;
     if (h->n_nics == 0) {
         for (uint32_t g = 0; g < h->n_gpus; g++)
@@ -322,8 +322,10 @@ static void put_port(struct mp_out *o, const char *level, struct port p) {
         mp_out_printf(o, "%s: {rate: %" PRIu64 " B/s, shared: n%u}", level, p.bytes_per_s, p.shared);
 }
 
+/* The device knows its memory too. */
 static const char *type_of(const struct shape *s, uint32_t gpu) {
-    return s->in->gpu != NULL ? s->in->gpu : s->h->gpus[gpu].device->name;
+    const struct topo_device *d = s->h->gpus[gpu].device;
+    return d != NULL ? d->name : s->in->gpu;
 }
 
 static void put_gpus(const struct shape *s, struct mp_out *o, uint32_t first, uint32_t end, const char *indent) {
@@ -359,9 +361,9 @@ static void put_groups(const struct shape *s, struct mp_out *o, uint32_t first, 
 static void put_types(const struct shape *s, struct mp_out *o) {
     const struct topo_host *h = s->h;
     bool is_first = true;
-    for (uint32_t g = 0; g < h->n_gpus && s->in->gpu == NULL; g++) {
+    for (uint32_t g = 0; g < h->n_gpus; g++) {
         const struct topo_device *d = h->gpus[g].device;
-        bool is_new = d->changes != NULL;
+        bool is_new = d != NULL && d->changes != NULL;
         for (uint32_t k = 0; k < g && is_new; k++)
             is_new = h->gpus[k].device != d;
         if (!is_new)
@@ -433,6 +435,13 @@ static enum mp_status check_types(struct topo_host *h, const struct topo_source 
     char why[64] = "which GPUs these are";
     if (in->gpu != NULL) {
         enum mp_status status = topo_source_gpu(in, why, h->arena, &type, usual, err);
+        for (uint32_t g = 0; g < h->n_gpus && status == MP_OK; g++)
+            if (h->gpus[g].device != NULL && strcmp(h->gpus[g].device->preset, in->gpu) != 0)
+                return mp_fail_at(err, MP_EINPUT, in->path, 0, 0,
+                                  "GPU %u is PCI device %04x:%04x, %s, and not %s (write nothing behind the name, or "
+                                  ":%s)",
+                                  g, h->gpus[g].device->vendor, h->gpus[g].device->device, h->gpus[g].device->name,
+                                  in->gpu, h->gpus[g].device->preset);
         for (size_t i = 0; i < sizeof known / sizeof *known && status == MP_OK; i++)
             for (uint32_t g = 0; g < h->n_gpus && strcmp(known[i].preset, in->gpu) == 0; g++)
                 if (h->gpus[g].sm != 0 && h->gpus[g].sm != known[i].sm)

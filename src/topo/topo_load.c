@@ -240,7 +240,7 @@ static void put_name(const struct spec *s, char *name, size_t size) {
     char count[24] = "";
     if (s->has_n_hosts)
         snprintf(count, sizeof count, "%llux", (unsigned long long)s->n_hosts);
-    snprintf(name, size, "%s%s%s%s", count, slash != NULL ? slash + 1 : s->path, s->gpu != NULL ? ":" : "",
+    snprintf(name, size, "%s%.120s%s%.100s", count, slash != NULL ? slash + 1 : s->path, s->gpu != NULL ? ":" : "",
              s->gpu != NULL ? s->gpu : "");
     for (char *c = name; !mp_is_text(name, strlen(name)) && *c != '\0'; c++)
         if ((unsigned char)*c < 0x20 || (unsigned char)*c >= 0x7f)

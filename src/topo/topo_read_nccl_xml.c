@@ -23,7 +23,7 @@ struct reader {
     uint32_t *pci_hosts; /* [pci] */
     const struct mp_xml **pci_xml;
     uint32_t room_pci, room_gpus;
-    bool has_gpu_elements, has_c2c, has_speed_missing;
+    bool has_gpu_elements, has_c2c;
     uint32_t n_without_rank;
 };
 
@@ -390,7 +390,7 @@ static enum mp_status read_host(struct reader *r, const struct mp_xml *cpu, uint
 
 static enum mp_status add_cpu(struct reader *r, const struct mp_xml *e) {
     enum mp_status status;
-    uint32_t host;
+    uint32_t host = 0;
     if (r->h.n_cpus == TOPO_HOST_MAX_CPUS)
         return mp_fail_at(r->err, MP_ELIMIT, r->d->path, e->line, e->column, "more than %d CPUs", TOPO_HOST_MAX_CPUS);
     MP_TRY(read_host(r, e, &host));
@@ -526,7 +526,7 @@ static bool has_gpu(const struct mp_xml *e) {
     return false;
 }
 
-static enum mp_status read_system(struct reader *r, const struct topo_source *in) {
+static enum mp_status read_system(struct reader *r) {
     enum mp_status status;
     const struct mp_xml *root = r->d->root;
     const struct mp_xml_attribute *version;
@@ -548,7 +548,7 @@ static enum mp_status read_system(struct reader *r, const struct topo_source *in
                            "has no GPUs (write a pci with class=\"0x030200\" for each, or dump the file where there "
                            "are GPUs: NCCL_TOPO_DUMP_FILE)");
     MP_TRY(check_busids(r));
-    topo_host_note(&r->h, "NCCL topology file %s, %u GPU%s and %u NIC port%s%s", in->name, r->h.n_gpus,
+    topo_host_note(&r->h, "NCCL topology XML: %u GPU%s, %u NIC port%s%s", r->h.n_gpus,
                    r->h.n_gpus == 1 ? "" : "s", r->h.n_nics, r->h.n_nics == 1 ? "" : "s",
                    r->has_gpu_elements ? ", GPUs by rank" : "; partial, GPUs by bus id");
     if (r->h.n_hosts > 1)
@@ -579,7 +579,7 @@ static enum mp_status read(const struct topo_source *in, struct mp_out *yaml, st
     }
     MP_TRY(mp_xml_parse_text(&d, in->path, in->text, in->size, err));
     r->d = d;
-    MP_TRY(read_system(r, in));
+    MP_TRY(read_system(r));
     MP_TRY(topo_host_write(&r->h, in, yaml, err));
 out:
     mp_free(r->hashes);
