@@ -177,15 +177,17 @@ class Pipes(Case):
         self.assertEqual(done.returncode, 0, done.stderr.decode())
         self.assertEqual((self.folder / "o.mpt").read_bytes(), pathlib.Path(DECODE).read_bytes())
 
-    def test_topologies_of_other_programs_are_named(self):
-        for name, text, what in (("t.xml", '<system version="1">\n  <cpu numaid="0">\n', "an NCCL topology file"),
-                                 ("t.yml", "topology: [ Ring ]\nnpus_count: [ 8 ]\nbandwidth: [ 50.0 ]\n", "an ASTRA-sim network file"),
-                                 ("t.json", '{"gpus_per_node": 8, "alpha": 0.3, "node_betas_list": [23]}\n', "a TACCL topology file"),
-                                 ("r.json", '{"rank_cost_matrix": [[0.0, 1.0], [1.0, 0.0]]}\n', "SGLang's matrix of rank costs"),
-                                 ("s.txt", "        GPU0    GPU1    CPU Affinity\nGPU0     X      NV8     0-63\n", "the output of nvidia-smi topo -m")):
-            (self.folder / name).write_text(text)
-            for arguments in (["inspect", name], ["plan", DECODE, name, *STEPS, "-o", "p.yaml"]):
-                self.assertIn(f"looks like {what}, which this version does not read", self.expect(3, *arguments).stderr.decode())
+    def test_topologies_of_other_programs_are_read(self):
+        (self.folder / "t.xml").write_text('<system version="1">\n  <cpu numaid="0">\n')
+        for arguments in (["inspect", "t.xml"], ["inspect", "4xt.xml:h100"], ["plan", DECODE, "4xt.xml", *STEPS, "-o", "p.yaml"]):
+            self.assertIn("moeplan: t.xml:3:1: not well-formed XML", self.expect(3, *arguments).stderr.decode())
+        self.assertIn("moeplan: none.xml: cannot open", self.expect(4, "inspect", "4xnone.xml:h100").stderr.decode())
+        # The result does not replace its input, whatever stands around the name.
+        (self.folder / "t.xml").write_text('<system version="1"><cpu><pci busid="0:1:0.0" class="0x0302"/></cpu></system>')
+        self.assertIn("would replace its own input", self.expect(2, "plan", DECODE, "4xt.xml:h100", *STEPS, "-o", "t.xml").stderr.decode())
+        self.expect(0, "convert", "4xt.xml:h100", "t.yaml")
+        want = json.loads(self.expect(0, "inspect", "4xt.xml:h100", "--json").stdout)["facts"]
+        self.assertEqual(json.loads(self.expect(0, "inspect", "t.yaml", "--json").stdout)["facts"], want)
 
 
 class Streams(Case):

@@ -60,8 +60,11 @@ static enum mp_status convert_topology(const char *in, const struct opts *o, str
         return status;
     char lost[2048];
     status = mp_topology_write_as(t, o->to != NULL ? o->to : "yaml", file, lost, sizeof lost, err);
-    for (char *line = strtok(lost, "\n"); status == MP_OK && line != NULL; line = strtok(NULL, "\n"))
-        tool_note(o, "%s: %s", in, line);
+    for (const char *line = lost; status == MP_OK && *line != '\0'; line += strspn(line, "\n")) {
+        const size_t n = strcspn(line, "\n");
+        tool_note(o, "%s: %.*s", in, (int)n, line);
+        line += n;
+    }
     snprintf(text, size, "topology: %u GPU%s in %u node%s", t->n_gpus, tool_s(t->n_gpus), mp_topology_n_nodes(t),
              tool_s(mp_topology_n_nodes(t)));
     mp_topology_free(t);

@@ -54,7 +54,6 @@ static enum mp_status load(struct migrate *g, const struct args *args, struct mp
     if (g->o->model != NULL)
         MP_TRY(mp_model_load(&g->model, g->o->model, &g->o->limits, err));
     if (topology != NULL) {
-        MP_TRY(tool_check_topology(topology, err));
         MP_TRY(mp_topology_load(&g->topology, topology, &g->o->limits, err));
     }
     for (int i = 0; i < 2; i++) {

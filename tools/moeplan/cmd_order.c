@@ -190,7 +190,6 @@ static void find_best(struct job *j) {
 static enum mp_status load(struct job *j, const char *matrix, const char *topology, struct mp_error *err) {
     const struct opts *o = j->o;
     enum mp_status status = MP_OK;
-    MP_TRY(tool_check_topology(topology, err));
     MP_TRY(mp_topology_load(&j->topology, topology, &o->limits, err));
     MP_TRY(mp_matrix_load(&j->matrix, matrix, o->input_format, 0, &o->limits, err));
     const size_t n = j->matrix->n;

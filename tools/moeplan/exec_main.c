@@ -325,7 +325,6 @@ static enum mp_status load_matrix(struct setup *s, const struct opts *o, const c
                         .sim = {.stage_mode = o->stage_barrier   ? (int)MP_STAGE_BARRIER
                                               : o->stage_coupled ? (int)MP_STAGE_COUPLED
                                                                  : -1}};
-    MP_TRY(tool_check_topology(topology, err));
     MP_TRY(mp_topology_load(&s->topology, topology, &o->limits, err));
     MP_TRY(mp_matrix_load(matrix, path, NULL, 0, &o->limits, err));
     const size_t n = (*matrix)->n;
@@ -495,7 +494,6 @@ static enum mp_status calibration_topology(struct mp_topology **out, const struc
         snprintf(text, sizeof text, "%llu:h100", (unsigned long long)n);
         given = text;
     }
-    MP_TRY(tool_check_topology(given, err));
     status = mp_topology_load(out, given, &o->limits, err);
 out:
     return status;

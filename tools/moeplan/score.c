@@ -29,7 +29,6 @@ enum mp_status setup_load(struct setup *s, const struct opts *o, const char *tra
         return mp_nomem(err, "reading options");
     MP_TRY(tool_settings(&s->settings, &s->n_settings, o, s->arena, err));
     /* The small inputs first, so that their mistakes show at once. */
-    MP_TRY(tool_check_topology(topology, err));
     MP_TRY(mp_topology_load(&s->topology, topology, &o->limits, err));
     MP_TRY(tool_load_trace(&s->trace, trace, o, err));
     MP_TRY(tool_load_model(&s->model, o, s->trace, err));

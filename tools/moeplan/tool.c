@@ -481,47 +481,6 @@ static enum mp_status keep_pipe(const char *spec, struct mp_error *err) {
     return status;
 }
 
-/* Topologies of other programs, which are named and not read. NULL = none of them. */
-static const char *foreign_topology(const struct mp_in *in) {
-    static const struct {
-        const char *first, *second, *name;
-    } known[] = {
-        {"<system version", "<cpu ", "an NCCL topology file"},
-        {"<topology", "<object type=", "an hwloc topology file"},
-        {"npus_count:", "bandwidth:", "an ASTRA-sim network file"},
-        {"\"gpus_per_node\"", "\"alpha\"", "a TACCL topology file"},
-        {"\"rank_cost_matrix\"", "[", "SGLang's matrix of rank costs"},
-        {"GPU0", "CPU Affinity", "the output of nvidia-smi topo -m"},
-    };
-    size_t n = in->size < 65536 ? in->size : 65536;
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (memmem(in->data, n, known[i].first, strlen(known[i].first)) != NULL &&
-            memmem(in->data, n, known[i].second, strlen(known[i].second)) != NULL)
-            return known[i].name;
-    return NULL;
-}
-
-static enum mp_status refuse_foreign(const char *spec, const struct mp_in *in, struct mp_error *err) {
-    const char *name = mp_topology_detect(in) == NULL ? foreign_topology(in) : NULL;
-    if (name == NULL)
-        return MP_OK;
-    return mp_fail_at(err, MP_EINPUT, spec, 0, 0,
-                      "looks like %s, which this version does not read (write a YAML, topologies/FORMAT.md)", name);
-}
-
-enum mp_status tool_check_topology(const char *spec, struct mp_error *err) {
-    struct stat st;
-    struct mp_in *in;
-    if (stat(spec, &st) != 0 || !S_ISREG(st.st_mode))
-        return MP_OK;
-    enum mp_status status = mp_in_open(&in, spec, 0, err);
-    if (status != MP_OK)
-        return status;
-    status = refuse_foreign(spec, in, err);
-    mp_in_close(in);
-    return status;
-}
-
 enum mp_status tool_kind_of(enum tool_kind *out, const char *spec, const struct opts *o, struct mp_error *err) {
     struct stat st;
     bool exists = strcmp(spec, "-") == 0 || stat(spec, &st) == 0;
@@ -566,8 +525,6 @@ enum mp_status tool_kind_of(enum tool_kind *out, const char *spec, const struct 
         *out = TOOL_TRACE;
     else if (mp_topology_detect(in) != NULL)
         *out = TOOL_TOPOLOGY;
-    else if (foreign_topology(in) != NULL)
-        status = refuse_foreign(spec, in, err);
     else if (recording > 0) /* by the ending of its name only */
         *out = TOOL_TRACE;
     else /* nobody knows it: the reader of its extension says what is wrong */

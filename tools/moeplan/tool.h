@@ -25,8 +25,6 @@ enum mp_status tool_load_trace_changed(struct mp_trace **out, const char *path, 
  * there can be, one request) and is named in *missing. */
 enum mp_status tool_load_trace_with_gaps(struct mp_trace **out, const char *path, const struct opts *o,
                                          struct mp_trace_missing *missing, struct mp_error *err) MP_MUST_CHECK;
-/* Refuses topology files of other programs by their name. */
-enum mp_status tool_check_topology(const char *spec, struct mp_error *err) MP_MUST_CHECK;
 const char *tool_s(uint64_t n); /* plural ending: "" for one, else "s" */
 /* --model, else the preset that the trace names, else a generic one. Checks experts and layers against
  * the trace. */

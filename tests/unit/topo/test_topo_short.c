@@ -115,70 +115,6 @@ static void test_topo_short__names_and_files(void **state) {
     mp_topology_free(t);
 }
 
-/* [N x]FILE[:GPU]: the file that is meant, and a message that names it. */
-static void test_topo_load__names_the_file(void **state) {
-    (void)state;
-    static const struct {
-        const char *spec, *path; /* NULL = no file is meant */
-    } cases[] = {{"4xmissing.xml", "missing.xml"},
-                 {"4xmissing.xml:h100", "missing.xml"},
-                 {"missing.xml:h100", "missing.xml"},
-                 {"topology.conf:8:h100", "topology.conf"},
-                 {"4x/no/such:a:b", "/no/such"},
-                 {"4x8:h100", NULL},
-                 {"8:h100", NULL},
-                 {"nvl72", NULL},
-                 {"4xnvl72", NULL},
-                 {"", NULL}};
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        char path[256];
-        struct mp_error err = {0};
-        struct mp_topology *t;
-        assert_int_equal(mp_topology_file(cases[i].spec, path, sizeof path), cases[i].path != NULL);
-        if (cases[i].path == NULL)
-            continue;
-        assert_string_equal(path, cases[i].path);
-        assert_int_equal(mp_topology_load(&t, cases[i].spec, NULL, &err), MP_EIO);
-        assert_string_equal(err.path, cases[i].path);
-        assert_null(t);
-    }
-}
-
-/* A file of exactly that name first; then the longest that exists; moeplan's own files take neither N nor a GPU. */
-static void test_topo_load__finds_the_file(void **state) {
-    (void)state;
-    const char *plain = source_path("topologies/nvl72.yaml");
-    char spec[600], path[600], colon[600];
-    struct mp_error err = {0};
-    struct mp_topology *t;
-    snprintf(colon, sizeof colon, "%s", temp_path("a:b.yaml"));
-    struct mp_out *o;
-    CHECK_OK(mp_out_open(&o, colon, &err), err);
-    mp_out_puts(o, "nothing\n");
-    CHECK_OK(mp_out_commit(o, &err), err);
-    snprintf(spec, sizeof spec, "4x%.500s:h100", colon);
-    assert_true(mp_topology_file(spec, path, sizeof path));
-    assert_string_equal(path, colon);
-    assert_false(mp_topology_file(spec, path, strlen(colon)));
-    static const char *const wrong[][2] = {
-        {"4x%s", "says itself how many hosts"},     {"%s:h100", "says itself how many hosts"},
-        {"%s:", "nothing stands behind the colon"}, {"0x%s", "the number of hosts"},
-        {"4097x%s", "the number of hosts"},         {"99999999999999999999x%s", "the number of hosts"}};
-    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
-        const char *mark = strstr(wrong[i][0], "%s");
-        snprintf(spec, sizeof spec, "%.*s%s%s", (int)(mark - wrong[i][0]), wrong[i][0], plain, mark + 2);
-        mp_error_clear(&err);
-        assert_int_equal(mp_topology_load(&t, spec, NULL, &err), MP_EINPUT);
-        assert_string_equal(err.path, plain);
-        if (strstr(err.message, wrong[i][1]) == NULL)
-            fail_msg("%s: %s", spec, err.message);
-    }
-    snprintf(spec, sizeof spec, "4x%.500s:h100", colon);
-    mp_error_clear(&err);
-    assert_int_equal(mp_topology_load(&t, spec, NULL, &err), MP_EINPUT);
-    assert_non_null(strstr(err.message, "is not a topology of another program"));
-}
-
 /* Every figure of a built-in GPU says where it comes from. */
 static void check_sources(const struct mp_yaml *map, const char *file) {
     static const char *const words[] = {"schema", "version", "name", "summary", "source"};
@@ -258,8 +194,6 @@ int main(void) {
         cmocka_unit_test(test_topo_short__figures),
         cmocka_unit_test(test_topo_short__refused_with_the_place),
         cmocka_unit_test(test_topo_short__names_and_files),
-        cmocka_unit_test(test_topo_load__names_the_file),
-        cmocka_unit_test(test_topo_load__finds_the_file),
         cmocka_unit_test(test_topo_short__gpus_have_sources),
         cmocka_unit_test(test_topo_short__gpus_agree_with_data_sheets),
     };
