@@ -67,6 +67,10 @@ enum mp_status trace_names_to_builder(const struct trace_names *l, struct mp_tra
                                       struct mp_error *err) MP_MUST_CHECK;
 void trace_names_clear(struct trace_names *l);
 
+/* Leaves out the layers of a new trace of tokens in which no token uses an expert: dense ones, where a format has a row
+ * for every layer. Says so. MP_EINPUT when that is all of them. */
+enum mp_status trace_drop_empty_layers(struct mp_trace *t, struct mp_error *err) MP_MUST_CHECK;
+
 /* Says something about how a recording was read, behind what was said before. */
 enum mp_status trace_note(struct mp_trace *t, struct mp_error *err, const char *fmt, ...) MP_PRINTF(3, 4) MP_MUST_CHECK;
 

@@ -243,6 +243,10 @@ static enum mp_status read_tokens(struct mp_trace **out, struct source *s, const
     struct mp_trace_builder *done = b;
     b = NULL;
     MP_TRY(mp_trace_builder_finish(done, NULL, out, err));
+    if (h->is_signed && (status = trace_drop_empty_layers(*out, err)) != MP_OK) {
+        mp_trace_free(*out);
+        *out = NULL;
+    }
 out:
     mp_trace_builder_free(b);
     request_table_clear(&table);
