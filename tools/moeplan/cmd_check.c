@@ -6,12 +6,13 @@
  *           and the old one, are scored on the same steps of the other half; worth it when the whole 95 % interval of
  *           the gain is above --threshold. Ceiling: the bound for a plan of every single step (docs/BOUNDS.md 2.4). */
 #include "score.h"
+#include "verb_json.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum check_answer { CHECK_GOOD, CHECK_STALE, CHECK_UNKNOWN, CHECK_DRIFT_ONLY };
-enum { SHOWN_LAYERS = 5 };
+enum { SHOWN_LAYERS = 5, THRESHOLD_PPM = 10000 };
 
 struct check {
     const struct opts *o;
@@ -276,19 +277,58 @@ static json_t *drift_json(const struct check *c) {
                      layers);
 }
 
-static void write_json(const struct check *c, struct mp_out *out) {
+static json_t *check_json(const struct check *c) {
     static const char *const answers[] = {"good", "plan again", "cannot tell", "drift only"};
     const bool has_steps = c->scores[NEW].result != NULL;
-    json_t *root = json_pack("{s:s,s:i,s:s,s:s,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "schema", "moeplan.check",
-                             "version", 1, "answer", answers[c->answer], "verdict", c->verdict, "threshold",
-                             mp_json_finite((double)c->own.threshold_ppm / 1e6), "evaluated_on",
-                             has_steps ? json_string(c->s.evaluated_on) : json_null(), "drift", drift_json(c), "change",
-                             has_steps ? mp_json_finite(c->change) : json_null(), "change_interval",
-                             mp_interval_json(&c->scores[NEW].against_base), "ceiling_ns",
-                             has_steps ? json_integer((json_int_t)c->scores[OLD].result->residual_ns) : json_null(),
-                             "ceiling_change", has_steps ? mp_json_finite(-ceiling_of(c)) : json_null(), "old",
-                             has_steps ? mp_scored_json(&c->scores[OLD].shown, c->s.workload) : json_null(), "new",
-                             has_steps ? mp_scored_json(&c->scores[NEW].shown, c->s.workload) : json_null());
+    return json_pack("{s:s,s:i,s:s,s:s,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "schema", "moeplan.check", "version", 1,
+                     "answer", answers[c->answer], "verdict", c->verdict, "threshold",
+                     mp_json_finite((double)c->own.threshold_ppm / 1e6), "evaluated_on",
+                     has_steps ? json_string(c->s.evaluated_on) : json_null(), "drift", drift_json(c), "change",
+                     has_steps ? mp_json_finite(c->change) : json_null(), "change_interval",
+                     mp_interval_json(&c->scores[NEW].against_base), "ceiling_ns",
+                     has_steps ? json_integer((json_int_t)c->scores[OLD].result->residual_ns) : json_null(),
+                     "ceiling_change", has_steps ? mp_json_finite(-ceiling_of(c)) : json_null(), "old",
+                     has_steps ? mp_scored_json(&c->scores[OLD].shown, c->s.workload) : json_null(), "new",
+                     has_steps ? mp_scored_json(&c->scores[NEW].shown, c->s.workload) : json_null());
+}
+
+static void free_check(struct check *c) {
+    mp_drift_free(c->drift);
+    for (int i = 0; i < 2; i++)
+        score_free(&c->scores[i]);
+    setup_free(&c->s);
+}
+
+/* Drift and steps of a plan on a recording, and the answer. */
+static enum mp_status check_with_topology(struct check *c, const char *plan, const char *trace, const char *topology,
+                                          struct mp_error *err) {
+    enum mp_status status = MP_OK;
+    MP_TRY(setup_load(&c->s, &c->own, trace, topology, err));
+    MP_TRY(score_load(&c->scores[OLD], &c->s, plan, err));
+    MP_TRY(measure_drift(c, c->scores[OLD].plan, plan, err));
+    MP_TRY(compare_steps(c, plan, err));
+    judge(c);
+out:
+    return status;
+}
+
+enum mp_status check_object(json_t **out, const struct opts *o, const char *plan, const char *trace,
+                            const char *topology, struct mp_error *err) {
+    struct check c = {.o = o, .own = *o};
+    *out = NULL;
+    c.own.threshold_ppm = THRESHOLD_PPM;
+    enum mp_status status = check_with_topology(&c, plan, trace, topology, err);
+    if (status == MP_OK) {
+        *out = check_json(&c);
+        if (*out == NULL)
+            status = mp_nomem(err, "check");
+    }
+    free_check(&c);
+    return status;
+}
+
+static void write_json(const struct check *c, struct mp_out *out) {
+    json_t *root = check_json(c);
     mp_json_write(root, out);
     json_decref(root);
 }
@@ -300,7 +340,7 @@ enum mp_status cmd_check(const struct opts *o, const struct args *args, int *exi
     const char *topology = args->n > 2 ? args->value[2] : NULL;
     enum mp_status status = MP_OK;
     if (!o->is_set[OPT_THRESHOLD])
-        c.own.threshold_ppm = 10000;
+        c.own.threshold_ppm = THRESHOLD_PPM;
     status = tool_check_strict(o, err);
     if (status != MP_OK)
         return status;
@@ -320,13 +360,10 @@ enum mp_status cmd_check(const struct opts *o, const struct args *args, int *exi
         c.s.o = &c.own;
         MP_TRY(tool_load_trace(&c.s.trace, args->value[1], o, err));
         MP_TRY(measure_drift(&c, peek, args->value[0], err));
+        judge(&c);
     } else {
-        MP_TRY(setup_load(&c.s, &c.own, args->value[1], topology, err));
-        MP_TRY(score_load(&c.scores[OLD], &c.s, args->value[0], err));
-        MP_TRY(measure_drift(&c, c.scores[OLD].plan, args->value[0], err));
-        MP_TRY(compare_steps(&c, args->value[0], err));
+        MP_TRY(check_with_topology(&c, args->value[0], args->value[1], topology, err));
     }
-    judge(&c);
     if (o->strict && c.answer == CHECK_STALE)
         *exit_code = 1;
     MP_TRY(tool_open_result(&out, o, err));
@@ -336,10 +373,7 @@ enum mp_status cmd_check(const struct opts *o, const struct args *args, int *exi
         write_text(&c, out);
     status = tool_close_result(out, o, err);
 out:
-    mp_drift_free(c.drift);
     mp_plan_free(peek);
-    for (int i = 0; i < 2; i++)
-        score_free(&c.scores[i]);
-    setup_free(&c.s);
+    free_check(&c);
     return status;
 }

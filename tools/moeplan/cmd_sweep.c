@@ -6,6 +6,7 @@
  *           (src/report/knee.c). */
 #include "score.h"
 #include "sweep_axes.h"
+#include "verb_json.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -470,56 +471,83 @@ static json_t *curve_json(const struct sweep *w, uint32_t c, const struct point 
                      "within_noise", (int)f.is_noise, "verdict", f.text);
 }
 
-static void write_json(const struct sweep *w, const struct point **at, struct mp_out *o) {
+static json_t *sweep_json(const struct sweep *w, const struct point **at) {
     json_t *points = json_array(), *curves = json_array();
     for (uint32_t i = 0; i < w->n; i++)
         (void)json_array_append_new(points, point_json(w, &w->points[i]));
     for (uint32_t c = 0; c < n_curves(w); c++)
         (void)json_array_append_new(curves, curve_json(w, c, at));
-    json_t *root = json_pack(
-        "{s:s,s:i,s:s,s:s,s:s,s:s,s:I,s:b,s:I,s:s,s:o,s:o,s:o}", "schema", "moeplan.sweep", "version", 1, "model",
-        w->base.model->name, "strategy", w->o->strategy, "split", w->o->split, "evaluated_on",
-        strcmp(w->o->split, "none") == 0 ? "planning data" : "held-out", "context", (json_int_t)w->o->context,
-        "synthetic", (int)w->base.trace->is_synthetic, "seed", (json_int_t)w->o->seed, "along",
-        w->axes.axis[w->axes.along].name, "interval_note",
-        w->no_interval != NULL ? json_string(w->no_interval) : json_null(), "points", points, "curves", curves);
-    mp_json_write(root, o);
-    json_decref(root);
+    return json_pack("{s:s,s:i,s:s,s:s,s:s,s:s,s:I,s:b,s:I,s:s,s:o,s:o,s:o}", "schema", "moeplan.sweep", "version", 1,
+                     "model", w->base.model->name, "strategy", w->o->strategy, "split", w->o->split, "evaluated_on",
+                     strcmp(w->o->split, "none") == 0 ? "planning data" : "held-out", "context",
+                     (json_int_t)w->o->context, "synthetic", (int)w->base.trace->is_synthetic, "seed",
+                     (json_int_t)w->o->seed, "along", w->axes.axis[w->axes.along].name, "interval_note",
+                     w->no_interval != NULL ? json_string(w->no_interval) : json_null(), "points", points, "curves",
+                     curves);
+}
+
+/* Plans and scores every point. *at: room for the points of a curve. */
+static enum mp_status run(struct sweep *w, const struct point ***at, const char *trace, const char *topology,
+                          struct mp_error *err) {
+    struct mp_split split;
+    struct mp_part a = {0}, b = {0};
+    enum mp_status status = sweep_axes_of(&w->axes, w->o, err);
+    if (status != MP_OK)
+        return status;
+    MP_TRY(setup_load(&w->base, w->o, trace, topology, err));
+    /* What is wrong with the split is wrong with every point. */
+    MP_TRY(mp_split_parse(&split, w->o->split, w->o->seed, err));
+    MP_TRY(mp_part_split(&a, &b, w->base.trace, &split, err));
+    MP_TRY(run_points(w, topology, err));
+    *at = mp_calloc(w->n, sizeof **at);
+    if (*at == NULL)
+        status = mp_nomem(err, "sweep");
+out:
+    mp_part_free(&a);
+    mp_part_free(&b);
+    return status;
+}
+
+static void free_sweep(struct sweep *w, const struct point **at) {
+    mp_free(at);
+    mp_free(w->points);
+    setup_free(&w->base);
+}
+
+enum mp_status sweep_object(json_t **out, bool *any, const struct opts *o, const char *trace, const char *topology,
+                            struct mp_error *err) {
+    struct sweep w = {.o = o};
+    const struct point **at = NULL;
+    *out = NULL;
+    enum mp_status status = run(&w, &at, trace, topology, err);
+    if (status == MP_OK) {
+        *any = w.n_known > 0;
+        *out = sweep_json(&w, at);
+        if (*out == NULL)
+            status = mp_nomem(err, "sweep");
+    }
+    free_sweep(&w, at);
+    return status;
 }
 
 enum mp_status cmd_sweep(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
     struct sweep w = {.o = o};
     struct mp_out *out = NULL;
     const struct point **at = NULL;
-    struct mp_split split;
-    struct mp_part a = {0}, b = {0};
     enum mp_status status = MP_OK;
-    status = sweep_axes_of(&w.axes, o, err);
-    if (status != MP_OK)
-        return status;
-    MP_TRY(setup_load(&w.base, o, args->value[0], args->value[1], err));
-    /* What is wrong with the split is wrong with every point. */
-    MP_TRY(mp_split_parse(&split, o->split, o->seed, err));
-    MP_TRY(mp_part_split(&a, &b, w.base.trace, &split, err));
-    MP_TRY(run_points(&w, args->value[1], err));
+    MP_TRY(run(&w, &at, args->value[0], args->value[1], err));
     if (w.n_known == 0)
         *exit_code = 1;
-    at = mp_calloc(w.n, sizeof *at);
-    if (at == NULL) {
-        status = mp_nomem(err, "sweep");
-        goto out;
-    }
     MP_TRY(tool_open_result(&out, o, err));
-    if (o->json)
-        write_json(&w, at, out);
-    else
+    if (o->json) {
+        json_t *root = sweep_json(&w, at);
+        mp_json_write(root, out);
+        json_decref(root);
+    } else {
         write_text(&w, at, out);
+    }
     status = tool_close_result(out, o, err);
 out:
-    mp_free(at);
-    mp_part_free(&a);
-    mp_part_free(&b);
-    mp_free(w.points);
-    setup_free(&w.base);
+    free_sweep(&w, at);
     return status;
 }
