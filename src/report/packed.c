@@ -6,7 +6,7 @@
 #include <math.h>
 #include <moeplan/page.h>
 
-enum { TEN_MIN = -3, TEN_MAX = 15 };
+enum { TEN_MIN = -9, TEN_MAX = 15 };
 
 static double power_of_ten(int ten) {
     double p = 1; /* exact */

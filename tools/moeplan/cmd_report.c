@@ -9,6 +9,8 @@ enum { PAGE_BYTES = 2000000, REST_BYTES = 250000 }; /* rest: template, tables, s
 static enum mp_status check_output(const struct opts *o, struct mp_error *err) {
     if (o->out == NULL)
         return mp_fail(err, MP_EUSAGE, "report: where to? (add -o FILE.html; - is standard output)");
+    if (o->sweep_file != NULL && o->sweep_redundant != NULL)
+        return mp_fail(err, MP_EUSAGE, "--redundant and --sweep exclude each other (give one)");
     return tool_check_output(o->out, err);
 }
 
@@ -121,7 +123,9 @@ enum mp_status cmd_report(const struct opts *o, const struct args *args, int *ex
         MP_TRY(report_timeline(r, i, step < w->n_steps ? step : w->n_steps - 1, err));
     }
     MP_TRY(report_limits(r, err));
-    r->drift = json_pack("{s:n,s:s,s:n}", "windows", "windows_note", "not measured", "recording");
+    MP_TRY(report_measured(r, err));
+    MP_TRY(report_drift(r, err));
+    MP_TRY(report_sweep(r, err));
     if (!fit(r)) {
         status = mp_nomem(err, "report");
         goto out;

@@ -236,8 +236,8 @@ const struct opt opt_table[OPT_END] = {
                               "show this sweep over redundant slots (of moeplan sweep --json)"),
     [OPT_REPORT_DRIFT] = TEXT("drift", 0, "TRACE", drift_on, WORDS_FILE, NULL, NULL,
                               "is PLAN still good for this newer recording? As moeplan check"),
-    [OPT_REPORT_MEASURED] = TEXT("measured", 0, "FILE", measured, WORDS_FILE, NULL, NULL,
-                                 "show what moeplan-exec measured (its --json, or its --timeline)"),
+    [OPT_REPORT_MEASURED] = TEXT("measured", 0, "FILE,...", measured, WORDS_FILE, NULL, NULL,
+                                 "show what moeplan-exec measured: its --json, its --timeline, or both"),
     [OPT_INCUMBENT_ROUTE] = ONE_OF("incumbent-route", "RULE", incumbent_route, "even|nearest", "even", NULL,
                                    "which replica serves a token in a stack's placement; plan files carry their own "
                                    "(SGLang: --ep-dispatch-algorithm static is nearest)"),

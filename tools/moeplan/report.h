@@ -73,7 +73,16 @@ bool report_note(struct report *r, const char *fmt, ...) MP_PRINTF(2, 3);
 
 enum mp_status report_traffic(struct report *r, uint32_t plan, struct mp_error *err) MP_MUST_CHECK;
 enum mp_status report_timeline(struct report *r, uint32_t plan, uint32_t step, struct mp_error *err) MP_MUST_CHECK;
+/* Bars [n_layers][n_bars][2] on one clock: where each layer starts and how long it is, and the bars from there on. */
+void report_set_starts(double *bars, uint64_t *start_ns, uint64_t *length_ns, size_t n_layers, size_t n_bars);
 void report_detail_free(struct report_detail *d);
+
+/* r->drift, r->sweep (--redundant, --sweep) and r->measured (--measured). */
+enum mp_status report_drift(struct report *r, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status report_sweep(struct report *r, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status report_measured(struct report *r, struct mp_error *err) MP_MUST_CHECK;
+enum mp_status report_read_json(json_t **out, const char *path, const struct opts *o,
+                                struct mp_error *err) MP_MUST_CHECK;
 
 void report_judge(struct report *r);
 /* "real", "tie", "too few", "noise", "loss", "none" */

@@ -43,23 +43,22 @@ static void put_part(struct report_detail *d, const struct mp_timeline_event *e)
         d->parts_ns[e->layer * PARTS + (size_t)part[e->kind]] += e->end_ns - e->start_ns;
 }
 
-/* From times of the step to times of the layer. */
-static void set_starts(struct report_detail *d, size_t n_layers, size_t n_bars) {
+void report_set_starts(double *bars, uint64_t *start_ns, uint64_t *length_ns, size_t n_layers, size_t n_bars) {
     for (size_t l = 0; l < n_layers; l++) {
-        double *bar = d->bars + l * n_bars * 2, first = -1, last = 0;
+        double *bar = bars + l * n_bars * 2, first = -1, last = 0;
         for (size_t k = 0; k < n_bars; k++)
             if (bar[2 * k + 1] > bar[2 * k]) {
                 first = first < 0 || bar[2 * k] < first ? bar[2 * k] : first;
                 last = bar[2 * k + 1] > last ? bar[2 * k + 1] : last;
             }
         first = first < 0 ? 0 : first;
-        for (size_t k = 0; k < n_bars; k++) {
-            const bool is_there = bar[2 * k + 1] > bar[2 * k];
-            bar[2 * k] = is_there ? bar[2 * k] - first : 0;
-            bar[2 * k + 1] = is_there ? bar[2 * k + 1] - first : 0;
-        }
-        d->start_ns[l] = (uint64_t)first;
-        d->length_ns[l] = last > first ? (uint64_t)(last - first) : 0;
+        for (size_t k = 0; k < n_bars; k++)
+            if (bar[2 * k + 1] > bar[2 * k]) {
+                bar[2 * k] -= first;
+                bar[2 * k + 1] -= first;
+            }
+        start_ns[l] = (uint64_t)first;
+        length_ns[l] = last > first ? (uint64_t)(last - first) : 0;
     }
 }
 
@@ -102,7 +101,7 @@ enum mp_status report_timeline(struct report *r, uint32_t plan, uint32_t step, s
             put_part(d, &t->events[i]);
         else
             put_event(&b, &t->events[i]);
-    set_starts(d, n_layers, n * REPORT_KINDS);
+    report_set_starts(d->bars, d->start_ns, d->length_ns, n_layers, n * REPORT_KINDS);
     d->times = t->times;
     d->step = step;
 out:
