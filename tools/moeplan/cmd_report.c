@@ -9,6 +9,9 @@ enum { PAGE_BYTES = 2000000, REST_BYTES = 250000 }; /* rest: template, tables, s
 static enum mp_status check_output(const struct opts *o, struct mp_error *err) {
     if (o->out == NULL)
         return mp_fail(err, MP_EUSAGE, "report: where to? (add -o FILE.html; - is standard output)");
+    if (o->output == FORMAT_MARKDOWN)
+        return mp_fail(err, MP_EUSAGE,
+                       "report: writes a page, or with --json its data (moeplan compare writes Markdown)");
     if (o->sweep_file != NULL && o->sweep_redundant != NULL)
         return mp_fail(err, MP_EUSAGE, "--redundant and --sweep exclude each other (give one)");
     return tool_check_output(o->out, err);

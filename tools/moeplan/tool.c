@@ -358,18 +358,24 @@ enum mp_status tool_check_output(const char *path, struct mp_error *err) {
     return MP_OK;
 }
 
+/* Are they one file, which is there? */
+static bool is_same_file(const char *a, const char *b) {
+    struct stat x, y;
+    return a != NULL && b != NULL && stat(a, &x) == 0 && S_ISREG(x.st_mode) && stat(b, &y) == 0 &&
+           x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 enum mp_status tool_keep_inputs(const struct opts *o, const struct args *args, struct mp_error *err) {
-    const char *const outputs[] = {o->out, o->out_b};
-    struct stat out, in;
-    char path[4096]; /* of a topology's file, "4xdgx.xml:h100" */
+    const char *const outputs[] = {o->out, o->out_b}, *const others[] = {o->incumbent, o->sweep_file, o->drift_on,
+                                                                         o->measured};
+    const int n_others = sizeof others / sizeof others[0];
     for (size_t k = 0; k < sizeof outputs / sizeof outputs[0]; k++)
-        for (int i = 0; i < args->n && outputs[k] != NULL; i++)
-            if (stat(outputs[k], &out) == 0 && S_ISREG(out.st_mode) &&
-                (stat(args->value[i], &in) == 0 ||
-                 (mp_topology_file(args->value[i], path, sizeof path) && stat(path, &in) == 0)) &&
-                out.st_dev == in.st_dev && out.st_ino == in.st_ino)
+        for (int i = 0; i < args->n + n_others; i++) {
+            const char *input = i < args->n ? args->value[i] : others[i - args->n];
+            if (is_same_file(outputs[k], input))
                 return mp_fail(err, MP_EUSAGE, "the result would replace its own input %s (write it to another file)",
-                               args->value[i]);
+                               input);
+        }
     return MP_OK;
 }
 
