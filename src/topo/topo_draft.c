@@ -57,6 +57,46 @@ bool topo_draft_network(struct topo_draft *d) {
     return true;
 }
 
+enum mp_status topo_draft_share(struct topo_draft *d, struct mp_error *err) {
+    const uint32_t level = d->n_levels - 1;
+    bool is_wide = false, is_one = true;
+    for (uint32_t a = 0; a < d->n_gpus; a++)
+        for (uint32_t b = 0; b < a; b++) {
+            const bool is_same_port =
+                d->gpus[a].shared[level] > 0 && d->gpus[a].shared[level] == d->gpus[b].shared[level];
+            is_one = is_one && is_same_port;
+            is_wide = is_wide || (is_same_port && d->gpus[a].group[0] != d->gpus[b].group[0]);
+        }
+    if (!is_wide)
+        return MP_OK;
+    if (is_one) {
+        uint64_t *uplink = mp_arena_alloc(d->arena, 1, sizeof *uplink);
+        if (uplink == NULL)
+            return mp_nomem(err, "reading a topology");
+        uplink[0] = d->gpus[0].out[level];
+        d->levels[level - 1].uplink = uplink;
+        for (uint32_t g = 0; g < d->n_gpus; g++)
+            d->gpus[g].shared[level] = 0;
+        topo_draft_say(d, "The NIC that all GPUs of a host share is the host's uplink.");
+        return MP_OK;
+    }
+    uint32_t *sharers = mp_arena_alloc(d->arena, d->n_gpus, sizeof *sharers);
+    if (sharers == NULL)
+        return mp_nomem(err, "reading a topology");
+    for (uint32_t a = 0; a < d->n_gpus; a++)
+        for (uint32_t b = 0; b < d->n_gpus; b++)
+            sharers[a] += d->gpus[a].shared[level] > 0 && d->gpus[a].shared[level] == d->gpus[b].shared[level];
+    for (uint32_t g = 0; g < d->n_gpus; g++) {
+        struct topo_draft_gpu *gpu = &d->gpus[g];
+        if (gpu->shared[level] == 0)
+            continue;
+        gpu->out[level] = gpu->in[level] = gpu->out[level] / sharers[g] > 0 ? gpu->out[level] / sharers[g] : 1;
+        gpu->shared[level] = 0;
+    }
+    topo_draft_say(d, "GPUs of different groups share NICs: each has an equal part of its NIC for itself.");
+    return MP_OK;
+}
+
 void topo_draft_say(struct topo_draft *d, const char *fmt, ...) {
     va_list args;
     if (d->n_said > 0 && d->n_said + 1 < sizeof d->said)

@@ -46,6 +46,9 @@ void topo_draft_port(struct topo_draft *d, uint32_t level, uint64_t bytes_per_s)
 /* With several hosts: one more level, "nic", that joins them; each GPU gets one NIC of its preset. False when there is
  * no level left. */
 bool topo_draft_network(struct topo_draft *d);
+/* To be called when the last level's shared ports are set: a port can be shared inside a group of level 0 only. One
+ * that all GPUs of the host share becomes the host's uplink; of others each GPU gets an equal part, which is said. */
+enum mp_status topo_draft_share(struct topo_draft *d, struct mp_error *err) MP_MUST_CHECK;
 /* Adds to `source:`, a blank in front. */
 void topo_draft_say(struct topo_draft *d, const char *fmt, ...) MP_PRINTF(2, 3);
 void topo_draft_write(const struct topo_draft *d, struct mp_out *yaml);

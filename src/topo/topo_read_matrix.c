@@ -260,6 +260,8 @@ static enum mp_status read_text(struct text *x, struct mp_error *err) {
                 continue;
             MP_TRY(read_row(x, line, n, err));
         } else if (starts(line, n, "D\\D") || starts(line, n, "GPU")) {
+            if (x->block.factor == 0) /* a table of something else */
+                x->block.factor = 1;
             x->block.has_index = true;
         } else if (starts(line, n, "CPU")) {
             MP_TRY(end_block(x, err)); /* latencies of the host's side follow */

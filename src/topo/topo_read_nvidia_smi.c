@@ -384,6 +384,7 @@ static enum mp_status set_nics(struct host *h, struct mp_error *err) {
                            m->legend[m->nics[k]][0] != '\0' ? " = " : "", m->legend[m->nics[k]],
                            x->count[g] > 1 ? " and others" : "", x->taken[k] > 1 ? " (shared)" : "");
     }
+    MP_TRY(topo_draft_share(d, err));
     uint32_t n_unused = 0;
     for (uint32_t k = 0; k < m->n_nics; k++)
         n_unused += x->taken[k] == 0;

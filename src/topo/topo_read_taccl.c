@@ -227,6 +227,7 @@ static enum mp_status set_nics(struct node *x, struct mp_error *err) {
         d->gpus[g].out[level] = d->gpus[g].in[level] = rate(beta) * (nics < x->n ? 1 : nics / x->n);
         d->gpus[g].shared[level] = sharers > 1 ? g / sharers + 1 : 0;
     }
+    MP_TRY(topo_draft_share(d, err));
     topo_draft_say(d, "%u NICs of %.6g GB/s for %u GPUs.", nics, (double)rate(beta) / 1e9, x->n);
 out:
     return status;

@@ -11,6 +11,7 @@ struct verdict {
 };
 
 #define SMI "topologies/nvidia-smi-topo-m/"
+#define TACCL "topologies/taccl/"
 #define ASTRA "topologies/astra-sim/"
 
 static const struct verdict verdicts[] = {
@@ -21,6 +22,13 @@ static const struct verdict verdicts[] = {
     {"2x", SMI "a800-nv8_nccl-issue-933.txt", ":a100", "what links GPU7 and NIC0 is cut off: neither has a row", 0, 0,
      0, 0, 0},
     {"", "formats/topo_sglang_eplb_topology.json", ":h100", NULL, 8, 2, 2, 380000000000, 47500000000},
+    {"", TACCL "topo-dgx2-1MB.json", ":v100", NULL, 16, 1, 1, 131072000000, 0},
+    {"2x", TACCL "topo-dgx2-1MB.json", ":v100", NULL, 32, 2, 2, 131072000000, 9986438095},
+    {"", TACCL "topo-dgx2-1KB.json", ":v100", "name: \"DGX2_1KB\" is for chunks of 1KB", 0, 0, 0, 0, 0},
+    {"", TACCL "topo-ndv2-1MB.json", ":v100", NULL, 8, 2, 2, 91180521739, 45590260870},
+    {"2x", TACCL "topo-ndv2-1MB.json", ":v100", NULL, 16, 4, 3, 91180521739, 45590260870},
+    {"", TACCL "topo-ndv2-32KB.json", ":v100", "name: \"NDv2_32KB\" is for chunks of 32KB", 0, 0, 0, 0, 0},
+    {"", TACCL "topo-ndv2-1KB.json", ":v100", "name: \"NDv2_1KB\" is for chunks of 1KB", 0, 0, 0, 0, 0},
     {"", ASTRA "HGX-H100-validated.yml", ":h100", NULL, 8, 1, 1, 429496729600, 0},
     {"4x", ASTRA "HGX-H100-validated.yml", ":h100", NULL, 32, 4, 2, 429496729600, 48850000000},
     {"", ASTRA "Ring_4npus.yml", ":h100", NULL, 4, 1, 1, 80530636800, 0},
