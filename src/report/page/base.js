@@ -1,8 +1,9 @@
-/* The charts of the report, from the object in #data (docs/REPORT.md). No library, no network, no storage but the theme.
+/* The charts of the report, from the object in #data (docs/REPORT.md). No library, no network, no storage but the
+ * theme. base.js, charts.js and steps.js are one script, joined in this order (tools/dev/join_page.py).
  *
- * Every chart is a figure: a title that says what the data say, a line on units, controls, plots, and the same numbers as
- * a table that is made when it is opened. A plot is an SVG with one overlay, a grid of cells for pointer, touch, keyboard
- * and screen reader alike. Names are untrusted: text goes in by textContent only. */
+ * Every chart is a figure: a title that says what the data say, a line on units, controls, plots, and the same numbers
+ * as a table that is made when it is opened. A plot is an SVG with one overlay, a grid of cells for pointer, touch,
+ * keyboard and screen reader alike. Names are untrusted: they go in as text, never as HTML. */
 (function () {
 "use strict";
 
@@ -70,25 +71,26 @@ const times = v => plain(v, 2) + NBSP + "\u00d7";
 const shorter = v => percent(Math.abs(v)) + (v <= 0 ? " shorter" : " longer");
 const mean = list => list.reduce((a, b) => a + b, 0) / list.length;
 
-/* Text of the marks of one axis: one unit and as many digits as tell them apart. units: a list, or what to multiply by and
- * write behind. */
+/* Text of the marks of one axis: one unit and as many digits as tell them apart. units: a list, or what to multiply by
+ * and write behind. */
 function axisText(list, units) {
     const most = Math.max(...list.map(Math.abs));
     let u = 0, f = 1, digits = 0;
     for (; Array.isArray(units) && u + 1 < units.length && most / f >= 999.5; u++)
         f *= 1000;
     const name = Array.isArray(units) ? units[u] : units.name, by = Array.isArray(units) ? 1 / f : units.by;
-    while (digits < 4 && list.some(v => Math.abs(v * by - Number((v * by).toFixed(digits))) > 1e-6 * Math.max(1e-9, most * by)))
+    while (digits < 4 && list.some(v => Math.abs(v * by - Number((v * by).toFixed(digits))) > 1e-6 * Math.max(1e-9,
+        most * by)))
         digits++;
     return v => plain(v * by, digits) + (name ? NBSP + name : "");
 }
 
 const PERCENT = {by: 100, name: "%"}, TIMES = {by: 1, name: "\u00d7"};
 
-/* Marks of an axis over [low, high], at 1, 2 or 5 times a power of ten. */
+/* Marks of an axis over [low, high], at 1, 2, 2.5 or 5 times a power of ten. */
 function ticks(low, high, most) {
     const raw = (high - low) / Math.max(1, most), power = 10 ** Math.floor(Math.log10(raw || 1));
-    const step = [1, 2, 5, 10].map(m => m * power).find(s => s >= raw * 0.999) || 1;
+    const step = [1, 2, 2.5, 5, 10].map(m => m * power).find(s => s >= raw * 0.999) || 1;
     const list = [];
     for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9 && list.length < 50; i++)
         list.push(i * step);
@@ -138,7 +140,7 @@ function shown() {
 /* ---- state: what is looked at, in the address behind # ---- */
 
 const state = {layer: 0, plan: firstPlan, traffic: {part: "dispatch", scope: "all", scale: "linear"},
-    load: "ratio", layers: "time"};
+    load: "ratio", layers: null};
 const watchers = [];
 const changed = () => watchers.forEach(f => f());
 
@@ -201,7 +203,8 @@ function theme() {
     };
     const now = ["light", "dark"].includes(remembered()) ? remembered() : "auto";
     apply(now);
-    byId("theme").append(choice("Theme", "theme", [["auto", "Auto"], ["light", "Light"], ["dark", "Dark"]], now, name => {
+    byId("theme").append(choice("Theme", "theme", [["auto", "Auto"], ["light", "Light"], ["dark", "Dark"]], now,
+        name => {
         apply(name);
         try {
             localStorage.setItem("moeplan-theme", name);
@@ -215,7 +218,8 @@ function theme() {
 
 function choice(title, name, options, now, act) {
     return el("fieldset", {class: "choice"}, el("legend", {}, title), options.map(([value, text]) =>
-        el("label", {}, el("input", {type: "radio", name, value, checked: value === now, onchange: () => act(value)}), text)));
+        el("label", {}, el("input", {type: "radio", name, value, checked: value === now, onchange: () => act(value)}),
+            text)));
 }
 
 function picker() {
@@ -281,7 +285,8 @@ function figure(o) {
         plots: el("div", {class: "plots"})};
     const numbers = el("details", {class: "numbers"}, el("summary", {}, "The numbers as a table"));
     f.node = el("figure", {id, role: "group", "aria-labelledby": id + "-t", "aria-describedby": id + "-s"},
-        el("figcaption", {}, f.title, f.sub), o.controls ? el("div", {class: "controls screen-only"}, o.controls) : null,
+        el("figcaption", {}, f.title, f.sub), o.controls ? el("div", {class: "controls screen-only"}, o.controls) :
+            null,
         f.plots, o.table ? numbers : null);
     f.tabulate = () => {
         if (o.table && numbers.open)
@@ -312,7 +317,8 @@ function drawFigure(f) {
 
 function table(head, rows) {
     const cell = (v, i) => i === 0 ? el("th", {scope: "row"}, v) : el("td", {class: "n"}, v);
-    return el("table", {}, el("thead", {}, el("tr", {}, head.map((h, i) => el("th", {scope: "col", class: i ? "n" : null}, h)))),
+    return el("table", {}, el("thead", {}, el("tr", {}, head.map((h, i) =>
+        el("th", {scope: "col", class: i ? "n" : null}, h)))),
         el("tbody", {}, rows.map(r => el("tr", {}, r.map(cell)))));
 }
 
@@ -322,7 +328,8 @@ const pairKeys = () => keys(shown().map(s => [s.word, s.word + ": " + s.plan.nam
 
 /* A plot of its own scroll box: the SVG, and where the overlay goes. */
 function plot(parent, title, width, height, drawing) {
-    const root = svg("svg", {width, height, viewBox: "0 0 " + width + " " + height, "aria-hidden": "true", focusable: "false"},
+    const root = svg("svg", {width, height, viewBox: "0 0 " + width + " " + height, "aria-hidden": "true",
+        focusable: "false"},
         drawing);
     const node = el("div", {class: "plot"}, root);
     parent.append(el("div", {class: "panel"}, title, el("div", {class: "box"}, node)));
@@ -343,8 +350,8 @@ function showTip(lines, box) {
     tip.style.top = (above > 4 ? above : Math.min(box.bottom + gap, window.innerHeight - h - 4)) + "px";
 }
 
-/* o: {key, name, rows, columns, start: [i, j], rect(i, j) -> [x, y, w, h], hit(x, y) -> [i, j] | null, text(i, j) -> [lines],
- * pick(i, j)}. group: the plots that show the same cells; they mark each other's. */
+/* o: {key, name, rows, columns, start: [i, j], rect(i, j) -> [x, y, w, h], hit(x, y) -> [i, j] | null,
+ * text(i, j) -> [lines], pick(i, j)}. group: the plots that show the same cells; they mark each other's. */
 function cells(node, o, group) {
     const overlay = el("div", {class: "overlay", role: "grid", tabindex: "0", "data-key": o.key, "aria-label": o.name,
         "aria-rowcount": o.rows, "aria-colcount": o.columns});
@@ -355,7 +362,8 @@ function cells(node, o, group) {
 
     function mark(i, j, isMine) {
         const [x, y, w, h] = o.rect(i, j), id = "cell" + ++ids;
-        const cell = el("div", {class: "cell", role: "gridcell", id, "aria-colindex": j + 1, "aria-selected": "true"});
+        const cell = el("div", {class: "cell", role: "gridcell", id, "aria-colindex": j + 1,
+            "aria-selected": "true"});
         cell.style.left = x + "px";
         cell.style.top = y + "px";
         cell.style.width = Math.max(2, w) + "px";
@@ -390,7 +398,8 @@ function cells(node, o, group) {
             clearAll();
     });
     overlay.addEventListener("pointerleave", event => {
-        if (event.pointerType === "mouse" && !(document.activeElement === overlay && overlay.matches(":focus-visible")))
+        if (event.pointerType === "mouse" && !(document.activeElement === overlay &&
+            overlay.matches(":focus-visible")))
             clearAll();
     });
     overlay.addEventListener("click", event => {
@@ -410,7 +419,8 @@ function cells(node, o, group) {
         if (event.ctrlKey || event.altKey || event.metaKey)
             return;
         const [i, j] = at || o.start, many = Math.max(5, Math.round(o.rows / 6));
-        const to = {ArrowUp: [i - 1, j], ArrowDown: [i + 1, j], ArrowLeft: [i, j - 1], ArrowRight: [i, j + 1], Home: [i, 0],
+        const to = {ArrowUp: [i - 1, j], ArrowDown: [i + 1, j], ArrowLeft: [i, j - 1], ArrowRight: [i, j + 1],
+            Home: [i, 0],
             End: [i, o.columns - 1], PageUp: [i - many, j], PageDown: [i + many, j]}[event.key];
         if (to) {
             const inside = [Math.max(0, Math.min(o.rows - 1, to[0])), Math.max(0, Math.min(o.columns - 1, to[1]))];
@@ -437,18 +447,22 @@ const LEVELS = 40;
 function colours(kind, low, high, isLog) {
     const f = isLog ? Math.log : v => v, a = f(low), b = f(high);
     return {kind, low, high, isLog, place: v => b > a ? Math.min(1, Math.max(0, (f(v) - a) / (b - a))) : 0,
-        level: v => isLog && !(v > 0) ? -1 : b > a ? Math.min(LEVELS - 1, Math.floor((f(v) - a) / (b - a) * LEVELS)) : 0};
+        level: v => isLog && !(v > 0) ? -1 : b > a ? Math.min(LEVELS - 1, Math.floor((f(v) - a) / (b - a) * LEVELS)) :
+            0};
 }
 
 /* All cells of one level are one path, so that thousands of cells are forty elements. */
 function heatCells(rows, columns, value, scale, x0, y0, w, h) {
-    const paths = Array.from({length: LEVELS}, () => []);
+    const paths = Array.from({length: LEVELS}, () => []), seam = printing ? 0.4 :
+        0; /* paper shows seams between cells */
     for (let i = 0; i < rows; i++)
         for (let j = 0, level; j < columns; j++)
             if ((level = scale.level(value(i, j))) >= 0)
-                paths[level].push("M" + (x0 + j * w) + " " + (y0 + i * h) + "h" + w + "v" + h + "h" + -w + "z");
+                paths[level].push("M" + (x0 + j * w) + " " + (y0 + i * h) + "h" + (w + seam) + "v" + (h + seam) +
+                    "h" + -(w + seam) + "z");
     return svg("g", {class: "cells"}, paths.map((d, k) =>
-        d.length ? svg("path", {class: scale.kind, d: d.join(""), vars: {"--t": ((k + 0.5) / LEVELS).toFixed(4)}}) : null));
+        d.length ? svg("path", {class: scale.kind, d: d.join(""), vars: {"--t": ((k + 0.5) / LEVELS).toFixed(4)}}) :
+            null));
 }
 
 function legend(scale, width, text, units, mark) {
@@ -488,7 +502,8 @@ const GUTTER = 40, HEAD = 20;
 
 /* Widths of `n` panels of `columns` cells: beside each other where that leaves each its least width. */
 function panelWidths(width, n, columns, least, most) {
-    const beside = Math.floor((width - 28 * (n - 1)) / n) - 1, room = beside - GUTTER - 2 >= columns * least ? beside : width;
+    const beside = Math.floor((width - 28 * (n - 1)) / n) - 1, room = beside - GUTTER - 2 >= columns * least ?
+        beside : width;
     const fitting = Math.floor((room - GUTTER - 2) / columns);
     return Math.max(least, Math.min(most, fitting));
 }
@@ -502,22 +517,27 @@ function every(n, size, least) {
 /* Where the node changes between GPU g - 1 and g. */
 const nodeBorders = nNodes > 1 ? nodes.map((n, g) => g).filter(g => g > 0 && nodes[g] !== nodes[g - 1]) : [];
 
-/* o: {key, title, name, rows, columns, w, h, value, scale, rowName, text, pick, start, chosenRow, rowNodes, marginals} */
+/* o: {key, title, name, rows, columns, w, h, value, scale, rowName, text, pick, start, chosenRow, rowNodes,
+ * marginals: {rows, columns, most}} */
 function heat(parent, o, group) {
     const top = nodeBorders.length ? HEAD * 2 - 4 : HEAD, wide = GUTTER + o.columns * o.w + 2;
     const extra = o.marginals ? 30 : 0, tall = top + o.rows * o.h + 2, out = [];
     const inner = {x: GUTTER, y: top, w: o.columns * o.w, h: o.rows * o.h};
-    out.push(svg("rect", {class: "frame", x: inner.x - 0.5, y: inner.y - 0.5, width: inner.w + 1, height: inner.h + 1}));
+    out.push(svg("rect", {class: "frame", x: inner.x - 0.5, y: inner.y - 0.5, width: inner.w + 1, height: inner.h +
+        1}));
     out.push(heatCells(o.rows, o.columns, o.value, o.scale, inner.x, inner.y, o.w, o.h));
     for (const g of nodeBorders) {
-        out.push(svg("path", {class: "node", d: "M" + (inner.x + g * o.w) + " " + (inner.y - 5) + "v" + (inner.h + 5)}));
+        out.push(svg("path", {class: "node", d: "M" + (inner.x + g * o.w) + " " + (inner.y - 5) + "v" +
+            (inner.h + 5)}));
         if (o.rowNodes)
-            out.push(svg("path", {class: "node", d: "M" + (inner.x - 5) + " " + (inner.y + g * o.h) + "h" + (inner.w + 5)}));
+            out.push(svg("path", {class: "node", d: "M" + (inner.x - 5) + " " + (inner.y + g * o.h) + "h" +
+                (inner.w + 5)}));
     }
     [0, ...nodeBorders].forEach((g, k, list) => {
         const room = ((list[k + 1] || nG) - g) * o.w;
         if (nodeBorders.length)
-            out.push(label(inner.x + g * o.w + 3, 12, (room > 52 ? "node " : room > 20 ? "n" : "") + (room > 12 ? nodes[g] : "")));
+            out.push(label(inner.x + g * o.w + 3, 12, (room > 52 ? "node " : room > 20 ? "n" : "") +
+                (room > 12 ? nodes[g] : "")));
     });
     for (const j of every(o.columns, o.w, o.columns > 99 ? 26 : 20))
         out.push(label(inner.x + (j + 0.5) * o.w, top - 6, j, {"text-anchor": "middle"}));
@@ -527,7 +547,8 @@ function heat(parent, o, group) {
         const most = o.marginals.most, bar = v => Math.max(v > 0 ? 1 : 0, v / most * (extra - 6));
         o.marginals.rows.forEach((v, i) => out.push(svg("rect", {class: "bar-after", x: inner.x + inner.w + 5,
             y: inner.y + i * o.h + (o.h > 4 ? 1 : 0), width: bar(v), height: Math.max(1, o.h - (o.h > 4 ? 2 : 0))})));
-        o.marginals.columns.forEach((v, j) => out.push(svg("rect", {class: "bar-after", x: inner.x + j * o.w + (o.w > 4 ? 1 : 0),
+        o.marginals.columns.forEach((v, j) => out.push(svg("rect", {class: "bar-after", x: inner.x + j * o.w +
+            (o.w > 4 ? 1 : 0),
             y: inner.y + inner.h + 5, width: Math.max(1, o.w - (o.w > 4 ? 2 : 0)), height: bar(v)})));
     }
     if (o.chosenRow !== undefined) {
@@ -536,7 +557,8 @@ function heat(parent, o, group) {
             svg("path", {class: "chosen-mark", d: "M" + (inner.x - 6) + " " + (y + o.h / 2 - 4) + "l5 4l-5 4z"}));
     }
     const node = plot(parent, o.title, wide + extra, tall + extra, out);
-    cells(node, {key: o.key, name: o.name, rows: o.rows, columns: o.columns, start: o.start, text: o.text, pick: o.pick,
+    cells(node, {key: o.key, name: o.name, rows: o.rows, columns: o.columns, start: o.start, text: o.text,
+        pick: o.pick,
         rect: (i, j) => [inner.x + j * o.w, inner.y + i * o.h, o.w, o.h],
         hit: (x, y) => {
             const i = Math.floor((y - inner.y) / o.h), j = Math.floor((x - inner.x) / o.w);
