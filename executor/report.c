@@ -167,8 +167,7 @@ void mp_exec_write_text(const struct mp_exec_result *r, const struct mp_exec *in
         mp_out_fail(o, MP_ENOMEM, "out of memory: a report");
         goto out;
     }
-    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
-        mp_table_column(t, columns[i], i >= 2);
+    mp_table_columns(t, columns, sizeof columns / sizeof *columns, "004370582619", 2);
     for (uint32_t l = 0; l < r->n_layers; l++)
         for (int kind = 0; kind < MP_N_EXEC_PARTS; kind++)
             if (has_kind(r, kind)) {

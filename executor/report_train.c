@@ -60,8 +60,7 @@ static void put_steps(const struct mp_exec_result *r, const struct figures *f, c
         mp_out_fail(o, MP_ENOMEM, "out of memory: a report");
         return;
     }
-    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
-        mp_table_column(t, columns[i], i > 0);
+    mp_table_columns(t, columns, sizeof columns / sizeof *columns, "008912346578", 1);
     for (uint32_t k = 0; k < r->n_policies; k++) {
         const struct mp_exec_training *x = &r->training[k];
         mp_table_cell(t, "%s%s", x->policy, x->is_cut_down ? " *" : "");

@@ -13,6 +13,8 @@ struct mp_table *mp_table_new(void); /* NULL when out of memory */
 void mp_table_column(struct mp_table *t, const char *title, bool is_right);
 /* The last column added may be left out where the table is too wide: the highest rank goes first. 0 = never. */
 void mp_table_may_drop(struct mp_table *t, unsigned rank);
+/* Columns all at once: ranks has a digit for each; the first n_left are texts. */
+void mp_table_columns(struct mp_table *t, const char *const *titles, size_t n, const char *ranks, size_t n_left);
 void mp_table_cell(struct mp_table *t, const char *fmt, ...) MP_PRINTF(2, 3); /* fills row by row; 1,023 bytes */
 void mp_table_text(struct mp_table *t, const char *text);        /* of any length, as it is; NULL: memory ran out */
 void mp_table_write(const struct mp_table *t, struct mp_out *o); /* text, as wide as it comes */

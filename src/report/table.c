@@ -6,7 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { COLUMNS_MAX = 64, GAP = 2, LEAST_TEXT = 8 };
+/* LONG_WORD: what is longer is a checksum or a path, and broken where a line ends. */
+enum { COLUMNS_MAX = 64, GAP = 2, LEAST_TEXT = 8, LONG_WORD = 30 };
 
 struct mp_table {
     struct mp_arena *arena;
@@ -52,6 +53,13 @@ void mp_table_column(struct mp_table *t, const char *title, bool is_right) {
 void mp_table_may_drop(struct mp_table *t, unsigned rank) {
     if (t->n_columns > 0)
         t->rank[t->n_columns - 1] = rank;
+}
+
+void mp_table_columns(struct mp_table *t, const char *const *titles, size_t n, const char *ranks, size_t n_left) {
+    for (size_t i = 0; i < n; i++) {
+        mp_table_column(t, titles[i], i >= n_left);
+        mp_table_may_drop(t, (unsigned)(ranks[i] - '0'));
+    }
 }
 
 void mp_table_text(struct mp_table *t, const char *text) {
@@ -158,7 +166,8 @@ static void fit_to(const struct mp_table *t, size_t limit, struct fit *f) {
     for (size_t i = 0; i < t->n_cells; i++) {
         const uint32_t c = (uint32_t)(i % t->n_columns);
         const size_t word = t->is_right[c] ? 0 : longest_word(t->cells[i]);
-        wrapped[c] = word > wrapped[c] ? word : wrapped[c];
+        if (word > wrapped[c])
+            wrapped[c] = word < LONG_WORD ? word : LONG_WORD > wrapped[c] ? LONG_WORD : wrapped[c];
     }
     narrow(t, f, least, limit); /* titles of several lines */
     while (total_of(t, f) > limit) {
@@ -224,7 +233,8 @@ static void put_row(const struct mp_table *t, const struct fit *f, const char *c
         while (n_columns > 0 && cells[n_columns - 1] == NULL) /* a row that was cut short ends there */
             n_columns--;
         for (uint32_t c = 0; c < n_columns; c++)
-            last = f->is_dropped[c] ? last : c;
+            if (!f->is_dropped[c] && (is_first || *rest[c] != '\0')) /* what wraps leaves no spaces behind */
+                last = c;
         is_left = false;
         if (is_title && style->has_color)
             mp_out_puts(o, "\033[1m");

@@ -2,9 +2,11 @@
 #include "tool.h"
 #include <string.h>
 
-#define COMMON                                                                                                         \
-    OPT_JSON, OPT_OUTPUT_FORMAT, OPT_TABLE, OPT_QUIET, OPT_SEED, OPT_THREADS, OPT_WORK_LIMIT, OPT_TIME_LIMIT,          \
-        OPT_MEM_LIMIT, OPT_HELP
+/* Verbs whose --wide says more than that tables are not fitted to the terminal. */
+#define COMMON_BUT_WIDE                                                                                                \
+    OPT_JSON, OPT_OUTPUT_FORMAT, OPT_TABLE, OPT_COLOR, OPT_QUIET, OPT_SEED, OPT_THREADS, OPT_WORK_LIMIT,               \
+        OPT_TIME_LIMIT, OPT_MEM_LIMIT, OPT_HELP
+#define COMMON COMMON_BUT_WIDE, OPT_ALL_COLUMNS
 #define HINTS                                                                                                          \
     OPT_INPUT_FORMAT, OPT_PHASE, OPT_LAYER_BASE, OPT_IDS, OPT_MAP, OPT_REQUESTS, OPT_RANKED, OPT_EXPERTS, OPT_TOP_K,   \
         OPT_AXES, OPT_MTP_BASE, OPT_PIPELINE_STAGES
@@ -186,7 +188,7 @@ static const enum opt_id compare_options[] = {OPT_STRATEGIES,
                                               OPT_CONDENSE_HISTORY,
                                               COLOCATE,
                                               HINTS,
-                                              COMMON,
+                                              COMMON_BUT_WIDE,
                                               OPT_END};
 static const char *const compare_examples[] = {
     "moeplan compare trace.npz 8:h100 --redundant 8",
@@ -268,7 +270,7 @@ static const enum opt_id check_options[] = {OPT_STRICT_CHECK,
                                             OPT_SET,
                                             OPT_INTERVAL_GROUPS,
                                             HINTS,
-                                            COMMON,
+                                            COMMON_BUT_WIDE,
                                             OPT_END};
 static const char *const check_examples[] = {
     "moeplan check plan.yaml monday.npz 8:h100", "moeplan check plan.yaml monday.npz --strict --threshold 0.02",
@@ -291,7 +293,7 @@ static const enum opt_id migrate_options[] = {OPT_OUT,
                                               COSTS,
                                               OPT_INTERVAL_GROUPS,
                                               HINTS,
-                                              COMMON,
+                                              COMMON_BUT_WIDE,
                                               OPT_END};
 static const char *const migrate_examples[] = {
     "moeplan migrate live.yaml next.yaml 2x8:h100 -o next-here.yaml",

@@ -7,6 +7,7 @@
  *           the gain is above --threshold. Ceiling: the bound for a plan of every single step (docs/BOUNDS.md 2.4). */
 #include "score.h"
 #include "verb_json.h"
+#include "terminal.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -227,7 +228,7 @@ static void write_drift(const struct check *c, struct mp_out *out) {
             mp_table_cell(t, "-");
         mp_table_cell(t, "%s", d->has_noise && d->distance[l] > d->noise[l] ? "yes" : "");
     }
-    mp_table_show(t, &c->o->style, out);
+    mp_table_show(t, c->o->style, out);
     mp_table_free(t);
     if (n < d->n_layers)
         mp_out_printf(out, "(the %u that moved most of %u layers; --wide shows all)\n", n, d->n_layers);
@@ -256,7 +257,7 @@ static void write_text(const struct check *c, struct mp_out *out) {
     if (c->scores[NEW].result != NULL)
         mp_out_printf(out, "%-10s  step %s: what no plan goes below, not even one for every step\n", "ceiling",
                       mp_human_ns((double)c->scores[OLD].result->residual_ns, a));
-    mp_out_printf(out, "verdict: %s\n", c->verdict);
+    tool_verdict(c->o, c->answer == CHECK_GOOD ? TONE_GOOD : TONE_DOUBTFUL, c->verdict, out);
 }
 
 static json_t *drift_json(const struct check *c) {

@@ -6,6 +6,7 @@
 #include "score.h"
 #include "colocate.h"
 #include "served.h"
+#include "terminal.h"
 #include "training.h"
 #include <moeplan/homes.h>
 #include <stdio.h>
@@ -385,8 +386,7 @@ static void put_homes(const struct contest *c, struct mp_out *o) {
     }
     static const char *const titles[] = {
         "copies between nodes", "per expert", "change", "de-duplicated", "change", "max/mean", "change", "tokens/step"};
-    for (size_t i = 0; i < sizeof titles / sizeof *titles; i++)
-        mp_table_column(t, titles[i], i > 0);
+    mp_table_columns(t, titles, sizeof titles / sizeof *titles, "00123456", 1);
     for (uint32_t i = 0; i < c->n; i++) {
         const struct score *s = &c->scores[i];
         const struct mp_sim_result *r = s->result;
@@ -409,7 +409,7 @@ static void put_homes(const struct contest *c, struct mp_out *o) {
         mp_table_cell(t, "%.0f", tokens);
     }
     mp_out_puts(o, "\n");
-    mp_table_show(t, &c->setup.o->style, o);
+    mp_table_show(t, c->setup.o->style, o);
     mp_table_free(t);
 }
 
@@ -438,10 +438,10 @@ static void write_text(const struct contest *c, struct mp_out *o) {
                                    "max/mean", "dispatch", "compute",   "combine", "inter-node",    "gap",  "plan s"};
     for (int i = 0; i < COLUMNS; i++)
         if (is_shown(i, opts->wide))
-            mp_table_column(t, titles[i], i > 0);
+            mp_table_columns(t, &titles[i], 1, &"00402563888179"[i], i == 0);
     for (uint32_t i = 0; i < c->n; i++)
         put_row(t, c, i, opts->wide);
-    mp_table_show(t, &opts->style, o);
+    mp_table_show(t, opts->style, o);
     mp_table_free(t);
     put_footnotes(c, o);
     put_homes(c, o);
@@ -457,9 +457,9 @@ static void write_text(const struct contest *c, struct mp_out *o) {
     if (c->setup.sim.dispatcher->copies == MP_COPY_ALL)
         mp_out_puts(o, "This dispatcher sends every token to every GPU: placement cannot change the bytes.\n");
     verdict_text(c, text, sizeof text);
-    mp_out_printf(o, "verdict: %s\n", text);
+    tool_verdict(opts, judged_kind(c) == GAIN_REAL ? TONE_GOOD : TONE_DOUBTFUL, text, o);
     if (c->training != NULL)
-        training_text(c->training, &opts->style, o);
+        training_text(c->training, opts->style, o);
 }
 
 static json_t *score_json(const struct contest *c, uint32_t i) {

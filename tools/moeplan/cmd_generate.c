@@ -133,7 +133,7 @@ static void write_report(const struct opts *o, const struct mp_trace *t, const s
         if (has_real)
             mp_table_cell(table, "%.3f", figures[i].real);
     }
-    mp_table_show(table, &o->style, out);
+    mp_table_show(table, o->style, out);
     mp_table_free(table);
 }
 

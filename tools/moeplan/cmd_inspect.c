@@ -417,11 +417,12 @@ enum mp_status cmd_inspect(const struct opts *o, const struct args *args, int *e
         mp_json_write(root, out);
         json_decref(root);
     } else {
-        mp_table_show(f.table, &o->style, out);
+        mp_table_show(f.table, o->style, out);
         if (f.drawing != NULL) {
             const uint8_t *drawing = mp_out_memory_bytes(f.drawing, &n_drawn);
-            mp_out_puts(out, "\n");
+            mp_out_puts(out, o->style->is_markdown ? "\n```text\n" : "\n");
             mp_out_write(out, drawing, n_drawn);
+            mp_out_puts(out, o->style->is_markdown ? "```\n" : "");
         }
     }
     status = tool_close_result(out, o, err);

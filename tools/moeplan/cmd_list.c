@@ -307,7 +307,7 @@ enum mp_status cmd_list(const struct opts *o, const struct args *args, int *exit
         for (uint32_t l = first; l < last; l++) {
             if (l > first)
                 mp_out_puts(out, "\n");
-            write_list(l, &o->style, out);
+            write_list(l, o->style, out);
         }
     }
     return tool_close_result(out, o, err);

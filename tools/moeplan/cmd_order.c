@@ -276,13 +276,8 @@ static void write_table(const struct job *j, struct mp_out *out) {
         mp_out_fail(out, MP_ENOMEM, "out of memory: table");
         return;
     }
-    mp_table_column(t, "order", false);
-    mp_table_column(t, "stages", true);
-    mp_table_column(t, "time", true);
-    mp_table_column(t, "launches", true);
-    mp_table_column(t, "x bound", true);
-    mp_table_column(t, "vs single", true);
-    mp_table_column(t, "planned in", true);
+    static const char *const titles[] = {"order", "stages", "time", "launches", "x bound", "vs single", "planned in"};
+    mp_table_columns(t, titles, sizeof titles / sizeof *titles, "0405126", 1);
     const uint64_t single_ns = j->single != MP_NONE ? j->rows[j->single].time_ns : 0;
     for (uint32_t i = 0; i < j->n_rows; i++) {
         const struct row *r = &j->rows[i];
@@ -308,7 +303,7 @@ static void write_table(const struct job *j, struct mp_out *out) {
         else
             mp_table_cell(t, "-");
     }
-    mp_table_show(t, &j->o->style, out);
+    mp_table_show(t, j->o->style, out);
     mp_table_free(t);
 }
 

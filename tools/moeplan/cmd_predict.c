@@ -165,8 +165,7 @@ static void write_text(const struct predict *p, struct mp_out *o) {
         t->top_k, t->n_experts, (unsigned long long)p->tables->n_tokens, p->tables->n_tokens == 1 ? "" : "s",
         p->scored.n, p->origin, p->batches->is_bootstrap ? "drawn" : "recorded", p->batches->n_steps,
         p->trace->phase == MP_PHASE_DECODE ? "--batch requests" : "--tokens-per-rank tokens");
-    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
-        mp_table_column(table, columns[i], i > 0);
+    mp_table_columns(table, columns, sizeof columns / sizeof *columns, "0013425", 1);
     for (uint32_t i = 0; i < p->n_rows; i++) {
         const struct mp_path_accuracy *a = &p->rows[i].accuracy;
         if (i == 0)
@@ -180,7 +179,7 @@ static void write_text(const struct predict *p, struct mp_out *o) {
         mp_table_cell(table, "%.1f %%", 100 * a->lists_common);
         mp_table_cell(table, "%s", mp_human_bytes((double)p->rows[i].bytes, size));
     }
-    mp_table_show(table, &p->o->style, o);
+    mp_table_show(table, p->o->style, o);
     mp_table_free(table);
     mp_out_printf(o, "\nbest path: %u layer%s; by layer:", p->best, tool_s(p->best));
     for (uint32_t l = 1; l < t->n_layers; l++)

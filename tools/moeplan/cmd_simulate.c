@@ -134,9 +134,9 @@ enum mp_status cmd_simulate(const struct opts *o, const struct args *args, int *
     else
         write_text(&s, &score, barrier_ns, out);
     if (!o->json && training != NULL)
-        training_text(training, &o->style, out);
+        training_text(training, o->style, out);
     if (!o->json)
-        rehoming_text(rehoming, &o->style, out);
+        rehoming_text(rehoming, o->style, out);
     status = tool_close_result(out, o, err);
 out:
     rehoming_free(rehoming);

@@ -384,25 +384,16 @@ static void write_text(const struct sweep *w, const struct point **at, struct mp
     for (int k = 0; k < SWEEP_AXES; k++)
         if (w->axes.axis[k].n > 1)
             mp_table_column(t, w->axes.axis[k].name, true);
-    mp_table_column(t, "step", true);
-    mp_table_column(t, "+- (95 %)", true);
-    if (w->axes.along == SWEEP_REDUNDANT) {
-        mp_table_column(t, "vs first", true);
-        mp_table_column(t, "95 % interval", true);
-    }
-    mp_table_column(t, "per token", true);
-    mp_table_column(t, "MoE share", true);
-    mp_table_column(t, "max/mean", true);
-    mp_table_column(t, "remote", true);
-    mp_table_column(t, "inter-node", true);
-    mp_table_column(t, "weights", true);
-    if (has_kv_cache(w)) {
-        mp_table_column(t, "KV tokens", true);
-        mp_table_column(t, "requests", true);
-    }
+    static const char *const steps[] = {"step", "+- (95 %)"}, *const paired[] = {"vs first", "95 % interval"},
+                             *const costs[] = {"per token", "MoE share", "max/mean", "remote", "inter-node", "weights"},
+                             *const cache[] = {"KV tokens", "requests"};
+    mp_table_columns(t, steps, 2, "04", 0);
+    mp_table_columns(t, paired, w->axes.along == SWEEP_REDUNDANT ? 2 : 0, "03", 0);
+    mp_table_columns(t, costs, 6, "685972", 0);
+    mp_table_columns(t, cache, has_kv_cache(w) ? 2 : 0, "21", 0);
     for (uint32_t i = 0; i < w->n; i++)
         put_row(t, w, &w->points[i]);
-    mp_table_show(t, &w->o->style, o);
+    mp_table_show(t, w->o->style, o);
     mp_table_free(t);
     for (uint32_t i = 0; i < w->n; i++) {
         const struct point *p = &w->points[i];

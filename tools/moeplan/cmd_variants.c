@@ -286,6 +286,7 @@ static void write_table(const struct variants *x, struct mp_out *o) {
     for (uint32_t i = 0; i < s->n_lengths; i++) {
         snprintf(text, sizeof text, "%u step%s", s->cell[i].length, tool_s(s->cell[i].length));
         mp_table_column(t, text, true);
+        mp_table_may_drop(t, 1);
         mp_table_column(t, "vs static", true);
     }
     put_row(t, x, "static plan", offsetof(struct mp_variants_cell, static_ns));
@@ -296,7 +297,7 @@ static void write_table(const struct variants *x, struct mp_out *o) {
     put_row(t, x, "best variant of each step, free", offsetof(struct mp_variants_cell, best_ns));
     put_row(t, x, "per-domain oracle, free", offsetof(struct mp_variants_cell, oracle_ns));
     put_row(t, x, "per-step oracle (bound)", offsetof(struct mp_variants_cell, bound_ns));
-    mp_table_show(t, &x->o->style, o);
+    mp_table_show(t, x->o->style, o);
     mp_table_free(t);
     for (uint32_t i = 0; i < s->n_lengths && x->library->n > 1; i++) {
         const struct mp_variants_cell *c = &s->cell[i];

@@ -1,4 +1,5 @@
 /* moeplan verify: the independent check of a plan file, or of two that were made together. */
+#include "terminal.h"
 #include "tool.h"
 #include <stdio.h>
 
@@ -68,7 +69,8 @@ static void write_report(const struct opts *o, const struct checked *c, struct m
         n_steps += c->report[k]->n_steps_simulated;
     }
     const bool has_data = c->report[0]->has_data, has_matrix = c->report[0]->has_matrix;
-    const char *path = c->path[c->n - 1];
+    const char *path = c->path[c->n - 1], *plain = terminal_plain(o), *good = terminal_tone(o, TONE_GOOD),
+               *bad = terminal_tone(o, TONE_BAD);
     if (o->json) {
         json_t *root = json_pack("{s:s,s:i,s:s,s:b,s:b,s:b,s:I,s:i,s:o}", "schema", "moeplan.verify", "version", 1,
                                  "plan", c->path[0], "accepted", (int)(n == 0 && !is_refuted(c)), "with_data",
@@ -87,22 +89,23 @@ static void write_report(const struct opts *o, const struct checked *c, struct m
             mp_out_printf(out, "%s: %s: %s\n", c->path[k], mp_violation_name(c->report[k]->violations[i].kind),
                           c->report[k]->violations[i].message);
     if (n > 0)
-        mp_out_printf(out, "%s: refused, %llu violation%s in %llu checks\n", path, (unsigned long long)n,
-                      n == 1 ? "" : "s", (unsigned long long)n_checks);
+        mp_out_printf(out, "%s: %srefused%s, %llu violation%s in %llu checks\n", path, bad, plain,
+                      (unsigned long long)n, n == 1 ? "" : "s", (unsigned long long)n_checks);
     else if (is_refuted(c))
-        mp_out_printf(out, "%s: refused, what it says of other placements is false (%llu checks, all else is right)\n",
-                      path, (unsigned long long)n_checks);
+        mp_out_printf(out,
+                      "%s: %srefused%s, what it says of other placements is false (%llu checks, all else is right)\n",
+                      path, bad, plain, (unsigned long long)n_checks);
     else if (has_matrix)
-        mp_out_printf(out, "%s: accepted, %llu checks, the matrix's bound derived again%s\n", path,
+        mp_out_printf(out, "%s: %saccepted%s, %llu checks, the matrix's bound derived again%s\n", path, good, plain,
                       (unsigned long long)n_checks,
                       n_steps > 0 ? " and its dispatch simulated again"
                                   : "; its dispatch is too long to simulate but with --thorough");
     else if (has_data && !c->names_matrix)
-        mp_out_printf(out, "%s: accepted, %llu checks, %llu steps simulated again\n", path,
+        mp_out_printf(out, "%s: %saccepted%s, %llu checks, %llu steps simulated again\n", path, good, plain,
                       (unsigned long long)n_checks, (unsigned long long)n_steps);
     else
-        mp_out_printf(out, "%s: accepted, %llu checks of %s structure (give %s to check what %s)\n", path,
-                      (unsigned long long)n_checks, c->n > 1 ? "their" : "its",
+        mp_out_printf(out, "%s: %saccepted%s, %llu checks of %s structure (give %s to check what %s)\n", path, good,
+                      plain, (unsigned long long)n_checks, c->n > 1 ? "their" : "its",
                       c->n > 1          ? "both recordings and TOPOLOGY"
                       : c->names_matrix ? "its MATRIX and TOPOLOGY"
                                         : "TRACE and TOPOLOGY",

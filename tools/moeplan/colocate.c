@@ -476,8 +476,7 @@ static enum mp_status write_text(const struct job *j, struct mp_out *out, struct
     if (t == NULL)
         return mp_nomem(err, "a table");
     write_head(j, out);
-    for (size_t k = 0; k < sizeof titles / sizeof *titles; k++)
-        mp_table_column(t, titles[k], k > 0);
+    mp_table_columns(t, titles, sizeof titles / sizeof *titles, "004056137", 1);
     for (uint32_t i = 0; i < j->n_rows; i++) {
         const struct row *r = &j->rows[i];
         const struct worth *w = &r->worth;
@@ -495,7 +494,7 @@ static enum mp_status write_text(const struct job *j, struct mp_out *out, struct
         mp_table_cell(t, "%u of %u", r->n_proven, j->n_layers);
         mp_table_cell(t, "%.2f", r->seconds);
     }
-    mp_table_show(t, &j->o->style, out);
+    mp_table_show(t, j->o->style, out);
     mp_table_free(t);
     for (uint32_t i = 0; i < j->n_rows; i++)
         if (!j->rows[i].is_found)

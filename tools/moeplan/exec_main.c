@@ -2,6 +2,7 @@
 #include "help.h"
 #include "lossy.h"
 #include "rehoming.h"
+#include "terminal.h"
 #include "train_exec.h"
 #include <moeplan/calibrate.h>
 #include <moeplan/matrix.h>
@@ -73,6 +74,8 @@ static const enum opt_id exec_options[] = {OPT_TRANSPORT,
                                            OPT_JSON,
                                            OPT_OUTPUT_FORMAT,
                                            OPT_TABLE,
+                                           OPT_COLOR,
+                                           OPT_ALL_COLUMNS,
                                            OPT_QUIET,
                                            OPT_SEED,
                                            OPT_THREADS,
@@ -132,7 +135,7 @@ static void list_transports(const struct opts *o, struct mp_out *out) {
         mp_json_write(root, out);
         json_decref(root);
     } else {
-        mp_table_show(t, &o->style, out);
+        mp_table_show(t, o->style, out);
     }
     json_decref(all);
     mp_table_free(t);
@@ -382,7 +385,7 @@ static enum mp_status write_results(const struct mp_exec_result *r, const struct
                       in->matrix != NULL ? "a traffic matrix, there and back" : score_describe(s, text, sizeof text));
         if (in->flow_name != NULL)
             mp_out_printf(out, "tokens between layers: %s\n\n", in->flow_name);
-        mp_exec_write_text(r, in, &o->style, out);
+        mp_exec_write_text(r, in, o->style, out);
     }
     status = tool_close_result(out, o, err);
 out:
@@ -522,7 +525,7 @@ static enum mp_status write_calibration(const struct mp_calibration *c, const st
     if (o->json)
         mp_calibration_write_json(c, out);
     else
-        mp_calibration_write_text(c, &o->style, out);
+        mp_calibration_write_text(c, o->style, out);
     status = tool_close_result(out, o, err);
 out:
     return status;
@@ -562,12 +565,15 @@ out:
     return status;
 }
 
-static enum mp_status run(int argc, char **argv, int *exit_code, struct mp_error *err) {
+static enum mp_status run(int argc, char **argv, int *exit_code, const char **color, struct mp_error *err) {
     struct opts o;
+    struct mp_style style;
     struct args args;
     enum mp_status status = opt_parse(&o, &args, &exec_verb, argc, argv, err);
+    *color = o.color;
     if (status != MP_OK)
         return status;
+    terminal_start(&o, &style);
     if (is_about_itself(&o))
         return about_itself(&o, err);
     o.limits = mp_limits_default;
@@ -582,12 +588,13 @@ static enum mp_status run(int argc, char **argv, int *exit_code, struct mp_error
 int main(int argc, char **argv) {
     int exit_code = 0;
     struct mp_error err = {0};
-    char text[2048];
+    const char *color = NULL;
+    char text[2048], name[64];
     tool_start();
-    enum mp_status status = run(argc, argv, &exit_code, &err);
+    enum mp_status status = run(argc, argv, &exit_code, &color, &err);
     if (status == MP_OK)
         return exit_code;
-    fprintf(stderr, "moeplan-exec: %s\n",
+    fprintf(stderr, "%s %s\n", terminal_error_name("moeplan-exec", color, name),
             err.status != MP_OK ? mp_error_text(&err, text, sizeof text) : "internal error without a message");
     return mp_exit_code(status);
 }

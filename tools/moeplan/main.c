@@ -1,4 +1,5 @@
 #include "help.h"
+#include "terminal.h"
 #include "tool.h"
 #include <moeplan/alloc.h>
 #include <stdio.h>
@@ -19,8 +20,9 @@ static enum mp_status print_help(const struct verb *v, bool is_version, struct m
     return mp_out_commit(out, err);
 }
 
-static enum mp_status run(int argc, char **argv, int *exit_code, struct mp_error *err) {
+static enum mp_status run(int argc, char **argv, int *exit_code, const char **color, struct mp_error *err) {
     struct opts o;
+    struct mp_style style;
     struct args args;
     if (argc < 2)
         return mp_fail(err, MP_EUSAGE,
@@ -33,8 +35,10 @@ static enum mp_status run(int argc, char **argv, int *exit_code, struct mp_error
     if (verb == NULL)
         return tool_unknown_verb(argv[1], err);
     enum mp_status status = opt_parse(&o, &args, verb, argc - 1, argv + 1, err);
+    *color = o.color;
     if (status != MP_OK)
         return status;
+    terminal_start(&o, &style);
     if (o.help)
         return print_help(verb, false, err);
     status = tool_keep_inputs(&o, &args, err);
@@ -53,12 +57,13 @@ static enum mp_status run(int argc, char **argv, int *exit_code, struct mp_error
 int main(int argc, char **argv) {
     int exit_code = 0;
     struct mp_error err = {0};
-    char text[2048];
+    const char *color = NULL;
+    char text[2048], name[64];
     tool_start();
-    enum mp_status status = run(argc, argv, &exit_code, &err);
+    enum mp_status status = run(argc, argv, &exit_code, &color, &err);
     if (status == MP_OK)
         return exit_code;
-    fprintf(stderr, "moeplan: %s\n",
+    fprintf(stderr, "%s %s\n", terminal_error_name("moeplan", color, name),
             err.status != MP_OK ? mp_error_text(&err, text, sizeof text) : "internal error without a message");
     return mp_exit_code(status);
 }

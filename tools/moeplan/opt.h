@@ -13,6 +13,8 @@ enum opt_id {
     OPT_JSON,
     OPT_OUTPUT_FORMAT,
     OPT_TABLE,
+    OPT_COLOR,
+    OPT_ALL_COLUMNS,
     OPT_QUIET,
     OPT_SEED,
     OPT_THREADS,
@@ -201,7 +203,7 @@ struct opts {
     bool help, json, quiet, strict, thorough, prove, colocate, resample, stage_barrier, stage_coupled, pacing,
         markdown_table, wide, man, markdown, version, matrix, csv, calibrate, keep_labels, drop_signatures;
     enum output_format output; /* what --format, --json, --csv and --markdown come to */
-    struct mp_style style;     /* of tables for people */
+    struct mp_style *style;    /* of tables for people */
     const struct verb *verb;   /* that is run */
     uint64_t host_link, host_memory, seed, threads, work_limit, mem_limit, layer_base, experts, top_k, routing_ns,
         mtp_base, pipeline_stages;
@@ -213,7 +215,8 @@ struct opts {
     uint64_t gen_layers, gen_experts, gen_top_k, first_layer, n_requests, tokens_per_request, cluster, domains;
     uint64_t source_skew_ppm, zipf_ppm, coactivation_ppm, cross_layer_ppm, domain_share_ppm, drift_ppm, stickiness_ppm,
         threshold_ppm;
-    const char *model, *out, *tables, *input_format, *format, *table, *phase, *ids, *map, *requests, *ranked, *axes;
+    const char *model, *out, *tables, *input_format, *format, *table, *color, *phase, *ids, *map, *requests, *ranked,
+        *axes;
     const char *model_b, *out_b, *colocation, *evaluator;
     const char *strategy, *strategies, *replicate, *place, *route, *order, *stages, *set, *objective, *for_stack,
         *policy, *packing, *replica_choice, *homes;

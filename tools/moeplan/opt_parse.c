@@ -175,7 +175,6 @@ static enum mp_status choose_format(struct opts *o, const struct verb *verb, str
         return mp_fail(err, MP_EUSAGE, "%s--table is for --format csv (add it)", speaker(verb, who));
     o->verb = verb;
     o->json = o->output == FORMAT_JSON || o->output == FORMAT_CSV; /* CSV is made from the document */
-    o->style.is_markdown = o->output == FORMAT_MARKDOWN;
     return o->output == FORMAT_CSV ? csv_check(o, verb->name, err) : MP_OK;
 }
 

@@ -248,8 +248,7 @@ void rehoming_text(const struct rehoming_table *t, const struct mp_style *style,
         return;
     }
     const size_t n_columns = sizeof columns / sizeof *columns - !t->is_train;
-    for (size_t i = 0; i < n_columns; i++)
-        mp_table_column(table, columns[i], i > 0);
+    mp_table_columns(table, columns, n_columns, "0015637842", 1);
     for (uint32_t i = 0; i < t->n; i++) {
         const struct row *r = &t->rows[i], *none = &t->rows[0];
         mp_table_cell(table, "%s", r->name);

@@ -1,8 +1,10 @@
 /* Where results go, in the form that --format asks for. */
 #include "csv.h"
+#include "terminal.h"
 #include "tool.h"
 
 enum mp_status tool_open_result(struct mp_out **out, const struct opts *o, struct mp_error *err) {
+    terminal_measure(o);
     return o->output == FORMAT_CSV ? mp_out_open_memory(out, err) : mp_out_open(out, "-", err);
 }
 

@@ -523,7 +523,7 @@ void training_text(const struct training *t, const struct mp_style *style, struc
                                    "of allreduce"};
     for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
         if (columns[i] != NULL)
-            mp_table_column(table, columns[i], i > 0);
+            mp_table_columns(table, &columns[i], 1, &"0012345689"[i], i == 0);
     for (uint32_t i = 0; i < t->n_rows; i++) {
         const struct row *r = &t->rows[i];
         const struct mp_train_timeline *m = &r->mean;
