@@ -29,6 +29,7 @@ struct topo_host_gpu {
     uint32_t sm;    /* 0 = not known */
     uint64_t nvswitch_bytes_per_s;
     const struct topo_device *device; /* NULL = not known */
+    const char *model;                /* what the file calls it: text, or NULL */
 };
 struct topo_host_nic {
     uint32_t pci, cpu;    /* pci MP_NONE: hangs from the CPU */

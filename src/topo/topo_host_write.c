@@ -9,6 +9,7 @@
  * What does not fit is left out and named in `source:`. */
 #include "topo_host.h"
 #include <inttypes.h>
+#include <moeplan/base.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -453,6 +454,13 @@ static enum mp_status check_types(struct topo_host *h, const struct topo_source 
     }
     for (uint32_t g = 0; g < h->n_gpus; g++)
         if (h->gpus[g].device == NULL) {
+            char quoted[200];
+            const char *model = h->gpus[g].model;
+            if (model != NULL)
+                return mp_fail_at(err, MP_EINPUT, in->path, 0, 0,
+                                  "GPU %u is \"%s\", which no built-in GPU is known as (write the built-in one to take "
+                                  "behind a colon, for instance %s:h100; \"moeplan list presets\" shows them)",
+                                  g, mp_quote(model, strlen(model), quoted, sizeof quoted), in->path);
             if (h->gpus[g].sm != 0)
                 snprintf(why, sizeof why, "which GPUs of compute capability %u these are", h->gpus[g].sm);
             return topo_source_gpu(in, why, h->arena, &type, usual, err);

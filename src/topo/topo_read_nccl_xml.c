@@ -191,6 +191,11 @@ static enum mp_status add_gpu(struct reader *r, const struct mp_xml *pci, const 
     const char *v = mp_xml_get(pci, "vendor"), *w = mp_xml_get(pci, "device");
     if (v != NULL && w != NULL && parse_hex(v, 0xffff, &vendor) && parse_hex(w, 0xffff, &device))
         g->device = topo_device_find((uint16_t)vendor, (uint16_t)device);
+    if (g->device == NULL && vendor != 0 && vendor != 0xffff && w != NULL) {
+        g->model = mp_arena_printf(r->h.arena, "PCI device %04x:%04x", (unsigned)vendor, (unsigned)device);
+        if (g->model == NULL)
+            return mp_nomem(r->err, "reading a topology");
+    }
     g->pci = index;
     g->order = gpu != NULL ? rank : r->busids[index];
     g->dev = (uint32_t)dev;
@@ -548,8 +553,8 @@ static enum mp_status read_system(struct reader *r) {
                            "has no GPUs (write a pci with class=\"0x030200\" for each, or dump the file where there "
                            "are GPUs: NCCL_TOPO_DUMP_FILE)");
     MP_TRY(check_busids(r));
-    topo_host_note(&r->h, "NCCL topology XML: %u GPU%s, %u NIC port%s%s", r->h.n_gpus,
-                   r->h.n_gpus == 1 ? "" : "s", r->h.n_nics, r->h.n_nics == 1 ? "" : "s",
+    topo_host_note(&r->h, "NCCL topology XML: %u GPU%s, %u NIC port%s%s", r->h.n_gpus, r->h.n_gpus == 1 ? "" : "s",
+                   r->h.n_nics, r->h.n_nics == 1 ? "" : "s",
                    r->has_gpu_elements ? ", GPUs by rank" : "; partial, GPUs by bus id");
     if (r->h.n_hosts > 1)
         topo_host_note(&r->h, "%u hosts in one file", r->h.n_hosts);
