@@ -63,7 +63,7 @@ function comparison() {
             }
             bars.push(label(bx(at) + 6, top + i * row + row / 2 + 4, time(r.step_time_ns.mean)));
         });
-        const marks = ticks(0, most, 4), text = axisText(marks, TIME);
+        const marks = ticks(0, most, Math.min(4, Math.floor((w - gutter) / 80))), text = axisText(marks, TIME);
         for (const t of marks.filter(v => bx(v) < w - 30))
             bars.push(svg("path", {class: "axis", d: "M" + bx(t) + " " + (top + list.length * row) + "v5"}),
                 label(bx(t), tall - 22, text(t), {"text-anchor": "middle"}));
