@@ -273,6 +273,10 @@ static json_t *drift_json(const struct check *c) {
                                               "distance", mp_json_finite(d->distance[l]), "noise",
                                               d->has_noise ? mp_json_finite(d->noise[l]) : json_null(), "beyond",
                                               (int)(d->has_noise && d->distance[l] > d->noise[l])));
+    if (json_array_size(layers) != d->n_layers) { /* memory ran out on the way */
+        json_decref(layers);
+        return NULL;
+    }
     return json_pack("{s:o,s:o,s:i,s:o}", "mean", mp_json_finite(d->mean), "mean_noise",
                      d->has_noise ? mp_json_finite(d->mean_noise) : json_null(), "n_beyond", (int)d->n_beyond, "layers",
                      layers);

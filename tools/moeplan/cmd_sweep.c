@@ -468,6 +468,11 @@ static json_t *sweep_json(const struct sweep *w, const struct point **at) {
         (void)json_array_append_new(points, point_json(w, &w->points[i]));
     for (uint32_t c = 0; c < n_curves(w); c++)
         (void)json_array_append_new(curves, curve_json(w, c, at));
+    if (json_array_size(points) != w->n || json_array_size(curves) != n_curves(w)) { /* memory ran out on the way */
+        json_decref(points);
+        json_decref(curves);
+        return NULL;
+    }
     return json_pack("{s:s,s:i,s:s,s:s,s:s,s:s,s:I,s:b,s:I,s:s,s:o,s:o,s:o}", "schema", "moeplan.sweep", "version", 1,
                      "model", w->base.model->name, "strategy", w->o->strategy, "split", w->o->split, "evaluated_on",
                      strcmp(w->o->split, "none") == 0 ? "planning data" : "held-out", "context",
