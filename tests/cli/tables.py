@@ -30,7 +30,7 @@ def main():
     overview, page, docs = out("help"), out("help", "--man"), out("help", "--markdown")
     bash, zsh, fish = (out("help", "--completion", shell) for shell in ("bash", "zsh", "fish"))
     verbs = [v["name"] for v in table["verbs"]]
-    for wanted in "inspect convert generate plan verify simulate compare sweep check migrate order export list help".split():
+    for wanted in "inspect convert generate plan verify simulate compare sweep check migrate order export report list help".split():
         check(wanted in verbs, f"verb {wanted}")
     check(out("--help") == overview, "--help is help")
     for verb in table["verbs"]:

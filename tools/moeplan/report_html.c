@@ -27,12 +27,13 @@ static void put_cell(struct mp_out *o, const char *text) {
     mp_out_puts(o, "</td>");
 }
 
-static void put_heads(struct mp_out *o, const char *caption, const char *const *titles, size_t n) {
+/* first_text: from this column on (and in the first) stands text; numbers between them. */
+static void put_heads(struct mp_out *o, const char *caption, const char *const *titles, size_t n, size_t first_text) {
     mp_out_puts(o, "<div class=\"scroll\"><table>\n<caption>");
     mp_html_text(o, caption);
     mp_out_puts(o, "</caption>\n<thead><tr>");
     for (size_t i = 0; i < n; i++) {
-        mp_out_puts(o, "<th scope=\"col\">");
+        mp_out_puts(o, i > 0 && i < first_text ? "<th scope=\"col\" class=\"n\">" : "<th scope=\"col\">");
         mp_html_text(o, titles[i]);
         mp_out_puts(o, "</th>");
     }
@@ -136,7 +137,7 @@ void report_html_comparison(void *ctx, struct mp_out *o) {
         caption, sizeof caption,
         "Mean step and what it is made of, all plans on the same steps; changes against %s. Bytes are of one step.",
         r->scores[0].name);
-    put_heads(o, caption, titles, sizeof titles / sizeof *titles);
+    put_heads(o, caption, titles, sizeof titles / sizeof *titles, sizeof titles / sizeof *titles - 1);
     for (uint32_t i = 0; i < r->n; i++)
         put_row(r, i, o);
     mp_out_puts(o, "</tbody></table></div>\n<ul class=\"notes\">\n");
@@ -199,7 +200,7 @@ void report_html_certificates(void *ctx, struct mp_out *o) {
         put_verified(p, o);
         if (p->file == NULL || p->file->n_certificates == 0)
             continue;
-        put_heads(o, "What the plan says no other can go below; mean of a planning step", titles, 6);
+        put_heads(o, "What the plan says no other can go below; mean of a planning step", titles, 6, 4);
         for (uint32_t k = 0; k < p->file->n_certificates; k++) {
             const struct mp_certificate *c = &p->file->certificates[k];
             mp_out_printf(o, "<tr><th scope=\"row\">%s</th>", kinds[c->kind]);
