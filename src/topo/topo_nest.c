@@ -28,7 +28,7 @@ static bool find_level(uint32_t n, const uint8_t *distance, uint32_t l, uint32_t
         while (first < g && distance[(size_t)g * n + first] > l)
             first++;
         group[g] = first < g ? group[first] : n_groups++;
-        for (uint32_t k = first; k < g; k++) {
+        for (uint32_t k = 0; k < g; k++) {
             const bool is_near = distance[(size_t)g * n + k] <= l;
             if (is_near == (group[k] == group[g]))
                 continue;

@@ -254,18 +254,18 @@ static enum mp_status read_text(struct text *x, struct mp_error *err) {
         }
         if (skip_blanks(line, n) == n)
             continue;
-        if (!starts(line, n, "#") && is_row(line, n)) {
-            /* Of a block that is not wanted, or in the text around the matrices of a tool. */
-            if (x->block.factor > 0 && !x->block.is_taken)
-                continue;
-            MP_TRY(read_row(x, line, n, err));
-        } else if (starts(line, n, "D\\D") || starts(line, n, "GPU")) {
+        if (starts(line, n, "D\\D") || starts(line, n, "GPU")) {
             if (x->block.factor == 0) /* a table of something else */
                 x->block.factor = 1;
             x->block.has_index = true;
         } else if (starts(line, n, "CPU")) {
             MP_TRY(end_block(x, err)); /* latencies of the host's side follow */
             x->block = (struct block){.factor = 1};
+        } else if (!starts(line, n, "#") && is_row(line, n)) {
+            /* Of a block that is not wanted, or in the text around the matrices of a tool. */
+            if (x->block.factor > 0 && !x->block.is_taken)
+                continue;
+            MP_TRY(read_row(x, line, n, err));
         } else {
             MP_TRY(read_title(x, line, n, err));
         }
