@@ -371,8 +371,8 @@ static const enum opt_id report_options[] = {OPT_OUT,
                                              OPT_END};
 static const char *const report_examples[] = {
     "moeplan report plan.yaml trace.npz 8:h100 -o report.html",
-    "moeplan report plan.yaml trace.npz 2x8:h100 eplb.yaml --incumbent live.json --redundant 0:32:8 -o report.html",
-    "moeplan report plan.yaml trace.npz 8:h100 --drift today.npz --measured exec.json -o report.html", NULL};
+    "moeplan report plan.yaml trace.npz 2x8:h100 eplb.yaml --incumbent live.json -o report.html",
+    "moeplan report plan.yaml trace.npz 8:h100 --redundant 0:32:8 --drift today.npz -o report.html", NULL};
 
 static const struct argument list_arguments[] = {{"WHAT",
                                                   "strategies, colocations, policies, formats, matrices, stacks, "

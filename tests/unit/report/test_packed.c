@@ -92,7 +92,8 @@ static void test_packed__the_same_bytes_each_time(void **state) {
     const uint32_t shape[] = {4};
     json_t *a = mp_json_packed(MP_PACK_U16, values, shape, 1), *b = mp_json_packed(MP_PACK_U16, values, shape, 1);
     assert_true(json_equal(a, b));
-    assert_string_equal(json_string_value(json_object_get(a, "base64")), "AQABAAIAIPE="); /* scale 0.2: 1, 1, 2, 61728 */
+    /* scale 0.2: 1, 1, 2, 61728 */
+    assert_string_equal(json_string_value(json_object_get(a, "base64")), "AQABAAIAIPE=");
     json_decref(a);
     json_decref(b);
 }

@@ -1,6 +1,7 @@
 /* The whole verb in this process, so that every allocation and every file operation of it can fail. */
 #include "support.h"
 #include "../../../tools/moeplan/cmd.h"
+#include "../../../tools/moeplan/terminal.h"
 #include <unistd.h>
 
 struct words {
@@ -25,11 +26,13 @@ static enum mp_status run(void *ctx, struct mp_error *err) {
     const struct words *w = ctx;
     struct opts o;
     struct args args;
+    struct mp_style style;
     int exit_code = 0;
     const struct verb *verb = verb_find(w->word[0]);
     enum mp_status status = opt_parse(&o, &args, verb, w->n, (char **)(uintptr_t)w->word, err);
     if (status != MP_OK)
         return status;
+    terminal_start(&o, &style);
     o.limits = mp_limits_default;
     o.argc = w->n;
     o.argv = w->word;
