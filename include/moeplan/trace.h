@@ -123,6 +123,19 @@ bool mp_trace_equal(const struct mp_trace *a, const struct mp_trace *b);
  * Errors are kept by the writer and reported by mp_out_commit. Same trace, same bytes. */
 void mp_trace_write(const struct mp_trace *t, struct mp_out *o);
 
+/* The forms that a recording can be written in, besides being native. Each of them is lossless: reading it gives a
+ * recording with the same sha256, without any hint. False past the last. */
+struct mp_trace_form {
+    const char *name, *summary, *reference;
+    bool is_text;   /* may be packed (mp_out_pack) */
+    bool has_table; /* writes the requests to <stem>.requests.csv beside it */
+};
+bool mp_trace_writer(uint32_t i, struct mp_trace_form *out);
+/* Writes it in a form; `table` is where the requests go, NULL unless has_table. MP_EINPUT: the form cannot carry it, and
+ * the message says what. MP_EUSAGE: there is no such form. */
+enum mp_status mp_trace_write_as(const struct mp_trace *t, const char *form, struct mp_out *o, struct mp_out *table,
+                                 struct mp_error *err) MP_MUST_CHECK;
+
 /* Pointer to the ids of rows [row, row + *n_rows) of one layer, up to the end of the chunk. */
 const uint8_t *mp_trace_ids(const struct mp_trace *t, uint32_t layer, uint64_t row, uint64_t *n_rows);
 /* The top-k of one token: ids[top_k], MP_NO_EXPERT where unused. Returns how many are used (they come first). */

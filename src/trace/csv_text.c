@@ -67,6 +67,18 @@ enum mp_status csv_open(struct csv_text *c, const struct mp_in *in, const struct
         csv_close(c);
         return mp_nomem(err, in->path);
     }
+    if (c->at < c->end && *c->at == '#') {
+        const size_t left = (size_t)(c->end - c->at), near = left > c->max_line ? c->max_line : left;
+        const char *newline = memchr(c->at, '\n', near);
+        if (newline == NULL && near < left) {
+            status =
+                mp_fail_at(err, MP_ELIMIT, c->path, 1, 1, "the line has more than %zu bytes, the limit", c->max_line);
+            goto out;
+        }
+        c->comment = (struct csv_field){c->at + 1, (size_t)((newline != NULL ? newline : c->end) - c->at - 1)};
+        c->at = newline != NULL ? newline + 1 : c->end;
+        c->line = 1;
+    }
     MP_TRY(split(c, &more, err));
     if (!more) {
         status = mp_fail_at(err, MP_EINPUT, in->path, 1, 1, "the file holds no header line");

@@ -16,7 +16,8 @@ struct csv_text {
     uint32_t n_fields;
     struct csv_field *fields; /* [CSV_MAX_FIELDS] */
     const char *line_text;
-    struct csv_field *names; /* of the header, [n_names] */
+    struct csv_field comment; /* the first line behind its #, when it starts with one; NULL = it does not */
+    struct csv_field *names;  /* of the header, [n_names] */
     uint32_t n_names;
 };
 /* Starts and reads the header line. Refuses a byte-order mark, an empty file, empty or repeated column names. */

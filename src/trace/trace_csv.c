@@ -3,6 +3,7 @@
  * stand in any order: the keys are read and sorted first, then the counts are read in that order, so no table of counts
  * is held beside the trace. */
 #include "csv_text.h"
+#include "trace_describe.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,7 @@ static const char *const aliases[N_KEYS][4] = {
 };
 
 struct line {
+    uint32_t group; /* iterations are sorted by this, then by number: the category, or 0 where they are described */
     uint32_t category, source, layer, expert; /* expert 0 in the wide shape */
     uint64_t iteration, number;
     const char *text;
@@ -28,6 +30,7 @@ struct reader {
     struct line *lines;
     uint64_t n, room;
     struct trace_names categories;
+    struct trace_described described;
 };
 
 /* "e12" or "12" as 12. */
@@ -41,6 +44,10 @@ static int probe(const char *path, const struct mp_in *in) {
         return 0;
     const char *text = (const char *)in->data, *end = text + (in->size < 65536 ? in->size : 65536),
                *stop = memchr(text, '\n', (size_t)(end - text));
+    if (stop != NULL && *text == '#') { /* the line that describes it */
+        text = stop + 1;
+        stop = memchr(text, '\n', (size_t)(end - text));
+    }
     bool has_layer = false, has_count = false, has_wide = false;
     for (const char *p = text; p < (stop != NULL ? stop : end);) {
         const char *line_end = stop != NULL ? stop : end, *comma = memchr(p, ',', (size_t)(line_end - p));
@@ -156,7 +163,7 @@ static enum mp_status read_keys(struct reader *r, const struct mp_limits *limits
 
 #define ORDER(a, b) ((a) < (b) ? -1 : (a) > (b))
 static int compare_iteration(const struct line *a, const struct line *b) {
-    int by = ORDER(a->category + 1, b->category + 1); /* no category first */
+    int by = ORDER(a->group, b->group);
     return by != 0 ? by : ORDER(a->iteration, b->iteration);
 }
 static int compare_cell(const struct line *a, const struct line *b) {
@@ -178,7 +185,7 @@ static int compare_names(const void *pa, const void *pb) {
 
 /* Categories by name and lines by key, so that the trace does not depend on the order of the lines. */
 static enum mp_status sort_all(struct reader *r, struct mp_error *err) {
-    uint32_t n_names = r->categories.n;
+    uint32_t n_names = r->described.is_there ? 0 : r->categories.n;
     if (n_names > 0) {
         const char **names = r->categories.names, **sorted = mp_calloc(n_names, sizeof *sorted);
         uint32_t *place = mp_calloc(n_names, sizeof *place);
@@ -200,7 +207,14 @@ static enum mp_status sort_all(struct reader *r, struct mp_error *err) {
         mp_free(sorted);
         mp_free(place);
     }
+    for (uint64_t i = 0; i < r->n; i++)
+        r->lines[i].group = r->described.is_there ? 0 : r->lines[i].category + 1; /* no category first */
     qsort(r->lines, r->n, sizeof *r->lines, compare_lines);
+    for (uint64_t i = 1; i < r->n; i++)
+        if (compare_iteration(&r->lines[i - 1], &r->lines[i]) == 0 && r->lines[i].category != r->lines[i - 1].category)
+            return mp_fail_at(err, MP_EINPUT, r->csv.path, r->lines[i].number, 1,
+                              "iteration %llu has another category than on line %llu",
+                              (unsigned long long)r->lines[i].iteration, (unsigned long long)r->lines[i - 1].number);
     for (uint64_t i = 1; i < r->n; i++)
         if (compare_cell(&r->lines[i - 1], &r->lines[i]) == 0)
             return mp_fail_at(err, MP_EINPUT, r->csv.path, r->lines[i].number, 1,
@@ -265,11 +279,12 @@ static enum mp_status check_complete(const struct reader *r, const uint32_t *lay
 }
 
 static enum mp_status read_csv(struct mp_trace **out, const char *path, struct mp_in *in, bool *keep_in,
-                               const struct mp_trace_hints *hints, const struct mp_limits *limits,
+                               const struct mp_trace_hints *given, const struct mp_limits *limits,
                                struct mp_error *err) {
     (void)keep_in;
     *out = NULL;
     struct reader r = {0};
+    struct mp_trace_hints settled = *given, *hints = &settled;
     struct trace_map map = {0};
     struct mp_trace_builder *b = NULL;
     uint32_t layer_of[MP_MAX_LAYERS], layer_ids[MP_MAX_LAYERS], n_layers = 0, n_sources = 0;
@@ -277,6 +292,12 @@ static enum mp_status read_csv(struct mp_trace **out, const char *path, struct m
     enum mp_status status = csv_open(&r.csv, in, limits, err);
     if (status != MP_OK)
         return status;
+    trace_described_clear(&r.described);
+    if (r.csv.comment.text != NULL) {
+        MP_TRY(trace_describe_parse(&r.described, r.csv.comment.text, r.csv.comment.n, path, 1, limits, err));
+        MP_TRY(trace_describe_settle(&settled, &r.described, path, err));
+        MP_TRY(trace_describe_categories(&r.described, &r.categories, err));
+    }
     MP_TRY(find_columns(&r, err));
     MP_TRY(trace_ask(
         path, "csv",
@@ -330,7 +351,10 @@ static enum mp_status read_csv(struct mp_trace **out, const char *path, struct m
                                  .phase = hints->phase,
                                  .model = hints->model_name,
                                  .format = "csv",
-                                 .is_time_ordered = any_iteration && !any_category,
+                                 .is_synthetic = r.described.is_synthetic,
+                                 .is_ranked = r.described.is_ranked == 1,
+                                 .is_time_ordered = r.described.is_time_ordered >= 0 ? r.described.is_time_ordered == 1
+                                                                                     : any_iteration && !any_category,
                                  .n_layers = n_layers,
                                  .n_experts = n_experts,
                                  .top_k = hints->top_k,
@@ -351,6 +375,7 @@ out:
     trace_map_clear(&map);
     csv_close(&r.csv);
     trace_names_clear(&r.categories);
+    trace_described_clear(&r.described);
     mp_free(r.lines);
     mp_free(r.wide);
     return status;

@@ -1,7 +1,7 @@
 /* Counts as one JSON object: per-layer "heat" with co-activation pairs (as mbolt writes it), or SGLang's
  * {"logical_count": ...}. */
 #include "json_place.h"
-#include "trace_box.h"
+#include "trace_describe.h"
 #include <moeplan/json.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -20,7 +20,7 @@ static int probe(const char *path, const struct mp_in *in) {
         i++;
     if (i < in->size && in->data[i] == '{') {
         if (has_text(in, 65536, "\"n_expert_per_layer\"") && has_text(in, 65536, "\"heat\""))
-            return 80;
+            return has_text(in, 4096, "\"" DESCRIBE_KEY "\"") ? 90 : 80; /* a first line like that is .jsonl's too */
         if (has_text(in, 4096, "\"logical_count\""))
             return 80;
     }
@@ -33,6 +33,7 @@ struct document {
     const char *path;
     const struct mp_in *in;
     json_t *root;
+    struct trace_described described;
 };
 
 static enum mp_status fail_there(const struct document *d, const char *place, struct mp_error *err, const char *fmt,
@@ -81,6 +82,7 @@ static enum mp_status read_layers(struct mp_trace_builder **b, const struct docu
     uint64_t n_layers, n_experts, k = 0, count, first, second;
     uint32_t layer_ids[MP_MAX_LAYERS];
     bool is_decode = json_object_get(root, "n_decode_tokens") != NULL;
+    const struct trace_described *m = &d->described;
     enum mp_status status =
         trace_ask(path, "json", (struct trace_needs){.layer_base = true, .phase = !is_decode, .ids = true}, hints, err);
     if (status != MP_OK)
@@ -108,9 +110,18 @@ static enum mp_status read_layers(struct mp_trace_builder **b, const struct docu
                    (unsigned long long)n_layers);
     if (model != NULL && !json_is_string(model))
         return BAD("model", "model is not a string");
-    for (uint32_t l = 0; l < n_layers; l++)
-        layer_ids[l] = l + (uint32_t)hints->layer_base;
+    for (uint32_t l = 0; l < n_layers; l++) {
+        char what[64];
+        uint64_t id = l;
+        snprintf(what, sizeof what, "layers[%u].", l);
+        if (m->is_there) /* then the layers are named, and may be any that ascend */
+            MP_TRY(take_key(d, json_array_get(layers, l), what, "layer", l > 0 ? layer_ids[l - 1] + 1 : 0,
+                            MP_MAX_LAYERS - 1, &id, err));
+        layer_ids[l] = (uint32_t)id + (uint32_t)hints->layer_base;
+    }
     struct mp_trace_meta meta = {.kind = MP_TRACE_COUNTS,
+                                 .is_synthetic = m->is_synthetic,
+                                 .is_ranked = m->is_ranked == 1,
                                  .phase = is_decode ? MP_PHASE_DECODE : hints->phase,
                                  .format = "json",
                                  .model = hints->model_name != NULL ? hints->model_name
@@ -118,7 +129,7 @@ static enum mp_status read_layers(struct mp_trace_builder **b, const struct docu
                                                                     : "",
                                  .n_layers = (uint32_t)n_layers,
                                  .n_experts = (uint32_t)n_experts,
-                                 .is_time_ordered = true,
+                                 .is_time_ordered = m->is_time_ordered != 0,
                                  .top_k = k != 0 ? (uint32_t)k : hints->top_k,
                                  .layer_ids = layer_ids};
     MP_TRY(mp_trace_builder_new(b, &meta, limits, err));
@@ -133,7 +144,7 @@ static enum mp_status read_layers(struct mp_trace_builder **b, const struct docu
             return BAD(what, "layers[%u] is not an object", l);
         if (json_object_get(layer, "layer") != NULL) {
             MP_TRY(take_key(d, layer, what, "layer", 0, MP_MAX_LAYERS - 1, &id, err));
-            if (id != l)
+            if (!m->is_there && id != l)
                 return BAD(what, "layers[%u] says layer %llu (write the layers in order, from 0)", l,
                            (unsigned long long)id);
         }
@@ -239,15 +250,21 @@ out:
 }
 
 static enum mp_status read_json(struct mp_trace **out, const char *path, struct mp_in *in, bool *keep_in,
-                                const struct mp_trace_hints *hints, const struct mp_limits *limits,
+                                const struct mp_trace_hints *given, const struct mp_limits *limits,
                                 struct mp_error *err) {
     (void)keep_in;
     *out = NULL;
     struct mp_trace_builder *b = NULL;
     struct document d = {.path = path, .in = in};
+    struct mp_trace_hints settled = *given, *hints = &settled;
+    trace_described_clear(&d.described);
     enum mp_status status = mp_json_parse(&d.root, path, (const char *)in->data, in->size, 1, limits, err);
     if (status != MP_OK)
         return status;
+    if (json_object_get(d.root, DESCRIBE_KEY) != NULL) {
+        MP_TRY(trace_describe_read(&d.described, d.root, true, path, 1, err));
+        MP_TRY(trace_describe_settle(&settled, &d.described, path, err));
+    }
     if (json_object_get(d.root, "logical_count") != NULL)
         MP_TRY(read_logical_count(&b, &d, hints, limits, err));
     else if (json_object_get(d.root, "layers") != NULL)
@@ -269,6 +286,7 @@ static enum mp_status read_json(struct mp_trace **out, const char *path, struct 
         status = trace_fail_at(err, &inner, path, 0, 0);
 out:
     mp_trace_builder_free(b);
+    trace_described_clear(&d.described);
     json_decref(d.root);
     return status;
 }

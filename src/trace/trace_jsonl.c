@@ -1,6 +1,6 @@
 /* One JSON object per token and layer (traces/FORMAT.md, "Lines"). Lines may stand in any order: a recorder writes
  * layer by layer, a user token by token. They are kept as small records, sorted, and only then built. */
-#include "trace_box.h"
+#include "trace_describe.h"
 #include <math.h>
 #include <moeplan/json.h>
 #include <stdio.h>
@@ -16,13 +16,6 @@ struct record {
 struct request {
     uint64_t id;
     uint32_t source, category;
-};
-struct meta {
-    char model[MP_MAX_NAME + 1];
-    enum mp_phase phase;
-    int layer_base, ids_are_physical, is_ranked;
-    uint32_t n_experts, top_k;
-    bool is_synthetic;
 };
 struct reader {
     const char *path;
@@ -78,59 +71,6 @@ static bool grow(const struct reader *r, void **p, size_t *room, size_t need, si
     *p = grown;
     *room = more;
     return true;
-}
-
-static enum mp_status read_meta(struct reader *r, struct meta *m, const json_t *o, uint64_t line,
-                                struct mp_error *err) {
-    uint64_t v;
-    enum mp_status status = mp_json_u64(o, "moeplan_trace", r->path, line, 1, 1, &v, err);
-    const char *key;
-    json_t *value;
-    if (status != MP_OK)
-        return status;
-    json_object_foreach((json_t *)(uintptr_t)o, key, value) {
-        const char *s = json_string_value(value);
-        if (strcmp(key, "model") == 0) {
-            if (s == NULL || strlen(s) > MP_MAX_NAME || !mp_is_text(s, strlen(s)))
-                return BAD("model is not text of at most %u bytes", MP_MAX_NAME);
-            snprintf(m->model, sizeof m->model, "%s", s);
-        } else if (strcmp(key, "phase") == 0) {
-            for (int p = MP_PHASE_PREFILL; p <= MP_PHASE_MIXED; p++)
-                if (s != NULL && strcmp(s, mp_phase_name((enum mp_phase)p)) == 0)
-                    m->phase = (enum mp_phase)p;
-            if (m->phase == MP_PHASE_UNKNOWN)
-                return BAD("phase is not one of \"prefill\", \"decode\", \"train\", \"mixed\"");
-        } else if (strcmp(key, "ids") == 0) {
-            if (s == NULL || (strcmp(s, "logical") != 0 && strcmp(s, "physical") != 0))
-                return BAD("ids is neither \"logical\" nor \"physical\"");
-            m->ids_are_physical = s[0] == 'p';
-        } else if (strcmp(key, "ranked") == 0) {
-            if (!json_is_boolean(value))
-                return BAD("ranked is neither true nor false");
-            m->is_ranked = json_is_true(value);
-        } else if (strcmp(key, "synthetic") == 0) {
-            if (!json_is_boolean(value))
-                return BAD("synthetic is neither true nor false");
-            m->is_synthetic = json_is_true(value);
-        } else if (strcmp(key, "layer_base") == 0) {
-            if ((status = mp_json_u64(o, key, r->path, line, 0, MP_MAX_LAYERS - 1, &v, err)) != MP_OK)
-                return status;
-            m->layer_base = (int)v;
-        } else if (strcmp(key, "n_experts") == 0) {
-            if ((status = mp_json_u64(o, key, r->path, line, 1, MP_MAX_EXPERTS, &v, err)) != MP_OK)
-                return status;
-            m->n_experts = (uint32_t)v;
-        } else if (strcmp(key, "top_k") == 0) {
-            if ((status = mp_json_u64(o, key, r->path, line, 1, MP_MAX_TOP_K, &v, err)) != MP_OK)
-                return status;
-            m->top_k = (uint32_t)v;
-        } else if (strcmp(key, "moeplan_trace") != 0) {
-            char quoted[128];
-            return BAD("key \"%s\" is not known (model, phase, ids, ranked, synthetic, layer_base, n_experts, top_k)",
-                       mp_quote(key, strlen(key), quoted, sizeof quoted));
-        }
-    }
-    return MP_OK;
 }
 
 static enum mp_status find_request(struct reader *r, uint64_t id, uint32_t *out, bool *is_new, struct mp_error *err) {
@@ -285,28 +225,6 @@ static int compare_records(const void *pa, const void *pb) {
     return by != 0 ? by : ORDER(a->line, b->line);
 }
 
-/* The meta line fills in what the hints leave open; where both speak they must agree. */
-static enum mp_status settle(struct mp_trace_hints *h, const struct meta *m, const char *path, struct mp_error *err) {
-#define AGREE(field, none, value, option)                                                                              \
-    do {                                                                                                               \
-        if (h->field == (none))                                                                                        \
-            h->field = (value);                                                                                        \
-        else if ((value) != (none) && h->field != (value))                                                             \
-            return mp_fail_at(err, MP_EUSAGE, path, 1, 1,                                                              \
-                              "%s says something else than the recording's first line (leave it out)", option);        \
-    } while (0)
-    AGREE(phase, MP_PHASE_UNKNOWN, m->phase, "--phase");
-    AGREE(layer_base, -1, m->layer_base, "--layer-base");
-    AGREE(ids_are_physical, -1, m->ids_are_physical, "--ids");
-    AGREE(is_ranked, -1, m->is_ranked, "--ranked");
-    AGREE(n_experts, 0, m->n_experts, "--experts");
-    AGREE(top_k, 0, m->top_k, "--top-k");
-#undef AGREE
-    if (h->model_name == NULL && m->model[0] != '\0')
-        h->model_name = m->model;
-    return MP_OK;
-}
-
 /* Sorted records into rows: every token has every layer exactly once, positions of a request follow each other. */
 static enum mp_status build(struct mp_trace_builder *b, struct reader *r, const uint32_t *layer_of, uint32_t n_layers,
                             uint32_t k, const struct trace_map *map, struct mp_error *err) {
@@ -380,7 +298,8 @@ out:
     return status;
 }
 
-static enum mp_status read_all(struct reader *r, struct meta *m, const struct mp_in *in, struct mp_error *err) {
+static enum mp_status read_all(struct reader *r, struct trace_described *m, const struct mp_in *in,
+                               struct mp_error *err) {
     const char *cursor = (const char *)in->data, *end = cursor + in->size, *text;
     size_t n;
     for (uint64_t line = 1; mp_next_line_within(&cursor, end, r->limits->line_bytes, &text, &n); line++) {
@@ -399,8 +318,8 @@ static enum mp_status read_all(struct reader *r, struct meta *m, const struct mp
             status = read_line(r, o, line, err);
         else if (line != 1)
             status = BAD("the line that describes the recording must be the first");
-        else
-            status = read_meta(r, m, o, line, err);
+        else if ((status = trace_describe_read(m, o, false, r->path, line, err)) == MP_OK)
+            status = trace_describe_categories(m, &r->categories, err);
         json_decref(o);
         if (status != MP_OK)
             return status;
@@ -414,14 +333,19 @@ static enum mp_status read_jsonl(struct mp_trace **out, const char *path, struct
     (void)keep_in;
     *out = NULL;
     struct reader r = {.path = path, .limits = limits, .shortest = UINT32_MAX};
-    struct meta m = {.layer_base = -1, .ids_are_physical = -1, .is_ranked = -1};
+    struct trace_described m = {0};
+    trace_described_clear(&m);
     struct mp_trace_hints hints = *given;
     struct mp_trace_builder *b = NULL;
     struct trace_map map = {0};
     uint32_t layer_of[MP_MAX_LAYERS], layer_ids[MP_MAX_LAYERS], n_layers = 0;
     enum mp_status status = MP_OK;
     MP_TRY(read_all(&r, &m, in, err));
-    MP_TRY(settle(&hints, &m, path, err));
+    MP_TRY(trace_describe_settle(&hints, &m, path, err));
+    if (m.n_layers != 0) {
+        status = mp_fail_at(err, MP_EINPUT, path, 1, 1, "layers: every line names its own (leave it out)");
+        goto out;
+    }
     MP_TRY(trace_ask(path, "jsonl",
                      (struct trace_needs){.layer_base = true, .phase = true, .ids = true, .experts = true}, &hints,
                      err));
@@ -461,13 +385,13 @@ static enum mp_status read_jsonl(struct mp_trace **out, const char *path, struct
                                  .format = "jsonl",
                                  .is_synthetic = m.is_synthetic,
                                  .is_ranked = hints.is_ranked == 1,
-                                 .is_time_ordered = true,
+                                 .is_time_ordered = m.is_time_ordered != 0,
                                  .n_layers = n_layers,
                                  .n_experts = hints.n_experts,
                                  .top_k = k,
                                  .layer_ids = layer_ids,
                                  .has_weights = r.has_weights,
-                                 .has_unused = r.shortest < k};
+                                 .has_unused = r.shortest < k || m.id_bytes == 2};
     MP_TRY(mp_trace_builder_new(&b, &meta, limits, err));
     MP_TRY(trace_names_to_builder(&r.categories, b, err));
     MP_TRY(build(b, &r, layer_of, n_layers, k, &map, err));
@@ -483,6 +407,7 @@ out:
     mp_free(r.requests);
     mp_free(r.slots);
     trace_names_clear(&r.categories);
+    trace_described_clear(&m);
     return status;
 }
 

@@ -1,6 +1,7 @@
 /* NumPy arrays (.npz members or a bare .npy): topk_ids [tokens, layers, k] with a requests table beside it, or counts
  * whose axes are asked for. A member is inflated straight into the trace; the array is never held as a whole. */
 #include "csv_text.h"
+#include "trace_describe.h"
 #include <moeplan/npy.h>
 #include "zip_container.h"
 #include <stdio.h>
@@ -146,9 +147,58 @@ static enum mp_status map_ids(const struct trace_map *map, const uint8_t *ids, u
     return MP_OK;
 }
 
+/* What moeplan says about an archive that it wrote: the bytes of a JSON object, as an array. */
+static enum mp_status read_description(struct trace_described *d, const struct source *s,
+                                       const struct mp_limits *limits, struct mp_error *err) {
+    uint32_t member = s->z != NULL ? zip_find(s->z, DESCRIBE_KEY ".npy") : MP_NONE;
+    const uint8_t *bytes;
+    uint8_t *owned = NULL;
+    uint64_t header_bytes = 0;
+    struct mp_npy_header h;
+    if (member == MP_NONE)
+        return MP_OK;
+    const struct zip_member *m = &s->z->members[member];
+    const char *path = s->in->path;
+    enum mp_status status = zip_read(s->z, member, limits->line_bytes, &bytes, &owned, err);
+    if (status != MP_OK)
+        return status;
+    MP_TRY(mp_npy_header_bytes(bytes, m->bytes < MP_NPY_PREFIX ? (size_t)m->bytes : MP_NPY_PREFIX, path, m->data_offset,
+                               limits, &header_bytes, err));
+    if (header_bytes > m->bytes) {
+        status = mp_fail_at(err, MP_EINPUT, path, 0, m->data_offset + 1, "member %s ends inside its header", m->name);
+        goto out;
+    }
+    MP_TRY(mp_npy_header_parse(&h, bytes, header_bytes, false, path, m->data_offset, err));
+    if (h.item_bytes != 1 || h.n_dims != 1 || h.data_bytes != m->bytes - header_bytes) {
+        status = mp_fail_at(err, MP_EINPUT, path, 0, m->data_offset + 1,
+                            "member %s is not a list of bytes (a JSON object)", m->name);
+        goto out;
+    }
+    MP_TRY(trace_describe_parse(d, (const char *)bytes + header_bytes, h.data_bytes, path, 0, limits, err));
+out:
+    mp_free(owned);
+    return status;
+}
+
+/* Categories in the order that was described, and then the others, in the builder; the table's indexes follow. */
+static enum mp_status settle_categories(struct request_table *table, const struct trace_described *d,
+                                        struct mp_trace_builder *b, struct mp_error *err) {
+    enum mp_status status = trace_names_to_builder(&d->categories, b, err);
+    uint32_t *index = mp_calloc(table->categories.n, sizeof *index);
+    if (status == MP_OK && index == NULL)
+        status = mp_nomem(err, "categories");
+    for (uint32_t i = 0; i < table->categories.n && status == MP_OK; i++)
+        status = mp_trace_builder_category(b, table->categories.names[i], &index[i], err);
+    for (uint64_t r = 0; r < table->n && status == MP_OK; r++)
+        if (table->requests[r].category != MP_NONE)
+            table->requests[r].category = index[table->requests[r].category];
+    mp_free(index);
+    return status;
+}
+
 static enum mp_status read_tokens(struct mp_trace **out, struct source *s, const struct mp_npy_header *h,
-                                  const struct mp_trace_hints *hints, const struct mp_limits *limits,
-                                  struct mp_error *err) {
+                                  const struct mp_trace_hints *hints, const struct trace_described *described,
+                                  const struct mp_limits *limits, struct mp_error *err) {
     const char *path = s->in->path;
     struct mp_trace_builder *b = NULL;
     struct request_table table = {0};
@@ -179,9 +229,12 @@ static enum mp_status read_tokens(struct mp_trace **out, struct source *s, const
                           "%llu tokens need more than the memory limit of %llu bytes "
                           "(raise --mem-limit, or convert it in parts)",
                           (unsigned long long)n_rows, (unsigned long long)limits->memory_bytes);
+    if (described->n_layers != 0 && described->n_layers != n_layers)
+        return mp_fail_at(err, MP_EINPUT, path, 0, s->start + 1, "%u layers are described, the array has %llu",
+                          described->n_layers, (unsigned long long)n_layers);
     MP_TRY(trace_check_base(path, hints->layer_base, n_layers, err));
     for (uint32_t l = 0; l < n_layers; l++)
-        layer_ids[l] = (uint32_t)hints->layer_base + l;
+        layer_ids[l] = described->n_layers != 0 ? described->layers[l] : (uint32_t)hints->layer_base + l;
     struct mp_error refused = {0};
     status = open_requests(&requests, path, hints, &refused);
     if (status == MP_EUSAGE && hints->missing != NULL) {
@@ -208,15 +261,16 @@ static enum mp_status read_tokens(struct mp_trace **out, struct source *s, const
                                  .phase = hints->phase,
                                  .model = hints->model_name,
                                  .format = "npz",
+                                 .is_synthetic = described->is_synthetic,
                                  .is_ranked = hints->is_ranked == 1,
-                                 .is_time_ordered = true,
+                                 .is_time_ordered = described->is_time_ordered != 0,
                                  .n_layers = (uint32_t)n_layers,
                                  .n_experts = hints->n_experts,
                                  .top_k = (uint32_t)k,
                                  .layer_ids = layer_ids,
                                  .has_unused = h->is_signed};
     MP_TRY(mp_trace_builder_new(&b, &meta, limits, err));
-    MP_TRY(trace_names_to_builder(&table.categories, b, err));
+    MP_TRY(settle_categories(&table, described, b, err));
     size_t row_bytes = (size_t)(n_layers * k) * h->item_bytes;
     uint64_t per_read = ((size_t)256 << 10) / row_bytes + 1, row = 0;
     if (per_read > n_rows)
@@ -243,7 +297,7 @@ static enum mp_status read_tokens(struct mp_trace **out, struct source *s, const
     struct mp_trace_builder *done = b;
     b = NULL;
     MP_TRY(mp_trace_builder_finish(done, NULL, out, err));
-    if (h->is_signed && (status = trace_drop_empty_layers(*out, err)) != MP_OK) {
+    if (h->is_signed && !described->is_there && (status = trace_drop_empty_layers(*out, err)) != MP_OK) {
         mp_trace_free(*out);
         *out = NULL;
     }
@@ -344,11 +398,13 @@ out:
 }
 
 static enum mp_status read_npz(struct mp_trace **out, const char *path, struct mp_in *in, bool *keep_in,
-                               const struct mp_trace_hints *hints, const struct mp_limits *limits,
+                               const struct mp_trace_hints *given, const struct mp_limits *limits,
                                struct mp_error *err) {
-    (void)path;
     (void)keep_in;
     *out = NULL;
+    struct mp_trace_hints settled = *given, *hints = &settled;
+    struct trace_described described = {0};
+    trace_described_clear(&described);
     struct source s = {.in = in, .name = "", .bytes = in->size};
     char name[64] = "";
     uint8_t *header = NULL;
@@ -392,14 +448,17 @@ static enum mp_status read_npz(struct mp_trace **out, const char *path, struct m
                             (unsigned long long)h.data_bytes, (unsigned long long)(s.bytes - header_bytes));
         goto out;
     }
+    MP_TRY(read_description(&described, &s, limits, err));
+    MP_TRY(trace_describe_settle(&settled, &described, path, err));
     enum axes axes;
     MP_TRY(find_axes(&axes, &s, &h, hints, err));
     if (axes == AXES_TOKENS)
-        MP_TRY(read_tokens(out, &s, &h, hints, limits, err));
+        MP_TRY(read_tokens(out, &s, &h, hints, &described, limits, err));
     else
         MP_TRY(read_counts(out, &s, &h, axes, hints, limits, err));
 out:
     mp_free(header);
+    trace_described_clear(&described);
     zip_stream_close(s.stream);
     zip_close(s.z);
     return status;

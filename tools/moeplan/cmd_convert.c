@@ -3,8 +3,46 @@
 #include <stdio.h>
 #include <string.h>
 
-static enum mp_status convert_trace(const char *in, const struct opts *o, struct mp_out *file, char *text, size_t size,
-                                    struct mp_error *err) {
+static bool ends_with(const char *s, const char *end) {
+    size_t n = strlen(s), k = strlen(end);
+    return n >= k && strcmp(s + n - k, end) == 0;
+}
+
+/* How the recording goes to `path`: packed where a text's name ends so, and with a table beside it where the form has
+ * one. */
+static enum mp_status open_form(const struct opts *o, const char *path, struct mp_out *file, struct mp_out **table,
+                                struct mp_error *err) {
+    struct mp_trace_form form;
+    uint32_t i = 0;
+    while (mp_trace_writer(i, &form) && (o->to == NULL || strcmp(form.name, o->to) != 0))
+        i++;
+    if (o->to == NULL || !mp_trace_writer(i, &form))
+        return o->to == NULL ? MP_OK
+                             : mp_fail(err, MP_EUSAGE,
+                                       "convert: --to %.40s is no form that recordings are written in (see: moeplan "
+                                       "list formats)",
+                                       o->to);
+    enum mp_file_packing packing = ends_with(path, ".gz")    ? MP_FILE_GZIP
+                                   : ends_with(path, ".zst") ? MP_FILE_ZSTD
+                                                             : MP_FILE_PLAIN;
+    if (packing != MP_FILE_PLAIN && !form.is_text)
+        return mp_fail(err, MP_EUSAGE, "convert: %s is not written packed (name a file without %s)", form.name,
+                       packing == MP_FILE_GZIP ? ".gz" : ".zst");
+    mp_out_pack(file, packing);
+    if (!form.has_table)
+        return MP_OK;
+    char name[4096];
+    const char *slash = strrchr(path, '/'), *dot = strrchr(path, '.');
+    int stem = (int)(dot != NULL && (slash == NULL || dot > slash) ? dot - path : (ptrdiff_t)strlen(path));
+    if (strcmp(path, "-") == 0)
+        return mp_fail(err, MP_EUSAGE, "convert: %s has a table beside it and cannot go to standard output", form.name);
+    if (snprintf(name, sizeof name, "%.*s.requests.csv", stem, path) >= (int)sizeof name)
+        return mp_fail(err, MP_EUSAGE, "convert: the name of the output is too long");
+    return mp_out_open(table, name, err);
+}
+
+static enum mp_status convert_trace(const char *in, const struct opts *o, struct mp_out *file, struct mp_out *table,
+                                    char *text, size_t size, struct mp_error *err) {
     struct mp_trace *t;
     enum mp_status status = tool_load_trace_changed(&t, in, o, err);
     if (status != MP_OK)
@@ -14,7 +52,14 @@ static enum mp_status convert_trace(const char *in, const struct opts *o, struct
                   t->layer_ids[0]);
     if (o->drop_signatures)
         mp_trace_signatures_drop(t);
-    mp_trace_write(t, file);
+    struct mp_error inner = {0};
+    status = mp_trace_write_as(t, o->to != NULL ? o->to : "native", file, table, &inner);
+    mp_out_pack_end(file);
+    if (status != MP_OK) {
+        (void)mp_fail(err, status, "%s: %s", in, inner.message);
+        mp_trace_free(t);
+        return status;
+    }
     if (t->kind == MP_TRACE_TOKENS)
         snprintf(text, size, "%s: %llu request%s, %llu token%s, %u layer%s of %u experts, top-%u, %s", t->format,
                  (unsigned long long)t->n_requests, tool_s(t->n_requests), (unsigned long long)t->n_rows,
@@ -76,7 +121,7 @@ enum mp_status cmd_convert(const struct opts *o, const struct args *args, int *e
     const char *in = args->value[0], *path = args->value[1];
     char text[512] = "";
     enum tool_kind kind = TOOL_TRACE;
-    struct mp_out *file = NULL, *out = NULL;
+    struct mp_out *file = NULL, *out = NULL, *table = NULL;
     enum mp_status status = MP_OK;
     bool to_stdout = strcmp(path, "-") == 0;
     if (to_stdout && o->json)
@@ -87,17 +132,27 @@ enum mp_status cmd_convert(const struct opts *o, const struct args *args, int *e
     if (kind == TOOL_MODEL)
         return mp_fail(err, MP_EUSAGE, "convert: \"%.80s\" is a model, which has only one form (see: moeplan inspect)",
                        in);
-    if (o->to != NULL && kind != TOOL_TOPOLOGY)
-        return mp_fail(err, MP_EUSAGE, "convert: --to is for topologies, and \"%.80s\" is none (see: moeplan export)",
+    if (o->to != NULL && kind != TOOL_TOPOLOGY && kind != TOOL_TRACE)
+        return mp_fail(err, MP_EUSAGE,
+                       "convert: --to is for recordings and topologies, and \"%.80s\" is none (see: moeplan export)",
                        in);
     MP_TRY(mp_out_open(&file, path, err));
-    if (kind == TOOL_TRACE)
-        MP_TRY(convert_trace(in, o, file, text, sizeof text, err));
-    else if (kind == TOOL_TOPOLOGY)
+    if (kind == TOOL_TRACE) {
+        MP_TRY(open_form(o, path, file, &table, err));
+        MP_TRY(convert_trace(in, o, file, table, text, sizeof text, err));
+    }
+    if (kind == TOOL_TOPOLOGY)
         MP_TRY(convert_topology(in, o, file, text, sizeof text, err));
-    else
+    if (kind == TOOL_PLACEMENT || kind == TOOL_PLAN)
         MP_TRY(convert_placement(in, o, file, text, sizeof text, err));
     unsigned long long n_bytes = mp_out_offset(file);
+    if (table != NULL) { /* both or none */
+        MP_TRY(mp_out_finish(file, err));
+        MP_TRY(mp_out_finish(table, err));
+        status = mp_out_commit(table, err);
+        table = NULL;
+        MP_TRY(status);
+    }
     status = mp_out_commit(file, err);
     file = NULL;
     if (status != MP_OK || to_stdout)
@@ -113,6 +168,7 @@ enum mp_status cmd_convert(const struct opts *o, const struct args *args, int *e
     }
     status = tool_close_result(out, o, err);
 out:
+    mp_out_cancel(table);
     mp_out_cancel(file);
     return status;
 }

@@ -73,12 +73,22 @@ static bool homes_row(uint32_t i, struct row *row, char *buf) {
     return s != NULL;
 }
 
+/* What is read, then what is written. */
 static bool formats_row(uint32_t i, struct row *row, char *buf) {
     (void)buf;
     const struct mp_trace_format *f = mp_trace_format_at(i);
-    if (f != NULL)
-        *row = (struct row){f->name, "recording", f->summary, f->reference, NULL};
-    return f != NULL;
+    struct mp_trace_form form;
+    uint32_t n_readers = 0;
+    if (f != NULL) {
+        *row = (struct row){f->name, "read", f->summary, f->reference, NULL};
+        return true;
+    }
+    while (mp_trace_format_at(n_readers) != NULL)
+        n_readers++;
+    if (!mp_trace_writer(i - n_readers, &form))
+        return false;
+    *row = (struct row){form.name, "written", form.summary, form.reference, NULL};
+    return true;
 }
 
 static bool matrices_row(uint32_t i, struct row *row, char *buf) {
@@ -205,7 +215,9 @@ static const struct {
     {"policies", policies_row,
      "policies of training steps: what travels first (plan --policy; simulate --phase train shows all, and the "
      "searched one)"},
-    {"formats", formats_row, "recordings that can be read (--input-format; detected otherwise)"},
+    {"formats", formats_row,
+     "recordings: what is read (--input-format; detected otherwise; .gz and .zst of any), what is written (convert "
+     "--to)"},
     {"matrices", matrices_row, "traffic matrices that `moeplan order` reads (--input-format; detected otherwise)"},
     {"stacks", stacks_row, "serving stacks: placements out (export --to) and in"},
     {"exports", exports_row, "other exports (export --to), made from a plan, a recording and a topology"},

@@ -265,8 +265,9 @@ const struct opt opt_table[OPT_END] = {
     [OPT_TO] =
         NAMED("to", "NAME", to, WORDS_TARGETS, NULL, NULL,
               "what to write: for a serving stack (moeplan list stacks), or another export (moeplan list exports)"),
-    [OPT_TO_TOPOLOGY] = NAMED("to", "NAME", to, WORDS_TOPOLOGY_FORMS, NULL, "yaml",
-                              "the form to write a topology in (moeplan list topologies)"),
+    [OPT_TO_TOPOLOGY] =
+        NAMED("to", "NAME", to, WORDS_TOPOLOGY_FORMS, NULL, "native, or yaml",
+              "the form to write a recording (moeplan list formats) or a topology (moeplan list topologies) in"),
     [OPT_SVG] = TEXT("svg", 0, "FILE", svg, WORDS_FILE, NULL, NULL, "also draw the topology as a picture: an SVG file"),
     [OPT_STEP] = WHOLE("step", 0, "N", step, 0, 1000000, NULL, "the mean of all steps, or the first one",
                        "step to export, from 0 on"),
@@ -556,8 +557,15 @@ const char *opt_word(enum opt_words words, const char *choices, uint32_t i, char
         return mp_synth_preset(i, &name, &summary, &params) ? name : NULL;
     case WORDS_TOPOLOGIES:
         return mp_gpu_preset(i, &name, &summary) ? name : NULL;
-    case WORDS_TOPOLOGY_FORMS:
-        return mp_topology_writer(i, &name, &summary, &reference) ? name : NULL;
+    case WORDS_TOPOLOGY_FORMS: {
+        struct mp_trace_form form;
+        uint32_t n_forms = 0;
+        while (mp_trace_writer(n_forms, &form))
+            n_forms++;
+        if (i < n_forms)
+            return mp_trace_writer(i, &form) ? form.name : NULL;
+        return mp_topology_writer(i - n_forms, &name, &summary, &reference) ? name : NULL;
+    }
     case WORDS_VERBS:
         return i < n_verbs ? verbs[i].name : NULL;
     case WORDS_LISTS:
