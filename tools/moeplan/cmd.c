@@ -36,15 +36,20 @@ static const char *const inspect_examples[] = {"moeplan inspect trace.npz", "moe
 
 static const struct argument convert_arguments[] = {
     {"IN", "a recording, a placement of a serving stack, or a topology", false, false, WORDS_FILE},
-    {"OUT", "file to write: the native trace format, a plan file, or a topology (YAML, or --to)", false, false,
-     WORDS_FILE},
+    {"OUT",
+     "file to write: a native trace, a plan file, a topology in YAML, or what --to says (text forms are packed by .gz "
+     "and .zst)",
+     false, false, WORDS_FILE},
     {0}};
 static const enum opt_id convert_options[] = {HINTS,           PLACEMENT, OPT_MODEL, OPT_DROP_SIGNATURES,
                                               OPT_TO_TOPOLOGY, COMMON,    OPT_END};
 static const char *const convert_examples[] = {
     "moeplan convert expert_distribution_recorder.pt trace.mpt --phase decode --layer-base 0",
-    "moeplan convert sglang-placement.json plan.yaml --gpus 8", "moeplan convert 2x4:a100+2x4:l40s topology.yaml",
-    "moeplan convert 4xdgx.xml:h100 four.yaml", NULL};
+    "moeplan convert trace.mpt trace.jsonl.zst --to jsonl",
+    "moeplan convert sglang-placement.json plan.yaml --gpus 8",
+    "moeplan convert 2x4:a100+2x4:l40s topology.yaml",
+    "moeplan convert 4xdgx.xml:h100 four.yaml",
+    NULL};
 
 static const struct argument generate_arguments[] = {{0}};
 static const enum opt_id generate_options[] = {

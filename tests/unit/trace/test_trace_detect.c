@@ -1,4 +1,5 @@
 #include "samples.h"
+#include <moeplan/stack.h>
 
 struct sample {
     const char *format;
@@ -86,6 +87,14 @@ static void test_trace_detect__load_finds_the_format(void **state) {
         mp_trace_free(t);
         free(s[i].b.p);
     }
+}
+
+/* --input-format names recordings and placements of serving stacks alike. */
+static void test_trace_detect__no_name_is_a_stack_too(void **state) {
+    (void)state;
+    for (uint32_t i = 0; mp_trace_format_at(i) != NULL; i++)
+        for (uint32_t k = 0; mp_stack_at(k) != NULL; k++)
+            assert_string_not_equal(mp_trace_format_at(i)->name, mp_stack_at(k)->name);
 }
 
 static void test_trace_detect__what_nobody_knows_is_said(void **state) {

@@ -349,7 +349,7 @@ static enum mp_status read_omni(struct mp_trace **out, const char *path, struct 
     struct mp_trace_hints with_phase = *hints;
     with_phase.phase = phase;
     MP_TRY(trace_ask(
-        path, "omni",
+        path, "omni_counts",
         (struct trace_needs){.layer_base = true, .phase = true, .ids = true, .experts = hints->ids_are_physical != 1},
         &with_phase, err));
     if (r.n == 0) {
@@ -389,7 +389,7 @@ static enum mp_status read_omni(struct mp_trace **out, const char *path, struct 
     struct mp_trace_meta meta = {.kind = MP_TRACE_COUNTS,
                                  .phase = phase,
                                  .model = hints->model_name,
-                                 .format = "omni",
+                                 .format = "omni_counts",
                                  .is_time_ordered = !is_both || r.n_skipped > 0,
                                  .n_layers = r.n_layers,
                                  .n_experts = n_experts,
@@ -413,8 +413,8 @@ out:
     return status;
 }
 
-const struct mp_trace_format mp_trace_format_omni = {
-    .name = "omni",
+const struct mp_trace_format mp_trace_format_omni_counts = {
+    .name = "omni_counts",
     .summary = "omni-infer activation counts (activation_counts_recordstep_<step>_rank_<rank>.txt, a file or a folder; "
                "or its log)",
     .reference = "omni-ai-npu/omni-infer omni/accelerators/placement/omni_planner/cpp/expert_activation.cpp",

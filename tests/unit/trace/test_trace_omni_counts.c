@@ -47,13 +47,13 @@ static const char *write_run(const char *name, int lost_step, int lost_rank) {
     return folder;
 }
 
-static void test_trace_omni__files_of_ranks(void **state) {
+static void test_trace_omni_counts__files_of_ranks(void **state) {
     (void)state;
     struct mp_trace *t, *same;
     struct mp_error err = {0};
     struct mp_trace_hints h = said(6);
     CHECK_OK(mp_trace_load(&t, write_run("ranks", -1, -1), &h, &mp_limits_default, &err), err);
-    assert_string_equal(t->format, "omni");
+    assert_string_equal(t->format, "omni_counts");
     assert_int_equal(t->n_iterations, 3);
     assert_int_equal(t->n_layers, 2);
     assert_int_equal(t->layer_ids[0], 3);
@@ -81,7 +81,7 @@ static void test_trace_omni__files_of_ranks(void **state) {
     mp_trace_free(t);
 }
 
-static void test_trace_omni__slots_need_a_map(void **state) {
+static void test_trace_omni_counts__slots_need_a_map(void **state) {
     (void)state;
     struct mp_trace *t;
     struct mp_error err = {0};
@@ -106,7 +106,7 @@ static void test_trace_omni__slots_need_a_map(void **state) {
     load_fails(folder, &h, MP_EINPUT, "the map has 2 layers and 3 slots, the recording 2 and 6");
 }
 
-static void test_trace_omni__names_what_is_missing(void **state) {
+static void test_trace_omni_counts__names_what_is_missing(void **state) {
     (void)state;
     struct mp_trace *t;
     struct mp_error err = {0};
@@ -122,19 +122,19 @@ static void test_trace_omni__names_what_is_missing(void **state) {
     mp_trace_free(t);
     static const char ragged[] = "1\t2\t\n3\t4\t5\n", word[] = "1\t2\n3\tx\n", negative[] = "1\t2\n3\t-4\n",
                       two_tabs[] = "1\t\t2\n";
-    assert_int_equal(read_bytes(&t, "omni", ragged, strlen(ragged), &h, NULL, &err), MP_EINPUT);
+    assert_int_equal(read_bytes(&t, "omni_counts", ragged, strlen(ragged), &h, NULL, &err), MP_EINPUT);
     assert_non_null(strstr(err.message, "the line has 3 counts, not 2"));
     mp_error_clear(&err);
-    assert_int_equal(read_bytes(&t, "omni", word, strlen(word), &h, NULL, &err), MP_EINPUT);
+    assert_int_equal(read_bytes(&t, "omni_counts", word, strlen(word), &h, NULL, &err), MP_EINPUT);
     assert_int_equal(err.line, 2);
     assert_int_equal(err.column, 3);
     mp_error_clear(&err);
-    assert_int_equal(read_bytes(&t, "omni", negative, strlen(negative), &h, NULL, &err), MP_EINPUT);
+    assert_int_equal(read_bytes(&t, "omni_counts", negative, strlen(negative), &h, NULL, &err), MP_EINPUT);
     mp_error_clear(&err);
-    assert_int_equal(read_bytes(&t, "omni", two_tabs, strlen(two_tabs), &h, NULL, &err), MP_EINPUT);
+    assert_int_equal(read_bytes(&t, "omni_counts", two_tabs, strlen(two_tabs), &h, NULL, &err), MP_EINPUT);
 }
 
-static void test_trace_omni__logs(void **state) {
+static void test_trace_omni_counts__logs(void **state) {
     (void)state;
     static const char log[] =
         "2026-01-01 00:00:00 INFO something else\n"
@@ -147,25 +147,27 @@ static void test_trace_omni__logs(void **state) {
     struct mp_trace *t;
     struct mp_error err = {0};
     struct mp_trace_hints h = said(4);
-    CHECK_OK(read_bytes(&t, "omni", log, strlen(log), &h, NULL, &err), err);
+    CHECK_OK(read_bytes(&t, "omni_counts", log, strlen(log), &h, NULL, &err), err);
     assert_int_equal(t->n_iterations, 2);
     assert_int_equal(count_of(t, 0, 0, 2), 9);
     assert_int_equal(count_of(t, 1, 0, 3), 4);
     assert_non_null(strstr(t->note, "2 lines of the other phase"));
     mp_trace_free(t);
     h.phase = MP_PHASE_MIXED;
-    CHECK_OK(read_bytes(&t, "omni", log, strlen(log), &h, NULL, &err), err);
+    CHECK_OK(read_bytes(&t, "omni_counts", log, strlen(log), &h, NULL, &err), err);
     assert_int_equal(t->n_iterations, 3);
     assert_int_equal(t->n_categories, 2);
     assert_string_equal(t->categories[t->iteration_category[0]], "prefill");
     assert_int_equal(count_of(t, 0, 0, 1), 256);
     mp_trace_free(t);
     h.phase = MP_PHASE_UNKNOWN;
-    assert_int_equal(read_bytes(&t, "omni", log, strlen(log), &h, NULL, &err), MP_EUSAGE);
+    assert_int_equal(read_bytes(&t, "omni_counts", log, strlen(log), &h, NULL, &err), MP_EUSAGE);
     assert_non_null(strstr(err.message, "--phase"));
     mp_error_clear(&err);
     /* One phase only is the recording's. */
-    CHECK_OK(read_bytes(&t, "omni", log, (size_t)(strstr(log, "12:00") - log), (h.n_experts = 2, &h), NULL, &err), err);
+    CHECK_OK(
+        read_bytes(&t, "omni_counts", log, (size_t)(strstr(log, "12:00") - log), (h.n_experts = 2, &h), NULL, &err),
+        err);
     assert_int_equal(t->phase, MP_PHASE_PREFILL);
     mp_trace_free(t);
     static const char *const wrong[] = {
@@ -179,7 +181,7 @@ static void test_trace_omni__logs(void **state) {
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         mp_error_clear(&err);
-        enum mp_status status = read_bytes(&t, "omni", wrong[i], strlen(wrong[i]), &h, NULL, &err);
+        enum mp_status status = read_bytes(&t, "omni_counts", wrong[i], strlen(wrong[i]), &h, NULL, &err);
         assert_true(status == MP_EINPUT || status == MP_ELIMIT);
         assert_true(err.line > 0);
     }
@@ -192,7 +194,7 @@ static enum mp_status load_flow(void *ctx, struct mp_error *err) {
     mp_trace_free(t);
     return status;
 }
-static void test_trace_omni__survives_faults(void **state) {
+static void test_trace_omni_counts__survives_faults(void **state) {
     (void)state;
     char folder[600];
     snprintf(folder, sizeof folder, "%s", write_run("faults", -1, -1));
@@ -201,9 +203,11 @@ static void test_trace_omni__survives_faults(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_trace_omni__files_of_ranks),        cmocka_unit_test(test_trace_omni__slots_need_a_map),
-        cmocka_unit_test(test_trace_omni__names_what_is_missing), cmocka_unit_test(test_trace_omni__logs),
-        cmocka_unit_test(test_trace_omni__survives_faults),
+        cmocka_unit_test(test_trace_omni_counts__files_of_ranks),
+        cmocka_unit_test(test_trace_omni_counts__slots_need_a_map),
+        cmocka_unit_test(test_trace_omni_counts__names_what_is_missing),
+        cmocka_unit_test(test_trace_omni_counts__logs),
+        cmocka_unit_test(test_trace_omni_counts__survives_faults),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);
