@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PAGE_BYTES = 2000000, REST_BYTES = 250000 }; /* rest: template, tables, sweep, drift, provenance */
+enum { PAGE_BYTES = 2000000 };
 
 static enum mp_status check_output(const struct opts *o, struct mp_error *err) {
     if (o->out == NULL)
@@ -31,51 +31,57 @@ static uint32_t typical_step(const struct mp_sim_result *x) {
     return at;
 }
 
-/* What one plan's charts take in the file, base64 of u16. */
-static size_t traffic_bytes(const struct report *r, uint32_t i) {
-    const struct mp_plan *p = r->scores[i].plan;
-    return r->details[i].dispatch != NULL ? (size_t)p->n_layers * p->n_gpus * p->n_gpus * 8 / 3 : 0;
-}
-static size_t timeline_bytes(const struct report *r, uint32_t i) {
-    const struct mp_plan *p = r->scores[i].plan;
-    return r->details[i].bars != NULL ? (size_t)p->n_layers * p->n_gpus * (2 * REPORT_KINDS + 4) * 8 / 3 : 0;
-}
-
-static size_t all_bytes(const struct report *r) {
-    size_t sum = REST_BYTES;
-    for (uint32_t i = 0; i < r->n; i++)
-        sum += traffic_bytes(r, i) + timeline_bytes(r, i);
-    return sum;
-}
-
-/* Drops what does not fit: of the last plan first, the first plan and the baseline last. */
-static bool fit(struct report *r) {
-    static const char *const what[] = {"traffic layer by layer", "timeline"};
-    for (uint32_t k = 0; k < 2 * r->n && all_bytes(r) > PAGE_BYTES; k++) {
-        /* Pairs (plan, part): traffic of the last ... third plan, their timelines, then both of the first two. */
-        const uint32_t others = r->n > 2 ? r->n - 2 : 0;
-        const bool is_other = k < 2 * others;
-        const uint32_t part = is_other ? k / others : (k - 2 * others) / 2;
-        const uint32_t i = is_other ? r->n - 1 - k % others : 1 - (k - 2 * others) % 2;
-        struct report_detail *d = &r->details[i];
-        if ((part == 0 ? traffic_bytes(r, i) : timeline_bytes(r, i)) == 0)
-            continue;
-        if (part == 0) {
-            mp_free(d->dispatch);
-            mp_free(d->combine);
-            d->dispatch = d->combine = NULL;
-        } else {
-            mp_free(d->bars);
-            d->bars = NULL;
-        }
-        const size_t used = strlen(d->why);
-        snprintf(d->why + used, sizeof d->why - used, "%s%s left out to keep the page below 2 MB", used > 0 ? "; " : "",
-                 what[part]);
-    }
+/* Notes of what a plan's charts lack from the start. */
+static bool note_gaps(struct report *r) {
     for (uint32_t i = 0; i < r->n; i++)
         if (r->details[i].why[0] != '\0' && !report_note(r, "%s: %s", r->scores[i].name, r->details[i].why))
             return false;
     return true;
+}
+
+enum part { TRAFFIC, TIMELINE };
+
+/* Leaves a plan's part out; false = it has none. */
+static bool leave_out(struct report *r, uint32_t plan, enum part part) {
+    static const char *const what[] = {"traffic layer by layer", "timeline"};
+    struct report_detail *d = &r->details[plan];
+    double **arrays[][2] = {{&d->dispatch, &d->combine}, {&d->bars, &d->bars}};
+    const size_t used = strlen(d->why);
+    if (*arrays[part][0] == NULL)
+        return false;
+    for (int k = 0; k < 2; k++) {
+        mp_free(*arrays[part][k]);
+        *arrays[part][k] = NULL;
+    }
+    snprintf(d->why + used, sizeof d->why - used, "%s%s left out to keep the page below 2 MB", used > 0 ? "; " : "",
+             what[part]);
+    return true;
+}
+
+/* Makes the page smaller, a step each time; *is_done: nothing is left to drop. docs/REPORT.md part 3 has the order. */
+static enum mp_status shrink(struct report *r, bool *is_done, struct mp_error *err) {
+    *is_done = false;
+    if (r->packing == MP_PACK_U16) {
+        r->packing = MP_PACK_U8;
+        return report_note(r, "to keep the page below 2 MB, traffic layer by layer is rounded to 1/100 of its largest "
+                              "value or finer; sums over layers are not")
+                   ? MP_OK
+                   : mp_nomem(err, "report");
+    }
+    for (uint32_t k = 0; k < 2 * r->n; k++) {
+        /* Traffic of the last to the third, their timelines; then of the first plan and the baseline. */
+        const uint32_t others = r->n - 2;
+        const bool is_other = k < 2 * others;
+        const enum part part = (enum part)(is_other ? k / others : (k - 2 * others) / 2);
+        const uint32_t i = is_other ? r->n - 1 - k % others : (k - 2 * others) % 2;
+        if (leave_out(r, i, part))
+            return report_note(r, "%s: %s left out to keep the page below 2 MB", r->scores[i].name,
+                               part == TRAFFIC ? "traffic layer by layer" : "timeline")
+                       ? MP_OK
+                       : mp_nomem(err, "report");
+    }
+    *is_done = true;
+    return MP_OK;
 }
 
 static void write_data(void *ctx, struct mp_out *o) {
@@ -103,9 +109,29 @@ static enum mp_status write_page(struct report *r, struct mp_out *out, struct mp
     return mp_page_write(out, parts, sizeof parts / sizeof *parts, err);
 }
 
+/* The page, made smaller until it fits. The caller cancels *out. */
+static enum mp_status make_page(struct mp_out **out, struct report *r, struct mp_error *err) {
+    bool is_done = false;
+    for (;;) {
+        enum mp_status status = mp_out_open_memory(out, err);
+        if (status == MP_OK)
+            status = write_page(r, *out, err);
+        if (status == MP_OK)
+            status = mp_out_finish(*out, err);
+        if (status != MP_OK || is_done || mp_out_offset(*out) <= PAGE_BYTES)
+            return status;
+        status = shrink(r, &is_done, err);
+        if (status != MP_OK || is_done)
+            return status;
+        mp_out_cancel(*out);
+        *out = NULL;
+    }
+}
+
 enum mp_status cmd_report(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
-    struct mp_out *out = NULL;
+    struct mp_out *out = NULL, *page = NULL;
     struct report *r = NULL;
+    size_t n;
     (void)exit_code;
     enum mp_status status = check_output(o, err);
     if (status != MP_OK)
@@ -115,6 +141,7 @@ enum mp_status cmd_report(const struct opts *o, const struct args *args, int *ex
         return mp_nomem(err, "report");
     r->o = o;
     r->args = args;
+    r->packing = MP_PACK_U16;
     MP_TRY(report_load(r, err));
     report_judge(r);
     for (uint32_t i = 0; i < r->n; i++) {
@@ -129,20 +156,22 @@ enum mp_status cmd_report(const struct opts *o, const struct args *args, int *ex
     MP_TRY(report_measured(r, err));
     MP_TRY(report_drift(r, err));
     MP_TRY(report_sweep(r, err));
-    if (!fit(r)) {
+    if (!note_gaps(r)) {
         status = mp_nomem(err, "report");
         goto out;
     }
+    if (!o->json)
+        MP_TRY(make_page(&page, r, err));
     MP_TRY(mp_out_open(&out, o->out, err));
-    if (o->json)
+    if (o->json) {
         write_json(r, out);
-    else
-        status = write_page(r, out, err);
-    if (status == MP_OK)
-        status = mp_out_commit(out, err);
-    else
-        mp_out_cancel(out);
+    } else {
+        const uint8_t *bytes = mp_out_memory_bytes(page, &n);
+        mp_out_write(out, bytes, n);
+    }
+    status = mp_out_commit(out, err);
 out:
+    mp_out_cancel(page);
     report_free(r);
     mp_free(r);
     return status;

@@ -61,6 +61,7 @@ struct report {
     struct report_plan plans[REPORT_PLANS_MAX];
     struct report_detail details[REPORT_PLANS_MAX];
     struct report_verdict verdict;
+    enum mp_packed_type packing;      /* of traffic layer by layer */
     json_t *sweep, *drift, *measured; /* objects or null */
     json_t *limits, *notes;           /* sentences */
 };

@@ -188,9 +188,9 @@ static json_t *traffic_json(const struct report *r, uint32_t plan) {
     const bool is_same = d->dispatch != NULL && is_transpose(d, n_layers, n, factor);
     json_t *o = json_object();
     put(&o, "n_steps", whole(d->n_steps));
-    put(&o, "dispatch_bytes", d->dispatch != NULL ? packed(MP_PACK_U16, d->dispatch, n_layers, n, n, 0) : json_null());
+    put(&o, "dispatch_bytes", d->dispatch != NULL ? packed(r->packing, d->dispatch, n_layers, n, n, 0) : json_null());
     put(&o, "combine_bytes",
-        d->dispatch != NULL && !is_same ? packed(MP_PACK_U16, d->combine, n_layers, n, n, 0) : json_null());
+        d->dispatch != NULL && !is_same ? packed(r->packing, d->combine, n_layers, n, n, 0) : json_null());
     put(&o, "combine_of_dispatch", is_same ? mp_json_finite(factor) : json_null());
     put(&o, "dispatch_sum_bytes", packed(MP_PACK_U16, d->dispatch_sum, n, n, 0, 0));
     put(&o, "combine_sum_bytes", packed(MP_PACK_U16, d->combine_sum, n, n, 0, 0));
