@@ -91,6 +91,9 @@ struct mp_path {
  * tried first when `spec` names one that exists. */
 enum mp_status mp_topology_load(struct mp_topology **out, const char *spec, const struct mp_limits *limits,
                                 struct mp_error *err) MP_MUST_CHECK;
+/* The same of bytes: "n_hosts x in:gpu" (gpu NULL = none); a moeplan topology too, with n_hosts 1 and no gpu. */
+enum mp_status mp_topology_import(struct mp_topology **out, const struct mp_in *in, uint32_t n_hosts, const char *gpu,
+                                  const struct mp_limits *limits, struct mp_error *err) MP_MUST_CHECK;
 /* The file in `spec`, there or missing, without N and GPU; false when spec is a preset, a short string or nothing. */
 bool mp_topology_file(const char *spec, char *path, size_t size);
 /* Which program's topology this is by its content; NULL = none, or moeplan's own. */

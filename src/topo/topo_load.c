@@ -235,35 +235,29 @@ out:
 }
 
 /* N, the file's name without folders, the GPU; what is not text becomes a question mark. */
-static void put_name(const struct spec *s, char *name, size_t size) {
-    const char *slash = strrchr(s->path, '/');
+static void put_name(const char *path, uint32_t n_hosts, bool has_n_hosts, const char *gpu, char *name, size_t size) {
+    const char *slash = strrchr(path, '/');
     char count[24] = "";
-    if (s->has_n_hosts)
-        snprintf(count, sizeof count, "%llux", (unsigned long long)s->n_hosts);
-    snprintf(name, size, "%s%.120s%s%.100s", count, slash != NULL ? slash + 1 : s->path, s->gpu != NULL ? ":" : "",
-             s->gpu != NULL ? s->gpu : "");
+    if (has_n_hosts)
+        snprintf(count, sizeof count, "%ux", n_hosts);
+    snprintf(name, size, "%s%.120s%s%.100s", count, slash != NULL ? slash + 1 : path, gpu != NULL ? ":" : "",
+             gpu != NULL ? gpu : "");
     for (char *c = name; !mp_is_text(name, strlen(name)) && *c != '\0'; c++)
         if ((unsigned char)*c < 0x20 || (unsigned char)*c >= 0x7f)
             *c = '?';
+    if (name[0] == '\0')
+        snprintf(name, size, "?");
 }
 
 static enum mp_status import(struct mp_topology **out, const struct topo_reader *reader, const struct mp_in *in,
-                             const struct spec *s, const struct mp_limits *limits, struct mp_error *err) {
+                             const struct topo_source *source, const struct mp_limits *limits, struct mp_error *err) {
     enum mp_status status;
     struct mp_error inner = {0};
     struct mp_out *yaml = NULL;
     const uint8_t *bytes;
-    char name[MP_MAX_NAME + 1];
     size_t n;
-    put_name(s, name, sizeof name);
-    const struct topo_source source = {.path = in->path,
-                                       .text = (const char *)in->data,
-                                       .size = in->size,
-                                       .n_hosts = (uint32_t)s->n_hosts,
-                                       .gpu = s->gpu,
-                                       .name = name};
     MP_TRY(mp_out_open_memory(&yaml, err));
-    status = reader->read(&source, yaml, &inner);
+    status = reader->read(source, yaml, &inner);
     if (status == MP_OK)
         status = memory_text(yaml, &bytes, &n, &inner);
     if (status == MP_OK) {
@@ -285,33 +279,51 @@ out:
     return status;
 }
 
+static enum mp_status load_in(struct mp_topology **out, const struct mp_in *in, uint64_t n_hosts, bool has_n_hosts,
+                              const char *gpu, const struct mp_limits *limits, struct mp_error *err) {
+    const struct topo_reader *reader = find_reader((const char *)in->data, in->size);
+    char name[MP_MAX_NAME + 1];
+    if (n_hosts == 0 || n_hosts > MP_MAX_GPUS)
+        return mp_fail_at(err, MP_EINPUT, in->path, 0, 0,
+                          "the number of hosts before the x is not a whole number in [1, %u] (write for instance "
+                          "4x%s)",
+                          MP_MAX_GPUS, in->path);
+    if (gpu != NULL && gpu[0] == '\0')
+        return mp_fail_at(err, MP_EINPUT, in->path, 0, 0,
+                          "nothing stands behind the colon (write a built-in GPU there, for instance %s:h100)",
+                          in->path);
+    if (reader == NULL && (has_n_hosts || gpu != NULL))
+        return mp_fail_at(err, MP_EINPUT, in->path, 0, 0,
+                          is_moeplan((const char *)in->data, in->size)
+                              ? "a moeplan topology says itself how many hosts there are and which GPUs (write them "
+                                "into the file, and only its name here)"
+                              : "is not a topology of another program that moeplan knows (see: moeplan list "
+                                "topologies)");
+    if (reader == NULL)
+        return mp_topology_parse(out, in, limits, err);
+    put_name(in->path, (uint32_t)n_hosts, has_n_hosts, gpu, name, sizeof name);
+    const struct topo_source source = {.path = in->path,
+                                       .text = (const char *)in->data,
+                                       .size = in->size,
+                                       .n_hosts = (uint32_t)n_hosts,
+                                       .gpu = gpu,
+                                       .name = name};
+    return import(out, reader, in, &source, limits, err);
+}
+
+enum mp_status mp_topology_import(struct mp_topology **out, const struct mp_in *in, uint32_t n_hosts, const char *gpu,
+                                  const struct mp_limits *limits, struct mp_error *err) {
+    *out = NULL;
+    return load_in(out, in, n_hosts, n_hosts != 1, gpu, limits != NULL ? limits : &mp_limits_default, err);
+}
+
 static enum mp_status load_file(struct mp_topology **out, const struct spec *s, const struct mp_limits *limits,
                                 struct mp_error *err) {
-    struct mp_in *in = NULL;
-    enum mp_status status;
-    MP_TRY(mp_in_open(&in, s->path, limits->yaml_bytes, err));
-    const struct topo_reader *reader = find_reader((const char *)in->data, in->size);
-    if (s->n_hosts == 0)
-        status = mp_fail_at(err, MP_EINPUT, s->path, 0, 0,
-                            "the number of hosts before the x is not a whole number in [1, %u] (write for instance "
-                            "4x%s)",
-                            MP_MAX_GPUS, s->path);
-    else if (s->gpu != NULL && s->gpu[0] == '\0')
-        status =
-            mp_fail_at(err, MP_EINPUT, s->path, 0, 0,
-                       "nothing stands behind the colon (write a built-in GPU there, for instance %s:h100)", s->path);
-    else if (reader != NULL)
-        status = import(out, reader, in, s, limits, err);
-    else if (s->has_n_hosts || s->gpu != NULL)
-        status = mp_fail_at(err, MP_EINPUT, s->path, 0, 0,
-                            is_moeplan((const char *)in->data, in->size)
-                                ? "a moeplan topology says itself how many hosts there are and which GPUs (write them "
-                                  "into the file, and only its name here)"
-                                : "is not a topology of another program that moeplan knows (see: moeplan list "
-                                  "topologies)");
-    else
-        status = mp_topology_parse(out, in, limits, err);
-out:
+    struct mp_in *in;
+    enum mp_status status = mp_in_open(&in, s->path, limits->yaml_bytes, err);
+    if (status != MP_OK)
+        return status;
+    status = load_in(out, in, s->n_hosts, s->has_n_hosts, s->gpu, limits, err);
     mp_in_close(in);
     return status;
 }
