@@ -287,7 +287,8 @@ static enum mp_status fail_syntax(struct parser *p) {
                           XML_ErrorString(code), mp_quote(e->name, strlen(e->name), quoted, sizeof quoted), e->line,
                           quoted);
     }
-    return mp_fail_at(p->err, MP_EINPUT, p->path, line, column, "not well-formed XML: %s", XML_ErrorString(code));
+    return mp_fail_at(p->err, MP_EINPUT, p->path, line, column, "not well-formed XML: %s%s", XML_ErrorString(code),
+                      code == XML_ERROR_UNDEFINED_ENTITY ? " (write the characters themselves)" : "");
 }
 
 enum mp_status mp_xml_parse_text(struct mp_xml_doc **out, const char *path, const char *text, size_t size,
