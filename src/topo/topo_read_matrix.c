@@ -49,7 +49,7 @@ static bool is_number(const char *s, size_t n) {
     return n > 0 && n < 64 && mp_parse_double(s, n, &unused);
 }
 
-/* A line of numbers; the first may be missing or no number (a diagonal). */
+/* A line of numbers; the first may be missing or no number (a diagonal), but no key. */
 static bool is_row(const char *line, size_t n) {
     struct cells c = cells_of(line, n);
     const char *s;
@@ -58,6 +58,8 @@ static bool is_row(const char *line, size_t n) {
     while (next_cell(&c, &s, &k) && n_cells < 4) {
         n_cells++;
         n_numbers += is_number(s, k);
+        if (k > 0 && s[k - 1] == ':')
+            return false;
     }
     return n_numbers > 0 && n_numbers + 1 >= n_cells;
 }
