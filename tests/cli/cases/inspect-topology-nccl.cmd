@@ -1,0 +1,1 @@
+cd "$SOURCE/topologies/other" && moeplan inspect nccl-h100-n1g8.xml && moeplan inspect 4xnccl-h100-n1g8.xml:h100 | grep -E "^(name|gpus|nodes|level|source)" && moeplan inspect nccl-l40s-n1g4.xml | grep -E "^(level|source)" && moeplan convert 2xnccl-l40s-n1g4.xml - | sed -n "/^levels/,\$p"
