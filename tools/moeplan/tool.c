@@ -494,7 +494,11 @@ enum mp_status tool_kind_of(enum tool_kind *out, const char *spec, const struct 
     if (status != MP_OK)
         return status;
     if (o->input_format != NULL) {
-        *out = is_trace_format(o->input_format) ? TOOL_TRACE : TOOL_PLACEMENT;
+        /* One name is both: TensorRT-LLM's statistic is a folder or its meta_info.json, its placement a file. */
+        bool is_both = is_trace_format(o->input_format) && mp_stack_find(o->input_format) != NULL;
+        bool is_trace =
+            is_both ? mp_is_folder(spec) || ends_with(spec, "meta_info.json") : is_trace_format(o->input_format);
+        *out = is_trace ? TOOL_TRACE : TOOL_PLACEMENT;
         return MP_OK;
     }
     if (!exists) {

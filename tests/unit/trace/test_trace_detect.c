@@ -89,12 +89,14 @@ static void test_trace_detect__load_finds_the_format(void **state) {
     }
 }
 
-/* --input-format names recordings and placements of serving stacks alike. */
+/* --input-format names recordings and placements of serving stacks alike; the one name that is both is told apart by
+ * being a folder (tests/cli). */
 static void test_trace_detect__no_name_is_a_stack_too(void **state) {
     (void)state;
     for (uint32_t i = 0; mp_trace_format_at(i) != NULL; i++)
         for (uint32_t k = 0; mp_stack_at(k) != NULL; k++)
-            assert_string_not_equal(mp_trace_format_at(i)->name, mp_stack_at(k)->name);
+            if (strcmp(mp_trace_format_at(i)->name, "trtllm") != 0)
+                assert_string_not_equal(mp_trace_format_at(i)->name, mp_stack_at(k)->name);
 }
 
 static void test_trace_detect__what_nobody_knows_is_said(void **state) {
@@ -141,6 +143,7 @@ static void test_trace_detect__names_and_phases(void **state) {
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_trace_detect__every_sample_is_its_own_formats),
     cmocka_unit_test(test_trace_detect__load_finds_the_format),
+    cmocka_unit_test(test_trace_detect__no_name_is_a_stack_too),
     cmocka_unit_test(test_trace_detect__what_nobody_knows_is_said),
     cmocka_unit_test(test_trace_detect__names_and_phases),
 };
