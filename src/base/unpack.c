@@ -207,8 +207,8 @@ enum mp_status mp_in_unpack(struct mp_in *in, uint64_t max_bytes, const struct m
     if (kind == MP_FILE_PLAIN)
         return MP_OK;
     struct unpacker u = {.in = in, .limits = limits, .max_bytes = max_bytes, .kind = mp_file_packing_name(kind)};
-    /* Text packs 4 to 40 times smaller: few of the doublings are needed, and a bomb gets no more than others. */
-    u.room = in->size < STEP ? in->size * 4 + STEP / 8 : in->size * 4;
+    /* Text packs 4 to 40 times smaller: few doublings are needed. */
+    u.room = in->size < (size_t)16 << 20 ? in->size * 4 + STEP / 8 : (size_t)64 << 20;
     u.buf = mp_realloc(NULL, u.room, 1);
     enum mp_status status = u.buf == NULL          ? mp_nomem(err, in->path)
                             : kind == MP_FILE_GZIP ? unpack_gzip(&u, err)

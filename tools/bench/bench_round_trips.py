@@ -21,7 +21,7 @@ COUNTS = {"olmoe/expert_counts.csv": "--phase prefill --layer-base 0 --ids logic
           "qwen3-30b-a3b/coactivation.json": "--layer-base 0 --ids logical"}
 FORMATS = {"load_megatron_rank0.jsonl": "--experts 2", "load_mcore_fork.npz": "--phase train --ids logical",
            "load_sglang_logical_count.json": "--phase decode --layer-base 3", "load_vllm_pr41141.jsonl": "--phase decode --layer-base 3",
-           "sglang_per_pass.pt": "--phase decode --layer-base 0", "sglang_per_token.pt": "--layer-base 0 --phase mixed",
+           "sglang_per_pass.pt": "--phase decode --layer-base 0", "sglang_per_token.pt": "--layer-base 0 --phase prefill",
            "sglang_stat.pt": "--phase decode --layer-base 0", "trtllm_expert_statistic": "--phase decode"}
 FORMS = ("npz", "jsonl", "jsonl.gz", "jsonl.zst", "csv", "csv.gz", "csv.zst", "json", "json.zst")
 
