@@ -41,11 +41,13 @@
             if (parseFloat(getComputedStyle(node).fontSize) < 12)
                 out.push(this.name(node) + " is smaller than 12 px");
         for (const root of document.querySelectorAll(".plot svg, .legend svg")) {
-            const frame = root.getBoundingClientRect(), boxes = [...root.querySelectorAll("text")].map(t => [t, t.getBoundingClientRect()]);
+            const frame = root.getBoundingClientRect(), boxes = [...root.querySelectorAll("text")].map(t =>
+                [t, t.getBoundingClientRect()]);
             if (frame.width < 60 || frame.height < 25)
                 out.push(this.name(root) + " is empty");
             boxes.forEach(([t, b], i) => {
-                if (b.left < frame.left - 1 || b.right > frame.right + 1 || b.top < frame.top - 2 || b.bottom > frame.bottom + 2)
+                if (b.left < frame.left - 1 || b.right > frame.right + 1 || b.top < frame.top - 2 ||
+                    b.bottom > frame.bottom + 2)
                     out.push(this.name(t) + " is cut off by its chart");
                 for (const [u, c] of boxes.slice(i + 1))
                     if (Math.min(b.right, c.right) - Math.max(b.left, c.left) > 1 &&
@@ -71,7 +73,8 @@
     },
 
     luminance(rgb) {
-        const [r, g, b] = rgb.slice(0, 3).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+        const [r, g, b] = rgb.slice(0, 3).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 :
+            ((v + 0.055) / 1.055) ** 2.4);
         return 0.2126 * r + 0.7152 * g + 0.0722 * b;
     },
 
@@ -109,7 +112,8 @@
 
     /* Middle of cell [i][j] of a heat map, in the window, scrolled to where it can be seen. */
     async cell(key, rows, columns, i, j) {
-        const overlay = document.querySelector("[data-key=\"" + key + "\"]"), frame = overlay.parentNode.querySelector("svg .frame, svg .cells");
+        const overlay = document.querySelector("[data-key=\"" + key + "\"]"),
+            frame = overlay.parentNode.querySelector("svg .frame, svg .cells");
         frame.scrollIntoView({block: "center", behavior: "instant"});
         await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
         const box = frame.getBoundingClientRect();

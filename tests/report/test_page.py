@@ -142,7 +142,8 @@ def picker(page, path, data):
     drawn = "[...document.querySelectorAll('#timeline .plot svg')].map(s => s.outerHTML).join('')"
     was = page.evaluate(drawn)
     page.evaluate("document.querySelector('#picker button[aria-label=\"Next layer\"]').scrollIntoView({block: 'center', behavior: 'instant'})")
-    box = page.evaluate("(r => [r.x + r.width / 2, r.y + r.height / 2])(document.querySelector('#picker button[aria-label=\"Next layer\"]').getBoundingClientRect())")
+    box = page.evaluate("(r => [r.x + r.width / 2, r.y + r.height / 2])"
+                        "(document.querySelector('#picker button[aria-label=\"Next layer\"]').getBoundingClientRect())")
     page.click(*box)
     page.settle()
     check(page.evaluate("location.hash") == f"#layer={ids[first + 1]}", "the next layer is in the address")
@@ -299,7 +300,8 @@ def strange(page, data, folder):
             check(HOSTILE in text(page, "#load .panels"), "and are shown as they are")
         if name == "bare":
             for part in ("layers", "load", "traffic", "timeline", "sweep", "drift"):
-                check(page.evaluate(f"!!document.querySelector('#{part} .missing')?.textContent && !document.querySelector('#{part} figure')"), f"{part} says why it is missing")
+                why = f"!!document.querySelector('#{part} .missing')?.textContent && !document.querySelector('#{part} figure')"
+                check(page.evaluate(why), f"{part} says why it is missing")
         if name == "thin":
             check(page.evaluate("document.querySelector('#traffic input[value=layer]').disabled"), "a sum alone offers no layers")
 
@@ -307,8 +309,10 @@ def strange(page, data, folder):
 def without_script(page, path):
     page.send("Emulation.setScriptExecutionDisabled", value=True)
     page.open(path)
-    check(page.evaluate("['verdict', 'comparison', 'certificates', 'limits', 'provenance'].every(i => document.getElementById(i).checkVisibility())"), "static parts stand")
-    check(page.evaluate("!document.getElementById('load').checkVisibility() && document.querySelector('noscript').textContent.includes('script')"), "charts are not promised")
+    stands = "['verdict', 'comparison', 'certificates', 'limits', 'provenance'].every(i => document.getElementById(i).checkVisibility())"
+    check(page.evaluate(stands), "static parts stand")
+    why = "!document.getElementById('load').checkVisibility() && document.querySelector('noscript').textContent.includes('script')"
+    check(page.evaluate(why), "charts are not promised")
     page.send("Emulation.setScriptExecutionDisabled", value=False)
 
 

@@ -222,7 +222,7 @@ function load() {
         const panels = el("div", {class: "panels"}), group = [];
         f.plots.append(panels);
         const w = panelWidths(width, list.length, nG, 5, 64), h = printing && nG > 24 ?
-            Math.max(5, Math.min(18, Math.floor(345 / nL))) : Math.max(7, Math.min(18, Math.round(500 / nL)));
+            Math.max(5, Math.min(18, Math.floor(345 / nL))) : Math.max(7, Math.min(18, Math.round((printing ? 380 : 500) / nL)));
         const text = (i, j) => [L(i) + " \u00b7 " + gpu(j), ...list.map((s, k) => {
             const rows = unpack(s.plan.load.mean_rows)[i * nG + j], hosts = unpack(s.plan.hosts);
             return s.word + ": " + kind.format(values[k][i * nG + j]) +

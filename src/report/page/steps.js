@@ -381,6 +381,8 @@ function paper() {
 }
 
 document.body.append(tip);
+document.querySelectorAll("section > .scroll").forEach(box => fill(box, {tabindex: "0", role: "region",
+    "aria-label": (box.querySelector("caption") || box).textContent.slice(0, 120)}, []));
 theme();
 if (plans.length) {
     state.layer = Math.max(0, worstLayer());
