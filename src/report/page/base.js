@@ -268,10 +268,14 @@ const figures = [];
 let printing = false;
 let ids = 0;
 
+/* A sentence in which options and programs stand as code, so that none breaks at its hyphens. */
+const prose = text => text.split(/(--[a-z]+(?: [A-Z][A-Z-]+| [\d:,]+)?|moeplan[ -][a-z]+)/).map((part, i) =>
+    i % 2 ? el("code", {class: "whole"}, part) : part);
+
 const say = (id, sentence) => {
     byId(id).hidden = false;
     if (sentence)
-        byId(id).append(el("p", {class: "missing"}, sentence));
+        byId(id).append(el("p", {class: "missing"}, prose(sentence)));
 };
 const leaveOut = (id, sentence) => {
     say(id, sentence);

@@ -316,7 +316,7 @@ function traffic() {
         }
         const high = Math.max(...list.map(s => s.sum.most), 1), least = Math.min(...list.map(s => s.sum.least));
         const scale = t.scale === "log" ? colours("cool", Math.max(least, high / 1e4), high, true) :
-            colours("cool", 0, high);
+            colours("cool", least > high / 2 ? least : 0, high);
         f.title.textContent = trafficTitle(list);
         f.sub.textContent = "Bytes of a step from rank (down) to rank (across), " + what +
             ". Bars: what a rank sends (right) and receives (below)" +

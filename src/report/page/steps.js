@@ -44,11 +44,12 @@ function timeline() {
         f.title.textContent = L(layer) + " is done after " + time(endOf(after, layer)) +
             (list.length > 1 && list[0] !== after ?
             " instead of " + time(ends[0]) : "") + criticalText(after, layer);
-        f.sub.textContent = "Each GPU's share of layer " + L(layer) + (step === null ? "" : " in step " + step) +
+        f.sub.replaceChildren(...prose("Each GPU's share of layer " + L(layer) + (step === null ? "" : " in step " + step) +
             ", on one time axis from the layer's start" + (list.some(s => !s.of) ? "; predicted and measured" :
                 ", predicted") +
             (after.of && after.of.reading === "pipelined" ? "; GPUs may be in different layers at one time." : ".") +
-            (data.measured ? "" : " With --measured, what moeplan-exec measured stands beside.");
+            " Between the bars: gate, launches, latency and waiting." +
+            (data.measured ? "" : " With --measured, what moeplan-exec measured stands beside.")));
         const used = KINDS.map((n, k) => k).filter(k => list.some(s =>
             nodes.some((n, g) => barOf(s.bars, layer, g, k))));
         f.plots.append(keys(used.map(k => ["k" + k, KINDS[k]])));
@@ -69,7 +70,7 @@ function timeline() {
                             "v" + (LANES[k][1] * lane).toFixed(1) + "H" + x(bar[0]).toFixed(1) + "z");
                 }
             for (const k of [0, 1, 2, 3, 5, 6, 7, 4])
-                out.push(svg("path", {class: "k" + k, d: paths[k].join("")}));
+                out.push(svg("path", {class: "bars k" + k, d: paths[k].join("")}));
             for (const g of nodeBorders)
                 out.push(svg("path", {class: "node", d: "M" + (gutter - 8) + " " + (top + g * lane) + "H" +
                     x(high)}));
@@ -122,13 +123,12 @@ function timeline() {
     }});
 }
 
-/* What holds the layer up: the GPU whose experts are done last, and how far behind the others. */
+/* What holds the layer up: the GPU whose experts are done last, and how far behind the next; "" where several are. */
 function criticalText(s, layer) {
-    const ends = nodes.map((n, g) => barOf(s.bars, layer, g, 5)).map(b => b ? b[1] : 0), last = worst(ends, 1)[0];
-    const others = ends.filter((v, g) => g !== last && v > 0);
-    if (!others.length || ends[last] - mean(others) < 0.005 * ends[last])
+    const ends = nodes.map((n, g) => barOf(s.bars, layer, g, 5)).map(b => b ? b[1] : 0), [last, next] = worst(ends, 2);
+    if (next === undefined || ends[last] - ends[next] < 0.005 * ends[last])
         return "";
-    return "; experts of GPU " + last + " are done last, " + time(ends[last] - mean(others)) + " after the mean";
+    return "; experts of GPU " + last + " are done last, " + time(ends[last] - ends[next]) + " after the next";
 }
 
 /* ---- measured beside predicted ---- */
