@@ -10,6 +10,9 @@ MP_API_BEGIN
 /* Any bytes as text of an element or a quoted attribute: & < > " ' are escaped, what is no UTF-8 and control characters
  * become U+FFFD. */
 void mp_html_text(struct mp_out *o, const char *s);
+/* The same for sentences with figures: a number and its unit stay in one line (U+00A0), and us is written with its
+ * Greek letter. */
+void mp_html_figures(struct mp_out *o, const char *s);
 /* Any bytes as a JSON string, what is no UTF-8 and control characters as U+FFFD; NULL when out of memory. s NULL: null.
  */
 json_t *mp_json_text(const char *s);

@@ -26,21 +26,56 @@ static size_t character(const unsigned char *s) {
     return 0;
 }
 
+/* Writes the character at s as text; returns its bytes. */
+static size_t put_character(struct mp_out *o, const unsigned char *s) {
+    const size_t n = character(s);
+    const char *escaped = n == 0       ? REPLACEMENT
+                          : *s == '&'  ? "&amp;"
+                          : *s == '<'  ? "&lt;"
+                          : *s == '>'  ? "&gt;"
+                          : *s == '"'  ? "&quot;"
+                          : *s == '\'' ? "&#39;"
+                                       : NULL;
+    if (escaped != NULL)
+        mp_out_puts(o, escaped);
+    else
+        mp_out_write(o, s, n);
+    return n > 0 ? n : 1;
+}
+
 void mp_html_text(struct mp_out *o, const char *text) {
-    for (const unsigned char *s = (const unsigned char *)text; s != NULL && *s != '\0';) {
-        const size_t n = character(s);
-        const char *escaped = n == 0       ? REPLACEMENT
-                              : *s == '&'  ? "&amp;"
-                              : *s == '<'  ? "&lt;"
-                              : *s == '>'  ? "&gt;"
-                              : *s == '"'  ? "&quot;"
-                              : *s == '\'' ? "&#39;"
-                                           : NULL;
-        if (escaped != NULL)
-            mp_out_puts(o, escaped);
-        else
-            mp_out_write(o, s, n);
-        s += n > 0 ? n : 1;
+    for (const unsigned char *s = (const unsigned char *)text; s != NULL && *s != '\0';)
+        s += put_character(o, s);
+}
+
+static bool is_letter_or_digit(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+}
+
+/* Bytes of the unit at s, 0 when there is none. */
+static size_t unit(const char *s) {
+    static const char *const units[] = {"%", "ns", "us", "ms", "s", "B", "kB", "MB", "GB", "TB", "PB"};
+    for (size_t u = 0; u < sizeof units / sizeof *units; u++) {
+        const size_t n = strlen(units[u]);
+        if (strncmp(s, units[u], n) == 0 && !is_letter_or_digit(s[n]))
+            return n;
+    }
+    return 0;
+}
+
+void mp_html_figures(struct mp_out *o, const char *text) {
+    for (const char *s = text; s != NULL && *s != '\0';) {
+        const bool is_behind = *s == ' ' && s > text && s[-1] >= '0' && s[-1] <= '9' && unit(s + 1) > 0;
+        if (!is_behind) {
+            s += put_character(o, (const unsigned char *)s);
+            continue;
+        }
+        mp_out_puts(o, "\xc2\xa0");
+        s++;
+        if (s[0] == 'u') {
+            mp_out_puts(o, "\xc2\xb5");
+            s++;
+        }
     }
 }
 

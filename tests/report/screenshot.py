@@ -13,7 +13,7 @@ import chromium
 
 def main():
     moeplan, source, out = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve(), pathlib.Path(sys.argv[3]).resolve()
-    width, height = map(int, sys.argv[4:6]) if len(sys.argv) > 5 else (1120, 1500)
+    width, height = map(int, sys.argv[4:6]) if len(sys.argv) > 5 else (1120, 2010)
     common = [str(source / "traces" / "samples" / "decode.mpt"), "2x4:h100", "-m", "gpt-oss-20b", "--batch", "4", "--quiet"]
     with tempfile.TemporaryDirectory() as folder, chromium.Browser() as browser:
         def run(*arguments):
@@ -24,8 +24,8 @@ def main():
         page = browser.page()
         page.media(sys.argv[6] if len(sys.argv) > 6 else "light")
         page.size(width, height)
-        page.open(pathlib.Path(folder) / "report.html")
         page.send("Emulation.setScrollbarsHidden", hidden=True)
+        page.open(pathlib.Path(folder) / "report.html")
         page.settle()
         page.picture(out)
     print(f"{out}: {width} x {height}, {out.stat().st_size} bytes")

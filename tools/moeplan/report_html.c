@@ -10,7 +10,14 @@ static void put_element(struct mp_out *o, const char *element, const char *class
     mp_html_text(o, text);
     mp_out_printf(o, "</%s>\n", element);
 }
-static void put_paragraph(struct mp_out *o, const char *class, const char *text) { put_element(o, "p", class, text); }
+
+static void put_paragraph(struct mp_out *o, const char *class, const char *text) {
+    if (text == NULL || text[0] == '\0')
+        return;
+    mp_out_printf(o, "<p class=\"%s\">", class);
+    mp_html_figures(o, text);
+    mp_out_puts(o, "</p>\n");
+}
 
 static void put_list(struct mp_out *o, const char *class, const json_t *sentences) {
     if (json_array_size(sentences) == 0)
@@ -23,7 +30,7 @@ static void put_list(struct mp_out *o, const char *class, const json_t *sentence
 
 static void put_cell(struct mp_out *o, const char *text) {
     mp_out_puts(o, "<td class=\"n\">");
-    mp_html_text(o, text);
+    mp_html_figures(o, text);
     mp_out_puts(o, "</td>");
 }
 

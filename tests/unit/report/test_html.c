@@ -22,6 +22,26 @@ static void test_html__no_text_ends_an_element_or_an_attribute(void **state) {
                         "gpt-oss-20b, 8:h100 \xc3\xa4 \xe2\x82\xac \xf0\x9f\x98\x80");
 }
 
+static void test_html__figures_keep_their_units(void **state) {
+    (void)state;
+    static const char *const texts[][2] = {
+        {"17.6 % of 335.7 us", "17.6\xc2\xa0% of 335.7\xc2\xa0\xc2\xb5s"},
+        {"5 GB, 3 s and 2 ms", "5\xc2\xa0GB, 3\xc2\xa0s and 2\xc2\xa0ms"},
+        {"3 steps, 5 users, a us, 7 ", "3 steps, 5 users, a us, 7 "},
+        {"<1 %\xff", "&lt;1\xc2\xa0%\xef\xbf\xbd"},
+        {"", ""},
+    };
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        struct mp_error err;
+        struct mp_out *o;
+        size_t n;
+        CHECK_OK(mp_out_open_memory(&o, &err), err);
+        mp_html_figures(o, texts[i][0]);
+        assert_string_equal((const char *)mp_out_memory_bytes(o, &n), texts[i][1]);
+        mp_out_cancel(o);
+    }
+}
+
 #define BAD "\xef\xbf\xbd"
 /* Overlong forms, surrogates, what ends early, beyond U+10FFFF, control characters. */
 static const struct {
@@ -93,6 +113,7 @@ static void test_html__faults_are_told(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_html__no_text_ends_an_element_or_an_attribute),
+        cmocka_unit_test(test_html__figures_keep_their_units),
         cmocka_unit_test(test_html__what_is_no_text_is_replaced),
         cmocka_unit_test(test_html__json_cannot_end_its_script),
         cmocka_unit_test(test_html__faults_are_told),
