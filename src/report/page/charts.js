@@ -221,8 +221,9 @@ function load() {
             f.sub.textContent = f.sub.textContent.replace("Both on one scale: ", "Colour: ");
         const panels = el("div", {class: "panels"}), group = [];
         f.plots.append(panels);
-        const w = panelWidths(width, list.length, nG, 5, 64), h = printing && nG > 24 ?
-            Math.max(5, Math.min(18, Math.floor(345 / nL))) : Math.max(7, Math.min(18, Math.round((printing ? 380 : 500) / nL)));
+        const isBelow = printing && nG > 24; /* on paper both of many GPUs stand below each other, on one sheet */
+        const least = isBelow ? 5 : 7, room = isBelow ? 345 : printing ? 380 : 500;
+        const w = panelWidths(width, list.length, nG, 5, 64), h = Math.max(least, Math.min(18, Math.floor(room / nL)));
         const text = (i, j) => [L(i) + " \u00b7 " + gpu(j), ...list.map((s, k) => {
             const rows = unpack(s.plan.load.mean_rows)[i * nG + j], hosts = unpack(s.plan.hosts);
             return s.word + ": " + kind.format(values[k][i * nG + j]) +

@@ -44,7 +44,8 @@ function timeline() {
         f.title.textContent = L(layer) + " is done after " + time(endOf(after, layer)) +
             (list.length > 1 && list[0] !== after ?
             " instead of " + time(ends[0]) : "") + criticalText(after, layer);
-        f.sub.replaceChildren(...prose("Each GPU's share of layer " + L(layer) + (step === null ? "" : " in step " + step) +
+        f.sub.replaceChildren(...prose("Each GPU's share of layer " + L(layer) +
+            (step === null ? "" : " in step " + step) +
             ", on one time axis from the layer's start" + (list.some(s => !s.of) ? "; predicted and measured" :
                 ", predicted") +
             (after.of && after.of.reading === "pipelined" ? "; GPUs may be in different layers at one time." : ".") +
@@ -125,7 +126,8 @@ function timeline() {
 
 /* What holds the layer up: the GPU whose experts are done last, and how far behind the next; "" where several are. */
 function criticalText(s, layer) {
-    const ends = nodes.map((n, g) => barOf(s.bars, layer, g, 5)).map(b => b ? b[1] : 0), [last, next] = worst(ends, 2);
+    const ends = nodes.map((n, g) => barOf(s.bars, layer, g, 5)).map(b => b ? b[1] : 0),
+        [last, next] = worst(ends, 2);
     if (next === undefined || ends[last] - ends[next] < 0.005 * ends[last])
         return "";
     return "; experts of GPU " + last + " are done last, " + time(ends[last] - ends[next]) + " after the next";
