@@ -64,9 +64,9 @@ static enum mp_status check_limits(const struct unpacker *u, struct mp_error *er
                           (unsigned long long)u->max_bytes);
     if (u->used > u->limits->inflate_free_bytes && u->used / u->limits->inflate_ratio > u->at)
         return mp_fail_at(err, MP_ELIMIT, u->in->path, 0, 0,
-                          "its first %llu packed bytes unpack to %llu, more than %llu for one: a bomb, not a recording "
+                          "unpacks to more than %llu bytes and than %llu for each packed one: a bomb, not a recording "
                           "(when it is right, unpack it yourself)",
-                          (unsigned long long)u->at, (unsigned long long)u->used,
+                          (unsigned long long)u->limits->inflate_free_bytes,
                           (unsigned long long)u->limits->inflate_ratio);
     return MP_OK;
 }

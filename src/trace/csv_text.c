@@ -75,7 +75,11 @@ enum mp_status csv_open(struct csv_text *c, const struct mp_in *in, const struct
                 mp_fail_at(err, MP_ELIMIT, c->path, 1, 1, "the line has more than %zu bytes, the limit", c->max_line);
             goto out;
         }
-        c->comment = (struct csv_field){c->at + 1, (size_t)((newline != NULL ? newline : c->end) - c->at - 1)};
+        const char *text = c->at + 1, *stop = newline != NULL ? newline : c->end;
+        while (text < stop && (*text == ' ' || *text == '\t'))
+            text++;
+        if (text < stop && *text == '{') /* others are remarks */
+            c->comment = (struct csv_field){text, (size_t)(stop - text)};
         c->at = newline != NULL ? newline + 1 : c->end;
         c->line = 1;
     }
