@@ -22,11 +22,12 @@ struct topo_cpu *topo_host_add_cpu(struct topo_host *h) {
     return &list[h->n_cpus++];
 }
 
-struct topo_pci *topo_host_add_pci(struct topo_host *h) {
+struct topo_pci *topo_host_add_pci(struct topo_host *h, uint32_t parent, uint32_t cpu, uint64_t bytes_per_s) {
     struct topo_pci *list = grow(h, h->pci, h->n_pci, sizeof *list);
     if (list == NULL)
         return NULL;
     h->pci = list;
+    list[h->n_pci] = (struct topo_pci){parent, cpu, parent != MP_NONE ? list[parent].depth + 1 : 0, bytes_per_s};
     return &list[h->n_pci++];
 }
 

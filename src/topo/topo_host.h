@@ -5,7 +5,7 @@
 
 #include "topo_reader.h"
 
-enum { TOPO_HOST_MAX_GPUS = 1024, TOPO_HOST_MAX_NICS = 1024, TOPO_HOST_MAX_PCI = 100000, TOPO_HOST_MAX_CPUS = 1024 };
+enum { TOPO_HOST_MAX_GPUS = 1024, TOPO_HOST_MAX_NICS = 1024, TOPO_HOST_MAX_CPUS = 1024 };
 
 /* A NUMA node, with its PCI root. */
 struct topo_cpu {
@@ -14,6 +14,7 @@ struct topo_cpu {
 };
 struct topo_pci {
     uint32_t parent, cpu; /* parent: index of a bridge, or MP_NONE */
+    uint32_t depth;       /* bridges above */
     uint64_t bytes_per_s; /* of its link towards the parent; 0 = not known */
 };
 /* A GPU that is known by its PCI device: a built-in one, or one of them with other memory. */
@@ -49,9 +50,9 @@ struct topo_host {
     uint32_t n_notes; /* bytes used */
 };
 
-/* Appends to the list, which grows by doubling; the entry is zeroed. NULL = out of memory. */
+/* Appends to the list, which grows by doubling; zeros where nothing is given. NULL = out of memory. */
 struct topo_cpu *topo_host_add_cpu(struct topo_host *h);
-struct topo_pci *topo_host_add_pci(struct topo_host *h);
+struct topo_pci *topo_host_add_pci(struct topo_host *h, uint32_t parent, uint32_t cpu, uint64_t bytes_per_s);
 struct topo_host_gpu *topo_host_add_gpu(struct topo_host *h);
 struct topo_host_nic *topo_host_add_nic(struct topo_host *h);
 /* GPUs by their order; equal ones keep theirs. */

@@ -20,12 +20,6 @@ static void narrow(uint64_t *bytes_per_s, uint64_t link) {
         *bytes_per_s = link;
 }
 
-static bool is_above(const struct topo_host *h, uint32_t top, uint32_t pci) {
-    while (pci != MP_NONE && pci != top)
-        pci = h->pci[pci].parent;
-    return pci == top;
-}
-
 static uint64_t rate_of(const struct topo_host_nic *n, uint64_t otherwise) {
     return n->bytes_per_s > 0 ? n->bytes_per_s : otherwise;
 }
@@ -36,24 +30,23 @@ static struct reach reach(const struct topo_host *h, uint32_t gpu, uint32_t nic,
     struct reach r = {rate_of(n, otherwise), UNREACHABLE};
     if (h->cpus[cpu].host != h->cpus[n->cpu].host)
         return r;
-    uint32_t top = n->pci, n_bridges = 0;
-    for (; top != MP_NONE && !is_above(h, top, from); top = h->pci[top].parent)
-        narrow(&r.bytes_per_s, h->pci[top].bytes_per_s);
-    for (uint32_t p = from; p != top; p = h->pci[p].parent)
-        narrow(&r.bytes_per_s, h->pci[p].bytes_per_s);
-    if (top == MP_NONE) {
-        r.distance = cpu == n->cpu ? THROUGH_CPU : OTHER_CPU;
-        if (cpu != n->cpu) {
-            narrow(&r.bytes_per_s, h->cpus[cpu].bytes_per_s);
-            narrow(&r.bytes_per_s, h->cpus[n->cpu].bytes_per_s);
-        }
+    uint32_t a = from, b = n->pci, n_bridges = 0;
+    while (a != b) { /* the deeper one goes up, to where they meet or to no bridge at all */
+        const bool is_a = b == MP_NONE || (a != MP_NONE && h->pci[a].depth >= h->pci[b].depth);
+        uint32_t *deeper = is_a ? &a : &b;
+        n_bridges += *deeper != from && *deeper != n->pci;
+        narrow(&r.bytes_per_s, h->pci[*deeper].bytes_per_s);
+        *deeper = h->pci[*deeper].parent;
+    }
+    if (a != MP_NONE) {
+        r.distance = n_bridges == 0 ? ONE_BRIDGE : BRIDGES;
         return r;
     }
-    for (uint32_t p = n->pci; p != top; p = h->pci[p].parent)
-        n_bridges += p != n->pci;
-    for (uint32_t p = from; p != top; p = h->pci[p].parent)
-        n_bridges += p != from;
-    r.distance = n_bridges == 0 ? ONE_BRIDGE : BRIDGES;
+    r.distance = cpu == n->cpu ? THROUGH_CPU : OTHER_CPU;
+    if (cpu != n->cpu) {
+        narrow(&r.bytes_per_s, h->cpus[cpu].bytes_per_s);
+        narrow(&r.bytes_per_s, h->cpus[n->cpu].bytes_per_s);
+    }
     return r;
 }
 

@@ -202,10 +202,8 @@ static enum mp_status add_io(struct reader *r, const struct mp_xml *e, uint32_t 
             return mp_xml_fail_at(r->d, busid, r->err, "\"%s\" is not a PCI address (write it as 0000:1b:00.0)",
                                   mp_quote(busid->value, strlen(busid->value), quoted, sizeof quoted));
         MP_TRY(read_speed(r, e, &link));
-        struct topo_pci *p = topo_host_add_pci(&r->h);
-        if (p == NULL)
+        if (topo_host_add_pci(&r->h, parent, cpu, link) == NULL)
             return mp_nomem(r->err, "reading a topology");
-        *p = (struct topo_pci){parent, cpu, link};
         index = r->h.n_pci - 1;
         if (is_type(e, "PCIDev"))
             MP_TRY(add_device(r, e, index, cpu, id));

@@ -24,7 +24,7 @@ struct reader {
     const struct mp_xml **pci_xml;
     uint32_t room_pci, room_gpus;
     bool has_gpu_elements, has_c2c;
-    uint32_t n_without_rank;
+    uint32_t n_without_rank, n_without_dev;
 };
 
 static bool detect(const char *text, size_t size) {
@@ -42,6 +42,9 @@ static enum mp_status unknown_child(const struct reader *r, const struct mp_xml 
     if (strcmp(e->name, "gpu") == 0)
         return mp_xml_fail(r->d, e, r->err,
                            "a gpu stands inside the pci of its card (write <pci ...><gpu .../></pci>)");
+    if (strcmp(e->name, "xgmi") == 0)
+        return mp_xml_fail(r->d, e, r->err,
+                           "stands in files of RCCL, which are not read (give what lstopo writes: its XGMIBandwidth)");
     if (strcmp(e->name, "nvlink") == 0 || strcmp(e->name, "c2c") == 0)
         return mp_xml_fail(r->d, e, r->err, "stands inside a gpu (move it there)");
     return mp_xml_fail(r->d, e, r->err, "no such element inside %.40s (%s)", in,
@@ -222,8 +225,10 @@ static enum mp_status add_nets(struct reader *r, const struct mp_xml *nic, uint3
         if (strcmp(e->name, "net") != 0)
             return unknown_child(r, e);
         MP_TRY(no_children(r, e));
-        MP_TRY(mp_xml_need(r->d, e, "dev", "NCCL passes over nets without one: write dev=\"0\" for the first", &a,
-                           r->err));
+        if ((a = mp_xml_attribute(e, "dev")) == NULL) { /* a port that NCCL has made part of a fused NIC */
+            r->n_without_dev++;
+            continue;
+        }
         MP_TRY(mp_xml_u64(r->d, a, 0, INT32_MAX, &dev, r->err));
         MP_TRY(mp_xml_need(r->d, e, "speed", "write the port's Mbit/s, speed=\"400000\"", &a, r->err));
         if (!mp_parse_u64(a->value, strlen(a->value), &speed) || speed == 0 || speed > 10000000) {
@@ -313,10 +318,8 @@ static enum mp_status add_pci(struct reader *r, const struct mp_xml *e, uint32_t
     }
     MP_TRY(kind_of(r, e, &kind));
     MP_TRY(read_link(r, e, &link));
-    struct topo_pci *p = topo_host_add_pci(&r->h);
-    if (p == NULL)
+    if (topo_host_add_pci(&r->h, parent, cpu, link) == NULL)
         return mp_nomem(r->err, "reading a topology");
-    *p = (struct topo_pci){parent, cpu, link};
     const uint32_t index = r->h.n_pci - 1;
     MP_TRY(remember_pci(r, e, busid, host));
     const struct mp_xml *gpu = NULL;
@@ -468,7 +471,8 @@ static enum mp_status add_link(struct reader *r, const uint32_t *number, uint32_
     }
     if (class == 0x068001)
         return MP_OK; /* to the CPU */
-    for (uint32_t k = 0; k < r->h.n_gpus && parse_busid(target->value, &busid); k++)
+    const bool is_busid = parse_busid(target->value, &busid);
+    for (uint32_t k = 0; k < r->h.n_gpus && is_busid; k++)
         if (r->xml[k].busid == busid && r->xml[k].host == r->xml[gpu].host && k != gpu)
             return topo_host_link(&r->h, number[gpu], number[k], count * lane, r->err);
     return mp_xml_fail_at(r->d, target, r->err,
@@ -564,6 +568,8 @@ static enum mp_status read_system(struct reader *r) {
                        (double)topo_nvlink_lane(r->h.gpus[0].sm) / 1e9);
     if (r->n_without_rank > 0)
         topo_host_note(&r->h, "%u devices of class 0x03 without <gpu> are left out, as NCCL does", r->n_without_rank);
+    if (r->n_without_dev > 0)
+        topo_host_note(&r->h, "%u nets without dev are left out, as NCCL does", r->n_without_dev);
     if (r->has_c2c)
         topo_host_note(&r->h, "c2c links, to the CPU, are not in the model");
 out:
