@@ -82,8 +82,9 @@ static uint32_t first_of(uint32_t dev, uint32_t n) {
     return mirror;
 }
 
+/* near: room for all NICs; users[nic]: how many GPUs are nearest to it, 0 = not counted yet. */
 static enum mp_status take(struct topo_nic_set *set, const struct topo_host *h, uint32_t gpu, uint64_t otherwise,
-                           uint32_t *near, struct mp_error *err) {
+                           uint32_t *near, uint32_t *users, struct mp_error *err) {
     struct reach best = {0, UNREACHABLE};
     uint32_t n = 0;
     for (uint32_t i = 0; i < h->n_nics; i++) {
@@ -97,7 +98,9 @@ static enum mp_status take(struct topo_nic_set *set, const struct topo_host *h, 
     }
     if (n == 0)
         return MP_OK;
-    const uint32_t n_users = n_nearest(h, near[0], otherwise), first = first_of(h->gpus[gpu].dev, n);
+    if (users[near[0]] == 0)
+        users[near[0]] = n_nearest(h, near[0], otherwise);
+    const uint32_t n_users = users[near[0]], first = first_of(h->gpus[gpu].dev, n);
     set->n = (n + n_users - 1) / n_users;
     set->nics = mp_arena_alloc(h->arena, set->n, sizeof *set->nics);
     if (set->nics == NULL)
@@ -153,14 +156,14 @@ enum mp_status topo_host_nics(struct topo_nic_set **out, const struct topo_host 
                               struct mp_error *err) {
     enum mp_status status = MP_OK;
     struct topo_nic_set *sets = mp_arena_alloc(h->arena, h->n_gpus, sizeof *sets);
-    uint32_t *near = mp_calloc(h->n_nics, sizeof *near);
+    uint32_t *near = mp_calloc(2 * (size_t)h->n_nics, sizeof *near), *users = near != NULL ? near + h->n_nics : NULL;
     *out = sets;
     if (sets == NULL || near == NULL) {
         mp_free(near);
         return mp_nomem(err, "reading a topology");
     }
     for (uint32_t g = 0; g < h->n_gpus && status == MP_OK; g++)
-        status = take(&sets[g], h, g, otherwise, near, err);
+        status = take(&sets[g], h, g, otherwise, near, users, err);
     mp_free(near);
     for (uint32_t g = 0; g < h->n_gpus && status == MP_OK; g++) {
         struct topo_nic_set *s = &sets[g];

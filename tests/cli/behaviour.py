@@ -189,6 +189,34 @@ class Pipes(Case):
         want = json.loads(self.expect(0, "inspect", "4xt.xml:h100", "--json").stdout)["facts"]
         self.assertEqual(json.loads(self.expect(0, "inspect", "t.yaml", "--json").stdout)["facts"], want)
 
+    def test_xml_bombs_are_refused_fast_and_small(self):
+        laughs = '<!DOCTYPE system [\n' + "".join(f'<!ENTITY l{i + 1} "{f"&l{i};" * 10}">\n' for i in range(9)) + ']>\n'
+        pci = "".join(f'<pci busid="0:{i:x}:0.0" class="0x0604">' for i in range(1, 120))
+        cards = "".join(f'<pci busid="1:{i:x}:0.0" class="0x{"03" if i % 2 else "02"}0000"/>' for i in range(2, 2000))
+        bombs = {"laughs.xml": (laughs + '<system version="1"><cpu>&l9;</cpu></system>', 1, "a DOCTYPE with declarations inside"),
+                 "deep.xml": ('<system version="1"><cpu>' + '<pci busid="0:1:0.0">' * 10**5, 1, "more than 128 levels of nesting"),
+                 "levels.xml": ("<system version='1'><cpu>" + "<a>" * 10**6, 1, "more than 128 levels of nesting"),
+                 "wide.xml": ('<system version="1">\n<cpu>' + "<pci/>" * 600000 + "</cpu></system>", 2, "more than 100000 elements"),
+                 "attributes.xml": ('<system version="1">\n<cpu ' + "".join(f"a{i:x}='' " for i in range(300000)) + "/></system>", 2,
+                                    "more than 1024 attributes of one element"),
+                 "long.xml": ('<system version="1"><cpu numaid="' + "0" * (5 << 20) + '"/></system>', 0, "more than 4194304 bytes"),
+                 "names.xml": ("<system version='1'>\n<cpu>" + "".join(f"<n{i:x} m{i:x}='' o{i:x}=''/>" for i in range(130000)) + "</cpu></system>",
+                               2, "more than 100000 elements"),
+                 "chain.xml": (f'<system version="1">\n<cpu>{pci}{cards}{"</pci>" * 119}</cpu></system>', 0, "which GPUs these are")}
+        for name, (text, line, message) in bombs.items():
+            (self.folder / name).write_text(text)
+            process = subprocess.Popen([MOEPLAN, "inspect", f"4x{name}"], cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            said = process.stderr.read().decode()
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            process.stderr.close()
+            self.assertEqual(process.returncode, 3, said)
+            self.assertIn(message, said)
+            self.assertIn(f"{name}:{line}:" if line else f"{name}: ", said)
+            if not IS_SANITIZED:
+                self.assertLess(usage.ru_utime + usage.ru_stime, 1)
+                self.assertLess(usage.ru_maxrss, 64 * 1024)
+
 
 class Streams(Case):
     def test_results_go_to_stdout_and_talk_to_stderr(self):
