@@ -37,6 +37,7 @@ chromium|command -v chromium
 debhelper|command -v dh
 lintian|command -v lintian
 fakeroot|command -v fakeroot
+man-db|command -v man
 clang|command -v clang
 libclang-rt-14-dev|printf "int LLVMFuzzerTestOneInput(const char *d, unsigned long n) { return d == 0 && n > 0; }" | clang -x c -fsanitize=fuzzer,address -o /dev/null -'
 
