@@ -8,6 +8,7 @@
 
 MP_API_BEGIN
 
+/* What resize returns must be memory that free() could release: a table may count, refuse or record, not pool. */
 struct mp_alloc_table {
     void *(*resize)(void *ctx, void *p, size_t size); /* p NULL = allocate; size > 0; NULL = out of memory */
     void (*release)(void *ctx, void *p);              /* p may be NULL */
@@ -29,6 +30,12 @@ void *mp_calloc(size_t n, size_t size);
 void *mp_realloc(void *p, size_t n, size_t size);
 void mp_free(void *p);
 char *mp_strdup(const char *s);
+
+/* Memory that somebody else may release with free(), or had from malloc(): for libraries that know one allocator per
+ * process and whose callers do not know about us (jansson). Through the table and counted, as near as can be: bytes
+ * that went the other way are in mp_alloc_live for ever, or were never. */
+void *mp_plain_alloc(size_t size);
+void mp_plain_free(void *p);
 
 struct mp_arena;
 /* An empty arena; NULL when out of memory. */

@@ -1,4 +1,5 @@
 #include <moeplan/alloc.h>
+#include <malloc.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -82,6 +83,29 @@ void mp_free(void *p) {
     struct block_header *h = (struct block_header *)p - 1;
     atomic_fetch_sub(&live_bytes, h->size);
     table.release(table.ctx, h);
+}
+
+/* No header, so that free() may have it: what it takes is asked of malloc. */
+void *mp_plain_alloc(size_t size) {
+    if (!book(size))
+        return NULL;
+    void *p = table.resize(table.ctx, NULL, size > 0 ? size : 1);
+    size_t taken = p != NULL ? malloc_usable_size(p) : 0;
+    if (taken >= size)
+        atomic_fetch_add(&live_bytes, taken - size);
+    else
+        atomic_fetch_sub(&live_bytes, size - taken);
+    return p;
+}
+
+void mp_plain_free(void *p) {
+    if (p == NULL)
+        return;
+    size_t taken = malloc_usable_size(p);
+    uint64_t live = atomic_load(&live_bytes);
+    while (!atomic_compare_exchange_weak(&live_bytes, &live, live > taken ? live - taken : 0))
+        ;
+    table.release(table.ctx, p);
 }
 
 char *mp_strdup(const char *s) {

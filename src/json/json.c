@@ -6,65 +6,65 @@
 #include <stdio.h>
 #include <string.h>
 
-/* jansson's allocator is one per process, so it is set once, before main, and sends everything to mp_realloc:
- * --mem-limit and the fault tests see it. jansson must never see a failed allocation: its lexer goes on without the
- * character that it found no room for, and may then run past its buffer. So the first failure leaves the parse by
- * longjmp, and the parse's blocks, which are linked, are freed here. */
-struct block {
-    struct block *previous, *next; /* while its parse runs; NULL afterwards */
-};
-enum { OVERHEAD = 2 * sizeof(struct block) }; /* of an allocation: ours and the table's below */
+/* jansson's allocator is one per process, so it is set once, when the library is loaded: --mem-limit and the fault
+ * tests see what it takes. A program that uses jansson beside us frees some of that with free(), and has us free what
+ * malloc() gave: blocks have nothing in front of them (mp_plain_alloc). jansson must never see a failed allocation: its
+ * lexer goes on without the character that it found no room for, and may then run past its buffer. So the first failure
+ * leaves the parse by longjmp, and the parse's blocks, which are listed, are freed here. */
+enum { OVERHEAD = 32 }; /* of an allocation: malloc's and a place in the list, while it grows in two copies */
 /* The parse that runs on this thread. */
 static _Thread_local struct {
     size_t used, limit; /* limit 0 = none runs */
     bool was_hit;
-    struct block blocks; /* head of the ring */
+    void **blocks; /* [n]; NULL: released since. What goes first came last, but for keys, behind which their values are:
+                    * so it is found from the end after few, and all in all in (blocks x depth) steps */
+    size_t n, n_allocated;
     jmp_buf leave;
 } parse;
 
 static void *json_allocate(size_t n) {
-    if (parse.limit > 0) {
-        /* Never given back: what was freed again during a parse (keys, buffers) counts too, which keeps the bound
-         * simple and safe. */
-        parse.was_hit = n > parse.limit - parse.used || parse.limit - parse.used - n < OVERHEAD;
-        if (parse.was_hit)
-            longjmp(parse.leave, 1);
-        parse.used += n + OVERHEAD;
-    }
-    struct block *b = n <= SIZE_MAX - sizeof *b ? mp_realloc(NULL, n + sizeof *b, 1) : NULL;
-    if (parse.limit > 0 && b == NULL)
+    if (parse.limit == 0)
+        return mp_plain_alloc(n);
+    /* Never given back: what was freed again during a parse (keys, buffers) counts too, which keeps the bound
+     * simple and safe. */
+    parse.was_hit = n > parse.limit - parse.used || parse.limit - parse.used - n < OVERHEAD;
+    if (parse.was_hit)
         longjmp(parse.leave, 1);
-    if (b == NULL)
-        return NULL;
-    b->previous = b->next = NULL;
-    if (parse.limit > 0) {
-        b->previous = &parse.blocks;
-        b->next = parse.blocks.next;
-        b->next->previous = parse.blocks.next = b;
+    parse.used += n + OVERHEAD;
+    if (parse.n == parse.n_allocated) {
+        size_t wanted = parse.n_allocated > 0 ? 2 * parse.n_allocated : 64;
+        void **more = mp_realloc(parse.blocks, wanted, sizeof *more);
+        if (more == NULL)
+            longjmp(parse.leave, 1);
+        parse.blocks = more;
+        parse.n_allocated = wanted;
     }
-    return b + 1;
+    void *p = mp_plain_alloc(n);
+    if (p == NULL)
+        longjmp(parse.leave, 1);
+    parse.blocks[parse.n++] = p;
+    return p;
 }
 
 static void json_release(void *p) {
-    if (p == NULL)
-        return;
-    struct block *b = (struct block *)p - 1;
-    if (b->next != NULL) {
-        b->next->previous = b->previous;
-        b->previous->next = b->next;
-    }
-    mp_free(b);
+    size_t i = parse.limit > 0 && p != NULL ? parse.n : 0;
+    while (i > 0 && parse.blocks[i - 1] != p)
+        i--;
+    if (i > 0)
+        parse.blocks[i - 1] = NULL;
+    while (parse.n > 0 && parse.blocks[parse.n - 1] == NULL)
+        parse.n--;
+    mp_plain_free(p);
 }
 
 /* Ends the parse: its blocks become ordinary ones, or go. */
 static void end_parse(bool is_kept) {
     parse.limit = 0;
-    for (struct block *b = parse.blocks.next, *next; b != &parse.blocks; b = next) {
-        next = b->next;
-        b->previous = b->next = NULL;
-        if (!is_kept)
-            mp_free(b);
-    }
+    for (size_t i = 0; i < parse.n && !is_kept; i++)
+        mp_plain_free(parse.blocks[i]);
+    mp_free(parse.blocks);
+    parse.blocks = NULL;
+    parse.n = parse.n_allocated = 0;
 }
 
 __attribute__((constructor)) static void set_allocator(void) { json_set_alloc_funcs(json_allocate, json_release); }
@@ -134,7 +134,6 @@ enum mp_status mp_json_parse(json_t **out, const char *path, const char *text, s
     parse.used =
         n < limits->json_heap_bytes ? n : limits->json_heap_bytes; /* the text is in memory too while it is read */
     parse.was_hit = false;
-    parse.blocks.previous = parse.blocks.next = &parse.blocks;
     parse.limit = limits->json_heap_bytes > 0 ? limits->json_heap_bytes : SIZE_MAX;
     json_t *j = NULL;
     bool is_done = load(&j, text, n, &e);

@@ -72,7 +72,7 @@ THIRD_PARTY = {
 }
 ONE_FILE_ONLY = {"zip.h"}
 SYSTEM = re.compile(
-    r"^(assert|ctype|dirent|dlfcn|errno|fcntl|float|inttypes|limits|locale|math|pthread|setjmp|signal|stdarg|stdatomic|stdbool|stddef|"
+    r"^(assert|ctype|dirent|dlfcn|errno|fcntl|float|inttypes|limits|locale|malloc|math|pthread|setjmp|signal|stdarg|stdatomic|stdbool|stddef|"
     r"netdb|poll|stdint|stdio|stdlib|string|time|unistd)\.h$|^(arpa|netinet|sys|sanitizer)/[a-z]+\.h$")
 INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^>"]+)[>"]')
 

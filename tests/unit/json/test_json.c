@@ -1,6 +1,12 @@
 #include "support.h"
 #include <moeplan/json.h>
+#include <time.h>
 
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
 static enum mp_status parse(json_t **j, const char *text, size_t n, const struct mp_limits *l, struct mp_error *err) {
     return mp_json_parse(j, "t.jsonl", text, n, 10, l, err);
 }
@@ -103,6 +109,52 @@ static void test_json__bombs_are_refused_cheaply(void **state) {
     mp_free(text);
 }
 
+/* What a program does that uses jansson beside the library. */
+static void test_json__blocks_go_to_free_and_come_from_malloc(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    json_t *j;
+    json_malloc_t allocate;
+    json_free_t release;
+    json_get_alloc_funcs(&allocate, &release);
+    json_set_alloc_funcs(malloc, free); /* as before the library was loaded */
+    json_t *older = json_pack("{s:s}", "made", "by malloc");
+    json_set_alloc_funcs(allocate, release);
+    json_decref(older);
+    uint64_t live = mp_alloc_live();
+    CHECK_OK(parse(&j, "[1, \"two\"]", 10, NULL, &err), err);
+    char *text = json_dumps(j, JSON_COMPACT);
+    assert_string_equal(text, "[1,\"two\"]");
+    json_decref(j);
+    free(text);
+    assert_true(mp_alloc_live() < live + 64); /* counted, for nobody told us */
+    assert_true(mp_alloc_live() >= live);
+}
+
+/* Keys are released behind their values: deep and wide, that must not take the square of what there is. */
+static void test_json__deep_and_wide_objects_are_quick(void **state) {
+    (void)state;
+    struct mp_error err = {0};
+    struct mp_limits l = mp_limits_default;
+    const size_t size = (size_t)4 << 20;
+    char *text = mp_calloc(size + 1024, 1);
+    size_t n = 0;
+    for (int depth = 0; depth < 60; depth++)
+        n += (size_t)sprintf(text + n, "{\"k\":");
+    text[n++] = '{';
+    for (unsigned i = 0; n < size; i++)
+        n += (size_t)sprintf(text + n, "%s\"%x\":{}", i > 0 ? "," : "", i);
+    memset(text + n, '}', 61);
+    json_t *j;
+    l.json_heap_bytes = SIZE_MAX / 2;
+    double started = now();
+    CHECK_OK(parse(&j, text, n + 61, &l, &err), err);
+    if (now() - started > 5) /* a tenth of a second; sanitizers and busy machines take their share */
+        fail_msg("%.1f s", now() - started);
+    json_decref(j);
+    mp_free(text);
+}
+
 static void test_json__cuts_and_flips(void **state) {
     (void)state;
     static const char text[] = "{\"a\": [1, -2, 3.5e2, true, null], \"b\": {\"c\": \"\\u00e9\\n\"}}";
@@ -161,6 +213,8 @@ int main(void) {
         cmocka_unit_test(test_json__refuses),
         cmocka_unit_test(test_json__limits_on_both_sides),
         cmocka_unit_test(test_json__bombs_are_refused_cheaply),
+        cmocka_unit_test(test_json__blocks_go_to_free_and_come_from_malloc),
+        cmocka_unit_test(test_json__deep_and_wide_objects_are_quick),
         cmocka_unit_test(test_json__cuts_and_flips),
         cmocka_unit_test(test_json__lines),
         cmocka_unit_test(test_json__faults),
