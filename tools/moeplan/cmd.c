@@ -21,8 +21,10 @@
     { "TRACE", "a recording in any known format (moeplan list formats)", false, false, WORDS_FILE }
 #define TOPOLOGY_ARGUMENT                                                                                              \
     {                                                                                                                  \
-        "TOPOLOGY", "a YAML file, or a short string such as 8:h100 or 4x8:h100 (moeplan list topologies)", false,      \
-            false, WORDS_FILE                                                                                          \
+        "TOPOLOGY",                                                                                                    \
+            "a YAML file, a short string such as 8:h100 or 4x8:h100, or a file of another program: dgx.xml, "          \
+            "4xdgx.xml:h100 (moeplan list topologies)",                                                                \
+            false, false, WORDS_FILE                                                                                   \
     }
 
 static const struct argument inspect_arguments[] = {
