@@ -289,7 +289,10 @@ def strange(page, data, folder):
     thin = copy.deepcopy(data)
     for plan in thin["plans"]:
         plan["traffic"].update(dispatch_bytes=None, combine_bytes=None, combine_of_dispatch=None)
-    for name, made in (("hostile", hostile), ("bare", bare), ("alone", alone), ("thin", thin)):
+    traced = copy.deepcopy(data)
+    timeline = traced["plans"][1]["timeline"]
+    traced["measured"].update(parts=[], transport=None, iterations=None, timeline={k: timeline[k] for k in ("layer_length_ns", "bars_ns")})
+    for name, made in (("hostile", hostile), ("bare", bare), ("alone", alone), ("thin", thin), ("traced", traced)):
         path = folder / (name + ".html")
         path.write_text(pages.page(made))
         fresh(page, path, width=360)
@@ -302,6 +305,9 @@ def strange(page, data, folder):
             for part in ("layers", "load", "traffic", "timeline", "sweep", "drift"):
                 why = f"!!document.querySelector('#{part} .missing')?.textContent && !document.querySelector('#{part} figure')"
                 check(page.evaluate(why), f"{part} says why it is missing")
+        if name == "traced":
+            measured = text(page, "#timeline .panels")
+            check("Measured " + data["measured"]["source"] in measured and "null" not in measured, f"a measured timeline stands beside: \"{measured}\"")
         if name == "thin":
             check(page.evaluate("document.querySelector('#traffic input[value=layer]').disabled"), "a sum alone offers no layers")
 

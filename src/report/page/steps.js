@@ -20,7 +20,7 @@ function timelines() {
         length: s.plan.timeline.layer_length_ns, of: s.plan.timeline}));
     const m = data.measured && data.measured.timeline;
     if (m)
-        list.push({word: "measured", name: data.measured.transport, bars: unpack(m.bars_ns),
+        list.push({word: "measured", name: measuredNote(data.measured), bars: unpack(m.bars_ns),
             length: m.layer_length_ns, of: null});
     return list;
 }
@@ -46,8 +46,8 @@ function timeline() {
             " instead of " + time(ends[0]) : "") + criticalText(after, layer);
         f.sub.replaceChildren(...prose("Each GPU's share of layer " + L(layer) +
             (step === null ? "" : " in step " + step) +
-            ", on one time axis from the layer's start" + (list.some(s => !s.of) ? "; predicted and measured" :
-                ", predicted") +
+            ", on one time axis from the layer's start" + (list.some(s => !s.of) ?
+                "; predicted, and measured: transfers alone, from the first byte" : ", predicted") +
             (after.of && after.of.reading === "pipelined" ? "; GPUs may be in different layers at one time." : ".") +
             " Between the bars: gate, launches, latency and waiting." +
             (data.measured ? "" : " With --measured, what moeplan-exec measured stands beside.")));
@@ -135,50 +135,52 @@ function criticalText(s, layer) {
 
 /* ---- measured beside predicted ---- */
 
+function measuredNote(m) {
+    return (m.transport || m.source) + (m.iterations === null ? "" : ", " + m.iterations + " iterations");
+}
+
 function measured() {
     const m = data.measured;
-    if (!m)
+    if (!m || !m.parts.length)
         return;
-    const off = m.parts.filter(p => p.predicted_ns > 0).map(p => p.median_ns / p.predicted_ns - 1).sort((a, b) =>
-        a - b);
+    const known = m.parts.filter(p => p.predicted_ns > 0);
+    const over = known.map(p => p.median_ns / p.predicted_ns).sort((a, b) => a - b);
+    const text = p => [p.part + " of L" + p.layer, "predicted " + time(p.predicted_ns), "measured " +
+        time(p.median_ns) + " (" + time(p.min_ns) + " to " + time(p.p95_ns) + ")"];
     figure({section: "timeline", name: "measured", draw(f, width) {
-        const list = m.parts.filter(p => p.layer === layers[state.layer]), row = 26, top = 6, gutter = 84,
-            tall = top + list.length * row + 24;
-        f.title.textContent = "Measured against predicted: " + signed(off[off.length >> 1]) +
-            " in the median, from " + signed(off[0]) + " to " +
-            signed(off[off.length - 1]);
-        f.sub.textContent = "Layer " + L(state.layer) + ", " + m.transport + ", " + m.iterations +
-            " iterations: median (dot), fastest to 95th percentile " +
-            "(line), predicted (bar).";
+        const list = m.parts.filter(p => p.layer === layers[state.layer]), row = 26, top = 6;
+        const gutter = 16 + 6.4 * Math.max(8, ...list.map(p => p.part.length)), tall = top + list.length * row + 24;
+        f.title.textContent = over.length ? "Measured are " + times(over[over.length >> 1]) +
+            " of the predicted times in the median, from " + times(over[0]) + " to " + times(over[over.length - 1]) :
+            "Measured times, without a prediction beside";
+        f.sub.textContent = "Layer " + L(state.layer) + ", " + measuredNote(m) + ", slowest rank: median (dot), " +
+            "fastest to 95th percentile (line), predicted (bar).";
         if (!list.length) {
             f.plots.append(el("p", {class: "missing"}, "This layer was not measured."));
             return;
         }
-        const high = Math.max(...list.map(p => Math.max(p.p95_ns, p.predicted_ns))), x = v => gutter +
-            v / high * (width - gutter - 40), out = [];
-        const marks = ticks(0, high, Math.max(3, Math.floor(width / 130))), xText = axisText(marks, TIME);
+        const high = Math.max(...list.map(p => Math.max(p.p95_ns, p.predicted_ns)), 1);
+        const x = v => gutter + v / high * (width - gutter - 40), out = [];
+        const marks = ticks(0, high, Math.max(2, Math.floor((width - gutter) / 110))), xText = axisText(marks, TIME);
         for (const t of marks)
             out.push(svg("path", {class: "axis", d: "M" + x(t) + " " + top + "v" + list.length * row}),
                 label(x(t), tall - 8, xText(t), {"text-anchor": "middle"}));
         list.forEach((p, i) => {
             const y = top + i * row + row / 2;
-            out.push(label(0, y + 4, p.part), svg("path", {class: "whisker", d: "M" + x(p.min_ns) + " " + y + "H" +
-                x(p.p95_ns)}),
+            out.push(label(0, y + 4, p.part),
+                svg("path", {class: "whisker", d: "M" + x(p.min_ns) + " " + y + "H" + x(p.p95_ns)}),
                 svg("circle", {class: "dot-after", cx: x(p.median_ns), cy: y, r: 5}),
                 svg("path", {class: "chosen", d: "M" + x(p.predicted_ns) + " " + (y - 9) + "v18"}));
         });
         cells(plot(f.plots, null, width, tall, out), {key: "measured", name: "Measured and predicted, " +
-            L(state.layer), rows: list.length, columns: 1,
-            start: [0, 0], text: i => [list[i].part + " of " + L(state.layer), "predicted " +
-                time(list[i].predicted_ns), "measured " +
-                time(list[i].median_ns) + " (" + time(list[i].min_ns) + " to " + time(list[i].p95_ns) + ")"],
+            L(state.layer), rows: list.length, columns: 1, start: [0, 0], text: i => text(list[i]),
             rect: i => [0, top + i * row, width, row], hit: (px, y) => {
                 const i = Math.floor((y - top) / row);
                 return i >= 0 && i < list.length ? [i, 0] : null;
             }}, []);
     }, table: () => [["Part", "predicted", "fastest", "median", "95th percentile", "slowest"],
-        m.parts.map(p => ["L" + p.layer + " " + p.part,
-        time(p.predicted_ns), time(p.min_ns), time(p.median_ns), time(p.p95_ns), time(p.max_ns)])]});
+        m.parts.map(p => ["L" + p.layer + " " + p.part, time(p.predicted_ns), time(p.min_ns), time(p.median_ns),
+            time(p.p95_ns), time(p.max_ns)])]});
 }
 
 /* ---- curves ---- */
