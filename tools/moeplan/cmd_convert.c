@@ -146,7 +146,8 @@ enum mp_status cmd_convert(const struct opts *o, const struct args *args, int *e
     if (kind == TOOL_PLACEMENT || kind == TOOL_PLAN)
         MP_TRY(convert_placement(in, o, file, text, sizeof text, err));
     unsigned long long n_bytes = mp_out_offset(file);
-    if (table != NULL) { /* both or none */
+    const bool has_table = table != NULL;
+    if (has_table) { /* both or none */
         MP_TRY(mp_out_finish(file, err));
         MP_TRY(mp_out_finish(table, err));
         status = mp_out_commit(table, err);
@@ -164,7 +165,8 @@ enum mp_status cmd_convert(const struct opts *o, const struct args *args, int *e
         mp_json_write(root, out);
         json_decref(root);
     } else {
-        mp_out_printf(out, "%s: %llu bytes, from %s\n", path, n_bytes, text);
+        mp_out_printf(out, "%s: %llu bytes, from %s%s\n", path, n_bytes, text,
+                      has_table ? "; its requests are in the .requests.csv beside it" : "");
     }
     status = tool_close_result(out, o, err);
 out:
