@@ -316,6 +316,14 @@ class Report(unittest.TestCase):
         self.assertIn("no traffic from rank to rank", data["plans"][1]["detail_note"])
         self.assertTrue([n for n in data["notes"] if "p.yaml" in n])
 
+    def test_plans_of_one_name_are_told_apart(self):
+        trace = SAMPLES / "prefill.mpt"
+        self.plan("p.yaml", trace, "4:h100", "--tokens-per-rank", "64", "--split", "0.5")
+        os.mkdir(os.path.join(self.folder, "b"))
+        shutil.copy(os.path.join(self.folder, "p.yaml"), os.path.join(self.folder, "b", "p.yaml"))
+        _, data = self.report("p.yaml", trace, "4:h100", "b/p.yaml", "p.yaml", "--interval-groups", "0")
+        self.assertEqual([p["name"] for p in data["plans"]], ["contiguous", "p.yaml", "b/p.yaml", "p.yaml (2)"])
+
     # ---- text that is not trusted ----
 
     def test_no_name_breaks_out_of_the_page(self):

@@ -314,7 +314,7 @@ static json_t *provenance_json(const struct report *r) {
     put(&o, "command", command);
     put(&o, "seed", whole(r->o->seed));
     put(&o, "trace", source_json(r->args->value[1], s->trace->sha256, "format", s->trace->format));
-    put(&o, "topology", source_json(s->topology->name, s->topology->sha256, "source", NULL));
+    put(&o, "topology", source_json(s->topology->name, s->topology->sha256, "source", s->topology->source));
     put(&o, "model", source_json(s->model->name, s->model->sha256, "source", s->model->source));
     put(&o, "plans", plans);
     return o;

@@ -36,6 +36,8 @@ static void say_network(struct limits *l, const struct setup *s) {
 
 static void say_compute(struct limits *l, const struct setup *s) {
     const struct mp_topology *t = s->topology;
+    if (t->source[0] != '\0')
+        say(l, "Topology %s: %s.", t->name, t->source);
     for (uint32_t i = 0; i < t->n_types; i++) {
         const struct mp_gpu_type *type = &t->types[i];
         bool is_measured = false;
@@ -56,6 +58,11 @@ static void say_compute(struct limits *l, const struct setup *s) {
 
 static void say_data(struct limits *l, const struct report *r) {
     const struct setup *s = &r->s;
+    char text[2][300];
+    setup_inputs_text(s, text[0], text[1]);
+    for (int i = 0; i < 2; i++)
+        if (text[i][0] != '\0')
+            say(l, "Note that %s.", text[i]);
     if (s->trace->is_synthetic)
         say(l, "The recording is SYNTHETIC: its figures are those of no real traffic.");
     if (s->trace->kind == MP_TRACE_COUNTS)

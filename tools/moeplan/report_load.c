@@ -22,6 +22,23 @@ static void clean_name(char *name) {
             *c = '?';
 }
 
+/* Two files of one name are told apart by their folders, and one that is given twice by a number. */
+static void tell_apart(struct report *r, uint32_t i, const char *path) {
+    char *name = r->scores[i].name;
+    const size_t n = strlen(path), most = MP_MAX_NAME - 8;
+    uint32_t same = 1;
+    bool is_taken = false;
+    for (uint32_t k = 0; k < i; k++) {
+        is_taken = is_taken || strcmp(r->scores[k].name, name) == 0;
+        same += r->plans[k].path != NULL && strcmp(r->plans[k].path, path) == 0;
+    }
+    if (!is_taken)
+        return;
+    const int used = snprintf(name, MP_MAX_NAME, "%s", path + (n > most ? n - most : 0));
+    if (same > 1 && used > 0)
+        snprintf(name + used, MP_MAX_NAME - (size_t)used, " (%u)", same);
+}
+
 static enum mp_status digest(char hex[65], const char *path, struct mp_error *err) {
     struct mp_in *in;
     enum mp_status status = mp_in_open(&in, path, 0, err);
@@ -43,6 +60,7 @@ static enum mp_status add(struct report *r, const char *path, struct mp_error *e
     r->plans[i].path = path;
     r->n++; /* freed from here on */
     MP_TRY(score_load(score, &r->s, path, err));
+    tell_apart(r, i, path);
     clean_name(score->name);
     if (score->plan->n_colocations > 0 || score->plan->together.is_present)
         return mp_fail_at(

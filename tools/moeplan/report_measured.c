@@ -38,7 +38,8 @@ static enum mp_status take_part(struct cell *cells, const struct report *r, cons
     while (name != NULL && k < N_PARTS && strcmp(part_names[k], name) != 0)
         k++;
     if (name == NULL || k == N_PARTS || !json_is_integer(step) || json_integer_value(step) < 0)
-        return mp_fail_at(err, MP_EINPUT, path, 0, 0, "part %zu: its part or step is none of moeplan-exec's", i + 1);
+        return mp_fail_at(err, MP_EINPUT, path, 0, 0,
+                          "part %zu: its part or step is none of moeplan-exec's (give what its --json printed)", i + 1);
     if (layer == MP_NONE)
         return mp_fail_at(err, MP_EINPUT, path, 0, 0,
                           "part %zu: its layer is none of the recording's (give what was measured with this plan and "
@@ -48,7 +49,9 @@ static enum mp_status take_part(struct cell *cells, const struct report *r, cons
     for (int f = 0; f < N_FIGURES; f++) {
         const json_t *v = json_object_get(f == 0 ? part : measured, figure_names[f]);
         if (!json_is_integer(v) || json_integer_value(v) < 0)
-            return mp_fail_at(err, MP_EINPUT, path, 0, 0, "part %zu: %s is not a whole number", i + 1, figure_names[f]);
+            return mp_fail_at(err, MP_EINPUT, path, 0, 0,
+                              "part %zu: %s is not a whole number (give what moeplan-exec --json printed)", i + 1,
+                              figure_names[f]);
         c->sum[f] += (double)json_integer_value(v);
     }
     c->step = (uint64_t)json_integer_value(step);
@@ -81,7 +84,12 @@ static enum mp_status take_parts(json_t *measured, const struct report *r, const
         status = mp_nomem(err, "report");
         goto out;
     }
-    if (!json_is_array(parts) || json_array_size(parts) == 0 || transport == NULL || !json_is_integer(iterations)) {
+    if (transport == NULL || !json_is_integer(iterations) || json_integer_value(iterations) < 1) {
+        status = mp_fail_at(err, MP_EINPUT, path, 0, 0,
+                            "its transport or iterations are none of moeplan-exec's (give what its --json printed)");
+        goto out;
+    }
+    if (!json_is_array(parts) || json_array_size(parts) == 0) {
         status = mp_fail_at(err, MP_EINPUT, path, 0, 0,
                             "has no parts that were measured (training steps and matrices are not shown by a report)");
         goto out;

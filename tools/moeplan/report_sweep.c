@@ -47,8 +47,8 @@ static enum mp_status keep(json_t **out, const json_t *from, const struct member
         json_t *v = json_object_get(from, members[i].key);
         if (v == NULL || !is_kind(v, &members[i])) {
             json_decref(o);
-            return mp_fail_at(err, MP_EINPUT, path, 0, 0, "%s: %s is not %s", where, members[i].key,
-                              words[strchr("irsbo", members[i].kind) - "irsbo"]);
+            return mp_fail_at(err, MP_EINPUT, path, 0, 0, "%s: %s is not %s (write it with moeplan sweep --json)",
+                              where, members[i].key, words[strchr("irsbo", members[i].kind) - "irsbo"]);
         }
         if (o == NULL || json_object_set(o, members[i].key, v) != 0) {
             json_decref(o);

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FLOWS_MAX = 1 << 21, PARTS = 5 }; /* transfers of a step that are followed one by one */
+enum { FLOWS_MAX = 1 << 20, PARTS = 5 }; /* transfers of a step that are followed one by one */
 
 struct bars {
     const struct mp_timeline *t;

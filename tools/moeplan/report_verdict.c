@@ -58,12 +58,18 @@ static const char *label_of(const char *evaluated_on) {
                                                         : "on data that it may have been made from";
 }
 
-static void say(struct report *r, const struct score *base, const struct score *plan) {
+/* What one runs, as a sentence names it. */
+static const char *base_name(const struct report *r) {
+    return r->plans[0].path == NULL ? "the contiguous placement" : r->scores[0].name;
+}
+
+static void say(struct report *r, const struct score *plan) {
     struct report_verdict *v = &r->verdict;
     const struct mp_interval *i = &plan->against_base;
     const char *label = label_of(plan->shown.evaluated_on), *no = plan->shown.no_interval;
     const double step = -100 * v->change, moe = -100 * v->moe_change;
     const char *word = step >= 0 ? "shorter" : "longer";
+    const char *base = base_name(r);
     char more[160];
     score_what_to_record(&r->s, v->kind, v->change, i, more);
     if (i->is_known && v->kind == GAIN_LOSS)
@@ -77,17 +83,17 @@ static void say(struct report *r, const struct score *base, const struct score *
         snprintf(v->interval_text, sizeof v->interval_text, "no interval%s%s%s", no != NULL ? ": " : " was asked for",
                  no != NULL ? no : "", more);
     if (v->kind == GAIN_TIE)
-        snprintf(v->headline, sizeof v->headline, "Not worth it: %s's steps are as long as %s's, %s", plan->name,
-                 base->name, label);
+        snprintf(v->headline, sizeof v->headline, "Not worth it: %s's steps are as long as %s's, %s", plan->name, base,
+                 label);
     else if (v->kind == GAIN_LOSS)
         snprintf(v->headline, sizeof v->headline, "No: %s's steps are %.1f %% longer than %s's, %s", plan->name, -step,
-                 base->name, label);
+                 base, label);
     else if (v->kind == GAIN_REAL)
         snprintf(v->headline, sizeof v->headline, "%s saves %.1f %% of MoE time, %.1f %% of the step, %s, over %s",
-                 plan->name, moe, step, label, base->name);
+                 plan->name, moe, step, label, base);
     else
         snprintf(v->headline, sizeof v->headline, "Not worth it%s: %s's steps are %.1f %% %s than %s's, %s, and %s",
-                 v->kind == GAIN_TOO_FEW ? " yet" : "", plan->name, fabs(step), word, base->name, label,
+                 v->kind == GAIN_TOO_FEW ? " yet" : "", plan->name, fabs(step), word, base, label,
                  v->kind == GAIN_NOISE ? "that is within the noise" : "nothing says whether that is noise");
 }
 
@@ -116,7 +122,7 @@ void report_judge(struct report *r) {
     v->is_none = true;
     if (base->result == NULL || plan->result == NULL) {
         snprintf(v->headline, sizeof v->headline, "Nothing can be said: %s was not scored",
-                 base->result == NULL ? base->name : plan->name);
+                 base->result == NULL ? base_name(r) : plan->name);
         return;
     }
     v->change = (double)plan->result->mean.step_ns / (double)base->result->mean.step_ns - 1;
@@ -134,7 +140,7 @@ void report_judge(struct report *r) {
         return;
     }
     v->is_none = false;
-    say(r, base, plan);
+    say(r, plan);
     if (v->kind == GAIN_REAL)
         where(r, base->result, plan->result);
     say_better(r);

@@ -53,18 +53,20 @@ void setup_free(struct setup *s) {
     *s = (struct setup){.o = s->o};
 }
 
-void setup_note_inputs(const struct setup *s) {
+void setup_inputs_text(const struct setup *s, char ranks[300], char totals[300]) {
     const struct mp_trace *t = s->workload->trace;
     uint32_t n_ranks = s->workload->n_ranks, n_named = t->source_known ? t->n_sources : 0;
     for (uint64_t r = 0; t->kind == MP_TRACE_TOKENS && r < t->n_requests; r++)
         if (t->requests[r].source != MP_NONE && t->requests[r].source >= n_named)
             n_named = t->requests[r].source + 1;
+    ranks[0] = totals[0] = '\0';
     if (n_named > n_ranks)
-        tool_note(s->o, "the recording names %u source ranks and there are %u GPUs: rank r is folded onto GPU r mod %u",
-                  n_named, n_ranks, n_ranks);
+        snprintf(ranks, 300,
+                 "the recording names %u source ranks and there are %u GPUs: rank r is folded onto GPU r mod %u",
+                 n_named, n_ranks, n_ranks);
     else if (n_named > 0 && n_named < n_ranks)
-        tool_note(s->o, "the recording names %u source rank%s and there are %u GPUs: the last %u send no tokens",
-                  n_named, tool_s(n_named), n_ranks, n_ranks - n_named);
+        snprintf(ranks, 300, "the recording names %u source rank%s and there are %u GPUs: the last %u send no tokens",
+                 n_named, tool_s(n_named), n_ranks, n_ranks - n_named);
     if (t->kind != MP_TRACE_COUNTS)
         return;
     uint64_t pairs = 0, per_iteration = (uint64_t)t->n_sources * t->n_layers;
@@ -78,11 +80,19 @@ void setup_note_inputs(const struct setup *s) {
     uint32_t top_k = t->top_k > 0 ? t->top_k : s->model->top_k;
     uint64_t tokens = pairs / top_k / n_ranks / s->workload->n_steps;
     if (tokens > (s->batching.phase == MP_PHASE_DECODE ? SCORE_DECODE_STEP_TOKENS_MAX : SCORE_STEP_TOKENS_MAX))
-        tool_note(s->o,
-                  "%u recorded iteration%s holding about %llu tokens per rank%s: a total, not a step; times are those "
-                  "of one giant step",
-                  s->workload->n_steps, tool_s(s->workload->n_steps), (unsigned long long)tokens,
-                  s->workload->n_steps == 1 ? "" : " each");
+        snprintf(totals, 300,
+                 "%u recorded iteration%s holding about %llu tokens per rank%s: a total, not a step; times are those "
+                 "of one giant step",
+                 s->workload->n_steps, tool_s(s->workload->n_steps), (unsigned long long)tokens,
+                 s->workload->n_steps == 1 ? "" : " each");
+}
+
+void setup_note_inputs(const struct setup *s) {
+    char text[2][300];
+    setup_inputs_text(s, text[0], text[1]);
+    for (int i = 0; i < 2; i++)
+        if (text[i][0] != '\0')
+            tool_note(s->o, "%s", text[i]);
 }
 
 static enum mp_status check_same_model(const struct setup *s, struct mp_error *err) {

@@ -40,6 +40,7 @@ enum mp_status setup_split(struct setup *s, const char *split, struct mp_error *
 enum mp_status setup_as_planned(struct setup *s, const struct mp_plan *plan, struct mp_error *err) MP_MUST_CHECK;
 /* Notes on what the steps are not: totals instead of steps, ranks that idle or are folded. */
 void setup_note_inputs(const struct setup *s);
+void setup_inputs_text(const struct setup *s, char ranks[300], char totals[300]); /* the notes, or "" */
 void setup_free(struct setup *s);
 
 /* One plan and how it scored. */
