@@ -308,10 +308,12 @@ const PAPER_WIDTH = 684; /* A4 less its margins, in CSS pixels */
 function drawFigure(f) {
     const width = printing ? PAPER_WIDTH : Math.floor(f.node.parentNode.clientWidth);
     const held = document.activeElement, again = held && f.plots.contains(held) ? held.dataset.key : null;
+    const scrolled = Array.from(f.plots.querySelectorAll(".box"), box => box.scrollLeft);
     f.width = width;
     f.plots.replaceChildren();
     f.draw(f, width);
     f.tabulate();
+    f.plots.querySelectorAll(".box").forEach((box, i) => { box.scrollLeft = scrolled[i] || 0; });
     if (again !== null) {
         const overlay = f.plots.querySelector("[data-key=\"" + again + "\"]");
         if (overlay)
@@ -344,9 +346,24 @@ function plot(parent, title, width, height, drawing) {
 
 const tip = el("div", {id: "tip", hidden: true, "aria-hidden": "true"});
 
-function showTip(lines, box) {
+/* Where each chart's cell was, by the chart's key; the cell whose value is shown, and its chart's key. */
+const places = new Map(), charts = new Map();
+let pointed = null;
+
+function showTip(lines, cell, key) {
     tip.replaceChildren(el("b", {}, lines[0]), ...lines.slice(1).map(t => el("span", {}, t)));
     tip.hidden = false;
+    pointed = {cell, key};
+    placeTip();
+}
+
+function hideTip() {
+    tip.hidden = true;
+    pointed = null;
+}
+
+function placeTip() {
+    const box = pointed.cell.getBoundingClientRect();
     const w = tip.offsetWidth, h = tip.offsetHeight, gap = 10;
     const x = Math.min(Math.max(8, box.left + box.width / 2 - w / 2), document.documentElement.clientWidth - w - 8);
     const above = box.top - h - gap;
@@ -360,9 +377,14 @@ function cells(node, o, group) {
     const overlay = el("div", {class: "overlay", role: "grid", tabindex: "0", "data-key": o.key, "aria-label": o.name,
         "aria-rowcount": o.rows, "aria-colcount": o.columns});
     const me = {overlay, mark, clear};
-    let at = null;
+    const at = () => {
+        const [i, j] = places.get(o.key) || o.start; /* another layer may have fewer */
+        return [Math.min(i, o.rows - 1), Math.min(j, o.columns - 1)];
+    };
     group.push(me);
+    charts.set(o.key, () => mark(...at(), true));
     node.append(overlay);
+    clear();
 
     function mark(i, j, isMine) {
         const [x, y, w, h] = o.rect(i, j), id = "cell" + ++ids;
@@ -372,7 +394,7 @@ function cells(node, o, group) {
         cell.style.top = y + "px";
         cell.style.width = Math.max(2, w) + "px";
         cell.style.height = Math.max(2, h) + "px";
-        at = [i, j];
+        places.set(o.key, [i, j]);
         overlay.replaceChildren(el("div", {role: "row", "aria-rowindex": i + 1}, cell));
         if (!isMine)
             return;
@@ -380,15 +402,16 @@ function cells(node, o, group) {
         cell.setAttribute("aria-label", lines.join("; "));
         overlay.setAttribute("aria-activedescendant", id);
         group.forEach(other => { if (other !== me) other.mark(i, j, false); });
-        showTip(lines, cell.getBoundingClientRect());
+        showTip(lines, cell, o.key);
     }
-    function clear() {
-        overlay.replaceChildren();
+    function clear() { /* a grid is never without a cell */
+        overlay.replaceChildren(el("div", {role: "row"}, el("div", {role: "gridcell", "aria-label":
+            "arrow keys show values"})));
         overlay.removeAttribute("aria-activedescendant");
     }
     function clearAll() {
         group.forEach(other => other.clear());
-        tip.hidden = true;
+        hideTip();
     }
     function of(event) {
         const box = overlay.getBoundingClientRect();
@@ -416,21 +439,22 @@ function cells(node, o, group) {
     });
     overlay.addEventListener("focus", () => {
         if (overlay.matches(":focus-visible"))
-            mark(...(at || o.start), true);
+            mark(...at(), true);
     });
     overlay.addEventListener("blur", clearAll);
     overlay.addEventListener("keydown", event => {
         if (event.ctrlKey || event.altKey || event.metaKey)
             return;
-        const [i, j] = at || o.start, many = Math.max(5, Math.round(o.rows / 6));
+        const [i, j] = at(), many = Math.max(5, Math.round(o.rows / 6));
         const to = {ArrowUp: [i - 1, j], ArrowDown: [i + 1, j], ArrowLeft: [i, j - 1], ArrowRight: [i, j + 1],
-            Home: [i, 0],
-            End: [i, o.columns - 1], PageUp: [i - many, j], PageDown: [i + many, j]}[event.key];
+            Home: [i, 0], End: [i, o.columns - 1], PageUp: [i - many, j], PageDown: [i + many, j]}[event.key];
         if (to) {
             const inside = [Math.max(0, Math.min(o.rows - 1, to[0])), Math.max(0, Math.min(o.columns - 1, to[1]))];
             const [x, , w] = o.rect(...inside), box = overlay.closest(".box");
             box.scrollLeft = Math.min(Math.max(box.scrollLeft, x + w + 8 - box.clientWidth), Math.max(0, x - 8));
             mark(inside[0], inside[1], true);
+            pointed.cell.scrollIntoView({block: "nearest", inline: "nearest", behavior: "instant"});
+            placeTip();
         } else if ((event.key === "Enter" || event.key === " ") && o.pick) {
             mark(i, j, true);
             o.pick(i, j);

@@ -360,9 +360,11 @@ function contents() {
 }
 
 function draw() {
-    if (!printing)
-        tip.hidden = true;
+    const key = pointed && pointed.key; /* what is pointed at stays so */
+    hideTip();
     figures.forEach(f => drawFigure(f));
+    if (key && charts.has(key) && !printing)
+        charts.get(key)();
 }
 
 function paper() {
@@ -414,6 +416,7 @@ if (plans.length) {
         waiting = requestAnimationFrame(() => { if (!printing && figures.some(f =>
             f.width !== Math.floor(f.node.parentNode.clientWidth))) draw(); });
     }).observe(byId("main"));
+    window.addEventListener("scroll", () => { if (pointed) placeTip(); }, {capture: true, passive: true});
     paper();
 } else {
     contents();
