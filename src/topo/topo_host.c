@@ -105,9 +105,10 @@ const struct topo_device *topo_device_find(uint16_t vendor, uint16_t device) {
 
 uint64_t topo_nvlink_lane(uint32_t sm) {
     const uint64_t mega = 1000000;
-    return sm >= 100  ? 40100 * mega
-           : sm >= 90 ? 20600 * mega
-           : sm == 86 ? 12000 * mega
-           : sm >= 70 ? 20000 * mega
-                      : 18000 * mega;
+    return sm >= 107   ? 31200 * mega
+           : sm >= 100 ? 40100 * mega
+           : sm >= 90  ? 20600 * mega
+           : sm == 86  ? 12000 * mega
+           : sm >= 70  ? 20000 * mega
+                       : 18000 * mega;
 }

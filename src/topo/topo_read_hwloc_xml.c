@@ -373,6 +373,14 @@ static enum mp_status add_matrix(struct reader *r, const struct mp_xml *e) {
             else if (who[k] != who[i])
                 MP_TRY(topo_host_link(&r->h, who[i], who[k], mega * 1000000, r->err));
         }
+    for (uint32_t g = 1; g < r->h.n_gpus; g++)
+        if ((r->h.gpus[g].nvswitch_bytes_per_s > 0) != (r->h.gpus[0].nvswitch_bytes_per_s > 0)) {
+            status = mp_xml_fail(r->d, e, r->err,
+                                 "GPU %u has no link to an NVSwitch, and others have (repair its links, and write the "
+                                 "file again)",
+                                 r->h.gpus[g].nvswitch_bytes_per_s > 0 ? 0 : g);
+            goto out;
+        }
     if (to_cpu)
         topo_host_note(&r->h, "Links from GPUs to CPUs are not in the model");
 out:

@@ -220,6 +220,8 @@ static bool parse_latency(const char *s, uint64_t *ns) {
 static enum mp_status add_nets(struct reader *r, const struct mp_xml *nic, uint32_t pci, uint32_t cpu) {
     enum mp_status status = MP_OK;
     const struct mp_xml_attribute *a;
+    if (nic->first == NULL && nic->n_attributes > 0)
+        return mp_xml_fail(r->d, nic, r->err, "has no net (write <nic><net dev=\"0\" speed=\"400000\"/></nic>)");
     for (const struct mp_xml *e = nic->first; e != NULL; e = e->next) {
         uint64_t speed, dev, latency_ns = 0;
         if (strcmp(e->name, "net") != 0)
@@ -327,7 +329,10 @@ static enum mp_status add_pci(struct reader *r, const struct mp_xml *e, uint32_t
     for (const struct mp_xml *c = e->first; c != NULL; c = c->next)
         if (strcmp(c->name, "gpu") == 0) {
             if (gpu != NULL)
-                return mp_xml_fail(r->d, c, r->err, "the pci has a gpu in line %u (remove one)", gpu->line);
+                return mp_xml_fail(r->d, c, r->err,
+                                   "the pci has a gpu in line %u, and several ranks on one GPU are not in the model "
+                                   "(remove one)",
+                                   gpu->line);
             gpu = c;
             MP_TRY(check_gpu(r, c));
         } else if (strcmp(c->name, "nic") == 0) {
@@ -500,6 +505,17 @@ static enum mp_status add_links(struct reader *r) {
         for (const struct mp_xml *e = r->xml[g].gpu != NULL ? r->xml[g].gpu->first : NULL; e != NULL; e = e->next)
             if (strcmp(e->name, "nvlink") == 0)
                 MP_TRY(add_link(r, number, g, e));
+    bool has_switch = false;
+    for (uint32_t i = 0; i < n; i++)
+        has_switch = has_switch || r->h.gpus[i].nvswitch_bytes_per_s > 0;
+    for (uint32_t i = 0; i < n && has_switch; i++)
+        if (r->h.gpus[number[i]].nvswitch_bytes_per_s == 0) {
+            status =
+                mp_xml_fail(r->d, r->xml[i].gpu, r->err,
+                            "has no nvlink to an NVSwitch, and others have: NCCL would use PCIe for it (repair its "
+                            "links, or write the nvlink that is missing)");
+            goto out;
+        }
     for (uint32_t a = 0; a < n && r->h.link != NULL; a++)
         for (uint32_t b = 0; b < a; b++)
             if (r->h.link[(size_t)number[a] * n + number[b]] != r->h.link[(size_t)number[b] * n + number[a]]) {
@@ -544,8 +560,10 @@ static enum mp_status read_system(struct reader *r) {
         return mp_xml_fail(r->d, root, r->err, "is not the root of an NCCL topology (write <system version=\"1\">)");
     MP_TRY(mp_xml_need(r->d, root, "version", "write version=\"1\"", &version, r->err));
     if (strcmp(version->value, "1") != 0)
-        return mp_xml_fail_at(r->d, version, r->err, "\"%s\" is not a version that NCCL reads (write 1)",
-                              mp_quote(version->value, strlen(version->value), quoted, sizeof quoted));
+        return mp_xml_fail_at(
+            r->d, version, r->err,
+            "\"%s\" is not a version that NCCL reads (write 1; 2 is RCCL's, whose files are not read)",
+            mp_quote(version->value, strlen(version->value), quoted, sizeof quoted));
     r->has_gpu_elements = has_gpu(root);
     for (const struct mp_xml *e = root->first; e != NULL; e = e->next) {
         if (strcmp(e->name, "cpu") != 0)

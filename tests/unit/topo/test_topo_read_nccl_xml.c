@@ -224,6 +224,43 @@ static void test_topo_read_nccl_xml__nvl72(void **state) {
     mp_topology_free(t);
 }
 
+/* In a virtual machine the switch is made up: 2.5 GT/s, one lane, which nothing crosses; widths of 0 are not known. */
+static void test_topo_read_nccl_xml__virtual_bridges(void **state) {
+    (void)state;
+    begin();
+    for (unsigned s = 0; s < 2; s++) {
+        put("<cpu host_hash=\"0xa5f31daa95182da8\" numaid=\"%u\" arch=\"x86_64\">"
+            "<pci busid=\"0000:%x1:00.0\" class=\"0x060400\" link_speed=\"2.5 GT/s PCIe\" link_width=\"1\">"
+            "<pci busid=\"0000:%x3:00.0\" class=\"0x020000\" link_speed=\"32.0 GT/s PCIe\" link_width=\"0\"><nic>"
+            "<net name=\"mlx5_%u\" dev=\"%u\" speed=\"200000\" port=\"1\" latency=\"%u.000000\"/></nic></pci>"
+            "<pci busid=\"0000:%x4:00.0\" class=\"0x030200\" vendor=\"0x10de\" device=\"0x2330\" "
+            "link_speed=\"32.0 GT/s PCIe\" link_width=\"0\"><gpu dev=\"%u\" sm=\"90\" rank=\"%u\" gdr=\"1\">"
+            "<nvlink target=\"fffffff:ff:ff.0\" count=\"18\" tclass=\"0x068000\"/></gpu></pci></pci></cpu>",
+            s, s + 1, s + 1, 1 - s, 1 - s, 75 * s, s + 1, s, s);
+    }
+    put("</system>");
+    struct mp_topology *t = import_text("2x", text, "");
+    assert_int_equal(t->n_levels, 2);
+    assert_string_equal(t->types[0].name, "h100");
+    assert_int_equal(port_out(t, 0, 0), 18 * 20600000000);
+    assert_int_equal(port_out(t, 1, 1), 25000000000);
+    assert_int_equal(t->levels[1].latency_ns, 75000);
+    assert_non_null(strstr(t->source, "latency 75000 ns, from the file"));
+    mp_topology_free(t);
+}
+
+/* A GPU whose NVLink has failed among others: NCCL goes over PCIe without a word. */
+static void test_topo_read_nccl_xml__a_gpu_without_nvlink_among_others(void **state) {
+    (void)state;
+    begin();
+    cpu("");
+    gpu(1, 0, 90, NVSWITCH);
+    gpu(2, 1, 90, "<c2c bw=\"44712\" count=\"5\"/>");
+    gpu(3, 2, 90, NVSWITCH);
+    put("</cpu></system>");
+    import_refused("", text, ":h100", 6, 1, "gpu: has no nvlink to an NVSwitch, and others have");
+}
+
 /* GPUs are numbered by rank, wherever they stand. */
 static void test_topo_read_nccl_xml__ranks_order_gpus(void **state) {
     (void)state;
@@ -260,7 +297,7 @@ static void test_topo_read_nccl_xml__refused_with_the_place(void **state) {
         const char *what;
     } cases[] = {
         {"<system version='2'>\n<cpu/></system>", "", 1, 9,
-         "version: \"2\" is not a version that NCCL reads (write 1)"},
+         "version: \"2\" is not a version that NCCL reads (write 1; 2 is RCCL's"},
         {"<system version=''>\n<cpu/></system>", "", 1, 9, "is not a version"},
         {"<system>\n<cpu></cpu></system>", "", 1, 1, "system: has no version (write version=\"1\")"},
         {"<system version='1'>\n<cpu/></system>", "", 1, 1, "has no GPUs"},
@@ -342,6 +379,8 @@ int main(void) {
         cmocka_unit_test(test_topo_read_nccl_xml__nvlink_pairs),
         cmocka_unit_test(test_topo_read_nccl_xml__cube_mesh),
         cmocka_unit_test(test_topo_read_nccl_xml__nvl72),
+        cmocka_unit_test(test_topo_read_nccl_xml__virtual_bridges),
+        cmocka_unit_test(test_topo_read_nccl_xml__a_gpu_without_nvlink_among_others),
         cmocka_unit_test(test_topo_read_nccl_xml__ranks_order_gpus),
         cmocka_unit_test(test_topo_read_nccl_xml__refused_with_the_place),
         cmocka_unit_test(test_topo_read_nccl_xml__random_hosts_use_each_nic_once),
