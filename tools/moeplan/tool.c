@@ -358,10 +358,12 @@ enum mp_status tool_check_output(const char *path, struct mp_error *err) {
     return MP_OK;
 }
 
-/* Are they one file, which is there? */
+/* Are they one file, which is there? b may be a topology's argument, "4xdgx.xml:h100". */
 static bool is_same_file(const char *a, const char *b) {
     struct stat x, y;
-    return a != NULL && b != NULL && stat(a, &x) == 0 && S_ISREG(x.st_mode) && stat(b, &y) == 0 &&
+    char path[4096];
+    return a != NULL && b != NULL && stat(a, &x) == 0 && S_ISREG(x.st_mode) &&
+           (stat(b, &y) == 0 || (mp_topology_file(b, path, sizeof path) && stat(path, &y) == 0)) &&
            x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
