@@ -224,11 +224,10 @@ static enum mp_status set_nvlink(struct host *h, struct mp_error *err) {
         return MP_OK;
     }
     if (whole == 0 && h->m.rates[SMI_RATE_LANE] == 0)
-        return fail(
-            h, err,
-            "the text shows NVLink and a %s has none in topologies/link-classes.yaml (name the right GPU behind "
-            "the colon, or write \"# moeplan: NV 25 GB/s\", the rate of one lane, in front)",
-            d->gpu_name);
+        return fail(h, err,
+                    "the text shows NVLink and %s has none in topologies/link-classes.yaml (name the right GPU behind "
+                    "the colon, or write \"# moeplan: NV 25 GB/s\", the rate of one lane, in front)",
+                    d->gpu_name);
     h->lane_bytes_per_s =
         h->m.rates[SMI_RATE_LANE] > 0 ? h->m.rates[SMI_RATE_LANE] : d->ports.scale_up_bytes_per_s / whole;
     const bool is_exact = h->m.rates[SMI_RATE_LANE] == 0;
@@ -238,7 +237,7 @@ static enum mp_status set_nvlink(struct host *h, struct mp_error *err) {
             if (d->gpus[a].group[0] == d->gpus[b].group[0] && lanes(h, a, b) != (x < y ? x : y))
                 return fail(h, err,
                             "NV%u between %s and %s fits neither a mesh (the NVLinks of a GPU come to more than the %u "
-                            "of a %s) nor a switch (the two reach %llu and %llu) (name the right GPU behind the colon)",
+                            "of %s) nor a switch (the two reach %llu and %llu) (name the right GPU behind the colon)",
                             lanes(h, a, b), name(h, a), name(h, b), whole, d->gpu_name, (unsigned long long)x,
                             (unsigned long long)y);
         }

@@ -105,7 +105,7 @@ static enum mp_status set_levels(struct topo_draft *d, const struct costs *c, st
     topo_draft_say(
         d,
         "Read from a rank_cost_matrix of SGLang, whose costs have no unit: cost %g is taken as %.6g GB/s (%s "
-        "of a %s), others in proportion; latencies of the same preset.",
+        "of %s), others in proportion; latencies of the same preset.",
         first, (double)base / 1e9, c->values[0] > 0 ? d->ports.level : "the NIC", d->gpu_name);
     for (uint32_t l = 0; l < d->n_levels; l++) {
         const double rate =

@@ -227,7 +227,7 @@ static void test_topo_read_nvidia_smi__refuses_what_is_not_one_matrix(void **sta
     import_refused("", "GPU0 GPU1\nGPU0 X NV4\nGPU1 NV4 X\nGPU2 SYS SYS\n", ":a100", 4, 1,
                    "GPU2 has a row but no column");
     import_refused("", "GPU0 GPU1\nGPU0 X NV4\nGPU0 X NV4\n", ":a100", 3, 1, "GPU0 has a row already, in line 2");
-    import_refused("", "GPU0 GPU1\nGPU0 X NV4\nGPU1 NV4 X\n", ":l40s", 1, 0, "a l40s has none");
+    import_refused("", "GPU0 GPU1\nGPU0 X NV4\nGPU1 NV4 X\n", ":l40s", 1, 0, "l40s has none");
     import_refused("", "# moeplan: QPI 3 GB/s\nGPU0 GPU1\nGPU0 X SYS\n", ":a100", 1, 12,
                    "\"QPI\" is not a link whose rate");
     import_refused("", "# moeplan: SYS 3 apples\nGPU0 GPU1\nGPU0 X SYS\n", ":a100", 1, 16, "\"3 apples\"");
