@@ -49,7 +49,16 @@ static bool is_number(const char *s, size_t n) {
     return n > 0 && n < 64 && mp_parse_double(s, n, &unused);
 }
 
-/* A line of numbers; the first may be missing or no number (a diagonal), but no key. */
+/* What stands on a diagonal that was not measured. */
+static bool is_gap(const char *s, size_t n) {
+    static const char *const gaps[] = {"-", "x", "X", "nan", "NaN", "inf", "N/A"};
+    bool is_one = n == 0;
+    for (size_t i = 0; i < sizeof gaps / sizeof *gaps; i++)
+        is_one = is_one || (strlen(gaps[i]) == n && memcmp(gaps[i], s, n) == 0);
+    return is_one;
+}
+
+/* A line of numbers, or of one number and gaps. */
 static bool is_row(const char *line, size_t n) {
     struct cells c = cells_of(line, n);
     const char *s;
@@ -58,10 +67,10 @@ static bool is_row(const char *line, size_t n) {
     while (next_cell(&c, &s, &k) && n_cells < 4) {
         n_cells++;
         n_numbers += is_number(s, k);
-        if (k > 0 && s[k - 1] == ':')
+        if (!is_number(s, k) && !is_gap(s, k))
             return false;
     }
-    return n_numbers > 0 && n_numbers + 1 >= n_cells;
+    return n_numbers > 0;
 }
 
 /* A unit in a line: "# bandwidth GB/s", "... Matrix (GB/s)"; the factor into bytes/s or ns, 0 = none. */

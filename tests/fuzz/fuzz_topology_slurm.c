@@ -1,0 +1,9 @@
+#include "fuzz_topology_text.h"
+
+extern const struct topo_reader topo_reader_slurm;
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    fuzz_topology_text(data, size, &topo_reader_slurm, "fuzz", "8:h100");
+    return 0;
+}
