@@ -17,7 +17,9 @@ enum mp_status topo_draft_new(struct topo_draft **out, const struct topo_source 
     d->in = in;
     d->arena = arena;
     d->gpu_name = in->gpu;
-    MP_TRY(topo_source_gpu(in, why, arena, NULL, &d->ports, err));
+    /* A GPU that is there is read once the rest of the file is sound. */
+    if (in->gpu == NULL || topo_find(topo_gpu_presets, in->gpu) == NULL)
+        MP_TRY(topo_source_gpu(in, why, arena, NULL, &d->ports, err));
     *out = d;
     arena = NULL;
 out:
@@ -37,7 +39,9 @@ enum mp_status topo_draft_gpus(struct topo_draft *d, uint32_t n_gpus, uint64_t l
                           MP_MAX_GPUS);
     d->n_gpus = n_gpus;
     d->gpus = mp_arena_alloc(d->arena, n_gpus, sizeof *d->gpus);
-    return d->gpus != NULL ? MP_OK : mp_nomem(err, "reading a topology");
+    if (d->gpus == NULL)
+        return mp_nomem(err, "reading a topology");
+    return topo_gpu_preset(d->gpu_name, d->arena, &d->gpu_type, &d->ports, err);
 }
 
 void topo_draft_port(struct topo_draft *d, uint32_t level, uint64_t bytes_per_s) {

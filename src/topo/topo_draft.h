@@ -24,7 +24,8 @@ struct topo_draft {
     const struct topo_source *in;
     struct mp_arena *arena;
     const char *gpu_name; /* built in */
-    struct topo_ports ports;
+    struct mp_gpu_type gpu_type;
+    struct topo_ports ports; /* both from topo_draft_gpus on */
     uint32_t n_levels, n_gpus;
     bool has_network; /* the last level joins the hosts: each is one group of the level below */
     struct topo_draft_level levels[MP_MAX_LEVELS];
@@ -34,11 +35,11 @@ struct topo_draft {
 };
 
 /* Everything lives in an arena that topo_draft_free frees. Refuses a GPU that is not built in (why as
- * topo_source_gpu). n_gpus may be 0 when it is not known yet: topo_draft_gpus follows. */
+ * topo_source_gpu). */
 enum mp_status topo_draft_new(struct topo_draft **out, const struct topo_source *in, const char *why,
                               struct mp_error *err) MP_MUST_CHECK;
 void topo_draft_free(struct topo_draft *d); /* NULL is fine */
-/* Makes the GPUs. Refuses more than MP_MAX_GPUS in all hosts, at `line` of the file. */
+/* Makes the GPUs, and reads what their type is. Refuses more than MP_MAX_GPUS in all hosts, at `line` of the file. */
 enum mp_status topo_draft_gpus(struct topo_draft *d, uint32_t n_gpus, uint64_t line,
                                struct mp_error *err) MP_MUST_CHECK;
 /* The same port for all GPUs at a level. */

@@ -88,7 +88,8 @@ out:
     return status;
 }
 
-static void set_level(struct topo_draft *d, uint32_t l, const struct dimension *m, uint32_t inner) {
+/* False when a rate or the latency is outside what a topology may have. */
+static bool set_level(struct topo_draft *d, uint32_t l, const struct dimension *m, uint32_t inner) {
     static const char *const names[] = {"dim1", "dim2", "dim3", "dim4"}, *const kinds[] = {"Switch", "FullyConnected",
                                                                                            "Ring"};
     const uint64_t link = (uint64_t)llround(m->bandwidth * ASTRA_GB);
@@ -114,6 +115,7 @@ static void set_level(struct topo_draft *d, uint32_t l, const struct dimension *
                    m->kind == SWITCH             ? " (two links)"
                    : m->kind == RING && m->n > 2 ? " (mean of the ways)"
                                                  : "");
+    return true;
 }
 
 static enum mp_status read_astra(const struct topo_source *in, struct mp_out *yaml, struct mp_error *err) {
@@ -138,7 +140,14 @@ static enum mp_status read_astra(const struct topo_source *in, struct mp_out *ya
     MP_TRY(topo_draft_gpus(d, n_gpus, mp_yaml_get(doc->root, "npus_count")->line, err));
     topo_draft_say(d, "Read from an ASTRA-sim analytical network file; its GB are 2^30 bytes.");
     for (d->n_levels = 0; d->n_levels < n_dims; d->n_levels++) {
-        set_level(d, d->n_levels, &dims[d->n_levels], inner);
+        if (!set_level(d, d->n_levels, &dims[d->n_levels], inner)) {
+            status =
+                mp_yaml_fail(doc, &mp_yaml_get(doc->root, "bandwidth")->items[d->n_levels], err,
+                             "with %u NPUs a port or the latency of this dimension is outside [1 B/s, 1 PB/s] or [0, "
+                             "1 s] (write other figures)",
+                             dims[d->n_levels].n);
+            goto out;
+        }
         inner *= dims[d->n_levels].n;
     }
     if (!topo_draft_network(d)) {

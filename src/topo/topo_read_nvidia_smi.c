@@ -253,6 +253,9 @@ static enum mp_status set_nvlink(struct host *h, struct mp_error *err) {
         struct topo_draft_gpu *gpu = &d->gpus[g];
         uint64_t n = is_mesh ? gpu->out[0] : gpu->in[0];
         n = n == 0 ? whole > 0 ? whole : most : n; /* a GPU without NVLink: a group of its own, the port is not used */
+        if (n > TOPO_RATE_MAX / h->lane_bytes_per_s)
+            return fail(h, err, "%llu lanes of %llu B/s come to more than 1 PB/s (write fewer, or a lower rate)",
+                        (unsigned long long)n, (unsigned long long)h->lane_bytes_per_s);
         gpu->out[0] = gpu->in[0] = is_exact ? n * d->ports.scale_up_bytes_per_s / whole : n * h->lane_bytes_per_s;
     }
     if (has_pair)
@@ -374,6 +377,11 @@ static enum mp_status set_nics(struct host *h, struct mp_error *err) {
     }
     MP_TRY(share_nics(h, x, err));
     for (uint32_t g = 0; g < h->n; g++) {
+        if (x->count[g] > TOPO_RATE_MAX / r) {
+            status = fail(h, err, "%u NICs of %llu B/s come to more than 1 PB/s (write fewer, or a lower rate)",
+                          x->count[g], (unsigned long long)r);
+            goto out;
+        }
         const uint32_t k = x->first[g];
         struct topo_draft_gpu *gpu = &d->gpus[g];
         gpu->out[level] = gpu->in[level] = r * x->count[g];
@@ -398,8 +406,8 @@ static enum mp_status read_smi(const struct topo_source *in, struct mp_out *yaml
     enum mp_status status;
     struct host h = {0};
     MP_TRY(topo_draft_new(&h.d, in, "which GPUs these are", err));
-    MP_TRY(topo_links_read(in->gpu, &h.links, err));
     MP_TRY(smi_parse(&h.m, in, h.d->arena, err));
+    MP_TRY(topo_links_read(in->gpu, &h.links, err));
     h.n = h.m.n_gpus;
     topo_draft_say(h.d, "Read from nvidia-smi topo -m: %u GPUs, %u NICs.", h.n, h.m.n_nics);
     MP_TRY(topo_draft_gpus(h.d, h.n, h.m.header_line, err));

@@ -171,11 +171,11 @@ static enum mp_status read_rank_cost(const struct topo_source *in, struct mp_out
         status = mp_nomem(err, "reading a topology");
         goto out;
     }
-    MP_TRY(topo_draft_gpus(d, c.n, 1, err));
     MP_TRY(check(&c, matrix, err));
     MP_TRY(rank_values(&c, matrix, in->n_hosts > 1 ? MP_MAX_LEVELS - 1 : MP_MAX_LEVELS, err));
     if (c.n_values == 0)
         c.values[c.n_values++] = 1; /* one rank: nothing has a cost */
+    MP_TRY(topo_draft_gpus(d, c.n, 1, err));
     d->n_levels = c.n_values;
     MP_TRY(find_groups(d, &c, err));
     if (c.n_values == 1 && c.values[0] == 0)

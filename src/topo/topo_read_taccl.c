@@ -13,6 +13,7 @@
 #include <string.h>
 
 enum { MAX_NODE = 64 };
+#define MIN_BETA 0.1 /* us/MB: ten TB/s */
 
 struct node {
     const struct topo_source *in;
@@ -86,14 +87,14 @@ static enum mp_status read_list(struct node *x, struct mp_error *err) {
     if (!json_is_array(list) || json_array_size(list) < 1 || json_array_size(list) > 2)
         return fail(x, "node_betas_list", err,
                     "is not a list of one or two numbers (write us per MB of each kind of link)");
-    MP_TRY(number(x, json_array_get(list, 0), "node_betas_list/0", 1e-3, 1e9, &beta[0], err));
+    MP_TRY(number(x, json_array_get(list, 0), "node_betas_list/0", MIN_BETA, 1e9, &beta[0], err));
     if (json_array_size(list) == 1) {
         x->d->n_levels = 1;
         topo_draft_port(x->d, 0, rate(beta[0]));
         topo_draft_say(x->d, "One kind of link in the node: a switch, %.6g GB/s a GPU.", (double)rate(beta[0]) / 1e9);
         return MP_OK;
     }
-    MP_TRY(number(x, json_array_get(list, 1), "node_betas_list/1", 1e-3, 1e9, &beta[1], err));
+    MP_TRY(number(x, json_array_get(list, 1), "node_betas_list/1", MIN_BETA, 1e9, &beta[1], err));
     if (name == NULL || strncmp(name, "NDv2", 4) != 0 || x->n != 8) {
         status =
             fail(x, "node_betas_list", err,
@@ -129,7 +130,7 @@ static enum mp_status read_matrix(struct node *x, struct mp_error *err) {
             MP_TRY(number(x, json_array_get(link_row, b), where, 0, 1, &link, err));
             snprintf(where, sizeof where, "betas/%u/%u", a, b);
             MP_TRY(number(x, json_array_get(row, b), where, 0, 1e9, &beta, err));
-            if (link > 0 && (a == b || beta < 1e-3)) {
+            if (link > 0 && (a == b || beta < MIN_BETA)) {
                 status = fail(x, where, err,
                               a == b ? "a GPU is linked to itself (write 0 in links)"
                                      : "%g is not the beta of a link (write us per MB)",
@@ -212,7 +213,7 @@ static enum mp_status set_nics(struct node *x, struct mp_error *err) {
                     "number of hosts)");
     MP_TRY(number(x, json_object_get(x->root, "nics_per_node"), "nics_per_node", 1, MAX_NODE, &n_nics, err));
     MP_TRY(number(x, json_object_get(x->root, "remote_alpha"), "remote_alpha", 0, 1e6, &alpha, err));
-    MP_TRY(number(x, json_object_get(x->root, "remote_beta"), "remote_beta", 1e-3, 1e9, &beta, err));
+    MP_TRY(number(x, json_object_get(x->root, "remote_beta"), "remote_beta", MIN_BETA, 1e9, &beta, err));
     const uint32_t nics = (uint32_t)n_nics;
     if ((double)nics != n_nics || (x->n % nics != 0 && nics % x->n != 0)) {
         status = fail(x, "nics_per_node", err,

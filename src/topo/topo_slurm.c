@@ -29,7 +29,9 @@ bool slurm_detect(const char *text, size_t size) {
     for (uint32_t k = 0; k < 100000 && mp_next_line(&cursor, text + size, &line, &n); k++) {
         const size_t i = blanks(line, n);
         const char *s = line + i;
-        const size_t left = n - i, equals = strcspn(s, "=\n") < left ? strcspn(s, "=\n") : left;
+        const size_t left = n - i;
+        const char *sign = memchr(s, '=', left);
+        const size_t equals = sign != NULL ? (size_t)(sign - s) : left;
         if (left == 0 || s[0] == '#')
             continue;
         if (equals < left &&

@@ -6,12 +6,12 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_LINE = 65536, MAX_TOKENS = SMI_MAX_DEVICES + 32 };
+enum { MAX_LINE = 16384, MAX_TOKENS = SMI_MAX_DEVICES + 32 };
 
 /* A line without its colours, cut into tokens. */
 struct tokens {
     char text[MAX_LINE];
-    uint32_t column[MAX_LINE]; /* of each byte of text in the line */
+    uint16_t column[MAX_LINE]; /* of each byte of text in the line */
     uint32_t n;
     struct {
         uint32_t at, length, column;
@@ -50,7 +50,7 @@ static void split(struct tokens *t, const char *line, size_t n) {
         const bool is_wide_blank = n - i >= 2 && memcmp(line + i, "\xc2\xa0", 2) == 0;
         const bool is_mark = n - i >= 3 && memcmp(line + i, "\xef\xbb\xbf", 3) == 0;
         t->text[used] = is_wide_blank || is_mark ? ' ' : line[i];
-        t->column[used++] = (uint32_t)i + 1;
+        t->column[used++] = (uint16_t)(i + 1);
         i += is_mark ? 3 : is_wide_blank ? 2 : 1;
     }
     for (size_t i = 0; i < used;) {
@@ -124,7 +124,7 @@ bool smi_detect(const char *text, size_t size) {
     bool is_found = false;
     /* The header stands near the start; other formats have no such line. */
     for (uint32_t i = 0; t != NULL && i < 1000 && !is_found && mp_next_line(&cursor, end, &line, &n); i++) {
-        if (n >= MAX_LINE)
+        if (n >= MAX_LINE || memmem(line, n, "GPU", 3) == NULL)
             continue;
         split(t, line, n);
         is_found = is_header(t) && t->n > 1;
