@@ -324,6 +324,21 @@ class Report(unittest.TestCase):
         _, data = self.report("p.yaml", trace, "4:h100", "b/p.yaml", "p.yaml", "--interval-groups", "0")
         self.assertEqual([p["name"] for p in data["plans"]], ["contiguous", "p.yaml", "b/p.yaml", "p.yaml (2)"])
 
+    def test_placements_of_stacks_and_pipes(self):
+        trace = SAMPLES / "prefill.mpt"
+        self.plan("p.yaml", trace, "4:h100", "--tokens-per-rank", "64", "--split", "0.5")
+        self.expect(0, "export", "p.yaml", "--to", "sglang", "--hidden-layers", "9", "-o", "live.json", "-q")
+        _, data = self.report("p.yaml", trace, "4:h100", "--incumbent", "live.json")
+        self.assertEqual(data["plans"][0]["verified"]["note"], "a placement of a serving stack: it claims nothing")
+        self.assertEqual((data["plans"][0]["name"], data["verdict"]["kind"]), ("live.json", "tie"))
+        self.assertIn("live.json is a stack's placement", " ".join(data["limits"]))
+        _, data = self.report("live.json", trace, "4:h100", "--split", "0.5", "--tokens-per-rank", "64")
+        self.assertEqual((data["verdict"]["evaluated_on"], data["drift"]["windows"]["against"]), ("unknown origin", "recording"))
+        piped = subprocess.run(f"cat p.yaml | {MOEPLAN} report - {trace} 4:h100 -q -o - --json", shell=True, cwd=self.folder, capture_output=True, check=True)
+        plan = json.loads(piped.stdout)["plans"][1]
+        self.assertEqual(plan["verified"]["accepted"], None)
+        self.assertIn("came from a pipe", plan["verified"]["note"])
+
     # ---- text that is not trusted ----
 
     def test_no_name_breaks_out_of_the_page(self):

@@ -50,8 +50,8 @@ def main():
     moeplan = pathlib.Path(o.build).resolve() / "tools" / "moeplan" / "moeplan"
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(o.keep or folder)
-        run(moeplan, "generate", "--layers", o.layers, "--experts", 256, "--top-k", 8, "--first-layer", 3, "--n-requests", 240, "--tokens-per-request", 64, "--phase",
-            "prefill", "-q", "-o", "t.mpt", cwd=folder)
+        run(moeplan, "generate", "--layers", o.layers, "--experts", 256, "--top-k", 8, "--first-layer", 3, "--n-requests", 240, "--tokens-per-request", 64,
+            "--phase", "prefill", "-q", "-o", "t.mpt", cwd=folder)
         steps = ["--tokens-per-rank", "32", "--interval-groups", "4"]
         most = max(int(n) for n in o.plans.split(","))
         for i in range(most):

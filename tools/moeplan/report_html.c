@@ -83,6 +83,8 @@ void report_html_verdict(void *ctx, struct mp_out *o) {
         *second++ = '\0';
     mp_html_text(o, steps);
     mp_out_puts(o, second != NULL ? ". " : "");
+    if (second != NULL && *second >= 'a' && *second <= 'z')
+        *second = (char)(*second - 'a' + 'A');
     mp_html_text(o, second);
     mp_out_puts(o, ".</p>\n");
     put_list(o, "notes", r->notes);

@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 bool report_note(struct report *r, const char *fmt, ...) {
     char text[1200];
@@ -54,6 +55,7 @@ static enum mp_status add(struct report *r, const char *path, struct mp_error *e
     const uint32_t i = r->n;
     struct score *score = &r->scores[i];
     enum tool_kind kind;
+    struct stat st;
     struct opts plain = *r->o; /* --input-format speaks of the recording */
     enum mp_status status = MP_OK;
     plain.input_format = NULL;
@@ -67,6 +69,10 @@ static enum mp_status add(struct report *r, const char *path, struct mp_error *e
             err, MP_EUSAGE, path, 0, 0,
             "is one of two plans that were made together, and a report is of one model (compare both with "
             "moeplan compare --colocate)");
+    if (stat(path, &st) != 0 || !S_ISREG(st.st_mode)) {
+        r->plans[i].why_not_verified = "it came from a pipe, which is read once: give a file to have it verified";
+        goto out;
+    }
     MP_TRY(digest(r->plans[i].sha256, path, err));
     MP_TRY(tool_kind_of(&kind, path, &plain, err));
     if (kind == TOOL_PLAN)
