@@ -386,6 +386,7 @@ static void put_level(struct mp_out *o, const char *name, uint64_t latency_ns, u
 
 static void put_yaml(struct shape *s, struct mp_out *o) {
     struct topo_host *h = s->h;
+    topo_host_note(h, "Launch of a collective: %" PRIu64 " ns, as built in", s->usual.launch_ns);
     topo_put_head(o, s->in, h->notes, s->usual.launch_ns, s->usual.stage_launch_ns);
     put_types(s, o);
     mp_out_puts(o, "levels:\n");
