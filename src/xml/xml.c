@@ -365,6 +365,8 @@ const char *mp_xml_get(const struct mp_xml *e, const char *name) {
 }
 
 static enum mp_status fail_named(const struct mp_xml_doc *d, const char *name, uint32_t line, uint32_t column,
+                                 struct mp_error *err, const char *fmt, va_list args) MP_PRINTF(6, 0);
+static enum mp_status fail_named(const struct mp_xml_doc *d, const char *name, uint32_t line, uint32_t column,
                                  struct mp_error *err, const char *fmt, va_list args) {
     char message[600], quoted[200];
     vsnprintf(message, sizeof message, fmt, args);
