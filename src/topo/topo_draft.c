@@ -6,7 +6,7 @@
 
 enum mp_status topo_draft_new(struct topo_draft **out, const struct topo_source *in, const char *why,
                               struct mp_error *err) {
-    enum mp_status status;
+    enum mp_status status = MP_OK;
     struct mp_arena *arena = mp_arena_new();
     struct topo_draft *d = arena != NULL ? mp_arena_alloc(arena, 1, sizeof *d) : NULL;
     *out = NULL;
