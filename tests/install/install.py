@@ -232,6 +232,8 @@ class Library(unittest.TestCase):
         self.assertEqual(sorted(have - want), [], "exported, and in no installed header")
         self.assertEqual(sorted(want - have), [], "declared in an installed header, and not exported (MP_API_BEGIN after its includes?)")
         self.assertEqual([s for s in have if not s.startswith("mp_")], [])
+        symbols = run("nm", "-g", "--defined-only", LIB / "libmoeplan.a").stdout.split("\n")
+        self.assertEqual({line.split()[-1] for line in symbols if len(line.split()) == 3}, have, "the static library has the same ones")
         dynamic = run("readelf", "-d", LIB / "libmoeplan.so").stdout
         self.assertIn(f"soname: [libmoeplan.so.{VERSION.split('.')[0]}]", dynamic)
         self.assertNotIn("RPATH", dynamic + run("readelf", "-d", BIN / "moeplan").stdout)
