@@ -79,11 +79,11 @@ def expected():
     soname = f"libmoeplan.so.{VERSION.split('.')[0]}"
     verbs = [v["name"] for v in json.loads(run("moeplan", "help", "--json").stdout)["verbs"]]
     places = {
-        BIN: {"moeplan", "moeplan-exec", "plancheck"},
+        BIN: {"moeplan", "moeplan-exec", "moeplan-record", "plancheck"},
         LIB: {"libmoeplan.a", "libmoeplan.so", soname, f"libmoeplan.so.{VERSION}"},
         LIB / "pkgconfig": {"moeplan.pc"},
         INCLUDE / "moeplan": files_of("include/moeplan") - NOT_INSTALLED,
-        MAN / "man1": {"moeplan.1", "moeplan-exec.1", "plancheck.1"} | {f"moeplan-{v}.1" for v in verbs},
+        MAN / "man1": {"moeplan.1", "moeplan-exec.1", "moeplan-record.1", "plancheck.1"} | {f"moeplan-{v}.1" for v in verbs},
         MAN / "man5": {f"moeplan-{f}.5" for f in ("plan", "topology", "trace", "model")},
         SHARE / "bash-completion/completions": {"moeplan", "moeplan-exec"},
         SHARE / "zsh/site-functions": {"_moeplan", "_moeplan-exec"},
@@ -92,6 +92,7 @@ def expected():
         DATA / "models": files_of("src/model/presets"),
         DATA / "samples": files_of("traces/samples", "make"),
         DATA / "plancheck": files_of("tools/plancheck"),
+        DATA / "record": files_of("tools/record"),
         DOC: {"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "LICENSE", "traces/samples", "traces/FORMAT.md", "traces/README.md",
               "topologies/FORMAT.md", "topologies/README.md"},
         DOC / "docs": files_of("docs", "RESULTS.notes.md"),
@@ -123,7 +124,7 @@ class Files(unittest.TestCase):
                 self.assertNotIn(name, data, f"{path.relative_to(ROOT)} names {name.decode()}")
 
     def test_modes(self):
-        programs = {BIN / "moeplan", BIN / "moeplan-exec", DATA / "plancheck/plancheck"}
+        programs = {BIN / "moeplan", BIN / "moeplan-exec", DATA / "plancheck/plancheck", DATA / "record/record.py"}
         for path in (p for p in ROOT.rglob("*") if p.is_file() and not p.is_symlink()):
             runs = path in programs or path.name == f"libmoeplan.so.{VERSION}"
             self.assertEqual(oct(path.stat().st_mode & 0o777), oct(0o755 if runs else 0o644), path.relative_to(ROOT))
@@ -147,6 +148,11 @@ class Programs(unittest.TestCase):
         self.assertIn("accepted", run("plancheck", plan, SAMPLE, "2x4:h100", "gpt-oss-20b").stdout)
         self.assertIn("accepted", run("plancheck", plan, SAMPLE, "2x4:h100").stdout)
         run("moeplan-exec", plan, *words, "--steps", "1", "--iterations", "1", "--warmup", "0")
+
+    def test_the_recorder_starts_or_says_what_it_needs(self):
+        self.assertTrue(run("moeplan-record", "--help").stdout.startswith("usage: moeplan-record "))
+        done = run("moeplan-record", "--model", "absent", "--prompts", "absent", "-o", "absent.mpt", ok=(3, 4))
+        self.assertRegex(done.stderr, r"\Amoeplan-record: .*\n\Z")
 
     def test_copies_of_the_presets_are_the_presets(self):
         for kind, folder in (("topologies", DATA / "topologies"), ("models", DATA / "models")):
@@ -271,6 +277,13 @@ class Library(unittest.TestCase):
                                        "int main() { char text[32]; std::puts(mp_version()); std::puts(mp_human_ns(1500.0, text)); }\n", encoding="utf-8")
         run(*CXX, "-std=c++17", *pkg_config("--cflags"), "use.cc", "-o", "use", *pkg_config("--libs"))
         self.assertEqual(run(FOLDER / "use").stdout, f"{VERSION}\n1.500 us\n")
+
+    def test_threads_do_not_disturb_each_other(self):
+        words = ["-std=c11", "-D_GNU_SOURCE", "-pthread", "-Wall", "-Wextra", "-Werror"]
+        run(*CC, *words, *pkg_config("--cflags"), SOURCE / "tests/install/threads.c", "-o", "threads", *pkg_config("--libs"))
+        text = run(FOLDER / "threads", DATA / "samples/lines.mpt", "4:h100", "lpt", "eplb", "metis", "random", "exact", "exact-load", "moetuner", "search").stdout
+        self.assertIn("\n0 differ\n", text)
+        self.assertEqual(len(re.findall(r"\b[0-9a-f]{64}\b", text)), 8)
 
     def test_pkg_config_says_the_version(self):
         self.assertEqual(pkg_config("--modversion"), [VERSION])

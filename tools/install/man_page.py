@@ -2,11 +2,14 @@
 """Manual pages (roff, on standard output) of what no table of options describes.
 
 usage: man_page.py program NAME SUMMARY VERSION SCRIPT     section 1, from the text at the head of a Python program
+       man_page.py help NAME SUMMARY VERSION SCRIPT        section 1, from what the program says with --help
        man_page.py page NAME SUMMARY VERSION FILE.md       section 5, from a page of docs/: headings, lists, tables, code
 """
 import ast
+import os
 import pathlib
 import re
+import subprocess
 import sys
 
 UNSAID = ("", "value", "meaning", "what it says", "what")  # titles of columns that speak for themselves
@@ -123,12 +126,24 @@ def program(name, summary, version, text):
     yield from body_of([line.strip() for line in rest.splitlines()])
 
 
+def program_help(name, summary, version, path):
+    done = subprocess.run([sys.executable, path, "--help"], env=dict(os.environ, COLUMNS="78"), capture_output=True, text=True, check=True)
+    usage, _, rest = done.stdout.removeprefix("usage: ").partition("\n\n")
+    own = usage.split(" ")[0]
+    yield from body_head(name, 1, summary, version)
+    for title, text in (("SYNOPSIS", usage.replace(own, name, 1)), ("DESCRIPTION", rest)):
+        yield from [f".SH {title}", ".nf", *(escape(line) or "\\&" for line in text.rstrip().splitlines()), ".fi"]
+
+
 def main(args):
-    if len(args) != 5 or args[0] not in ("program", "page"):
+    if len(args) != 5 or args[0] not in ("program", "help", "page"):
         print(__doc__, file=sys.stderr)
         return 2
     kind, name, summary, version, path = args
-    lines = (program if kind == "program" else page)(name, summary, version, pathlib.Path(path).read_text(encoding="utf-8"))
+    if kind == "help":
+        lines = program_help(name, summary, version, path)
+    else:
+        lines = (program if kind == "program" else page)(name, summary, version, pathlib.Path(path).read_text(encoding="utf-8"))
     sys.stdout.buffer.write(("\n".join(lines) + "\n.SH SEE ALSO\n\\fBmoeplan\\fR(1), \\fBmoeplan\\-exec\\fR(1)\n").encode())
     return 0
 

@@ -1,5 +1,6 @@
 """The program: loads a model, runs prompts through it, writes the recording. python3 tools/record/record.py --help"""
 import argparse
+import os
 import signal
 import sys
 
@@ -17,9 +18,12 @@ exit:     0 done, 2 usage, 3 the model or the prompts cannot be recorded (a sent
           be written, 130 interrupted (no file, or what was recorded so far with --keep-partial)
 """
 
+# As it was called: record.py in the tree, moeplan-record where it is installed.
+NAME = "moeplan-record" if os.path.basename(sys.argv[0]) == "moeplan-record" else "record.py"
+
 
 def parser():
-    p = argparse.ArgumentParser(prog="record.py", description="Records the expert routing of a Hugging Face MoE model into moeplan's native format.",
+    p = argparse.ArgumentParser(prog=NAME, description="Records the expert routing of a Hugging Face MoE model into moeplan's native format.",
                                 epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--model", required=True, metavar="NAME", help="model of the Hugging Face hub, or a folder with one")
     p.add_argument("--prompts", required=True, metavar="FILE")
@@ -161,19 +165,19 @@ def main(arguments=None):
         import transformers  # noqa: F401
         del torch
     except ImportError as error:
-        print(f"record.py: {error.name} cannot be imported: install torch and transformers (pip install torch transformers numpy)", file=sys.stderr)
+        print(f"{NAME}: {error.name} cannot be imported: install torch and transformers (pip install torch transformers numpy)", file=sys.stderr)
         return 4
     signal.signal(signal.SIGTERM, stop)
     try:
         summary = run(options)
     except RecordError as error:
-        print(f"record.py: {error}", file=sys.stderr)
+        print(f"{NAME}: {error}", file=sys.stderr)
         return 3
     except OSError as error:
-        print(f"record.py: {error}", file=sys.stderr)
+        print(f"{NAME}: {error}", file=sys.stderr)
         return 4
     except KeyboardInterrupt:
-        print("record.py: interrupted: " + ("what was recorded so far is written, if anything" if options.keep_partial else "no file is left"), file=sys.stderr)
+        print(f"{NAME}: interrupted: " + ("what was recorded so far is written, if anything" if options.keep_partial else "no file is left"), file=sys.stderr)
         return 130
     if not options.quiet:
         print(summary, file=sys.stderr)
