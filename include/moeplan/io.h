@@ -38,7 +38,9 @@ struct mp_in {
 /* Opens `path` ("-" = standard input). MP_EIO: cannot be opened or read, or is a folder; MP_ELIMIT: larger than
  * max_bytes (0 = no limit for mapped files, 1 GiB for others). The caller frees with mp_in_close. */
 enum mp_status mp_in_open(struct mp_in **out, const char *path, uint64_t max_bytes, struct mp_error *err) MP_MUST_CHECK;
-/* The same over bytes in memory, which are borrowed and must outlive the input. For tests and fuzzers. */
+/* The same to find out what a file is: of a packed one only the first MiB or so is unpacked. */
+enum mp_status mp_in_open_head(struct mp_in **out, const char *path, struct mp_error *err) MP_MUST_CHECK;
+/* mp_in_open over bytes in memory, which are borrowed and must outlive the input. For tests and fuzzers. */
 enum mp_status mp_in_from_memory(struct mp_in **out, const char *name, const void *data, size_t size,
                                  struct mp_error *err) MP_MUST_CHECK;
 void mp_in_close(struct mp_in *in); /* NULL is fine */

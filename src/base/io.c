@@ -113,7 +113,8 @@ static enum mp_status read_all(struct mp_in *in, int fd, uint64_t max_bytes, str
     return MP_OK;
 }
 
-enum mp_status mp_in_open(struct mp_in **out, const char *path, uint64_t max_bytes, struct mp_error *err) {
+static enum mp_status open_input(struct mp_in **out, const char *path, uint64_t max_bytes, bool is_head,
+                                 struct mp_error *err) {
     *out = NULL;
     enum mp_status status = MP_OK;
     bool is_stdin = strcmp(path, "-") == 0;
@@ -160,7 +161,8 @@ enum mp_status mp_in_open(struct mp_in **out, const char *path, uint64_t max_byt
         status = read_all(in, fd, max_bytes != 0 ? max_bytes : PIPE_DEFAULT_MAX, err);
     }
     if (status == MP_OK)
-        status = mp_in_unpack(in, max_bytes, &mp_limits_default, err);
+        status = is_head ? mp_in_unpack_head(in, &mp_limits_default, err)
+                         : mp_in_unpack(in, max_bytes, &mp_limits_default, err);
 out:
     if (fd >= 0 && !is_stdin && io.close(io.ctx, fd) != 0 && errno != EINTR && status == MP_OK)
         status = mp_fail_at(err, MP_EIO, in->path, 0, 0, "cannot close: %s", strerror(errno));
@@ -170,6 +172,14 @@ out:
     }
     *out = in;
     return MP_OK;
+}
+
+enum mp_status mp_in_open(struct mp_in **out, const char *path, uint64_t max_bytes, struct mp_error *err) {
+    return open_input(out, path, max_bytes, false, err);
+}
+
+enum mp_status mp_in_open_head(struct mp_in **out, const char *path, struct mp_error *err) {
+    return open_input(out, path, 0, true, err);
 }
 
 enum mp_status mp_in_from_memory(struct mp_in **out, const char *name, const void *data, size_t size,

@@ -4,6 +4,9 @@
 
 #include <moeplan/io.h>
 
+/* As mp_in_unpack, but only about the first MiB of what is packed; what follows is not looked at. */
+enum mp_status mp_in_unpack_head(struct mp_in *in, const struct mp_limits *limits, struct mp_error *err) MP_MUST_CHECK;
+
 /* Packs what a writer is given; the bytes go on to `sink`. NULL when out of memory. */
 struct packer;
 typedef void (*packer_sink)(void *ctx, const void *data, size_t n);

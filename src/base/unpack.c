@@ -2,6 +2,7 @@
  * memory from our allocation table. Several members or frames may stand behind one another; anything else behind the
  * last one is refused. What a file unpacks to is limited by its own size, so that a bomb is refused early. */
 #define ZSTD_STATIC_LINKING_ONLY /* custom allocation */
+#include "packing.h"
 #include <moeplan/base.h>
 #include <moeplan/io.h>
 #include <string.h>
@@ -32,7 +33,7 @@ const char *mp_file_packing_name(enum mp_file_packing kind) {
 struct unpacker {
     const struct mp_in *in;
     const struct mp_limits *limits;
-    uint64_t max_bytes;
+    uint64_t max_bytes, enough; /* enough: more need not be unpacked; 0 = all */
     const char *kind;
     size_t at; /* of the packed bytes: the next */
     uint8_t *buf;
@@ -114,6 +115,8 @@ static enum mp_status unpack_gzip(struct unpacker *u, struct mp_error *err) {
         u->at += given - z.avail_in;
         u->used += made;
         MP_TRY(check_limits(u, err));
+        if (u->enough != 0 && u->used >= u->enough)
+            break;
         if (rc == Z_STREAM_END) {
             is_inside = u->at < u->in->size;
             if (is_inside && !starts_gzip(u->in->data + u->at, u->in->size - u->at)) {
@@ -181,6 +184,8 @@ static enum mp_status unpack_zstd(struct unpacker *u, struct mp_error *err) {
         u->at += from.pos;
         u->used += to.pos;
         MP_TRY(check_limits(u, err));
+        if (u->enough != 0 && u->used >= u->enough)
+            break;
         if (ZSTD_isError(rc)) {
             status = fail_zstd(u, rc, err);
             goto out;
@@ -201,14 +206,17 @@ out:
     return status;
 }
 
-enum mp_status mp_in_unpack(struct mp_in *in, uint64_t max_bytes, const struct mp_limits *limits,
-                            struct mp_error *err) {
+static enum mp_status unpack(struct mp_in *in, uint64_t max_bytes, uint64_t enough, const struct mp_limits *limits,
+                             struct mp_error *err) {
     enum mp_file_packing kind = mp_file_packing_of(in->data, in->size);
     if (kind == MP_FILE_PLAIN)
         return MP_OK;
-    struct unpacker u = {.in = in, .limits = limits, .max_bytes = max_bytes, .kind = mp_file_packing_name(kind)};
+    struct unpacker u = {
+        .in = in, .limits = limits, .max_bytes = max_bytes, .enough = enough, .kind = mp_file_packing_name(kind)};
     /* Text packs 4 to 40 times smaller: few doublings are needed. */
     u.room = in->size < (size_t)16 << 20 ? in->size * 4 + STEP / 8 : (size_t)64 << 20;
+    if (enough != 0)
+        u.room = STEP * 2;
     u.buf = mp_realloc(NULL, u.room, 1);
     enum mp_status status = u.buf == NULL          ? mp_nomem(err, in->path)
                             : kind == MP_FILE_GZIP ? unpack_gzip(&u, err)
@@ -225,4 +233,13 @@ enum mp_status mp_in_unpack(struct mp_in *in, uint64_t max_bytes, const struct m
     u.buf[u.used] = 0;
     mp_in_replace(in, u.buf, u.used);
     return MP_OK;
+}
+
+enum mp_status mp_in_unpack(struct mp_in *in, uint64_t max_bytes, const struct mp_limits *limits,
+                            struct mp_error *err) {
+    return unpack(in, max_bytes, 0, limits, err);
+}
+
+enum mp_status mp_in_unpack_head(struct mp_in *in, const struct mp_limits *limits, struct mp_error *err) {
+    return unpack(in, 0, STEP, limits, err);
 }

@@ -519,7 +519,7 @@ enum mp_status tool_kind_of(enum tool_kind *out, const char *spec, const struct 
     bool is_stdin = strcmp(spec, "-") == 0; /* is read from where it stands: it goes back there */
     off_t start = is_stdin ? lseek(STDIN_FILENO, 0, SEEK_CUR) : 0;
     struct mp_in *in;
-    status = mp_in_open(&in, spec, 0, err);
+    status = mp_in_open_head(&in, spec, err);
     if (status != MP_OK)
         return status;
     char schema[32];

@@ -172,6 +172,29 @@ static void test_packing__refuses_a_huge_window(void **state) {
     mp_in_close(in);
 }
 
+/* To find out what a file is takes its head only, whatever follows. */
+static void test_packing__opens_the_head(void **state) {
+    (void)state;
+    struct bytes text = lines(400000);
+    for (int kind = MP_FILE_GZIP; kind <= MP_FILE_ZSTD; kind++) {
+        struct bytes b = packed((enum mp_file_packing)kind, text.p, text.n, text.n);
+        const char *path = temp_path("head");
+        struct mp_in *in;
+        struct mp_error err = {0};
+        FILE *f = fopen(path, "wb");
+        assert_int_equal(fwrite(b.p, 1, b.n - 40, f), b.n - 40); /* cut short, which the head does not show */
+        fclose(f);
+        CHECK_OK(mp_in_open_head(&in, path, &err), err);
+        assert_true(in->size >= 1 << 20 && in->size < text.n);
+        assert_memory_equal(in->data, text.p, in->size);
+        assert_int_equal(in->data[in->size], 0);
+        mp_in_close(in);
+        assert_int_equal(mp_in_open(&in, path, 0, &err), MP_EINPUT);
+        free(b.p);
+    }
+    free(text.p);
+}
+
 struct flow {
     const char *path;
     enum mp_file_packing kind;
@@ -209,6 +232,7 @@ int main(void) {
         cmocka_unit_test(test_packing__refuses_what_is_cut_or_damaged),
         cmocka_unit_test(test_packing__refuses_bombs),
         cmocka_unit_test(test_packing__refuses_a_huge_window),
+        cmocka_unit_test(test_packing__opens_the_head),
         cmocka_unit_test(test_packing__survives_faults),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
