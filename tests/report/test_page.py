@@ -291,10 +291,12 @@ def strange(page, data, folder):
     thin = copy.deepcopy(data)
     for plan in thin["plans"]:
         plan["traffic"].update(dispatch_bytes=None, combine_bytes=None, combine_of_dispatch=None)
+    half = copy.deepcopy(data)  # the plan that is judged has no details, its baseline has
+    half["plans"][1].update(layer_ns=None, load=None, traffic=None, timeline=None, detail_note="left out to keep the file small")
     traced = copy.deepcopy(data)
     timeline = traced["plans"][1]["timeline"]
     traced["measured"].update(parts=[], transport=None, iterations=None, timeline={k: timeline[k] for k in ("layer_length_ns", "bars_ns")})
-    for name, made in (("hostile", hostile), ("bare", bare), ("alone", alone), ("thin", thin), ("traced", traced)):
+    for name, made in (("hostile", hostile), ("bare", bare), ("alone", alone), ("thin", thin), ("traced", traced), ("half", half)):
         path = folder / (name + ".html")
         path.write_text(pages.page(made))
         fresh(page, path, width=360)
@@ -307,6 +309,11 @@ def strange(page, data, folder):
             for part in ("layers", "load", "traffic", "timeline", "sweep", "drift"):
                 why = f"!!document.querySelector('#{part} .missing')?.textContent && !document.querySelector('#{part} figure')"
                 check(page.evaluate(why), f"{part} says why it is missing")
+        if name == "half":
+            for part in ("layers", "load", "traffic", "timeline"):
+                check("left out to keep the file small" in text(page, "#" + part), f"{part} says why a plan is not in it")
+            page.evaluate("(s => { s.selectedIndex = 1; s.dispatchEvent(new Event('change')); })(document.getElementById('plan'))")
+            check("left out" not in text(page, "#load") and half["plans"][2]["name"] in text(page, "#load"), "and the next plan is there")
         if name == "traced":
             measured = text(page, "#timeline .panels")
             check("Measured " + data["measured"]["source"] in measured and "null" not in measured, f"a measured timeline stands beside: \"{measured}\"")

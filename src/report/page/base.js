@@ -70,6 +70,9 @@ const signed = v => (v > 0 ? "+" : "") + percent(v);
 const times = v => plain(v, 2) + NBSP + "\u00d7";
 const shorter = v => percent(Math.abs(v)) + (v <= 0 ? " shorter" : " longer");
 const mean = list => list.reduce((a, b) => a + b, 0) / list.length;
+/* Least and largest of arrays of any length. */
+const extent = arrays => arrays.reduce((e, a) => a.reduce((f, v) => [Math.min(f[0], v), Math.max(f[1], v)], e),
+    [Infinity, -Infinity]);
 
 /* Text of the marks of one axis: one unit and as many digits as tell them apart. units: a list, or what to multiply by
  * and write behind. */
@@ -203,15 +206,16 @@ function theme() {
     };
     const now = ["light", "dark"].includes(remembered()) ? remembered() : "auto";
     apply(now);
-    byId("theme").append(choice("Theme", "theme", [["auto", "Auto"], ["light", "Light"], ["dark", "Dark"]], now,
-        name => {
+    const remember = name => {
         apply(name);
         try {
             localStorage.setItem("moeplan-theme", name);
         } catch (e) {
             /* then for this visit only */
         }
-    }));
+    };
+    byId("theme").append(choice("Theme", "theme", [["auto", "Auto"], ["light", "Light"], ["dark", "Dark"]], now,
+        remember));
 }
 
 /* ---- controls ---- */
@@ -277,6 +281,11 @@ const say = (id, sentence) => {
     if (sentence)
         byId(id).append(el("p", {class: "missing"}, prose(sentence)));
 };
+
+/* Under a chart, why one of the plans beside each other is not in it. */
+const sayWhatIsMissing = (f, part) => shown().filter(s => !s.plan[part]).forEach(s => f.plots.append(
+    el("p", {class: "missing"}, s.plan.name + " is not shown: " + (s.plan.detail_note || "not in this report"))));
+
 const leaveOut = (id, sentence) => {
     say(id, sentence);
     byId(id).classList.add("missing-part");
@@ -289,8 +298,8 @@ function figure(o) {
         plots: el("div", {class: "plots"})};
     const numbers = el("details", {class: "numbers"}, el("summary", {}, "The numbers as a table"));
     f.node = el("figure", {id, role: "group", "aria-labelledby": id + "-t", "aria-describedby": id + "-s"},
-        el("figcaption", {}, f.title, f.sub), o.controls ? el("div", {class: "controls screen-only"}, o.controls) :
-            null,
+        el("figcaption", {}, f.title, f.sub),
+        o.controls ? el("div", {class: "controls screen-only"}, o.controls) : null,
         f.plots, o.table ? numbers : null);
     f.tabulate = () => {
         if (o.table && numbers.open)
@@ -323,8 +332,8 @@ function drawFigure(f) {
 
 function table(head, rows) {
     const cell = (v, i) => i === 0 ? el("th", {scope: "row"}, v) : el("td", {class: "n"}, v);
-    return el("table", {}, el("thead", {}, el("tr", {}, head.map((h, i) =>
-        el("th", {scope: "col", class: i ? "n" : null}, h)))),
+    const top = head.map((h, i) => el("th", {scope: "col", class: i ? "n" : null}, h));
+    return el("table", {}, el("thead", {}, el("tr", {}, top)),
         el("tbody", {}, rows.map(r => el("tr", {}, r.map(cell)))));
 }
 
@@ -471,12 +480,12 @@ function cells(node, o, group) {
 
 const LEVELS = 40;
 
-/* A scale of colours: from values to levels, NaN where there is none. */
+/* A scale of colours: from values to levels, -1 where there is none. */
 function colours(kind, low, high, isLog) {
     const f = isLog ? Math.log : v => v, a = f(low), b = f(high);
-    return {kind, low, high, isLog, place: v => b > a ? Math.min(1, Math.max(0, (f(v) - a) / (b - a))) : 0,
-        level: v => isLog && !(v > 0) ? -1 : b > a ? Math.min(LEVELS - 1, Math.floor((f(v) - a) / (b - a) * LEVELS)) :
-            0};
+    const place = v => b > a ? Math.min(1, Math.max(0, (f(v) - a) / (b - a))) : 0;
+    return {kind, low, high, isLog, place,
+        level: v => (isLog ? v > 0 : v >= low) ? Math.min(LEVELS - 1, Math.floor(place(v) * LEVELS)) : -1};
 }
 
 /* All cells of one level are one path, so that thousands of cells are forty elements. */

@@ -6,9 +6,8 @@ const PARTS = [["dispatch_ns", "dispatch", "k2"], ["compute_ns", "experts", "k5"
 const isScored = r => r.step_time_ns && isNumber(r.step_time_ns.mean);
 
 function changeText(r) {
-    const i = r.change_interval;
-    return signed(r.change) + (i && i.low !== i.high ? " (95\u00a0% interval " + signed(i.low) + " to " +
-        signed(i.high) + ")" : "");
+    const i = r.change_interval, isKnown = i && i.low !== i.high;
+    return signed(r.change) + (isKnown ? " (95\u00a0% interval " + signed(i.low) + " to " + signed(i.high) + ")" : "");
 }
 
 function comparison() {
@@ -17,22 +16,20 @@ function comparison() {
         return;
     figure({section: "comparison", name: "steps", draw(f, width) {
         const best = list.reduce((a, b) => b.step_time_ns.mean < a.step_time_ns.mean ? b : a);
-        const beside = width >= 860, w = beside ? Math.floor((width - 28) / 2) : width, row = 30, top = 8,
-            tall = top + list.length * row + 40;
+        const beside = width >= 860, w = beside ? Math.floor((width - 28) / 2) : width;
+        const row = 30, top = 8, tall = top + list.length * row + 40;
         const gutter = Math.min(150, 14 + 7.2 * Math.max(...list.map(r => Math.min(20, r.strategy.length))));
         f.title.textContent = best === base ? "No plan has shorter steps than " + base.strategy :
             best.strategy + " has the shortest steps: " + time(best.step_time_ns.mean) + ", " + changeText(best);
-        f.sub.textContent = "Left: mean step against " + base.strategy +
-            ", with 95\u00a0% intervals over requests. " +
-            "Right: what the mean step is made of.";
-        if (!beside)
-            f.sub.textContent = f.sub.textContent.replace("Left", "Above").replace("Right", "Below");
+        f.sub.textContent = (beside ? "Left" : "Above") + ": mean step against " + base.strategy +
+            ", with 95\u00a0% intervals over requests. " + (beside ? "Right" : "Below") +
+            ": what the mean step is made of.";
         f.plots.append(keys(PARTS.map(p => [p[2], p[1]])));
         const panels = el("div", {class: "panels"}), group = [];
         f.plots.append(panels);
-        const names = list.map((r, i) => label(0, top + i * row + row / 2 + 4,
-            r.strategy.length > 20 ? r.strategy.slice(0, 19) + "\u2026" : r.strategy,
-                {class: r === base ? null : "strong"}));
+        const brief = name => name.length > 20 ? name.slice(0, 19) + "\u2026" : name;
+        const names = list.map((r, i) =>
+            label(0, top + i * row + row / 2 + 4, brief(r.strategy), {class: r === base ? null : "strong"}));
         const low = Math.min(0, ...list.map(r => r.change_interval ? r.change_interval.low : r.change));
         const high = Math.max(0, ...list.map(r => r.change_interval ? r.change_interval.high : r.change));
         const room = Math.max(high - low, 1e-4) * 0.08, a = low - room, b = high + room;
@@ -40,8 +37,8 @@ function comparison() {
         const out = [names];
         const xs = ticks(a, b, Math.max(2, Math.floor((w - gutter) / 85))), xText = axisText(xs, PERCENT);
         for (const t of xs)
-            out.push(svg("path", {class: Math.abs(t) < 1e-12 ? "zero" : "axis", d: "M" + x(t) + " " + top + "v" +
-                list.length * row}),
+            out.push(svg("path", {class: Math.abs(t) < 1e-12 ? "zero" : "axis",
+                d: "M" + x(t) + " " + top + "v" + list.length * row}),
                 label(x(t), tall - 22, xText(t), {"text-anchor": "middle"}));
         out.push(label(x(0) + (x(0) > w / 2 ? -6 : 6), tall - 4, "change of the step",
             {"text-anchor": x(0) > w / 2 ? "end" : "start"}));
@@ -68,27 +65,28 @@ function comparison() {
             bars.push(svg("path", {class: "axis", d: "M" + bx(t) + " " + (top + list.length * row) + "v5"}),
                 label(bx(t), tall - 22, text(t), {"text-anchor": "middle"}));
         const lines = i => [list[i].strategy, "step " + time(list[i].step_time_ns.mean) + ", " +
-            (list[i] === base ? "the baseline" :
-            changeText(list[i])), ...PARTS.map(p => p[1] + " " + time(list[i][p[0]]))];
-        [["change", out], ["parts", bars]].forEach(([key, drawing]) =>
-            cells(plot(panels, null, w, tall, drawing), {key: "comparison-" + key, name: "Plans, " + key +
-                " of their steps", rows: list.length,
-                columns: 1, start: [0, 0], text: lines, rect: i => [0, top + i * row, w, row], hit: (px, y) => {
-                    const i = Math.floor((y - top) / row);
-                    return i >= 0 && i < list.length ? [i, 0] : null;
-                }}, group));
-    }, table: () => [["Plan", "Change", "Interval, low", "Interval, high", "Step", ...PARTS.map(p => p[1])],
-        list.map(r => [r.strategy,
-        signed(r.change), r.change_interval ? signed(r.change_interval.low) : "\u2013",
-        r.change_interval ? signed(r.change_interval.high) : "\u2013", time(r.step_time_ns.mean),
-            ...PARTS.map(p => time(r[p[0]]))])]});
+            (list[i] === base ? "the baseline" : changeText(list[i])),
+            ...PARTS.map(p => p[1] + " " + time(list[i][p[0]]))];
+        const rows = {rows: list.length, columns: 1, start: [0, 0], text: lines,
+            rect: i => [0, top + i * row, w, row], hit: (px, y) => {
+                const i = Math.floor((y - top) / row);
+                return i >= 0 && i < list.length ? [i, 0] : null;
+            }};
+        [["change", out], ["parts", bars]].forEach(([key, drawing]) => cells(plot(panels, null, w, tall, drawing),
+            {...rows, key: "comparison-" + key, name: "Plans, " + key + " of their steps"}, group));
+    }, table: () => {
+        const end = (r, which) => r.change_interval ? signed(r.change_interval[which]) : "\u2013";
+        return [["Plan", "Change", "Interval, low", "Interval, high", "Step", ...PARTS.map(p => p[1])],
+            list.map(r => [r.strategy, signed(r.change), end(r, "low"), end(r, "high"), time(r.step_time_ns.mean),
+                ...PARTS.map(p => time(r[p[0]]))])];
+    }});
 }
 
 /* ---- layer by layer ---- */
 
 function layerText(i) {
-    const lines = [L(i), ...shown().map(s => s.word + ": " + (s.plan.layer_ns ? time(s.plan.layer_ns[i]) :
-        "\u2013"))], s = saved(i);
+    const of = s => s.word + ": " + (s.plan.layer_ns ? time(s.plan.layer_ns[i]) : "\u2013");
+    const lines = [L(i), ...shown().map(of)], s = saved(i);
     if (s !== null)
         lines.push((s >= 0 ? "saves " : "costs ") + time(Math.abs(s)) + " (" +
             signed(-s / shown()[0].plan.layer_ns[i]) + ")");
@@ -100,15 +98,15 @@ function layersChart() {
     if (!known.length)
         return leaveOut("layers", (plans[0] && plans[0].detail_note) ||
             "Times of single layers are not in this report.");
-    const [first, second] = known.map(s =>
-        s.plan.layer_ns); /* bars that look alike say nothing: then what is saved */
-    state.layers = second && Math.max(...first.map((v, i) => Math.abs(v - second[i]))) < 0.1 * Math.max(...first) ?
-        "saved" : "time";
-    figure({section: "layers", name: "time", controls: known.length > 1 ? [choice("What is shown", "layers-what",
-        [["time", "MoE time"], ["saved", "Saved"]], state.layers, v => { state.layers = v; changed(); })] : null,
-            draw(f, width) {
-        const list = shown().filter(s => s.plan.layer_ns), both = list.length > 1, isSaved = both &&
-            state.layers === "saved";
+    /* Bars that look alike say nothing: then what is saved. */
+    const [first, second] = known.map(s => s.plan.layer_ns);
+    const most = second ? Math.max(...first.map((v, i) => Math.abs(v - second[i]))) : Infinity;
+    state.layers = most < 0.1 * Math.max(...first) ? "saved" : "time";
+    const what = choice("What is shown", "layers-what", [["time", "MoE time"], ["saved", "Saved"]], state.layers,
+        v => { state.layers = v; changed(); });
+    figure({section: "layers", name: "time", controls: known.length > 1 ? [what] : null, draw(f, width) {
+        const list = shown().filter(s => s.plan.layer_ns), both = list.length > 1;
+        const isSaved = both && state.layers === "saved";
         const a = list[0].plan.layer_ns, b = both ? list[1].plan.layer_ns : a;
         const gutter = 62, top = 12, h = printing ? 200 : 220, foot = 36;
         const col = Math.max(5, Math.min(64, (width - gutter - 8) / nL)), wide = gutter + col * nL + 8;
@@ -116,9 +114,9 @@ function layersChart() {
         const high = isSaved ? Math.max(1, ...a.map((v, i) => v - b[i])) : Math.max(...a, ...b);
         const y = v => top + (high - v) / (high - low) * h, out = [];
         if (both) {
-            const gains = a.map((v, i) => Math.max(0, v - b[i])), all = gains.reduce((p, v) => p + v, 0),
-                top3 = worst(gains, 3);
-            const share = top3.reduce((p, i) => p + gains[i], 0) / all, net = a.reduce((p, v, i) => p + v - b[i], 0);
+            const gains = a.map((v, i) => Math.max(0, v - b[i])), all = gains.reduce((p, v) => p + v, 0);
+            const top3 = worst(gains, 3), share = top3.reduce((p, i) => p + gains[i], 0) / all;
+            const net = a.reduce((p, v, i) => p + v - b[i], 0);
             f.title.textContent = net <= 0 ? "The layers' MoE time is " + time(-net) + " longer in sum" :
                 share > 0.5 && nL > 3 ? top3.map(L).join(", ") + " carry " + percent(share, 0) + " of what is saved" :
                 "The saving of " + time(net) + " is spread over the layers: the largest three carry " +
@@ -138,8 +136,7 @@ function layersChart() {
             if (isSaved) {
                 const s = a[i] - b[i];
                 out.push(svg("rect", {class: s >= 0 ? "bar-after" : "bar-loss", x: x + gap, y: Math.min(y(0), y(s)),
-                    width: w,
-                    height: Math.abs(y(0) - y(s))}));
+                    width: w, height: Math.abs(y(0) - y(s))}));
                 continue;
             }
             const inset = both ? w * 0.22 : 0;
@@ -155,18 +152,18 @@ function layersChart() {
             out.push(label(gutter + (i + 0.5) * col, top + h + 17, L(i), {"text-anchor": "middle"}));
         const panels = el("div", {class: "panels"});
         f.plots.append(panels);
+        sayWhatIsMissing(f, "layer_ns");
         cells(plot(panels, null, wide, top + h + foot - 10, out), {key: "layers", name: "MoE time by layer", rows: 1,
-            columns: nL,
-            start: [0, state.layer], text: (i, j) => layerText(j), pick: (i, j) => pickLayer(j),
+            columns: nL, start: [0, state.layer], text: (i, j) => layerText(j), pick: (i, j) => pickLayer(j),
             rect: (i, j) => [gutter + j * col, top - 6, col, h + 8], hit: x => {
                 const j = Math.floor((x - gutter) / col);
                 return j >= 0 && j < nL ? [0, j] : null;
             }}, []);
     }, table: () => {
         const list = shown().filter(s => s.plan.layer_ns);
-        return [["Layer", ...list.map(s => s.word), ...(list.length > 1 ? ["saved"] : [])],
-            layers.map((id, i) => [L(i),
-            ...list.map(s => time(s.plan.layer_ns[i])), ...(list.length > 1 ? [time(saved(i))] : [])])];
+        const both = list.length > 1;
+        return [["Layer", ...list.map(s => s.word), ...(both ? ["saved"] : [])], layers.map((id, i) => [L(i),
+            ...list.map(s => time(s.plan.layer_ns[i])), ...(both ? [time(saved(i))] : [])])];
     }});
 }
 
@@ -190,8 +187,9 @@ function loadOf(plan, kind) {
     if (kind === "rows")
         return rows;
     const from = kind === "peak" ? unpack(plan.load.max_rows) : rows;
+    const means = layers.map((id, i) => mean(rows.subarray(i * nG, i * nG + nG)));
     return from.map((v, k) => {
-        const i = Math.floor(k / nG) * nG, m = mean(Array.from(rows.subarray(i, i + nG)));
+        const m = means[Math.floor(k / nG)];
         return m > 0 ? v / m : 0;
     });
 }
@@ -201,24 +199,25 @@ function load() {
     if (!known.length)
         return leaveOut("load", (plans[0] && plans[0].detail_note) ||
             "The load of single GPUs is not in this report.");
-    figure({section: "load", name: "map", controls: [choice("What is shown", "load-what",
-        Object.entries(LOADS).map(([v, o]) => [v, o.text]), state.load, v => { state.load = v; changed(); })],
-            draw(f, width) {
+    const what = choice("What is shown", "load-what", Object.entries(LOADS).map(([v, o]) => [v, o.text]), state.load,
+        v => { state.load = v; changed(); });
+    figure({section: "load", name: "map", controls: [what], draw(f, width) {
         const list = shown().filter(s => s.plan.load), kind = LOADS[state.load];
-        const values = list.map(s => loadOf(s.plan, state.load)), over = list.map(s =>
-            mean(s.plan.load.max_over_mean));
-        const low = values.reduce((m, v) => Math.min(m, ...v), Infinity),
-            high = values.reduce((m, v) => Math.max(m, ...v), 0);
+        const values = list.map(s => loadOf(s.plan, state.load));
+        const over = list.map(s => mean(s.plan.load.max_over_mean));
+        sayWhatIsMissing(f, "load");
+        if (!list.length) {
+            f.title.textContent = f.sub.textContent = "";
+            return;
+        }
+        const [low, high] = extent(values);
         const scale = colours("warm", state.load === "rows" ? 0 : Math.min(low, Math.max(0, high - 0.5)), high || 1);
         const last = list[list.length - 1], at = last.plan.load.max_over_mean, where = worst(at, 1)[0];
         f.title.textContent = "In a step, the fullest GPU carries " + times(over[over.length - 1]) +
-            " the mean load" +
-            (over.length > 1 ? " instead of " + times(over[0]) : "") + "; worst is " + L(where) + ", " +
-                times(at[where]);
+            " the mean load" + (over.length > 1 ? " instead of " + times(over[0]) : "") +
+            "; worst is " + L(where) + ", " + times(at[where]);
         f.sub.textContent = "Layers down, GPUs across" + (nNodes > 1 ? ", lines between nodes" : "") +
-            ". Both on one scale: " + kind.unit + ".";
-        if (list.length < 2)
-            f.sub.textContent = f.sub.textContent.replace("Both on one scale: ", "Colour: ");
+            (list.length > 1 ? ". Both on one scale: " : ". Colour: ") + kind.unit + ".";
         const panels = el("div", {class: "panels"}), group = [];
         f.plots.append(panels);
         const isBelow = printing && nG > 24; /* on paper both of many GPUs stand below each other, on one sheet */
@@ -226,24 +225,20 @@ function load() {
         const w = panelWidths(width, list.length, nG, 5, 64), h = Math.max(least, Math.min(18, Math.floor(room / nL)));
         const text = (i, j) => [L(i) + " \u00b7 " + gpu(j), ...list.map((s, k) => {
             const rows = unpack(s.plan.load.mean_rows)[i * nG + j], hosts = unpack(s.plan.hosts);
-            return s.word + ": " + kind.format(values[k][i * nG + j]) +
-                (state.load === "rows" ? " rows" : state.load === "peak" ?
-                " mean in its fullest step" : " mean, " + count(rows) + " rows") +
-                    (hosts ? ", " + hosts[i * nG + j] + " experts" : "");
+            const of = {ratio: " mean, " + count(rows) + " rows", rows: " rows", peak: " mean in its fullest step"};
+            return s.word + ": " + kind.format(values[k][i * nG + j]) + of[state.load] +
+                (hosts ? ", " + hosts[i * nG + j] + " experts" : "");
         })];
         list.forEach((s, k) => heat(panels, {key: "load-" + s.word, title: panelTitle(s),
-            name: "Load by layer and GPU, " + s.word +
-            ", " + s.plan.name, rows: nL, columns: nG, w, h, value: (i, j) => values[k][i * nG + j], scale,
-                rowName: L, text,
-            start: [state.layer, 0], pick: i => pickLayer(i), chosenRow: state.layer}, group));
+            name: "Load by layer and GPU, " + s.word + ", " + s.plan.name, rows: nL, columns: nG, w, h,
+            value: (i, j) => values[k][i * nG + j], scale, rowName: L, text, start: [state.layer, 0],
+            pick: i => pickLayer(i), chosenRow: state.layer}, group));
         f.plots.append(legend(scale, width, kind.unit, kind.units, state.load === "ratio" ? 1 : undefined));
     }, table: () => {
-        const s = shown().filter(p => p.plan.load), rows = [];
+        const list = shown().filter(s => s.plan.load), values = list.map(s => loadOf(s.plan, state.load)), rows = [];
         for (let i = 0; i < nL; i++)
-            for (const p of s)
-                rows.push([L(i) + " " + p.word, times(p.plan.load.max_over_mean[i]),
-                    ...Array.from(loadOf(p.plan, state.load).subarray(i * nG,
-                        (i + 1) * nG)).map(LOADS[state.load].format)]);
+            list.forEach((s, k) => rows.push([L(i) + " " + s.word, times(s.plan.load.max_over_mean[i]),
+                ...Array.from(values[k].subarray(i * nG, (i + 1) * nG), LOADS[state.load].format)]));
         return [["Layer", "fullest / mean", ...nodes.map((n, g) => "GPU " + g)], rows];
     }});
 }
@@ -270,7 +265,7 @@ function trafficOf(plan, part, layer) {
 /* Bytes out of and into each rank, and those that leave their node. */
 function flows(m) {
     const out = {sent: new Float64Array(nG), received: new Float64Array(nG), between: 0, all: 0, most: 0,
-        least: Infinity};
+        least: Infinity, isSparse: false};
     m.forEach((v, k) => {
         const i = Math.floor(k / nG), j = k % nG;
         if (i === j)
@@ -281,6 +276,7 @@ function flows(m) {
         out.between += nodes[i] !== nodes[j] ? v : 0;
         out.most = Math.max(out.most, v);
         out.least = v > 0 ? Math.min(out.least, v) : out.least;
+        out.isSparse = out.isSparse || v === 0;
     });
     return out;
 }
@@ -291,8 +287,17 @@ function traffic() {
         return leaveOut("traffic", (plans[0] && plans[0].detail_note) ||
             "Traffic between ranks is not in this report.");
     const perLayer = known.some(s => s.plan.traffic.dispatch_bytes || s.plan.traffic.combine_bytes);
-    const scope = choice("Layers", "traffic-scope", [["all", "All layers"], ["layer", L(0)]], t.scope, v =>
-        { t.scope = v; changed(); });
+    const set = key => value => {
+        t[key] = value;
+        changed();
+    };
+    const scope = choice("Layers", "traffic-scope", [["all", "All layers"], ["layer", L(0)]], t.scope, set("scope"));
+    const part = choice("Part", "traffic-part", [["dispatch", "Dispatch"], ["combine", "Combine"]], t.part,
+        set("part"));
+    const ramp = choice("Scale", "traffic-scale", [["linear", "Linear"], ["log", "Logarithmic"]], t.scale,
+        set("scale"));
+    const matrices = () => shown().map(s => ({...s, m: trafficOf(s.plan, t.part, t.scope === "all" ? null :
+        state.layer)})).filter(s => s.m);
     watchers.push(() => {
         const [all, one] = scope.querySelectorAll("input");
         one.disabled = !perLayer;
@@ -300,15 +305,9 @@ function traffic() {
         (t.scope === "all" ? all : one).checked = true;
         one.nextSibling.textContent = "Layer " + L(state.layer);
     });
-    figure({section: "traffic", name: "matrix", controls: [scope,
-        choice("Part", "traffic-part", [["dispatch", "Dispatch"], ["combine", "Combine"]], t.part, v =>
-            { t.part = v; changed(); }),
-        choice("Scale", "traffic-scale", [["linear", "Linear"], ["log", "Logarithmic"]], t.scale, v =>
-            { t.scale = v; changed(); })],
-    draw(f, width) {
-        const layer = t.scope === "all" ? null : state.layer, what = t.part +
-            (layer === null ? ", all layers" : ", layer " + L(layer));
-        const list = shown().map(s => ({...s, m: trafficOf(s.plan, t.part, layer)})).filter(s => s.m);
+    figure({section: "traffic", name: "matrix", controls: [scope, part, ramp], draw(f, width) {
+        const what = t.part + (t.scope === "all" ? ", all layers" : ", layer " + L(state.layer));
+        const list = matrices();
         list.forEach(s => { s.sum = flows(s.m); });
         if (!list.length) {
             f.title.textContent = "Not in this report for " + L(state.layer);
@@ -321,30 +320,29 @@ function traffic() {
         f.title.textContent = trafficTitle(list);
         f.sub.textContent = "Bytes of a step from rank (down) to rank (across), " + what +
             ". Bars: what a rank sends (right) and receives (below)" +
-            (nNodes > 1 ? "; lines are borders of nodes." : ".") + (shown().length > list.length ? " " +
-            (shown().map(s => s.plan.detail_note).find(n => n) || "") : "");
+            (nNodes > 1 ? "; lines are borders of nodes." : ".") +
+            (list.some(s => s.sum.isSparse) ? " Where it is blank nothing is sent." : "");
+        shown().filter(s => !list.some(l => l.word === s.word)).forEach(s => f.plots.append(el("p", {class: "missing"},
+            s.plan.name + " is not shown: " + (s.plan.detail_note || "not in this report"))));
         const panels = el("div", {class: "panels"}), group = [];
         f.plots.append(panels);
-        const w = panelWidths(width - 32 * list.length, list.length, nG, 5, 54), most = Math.max(...list.map(s =>
-            Math.max(...s.sum.sent, ...s.sum.received)));
-        const text = (i, j) => [gpu(i) + " \u2192 " + gpu(j), ...list.map(s => s.word + ": " +
-            (i === j ? "stays on the GPU" :
-            bytes(s.m[i * nG + j]) + " a step; of " + bytes(s.sum.sent[i]) + " sent, " + bytes(s.sum.received[j]) +
-                " received"))];
+        const w = panelWidths(width - 32 * list.length, list.length, nG, 5, 54);
+        const most = extent(list.flatMap(s => [s.sum.sent, s.sum.received]))[1];
+        const amount = (s, i, j) => bytes(s.m[i * nG + j]) + " a step; of " + bytes(s.sum.sent[i]) + " sent, " +
+            bytes(s.sum.received[j]) + " received";
+        const text = (i, j) => [gpu(i) + " \u2192 " + gpu(j),
+            ...list.map(s => s.word + ": " + (i === j ? "stays on the GPU" : amount(s, i, j)))];
         list.forEach(s => heat(panels, {key: "traffic-" + s.word, title: panelTitle(s),
-            name: "Bytes from rank to rank, " + what + ", " +
-            s.word + ", " + s.plan.name, rows: nG, columns: nG, w, h: w, scale, rowName: i => i, text,
-                start: [0, Math.min(1, nG - 1)],
-            value: (i, j) => i === j ? -1 : s.m[i * nG + j], rowNodes: true,
-                marginals: {rows: s.sum.sent, columns: s.sum.received, most}}, group));
+            name: "Bytes from rank to rank, " + what + ", " + s.word + ", " + s.plan.name, rows: nG, columns: nG, w,
+            h: w, scale, rowName: i => i, text, start: [0, Math.min(1, nG - 1)], rowNodes: true,
+            value: (i, j) => i !== j && s.m[i * nG + j] > 0 ? s.m[i * nG + j] : NaN,
+            marginals: {rows: s.sum.sent, columns: s.sum.received, most}}, group));
         f.plots.append(legend(scale, width, "bytes of a step from one rank to another", BYTES));
     }, table: () => {
-        const layer = t.scope === "all" ? null : state.layer;
-        const list = shown().map(s => ({...s, m: trafficOf(s.plan, t.part, layer)})).filter(s => s.m), rows = [];
+        const list = matrices(), rows = [];
         for (let i = 0; i < nG; i++)
             for (const s of list)
-                rows.push(["from " + i + ", " + s.word, ...Array.from(s.m.subarray(i * nG,
-                    (i + 1) * nG)).map(bytes)]);
+                rows.push(["from " + i + ", " + s.word, ...Array.from(s.m.subarray(i * nG, (i + 1) * nG), bytes)]);
         return [["Rank", ...nodes.map((n, g) => "to " + g)], rows];
     }});
 }
@@ -355,11 +353,10 @@ function trafficTitle(list) {
     if (b.all === 0)
         return "Nothing is sent between ranks";
     if (nNodes > 1)
-        return bytes(b.between) + " a step cross between nodes" + (both ? ", before " + bytes(a.between) +
-            change(a.between, b.between) : "") +
-            "; " + percent(b.between / b.all, 0) + " of what is sent";
+        return bytes(b.between) + " a step cross between nodes" +
+            (both ? ", before " + bytes(a.between) + change(a.between, b.between) : "") + "; " +
+            percent(b.between / b.all, 0) + " of what is sent";
     const top = s => Math.max(...s.received), who = b.received.indexOf(top(b));
     return "GPU " + who + " receives most, " + bytes(top(b)) + " a step" +
-        (both ? "; before, the fullest port took " + bytes(top(a)) +
-        change(top(a), top(b)) : "");
+        (both ? "; before, the fullest port took " + bytes(top(a)) + change(top(a), top(b)) : "");
 }

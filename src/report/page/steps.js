@@ -2,11 +2,13 @@
 /* ---- timeline of a layer ---- */
 
 const KINDS = ["attention of layers without experts", "attention", "dispatch sends", "dispatch receives",
-    "shared experts", "experts",
-    "combine sends", "combine receives"];
+    "shared experts", "experts", "combine sends", "combine receives"];
 /* Where a kind lies in its GPU's lane: top and height as shares. Sends above, receives below. */
 const LANES = [[0.04, 0.92], [0.04, 0.92], [0.04, 0.45], [0.51, 0.45], [0.36, 0.28], [0.04, 0.92], [0.04, 0.45],
     [0.51, 0.45]];
+
+/* Which bytes a kind moves. */
+const MOVES = {2: ["send_bytes", 0], 3: ["receive_bytes", 0], 6: ["send_bytes", 1], 7: ["receive_bytes", 1]};
 
 /* Start and end of a kind's bar on a GPU, from the start of the layer; null where there is none. */
 function barOf(bars, layer, g, kind) {
@@ -16,12 +18,10 @@ function barOf(bars, layer, g, kind) {
 
 function timelines() {
     const list = shown().filter(s => s.plan.timeline).map(s => ({word: s.word, name: s.plan.name,
-        bars: unpack(s.plan.timeline.bars_ns),
-        length: s.plan.timeline.layer_length_ns, of: s.plan.timeline}));
+        bars: unpack(s.plan.timeline.bars_ns), of: s.plan.timeline}));
     const m = data.measured && data.measured.timeline;
     if (m)
-        list.push({word: "measured", name: measuredNote(data.measured), bars: unpack(m.bars_ns),
-            length: m.layer_length_ns, of: null});
+        list.push({word: "measured", name: measuredNote(data.measured), bars: unpack(m.bars_ns), of: null});
     return list;
 }
 
@@ -36,14 +36,18 @@ function timeline() {
     if (!timelines().length)
         return leaveOut("timeline", (plans[0] && plans[0].detail_note) || "The timeline is not in this report.");
     figure({section: "timeline", name: "bars", draw(f, width) {
-        const list = timelines(), layer = state.layer, ends = list.map(s => endOf(s, layer)),
-            high = Math.max(...ends, 1);
+        const list = timelines(), layer = state.layer, ends = list.map(s => endOf(s, layer));
+        const high = Math.max(...ends, 1);
+        sayWhatIsMissing(f, "timeline");
+        if (!list.length) {
+            f.title.textContent = f.sub.textContent = "";
+            return;
+        }
         const after = list.filter(s => s.of).pop() || list[0], step = after.of ? after.of.step : null;
         const lane = nG <= 8 ? 22 : nG <= 16 ? 16 : nG <= 32 ? 12 : 8, gutter = 58, top = 6, foot = 24;
         const wide = Math.max(width, 300), x = ns => gutter + ns / high * (wide - gutter - 34);
         f.title.textContent = L(layer) + " is done after " + time(endOf(after, layer)) +
-            (list.length > 1 && list[0] !== after ?
-            " instead of " + time(ends[0]) : "") + criticalText(after, layer);
+            (list.length > 1 && list[0] !== after ? " instead of " + time(ends[0]) : "") + criticalText(after, layer);
         f.sub.replaceChildren(...prose("Each GPU's share of layer " + L(layer) +
             (step === null ? "" : " in step " + step) +
             ", on one time axis from the layer's start" + (list.some(s => !s.of) ?
@@ -51,8 +55,8 @@ function timeline() {
             (after.of && after.of.reading === "pipelined" ? "; GPUs may be in different layers at one time." : ".") +
             " Between the bars: gate, launches, latency and waiting." +
             (data.measured ? "" : " With --measured, what moeplan-exec measured stands beside.")));
-        const used = KINDS.map((n, k) => k).filter(k => list.some(s =>
-            nodes.some((n, g) => barOf(s.bars, layer, g, k))));
+        const isUsed = k => list.some(s => nodes.some((n, g) => barOf(s.bars, layer, g, k)));
+        const used = KINDS.map((n, k) => k).filter(isUsed);
         f.plots.append(keys(used.map(k => ["k" + k, KINDS[k]])));
         const group = [], panels = el("div", {class: "panels"});
         f.plots.append(panels);
@@ -67,36 +71,32 @@ function timeline() {
                     const bar = barOf(s.bars, layer, g, k);
                     if (bar)
                         paths[k].push("M" + x(bar[0]).toFixed(1) + " " + (top + (g + LANES[k][0]) * lane).toFixed(1) +
-                            "H" + x(bar[1]).toFixed(1) +
-                            "v" + (LANES[k][1] * lane).toFixed(1) + "H" + x(bar[0]).toFixed(1) + "z");
+                            "H" + x(bar[1]).toFixed(1) + "v" + (LANES[k][1] * lane).toFixed(1) +
+                            "H" + x(bar[0]).toFixed(1) + "z");
                 }
             for (const k of [0, 1, 2, 3, 5, 6, 7, 4])
                 out.push(svg("path", {class: "bars k" + k, d: paths[k].join("")}));
             for (const g of nodeBorders)
-                out.push(svg("path", {class: "node", d: "M" + (gutter - 8) + " " + (top + g * lane) + "H" +
-                    x(high)}));
-            out.push(svg("path", {class: "zero", "stroke-dasharray": "3 2", d: "M" + x(ends[n]) + " " + top + "v" +
-                h}));
+                out.push(svg("path", {class: "node", d: "M" + (gutter - 8) + " " + (top + g * lane) + "H" + x(high)}));
+            out.push(svg("path", {class: "zero", "stroke-dasharray": "3 2",
+                d: "M" + x(ends[n]) + " " + top + "v" + h}));
             for (const g of every(nG, lane, 14))
                 out.push(label(gutter - 8, top + (g + 0.5) * lane + 4, (nG <= 32 ? "GPU " : "") + g,
                     {"text-anchor": "end"}));
             const word = {before: "Before ", after: "After ", measured: "Measured "}[s.word];
-            const node = plot(panels, el("h4", {}, word, el("span", {}, s.name + ", " + time(ends[n]))), wide, top +
-                h + foot, out);
+            const title = el("h4", {}, word, el("span", {}, s.name + ", " + time(ends[n])));
+            const node = plot(panels, title, wide, top + h + foot, out);
             const text = (g, c) => {
                 const k = used[c], bar = barOf(s.bars, layer, g, k);
-                const which = k === 2 || k === 3 ? 0 : k === 6 || k === 7 ? 1 : -1,
-                    lines = [gpu(g) + " \u00b7 " + L(layer) + ", " + s.word];
+                const lines = [gpu(g) + " \u00b7 " + L(layer) + ", " + s.word];
                 lines.push(bar ? KINDS[k] + ": " + time(bar[0]) + " to " + time(bar[1]) + " (" +
                     time(bar[1] - bar[0]) + ")" : "no " + KINDS[k]);
-                if (which >= 0 && s.of)
-                    lines.push(bytes(unpack(k === 2 || k === 6 ? s.of.send_bytes :
-                        s.of.receive_bytes)[(layer * nG + g) * 2 + which]));
+                if (k in MOVES && s.of)
+                    lines.push(bytes(unpack(s.of[MOVES[k][0]])[(layer * nG + g) * 2 + MOVES[k][1]]));
                 return lines;
             };
             cells(node, {key: "timeline-" + s.word, name: "Timeline of " + L(layer) + " by GPU and kind of work, " +
-                s.word, rows: nG,
-                columns: used.length, start: [0, 0], text, rect: (g, c) => {
+                s.word, rows: nG, columns: used.length, start: [0, 0], text, rect: (g, c) => {
                     const bar = barOf(s.bars, layer, g, used[c]), [y, t] = LANES[used[c]];
                     return bar ? [x(bar[0]), top + (g + y) * lane, x(bar[1]) - x(bar[0]), t * lane] :
                         [gutter, top + g * lane, 4, lane];
@@ -126,8 +126,7 @@ function timeline() {
 
 /* What holds the layer up: the GPU whose experts are done last, and how far behind the next; "" where several are. */
 function criticalText(s, layer) {
-    const ends = nodes.map((n, g) => barOf(s.bars, layer, g, 5)).map(b => b ? b[1] : 0),
-        [last, next] = worst(ends, 2);
+    const ends = nodes.map((n, g) => (barOf(s.bars, layer, g, 5) || [0, 0])[1]), [last, next] = worst(ends, 2);
     if (next === undefined || ends[last] - ends[next] < 0.005 * ends[last])
         return "";
     return "; experts of GPU " + last + " are done last, " + time(ends[last] - ends[next]) + " after the next";
@@ -189,8 +188,8 @@ function measured() {
  * at: x of the knee, text(i) -> [lines], pick, group} */
 function curves(parent, title, o) {
     const gutter = 72, top = 10, foot = 40, w = o.width - gutter - 24, h = o.height - top - foot, out = [];
-    const all = o.lines.flatMap(l => [...l.ys, ...(l.low || []), ...(l.high || [])]).concat(o.band ||
-        []).filter(isNumber);
+    const all = [...o.lines.flatMap(l => [...l.ys, ...(l.low || []), ...(l.high || [])]), ...(o.band || [])]
+        .filter(isNumber);
     const from = o.zero ? 0 : Math.min(...all), span = Math.max(...all) - from || Math.abs(from) * 0.1 || 1;
     const low = o.zero ? 0 : from - span * 0.08, high = from + span * 1.06;
     const x0 = o.xs[0], x1 = o.xs[o.xs.length - 1];
@@ -209,16 +208,18 @@ function curves(parent, title, o) {
             label(last, top + h + 17, o.xText(v), {"text-anchor": "middle"}));
     });
     out.push(label(gutter + w / 2, top + h + 34, o.xName, {"text-anchor": "middle"}));
-    const path = ys => o.xs.map((v, i) => isNumber(ys[i]) ? (i > 0 && isNumber(ys[i - 1]) ? "L" : "M") + x(v) + " " +
-        y(ys[i]) : "").join("");
+    const point = (v, i, ys) => (i > 0 && isNumber(ys[i - 1]) ? "L" : "M") + x(v) + " " + y(ys[i]);
+    const path = ys => o.xs.map((v, i) => isNumber(ys[i]) ? point(v, i, ys) : "").join("");
     if (o.band)
         out.push(svg("path", {class: "band", d: "M" + x(x0) + " " + y(low) +
-            o.xs.map((v, i) => "L" + x(v) + " " + y(o.band[i])).join("") + "L" + x(x1) + " " +
-            y(low) + "z"}));
+            o.xs.map((v, i) => "L" + x(v) + " " + y(o.band[i])).join("") + "L" + x(x1) + " " + y(low) + "z"}));
     if (o.at !== undefined && o.at !== null)
-        out.push(svg("path", {class: "knee", d: "M" + x(o.at) + " " + top + "v" + h}),
-            label(x(o.at) + (x(o.at) > gutter + w - 50 ? -5 : 5), top + 11, "knee",
-                {"text-anchor": x(o.at) > gutter + w - 50 ? "end" : "start", class: "strong"}));
+        out.push(svg("path", {class: "knee", d: "M" + x(o.at) + " " + top + "v" + h}));
+    if (o.at !== undefined && o.at !== null && !o.zero) { /* a curve from zero may run where the word would stand */
+        const isLate = x(o.at) > gutter + w - 50;
+        out.push(label(x(o.at) + (isLate ? -5 : 5), top + 11, "knee",
+            {"text-anchor": isLate ? "end" : "start", class: "strong"}));
+    }
     for (const l of o.lines) {
         if (!l.dots)
             out.push(svg("path", {class: "line-" + l.kind, d: path(l.ys)}));
@@ -227,8 +228,7 @@ function curves(parent, title, o) {
                 out.push(svg("path", {class: "whisker", d: "M" + (x(v) - 4) + " " + y(l.low[i]) + "h8m-4 0V" +
                     y(l.high[i]) + "m-4 0h8"}));
             if (isNumber(l.ys[i]) && l.kind === "after")
-                out.push(svg("circle", {class: "dot-after", cx: x(v), cy: y(l.ys[i]), r: o.xs.length > 30 ? 3 :
-                    4.5}));
+                out.push(svg("circle", {class: "dot-after", cx: x(v), cy: y(l.ys[i]), r: o.xs.length > 30 ? 3 : 4.5}));
         });
     }
     const n = o.xs.length, half = n > 1 ? w / (n - 1) / 2 : 12;
@@ -245,54 +245,43 @@ const sentence = s => s ? s.charAt(0).toUpperCase() + s.slice(1) : "";
 function sweep() {
     const s = data.sweep;
     if (!s || !s.points || !s.points.length)
-        return leaveOut("sweep",
-            "No other number of redundant experts was tried for this report: --redundant 0:32:8 tries some, " +
-            "--sweep FILE takes what " +
-            "moeplan sweep has found.");
+        return leaveOut("sweep", "No other number of redundant experts was tried for this report: " +
+            "--redundant 0:32:8 tries some, --sweep FILE takes what moeplan sweep has found.");
     s.curves.forEach((curve, c) => {
-        const at = p => p.at[s.along], points = s.points.filter(p => p.feasible && p.step_time_ns &&
-            Object.entries(curve.of || {}).every(([k, v]) => p.at[k] === v))
-            .sort((a, b) => at(a) - at(b));
+        const at = p => p.at[s.along], isOf = p => Object.entries(curve.of || {}).every(([k, v]) => p.at[k] === v);
+        const points = s.points.filter(p => p.feasible && p.step_time_ns && isOf(p)).sort((a, b) => at(a) - at(b));
+        const range = p => p.step_time_interval_ns, end = (p, which) => range(p) ? time(range(p)[which]) : "\u2013";
         const refused = s.points.filter(p => !p.feasible);
         if (points.length < 2)
             return leaveOut("sweep", "The sweep has fewer than two points that fit: " +
                 (refused.length ? refused[0].note || "" : ""));
         const text = j => ["redundant " + at(points[j]), "step " + time(points[j].step_time_ns.mean) +
-            (points[j].step_time_interval_ns ? " (" +
-            time(points[j].step_time_interval_ns.low) + " to " + time(points[j].step_time_interval_ns.high) + ")" :
-                ""),
+            (range(points[j]) ? " (" + end(points[j], "low") + " to " + end(points[j], "high") + ")" : ""),
             "room for " + count(points[j].kv_tokens_min) + " tokens of KV cache"];
         figure({section: "sweep", name: "curve" + c, draw(f, width) {
             const of = Object.entries(curve.of || {}).map(([k, v]) => k + " " + v).join(", "), beside = width >= 860;
-            const w = beside ? Math.floor((width - 28) / 2) : width, height = 250, group = [],
-                panels = el("div", {class: "panels"});
-            const xs = points.map(at), interval = k => points.map(p => p.step_time_interval_ns ?
-                p.step_time_interval_ns[k] : null);
-            const [finding, ...more] = (curve.verdict || "").replace(/^--[\w-]+: /, "").replace(/(\d) us\b/g,
-                "$1 \u00b5s").split("; ");
+            const w = beside ? Math.floor((width - 28) / 2) : width, panels = el("div", {class: "panels"});
+            const interval = which => points.map(p => range(p) ? range(p)[which] : null);
+            const verdict = (curve.verdict || "").replace(/^--[\w-]+: /, "").replace(/(\d) us\b/g, "$1 \u00b5s");
+            const [finding, ...more] = verdict.split("; ");
             f.title.textContent = sentence(finding) + (of ? " (" + of + ")" : "");
             f.sub.textContent = (more.length ? sentence(more.join("; ")) + ". " : "") +
                 "Mean step with its 95\u00a0% interval over requests, and the tokens of KV cache that the fullest " +
-                "GPU has room for, against " +
-                "redundant experts in every layer. " + sentence(s.evaluated_on) + ", planned with " + s.strategy +
-                    "." +
-                (refused.length ? " " + refused.length + " more did not fit." : "");
+                "GPU has room for, against redundant experts in every layer. " + sentence(s.evaluated_on) +
+                ", planned with " + s.strategy + "." + (refused.length ? " Without a plan: " + refused.map(at).join(", ") +
+                (refused[0].note ? " (" + refused[0].note + ")." : ".") : "");
             f.plots.append(panels);
-            curves(panels, el("h4", {}, "Step time"), {key: "sweep-step-" + c, name: "Step time by redundant experts",
-                width: w, height, xs, xName:
-                "redundant experts", xText: String, units: TIME, at: curve.at, text, group,
-                    lines: [{kind: "after", ys: points.map(p => p.step_time_ns.mean),
-                low: interval("low"), high: interval("high")}]});
-            curves(panels, el("h4", {}, "Room for KV cache ", el("span", {}, "tokens")),
-                {key: "sweep-kv-" + c, name: "Room for KV cache by redundant experts",
-                width: w, height, xs, xName: "redundant experts", xText: String, units: COUNT, text, group,
-                    zero: true, at: curve.at,
+            const both = {width: w, height: 250, xs: points.map(at), xName: "redundant experts", xText: String,
+                at: curve.at, text, group: []};
+            curves(panels, el("h4", {}, "Step time"), {...both, key: "sweep-step-" + c,
+                name: "Step time by redundant experts" + (of ? ", " + of : ""), units: TIME, lines: [{kind: "after",
+                    ys: points.map(p => p.step_time_ns.mean), low: interval("low"), high: interval("high")}]});
+            curves(panels, el("h4", {}, "Room for KV cache ", el("span", {}, "tokens")), {...both, key: "sweep-kv-" + c,
+                name: "Room for KV cache by redundant experts" + (of ? ", " + of : ""), units: COUNT, zero: true,
                 lines: [{kind: "after", ys: points.map(p => p.kv_tokens_min)}]});
         }, table: () => [["Redundant", "step", "low", "high", "KV tokens", "fullest / mean"],
-            points.map(p => [String(at(p)), time(p.step_time_ns.mean),
-            p.step_time_interval_ns ? time(p.step_time_interval_ns.low) : "\u2013", p.step_time_interval_ns ?
-                time(p.step_time_interval_ns.high) : "\u2013",
-            count(p.kv_tokens_min), times(p.max_over_mean)])]});
+            points.map(p => [String(at(p)), time(p.step_time_ns.mean), end(p, "low"), end(p, "high"),
+                count(p.kv_tokens_min), times(p.max_over_mean)])]});
     });
 }
 
@@ -302,28 +291,26 @@ function drift() {
     const d = data.drift || {}, w = d.windows;
     if (w) {
         figure({section: "drift", name: "windows", draw(f, width) {
-            const last = w.n - 1, beyond = w.noise ? w.mean.filter((v, i) => v > w.noise[i]).length : null,
-                xs = w.mean.map((v, i) => i);
-            f.title.textContent = (beyond === null ? "Windows differ by up to " + percent(Math.max(...w.mean)) +
-                " of the pairs" : beyond === 0 ?
-                "No drift within the recording: every window stays within noise" : beyond + " of " + w.n +
-                    " windows differ beyond noise; the last by " +
-                percent(w.mean[last]) + " of the pairs");
+            const beyond = w.noise ? w.mean.filter((v, i) => v > w.noise[i]).length : null;
+            f.title.textContent = beyond === null ?
+                "Windows differ by up to " + percent(Math.max(...w.mean)) + " of the pairs" : beyond === 0 ?
+                "No drift within the recording: every window stays within noise" :
+                beyond + " of " + w.n + " windows differ beyond noise; the last by " + percent(w.mean[w.n - 1]) +
+                " of the pairs";
             f.sub.textContent = "Share of (token, expert) pairs that use other experts than the " + w.against +
-                ", mean over layers" + (w.noise ?
-                "; shaded: what samples of that size differ by anyway (95\u00a0%)." : ".") +
-                    (w.ordered ? "" : " The recording does not say in which order it was made.");
-            const text = j => ["Window " + (j + 1) + ", from request " + w.first[j], percent(w.mean[j], 2) +
-                " of the pairs" + (w.noise ? ", noise " +
-                percent(w.noise[j], 2) : ""), ...(w.beyond ? [w.beyond[j] + " of " + nL + " layers beyond noise"] :
-                    []), w.n_members[j] + " requests"];
-            curves(f.plots, null, {key: "drift-windows", name: "Drift by window", width, height: 220, xs,
-                xName: "window, by its first request", xText: v => String(w.first[v]),
+                ", mean over layers" +
+                (w.noise ? "; shaded: what samples of that size differ by anyway (95\u00a0%)." : ".") +
+                (w.ordered ? "" : " The recording does not say in which order it was made.");
+            const text = j => ["Window " + (j + 1) + ", from request " + w.first[j],
+                percent(w.mean[j], 2) + " of the pairs" + (w.noise ? ", noise " + percent(w.noise[j], 2) : ""),
+                ...(w.beyond ? [w.beyond[j] + " of " + nL + " layers beyond noise"] : []),
+                w.n_members[j] + " requests"];
+            curves(f.plots, null, {key: "drift-windows", name: "Drift by window", width, height: 220,
+                xs: w.mean.map((v, i) => i), xName: "window, by its first request", xText: v => String(w.first[v]),
                 units: PERCENT, zero: true, band: w.noise, text, lines: [{kind: "after", ys: w.mean}]});
         }, table: () => [["First request", "requests", "pairs", "noise", "layers beyond"],
-            w.mean.map((v, i) => [String(w.first[i]), String(w.n_members[i]),
-            percent(v, 2), w.noise ? percent(w.noise[i], 2) : "\u2013", w.beyond ? String(w.beyond[i]) :
-                "\u2013"])]});
+            w.mean.map((v, i) => [String(w.first[i]), String(w.n_members[i]), percent(v, 2),
+                w.noise ? percent(w.noise[i], 2) : "\u2013", w.beyond ? String(w.beyond[i]) : "\u2013"])]});
     } else {
         say("drift", d.windows_note || "Drift within the recording is not in this report.");
     }
@@ -338,7 +325,7 @@ function drift() {
             curves(f.plots, null, {key: "drift-recording", name: "Drift of the new recording by layer", width,
                 height: 220, xs: all.map((l, i) => i), xName: "layer",
                 xText: v => "L" + all[v].layer, units: PERCENT, zero: true, band: all.map(l => l.noise),
-                    pick: (i, j) => pickLayer(Math.max(0, layers.indexOf(all[j].layer))),
+                pick: (i, j) => pickLayer(Math.max(0, layers.indexOf(all[j].layer))),
                 text: j => ["L" + all[j].layer, percent(all[j].distance, 2) + " of the pairs, noise " +
                     percent(all[j].noise, 2)],
                 lines: [{kind: "after", dots: true, ys: all.map(l => l.distance)}]});
@@ -354,9 +341,9 @@ function drift() {
 /* ---- all of it ---- */
 
 function contents() {
-    byId("contents").append(el("ul", {}, Array.from(document.querySelectorAll("main section")).filter(s =>
-        !s.hidden && s.querySelector("h2")).map(s =>
-        el("li", {}, el("a", {href: "#" + s.id}, s.querySelector("h2").textContent)))));
+    const heads = Array.from(document.querySelectorAll("main section:not([hidden]) > h2"));
+    byId("contents").append(el("ul", {}, heads.map(h =>
+        el("li", {}, el("a", {href: "#" + h.parentNode.id}, h.textContent)))));
 }
 
 function draw() {
@@ -373,8 +360,10 @@ function paper() {
         if (printing)
             return;
         printing = true;
-        document.querySelectorAll("details:not(.numbers):not([open])").forEach(d =>
-            { folded.push(d); d.open = true; });
+        document.querySelectorAll("details:not(.numbers):not([open])").forEach(d => {
+            folded.push(d);
+            d.open = true;
+        });
         draw();
     };
     const off = () => {
@@ -405,16 +394,20 @@ if (plans.length) {
     watchers.push(draw);
     const line = el("p", {class: "print-only sub"});
     byId("layers").prepend(line);
-    watchers.unshift(() => { line.textContent = "Charts of a layer show " + L(state.layer) + "; " +
-        shown().map(s => s.word + ": " + s.plan.name).join(", ") + "."; });
+    watchers.unshift(() => {
+        line.textContent = "Charts of a layer show " + L(state.layer) + "; " +
+            shown().map(s => s.word + ": " + s.plan.name).join(", ") + ".";
+    });
     contents();
     changed();
     window.addEventListener("hashchange", () => { if (readAddress()) changed(); });
     let waiting = 0;
     new ResizeObserver(() => {
         cancelAnimationFrame(waiting);
-        waiting = requestAnimationFrame(() => { if (!printing && figures.some(f =>
-            f.width !== Math.floor(f.node.parentNode.clientWidth))) draw(); });
+        waiting = requestAnimationFrame(() => {
+            if (!printing && figures.some(f => f.width !== Math.floor(f.node.parentNode.clientWidth)))
+                draw();
+        });
     }).observe(byId("main"));
     window.addEventListener("scroll", () => { if (pointed) placeTip(); }, {capture: true, passive: true});
     paper();
