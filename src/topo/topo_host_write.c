@@ -301,7 +301,7 @@ static enum mp_status set_net(struct shape *s, struct mp_error *err) {
         }
     }
     if (is_split || is_cut)
-        topo_host_note(h, "NICs that GPUs of different groups share are divided evenly among them");
+        topo_host_note(h, "NICs that GPUs share in part, or over groups, are divided evenly among them");
     if (!is_known)
         topo_host_note(h,
                        "The file does not say how fast its NICs are: %.2f GB/s as built in, at most what PCIe allows",
