@@ -337,37 +337,191 @@ static void test_topo_read_nccl_xml__refused_with_the_place(void **state) {
     mp_topology_free(t);
 }
 
-/* Sums of what the NICs of a host can carry are kept: every NIC is somebody's, and none is counted twice. */
-static void test_topo_read_nccl_xml__random_hosts_use_each_nic_once(void **state) {
+/* ---- NCCL's choice of NICs, by every path of small random hosts ---- */
+
+enum { MAX_NODES = 96 };
+
+/* Devices, bridges and CPUs, the CPUs being roots. */
+struct graph {
+    unsigned n, parent[MAX_NODES], kind[MAX_NODES]; /* 'c'pu, 'b'ridge, 'g'pu, 'n'ic */
+    uint64_t up[MAX_NODES], speed[MAX_NODES];       /* B/s: to the parent; of a NIC's port */
+};
+
+static uint64_t seed = 88172645463325252u;
+static unsigned draw(unsigned n) {
+    seed ^= seed << 13;
+    seed ^= seed >> 7;
+    seed ^= seed << 17;
+    return (unsigned)((seed >> 11) % n);
+}
+
+static void open_device(struct graph *g, unsigned kind, unsigned parent, const char *class) {
+    static const unsigned speeds[] = {8, 16, 32};
+    const unsigned k = draw(3), width = 8 << draw(2), id = g->n++;
+    g->kind[id] = kind;
+    g->parent[id] = parent;
+    g->up[id] = (uint64_t)width * (60u << k) * 12500000u;
+    put("<pci busid=\"0000:%02x:00.0\" class=\"%s\" link_speed=\"%u GT/s\" link_width=\"%u\">", id, class, speeds[k],
+        width);
+}
+
+static void add_cards(struct graph *g, unsigned parent, unsigned *n_gpus, unsigned *n_nics) {
+    for (unsigned i = draw(3); i > 0; i--) {
+        open_device(g, 'g', parent, "0x030200");
+        put("<gpu dev=\"%u\" sm=\"80\" rank=\"%u\">" NVSWITCH "</gpu></pci>", *n_gpus, *n_gpus);
+        ++*n_gpus;
+    }
+    for (unsigned i = draw(3); i > 0; i--) {
+        open_device(g, 'n', parent, "0x020700");
+        g->speed[g->n - 1] = UINT64_C(12500000000) << draw(3);
+        put("<nic><net dev=\"%u\" speed=\"%u\"/></nic></pci>", (*n_nics)++, (unsigned)(g->speed[g->n - 1] / 125000));
+    }
+}
+
+/* The only way between two nodes of a forest whose roots are joined: rate, and a class as NCCL ranks them. */
+static void walk(const struct graph *g, unsigned gpu, unsigned nic, uint64_t *rate, unsigned *class) {
+    unsigned at = gpu, n_bridges = 0;
+    bool on_way[MAX_NODES] = {false}, meets = false;
+    for (unsigned x = nic;; x = g->parent[x]) {
+        on_way[x] = true;
+        if (g->kind[x] == 'c')
+            break;
+    }
+    *rate = g->speed[nic];
+    for (; g->kind[at] != 'c' && !on_way[at]; at = g->parent[at]) {
+        *rate = g->up[at] < *rate ? g->up[at] : *rate;
+        n_bridges += at != gpu;
+    }
+    meets = g->kind[at] != 'c';
+    unsigned x = nic;
+    for (; g->kind[x] != 'c' && (!meets || x != at); x = g->parent[x]) {
+        *rate = g->up[x] < *rate ? g->up[x] : *rate;
+        n_bridges += x != nic;
+    }
+    *class = meets ? (n_bridges > 0) : x == at ? 2 : 3;
+    if (*class == 3 && *rate > 10000000000)
+        *rate = 10000000000; /* between CPUs of this kind */
+}
+
+static void choose(const struct graph *g, unsigned gpu, unsigned dev, bool *uses) {
+    uint64_t best_rate = 0, rate;
+    unsigned best_class = 9, class, n = 0, list[MAX_NODES], n_near = 0;
+    for (unsigned x = 0; x < g->n; x++) {
+        if (g->kind[x] != 'n')
+            continue;
+        walk(g, gpu, x, &rate, &class);
+        if (rate > best_rate || (rate == best_rate && class < best_class)) {
+            best_rate = rate;
+            best_class = class;
+            n = 0;
+        }
+        if (rate == best_rate && class == best_class)
+            list[n++] = x;
+    }
+    best_rate = 0;
+    best_class = 9;
+    for (unsigned x = 0; x < g->n; x++) {
+        if (g->kind[x] != 'g')
+            continue;
+        walk(g, x, list[0], &rate, &class);
+        if (rate > best_rate || (rate == best_rate && class < best_class)) {
+            best_rate = rate;
+            best_class = class;
+            n_near = 0;
+        }
+        n_near += rate == best_rate && class == best_class;
+    }
+    unsigned first = dev;
+    if (n == 2)
+        first = dev & 1;
+    else if (n == 4)
+        first = (dev & 1) << 1 | (dev >> 1 & 1);
+    else if (n == 8)
+        first = (dev & 1) << 2 | (dev & 2) | (dev >> 2 & 1);
+    for (unsigned k = 0; k < (n + n_near - 1) / n_near; k++)
+        uses[list[(first + k) % n]] = true;
+}
+
+static void test_topo_read_nccl_xml__nics_are_those_of_a_search(void **state) {
     (void)state;
-    uint64_t x = 88172645463325252u;
-    for (int trial = 0; trial < 200; trial++) {
-        unsigned n_gpus = 0, n_nics = 0, bus = 1;
+    unsigned n_checked = 0, n_shared = 0, n_split = 0, n_several = 0;
+    for (int trial = 0; trial < 400; trial++) {
+        struct graph g = {0};
+        unsigned n_gpus = 0, n_nics = 0, gpus[MAX_NODES];
         begin();
         for (unsigned c = 0; c < 1 + (unsigned)trial % 2; c++) {
-            cpu("");
-            for (unsigned s = 0; s < 2; s++) {
-                x ^= x << 13;
-                x ^= x >> 7;
-                x ^= x << 17;
-                bridge(bus++);
-                for (unsigned i = 0; i < 1 + x % 4; i++)
-                    gpu(bus++, n_gpus++, 80, NVSWITCH);
-                for (unsigned i = 0; i < 1 + (x >> 8) % 4; i++)
-                    nic(bus++, n_nics++, 100000);
+            const unsigned root = g.n++;
+            g.kind[root] = 'c';
+            cpu("vendor=\"GenuineIntel\" familyid=\"6\" modelid=\"85\"");
+            add_cards(&g, root, &n_gpus, &n_nics);
+            for (unsigned s = draw(3); s > 0; s--) {
+                open_device(&g, 'b', root, "0x060400");
+                const unsigned bridge = g.n - 1;
+                add_cards(&g, bridge, &n_gpus, &n_nics);
+                if (draw(2) == 0) {
+                    open_device(&g, 'b', bridge, "0x060400");
+                    add_cards(&g, g.n - 1, &n_gpus, &n_nics);
+                    put("</pci>");
+                }
                 put("</pci>");
             }
             put("</cpu>");
         }
         put("</system>");
+        if (n_gpus == 0 || n_nics == 0 || n_gpus > 8 || n_nics > 8)
+            continue;
+        n_checked++;
         struct mp_topology *t = import_text("2x", text, ":a100");
-        uint64_t sum = 0;
-        for (uint32_t r = 0; r < t->n_resources; r++)
-            if (t->resources[r].level == 1 && !t->resources[r].is_in)
-                sum += t->resources[r].bytes_per_s;
-        assert_true(sum <= 2 * n_nics * 12500000000u);
+        bool uses[8][MAX_NODES] = {{false}};
+        for (unsigned x = 0, k = 0; x < g.n; x++)
+            if (g.kind[x] == 'g') {
+                choose(&g, x, k, uses[k]);
+                gpus[k++] = x;
+            }
+        for (unsigned a = 0; a < n_gpus; a++) {
+            unsigned n_same = 0, n_used = 0;
+            bool is_split = false;
+            uint64_t sum = 0, part = 0, ways = 0;
+            for (unsigned b = 0; b < n_gpus; b++) {
+                const bool same = memcmp(uses[a], uses[b], sizeof uses[a]) == 0;
+                n_same += same;
+                for (unsigned x = 0; x < g.n && !same; x++)
+                    is_split = is_split || (uses[a][x] && uses[b][x]);
+            }
+            for (unsigned x = 0; x < g.n; x++) {
+                unsigned n_users = 0, class;
+                uint64_t rate;
+                for (unsigned b = 0; b < n_gpus; b++)
+                    n_users += uses[b][x];
+                if (!uses[a][x])
+                    continue;
+                const uint64_t card = g.speed[x] < g.up[x] ? g.speed[x] : g.up[x];
+                walk(&g, gpus[a], x, &rate, &class);
+                n_used++;
+                sum += card;
+                part += card / n_users;
+                ways += rate;
+            }
+            uint64_t want = is_split ? part : sum;
+            if (is_split || n_same == 1) {
+                want = want < ways ? want : ways;
+                want = want < g.up[gpus[a]] ? want : g.up[gpus[a]];
+            }
+            if (port_out(t, a, 1) != want)
+                fail_msg("trial %d, GPU %u: %llu and not %llu\n%s", trial, a, (unsigned long long)port_out(t, a, 1),
+                         (unsigned long long)want, text);
+            for (unsigned b = 0; b < a; b++)
+                assert_int_equal(t->gpus[a].out_port[1] == t->gpus[b].out_port[1],
+                                 !is_split && memcmp(uses[a], uses[b], sizeof uses[a]) == 0);
+            n_shared += n_same > 1 && !is_split;
+            n_split += is_split;
+            n_several += n_used > 1;
+        }
         mp_topology_free(t);
     }
+    print_message("# %u hosts; GPUs that share NICs: %u, in part: %u, with several: %u\n", n_checked, n_shared, n_split,
+                  n_several);
+    assert_true(n_checked > 100 && n_shared > 50 && n_split > 10 && n_several > 50);
 }
 
 int main(void) {
@@ -383,7 +537,7 @@ int main(void) {
         cmocka_unit_test(test_topo_read_nccl_xml__a_gpu_without_nvlink_among_others),
         cmocka_unit_test(test_topo_read_nccl_xml__ranks_order_gpus),
         cmocka_unit_test(test_topo_read_nccl_xml__refused_with_the_place),
-        cmocka_unit_test(test_topo_read_nccl_xml__random_hosts_use_each_nic_once),
+        cmocka_unit_test(test_topo_read_nccl_xml__nics_are_those_of_a_search),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
