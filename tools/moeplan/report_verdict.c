@@ -129,7 +129,11 @@ void report_judge(struct report *r) {
     if (base->result->moe_ns > 0)
         v->moe_change = (double)plan->result->moe_ns / (double)base->result->moe_ns - 1;
     v->moe_share = (double)base->result->moe_ns / (double)base->result->mean.step_ns;
-    v->kind = score_gain_kind(v->change, &plan->against_base, plan->shown.no_interval);
+    /* Without an interval nothing is worth it, be it that none was asked for. */
+    v->kind =
+        score_gain_kind(v->change, &plan->against_base,
+                        plan->shown.no_interval == NULL && !plan->against_base.is_known ? "none was asked for"
+                                                                                        : plan->shown.no_interval);
     if (verified != NULL && verified->n > 0) {
         snprintf(v->headline, sizeof v->headline, "Do not use %s: the verifier refuses it (%s: %.400s)", plan->name,
                  mp_violation_name(verified->violations[0].kind), verified->violations[0].message);
