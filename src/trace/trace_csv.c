@@ -299,11 +299,12 @@ static enum mp_status read_csv(struct mp_trace **out, const char *path, struct m
         MP_TRY(trace_describe_categories(&r.described, &r.categories, err));
     }
     MP_TRY(find_columns(&r, err));
-    MP_TRY(trace_ask(
-        path, "csv",
-        (struct trace_needs){
-            .layer_base = true, .phase = true, .ids = true, .experts = r.n_wide == 0 && hints->ids_are_physical != 1},
-        hints, err));
+    MP_TRY(trace_ask(path, "csv",
+                     (struct trace_needs){.layer_base = true,
+                                          .phase = !r.described.is_phase_unknown,
+                                          .ids = true,
+                                          .experts = r.n_wide == 0 && hints->ids_are_physical != 1},
+                     hints, err));
     for (;;) {
         MP_TRY(csv_next(&r.csv, &more, err));
         if (!more)

@@ -73,7 +73,8 @@ enum mp_status trace_describe_read(struct trace_described *d, const json_t *o, b
             for (int p = MP_PHASE_PREFILL; p <= MP_PHASE_MIXED; p++)
                 if (s != NULL && strcmp(s, mp_phase_name((enum mp_phase)p)) == 0)
                     d->phase = (enum mp_phase)p;
-            if (d->phase == MP_PHASE_UNKNOWN)
+            d->is_phase_unknown = s != NULL && strcmp(s, "unknown") == 0;
+            if (d->phase == MP_PHASE_UNKNOWN && !d->is_phase_unknown)
                 return BAD("phase is not one of \"prefill\", \"decode\", \"train\", \"mixed\"");
         } else if (strcmp(key, "ids") == 0) {
             if (s == NULL || (strcmp(s, "logical") != 0 && strcmp(s, "physical") != 0))
@@ -181,8 +182,7 @@ void trace_describe_write(const struct mp_trace *t, bool with_layers, struct mp_
         mp_out_puts(o, ", \"model\": ");
         trace_put_json_text(o, t->model);
     }
-    if (t->phase != MP_PHASE_UNKNOWN)
-        mp_out_printf(o, ", \"phase\": \"%s\"", mp_phase_name(t->phase));
+    mp_out_printf(o, ", \"phase\": \"%s\"", mp_phase_name(t->phase));
     mp_out_puts(o, ", \"ids\": \"logical\"");
     if (with_layers) {
         mp_out_puts(o, ", \"layers\": [");

@@ -12,6 +12,7 @@ struct trace_described {
     bool is_there;
     char model[MP_MAX_NAME + 1];
     enum mp_phase phase;
+    bool is_phase_unknown;                                        /* and that is all there is to say */
     int layer_base, ids_are_physical, is_ranked, is_time_ordered; /* -1 = not said */
     uint32_t n_experts, top_k, id_bytes;                          /* 0 = not said */
     bool is_synthetic;

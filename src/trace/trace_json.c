@@ -83,8 +83,9 @@ static enum mp_status read_layers(struct mp_trace_builder **b, const struct docu
     uint32_t layer_ids[MP_MAX_LAYERS];
     bool is_decode = json_object_get(root, "n_decode_tokens") != NULL;
     const struct trace_described *m = &d->described;
-    enum mp_status status =
-        trace_ask(path, "json", (struct trace_needs){.layer_base = true, .phase = !is_decode, .ids = true}, hints, err);
+    enum mp_status status = trace_ask(
+        path, "json",
+        (struct trace_needs){.layer_base = true, .phase = !is_decode && !m->is_phase_unknown, .ids = true}, hints, err);
     if (status != MP_OK)
         return status;
     if (is_decode && hints->phase != MP_PHASE_UNKNOWN && hints->phase != MP_PHASE_DECODE)

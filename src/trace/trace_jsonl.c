@@ -346,9 +346,10 @@ static enum mp_status read_jsonl(struct mp_trace **out, const char *path, struct
         status = mp_fail_at(err, MP_EINPUT, path, 1, 1, "layers: every line names its own (leave it out)");
         goto out;
     }
-    MP_TRY(trace_ask(path, "jsonl",
-                     (struct trace_needs){.layer_base = true, .phase = true, .ids = true, .experts = true}, &hints,
-                     err));
+    MP_TRY(
+        trace_ask(path, "jsonl",
+                  (struct trace_needs){.layer_base = true, .phase = !m.is_phase_unknown, .ids = true, .experts = true},
+                  &hints, err));
     memset(layer_of, 0xff, sizeof layer_of);
     for (uint64_t i = 0; i < r.n; i++)
         layer_of[r.records[i].layer] = 0;

@@ -1,6 +1,7 @@
 /* NumPy arrays (.npz members or a bare .npy): topk_ids [tokens, layers, k] with a requests table beside it, or counts
  * whose axes are asked for. A member is inflated straight into the trace; the array is never held as a whole. */
 #include "csv_text.h"
+#include "recording_folder.h"
 #include "trace_describe.h"
 #include <moeplan/npy.h>
 #include "zip_container.h"
@@ -100,28 +101,35 @@ static enum mp_status find_axes(enum axes *out, const struct source *s, const st
     return MP_OK;
 }
 
-/* "<stem>.requests.csv" beside the array when it exists, or what the hints name. */
+/* "<stem>.requests.csv" beside the array, packed or not, when it exists, or what the hints name. */
 static enum mp_status open_requests(struct mp_in **out, const char *path, const struct mp_trace_hints *hints,
                                     struct mp_error *err) {
     *out = NULL;
     if (hints->requests_path != NULL)
         return mp_in_open(out, hints->requests_path, 0, err);
-    const char *slash = strrchr(path, '/'), *dot = strrchr(path, '.');
-    size_t stem = dot != NULL && (slash == NULL || dot > slash) ? (size_t)(dot - path) : strlen(path);
-    static const char ending[] = ".requests.csv";
-    char *beside = mp_calloc(stem + sizeof ending, 1);
+    static const char *const endings[] = {".requests.csv", ".requests.csv.gz", ".requests.csv.zst"};
+    size_t stem = name_without_packing(path), all = stem;
+    while (stem > 0 && path[stem - 1] != '.' && path[stem - 1] != '/')
+        stem--;
+    stem = stem > 0 && path[stem - 1] == '.' ? stem - 1 : all;
+    char *beside = mp_calloc(stem + 32, 1);
     if (beside == NULL)
         return mp_nomem(err, path);
     memcpy(beside, path, stem);
-    memcpy(beside + stem, ending, sizeof ending);
     struct stat st;
     enum mp_status status;
-    if (stat(beside, &st) != 0)
+    size_t e = 0;
+    do
+        memcpy(beside + stem, endings[e], strlen(endings[e]) + 1);
+    while (stat(beside, &st) != 0 && ++e < sizeof endings / sizeof *endings);
+    if (e < sizeof endings / sizeof *endings)
+        status = mp_in_open(out, beside, 0, err);
+    else {
+        memcpy(beside + stem, endings[0], strlen(endings[0]) + 1);
         status = mp_fail_at(
             err, MP_EUSAGE, path, 0, 0,
             "an array does not say where its requests begin (give --requests FILE; \"%s\" is not there)", beside);
-    else
-        status = mp_in_open(out, beside, 0, err);
+    }
     mp_free(beside);
     return status;
 }
@@ -209,7 +217,9 @@ static enum mp_status read_tokens(struct mp_trace **out, struct source *s, const
     uint16_t *mapped = NULL;
     uint32_t layer_ids[MP_MAX_LAYERS];
     enum mp_status status = trace_ask(
-        path, "npz", (struct trace_needs){.layer_base = true, .phase = true, .ids = true, .experts = true}, hints, err);
+        path, "npz",
+        (struct trace_needs){.layer_base = true, .phase = !described->is_phase_unknown, .ids = true, .experts = true},
+        hints, err);
     if (status != MP_OK)
         return status;
     uint64_t n_rows = h->shape[0], n_layers = h->shape[1], k = h->shape[2];

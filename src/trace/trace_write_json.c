@@ -18,8 +18,7 @@ static enum mp_status write_json(const struct mp_trace *t, struct mp_out *o, str
         mp_out_puts(o, ", \"model\": ");
         trace_put_json_text(o, t->model);
     }
-    if (t->phase != MP_PHASE_UNKNOWN)
-        mp_out_printf(o, ", \"phase\": \"%s\"", mp_phase_name(t->phase));
+    mp_out_printf(o, ", \"phase\": \"%s\"", mp_phase_name(t->phase));
     mp_out_printf(o,
                   ", \"ids\": \"logical\", \"layer_base\": 0, \"ranked\": %s, \"time_ordered\": %s, \"synthetic\": %s, "
                   "\"n_layers\": %u, \"n_expert_per_layer\": %u",

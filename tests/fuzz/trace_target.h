@@ -36,6 +36,27 @@ static inline enum mp_status read_as(struct mp_trace **out, const char *format, 
     return status;
 }
 
+/* A recording comes back equal from every text form that does not refuse it. */
+static inline void check_forms(const struct mp_trace *t) {
+    static const char *const forms[] = {"jsonl", "csv", "json"};
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+        struct mp_error err = {0};
+        struct mp_trace *back = NULL;
+        struct mp_out *o = NULL;
+        size_t n;
+        require(mp_out_open_memory(&o, &err) == MP_OK);
+        enum mp_status status = mp_trace_write_as(t, forms[i], o, NULL, &err);
+        require(status == MP_OK || (status == MP_EINPUT && err.message[0] != '\0'));
+        const uint8_t *bytes = mp_out_memory_bytes(o, &n);
+        if (status == MP_OK && n < 1 << 20) {
+            require(read_as(&back, forms[i], bytes, n, &mp_trace_hints_none, &err) == MP_OK || err.status == MP_ELIMIT);
+            require(back == NULL || mp_trace_equal(t, back));
+        }
+        mp_trace_free(back);
+        mp_out_cancel(o);
+    }
+}
+
 static inline void check_reader(const char *format, const uint8_t *data, size_t size,
                                 const struct mp_trace_hints *hints) {
     struct mp_error err = {0};
@@ -55,6 +76,7 @@ static inline void check_reader(const char *format, const uint8_t *data, size_t 
         require(mp_trace_equal(t, back));
         mp_trace_free(back);
         mp_out_cancel(o);
+        check_forms(t);
     }
     mp_trace_free(t);
     require(mp_alloc_live() == 0);

@@ -305,6 +305,36 @@ static void test_trace_npz__damage_is_found(void **state) {
 }
 
 /* Each is refused at once, long before it could take memory. */
+static const char *save_packed(const char *name, enum mp_file_packing kind, const void *p, size_t n) {
+    const char *path = temp_path(name);
+    struct mp_out *o;
+    struct mp_error err = {0};
+    CHECK_OK(mp_out_open(&o, path, &err), err);
+    mp_out_pack(o, kind);
+    mp_out_write(o, p, n);
+    CHECK_OK(mp_out_commit(o, &err), err);
+    return path;
+}
+
+/* A packed array finds its packed table. */
+static void test_trace_npz__packed_with_its_table(void **state) {
+    (void)state;
+    struct bytes npy = npy_bytes("|u1", "(5, 2, 2)", ids_sample, sizeof ids_sample);
+    struct mp_trace_hints h = full_hints();
+    struct mp_trace *t;
+    struct mp_error err = {0};
+    h.axes = "tokens,layers,k";
+    const char *path = save_packed("packed.npy.gz", MP_FILE_GZIP, npy.p, npy.n);
+    assert_int_equal(mp_trace_load(&t, path, &h, &mp_limits_default, &err), MP_EUSAGE);
+    assert_non_null(strstr(err.message, "packed.requests.csv\" is not there"));
+    mp_error_clear(&err);
+    (void)save_packed("packed.requests.csv.zst", MP_FILE_ZSTD, requests_sample, strlen(requests_sample));
+    CHECK_OK(mp_trace_load(&t, path, &h, &mp_limits_default, &err), err);
+    assert_int_equal(t->n_requests, 2);
+    mp_trace_free(t);
+    free(npy.p);
+}
+
 static void test_trace_npz__bombs_are_refused(void **state) {
     (void)state;
     struct mp_trace_hints h = npz_hints();
@@ -535,6 +565,7 @@ static void test_trace_npz__every_fault_is_reported(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_trace_npz__packed_with_its_table),
     cmocka_unit_test(test_trace_npz__real_files_hold_what_a_plain_count_finds),
     cmocka_unit_test(test_trace_npz__every_integer_type_reads_the_same),
     cmocka_unit_test(test_trace_npz__minus_one_is_unused_in_signed_types_only),

@@ -129,7 +129,7 @@ static void test_trace_writers__counts_come_back(void **state) {
         struct mp_trace *t;
         bool has_sources = i & 1, has_categories = i & 2, has_pairs = i & 4;
         struct mp_trace_meta meta = {.kind = MP_TRACE_COUNTS,
-                                     .phase = MP_PHASE_TRAIN,
+                                     .phase = i & 1 ? MP_PHASE_TRAIN : MP_PHASE_UNKNOWN,
                                      .model = "m",
                                      .is_ranked = i & 8,
                                      .is_time_ordered = i & 8,
