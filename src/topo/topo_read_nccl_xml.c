@@ -24,7 +24,7 @@ struct reader {
     const struct mp_xml **pci_xml;
     uint32_t room_pci, room_gpus;
     bool has_gpu_elements, has_c2c;
-    uint32_t n_without_rank, n_without_dev;
+    uint32_t n_without_rank, n_without_dev, n_without_net;
 };
 
 static bool detect(const char *text, size_t size) {
@@ -344,6 +344,7 @@ static enum mp_status add_pci(struct reader *r, const struct mp_xml *e, uint32_t
         MP_TRY(add_gpu(r, e, gpu, index, host));
     else
         r->n_without_rank += kind == KIND_GPU;
+    r->n_without_net += kind == KIND_NIC && !has_net && r->has_gpu_elements;
     if (kind == KIND_NIC && !has_net && !r->has_gpu_elements) {
         struct topo_host_nic *n = r->h.n_nics < TOPO_HOST_MAX_NICS ? topo_host_add_nic(&r->h) : NULL;
         if (n == NULL)
@@ -586,6 +587,8 @@ static enum mp_status read_system(struct reader *r) {
                        (double)topo_nvlink_lane(r->h.gpus[0].sm) / 1e9);
     if (r->n_without_rank > 0)
         topo_host_note(&r->h, "%u devices of class 0x03 without <gpu> are left out, as NCCL does", r->n_without_rank);
+    if (r->n_without_net > 0)
+        topo_host_note(&r->h, "%u NICs without <net> are left out, as NCCL does", r->n_without_net);
     if (r->n_without_dev > 0)
         topo_host_note(&r->h, "%u nets without dev are left out, as NCCL does", r->n_without_dev);
     if (r->has_c2c)

@@ -249,6 +249,24 @@ static void test_topo_read_nccl_xml__virtual_bridges(void **state) {
     mp_topology_free(t);
 }
 
+/* What NCCL passes over in a dump: cards without <gpu> or <net>, ports that are part of a fused NIC. */
+static void test_topo_read_nccl_xml__says_what_is_left_out(void **state) {
+    (void)state;
+    begin();
+    cpu("");
+    gpu(1, 0, 90, NVSWITCH);
+    put("<pci busid=\"0:2:0.0\" class=\"0x030000\"/><pci busid=\"0:3:0.0\" class=\"0x020000\"/>"
+        "<pci busid=\"0:4:0.0\" class=\"0x020700\"><nic><net name=\"mlx5_0\" speed=\"200000\"/></nic></pci>"
+        "<nic><net name=\"mlx5_0+mlx5_1\" dev=\"0\" speed=\"400000\"/></nic></cpu></system>");
+    struct mp_topology *t = import_text("2x", text, ":h100");
+    assert_int_equal(t->n_gpus, 2);
+    assert_int_equal(port_out(t, 0, 1), 48000000000);
+    assert_non_null(strstr(t->source, "1 devices of class 0x03 without <gpu> are left out"));
+    assert_non_null(strstr(t->source, "1 NICs without <net> are left out"));
+    assert_non_null(strstr(t->source, "1 nets without dev are left out"));
+    mp_topology_free(t);
+}
+
 /* A GPU whose NVLink has failed among others: NCCL goes over PCIe without a word. */
 static void test_topo_read_nccl_xml__a_gpu_without_nvlink_among_others(void **state) {
     (void)state;
@@ -534,6 +552,7 @@ int main(void) {
         cmocka_unit_test(test_topo_read_nccl_xml__cube_mesh),
         cmocka_unit_test(test_topo_read_nccl_xml__nvl72),
         cmocka_unit_test(test_topo_read_nccl_xml__virtual_bridges),
+        cmocka_unit_test(test_topo_read_nccl_xml__says_what_is_left_out),
         cmocka_unit_test(test_topo_read_nccl_xml__a_gpu_without_nvlink_among_others),
         cmocka_unit_test(test_topo_read_nccl_xml__ranks_order_gpus),
         cmocka_unit_test(test_topo_read_nccl_xml__refused_with_the_place),
