@@ -321,6 +321,18 @@ def strange(page, data, folder):
             check(page.evaluate("document.querySelector('#traffic input[value=layer]').disabled"), "a sum alone offers no layers")
 
 
+def policy(page, path):
+    """Even HTML that got in would do nothing: the content security policy allows the page's own script and style alone."""
+    fresh(page, path)
+    page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.hacked=1\"><p onclick=\"window.hacked=1\" id=hack>x</p>')")
+    page.evaluate("(s => { s.textContent = 'window.hacked = 1'; document.body.append(s); })(document.createElement('script'))")
+    page.evaluate("document.getElementById('hack').click()")
+    page.settle()
+    check(page.evaluate("window.hacked === undefined"), "a script that is not the page's own ran")
+    check(page.evaluate("fetch('data:,x').then(() => 'loaded', () => 'refused')") == "refused", "the page could load something")
+    check(any("Content Security Policy" in e for e in page.errors()), "and the browser says why")
+
+
 def without_script(page, path):
     page.send("Emulation.setScriptExecutionDisabled", value=True)
     page.open(path)
@@ -363,7 +375,8 @@ def main():
                           ("values of 58 x 64", lambda: pictures(page, paths["58 x 64"], big)),
                           ("themes", lambda: themes(page, paths["sample"])), ("spoken", lambda: spoken(page, paths["sample"], sample)),
                           ("paper", lambda: paper(page, paths["sample"], folder, False)), ("much paper", lambda: paper(page, paths["58 x 64"], folder, True)),
-                          ("strange", lambda: strange(page, sample, folder)), ("no script", lambda: without_script(page, paths["program's"]))):
+                          ("strange", lambda: strange(page, sample, folder)), ("policy", lambda: policy(page, paths["sample"])),
+                          ("no script", lambda: without_script(page, paths["program's"]))):
             print(what, flush=True)
             run()
     print(f"{len(failures)} wrong")

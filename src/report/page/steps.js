@@ -268,7 +268,8 @@ function sweep() {
             f.sub.textContent = (more.length ? sentence(more.join("; ")) + ". " : "") +
                 "Mean step with its 95\u00a0% interval over requests, and the tokens of KV cache that the fullest " +
                 "GPU has room for, against redundant experts in every layer. " + sentence(s.evaluated_on) +
-                ", planned with " + s.strategy + "." + (refused.length ? " Without a plan: " + refused.map(at).join(", ") +
+                ", planned with " + s.strategy + "." +
+                (refused.length ? " Without a plan: " + refused.map(at).join(", ") +
                 (refused[0].note ? " (" + refused[0].note + ")." : ".") : "");
             f.plots.append(panels);
             const both = {width: w, height: 250, xs: points.map(at), xName: "redundant experts", xText: String,
