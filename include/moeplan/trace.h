@@ -131,8 +131,8 @@ struct mp_trace_form {
     bool has_table; /* writes the requests to <stem>.requests.csv beside it */
 };
 bool mp_trace_writer(uint32_t i, struct mp_trace_form *out);
-/* Writes it in a form; `table` is where the requests go, NULL unless has_table. MP_EINPUT: the form cannot carry it, and
- * the message says what. MP_EUSAGE: there is no such form. */
+/* Writes it in a form; `table` is where the requests go, NULL unless has_table. MP_EINPUT: the form cannot carry it,
+ * and the message says what. MP_EUSAGE: there is no such form. */
 enum mp_status mp_trace_write_as(const struct mp_trace *t, const char *form, struct mp_out *o, struct mp_out *table,
                                  struct mp_error *err) MP_MUST_CHECK;
 

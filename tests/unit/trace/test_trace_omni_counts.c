@@ -176,8 +176,8 @@ static void test_trace_omni_counts__logs(void **state) {
         "[dump activation] decode step 0 in rank 0 for layer 0 get 3 experts data: 1\t2\n",
         "[dump activation] decode step 0 in rank 0 for layer 0 get 2 experts data: \n",
         "[dump activation] decode step 0 in rank 99999 for layer 0 get 2 experts data: 1\t2\n",
-        "[dump activation] decode step 0 in rank 0 for layer 0 get 2 experts data: 1\t2\n"
-        "[dump activation] decode step 0 in rank 0 for layer 0 get 2 experts data: 1\t2\n",
+        ("[dump activation] decode step 0 in rank 0 for layer 0 get 2 experts data: 1\t2\n"
+         "[dump activation] decode step 0 in rank 0 for layer 0 get 2 experts data: 1\t2\n"),
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         mp_error_clear(&err);
