@@ -11,6 +11,7 @@
  * Bound     never worse than any named recipe on its selection score, unless a budget stopped it.
  * Cost      one plan and one simulation per candidate; work is counted in simulated (step, layer) pairs. */
 #include "planner.h"
+#include <moeplan/progress.h>
 #include <moeplan/base.h>
 #include <string.h>
 
@@ -57,6 +58,7 @@ struct search {
     uint64_t work;
     const char *stopped_by;
     struct mp_error declined; /* of the first candidate that did not apply */
+    struct mp_progress_part *part;
 };
 
 /* Without redundancy all replicate and route strategies come to the same plan. */
@@ -220,6 +222,7 @@ static enum mp_status try_one(struct search *s, struct mp_combination c, struct 
     if (s->is_stopped || s->n_tried == N_CANDIDATES_MAX || was_tried(s, &c) || must_stop(s))
         return MP_OK;
     s->tried[s->n_tried++] = c;
+    mp_progress_add(s->part, 1);
     struct mp_budget left = *s->budget; /* what the search may still use */
     if (left.work_limit > 0)
         left.work_limit = left.work_limit > s->work ? left.work_limit - s->work : 1;
@@ -493,6 +496,7 @@ static enum mp_status score_turn(struct search *s, const struct mp_combination *
         enum mp_outcome outcome;
         if (must_stop(s))
             return MP_OK;
+        mp_progress_add(s->part, 1);
         struct mp_budget left = *s->budget;
         if (left.work_limit > 0)
             left.work_limit = left.work_limit > s->work ? left.work_limit - s->work : 1;
@@ -590,6 +594,7 @@ enum mp_status mp_auto_choose(struct mp_combination *out, struct mp_plan **plan,
     s->fit = s->score_on = *problem;
     s->stopped_by = "done";
     s->started = mp_now_seconds();
+    s->part = mp_progress_begin(problem->sim.progress, "plans", 0, MP_PROGRESS_UNEVEN);
     MP_TRY(mp_placed_list_new(&s->placed, err));
     MP_TRY(split_parts(&parts, request, 0, &has_parts, err));
     *selected_on = "planning data";
@@ -620,6 +625,7 @@ enum mp_status mp_auto_choose(struct mp_combination *out, struct mp_plan **plan,
         status = mp_decline(err, outcome, MP_NOT_APPLICABLE, "auto: no strategy applies; the first says: %s",
                             s->declined.message);
 out:
+    mp_progress_end(s->part);
     free_parts(&parts);
     mp_plan_free(s->best_plan);
     mp_placed_list_free(s->placed);

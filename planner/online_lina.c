@@ -17,6 +17,7 @@
 #include "online_lina.h"
 #include "lina_schedule.h"
 #include "planner.h"
+#include <moeplan/progress.h>
 #include <moeplan/predict.h>
 #include <string.h>
 
@@ -400,7 +401,7 @@ enum mp_status online_lina(struct mp_online_result **out, const struct mp_online
     MP_TRY(learn(&x, n_threads, err));
     MP_TRY(make_home(&x, err));
     MP_TRY(make(&x, n_threads, err));
-    MP_TRY(mp_parallel_for(n_threads, in->workload->n_steps, schedule_step, &x, err));
+    MP_TRY(mp_parallel_for_told(in->sim.progress, "steps", n_threads, in->workload->n_steps, schedule_step, &x, err));
     swaps(&x);
     x.r->plan_seconds = mp_now_seconds() - started;
     MP_TRY(serve(&x, err));

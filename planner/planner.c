@@ -3,6 +3,7 @@
 #include "planner.h"
 #include <moeplan/base.h>
 #include <moeplan/homes.h>
+#include <moeplan/progress.h>
 #include <moeplan/verify.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -280,7 +281,9 @@ static enum mp_status fill_provenance(struct mp_plan *p, const struct run *run, 
 static enum mp_status gate(const struct mp_plan *p, const struct mp_plan_request *r, struct mp_error *err) {
     struct mp_verify_report *report = NULL;
     const struct mp_trace *trace = r->is_trial ? NULL : r->planning->trace; /* structure alone */
+    struct mp_progress_part *part = mp_progress_begin(r->sim.progress, "verifying", 0, MP_PROGRESS_LEAF);
     enum mp_status status = mp_plan_verify(&report, p, trace, r->topology, r->model, err);
+    mp_progress_end(part);
     if (status == MP_OK && report->n > 0)
         status = mp_fail(err, MP_EBUG,
                          "the verifier refuses this plan of strategy %s: %s: %s (%u violations in all; please report)",

@@ -72,6 +72,9 @@ const uint8_t *mp_out_memory_bytes(const struct mp_out *o, size_t *size); /* bor
 void mp_out_write(struct mp_out *o, const void *data, size_t n);
 void mp_out_puts(struct mp_out *o, const char *s);
 void mp_out_printf(struct mp_out *o, const char *fmt, ...) MP_PRINTF(2, 3);
+/* Bytes that reach the file are added to the part (moeplan/progress.h), which must outlive the writer. */
+struct mp_progress_part;
+void mp_out_tell(struct mp_out *o, struct mp_progress_part *part);
 uint64_t mp_out_offset(const struct mp_out *o);                                 /* bytes written so far */
 void mp_out_fail(struct mp_out *o, enum mp_status status, const char *message); /* records an error of the caller's */
 /* Packs what is written from here on; mp_out_pack_end ends that (and mp_out_offset then counts packed bytes). The same

@@ -18,6 +18,7 @@
 #include <moeplan/plan.h>
 #include <moeplan/policy.h>
 #include <moeplan/predict.h>
+#include <moeplan/progress.h>
 #include <moeplan/rehome.h>
 #include <moeplan/robust.h>
 #include <moeplan/schedule.h>

@@ -3,6 +3,7 @@
 #ifndef MOEPLAN_PREDICT_H
 #define MOEPLAN_PREDICT_H
 
+#include <moeplan/progress.h>
 #include <moeplan/workload.h>
 
 MP_API_BEGIN
@@ -63,7 +64,8 @@ struct mp_foresight {
     const struct mp_path_tables *tables;
     const struct mp_sample_paths *paths; /* NULL = tables; tables are needed in any case */
     uint32_t length, back_off;
-    bool keeps_top; /* for a batch only the top-k experts of each token count, as in Lina */
+    bool keeps_top;               /* for a batch only the top-k experts of each token count, as in Lina */
+    struct mp_progress *progress; /* of mp_path_measure; NULL = nobody listens */
 };
 /* Scores (larger = likelier) and probabilities that sum to top_k, of one row; scores[n_experts], p[n_experts]. */
 void mp_foresee(const struct mp_foresight *f, const struct mp_trace *trace, uint32_t layer, uint64_t row,

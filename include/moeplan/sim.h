@@ -3,6 +3,7 @@
 #define MOEPLAN_SIM_H
 
 #include <moeplan/cost.h>
+#include <moeplan/progress.h>
 
 MP_API_BEGIN
 
@@ -119,6 +120,7 @@ struct mp_sim_options {
     bool is_pipelined;    /* every GPU goes on when its own part has ended: docs/COST.md part 6 */
     uint32_t n_steps_max; /* 0 = all steps of the workload; else this many, evenly spaced */
     const struct mp_flow_maker *flow; /* where tokens are between layers; NULL = they come back where they were */
+    struct mp_progress *progress;     /* told how far planning, simulating and proving are; NULL = nobody listens */
 };
 
 /* Balance, by formula (FORMATS.md 3.6); each averaged over steps and layers unless said otherwise. Load = rows per

@@ -21,6 +21,7 @@ struct mp_synth_params {
     uint32_t stickiness_ppm;   /* chance that a draw takes a favourite of the request: bursts within a request */
     uint32_t prefix_tokens;    /* first tokens that are the same in all requests (a BOS token, a template) */
     uint64_t seed;
+    struct mp_progress *progress; /* told of requests; NULL = nobody listens */
 };
 bool mp_synth_preset(uint32_t i, const char **name, const char **summary, struct mp_synth_params *params);
 enum mp_status mp_synth_generate(struct mp_trace **out, const struct mp_synth_params *p, const struct mp_limits *limits,

@@ -7,6 +7,7 @@
 #include <moeplan/alloc.h>
 #include <moeplan/io.h>
 #include <moeplan/limits.h>
+#include <moeplan/progress.h>
 #include <moeplan/status.h>
 #include <string.h>
 
@@ -105,6 +106,8 @@ struct mp_trace_hints {
     struct mp_trace_missing *missing; /* NULL, or receives what MP_EUSAGE asks for; an array without a requests table is
                                        * then read as one request, which it says too */
     unsigned n_threads;               /* for checking chunks; 0 or 1 = the caller's thread */
+    struct mp_progress *progress;     /* told how far reading is; NULL = nobody listens */
+    struct mp_progress_part *part;    /* of mp_trace_load's own: bytes that a reader is done with */
 };
 extern const struct mp_trace_hints mp_trace_hints_none;
 

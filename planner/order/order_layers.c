@@ -17,6 +17,7 @@
  * Cost       traffic of the steps; then per layer that may gain one single shot, one order and a simulation for each
  *            order that there is already; per staged layer both simulations of every planning step. */
 #include "planner.h"
+#include <moeplan/progress.h>
 #include <moeplan/base.h>
 #include <stdlib.h>
 #include <string.h>
@@ -367,7 +368,7 @@ static enum mp_status test_rest(struct job *j, struct mp_error *err) {
     enum mp_status status = MP_OK;
     if (j->n_tested < j->n_leaders) {
         j->work += (uint64_t)j->n_list * (j->n_leaders - j->n_tested);
-        status = mp_parallel_for(j->n_workers, j->n_list, test_leaders, j, err);
+        status = mp_parallel_for_told(j->in->sim.progress, "layers", j->n_workers, j->n_list, test_leaders, j, err);
     }
     uint32_t kept = 0;
     for (uint32_t i = 0; i < j->n_list && status == MP_OK; i++) {
@@ -418,7 +419,7 @@ static enum mp_status make_wave(struct job *j, bool *gains, struct mp_error *err
     const uint32_t n = j->n_list < WAVE ? j->n_list : WAVE;
     enum mp_status status;
     j->work += n;
-    MP_TRY(mp_parallel_for(j->n_workers, n, make_own, j, err));
+    MP_TRY(mp_parallel_for_told(j->in->sim.progress, "layers", j->n_workers, n, make_own, j, err));
     for (uint32_t i = 0; i < n; i++)
         count(j, &j->layers[j->list[i]].tally);
     for (uint32_t i = 0; i < n; i++) {
@@ -505,7 +506,7 @@ static enum mp_status choose_combines(struct job *j, const uint32_t *may, uint32
         if (j->layers[may[i]].order != MP_NONE)
             j->list[j->n_list++] = may[i];
     j->work += j->n_list;
-    return mp_parallel_for(j->n_workers, j->n_list, choose_combine, j, err);
+    return mp_parallel_for_told(j->in->sim.progress, "layers", j->n_workers, j->n_list, choose_combine, j, err);
 }
 
 /* Orders for the layers [first, first + n) of `may`, whose mean matrices are in memory together. */
@@ -514,7 +515,7 @@ static enum mp_status fit_block(struct job *j, const uint32_t *may, uint32_t n, 
     memcpy(j->list, may, n * sizeof *may);
     j->n_list = n;
     j->work += n;
-    MP_TRY(mp_parallel_for(j->n_workers, n, mean_layer, j, err));
+    MP_TRY(mp_parallel_for_told(j->in->sim.progress, "layers", j->n_workers, n, mean_layer, j, err));
     sort_by_gain(j);
     j->n_tested = 0;
     MP_TRY(test_rest(j, err));
@@ -581,7 +582,8 @@ static enum mp_status evaluate(struct job *j, size_t *fallback, struct mp_error 
     for (unsigned k = 0; k < j->n_workers; k++)
         memset(j->workers[k].sums, 0, n * sizeof(uint64_t));
     j->work += (uint64_t)j->n_list * j->n_steps * 2;
-    enum mp_status status = mp_parallel_for(j->n_workers, (size_t)j->n_list * j->n_steps, evaluate_one, j, err);
+    enum mp_status status = mp_parallel_for_told(j->in->sim.progress, "simulations", j->n_workers,
+                                                 (size_t)j->n_list * j->n_steps, evaluate_one, j, err);
     if (status != MP_OK)
         return status;
     uint64_t *all = j->workers[0].sums;
@@ -657,7 +659,7 @@ static enum mp_status make_all_again(struct job *j, struct mp_error *err) {
         uint32_t n = j->n_leaders - k < j->n_block ? j->n_leaders - k : j->n_block;
         j->n_tested = k;
         j->work += n;
-        status = mp_parallel_for(j->n_workers, n, make_again, j, err);
+        status = mp_parallel_for_told(j->in->sim.progress, "layers", j->n_workers, n, make_again, j, err);
         for (uint32_t i = k; i < k + n && status == MP_OK; i++) {
             struct leader *leader = &j->leaders[i];
             count(j, &leader->tally);
@@ -737,7 +739,7 @@ static enum mp_status run(struct job *j, struct mp_arena *arena, struct mp_error
     if (may == NULL)
         return mp_nomem(err, "ordering transfers");
     use_steps(j, 0, n_steps, n_eval < 8 ? n_eval : 8);
-    MP_TRY(mp_parallel_for(j->n_workers, n_layers, screen_layer, j, err));
+    MP_TRY(mp_parallel_for_told(j->in->sim.progress, "layers", j->n_workers, n_layers, screen_layer, j, err));
     for (uint32_t l = 0; l < n_layers; l++)
         if (j->layers[l].may_gain)
             may[n_may++] = l;

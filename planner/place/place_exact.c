@@ -11,6 +11,7 @@
  * Cost      exponential; `nodes` placements of one copy for each layer (or an equal share of --work-limit). */
 #include "grid.h"
 #include "place_model.h"
+#include <moeplan/progress.h>
 #include <moeplan/base.h>
 #include <string.h>
 
@@ -220,7 +221,7 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
         return mp_nomem(err, "an exact placement");
     if (is_glpk)
         w.node_limit = 1; /* just something to begin with */
-    status = mp_parallel_for(in->n_threads, p->n_layers, solve_layer, &w, err);
+    status = mp_parallel_for_told(in->sim.progress, "layers", in->n_threads, p->n_layers, solve_layer, &w, err);
     if (status != MP_OK)
         return status;
     w.node_limit = per_layer;

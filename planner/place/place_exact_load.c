@@ -9,6 +9,7 @@
  * Cost      exponential; `nodes` for each layer (or an equal share of --work-limit). */
 #include "exact_load.h"
 #include "grid.h"
+#include <moeplan/progress.h>
 #include <moeplan/base.h>
 
 static const struct mp_option options[] = {
@@ -57,7 +58,8 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
         w.node_limit = in->exact_nodes;
     else if (budget != NULL && budget->work_limit > 0)
         w.node_limit = budget->work_limit / p->n_layers + (budget->work_limit < p->n_layers);
-    enum mp_status status = mp_parallel_for(in->n_threads, p->n_layers, solve_layer, &w, err);
+    enum mp_status status =
+        mp_parallel_for_told(in->sim.progress, "layers", in->n_threads, p->n_layers, solve_layer, &w, err);
     if (status == MP_OK)
         status = mp_grid_new(&grid, in, draft, scratch, err);
     if (status != MP_OK)

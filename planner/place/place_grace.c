@@ -16,6 +16,7 @@
  * Cost      O(L (tokens k^2 + E^3)). */
 #include "place_grace.h"
 #include "spectral.h"
+#include <moeplan/progress.h>
 #include <math.h>
 #include <moeplan/base.h>
 #include <string.h>
@@ -199,7 +200,7 @@ static enum mp_status group_all(struct grace *w, uint16_t *gpu, struct mp_arena 
     w->declined = mp_arena_alloc(arena, n_layers, sizeof *w->declined);
     if (w->gpu == NULL || w->inside == NULL || w->squares == NULL || w->outcomes == NULL || w->declined == NULL)
         return mp_nomem(err, "grouping experts");
-    MP_TRY(mp_parallel_for(w->in->n_threads, n_layers, one_layer, w, err));
+    MP_TRY(mp_parallel_for_told(w->in->sim.progress, "layers", w->in->n_threads, n_layers, one_layer, w, err));
     for (size_t l = 0; l < n_layers; l++)
         if (w->outcomes[l] != MP_FOUND) {
             *outcome = w->outcomes[l];

@@ -13,6 +13,7 @@
  *           experts, which changes the model's answers, is left out.
  * Cost      O(L (tokens k^2 + E^2 GPUs)). */
 #include "affinity.h"
+#include <moeplan/progress.h>
 #include <moeplan/base.h>
 #include <string.h>
 
@@ -145,7 +146,8 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
         room[g] = p->gpu_first_slot[g + 1] - p->gpu_first_slot[g];
     mp_bins_share(room, p->n_gpus, p->n_experts, share);
     w.share = share;
-    enum mp_status status = mp_parallel_for(in->n_threads, p->n_layers, one_layer, &w, err);
+    enum mp_status status =
+        mp_parallel_for_told(in->sim.progress, "layers", in->n_threads, p->n_layers, one_layer, &w, err);
     if (status != MP_OK)
         return status;
     *outcome = MP_FOUND;

@@ -18,6 +18,7 @@
 #include "grid.h"
 #include "joint.h"
 #include "layer_cost.h"
+#include <moeplan/progress.h>
 #include <moeplan/base.h>
 #include <stdlib.h>
 #include <string.h>
@@ -707,12 +708,12 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
         static const char *const names[] = {"contiguous", "lpt", "eplb", "round-robin"};
         MP_TRY(make_starts(&s.starts, &s, draft, names, sizeof names / sizeof *names, err));
         s.problem = &looked_at;
-        MP_TRY(mp_parallel_for(in->n_threads, p->n_layers, search_layer, &s, err));
+        MP_TRY(mp_parallel_for_told(in->sim.progress, "layers", in->n_threads, p->n_layers, search_layer, &s, err));
     }
     *outcome = MP_FOUND;
     s.problem = &looked_at;
     if (s.is_open)
-        MP_TRY(mp_parallel_for(in->n_threads, p->n_layers, replicate_layer, &s, err));
+        MP_TRY(mp_parallel_for_told(in->sim.progress, "layers", in->n_threads, p->n_layers, replicate_layer, &s, err));
     uint64_t work = 0;
     for (uint32_t l = 0; l < p->n_layers; l++) {
         work += s.work[l];

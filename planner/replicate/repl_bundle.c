@@ -12,6 +12,7 @@
  *           still needs the node when one of them comes home (`bundle.size` 1 says how much that is).
  * Cost      per layer tokens looked at x bundles looked at, for each bundle taken. */
 #include "start.h"
+#include <moeplan/progress.h>
 #include <moeplan/base.h>
 #include <stdlib.h>
 #include <string.h>
@@ -304,7 +305,7 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
         status = mp_nomem(err, "replicating experts");
         goto out;
     }
-    MP_TRY(mp_parallel_for(in->n_threads, L, bundle_layer, &s, err));
+    MP_TRY(mp_parallel_for_told(in->sim.progress, "layers", in->n_threads, L, bundle_layer, &s, err));
     draft->n_copies = 0;
     for (uint32_t l = 0; l < L; l++) {
         if (s.outcomes[l] != MP_FOUND) {

@@ -13,6 +13,7 @@
  * Paper     CRAFT, MLSys 2026, arXiv 2603.28768.
  * Cost      per layer replicas x experts looked at x GPUs evaluations; the knapsack layers x budget x replicas. */
 #include "start.h"
+#include <moeplan/progress.h>
 #include <moeplan/base.h>
 #include <string.h>
 
@@ -239,7 +240,7 @@ static enum mp_status solve(const struct mp_problem *in, const struct mp_budget 
         goto out;
     }
     memset(s.curve, 0xff, L * (s.n_extra + (size_t)1) * sizeof *s.curve);
-    MP_TRY(mp_parallel_for(in->n_threads, L, grow_layer, &s, err));
+    MP_TRY(mp_parallel_for_told(in->sim.progress, "layers", in->n_threads, L, grow_layer, &s, err));
     for (size_t l = 0; l < L; l++)
         if (s.outcomes[l] != MP_FOUND) {
             status = mp_decline(err, outcome, s.outcomes[l], "craft: %s", s.declined[l].message);

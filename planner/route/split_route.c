@@ -16,6 +16,7 @@
 #include "split_route.h"
 #include "route_value.h"
 #include "split.h"
+#include <moeplan/progress.h>
 #include <moeplan/base.h>
 #include <string.h>
 
@@ -324,7 +325,8 @@ static enum mp_status try_splits(struct routing *r, struct mp_error *err) {
     const size_t each = mp_route_value_is_dear(r->value) ? N_ROOMS / DEAR_ROOMS : 1;
     for (size_t i = each - 1; i < N_ROOMS; i += each) {
         r->room = room_permille[i];
-        MP_TRY(mp_parallel_for(r->in->n_threads, r->plan->n_layers, split_layer, r, err));
+        MP_TRY(mp_parallel_for_told(r->in->sim.progress, "layers", r->in->n_threads, r->plan->n_layers, split_layer, r,
+                                    err));
         MP_TRY(look(r, err));
     }
     for (size_t i = each - 1; r->with_choice && i < N_ROOMS; i += each) {
@@ -332,7 +334,8 @@ static enum mp_status try_splits(struct routing *r, struct mp_error *err) {
         r->room = room_permille[i];
         for (int lean = each > 1; lean < 2; lean++) {
             r->is_lean = lean;
-            MP_TRY(mp_parallel_for(r->in->n_threads, r->plan->n_layers, split_layer, r, err));
+            MP_TRY(mp_parallel_for_told(r->in->sim.progress, "layers", r->in->n_threads, r->plan->n_layers, split_layer,
+                                        r, err));
             MP_TRY(look(r, err));
         }
     }

@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <moeplan/base.h>
 #include <moeplan/io.h>
+#include <moeplan/progress.h>
 #include <moeplan/limits.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -236,7 +237,8 @@ struct mp_out {
     char message[256];
     int slot; /* in open_temps, or -1 */
     bool is_finished;
-    struct packer *packer; /* NULL, or everything goes through it */
+    struct packer *packer;         /* NULL, or everything goes through it */
+    struct mp_progress_part *part; /* NULL, or told of what is written */
 };
 
 /* Temporary files of open writers, for the signal handler. A slot is claimed and freed atomically. */
@@ -402,6 +404,8 @@ const uint8_t *mp_out_memory_bytes(const struct mp_out *o, size_t *size) {
     return o->buf;
 }
 
+void mp_out_tell(struct mp_out *o, struct mp_progress_part *part) { o->part = part; }
+
 static void flush(struct mp_out *o) {
     size_t done = 0;
     while (o->status == MP_OK && done < o->used) {
@@ -414,6 +418,7 @@ static void flush(struct mp_out *o) {
             fail_errno(o, "write");
             break;
         }
+        mp_progress_add(o->part, (uint64_t)n);
         done += (size_t)n;
     }
     o->used = 0;

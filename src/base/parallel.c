@@ -1,6 +1,7 @@
 #include <moeplan/alloc.h>
 #include <moeplan/base.h>
 #include <moeplan/limits.h>
+#include <moeplan/progress.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -75,4 +76,27 @@ enum mp_status mp_parallel_for(unsigned n_threads, size_t n, mp_parallel_fn fn, 
     if (loop.status != MP_OK && err != NULL && err->status == MP_OK)
         *err = loop.err;
     return loop.status;
+}
+
+struct told {
+    mp_parallel_fn fn;
+    void *ctx;
+    struct mp_progress_part *part;
+};
+
+static enum mp_status tell(void *ctx, size_t i, unsigned worker, struct mp_error *err) {
+    const struct told *t = ctx;
+    enum mp_status status = t->fn(t->ctx, i, worker, err);
+    mp_progress_add(t->part, 1);
+    return status;
+}
+
+enum mp_status mp_parallel_for_told(struct mp_progress *p, const char *what, unsigned n_threads, size_t n,
+                                    mp_parallel_fn fn, void *ctx, struct mp_error *err) {
+    struct told t = {fn, ctx, mp_progress_begin(p, what, n, MP_PROGRESS_LEAF)};
+    if (t.part == NULL)
+        return mp_parallel_for(n_threads, n, fn, ctx, err);
+    enum mp_status status = mp_parallel_for(n_threads, n, tell, &t, err);
+    mp_progress_end(t.part);
+    return status;
 }

@@ -1,5 +1,6 @@
 /* How well path tables predict a part that they were not learned from: token by token, and batch by batch as Lina
  * checks (arXiv 2210.17223, section 5.2). Whole numbers are summed, so the result does not depend on threads. */
+#include <moeplan/progress.h>
 #include <moeplan/alloc.h>
 #include <moeplan/base.h>
 #include <moeplan/predict.h>
@@ -186,9 +187,9 @@ enum mp_status mp_path_measure(struct mp_path_accuracy *out, const struct mp_for
     enum mp_status status =
         out->layer_recall == NULL ? mp_nomem(err, "the accuracy of path tables") : make(&m, n_threads, err);
     if (status == MP_OK)
-        status = mp_parallel_for(n_threads, part->n, measure_request, &m, err);
+        status = mp_parallel_for_told(f->progress, "requests", n_threads, part->n, measure_request, &m, err);
     if (status == MP_OK && steps != NULL)
-        status = mp_parallel_for(n_threads, steps->n_steps, measure_step, &m, err);
+        status = mp_parallel_for_told(f->progress, "batches", n_threads, steps->n_steps, measure_step, &m, err);
     if (status == MP_OK)
         add_up(out, &m);
     else

@@ -1,6 +1,7 @@
 /* A plan on the steps of a workload: each layer is attention and gate, dispatch, experts, combine; docs/COST.md part
  * 6. Steps run in parallel and are reduced in order; sums are integers, or doubles added in step order. */
 #include "simulate.h"
+#include <moeplan/progress.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -420,7 +421,7 @@ enum mp_status mp_simulate_versions(struct mp_sim_result **out, const struct mp_
         if (options->is_pipelined)
             MP_TRY(sim_pipelined_new(&workers[k], scratch, n_gpus, n_layers, err));
     }
-    MP_TRY(mp_parallel_for(n_workers, n_steps, sim_one_step, &run, err));
+    MP_TRY(mp_parallel_for_told(options->progress, "steps", n_workers, n_steps, sim_one_step, &run, err));
     reduce(&run, n_workers, sorted, balance, totals);
     memory_use(r, &run.setup);
 out:

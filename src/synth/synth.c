@@ -231,6 +231,7 @@ enum mp_status mp_synth_generate(struct mp_trace **out, const struct mp_synth_pa
     if (status != MP_OK)
         return status;
     struct mp_arena *arena = mp_arena_new();
+    struct mp_progress_part *part = NULL;
     struct mp_trace_builder *builder = NULL;
     struct mp_synth_world world;
     struct generator g = {.world = &world, .p = p};
@@ -269,8 +270,10 @@ enum mp_status mp_synth_generate(struct mp_trace **out, const struct mp_synth_pa
         snprintf(name, sizeof name, "domain-%u", d);
         MP_TRY(mp_trace_builder_category(builder, name, &index, err));
     }
+    part = mp_progress_begin(p->progress, "requests", p->n_requests, MP_PROGRESS_LEAF);
     for (uint64_t r = 0; r < p->n_requests; r++) {
         uint64_t n = start_request(&g, r);
+        mp_progress_add(part, 1);
         struct mp_request request = {.id = r, .source = MP_NONE, .category = g.domain};
         MP_TRY(mp_trace_builder_request(builder, &request, err));
         uint64_t n_prefix = n < p->prefix_tokens ? n : p->prefix_tokens;
@@ -288,6 +291,7 @@ enum mp_status mp_synth_generate(struct mp_trace **out, const struct mp_synth_pa
     builder = NULL; /* finish ends it in either case */
     status = mp_trace_builder_finish(whole, NULL, out, err);
 out:
+    mp_progress_end(part);
     mp_trace_builder_free(builder);
     mp_free(layer_ids);
     mp_free(ids);

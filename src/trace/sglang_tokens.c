@@ -5,6 +5,7 @@
 #include "recording_rows.h"
 #include "sglang_parts.h"
 
+#include <moeplan/progress.h>
 #include <string.h>
 
 enum { MODE_EXTEND = 1, MODE_DECODE = 2, MODE_MIXED = 3, MODE_IDLE = 4 };
@@ -269,6 +270,7 @@ static void take_lists(struct reader *d) {
         for (uint32_t l = 0; l < d->n_layers; l++)
             for (uint64_t k = first; k < end; k++) {
                 const struct pass *p = &d->passes[k];
+                mp_progress_add(d->hints->part, (uint64_t)p->n_tokens * p->width * p->item);
                 if (d->id_bytes == 1)
                     p->item == 4 ? take_layer(d, p, 4, l, 1) : take_layer(d, p, 8, l, 1);
                 else

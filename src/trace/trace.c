@@ -1,6 +1,7 @@
 /* Finds the reader of a recording, and reads from loaded traces. */
 #include "trace_box.h"
 #include "trace_registry.h"
+#include <moeplan/progress.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -115,7 +116,10 @@ enum mp_status mp_trace_load(struct mp_trace **out, const char *path, const stru
     if (format == NULL)
         MP_TRY(detect(&format, path, in, err));
     struct mp_error inner = {0};
-    status = format->read(out, path, in, &keep_in, hints, limits, &inner);
+    struct mp_trace_hints told = *hints;
+    told.part = mp_progress_begin(hints->progress, "bytes", in != NULL ? in->size : 0, MP_PROGRESS_LEAF);
+    status = format->read(out, path, in, &keep_in, &told, limits, &inner);
+    mp_progress_end(told.part);
     if (status == MP_OK && (*out)->sha256[0] == '\0') /* the native reader mostly has it from its file */
         status = trace_identity(*out, (*out)->sha256, &inner);
     if (status != MP_OK && *out != NULL) {

@@ -1,6 +1,7 @@
 /* One JSON object per token and layer (traces/FORMAT.md, "Lines"). Lines may stand in any order: a recorder writes
  * layer by layer, a user token by token. They are kept as small records, sorted, and only then built. */
 #include "trace_describe.h"
+#include <moeplan/progress.h>
 #include <math.h>
 #include <moeplan/json.h>
 #include <stdio.h>
@@ -20,6 +21,7 @@ struct request {
 struct reader {
     const char *path;
     const struct mp_limits *limits;
+    struct mp_progress_part *part;
     struct record *records;
     uint64_t n, room;
     uint16_t *ids, *weights; /* the pools, same places */
@@ -303,6 +305,7 @@ static enum mp_status read_all(struct reader *r, struct trace_described *m, cons
     const char *cursor = (const char *)in->data, *end = cursor + in->size, *text;
     size_t n;
     for (uint64_t line = 1; mp_next_line_within(&cursor, end, r->limits->line_bytes, &text, &n); line++) {
+        mp_progress_add(r->part, n + 1);
         if (n == 0)
             continue;
         if (n > r->limits->line_bytes)
@@ -332,7 +335,7 @@ static enum mp_status read_jsonl(struct mp_trace **out, const char *path, struct
                                  struct mp_error *err) {
     (void)keep_in;
     *out = NULL;
-    struct reader r = {.path = path, .limits = limits, .shortest = UINT32_MAX};
+    struct reader r = {.path = path, .limits = limits, .part = given->part, .shortest = UINT32_MAX};
     struct trace_described m = {0};
     trace_described_clear(&m);
     struct mp_trace_hints hints = *given;

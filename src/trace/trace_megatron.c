@@ -5,6 +5,7 @@
  * hence an iteration of the trace. `layer` counts from the first layer of the pipeline stage, which files do not name.
  */
 #include "recording_folder.h"
+#include <moeplan/progress.h>
 #include <moeplan/json.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -170,6 +171,7 @@ static enum mp_status read_file(struct recording *r, uint32_t rank, const struct
     r->file = r->files[rank].path;
     for (r->line = 1; mp_next_line_within(&cursor, end, r->limits->line_bytes, &r->text, &r->n_text); r->line++) {
         json_t *o;
+        mp_progress_add(r->hints->part, r->n_text + 1);
         if (r->n_text == 0)
             continue;
         if (r->n_text > r->limits->line_bytes)

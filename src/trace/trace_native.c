@@ -2,6 +2,7 @@
  * first and holds the checksum of every chunk; chunks are then checked in parallel, ids included, so that nobody behind
  * this file meets a wrong one. */
 #include "trace_native.h"
+#include <moeplan/progress.h>
 #include <string.h>
 
 struct native {
@@ -260,6 +261,7 @@ struct verify {
     const struct places *pl;
     const struct mp_in *in;
     const char *path;
+    struct mp_progress_part *part;
 };
 
 static enum mp_status verify_chunk(void *ctx, size_t i, unsigned worker, struct mp_error *err) {
@@ -270,6 +272,7 @@ static enum mp_status verify_chunk(void *ctx, size_t i, unsigned worker, struct 
     const uint8_t *e = v->in->data + v->pl->entries + i * NATIVE_ENTRY;
     uint64_t offset = get_u64(e), bytes = get_u64(e + 8);
     const uint8_t *data = v->in->data + offset;
+    mp_progress_add(v->part, bytes);
     uint64_t n_id_chunks = trace_n_chunks(t->n_rows);
     uint32_t crc = 0;
     if (t->kind == MP_TRACE_TOKENS && i < n_id_chunks) {
@@ -400,7 +403,7 @@ static enum mp_status read_native(struct mp_trace **out, const char *path, struc
             t->pairs = (const struct mp_pair *)(const void *)(in->data +
                                                               get_u64(in->data + pl.entries + n_counts * NATIVE_ENTRY));
     }
-    struct verify v = {t, &pl, in, path};
+    struct verify v = {t, &pl, in, path, hints->part};
     MP_TRY(mp_parallel_for(hints->n_threads, pl.n_chunks, verify_chunk, &v, err));
     if (t->kind == MP_TRACE_COUNTS)
         MP_TRY(mp_trace_check(t, err));

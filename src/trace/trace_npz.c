@@ -3,6 +3,7 @@
 #include "csv_text.h"
 #include "recording_folder.h"
 #include "trace_describe.h"
+#include <moeplan/progress.h>
 #include <moeplan/npy.h>
 #include "zip_container.h"
 #include <stdio.h>
@@ -292,11 +293,13 @@ static enum mp_status read_tokens(struct mp_trace **out, struct source *s, const
         status = mp_nomem(err, path);
         goto out;
     }
+    mp_progress_expect(hints->part, n_rows * row_bytes); /* unpacked */
     for (uint64_t r = 0; r < table.n; r++) {
         MP_TRY(mp_trace_builder_request(b, &table.requests[r], err));
         for (uint64_t left = table.requests[r].n_rows, n; left > 0; left -= n, row += n) {
             n = left < per_read ? left : per_read;
             MP_TRY(take(s, buf, n * row_bytes, err));
+            mp_progress_add(hints->part, n * row_bytes);
             if (map.logical != NULL) {
                 MP_TRY(map_ids(&map, buf, h->item_bytes, row, n, n_layers, k, mapped, path, err));
                 MP_TRY(mp_trace_builder_rows(b, mapped, 2, n, err));

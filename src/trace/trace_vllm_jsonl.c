@@ -227,6 +227,7 @@ static enum mp_status read_lines(struct reader *d, const struct mp_in *in, struc
          d->line++) {
         json_t *record = NULL;
         size_t i = 0;
+        mp_progress_add(d->hints->part, d->n_text + 1);
         while (i < d->n_text && i <= d->limits->line_bytes && (d->text[i] == ' ' || d->text[i] == '\t'))
             i++;
         if (i == d->n_text)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What people see on a terminal, in pseudo-terminals of several widths: tables that fit, colours and when there are none.
+"""What people see on a terminal, in pseudo-terminals of several widths: tables that fit, colours and when there are none, progress.
 
 usage: terminal.py MOEPLAN SOURCE
 """
@@ -7,11 +7,13 @@ import fcntl
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
 import tempfile
 import termios
+import time
 import unicodedata
 
 failures = []
@@ -118,6 +120,95 @@ def colours(moeplan, folder):
     check(in_terminal([moeplan, "inspect", "absent.mpt"], 80, folder, {"NO_COLOR": "1"}).startswith("moeplan: absent.mpt"), "or do not")
 
 
+LINE = re.compile("\r\x1b\\[K([^\r\n\x1b]*)")
+
+
+class Screen:
+    """A program with its standard error on a terminal: what it wrote there, piece by piece with the time."""
+
+    def __init__(self, command, columns, folder, out, env=None):
+        self.leader, follower = pty.openpty()
+        set_size(follower, columns)
+        own = {"PATH": os.environ["PATH"], "TERM": "xterm", **(env or {})}
+        self.started, self.pieces = time.monotonic(), []
+        self.process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=follower, env=own, start_new_session=True)
+        os.close(follower)
+
+    def read(self, until=None):
+        """Up to the end, or until `until` of all that was written is true."""
+        while until is None or not until(self.text()):
+            try:
+                data = os.read(self.leader, 65536)
+            except OSError:
+                break
+            if not data:
+                break
+            self.pieces.append((time.monotonic() - self.started, data.decode("utf-8")))
+
+    def text(self):
+        return "".join(text for _, text in self.pieces)
+
+    def end(self):
+        self.read()
+        os.close(self.leader)
+        return self.process.wait()
+
+    def left(self):
+        """What stands on the screen in the end."""
+        lines = [""]
+        for token in re.findall("\r\n|\r\x1b\\[K|.", self.text(), re.DOTALL):
+            if token == "\r\n":
+                lines.append("")
+            elif token.startswith("\r"):
+                lines[-1] = ""
+            else:
+                lines[-1] += token
+        return "\n".join(lines)
+
+
+def progress(moeplan, folder):
+    long = [moeplan, "compare", "decode.mpt", "2x2:h100", "--batch", "4", "--resample", "--steps", "900", "--interval-groups", "0", "--strategy",
+            "contiguous,lpt", "--threads", "1"]
+    notes = subprocess.run(long, cwd=folder, capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"], "TERM": "xterm"})
+    check("\r" not in notes.stderr and "\x1b" not in notes.stderr, "no progress in a pipe")
+    with open(f"{folder}/out", "w+", encoding="utf-8") as out:
+        screen = Screen(long, 60, folder, out)
+        code = screen.end()
+        out.seek(0)
+        check(code == 0 and out.read() == notes.stdout, "the result is the same with progress as without")
+    shown = [line for line in LINE.findall(screen.text()) if line and not line.startswith("moeplan:")]
+    check(any(re.match(r"\d+ s(, \d+ s left)?: scores [01] of 2, steps \d+ of 900", line) for line in shown), f"scores and steps are told: {shown[-3:]}")
+    check(any(" left" in line for line in shown) and any("/s" in line for line in shown), "rate and time left are told")
+    check(all(len(line) < 60 for line in shown), "lines are shorter than the terminal")
+    times = [at for at, text in screen.pieces if LINE.search(text)]
+    check(times and times[0] >= 0.95, "nothing before a second")
+    check(len(shown) <= 10 * (times[-1] - times[0]) + 2, f"at most ten lines a second: {len(shown)} in {times[-1] - times[0]:.2f} s")
+    # A line that was on screen is taken away before a note is written, and again at the end; the notes stay as they are.
+    seconds = re.compile(r"\d+\.\d\d s")
+    check(seconds.sub("N", screen.left()) == seconds.sub("N", notes.stderr), f"nothing is left of it: {screen.left()!r}")
+    for name, arguments, env in (("--quiet", ["--quiet"], {}), ("TERM=dumb", [], {"TERM": "dumb"})):
+        screen = Screen(long[:-3] + ["contiguous"] + arguments, 80, folder, subprocess.DEVNULL, env)
+        screen.end()
+        check("\r\x1b" not in screen.text() and not re.search("steps [0-9]+ of", screen.text()), f"no progress with {name}")
+    screen = Screen(long, 100, folder, subprocess.DEVNULL)
+    screen.read(lambda text: "steps " in text)
+    set_size(screen.leader, 24)
+    screen.process.send_signal(signal.SIGWINCH)
+    before = len(screen.text())
+    check(screen.end() == 0, "a resized terminal is survived")
+    later = [line for line in LINE.findall(screen.text()[before:]) if line and not line.startswith("moeplan:")]
+    check(len(later) > 3 and all(len(line) < 24 for line in later[3:]), f"lines fit the new width: {later[-2:]}")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        files = sorted(os.listdir(folder))
+        screen = Screen([moeplan, "plan", "decode.mpt", "2x2:h100", "--batch", "4", "--resample", "--steps", "3000", "--threads", "1", "-o", "new.yaml"], 80, folder,
+                        subprocess.DEVNULL)
+        screen.read(lambda text: LINE.search(text) is not None)
+        os.kill(screen.process.pid, number)
+        check(screen.end() == 128 + number, f"signal {number}: exit code")
+        check(LINE.search(screen.left()) is None and screen.left().split("\n")[-1] == "", f"signal {number}: the line is gone: {screen.left()!r}")
+        check(sorted(os.listdir(folder)) == files, f"signal {number}: no half-written file")
+
+
 def main():
     moeplan, source = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
     with tempfile.TemporaryDirectory(prefix="moeplan-terminal-") as folder:
@@ -126,6 +217,7 @@ def main():
                        cwd=folder, check=True, stdout=subprocess.DEVNULL)
         widths(moeplan, folder)
         colours(moeplan, folder)
+        progress(moeplan, folder)
     print(f"{len(failures)} failures")
     return 1 if failures else 0
 

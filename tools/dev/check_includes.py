@@ -11,7 +11,7 @@ import sys
 
 # header of include/moeplan -> the folder that implements it
 OWNER = {
-    "api": "base", "status": "base", "alloc": "base", "io": "base", "base": "base", "limits": "base", "embedded": "base", "npy": "base",
+    "api": "base", "progress": "base", "status": "base", "alloc": "base", "io": "base", "base": "base", "limits": "base", "embedded": "base", "npy": "base",
     "yaml": "yaml", "json": "json", "xml": "xml", "topology": "topo", "model": "model", "trace": "trace", "workload": "workload", "plan": "plan", "policy": "plan",
     "cost": "cost", "flow": "cost", "condense": "condense", "rehome": "rehome", "sim": "sim", "verify": "verify", "stack": "stack", "synth": "synth",
     "train": "train", "predict": "predict",

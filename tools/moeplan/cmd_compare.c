@@ -18,6 +18,7 @@ struct contest {
     uint32_t n, base;          /* base: MP_NONE when there is none */
     uint32_t n_strategies;     /* the rest are incumbents */
     struct training *training; /* phase train; else NULL */
+    struct mp_progress_part *part;
 };
 
 static bool is_eligible(const struct score *s) { return s->plan != NULL && !s->is_barred; }
@@ -99,6 +100,7 @@ static enum mp_status add_with_homes(void *ctx, const char *homes, struct mp_err
 
 static enum mp_status add_strategy(void *ctx, const char *name, struct mp_error *err) {
     struct contest *c = ctx;
+    mp_progress_add(c->part, c->n > 0);
     char word[MP_MAX_NAME];
     const char *homes = mp_recipe_find(name) != NULL ? c->setup.o->homes : NULL;
     for (uint32_t i = 0; i < c->n; i++) /* named twice is planned once */
@@ -541,8 +543,23 @@ static void write_json(const struct contest *c, struct mp_out *o) {
     json_decref(root);
 }
 
+/* Strategies that are going to be planned with, policies and travels of "all" aside. */
+static uint64_t n_asked(const struct opts *o) {
+    uint64_t n = 1;
+    if (o->strategies != NULL && strcmp(o->strategies, "all") != 0) {
+        for (const char *p = o->strategies; *p != '\0'; p++)
+            n += *p == ',';
+        return n;
+    }
+    n = 0;
+    for (uint32_t i = 0; mp_recipe_at(i) != NULL; i++)
+        n += is_asked(o->strategies, mp_recipe_at(i));
+    return n;
+}
+
 enum mp_status cmd_compare(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
     struct contest c = {0};
+    struct mp_progress_part *part = NULL;
     struct mp_out *out = NULL;
     char word[4096];
     enum mp_status status = colocate_check(o, args, err);
@@ -564,6 +581,7 @@ enum mp_status cmd_compare(const struct opts *o, const struct args *args, int *e
     c.setup.sim = tool_sim_options(o, c.setup.trace, c.setup.batching.phase);
     MP_TRY(setup_split(&c.setup, o->split, err));
     c.base = MP_NONE;
+    c.part = part = mp_progress_begin(o->progress, "strategies", n_asked(o), MP_PROGRESS_UNEVEN);
     if (has_names)
         MP_TRY(tool_for_each_word(o->strategies, "strategy", word, MP_MAX_NAME, add_strategy, &c, err));
     for (uint32_t i = 0; !has_names && mp_recipe_at(i) != NULL; i++)
@@ -575,6 +593,7 @@ enum mp_status cmd_compare(const struct opts *o, const struct args *args, int *e
          o->strategies != NULL && !has_names && c.setup.batching.phase == MP_PHASE_TRAIN && mp_travel_at(i) != NULL;
          i++)
         MP_TRY(add_strategy(&c, mp_travel_at(i)->name, err));
+    mp_progress_end(part);
     c.n_strategies = c.n;
     if (o->incumbent != NULL)
         MP_TRY(tool_for_each_word(o->incumbent, "incumbent", word, sizeof word, add_incumbent, &c, err));

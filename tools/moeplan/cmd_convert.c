@@ -53,8 +53,12 @@ static enum mp_status convert_trace(const char *in, const struct opts *o, struct
     if (o->drop_signatures)
         mp_trace_signatures_drop(t);
     struct mp_error inner = {0};
+    struct mp_progress_part *part = mp_progress_begin(o->progress, "bytes", 0, MP_PROGRESS_LEAF);
+    mp_out_tell(file, part);
     status = mp_trace_write_as(t, o->to != NULL ? o->to : "native", file, table, &inner);
     mp_out_pack_end(file);
+    mp_out_tell(file, NULL);
+    mp_progress_end(part);
     if (status != MP_OK) {
         (void)mp_fail(err, status, "%s: %s", in, inner.message);
         mp_trace_free(t);

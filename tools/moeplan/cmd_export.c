@@ -1,5 +1,6 @@
 /* moeplan export: the file that a serving stack loads, and the flags to start it with; or what a plan's steps look
  * like, for other programs. */
+#include "progress.h"
 #include "score.h"
 #include "served.h"
 #include <stdio.h>
@@ -12,6 +13,7 @@ static enum mp_status tell(const struct opts *o, json_t *root, struct mp_out *us
     const char *text = (const char *)mp_out_memory_bytes(usage, &n);
     struct mp_out *out;
     if (to_stdout) {
+        progress_hide();
         if (!o->quiet)
             fprintf(stderr, "%s", text);
         json_decref(root);
@@ -31,7 +33,7 @@ static enum mp_status refuse_plan(const struct opts *o, const char *path, const 
     char note[2048];
     snprintf(note, sizeof note, "%s: %s: %s", path, mp_violation_name(report->violations[0].kind),
              report->violations[0].message);
-    fprintf(stderr, "moeplan: %s\n", note);
+    tool_say("%s", note);
     *exit_code = 1;
     return o->json ? tool_write_no(o, "moeplan.export", "refused", note, err) : MP_OK;
 }
@@ -305,7 +307,7 @@ enum mp_status cmd_export(const struct opts *o, const struct args *args, int *ex
                  "%s orders a traffic matrix and places no model's experts: there is nothing for %s to load (export a "
                  "plan of moeplan plan)",
                  args->value[0], stack->name);
-        fprintf(stderr, "moeplan: %s\n", note);
+        tool_say("%s", note);
         *exit_code = 1;
         status = o->json ? tool_write_no(o, "moeplan.export", "refused", note, err) : MP_OK;
         goto out;
@@ -315,7 +317,7 @@ enum mp_status cmd_export(const struct opts *o, const struct args *args, int *ex
         char text[1400];
         snprintf(note, sizeof note, "%s cannot load this plan: %s", stack->name, mp_error_text(err, text, sizeof text));
         mp_error_clear(err);
-        fprintf(stderr, "moeplan: %s\n", note);
+        tool_say("%s", note);
         *exit_code = 1;
         status = o->json ? tool_write_no(o, "moeplan.export", "refused", note, err) : MP_OK;
         goto out;

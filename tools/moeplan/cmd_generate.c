@@ -160,6 +160,7 @@ enum mp_status cmd_generate(const struct opts *o, const struct args *args, int *
         MP_TRY(tool_load_trace(&real, o->against, &plain, err));
         MP_TRY(mp_trace_statistics(&recorded, real, o->seed, err));
     }
+    params.progress = o->progress;
     MP_TRY(mp_synth_generate(&trace, &params, &o->limits, err));
     if (o->signatures != NULL)
         MP_TRY(mp_synth_signatures(trace, mp_synth_similarity_find(o->signatures), o->seed, &o->limits, err));

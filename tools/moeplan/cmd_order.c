@@ -427,8 +427,7 @@ enum mp_status cmd_order(const struct opts *o, const struct args *args, int *exi
     MP_TRY(add_baselines(j, err));
     find_best(j);
     if (j->best == MP_NONE) { /* the answer is no */
-        fprintf(stderr, "moeplan: order: none of these strategies applies%s\n",
-                o->out != NULL ? ", nothing is written" : "");
+        tool_say("order: none of these strategies applies%s", o->out != NULL ? ", nothing is written" : "");
         *exit_code = 1;
     }
     if (o->out != NULL && j->best != MP_NONE) {

@@ -218,7 +218,7 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
     if (o->from != NULL && score.plan != NULL)
         MP_TRY(from_plan(&from, &score, &old, &s, err));
     if (score.plan == NULL) {
-        fprintf(stderr, "moeplan: plan: %s\n", score.note);
+        tool_say("plan: %s", score.note);
         *exit_code = 1;
         status = o->json ? tool_write_no(o, "moeplan.plan", "infeasible", score.note, err) : MP_OK;
         goto out;
@@ -229,7 +229,7 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
         snprintf(score.note, sizeof score.note, "%s cannot load what %s makes: %s", o->for_stack, o->strategy,
                  err->message);
         mp_error_clear(err);
-        fprintf(stderr, "moeplan: plan: %s\n", score.note);
+        tool_say("plan: %s", score.note);
         *exit_code = 1;
         status = o->json ? tool_write_no(o, "moeplan.plan", "refused", score.note, err) : MP_OK;
         goto out;
@@ -237,7 +237,7 @@ enum mp_status cmd_plan(const struct opts *o, const struct args *args, int *exit
     if (o->from == NULL && o->robust == NULL && o->interval_groups > 0 && (o->strict || o->json || !o->quiet))
         MP_TRY(gain_over_contiguous(&gain, &s, score.plan, err));
     if (o->strict && gain.kind != GAIN_REAL) {
-        fprintf(stderr, "moeplan: plan: %s\n", gain.verdict);
+        tool_say("plan: %s", gain.verdict);
         *exit_code = 1;
         status = o->json ? tool_write_no(o, "moeplan.plan", "refused", gain.verdict, err) : MP_OK;
         goto out;

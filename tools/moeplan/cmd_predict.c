@@ -13,6 +13,7 @@ struct row {
 };
 struct predict {
     const struct opts *o;
+    struct mp_progress_part *part;
     struct mp_trace *trace;
     struct mp_part planning, scored;
     struct mp_workload *batches; /* of the scored part */
@@ -51,6 +52,8 @@ static enum mp_status measure_one(struct predict *p, struct mp_foresight how, ui
                                   struct mp_error *err) {
     struct row *r = &p->rows[p->n_rows];
     *r = (struct row){.how = how, .bytes = bytes, .n_paths = n_paths};
+    how.progress = p->o->progress;
+    mp_progress_add(p->part, p->n_rows > 0);
     enum mp_status status = mp_path_measure(&r->accuracy, &how, &p->scored, p->batches, tool_threads(p->o), err);
     p->n_rows += status == MP_OK;
     return status;
@@ -67,6 +70,7 @@ static uint64_t table_bytes(const struct mp_path_tables *t, uint32_t length) {
 static enum mp_status measure(struct predict *p, struct mp_error *err) {
     const uint32_t longest = p->tables->length;
     enum mp_status status = MP_OK;
+    p->part = mp_progress_begin(p->o->progress, "path lengths", 1 + (p->paths != NULL ? 2 : 1) * (uint64_t)longest, 0);
     for (uint32_t length = 0; length <= longest; length++) {
         MP_TRY(measure_one(p, (struct mp_foresight){.tables = p->tables, .length = length},
                            table_bytes(p->tables, length), 0, err));
@@ -81,6 +85,7 @@ static enum mp_status measure(struct predict *p, struct mp_error *err) {
             bytes, n_paths, err));
     }
 out:
+    mp_progress_end(p->part);
     return status;
 }
 

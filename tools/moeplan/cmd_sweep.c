@@ -28,6 +28,7 @@ struct point {
 };
 struct sweep {
     const struct opts *o;
+    struct mp_progress_part *part;
     struct sweep_axes axes;
     struct setup base; /* recording and model; topology of the first cluster */
     struct point *points;
@@ -118,6 +119,7 @@ static enum mp_status run_group(struct sweep *w, struct point *points, struct sc
             mp_error_clear(&refused);
             status = MP_OK;
         }
+        mp_progress_add(w->part, 1);
         if (status == MP_OK && scores[i].plan != NULL && first == MP_NONE)
             first = i;
         if (status == MP_OK && scores[i].plan != NULL)
@@ -161,6 +163,7 @@ static enum mp_status run_points(struct sweep *w, const char *topology, struct m
     struct score *scores = mp_calloc(a[SWEEP_REDUNDANT].n, sizeof *scores);
     const uint64_t n = (uint64_t)a[SWEEP_REDUNDANT].n * a[SWEEP_BATCH].n * a[SWEEP_GPUS].n * a[SWEEP_NODES].n;
     w->points = mp_calloc(n, sizeof *w->points);
+    w->part = mp_progress_begin(w->o->progress, "points", n, 0);
     if (scores == NULL || w->points == NULL) {
         status = mp_nomem(err, "sweep");
         goto out;
@@ -188,6 +191,7 @@ static enum mp_status run_points(struct sweep *w, const char *topology, struct m
                     MP_TRY(run_group(w, group, scores, err));
             }
 out:
+    mp_progress_end(w->part);
     mp_free(scores);
     return status;
 }

@@ -455,7 +455,7 @@ enum mp_status cmd_variants(const struct opts *o, const struct args *args, int *
     MP_TRY(start_policies(&x, err));
     MP_TRY(make(&x, &no, err));
     if (no != NULL) {
-        fprintf(stderr, "moeplan: variants: %s\n", no);
+        tool_say("variants: %s", no);
         *exit_code = 1;
         status = o->json ? tool_write_no(o, "moeplan.variants", "infeasible", no, err) : MP_OK;
         goto out;

@@ -141,6 +141,7 @@ enum mp_status cmd_verify(const struct opts *o, const struct args *args, int *ex
     const char *format = NULL; /* of a matrix */
     struct mp_topology *topology = NULL;
     struct checked c = {.n = (uint32_t)n_plans};
+    struct mp_progress_part *part = NULL;
     struct mp_out *out = NULL;
     char both[256];
     enum mp_status status = check_arguments(o, args, err);
@@ -163,6 +164,7 @@ enum mp_status cmd_verify(const struct opts *o, const struct args *args, int *ex
         MP_TRY(tool_load_model(&model[k], &own[k], trace[k], err));
     }
     bool is_accepted = true;
+    part = mp_progress_begin(o->progress, "verifying", 0, MP_PROGRESS_LEAF);
     for (int k = 0; k < n_plans; k++) {
         if (matrix != NULL)
             MP_TRY(mp_plan_verify_matrix(&c.report[k], plan[k], matrix, topology, o->thorough, err));
@@ -184,6 +186,7 @@ enum mp_status cmd_verify(const struct opts *o, const struct args *args, int *ex
     for (int k = 0; k < n_plans; k++)
         is_accepted =
             is_accepted && c.proof[k].verdict != MP_PROOF_IS_REFUTED && c.proof[k].verdict != MP_PROOF_IS_OPEN;
+    mp_progress_end(part);
     *exit_code = is_accepted ? 0 : 1;
     MP_TRY(tool_open_result(&out, o, err));
     write_report(o, &c, out);

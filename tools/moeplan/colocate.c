@@ -550,7 +550,7 @@ static void choose(struct job *j) {
 /* The answer no, as both verbs give it. */
 static enum mp_status say_no(const struct job *j, const char *verb, const char *note, int *exit_code,
                              struct mp_error *err) {
-    fprintf(stderr, "moeplan: %s: %s\n", verb, note);
+    tool_say("%s: %s", verb, note);
     *exit_code = 1;
     return j->o->json ? tool_write_no(j->o, "moeplan.colocate", "infeasible", note, err) : MP_OK;
 }

@@ -1,4 +1,5 @@
 #include "help.h"
+#include "progress.h"
 #include "terminal.h"
 #include "tool.h"
 #include <moeplan/alloc.h>
@@ -51,7 +52,10 @@ static enum mp_status run(int argc, char **argv, int *exit_code, const char **co
         o.limits.memory_bytes = o.mem_limit;
         mp_alloc_limit(o.mem_limit);
     }
-    return verb->fn(&o, &args, exit_code, err);
+    progress_start(&o, &args);
+    status = verb->fn(&o, &args, exit_code, err);
+    progress_stop(&o);
+    return status;
 }
 
 int main(int argc, char **argv) {

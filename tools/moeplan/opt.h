@@ -3,6 +3,7 @@
 #define TOOL_OPT_H
 
 #include <moeplan/limits.h>
+#include <moeplan/progress.h>
 #include <moeplan/report.h>
 #include <moeplan/status.h>
 #include <stdbool.h>
@@ -202,9 +203,10 @@ struct opts {
     bool is_set[OPT_END];
     bool help, json, quiet, strict, thorough, prove, colocate, resample, stage_barrier, stage_coupled, pacing,
         markdown_table, wide, man, markdown, version, matrix, csv, calibrate, keep_labels, drop_signatures;
-    enum output_format output; /* what --format, --json, --csv and --markdown come to */
-    struct mp_style *style;    /* of tables for people */
-    const struct verb *verb;   /* that is run */
+    enum output_format output;    /* what --format, --json, --csv and --markdown come to */
+    struct mp_style *style;       /* of tables for people */
+    const struct verb *verb;      /* that is run */
+    struct mp_progress *progress; /* NULL = nobody looks */
     uint64_t host_link, host_memory, seed, threads, work_limit, mem_limit, layer_base, experts, top_k, routing_ns,
         mtp_base, pipeline_stages;
     double time_limit;

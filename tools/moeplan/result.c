@@ -1,10 +1,12 @@
 /* Where results go, in the form that --format asks for. */
 #include "csv.h"
+#include "progress.h"
 #include "terminal.h"
 #include "tool.h"
 
 enum mp_status tool_open_result(struct mp_out **out, const struct opts *o, struct mp_error *err) {
     terminal_measure(o);
+    progress_hide(); /* what follows may stand on the same terminal, and ends the run */
     return o->output == FORMAT_CSV ? mp_out_open_memory(out, err) : mp_out_open(out, "-", err);
 }
 

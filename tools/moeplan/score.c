@@ -504,8 +504,8 @@ static double mean_step(const struct mp_sim_result *r) {
     return sum / r->n_steps;
 }
 
-enum mp_status score_all(struct score *scores, uint32_t n, uint32_t base, const struct setup *s, uint32_t n_groups,
-                         struct mp_error *err) {
+static enum mp_status score_each(struct score *scores, uint32_t n, uint32_t base, const struct setup *s,
+                                 uint32_t n_groups, struct mp_progress_part *part, struct mp_error *err) {
     uint32_t n_used = 0;
     const char *no_interval = NULL;
     for (uint32_t i = 0; i < n; i++) {
@@ -515,6 +515,7 @@ enum mp_status score_all(struct score *scores, uint32_t n, uint32_t base, const 
             c->shown.evaluated_on = s->evaluated_on;
         c->shown.is_without_kv_cache = s->model->kv_bytes_per_token == 0;
         c->shown.note = c->note[0] != '\0' ? c->note : NULL;
+        mp_progress_add(part, i > 0);
         if (c->plan == NULL)
             continue;
         enum mp_status status = MP_OK;
@@ -533,6 +534,7 @@ enum mp_status score_all(struct score *scores, uint32_t n, uint32_t base, const 
         no_interval = "too few requests";
     for (uint32_t g = 0; n_groups > 1 && no_interval == NULL && g < n_groups; g++) {
         bool is_used, is_short;
+        mp_progress_add(part, g > 0 ? n : 1);
         enum mp_status status = score_replicate(scores, n, s, n_groups, g, n_used, &is_used, &is_short, err);
         if (status != MP_OK)
             return status;
@@ -563,6 +565,15 @@ enum mp_status score_all(struct score *scores, uint32_t n, uint32_t base, const 
         c->against_base = mp_interval_jackknife(mean_step(c->result) / mean_step(b->result) - 1, ratio, n_used);
     }
     return MP_OK;
+}
+
+enum mp_status score_all(struct score *scores, uint32_t n, uint32_t base, const struct setup *s, uint32_t n_groups,
+                         struct mp_error *err) {
+    const uint64_t n_runs = (uint64_t)n * (1 + (n_groups > 1 ? n_groups : 0));
+    struct mp_progress_part *part = mp_progress_begin(s->o->progress, "scores", n_runs, 0);
+    enum mp_status status = score_each(scores, n, base, s, n_groups, part, err);
+    mp_progress_end(part);
+    return status;
 }
 
 bool score_change_json(json_t *result, const struct score *score, const struct mp_sim_result *base) {

@@ -1,4 +1,5 @@
 /* What every program does before anything else. */
+#include "progress.h"
 #include "tool.h"
 #include <fcntl.h>
 #include <signal.h>
@@ -7,6 +8,7 @@
 /* Only what POSIX allows in a handler: unlink through the writer's list, and _exit. */
 static void on_signal(int number) {
     mp_out_cancel_all_signal_safe();
+    progress_erase_signal_safe();
     _exit(128 + number);
 }
 

@@ -1,3 +1,4 @@
+#include "progress.h"
 #include "tool.h"
 #include <errno.h>
 #include <limits.h>
@@ -8,14 +9,27 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+static MP_PRINTF(1, 0) void say(const char *fmt, va_list ap) {
+    progress_hide();
+    fputs("moeplan: ", stderr);
+    vfprintf(stderr, fmt, ap);
+    fputs("\n", stderr);
+    progress_show();
+}
+
 void tool_note(const struct opts *o, const char *fmt, ...) {
     if (o->quiet)
         return;
     va_list ap;
     va_start(ap, fmt);
-    fputs("moeplan: ", stderr);
-    vfprintf(stderr, fmt, ap);
-    fputs("\n", stderr);
+    say(fmt, ap);
+    va_end(ap);
+}
+
+void tool_say(const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    say(fmt, ap);
     va_end(ap);
 }
 
@@ -57,6 +71,7 @@ static enum mp_status load_trace(struct mp_trace **out, const char *path, const 
     hints.top_k = (uint32_t)o->top_k;
     hints.format = o->input_format;
     hints.axes = o->axes;
+    hints.progress = o->progress;
     hints.mtp_base = o->is_set[OPT_MTP_BASE] ? (int)o->mtp_base : -1;
     hints.n_stages = (uint32_t)o->pipeline_stages;
     hints.overrides = overrides;
@@ -219,6 +234,7 @@ enum mp_status tool_batching(struct mp_batching *out, const struct opts *o, cons
 struct mp_sim_options tool_sim_options(const struct opts *o, const struct mp_trace *trace, enum mp_phase phase) {
     const char *n = o->network;
     return (struct mp_sim_options){
+        .progress = o->progress,
         .dispatcher =
             o->dispatcher != NULL ? mp_dispatcher_find(o->dispatcher) : mp_dispatcher_default(phase, trace->kind),
         .sources = says(o->sources, "coupled") ? MP_SOURCES_COUPLED : MP_SOURCES_DP,

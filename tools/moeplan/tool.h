@@ -13,6 +13,8 @@ enum mp_status tool_unknown_verb(const char *name, struct mp_error *err) MP_MUST
 
 /* A line on standard error, unless --quiet. */
 void tool_note(const struct opts *o, const char *fmt, ...) MP_PRINTF(2, 3);
+/* The same whatever --quiet says: why the answer is no. */
+void tool_say(const char *fmt, ...) MP_PRINTF(1, 2);
 unsigned tool_threads(const struct opts *o);
 
 /* The recording, read with the hints of the options. */
