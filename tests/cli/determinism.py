@@ -54,6 +54,15 @@ def search_of_two_models(programs, folder):
     return len({run(p, "compare", *words, "--json").split(b'"own_shares"')[1] for p in programs})
 
 
+def pages(programs, folder):
+    """Different pages of one report, its command line aside: there stands the program's name."""
+    def run(*words):
+        return subprocess.run(words, cwd=folder, capture_output=True, check=True).stdout
+    run(programs[0], "plan", "0-0.mpt", "2x4:h100", "--batch", "2", "--split", "0.5", "--strategy", "eplb", "--redundant", "8", "-q", "-o", "r.yaml")
+    words = ["report", "r.yaml", "0-0.mpt", "2x4:h100", "--redundant", "0,8", "--strategy", "lpt", "--drift", "1-0.mpt", "-q", "-o", "-"]
+    return len({run(p, *words, "--threads", "1").replace(p.encode(), b"moeplan") for p in programs})
+
+
 def main():
     programs = [os.path.abspath(p) for p in sys.argv[1:]]
     listed = subprocess.run([programs[0], "list", "strategies"], capture_output=True, text=True, check=True).stdout.splitlines()
@@ -79,7 +88,10 @@ def main():
             if len(seen) != 1 or (next(iter(seen)).startswith("exit") and not declined):
                 failures += 1
                 print(f"FAIL {' '.join(arguments)} --strategy {strategy}: {len(seen)} different results: {seen}")
-    n += len(programs)
+    n += 2 * len(programs)
+    if pages(programs, scratch.name) != 1:
+        failures += 1
+        print("FAIL report: the programs write different pages")
     if search_of_two_models(programs, scratch.name) != 1:
         failures += 1
         print("FAIL compare --colocate: the programs find different shares")

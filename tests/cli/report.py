@@ -287,6 +287,37 @@ class Report(unittest.TestCase):
         for i, mean in enumerate(windows["mean"]):
             self.assertLess(abs(sum(distance[i * 8:i * 8 + 8]) / 8 - mean), windows["distance"]["scale"])
 
+    def test_what_was_measured_is_what_the_executor_says(self):
+        executor = pathlib.Path(MOEPLAN).with_name("moeplan-exec")
+        trace = SAMPLES / "prefill.mpt"
+        self.plan("p.yaml", trace, "2:h100", "--tokens-per-rank", "16", "--split", "0.5", "--strategy", "contiguous")
+        done = subprocess.run([executor, "p.yaml", trace, "2:h100", "--transport", "loop", "--steps", "2", "--iterations", "2", "--chunk-scale", "1000", "--json",
+                               "--timeline", "t.json", "-q"], cwd=self.folder, capture_output=True, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr.decode())
+        pathlib.Path(self.folder, "e.json").write_bytes(done.stdout)
+        _, data = self.report("p.yaml", trace, "2:h100", "--measured", "e.json,t.json", "--interval-groups", "0")
+        said, shown = json.loads(done.stdout), data["measured"]
+        self.assertEqual((shown["source"], shown["transport"], shown["iterations"]), ("e.json", "loop", 2))
+        for part in shown["parts"]:
+            own = [p for p in said["parts"] if (p["layer"], p["part"]) == (part["layer"], part["part"])]
+            self.assertEqual(part["n_steps"], len(own))
+            self.assertLessEqual(abs(part["median_ns"] - sum(p["measured_ns"]["median"] for p in own) / len(own)), 0.5)
+            self.assertLessEqual(abs(part["predicted_ns"] - sum(p["predicted_ns"] for p in own) / len(own)), 0.5)
+        self.assertEqual(len(shown["parts"]), len({(p["layer"], p["part"]) for p in said["parts"]}))
+        bars, shape = unpack(shown["timeline"]["bars_ns"]), shown["timeline"]["bars_ns"]["shape"]
+        self.assertEqual(shape, [8, 2, 8, 2])
+        events = [e for e in json.loads(pathlib.Path(self.folder, "t.json").read_bytes())["traceEvents"]
+                  if e["ph"] == "X" and e["pid"] % 2 == 1 and " to GPU " in e["name"]]
+        for index, layer in enumerate(data["layers"]):
+            own = [e for e in events if f" L{layer} " in e["name"]]
+            first = min(e["ts"] for e in own)
+            for gpu in range(2):
+                sends = [e for e in own if e["pid"] // 2 == gpu and e["name"].startswith("dispatch")]
+                want = (1000 * (min(e["ts"] for e in sends) - first), 1000 * (max(e["ts"] + e["dur"] for e in sends) - first)) if sends else (0, 0)
+                at = ((index * 2 + gpu) * 8 + 2) * 2
+                for a, b in zip(bars[at:at + 2], want):
+                    self.assertLessEqual(abs(a - b), shown["timeline"]["bars_ns"]["scale"] + 2)
+
     # ---- kinds of inputs ----
 
     def test_counts_pipelines_and_placements(self):
@@ -357,6 +388,20 @@ class Report(unittest.TestCase):
         plan = json.loads(piped.stdout)["plans"][1]
         self.assertEqual(plan["verified"]["accepted"], None)
         self.assertIn("came from a pipe", plan["verified"]["note"])
+
+    def test_what_does_not_fit_is_left_out_and_said(self):
+        self.expect(0, "generate", "-o", "t.mpt", "--n-requests", "160", "--layers", "80", "--experts", "64", "--top-k", "2", "--phase", "prefill",
+                    "--tokens-per-request", "8", "-q")
+        self.plan("p.yaml", "t.mpt", "8x8:h100", "--tokens-per-rank", "4", "--strategy", "contiguous", "--split", "0.5")
+        arguments = ["t.mpt", "8x8:h100", "--interval-groups", "0"]
+        page, data = self.report("p.yaml", *arguments[:2], "p.yaml", "p.yaml", *arguments[2:])
+        self.assertLess(len(page), 2000000)
+        self.assertEqual(data["plans"][1]["traffic"]["dispatch_bytes"]["type"], "u8")
+        self.assertTrue([n for n in data["notes"] if "is rounded" in n])
+        self.assertEqual([p["traffic"]["dispatch_bytes"] is None for p in data["plans"]], [False, False, True, True])
+        self.assertIn("traffic layer by layer left out", data["plans"][3]["detail_note"])
+        self.assertIsNotNone(data["plans"][3]["traffic"]["dispatch_sum_bytes"])
+        self.assertIn(f"p.yaml (3): {data['plans'][3]['detail_note']}", data["notes"])
 
     # ---- text that is not trusted ----
 
