@@ -6,6 +6,17 @@ struct sample {
     struct bytes b;
 };
 
+static const char json_described_sample[] =
+    "{\"moeplan_trace\": 1, \"phase\": \"decode\", \"ids\": \"logical\", \"layer_base\": 0, \"n_layers\": 1, "
+    "\"n_expert_per_layer\": 4, \"layers\": [\n{\"layer\": 3, \"heat\": [4, 3, 1, 0]}]}";
+static const char csv_described_sample[] =
+    "# {\"moeplan_trace\": 1, \"time_ordered\": false}\nlayer,e0,e1,e2,e3\n0,1,2,3,4\n";
+static const char megatron_sample[] =
+    "{\"iter\": 100, \"block\": \"decoder\", \"layer\": 3, \"tpe\": [[128, 64, 1, 2], [96, 80, 3, 4]]}\n";
+static const char omni_sample[] = "1\t2\t3\t4\t\n5\t6\t7\t8\t\n";
+static const char omni_log_sample[] =
+    "INFO [dump activation] decode step 0 in rank 0 for layer 0 get 4 experts data: 1\t2\t3\t4\n";
+
 static size_t all_samples(struct sample *s) {
     struct mp_trace *tokens = token_trace((struct shape){2, 8, 2, 2, 3, false, false}, 1),
                     *counts = count_trace(2, 2, 1, 3, 4);
@@ -21,6 +32,11 @@ static size_t all_samples(struct sample *s) {
         {"csv", text_bytes(csv_wide_sample)},
         {"json", text_bytes(json_sample)},
         {"json", text_bytes(json_logical_sample)},
+        {"json", text_bytes(json_described_sample)},
+        {"csv", text_bytes(csv_described_sample)},
+        {"megatron", text_bytes(megatron_sample)},
+        {"omni_counts", text_bytes(omni_sample)},
+        {"omni_counts", text_bytes(omni_log_sample)},
     };
     mp_trace_free(tokens);
     mp_trace_free(counts);
@@ -31,7 +47,7 @@ static size_t all_samples(struct sample *s) {
 /* Content decides: under a name that says nothing, each sample is its own format's and nobody else's as much. */
 static void test_trace_detect__every_sample_is_its_own_formats(void **state) {
     (void)state;
-    struct sample s[16];
+    struct sample s[32];
     size_t n = all_samples(s);
     for (size_t i = 0; i < n; i++) {
         struct mp_in *in;
@@ -50,7 +66,7 @@ static void test_trace_detect__every_sample_is_its_own_formats(void **state) {
 
 static void test_trace_detect__load_finds_the_format(void **state) {
     (void)state;
-    struct sample s[16];
+    struct sample s[32];
     size_t n = all_samples(s);
     struct mp_trace_hints h;
     char requests[256];
