@@ -317,13 +317,23 @@ def test_known_responses(folder):
         check(x.requests == y.requests and all(rows_of(x, s) == rows_of(y, s) for s in range(2)), f"known responses: {phase}")
 
 
+def record_generate(model, path, tokens, **arguments):
+    with Recorder(model, path) as r:
+        model.generate(tokens, **arguments)
+    return r.summary
+
+
 def test_chunked_prefill_and_conversation(folder):
     """generate() with prefill in chunks; a second generate() that continues the cache of the first."""
     model, config, rule = make("mixtral")
     rows, tokens, mask = prompts_of([11, 11])
     path = os.path.join(folder, "chunked.mpt")
-    with Recorder(model, path) as r:
-        out = model.generate(tokens, attention_mask=mask, max_new_tokens=4, do_sample=False, prefill_chunk_size=4, eos_token_id=None, return_dict_in_generate=True)
+    chunks = {"prefill_chunk_size": 4}
+    if transformers.__version__.startswith("4."):
+        raises(RecordError, "around its hooks", lambda: record_generate(model, path, tokens, attention_mask=mask, max_new_tokens=4, **chunks))
+        chunks = {}
+    with Recorder(model, path):
+        out = model.generate(tokens, attention_mask=mask, max_new_tokens=4, do_sample=False, eos_token_id=None, return_dict_in_generate=True, **chunks)
         first = out.sequences
         turn = torch.cat([first, torch.randint(2, VOCABULARY, (2, 3))], dim=1)
         model.generate(turn, attention_mask=torch.ones_like(turn), past_key_values=out.past_key_values, max_new_tokens=3, do_sample=False, eos_token_id=None)

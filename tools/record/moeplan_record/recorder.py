@@ -16,7 +16,7 @@ from .batches import Batch, Sequence, check_mask, check_positions
 from .errors import RecordError
 from .native import TraceWriter
 from .progress import Progress
-from .routers import chosen_in, find_routers
+from .routers import chosen_in, find_routers, places_of
 
 PHASES = ("prefill", "decode")
 # Passes wait on their device until they hold this many bytes of ids and weights or this many passes; then they come over together.
@@ -293,8 +293,11 @@ class Recorder:
             past = int(cache[0][0].shape[-2]) if cache and cache[0] is not None else 0
             known = self.last_batch if past > 0 else None
         elif cache is not None:
-            past = int(cache.get_seq_length())
             known = self.batches.get(cache)
+            try:
+                past = int(cache.get_seq_length())
+            except ValueError:  # layers without attention keep no columns to count
+                past = known.columns if known is not None else max(0, mask.shape[-1] - n_columns) if isinstance(mask, torch.Tensor) else 0
         if known is not None and past > 0 and generating is None:
             if len(known.sequences) != n or known.columns != past:
                 raise RecordError(f"a pass of {n} sequences continues a cache of {past} columns where {known.columns} columns of {len(known.sequences)} "
@@ -358,14 +361,29 @@ class Recorder:
             check_mask(own.tolist(), "attention_mask")
         return own.clone()
 
-    @torch.compiler.disable
     def _gate(self, router, module, args, output):
+        # disable() costs as much as the rest of this, so it is only gone through while a graph is traced.
+        if torch.compiler.is_compiling():
+            return self._gate_uncompiled(router, module, output)
+        return self._gate_now(router, module, output)
+
+    @torch.compiler.disable
+    def _gate_uncompiled(self, router, module, output):
+        return self._gate_now(router, module, output)
+
+    def _gate_now(self, router, module, output):
         now = self.pass_
         if now is None:
+            if self.generating is not None:
+                raise RecordError("generate() calls the model's forward() around its hooks here, as transformers 4 does for prefill_chunk_size: leave that out")
             self.n_stray += 1
             return None
+        if router.places is not None:  # the same members of the tuple as on the first pass
+            ids, weights = output[router.places[0]], None if router.places[1] is None else output[router.places[1]]
+            return self._take(router, now, ids, weights)
         ids, weights, logits = chosen_in(output, now.n_rows, self.n_experts)
         if router.source is None:
+            router.output = output
             seen = now.seen.setdefault(router.layer, {})
             if ids is not None:
                 seen["gate"] = (ids, weights)
@@ -398,7 +416,7 @@ class Recorder:
         return None
 
     def _take(self, router, now, ids, weights):
-        if ids is None or ids.shape[0] != now.n_rows:
+        if ids is None or ids.numel() != now.n_rows * ids.shape[-1]:
             raise RecordError(f"{router.name}: its {router.source} gave no ids for {now.n_rows} tokens in this pass, but did in the first")
         if router.layer in now.chosen:
             raise RecordError(f"{router.name} ran twice in one forward pass (shared layers have no index of their own)")
@@ -427,10 +445,13 @@ class Recorder:
                 given = [seen["given"].get(e, 0) for e in range(self.n_experts)]
                 if given != counts and sum(given) == sum(counts):
                     raise RecordError(f"{r.name}: {r.rule_name} gives expert loads {counts[:8]}... and the experts were given {given[:8]}...")
+            r.places, r.output = places_of(r.output, *seen["gate"]) if r.source == "gate" else None, None
             for handle in r.handles:
                 handle.remove()
             self._attach_router(r, {"experts"} if r.source == "experts" else {"gate"})
             now.chosen[r.layer] = seen[r.source]
+            if r.n_zero and r is self.routers[0]:
+                self.summary.notes.append(f"{r.n_zero} experts of a layer hand their input back: places of a list that hold one are recorded as unused")
         self.top_k = max(now.chosen[layer][0].shape[-1] for layer in self.layers)
         self.has_weights = all(now.chosen[layer][1] is not None for layer in self.layers)
         if self.weights and not self.has_weights:
@@ -463,36 +484,50 @@ class Recorder:
         self._stack(now)
         now.batch.advance(now.n_columns, now.is_prompt)
         self.pending.append(now)
-        self.pending_bytes += now.n_rows * len(self.layers) * self.top_k * (4 if self.weights else 2)
+        self.pending_bytes += now.n_rows * len(self.layers) * self.top_k * (12 if self.has_weights else 8)
         if self.pending_bytes >= PENDING_BYTES or len(self.pending) >= PENDING_PASSES:
             self.flush()
         return None
 
     def _stack(self, now):
-        """ids [layers, sequences, columns, k] on the device of the first layer, small and ours: later passes may reuse the model's buffers."""
+        """ids and weights [layers, rows, k] on the device of the first layer: copies, since later passes may reuse the model's buffers."""
         device = now.chosen[self.layers[0]][0].device
-        dtype = torch.int16
-        ids, weights = [], []
-        for r in self.routers:
-            i, w = now.chosen[r.layer]
-            short = self.top_k - i.shape[-1]
-            i = i.to(device=device, dtype=dtype)
+        chosen = [now.chosen[layer] for layer in self.layers]
+        ids = [i.to(device).reshape(now.n_rows, -1) for i, _ in chosen]
+        weights = [w.to(device).reshape(now.n_rows, -1) for _, w in chosen] if self.has_weights else []
+        for n, r in enumerate(self.routers):
+            if r.n_zero:  # experts that hand their input back need no place and no transfer
+                zero = (ids[n] >= self.n_experts) & (ids[n] < self.n_experts + r.n_zero)
+                ids[n] = torch.where(zero, -1, ids[n])
+                if self.has_weights:
+                    weights[n] = torch.where(zero, -1.0, weights[n].float())
+            short = self.top_k - ids[n].shape[-1]
             if short:
-                i = torch.nn.functional.pad(i, (0, short), value=-1)
-            ids.append(i)
-            if self.has_weights:
-                w = w.to(device=device, dtype=torch.float32)
-                weights.append(torch.nn.functional.pad(w, (0, short), value=-1.0) if short else w)
-        shape = (len(self.layers), len(now.batch.sequences), now.n_columns, self.top_k)
-        now.ids = torch.stack(ids).reshape(shape)
-        if self.has_weights:
-            # By falling weight; equal ones stay as the gate listed them.
-            w, order = torch.stack(weights).reshape(shape).sort(dim=-1, descending=True, stable=True)
-            now.ids = now.ids.gather(-1, order)
-            if self.weights:
-                scales = torch.tensor([1.0 / r.scale for r in self.routers], device=device).reshape(-1, 1, 1, 1)
-                now.weights = (w * scales).clamp(0.0, 1.0).mul(65535.0).round().to(torch.int32)
+                ids[n] = torch.nn.functional.pad(ids[n], (0, short), value=-1)
+                if self.has_weights:
+                    weights[n] = torch.nn.functional.pad(weights[n], (0, short), value=-1.0)
+        with torch.no_grad():
+            now.ids = torch.stack(ids)
+            now.weights = torch.stack(weights) if self.has_weights else None
         now.chosen, now.seen = {}, {}
+
+    def _in_order(self, passes):
+        """ids and weights [layers, sequences, columns, k] of passes of one batch, still on their device: by falling weight, equal ones as the gate listed
+        them; unused places last."""
+        n = len(passes[0].batch.sequences)
+
+        def joined(parts):
+            return torch.cat([p.reshape(len(self.layers), n, -1, self.top_k) for p in parts], dim=2)
+        ids, weights = joined([p.ids for p in passes]).to(torch.int16), None
+        if self.has_weights:
+            weights, order = joined([p.weights for p in passes]).float().sort(dim=-1, descending=True, stable=True)
+            ids = ids.gather(-1, order)
+        elif any(r.n_zero for r in self.routers):
+            ids = ids.gather(-1, (ids < 0).sort(dim=-1, stable=True).indices)
+        if self.weights:
+            scales = torch.tensor([1.0 / r.scale for r in self.routers], device=weights.device).reshape(-1, 1, 1, 1)
+            weights = (weights * scales).clamp(0.0, 1.0).mul(65535.0).round().to(torch.int32)
+        return ids, weights if self.weights else None
 
     # ---- off the device ----
     def flush(self):
@@ -509,8 +544,7 @@ class Recorder:
 
     def _flush_batch(self, passes):
         batch = passes[0].batch
-        ids = torch.cat([p.ids for p in passes], dim=2).cpu()
-        weights = torch.cat([p.weights for p in passes], dim=2).cpu() if self.weights else None
+        ids, weights = (None if t is None else t.cpu() for t in self._in_order(passes))
         self._check(ids)
         n_columns, is_prompt = ids.shape[2], sum(p.is_prompt for p in passes)
         masks = self._joined([p.mask for p in passes], passes, torch.bool, 1)

@@ -56,7 +56,7 @@ def chosen_in(value, n_rows, n_experts):
     ids = weights = logits = dense = None
     found = tensors_in(value)
     for t in found:
-        if t.dtype in INTEGERS and t.dim() >= 2 and t.shape[-1] <= min(MAX_TOP_K, n_experts) and t.numel() == n_rows * t.shape[-1]:
+        if t.dtype in INTEGERS and t.dim() >= 2 and t.shape[-1] <= MAX_TOP_K and t.numel() == n_rows * t.shape[-1]:
             ids = t.detach().reshape(n_rows, t.shape[-1])
             break
     for t in found:
@@ -72,16 +72,29 @@ def chosen_in(value, n_rows, n_experts):
     return ids, weights, None if logits is None else logits.detach().reshape(n_rows, n_experts)
 
 
+def places_of(output, ids, weights):
+    """Where a gate's ids and weights stand in what it returns, so that later passes need not look; None when they cannot be named so."""
+    if not isinstance(output, tuple) or not all(isinstance(t, torch.Tensor) for t in output):
+        return None
+    at = {t.data_ptr(): i for i, t in reversed(list(enumerate(output))) if t.is_contiguous()}
+    i, w = at.get(ids.data_ptr()), None if weights is None else at.get(weights.data_ptr())
+    return None if i is None or (weights is not None and w is None) else (i, w)
+
+
 class Router:
     """One MoE layer: its block, gate and experts, and how its ids are read."""
 
     def __init__(self, name, block, gate, experts, layer):
         self.name, self.block, self.gate, self.experts, self.layer = name, block, gate, experts, layer
         self.source = None          # "gate", "experts", "rule"
+        self.places = None          # of ids and weights in the tuple that the gate returns
+        self.output = None          # of the first pass
         self.rule = None
         self.rule_name = ""
         self.scale = float(getattr(gate, "routed_scaling_factor", None) or getattr(block, "routed_scaling_factor", None) or 1.0)
-        self.n_experts = experts_of(block, gate, experts)
+        # LongCat: ids above the experts with weights stand for handing the input back.
+        self.n_zero = int(getattr(experts, "zero_expert_num", 0) or 0)
+        self.n_experts = experts.num_routed_experts if self.n_zero else experts_of(block, gate, experts)
 
     def describe(self):
         return {"gate": f"ids of {self.name}'s {type(self.gate).__name__}", "experts": f"ids handed to {type(self.experts).__name__}",
