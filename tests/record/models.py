@@ -384,7 +384,7 @@ def test_refusals(folder):
             model(input_ids=tokens)
     raises(RecordError, "told of 3 sequences and the batch has 2", wrong_number)
     raises(RecordError, "no module with a gate", lambda: Recorder(torch.nn.Linear(2, 2), path))
-    raises(RecordError, "not both, prefill or decode", lambda: Recorder(model, path, phase="mixed"))
+    raises(RecordError, "not both, prefill, decode or train", lambda: Recorder(model, path, phase="mixed"))
 
     class Block(torch.nn.Module):
         """Chooses by a rule of its own."""
@@ -451,11 +451,28 @@ def test_interrupted(folder):
         with Recorder(model, path, phase="prefill", keep_partial=keep), torch.no_grad():
             model(input_ids=tokens, attention_mask=mask)
             raise KeyboardInterrupt
+
+    def nothing_yet():
+        with Recorder(model, os.path.join(folder, "empty.mpt"), keep_partial=True):
+            raise KeyboardInterrupt
     raises(KeyboardInterrupt, "", lambda: run(os.path.join(folder, "none.mpt"), False))
     nothing_left(folder, [])
     raises(KeyboardInterrupt, "", lambda: run(os.path.join(folder, "some.mpt"), True))
     nothing_left(folder, ["some.mpt"])
     check(Trace(os.path.join(folder, "some.mpt")).n_rows == 9, "what was recorded so far")
+    raises(KeyboardInterrupt, "", nothing_yet)
+    nothing_left(folder, ["some.mpt"])
+
+
+def test_training(moeplan, folder):
+    """Passes of training, with gradients: one phase, and the backward pass does not mind."""
+    model, config, rule = make("qwen2_moe")
+    rows, tokens, mask = prompts_of([7, 7])
+    path = os.path.join(folder, "train.mpt")
+    with Recorder(model.train(), path, phase="train"):
+        model(input_ids=tokens, attention_mask=mask, labels=tokens).loss.backward()
+    check(model.model.layers[1].mlp.gate.weight.grad is not None and moeplan.facts(path)["phase"] == "train", "a training recording")
+    agree("training", rows_of(Trace(path), 1), recomputed(model.eval(), config, rule, rows[1]))
 
 
 def test_memory(folder):
@@ -561,9 +578,17 @@ def test_program(moeplan, folder):
             return os.readlink(f"/proc/{pid}/fd/{n}")
         except OSError:
             return ""
+    known = os.path.join(folder, "known.jsonl")
+    with open(known, "w", encoding="utf-8") as f:
+        for row in rows:
+            f.write(json.dumps({"input_ids": row, "response_ids": [5, 6, 7]}) + "\n")
+    plain, prompts = prompts, known
+    run("-o", os.path.join(out, "k.mpt"), "--batch", "3", "--quiet", "--weights")
+    prompts = plain
+    check([q[2] for q in Trace(os.path.join(out, "k.decode.mpt")).requests] == [3] * 5 and Trace(os.path.join(out, "k.prefill.mpt")).n_rows == 25, "known responses")
     said = run("-o", os.path.join(out, "x.mpt"), "--max-new-tokens", "400", "--ignore-eos", "--batch", "1", rc=130, started=interrupt)
     check("interrupted: no file is left" in said, f"{said[-300:]!r}")
-    nothing_left(out, ["a.decode.mpt", "a.prefill.mpt", "b.mpt"])
+    nothing_left(out, ["a.decode.mpt", "a.prefill.mpt", "b.mpt", "k.decode.mpt", "k.prefill.mpt"])
 
 
 def main():
@@ -573,16 +598,17 @@ def main():
     transformers.logging.set_verbosity_error()
     for name in MODELS:
         with tempfile.TemporaryDirectory() as folder:
-            if only in "test_ids_are_the_models":
+            if only in "test_ids_are_the_models_" + name:
                 test_ids_are_the_models(moeplan, folder, name)
     for test in (test_router_logits, test_right_padding, test_own_loop, test_ends, test_sampling_and_static_cache, test_known_responses,
                  test_chunked_prefill_and_conversation, test_refusals, test_disagreement, test_interrupted, test_memory, test_compiled_and_wrapped):
         if only in test.__name__:
             with tempfile.TemporaryDirectory() as folder:
                 test(folder)
-    if only in "test_program":
-        with tempfile.TemporaryDirectory() as folder:
-            test_program(moeplan, folder)
+    for test in (test_training, test_program):
+        if only in test.__name__:
+            with tempfile.TemporaryDirectory() as folder:
+                test(moeplan, folder)
     return done()
 
 

@@ -1,5 +1,6 @@
 """The program: loads a model, runs prompts through it, writes the recording. python3 tools/record/record.py --help"""
 import argparse
+import inspect
 import os
 import signal
 import sys
@@ -117,33 +118,42 @@ def run(options):
     pad = pad[0] if isinstance(pad, (list, tuple)) else 0 if pad is None else pad
     torch.manual_seed(options.seed)
     progress = Progress(len(prompts), wanted=not options.quiet)
-    with Recorder(model, options.output, phase=options.phase, weights=options.weights, model_name=options.model_name, source=options.source,
-                  keep_partial=options.keep_partial, only=options.only, eos_token_id=() if options.ignore_eos else None, progress=progress) as recorder, \
-            torch.no_grad():
-        for start in range(0, len(prompts), options.batch):
-            some = prompts[start:start + options.batch]
-            made = [ids_of(p, options, tokenizer) for p in some]
-            numbers = [p.request if p.request is not None else start + i for i, p in enumerate(some)]
-            categories = [p.category for p in some]
-            if made[0][1] is not None:
-                run_known(model, recorder, made, numbers, categories, pad)
-                recorder.requests_done += len(some)
-                continue
-            longest = max(len(ids) for ids, _ in made)
-            tokens = torch.tensor([[pad] * (longest - len(ids)) + ids for ids, _ in made], device=model.device)
-            mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids, _ in made], device=model.device)
-            recorder.requests(ids=numbers, categories=categories)
-            more = {"eos_token_id": None} if options.ignore_eos else {}
-            if options.phase == "prefill":
-                model(input_ids=tokens, attention_mask=mask, use_cache=False)
-                recorder.requests_done += len(some)
-                continue
-            # The last token that is generated is never fed, so one more gives N rows of decode.
-            model.generate(tokens, attention_mask=mask, max_new_tokens=options.max_new_tokens + 1, do_sample=options.sample, pad_token_id=pad, **more)
+    # Of one pass over whole prompts only the routing is wanted: logits of the last token do.
+    one_pass = {"use_cache": False}
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        one_pass["logits_to_keep"] = 1
+    recorder = Recorder(model, options.output, phase=options.phase, weights=options.weights, model_name=options.model_name, source=options.source,
+                        keep_partial=options.keep_partial, only=options.only, eos_token_id=() if options.ignore_eos else None, progress=progress)
+    try:
+        with recorder, torch.no_grad():
+            for start in range(0, len(prompts), options.batch):
+                some = prompts[start:start + options.batch]
+                made = [ids_of(p, options, tokenizer) for p in some]
+                numbers = [p.request if p.request is not None else start + i for i, p in enumerate(some)]
+                categories = [p.category for p in some]
+                if made[0][1] is not None:
+                    run_known(model, recorder, made, numbers, categories, pad, one_pass)
+                    recorder.requests_done += len(some)
+                    continue
+                longest = max(len(ids) for ids, _ in made)
+                tokens = torch.tensor([[pad] * (longest - len(ids)) + ids for ids, _ in made], device=model.device)
+                mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids, _ in made], device=model.device)
+                recorder.requests(ids=numbers, categories=categories)
+                more = {"eos_token_id": None} if options.ignore_eos else {}
+                if options.phase == "prefill":
+                    model(input_ids=tokens, attention_mask=mask, **one_pass)
+                    recorder.requests_done += len(some)
+                    continue
+                # The last token that is generated is never fed, so one more gives N rows of decode.
+                model.generate(tokens, attention_mask=mask, max_new_tokens=options.max_new_tokens + 1, do_sample=options.sample, pad_token_id=pad, **more)
+    except KeyboardInterrupt:
+        if recorder.summary.files:
+            print(f"{recorder.summary}", file=sys.stderr)
+        raise
     return recorder.summary
 
 
-def run_known(model, recorder, made, numbers, categories, pad):
+def run_known(model, recorder, made, numbers, categories, pad, one_pass):
     """Prompts and responses in one pass: causal, so that each token is routed as if it had been generated. Padded on the right."""
     import torch
     rows = [ids + response for ids, response in made]
@@ -151,7 +161,7 @@ def run_known(model, recorder, made, numbers, categories, pad):
     tokens = torch.tensor([r + [pad] * (longest - len(r)) for r in rows], device=model.device)
     mask = torch.tensor([[1] * len(r) + [0] * (longest - len(r)) for r in rows], device=model.device)
     recorder.requests(ids=numbers, categories=categories, prompt_tokens=[len(ids) for ids, _ in made])
-    model(input_ids=tokens, attention_mask=mask, use_cache=False)
+    model(input_ids=tokens, attention_mask=mask, **one_pass)
 
 
 def stop(*_):

@@ -64,7 +64,7 @@ def unwrapped(model):
 class Recorder:
     """model         a transformers model with routers, on any device or several
     path          the recording; with phase "both" its ending .mpt becomes .prefill.mpt and .decode.mpt
-    phase         "both", "prefill" or "decode": which tokens are kept
+    phase         "both", "prefill" or "decode": which tokens are kept; "train": passes of training, all tokens
     weights       keep the gate weights too (2 bytes per id more)
     model_name    default: the model's config says it
     source        the data-parallel rank of this process, when several record (one file each)
@@ -79,8 +79,8 @@ class Recorder:
     def __init__(self, model, path, phase="both", weights=False, model_name=None, source=None, first_id=0, keep_partial=False, only="", rule=None,
                  ids_from=None, eos_token_id=None, progress=True):
         self.model, self.path = unwrapped(model), os.fspath(path)
-        if phase not in ("both",) + PHASES:
-            raise RecordError(f"phase {phase!r} is not both, prefill or decode")
+        if phase not in ("both", "train") + PHASES:
+            raise RecordError(f"phase {phase!r} is not both, prefill, decode or train")
         if ids_from not in (None, "gate", "experts"):
             raise RecordError(f"ids_from {ids_from!r} is not gate or experts")
         config = getattr(self.model, "config", None)
@@ -126,7 +126,10 @@ class Recorder:
             self.close()
         elif self.keep_partial:
             self.pass_ = None
-            self.close()
+            try:
+                self.close()
+            except RecordError as error:  # nothing to keep; the exception that ended the block goes on
+                self.summary.notes.append(str(error))
         else:
             self.discard()
 
@@ -179,6 +182,7 @@ class Recorder:
                 raise RecordError("nothing was recorded: no forward pass of the model that the Recorder was given" +
                                   (f" ({self.n_stray} router calls came from elsewhere: give the Recorder the module that you call)" if self.n_stray else ""))
             for phase, writer in self.writers.items():
+                phase = "train" if self.phase == "train" else phase
                 n_rows, n_requests = writer.n_rows, writer.n_requests
                 sha = writer.close(self.progress.chunk)
                 if sha is None:
@@ -459,8 +463,9 @@ class Recorder:
         for text in sorted({r.describe().replace(r.name, "the block") for r in self.routers}):
             layers = [r.layer for r in self.routers if r.describe().replace(r.name, "the block") == text]
             self.summary.notes.append(f"layers {layers[0]} to {layers[-1]} ({len(layers)}): {text}")
-        for phase in PHASES if self.phase == "both" else (self.phase,):
-            self.writers[phase] = TraceWriter(self.path_of(phase), self.layers, self.n_experts, self.top_k, phase, self.model_name,
+        for phase in PHASES if self.phase == "both" else ("prefill",) if self.phase == "train" else (self.phase,):
+            named = "train" if self.phase == "train" else phase
+            self.writers[phase] = TraceWriter(self.path_of(phase), self.layers, self.n_experts, self.top_k, named, self.model_name,
                                               is_ranked=self.has_weights, weights=self.weights)
         self.is_settled = True
 

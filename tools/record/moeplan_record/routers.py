@@ -102,18 +102,19 @@ class Router:
 
 
 def experts_of(block, gate, experts):
+    """How many routed experts a layer has. What the gate says first: its weight may have rows for shared ones (Inkling), the experts' own number may be
+    that of this rank (expert parallelism)."""
     if isinstance(experts, torch.nn.ModuleList):
         return len(experts)
+
+    def said(owner):
+        return next((n for n in (getattr(owner, name, None) for name in ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts"))
+                     if isinstance(n, int) and n > 0), None)
     weight = getattr(gate, "weight", None)
-    if isinstance(weight, torch.Tensor) and weight.dim() == 2:
+    if said(gate) is None and isinstance(weight, torch.Tensor) and weight.dim() == 2:
         return int(weight.shape[0])
-    for owner in (gate, experts, block):
-        for name in ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts"):
-            n = getattr(owner, name, None)
-            if isinstance(n, int) and n > 0:
-                return n
     inner = [m for m in gate.modules() if isinstance(m, torch.nn.Linear)]
-    return int(inner[-1].weight.shape[0]) if inner else 0
+    return said(gate) or said(experts) or said(block) or (int(inner[-1].weight.shape[0]) if inner else 0)
 
 
 def layer_of(name):
