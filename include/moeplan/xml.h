@@ -13,6 +13,7 @@ MP_API_BEGIN
 #define MP_XML_MAX_ELEMENTS 100000u
 #define MP_XML_MAX_ATTRIBUTES 300000u /* of all elements */
 #define MP_XML_MAX_OF_ELEMENT 1024u   /* attributes of one */
+#define MP_XML_MAX_NAMES 1024u        /* different names of elements and attributes */
 
 struct mp_xml_attribute {
     const char *name, *value; /* terminated, no NUL inside */
@@ -35,7 +36,7 @@ struct mp_xml_doc {
 /* Parses the whole input, UTF-8, as one document. A DOCTYPE line is skipped (its file is never opened); one with
  * declarations inside is refused, as is every entity reference but &lt; &gt; &amp; &quot; &apos; and characters by
  * number. MP_EINPUT: not well-formed, or that; MP_ELIMIT: past a limit; both with line and column. Linear time; at most
- * some 60 MB for MP_XML_MAX_BYTES. The document does not refer to `in` afterwards. The caller frees it with
+ * some 40 MB for MP_XML_MAX_BYTES. The document does not refer to `in` afterwards. The caller frees it with
  * mp_xml_free. */
 enum mp_status mp_xml_parse(struct mp_xml_doc **out, const struct mp_in *in, struct mp_error *err) MP_MUST_CHECK;
 /* The same of `size` bytes at `text`; `path` is for messages. */

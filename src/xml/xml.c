@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { N_NAME_SLOTS = 4 * MP_XML_MAX_NAMES };
+
 struct parser {
     XML_Parser expat;
     const char *path, *text;
@@ -13,8 +15,9 @@ struct parser {
     struct mp_arena *arena;
     struct mp_error *err;
     struct mp_xml *root, *open[MP_XML_MAX_DEPTH], *last[MP_XML_MAX_DEPTH]; /* last child of each open element */
-    uint32_t depth, n_elements, n_attributes;
-    char *pending; /* characters of the innermost element since its last tag */
+    uint32_t depth, n_elements, n_attributes, n_names;
+    const char *names[N_NAME_SLOTS]; /* each once; by hash, in the next free slot */
+    char *pending;                   /* characters of the innermost element since its last tag */
     size_t n_pending, pending_size;
     enum mp_status status; /* the first failure; nothing is read after it */
 };
@@ -112,6 +115,25 @@ static bool place_attributes(struct parser *p, struct mp_xml_attribute *a, uint3
     return true;
 }
 
+/* The name, in the arena; expat keeps each different one too, with some 100 bytes, until the end. NULL = stopped. */
+static const char *keep_name(struct parser *p, const char *name) {
+    uint32_t slot = 2166136261u;
+    for (const char *c = name; *c != '\0'; c++)
+        slot = (slot ^ (unsigned char)*c) * 16777619u;
+    for (slot %= N_NAME_SLOTS; p->names[slot] != NULL; slot = (slot + 1) % N_NAME_SLOTS)
+        if (strcmp(p->names[slot], name) == 0)
+            return p->names[slot];
+    if (p->n_names == MP_XML_MAX_NAMES) {
+        refuse_limit(p, "different names", MP_XML_MAX_NAMES);
+        return NULL;
+    }
+    p->n_names++;
+    p->names[slot] = mp_arena_strdup(p->arena, name);
+    if (p->names[slot] == NULL)
+        stop(p, mp_nomem(p->err, "reading XML"));
+    return p->names[slot];
+}
+
 static void XMLCALL on_start(void *ctx, const XML_Char *name, const XML_Char **attributes) {
     struct parser *p = ctx;
     uint32_t n = 0;
@@ -137,7 +159,7 @@ static void XMLCALL on_start(void *ctx, const XML_Char *name, const XML_Char **a
     struct mp_xml_attribute *a = mp_arena_alloc(p->arena, n, sizeof *a);
     bool is_whole = e != NULL && a != NULL;
     if (is_whole) {
-        *e = (struct mp_xml){.name = mp_arena_strdup(p->arena, name),
+        *e = (struct mp_xml){.name = keep_name(p, name),
                              .line = line_now(p),
                              .column = column_now(p),
                              .n_attributes = n,
@@ -146,12 +168,12 @@ static void XMLCALL on_start(void *ctx, const XML_Char *name, const XML_Char **a
         is_whole = e->name != NULL;
     }
     for (uint32_t i = 0; i < n && is_whole; i++) {
-        a[i].name = mp_arena_strdup(p->arena, attributes[2 * (size_t)i]);
+        a[i].name = keep_name(p, attributes[2 * (size_t)i]);
         a[i].value = mp_arena_strdup(p->arena, attributes[2 * (size_t)i + 1]);
         is_whole = a[i].name != NULL && a[i].value != NULL;
     }
     if (!is_whole) {
-        stop(p, mp_nomem(p->err, "reading XML"));
+        stop(p, p->status != MP_OK ? p->status : mp_nomem(p->err, "reading XML"));
         return;
     }
     if (!place_attributes(p, a, n))

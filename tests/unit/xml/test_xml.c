@@ -166,12 +166,18 @@ static void test_xml__bombs(void **state) {
         n += (size_t)sprintf(s + n, "/>");
     }
     n += (size_t)sprintf(s + n, "</a>");
-    check_bomb("as many different attributes", s, n, "more than 300000 attributes");
+    check_bomb("as many different attributes", s, n, "more than 1024 different names");
     n = (size_t)sprintf(s, "<a>");
     for (unsigned i = 0; n < (4u << 20) - 64; i++)
         n += (size_t)sprintf(s + n, "<b%x c%x='' d%x=''/>", i, i, i);
     n += (size_t)sprintf(s + n, "</a>");
-    check_bomb("as many different names", s, n, "more than 100000 elements");
+    check_bomb("as many different names", s, n, "more than 1024 different names");
+    free(s);
+    s = repeat("<a>", "<b a='1' b='2' c='3'/>", 99900, "</a>", &n);
+    check_bomb("as many attributes as there may be", s, n, "");
+    free(s);
+    s = repeat("<a>", "<b a='1' b='2' c='3' d=''/>", 90000, "</a>", &n);
+    check_bomb("one more", s, n, "more than 300000 attributes");
     free(s);
     s = repeat("<a>", "x", (4u << 20) - 7, "</a>", &n);
     check_bomb("one long text", s, n, "");
