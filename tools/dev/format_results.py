@@ -1,4 +1,4 @@
-"""The section of docs/RESULTS.md on formats, topologies and the report: every topology file of the data folder through the program, and the benchmarks' own tables."""
+"""The section of docs/RESULTS.md on formats, topologies and the report: every topology file of the data folder through the program, and the benchmarks' tables."""
 import os
 
 # What the GPUs of a file are, where it cannot say: by a word of its path, as those who wrote the file have them.
