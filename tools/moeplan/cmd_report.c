@@ -128,6 +128,25 @@ static enum mp_status make_page(struct mp_out **out, struct report *r, struct mp
     }
 }
 
+/* Load, traffic and timeline of every plan; the same step of all. */
+static enum mp_status gather_charts(struct report *r, struct mp_error *err) {
+    struct mp_progress_part *part = mp_progress_begin(r->o->progress, "charts", r->n, 0);
+    const struct score *judged = &r->scores[1];
+    enum mp_status status = MP_OK;
+    for (uint32_t i = 0; i < r->n; i++) {
+        mp_progress_add(part, i > 0);
+        if (r->scores[i].result == NULL)
+            continue;
+        const struct mp_workload *w = score_steps(&r->scores[i], &r->s);
+        const uint32_t step = typical_step(judged->result != NULL ? judged->result : r->scores[i].result);
+        MP_TRY(report_traffic(r, i, err));
+        MP_TRY(report_timeline(r, i, step < w->n_steps ? step : w->n_steps - 1, err));
+    }
+out:
+    mp_progress_end(part);
+    return status;
+}
+
 enum mp_status cmd_report(const struct opts *o, const struct args *args, int *exit_code, struct mp_error *err) {
     struct mp_out *out = NULL, *page = NULL;
     struct report *r = NULL;
@@ -144,14 +163,7 @@ enum mp_status cmd_report(const struct opts *o, const struct args *args, int *ex
     r->packing = MP_PACK_U16;
     MP_TRY(report_load(r, err));
     report_judge(r);
-    for (uint32_t i = 0; i < r->n; i++) {
-        if (r->scores[i].result == NULL)
-            continue;
-        const struct mp_workload *w = score_steps(&r->scores[i], &r->s);
-        const uint32_t step = typical_step(r->scores[1].result != NULL ? r->scores[1].result : r->scores[i].result);
-        MP_TRY(report_traffic(r, i, err));
-        MP_TRY(report_timeline(r, i, step < w->n_steps ? step : w->n_steps - 1, err));
-    }
+    MP_TRY(gather_charts(r, err));
     MP_TRY(report_limits(r, err));
     MP_TRY(report_measured(r, err));
     MP_TRY(report_drift(r, err));

@@ -125,6 +125,7 @@ static enum mp_status verify(struct report *r, uint32_t i, struct mp_error *err)
 enum mp_status report_load(struct report *r, struct mp_error *err) {
     const struct opts *o = r->o;
     const struct args *a = r->args;
+    struct mp_progress_part *part = NULL;
     enum mp_status status = MP_OK;
     r->limits = json_array();
     r->notes = json_array();
@@ -148,9 +149,13 @@ enum mp_status report_load(struct report *r, struct mp_error *err) {
         if (r->plans[i].path != NULL)
             r->scores[i].shown.evaluated_on = score_origin(&r->s, r->scores[i].plan);
     MP_TRY(score_all(r->scores, r->n, 0, &r->s, (uint32_t)o->interval_groups, err));
-    for (uint32_t i = 0; i < r->n; i++)
+    part = mp_progress_begin(o->progress, "plans verified", r->n, 0);
+    for (uint32_t i = 0; i < r->n; i++) {
+        mp_progress_add(part, i > 0);
         MP_TRY(verify(r, i, err));
+    }
 out:
+    mp_progress_end(part);
     return status;
 }
 
