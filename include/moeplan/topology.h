@@ -124,6 +124,10 @@ bool mp_gpu_preset(uint32_t i, const char **name, const char **summary);
 bool mp_topology_reader(uint32_t i, const char **name, const char **summary, const char **reference);
 bool mp_topology_writer(uint32_t i, const char **name, const char **summary, const char **reference);
 
+/* How fast the links of built-in GPU i are that programs only name (topologies/link-classes.yaml), as a sentence cut at
+ * `size`; false past the last. */
+bool mp_topology_links(uint32_t i, const char **gpu, char *text, size_t size);
+
 /* Built-in topologies (nvl72, ...), likewise. */
 bool mp_topology_preset(uint32_t i, const char **name, const char **summary);
 

@@ -1,5 +1,6 @@
 /* The table of link classes, topologies/link-classes.yaml. */
 #include "topo_links.h"
+#include <stdio.h>
 
 static enum mp_status read_table(const struct mp_yaml_doc *d, const char *gpu, struct topo_links *out,
                                  struct mp_error *err) {
@@ -33,4 +34,28 @@ out:
     mp_yaml_free(d);
     mp_in_close(in);
     return status;
+}
+
+bool mp_topology_links(uint32_t i, const char **gpu, char *text, size_t size) {
+    const char *summary;
+    struct topo_links links;
+    struct topo_ports ports;
+    struct mp_gpu_type type;
+    char lanes[100] = "no NVLink";
+    if (!mp_gpu_preset(i, gpu, &summary))
+        return false;
+    struct mp_arena *arena = mp_arena_new();
+    if (arena == NULL || topo_gpu_preset(*gpu, arena, &type, &ports, NULL) != MP_OK ||
+        topo_links_read(*gpu, &links, NULL) != MP_OK) {
+        snprintf(text, size, "not known: out of memory");
+    } else {
+        if (links.nvlink_lanes > 0)
+            snprintf(lanes, sizeof lanes, "%u NVLink lanes of %.4g GB/s", links.nvlink_lanes,
+                     (double)ports.scale_up_bytes_per_s / links.nvlink_lanes / 1e9);
+        snprintf(text, size, "%s; PIX, PXB, PHB, NODE %.4g GB/s; SYS %.4g GB/s; a NIC %.4g GB/s", lanes,
+                 (double)links.pcie_bytes_per_s / 1e9, (double)links.sys_bytes_per_s / 1e9,
+                 (double)ports.nic_bytes_per_s / 1e9);
+    }
+    mp_arena_free(arena);
+    return true;
 }

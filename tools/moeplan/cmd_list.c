@@ -163,10 +163,10 @@ static bool topologies_row(uint32_t i, struct row *row, char *buf) {
     return true;
 }
 
-/* What is built in, then what is read, then what is written. */
+/* What is built in, then what is read, then what is written, then link rates. */
 static bool topologies_and_formats_row(uint32_t i, struct row *row, char *buf) {
     const char *name, *summary, *reference;
-    uint32_t n = 0, n_readers = 0;
+    uint32_t n = 0, n_readers = 0, n_writers = 0;
     while (topologies_row(n, row, buf))
         n++;
     if (i < n)
@@ -177,9 +177,15 @@ static bool topologies_and_formats_row(uint32_t i, struct row *row, char *buf) {
     }
     while (mp_topology_reader(n_readers, &name, &summary, &reference))
         n_readers++;
-    if (!mp_topology_writer(i - n - n_readers, &name, &summary, &reference))
+    if (mp_topology_writer(i - n - n_readers, &name, &summary, &reference)) {
+        *row = (struct row){name, "written", summary, reference, NULL};
+        return true;
+    }
+    while (mp_topology_writer(n_writers, &name, &summary, &reference))
+        n_writers++;
+    if (!mp_topology_links(i - n - n_readers - n_writers, &name, buf, 512))
         return false;
-    *row = (struct row){name, "written", summary, reference, NULL};
+    *row = (struct row){name, "links", buf, NULL, NULL};
     return true;
 }
 
@@ -228,7 +234,8 @@ static const struct {
     {"rehomes", rehomes_row, "sequence migration (simulate and compare --rehome)"},
     {"topologies", topologies_and_formats_row,
      "topologies, and GPU types for short ones: 8:h100 is one node of 8, 4x8:h100 four of them, 2x4:a100+2x4:l40s "
-     "mixed; topologies of other programs that are read (FILE, 4xFILE:h100) and written (convert --to)"},
+     "mixed; topologies of other programs that are read (FILE, 4xFILE:h100) and written (convert --to); what the links "
+     "are taken as that nvidia-smi topo -m names"},
     {"homes", homes_row, "homes of requests (--homes)"},
 };
 enum { N_LISTS = sizeof lists / sizeof *lists };
