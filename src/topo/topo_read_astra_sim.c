@@ -38,7 +38,7 @@ static enum mp_status read_number(const struct mp_yaml_doc *d, const struct mp_y
     if (status == MP_OK && (!mp_parse_double(n->text, n->length, out) || *out < min || *out > max))
         status =
             mp_yaml_fail(d, n, err, "\"%s\" is not %s (write for instance %s)",
-                         mp_quote(n->text, n->length, quoted, sizeof quoted), what, max > 1e6 ? "936.25" : "400.0");
+                         mp_quote(n->text, n->length, quoted, sizeof quoted), what, max > 1e7 ? "936.25" : "400.0");
     return status;
 }
 
@@ -81,8 +81,8 @@ static enum mp_status read_dimensions(const struct mp_yaml_doc *d, struct dimens
         }
         dims[i].kind = k == 0 ? SWITCH : k == 1 ? FULLY_CONNECTED : RING;
         MP_TRY(mp_yaml_u32(d, &list[1]->items[i], 1, MP_MAX_GPUS, &dims[i].n, err));
-        MP_TRY(read_number(d, &list[2]->items[i], 1e-9, 1e5, "a number of GB/s", &dims[i].bandwidth, err));
-        MP_TRY(read_number(d, &list[3]->items[i], 0, 1e8, "a number of ns", &dims[i].latency_ns, err));
+        MP_TRY(read_number(d, &list[2]->items[i], 1e-9, 1e6, "a number of GB/s", &dims[i].bandwidth, err));
+        MP_TRY(read_number(d, &list[3]->items[i], 0, 1e9, "a number of ns", &dims[i].latency_ns, err));
     }
 out:
     return status;

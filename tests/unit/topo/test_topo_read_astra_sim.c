@@ -119,8 +119,22 @@ static void test_topo_read_astra_sim__refuses(void **state) {
     import_refused("1025x", DIMS("[Ring]", "[4]", "[1]", "[1]"), ":h100", 2, 0, "1025 hosts of 4 GPUs");
 }
 
+/* Found by fuzz_topology_matrix: the largest rates and latencies of a topology were written and not read again. */
+static void test_topo_read_astra_sim__reads_the_largest_figures_it_writes(void **state) {
+    (void)state;
+    struct mp_topology *t = import_text("", "# TB/s\n0,1000\n1000,0\n# latency s\n0,1\n1,0\n", ":h100");
+    char text[2000];
+    snprintf(text, sizeof text, "%s", written(t, "astra-sim", NULL));
+    struct mp_topology *back = import_text("", text, ":h100");
+    assert_int_equal(port_out(back, 0, 0), port_out(t, 0, 0));
+    assert_int_equal(back->levels[0].latency_ns, 1000000000);
+    mp_topology_free(back);
+    mp_topology_free(t);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_topo_read_astra_sim__reads_the_largest_figures_it_writes),
         cmocka_unit_test(test_topo_read_astra_sim__kinds),
         cmocka_unit_test(test_topo_read_astra_sim__ring_by_counting_links),
         cmocka_unit_test(test_topo_read_astra_sim__written_and_read_again),
