@@ -74,11 +74,42 @@ static void test_topo_text_bombs__yaml_and_slurm(void **state) {
     check_bomb("SwitchName=a Switches=", "a[1-4000],", LARGE, "b\n", ":8:h100");
 }
 
+static enum mp_status load_and_write(void *ctx, struct mp_error *err) {
+    struct mp_topology *t = NULL;
+    struct mp_out *o = NULL;
+    char lost[500];
+    enum mp_status status = mp_topology_load(&t, ctx, NULL, err);
+    if (status == MP_OK)
+        status = mp_out_open_memory(&o, err);
+    if (status == MP_OK)
+        status = mp_topology_write_as(t, "rank-cost-matrix", o, lost, sizeof lost, err);
+    mp_out_cancel(o);
+    mp_topology_free(t);
+    return status;
+}
+
+/* Every reader, and every allocation and read of it that may fail. */
+static void test_topo_text_bombs__samples_survive_faults(void **state) {
+    (void)state;
+    static const char *const specs[][3] = {
+        {"2x", "nvidia-smi-a100-n1g8.txt", ":a100"}, {"", "bandwidth-h100-n2g4.csv", ":h100"},
+        {"", "rank-cost-n2g4.json", ":h100"},        {"", "astra-sim-n4g8.yml", ":h100"},
+        {"2x", "taccl-v100-n1g4.json", ":v100"},     {"", "slurm-tree.conf", ":8:h100"},
+        {"", "slurm-blocks.yaml", ":4:b200"}};
+    for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
+        char file[100], spec[1200];
+        snprintf(file, sizeof file, "topologies/other/%s", specs[i][1]);
+        snprintf(spec, sizeof spec, "%s%s%s", specs[i][0], source_path(file), specs[i][2]);
+        sweep_faults(load_and_write, spec, 5);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_topo_text_bombs__columns_and_lines),
         cmocka_unit_test(test_topo_text_bombs__json),
         cmocka_unit_test(test_topo_text_bombs__yaml_and_slurm),
+        cmocka_unit_test(test_topo_text_bombs__samples_survive_faults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
