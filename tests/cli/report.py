@@ -255,6 +255,19 @@ class Report(unittest.TestCase):
         self.assertFalse(data["plans"][1]["verified"]["accepted"])
         self.assertIn('class="verified no"', page)
 
+    def test_a_refused_plan_further_down_is_not_recommended(self):
+        trace, steps = self.skewed(), ["--tokens-per-rank", "128", "--split", "0.5"]
+        self.plan("p.yaml", trace, "4:h100", *steps)
+        self.plan("elsewhere.yaml", trace, "2x2:h100", *steps)
+        self.plan("slow.yaml", trace, "4:h100", "--strategy", "contiguous", *steps)
+        _, data = self.report("slow.yaml", trace, "4:h100", "p.yaml")
+        self.assertIn("p.yaml came out shorter", data["verdict"]["other_text"])
+        _, data = self.report("slow.yaml", trace, "4:h100", "elsewhere.yaml")
+        times = [r["step_time_ns"]["mean"] for r in data["comparison"]["results"]]
+        self.assertLess(times[2], times[1])
+        self.assertFalse(data["plans"][2]["verified"]["accepted"])
+        self.assertEqual(data["verdict"]["other_text"], "")
+
     def test_the_sweep_is_the_one_of_sweep(self):
         trace, steps = SAMPLES / "prefill.mpt", ["--tokens-per-rank", "64"]
         self.plan("p.yaml", trace, "4:h100", "--split", "0.5", *steps)

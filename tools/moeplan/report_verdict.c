@@ -104,6 +104,7 @@ static void say_better(struct report *r) {
     uint32_t best = 1;
     for (uint32_t i = 2; i < r->n; i++)
         if (r->scores[i].result != NULL && !r->scores[i].is_barred &&
+            (r->plans[i].verified == NULL || r->plans[i].verified->n == 0) && /* nobody is sent to a refused plan */
             r->scores[i].result->mean.step_ns < r->scores[best].result->mean.step_ns)
             best = i;
     const double more = 100 * (1 - (double)r->scores[best].result->mean.step_ns / (double)judged->mean.step_ns);
