@@ -260,11 +260,13 @@ static enum mp_status read_line(struct smi *m, const struct tokens *t, uint64_t 
     const char *s = token(t, 0);
     const size_t n = t->token[0].length;
     const uint32_t device = find_device(m, s, n);
+    if (is_header(t) && t->n > 1)
+        return mp_fail_at(
+            err, MP_EINPUT, m->in->path, line, t->token[0].column,
+            "a second header: the matrix was folded, or there are two (paste one matrix, unfolded; several hosts "
+            "alike are 4xFILE)");
     if (device != MP_NONE && t->n > 1)
         return read_row(m, t, device, line, err);
-    if (is_gpu_name(s, n) && is_header(t))
-        return mp_fail_at(err, MP_EINPUT, m->in->path, line, t->token[0].column,
-                          "a second header: the matrix was folded, or there are two (paste one matrix, unfolded)");
     if (is_gpu_name(s, n) || (n > 3 && memcmp(s, "NIC", 3) == 0 && t->n > 1 && n < 7))
         return device != MP_NONE
                    ? MP_OK
@@ -309,7 +311,7 @@ enum mp_status smi_parse(struct smi *m, const struct topo_source *in, struct mp_
             MP_TRY(read_header(m, t, arena, err));
         } else if (is_token(t, 0, "Legend:") || (is_token(t, 0, "NIC") && is_token(t, 1, "Legend:"))) {
             in_legend = true;
-        } else if (in_legend) {
+        } else if (in_legend && !is_header(t)) {
             read_legend(m, t);
         } else {
             MP_TRY(read_line(m, t, number, err));
