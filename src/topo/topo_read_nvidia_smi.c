@@ -270,6 +270,21 @@ static enum mp_status set_nvlink(struct host *h, struct mp_error *err) {
     return MP_OK;
 }
 
+/* A GPU that cannot have the lanes the text shows is another one; with a rate of one lane given any number is right. */
+static enum mp_status check_lanes(const struct host *h, struct mp_error *err) {
+    const uint32_t whole = h->links.nvlink_lanes;
+    for (uint32_t a = 0; a < h->n && whole > 0 && h->m.rates[SMI_RATE_LANE] == 0; a++)
+        for (uint32_t b = 0; b < a; b++) {
+            const uint32_t row = h->m.row_line[h->m.gpus[b]], mirror = h->m.row_line[h->m.gpus[a]];
+            if (lanes(h, a, b) > whole)
+                return mp_fail_at(err, MP_EINPUT, h->d->in->path, row != 0 ? row : mirror, 0,
+                                  "NV%u between %s and %s: %s has %u NVLink lanes in all (name the right GPU behind "
+                                  "the colon, or write \"# moeplan: NV 25 GB/s\", the rate of one lane, in front)",
+                                  lanes(h, a, b), name(h, b), name(h, a), h->d->gpu_name, whole);
+        }
+    return MP_OK;
+}
+
 static enum mp_status set_rates(struct host *h, struct mp_error *err) {
     struct topo_draft *d = h->d;
     const uint32_t first = h->class_of[0] == 0 ? 1 : 0; /* the first level of PCIe */
@@ -420,6 +435,7 @@ static enum mp_status read_smi(const struct topo_source *in, struct mp_out *yaml
             break;
         }
     }
+    MP_TRY(check_lanes(&h, err));
     MP_TRY(find_distances(&h, err));
     MP_TRY(find_levels(&h, err));
     MP_TRY(set_rates(&h, err));
