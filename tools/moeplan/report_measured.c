@@ -19,6 +19,31 @@ struct cell { /* of one layer and part */
     uint64_t n, step;
 };
 
+/* A note where the file names another topology, model, dispatcher or strategy than this report's. Names alone do not
+ * make it foreign: a calibrated topology has another name than the one that was measured. */
+static bool note_if_other(struct report *r, const json_t *from, const char *key, const char *own, const char *path) {
+    const char *name = json_string_value(json_object_get(from, key)), *slash = strrchr(path, '/');
+    if (name == NULL || name[0] == '\0' || own == NULL || own[0] == '\0' || strcmp(name, own) == 0)
+        return true;
+    return report_note(r, "%.200s: measured with %s %.200s, this report is of %.200s", slash != NULL ? slash + 1 : path,
+                       key, name, own);
+}
+
+static enum mp_status check_same(struct report *r, const json_t *from, const json_int_t n_ranks, const char *path,
+                                 struct mp_error *err) {
+    if (n_ranks >= 0 && n_ranks != r->s.topology->n_gpus)
+        return mp_fail_at(err, MP_EINPUT, path, 0, 0,
+                          "was measured on %lld GPU%s, the topology has %u (give what was measured with this plan and "
+                          "topology)",
+                          (long long)n_ranks, tool_s((uint64_t)n_ranks), r->s.topology->n_gpus);
+    return note_if_other(r, from, "topology", r->s.topology->name, path) &&
+                   note_if_other(r, from, "model", r->s.model->name, path) &&
+                   note_if_other(r, from, "dispatcher", r->s.sim.dispatcher->name, path) &&
+                   note_if_other(r, from, "strategy", r->scores[1].plan->provenance.strategy, path)
+               ? MP_OK
+               : mp_nomem(err, "report");
+}
+
 /* Index of a layer id in the recording, or MP_NONE. */
 static uint32_t layer_of(const struct report *r, uint64_t id) {
     const struct mp_trace *t = r->s.trace;
@@ -126,6 +151,33 @@ static void widen(const struct drawn *d, size_t layer, size_t gpu, enum report_b
     bar[1] = is_new || end > bar[1] ? end : bar[1];
 }
 
+/* GPUs that moeplan-exec names as measured, or -1 where it names none. */
+static json_int_t count_ranks(const json_t *events) {
+    json_int_t n = -1;
+    for (size_t i = 0; i < json_array_size(events); i++) {
+        const json_t *e = json_array_get(events, i), *pid = json_object_get(e, "pid");
+        const char *name = json_string_value(json_object_get(e, "name"));
+        if (name != NULL && strcmp(name, "process_name") == 0 && json_is_integer(pid) &&
+            json_integer_value(pid) % 2 == 1 && json_integer_value(pid) / 2 >= n)
+            n = json_integer_value(pid) / 2 + 1;
+    }
+    return n;
+}
+
+/* A timeline that moeplan-exec wrote? What `moeplan export --to chrome-trace` writes looks alike, and was not measured.
+ */
+static enum mp_status check_source(const json_t *from, const char *path, struct mp_error *err) {
+    const char *source = json_string_value(json_object_get(json_object_get(from, "otherData"), "source"));
+    if (source != NULL && strcmp(source, "predicted by moeplan") == 0)
+        return mp_fail_at(err, MP_EINPUT, path, 0, 0,
+                          "is a prediction of moeplan's, nothing in it was measured (give what moeplan-exec --timeline "
+                          "wrote)");
+    if (source == NULL || strcmp(source, "moeplan-exec") != 0)
+        return mp_fail_at(err, MP_EINPUT, path, 0, 0,
+                          "is a timeline that moeplan-exec did not write (give what its --timeline wrote)");
+    return MP_OK;
+}
+
 /* "combine L7 to GPU 3" of an odd process is a transfer as it was; anything else is not looked at. */
 static void take_event(struct drawn *d, const struct report *r, const json_t *e) {
     const char *name = json_string_value(json_object_get(e, "name")), *ph = json_string_value(json_object_get(e, "ph"));
@@ -191,13 +243,18 @@ static enum mp_status take_file(void *ctx, const char *path, struct mp_error *er
     const char *schema = json_string_value(json_object_get(from, "schema"));
     const json_t *events = json_object_get(from, "traceEvents");
     const char *slash = strrchr(path, '/');
-    if (json_is_array(events))
+    if (json_is_array(events)) {
+        MP_TRY(check_source(from, path, err));
+        MP_TRY(check_same(r, json_object_get(from, "otherData"), count_ranks(events), path, err));
         MP_TRY(take_timeline(r->measured, r, events, path, err));
-    else if (schema != NULL && strcmp(schema, "moeplan.exec") == 0)
+    } else if (schema != NULL && strcmp(schema, "moeplan.exec") == 0) {
+        const json_t *ranks = json_object_get(from, "ranks");
+        MP_TRY(check_same(r, from, json_is_integer(ranks) ? json_integer_value(ranks) : -1, path, err));
         MP_TRY(take_parts(r->measured, r, from, path, err));
-    else
+    } else {
         status = mp_fail_at(err, MP_EINPUT, path, 0, 0,
                             "is nothing that moeplan-exec measured (give its --json, or what its --timeline wrote)");
+    }
     if (status == MP_OK && json_is_null(json_object_get(r->measured, "source")) &&
         json_object_set_new(r->measured, "source", mp_json_text(slash != NULL ? slash + 1 : path)) != 0)
         status = mp_nomem(err, "report");

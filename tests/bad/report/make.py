@@ -20,6 +20,8 @@ SWEEP = {"schema": "moeplan.sweep", "version": 1, "model": "m", "strategy": "lpt
 PART = {"step": 0, "layer": 1, "part": "dispatch", "predicted_ns": 10, "measured_ns": {"min": 8, "median": 9, "p95": 10, "max": 11}}
 EXEC = {"schema": "moeplan.exec", "version": 1, "transport": "loop", "iterations": 2, "parts": [PART]}
 EVENT = {"name": "dispatch L1 to GPU 1", "cat": "dispatch", "ph": "X", "ts": 1.0, "dur": 2.0, "pid": 1, "tid": 0}
+BY_EXEC = {"source": "moeplan-exec", "transport": "loop"}
+NAMED = {"name": "process_name", "ph": "M", "pid": 7, "args": {"name": "GPU 3 measured"}}
 GONE = object()
 
 
@@ -54,9 +56,14 @@ def main():
         "layer-foreign": change(EXEC, ["parts", 0, "layer"], 77), "layer-text": change(EXEC, ["parts", 0, "layer"], "L1"),
         "median-missing": change(EXEC, ["parts", 0, "measured_ns", "median"], GONE), "predicted-negative": change(EXEC, ["parts", 0, "predicted_ns"], -5),
         "measured-a-number": change(EXEC, ["parts", 0, "measured_ns"], 5), "part-a-number": change(EXEC, ["parts", 0], 3),
-        "no-events": {"traceEvents": []}, "events-a-text": {"traceEvents": "none"},
-        "predicted-only": {"traceEvents": [dict(EVENT, pid=0)]}, "gpu-foreign": {"traceEvents": [dict(EVENT, pid=99)]},
-        "event-odd": {"traceEvents": [dict(EVENT, ts="1"), dict(EVENT, dur=-4), dict(EVENT, name="dispatch L to GPU 1"), dict(EVENT, ts=1e300), 5]}}
+        "other-gpus": dict(EXEC, ranks=4), "timeline-of-other-gpus": {"otherData": BY_EXEC, "traceEvents": [NAMED, EVENT]},
+        "predicted-by-moeplan": {"otherData": {"source": "predicted by moeplan", "topology": "2:h100"}, "traceEvents": [EVENT]},
+        "by-another-program": {"traceEvents": [EVENT]}, "source-a-number": {"otherData": {"source": 7}, "traceEvents": [EVENT]},
+        "events-a-text": {"traceEvents": "none"}, "no-events": {"otherData": BY_EXEC, "traceEvents": []},
+        "predicted-only": {"otherData": BY_EXEC, "traceEvents": [dict(EVENT, pid=0)]},
+        "gpu-foreign": {"otherData": BY_EXEC, "traceEvents": [dict(EVENT, pid=99)]},
+        "event-odd": {"otherData": BY_EXEC, "traceEvents": [dict(EVENT, ts="1"), dict(EVENT, dur=-4), dict(EVENT, name="dispatch L to GPU 1"),
+                                                            dict(EVENT, ts=1e300), 5]}}
     for prefix, documents in (("sweep", sweep), ("measured", measured)):
         for name, document in documents.items():
             (FOLDER / f"{prefix}-{name}.json").write_text(json.dumps(document) + "\n", encoding="ascii")
