@@ -367,10 +367,14 @@ static bool put_transfers(struct mp_out *o, const struct mp_exec *in, struct mp_
 }
 
 void mp_exec_write_timeline(const struct mp_exec_result *r, const struct mp_exec *in, struct mp_out *o) {
-    mp_out_printf(o,
-                  "{\"displayTimeUnit\":\"ns\",\"otherData\":{\"source\":\"moeplan-exec\",\"transport\":\"%s\"},"
-                  "\n\"traceEvents\":[",
-                  r->transport);
+    json_t *head = json_pack("{s:s,s:s,s:s,s:s,s:o,s:o}", "source", "moeplan-exec", "transport", r->transport,
+                             "strategy", in->plan->provenance.strategy, "topology", in->topology->name, "model",
+                             text_or_null(in->matrix == NULL ? in->model->name : NULL), "dispatcher",
+                             text_or_null(in->matrix == NULL ? in->dispatcher->name : NULL));
+    mp_out_puts(o, "{\"displayTimeUnit\":\"ns\",\"otherData\":");
+    mp_json_write(head, o);
+    mp_out_puts(o, ",\"traceEvents\":[");
+    json_decref(head);
     if (!put_transfers(o, in, r->predicted, r->n_predicted, r->n_ranks, false) ||
         !put_transfers(o, in, r->measured, r->n_measured, r->n_ranks, true))
         mp_out_fail(o, MP_ENOMEM, "out of memory: a timeline");

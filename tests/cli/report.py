@@ -331,6 +331,37 @@ class Report(unittest.TestCase):
                 for a, b in zip(bars[at:at + 2], want):
                     self.assertLessEqual(abs(a - b), shown["timeline"]["bars_ns"]["scale"] + 2)
 
+    def executed(self, plan, trace, topology):
+        executor = pathlib.Path(MOEPLAN).with_name("moeplan-exec")
+        done = subprocess.run([executor, plan, trace, topology, "--transport", "loop", "--steps", "1", "--iterations", "1", "--chunk-scale", "1000", "--json",
+                               "--timeline", "t.json", "-q"], cwd=self.folder, capture_output=True, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr.decode())
+        pathlib.Path(self.folder, "e.json").write_bytes(done.stdout)
+
+    def test_a_predicted_timeline_is_not_a_measurement(self):
+        trace = SAMPLES / "prefill.mpt"
+        self.plan("p.yaml", trace, "2:h100", "--tokens-per-rank", "16", "--split", "0.5", "--strategy", "contiguous")
+        self.expect(0, "export", "p.yaml", trace, "2:h100", "--to", "chrome-trace", "-o", "ct.json", "-q")
+        done = self.expect(3, "report", "p.yaml", trace, "2:h100", "--measured", "ct.json", "-o", "r.html", "-q")
+        self.assertIn(b"is a prediction of moeplan's, nothing in it was measured (give what moeplan-exec --timeline wrote)", done.stderr)
+        self.assertFalse(os.path.exists(os.path.join(self.folder, "r.html")))
+
+    def test_what_was_measured_elsewhere_is_refused_or_said(self):
+        trace, steps = SAMPLES / "prefill.mpt", ["--tokens-per-rank", "16", "--split", "0.5", "--strategy", "contiguous"]
+        self.plan("two.yaml", trace, "2:h100", *steps)
+        self.plan("four.yaml", trace, "4:h100", *steps)
+        self.executed("two.yaml", trace, "2:h100")
+        for file in ("e.json", "t.json"):
+            with self.subTest(file=file):
+                done = self.expect(3, "report", "four.yaml", trace, "4:h100", "--measured", file, "-o", "r.html", "-q")
+                self.assertIn(b"was measured on 2 GPUs, the topology has 4", done.stderr)
+                _, data = self.report("two.yaml", trace, "2:h100", "--measured", file, "--interval-groups", "0")
+                self.assertEqual(data["notes"], [])
+                page, data = self.report("two.yaml", trace, "2:a100", "--measured", file, "--dispatcher", "a2av", "--interval-groups", "0")
+                self.assertEqual(data["notes"], [f"{file}: measured with topology 2:h100, this report is of 2:a100",
+                                                 f"{file}: measured with dispatcher deepep-normal, this report is of a2av"])
+                self.assertIn(data["notes"][0], page)
+
     # ---- kinds of inputs ----
 
     def test_counts_pipelines_and_placements(self):
