@@ -570,7 +570,7 @@ def test_program(moeplan, folder):
             time.sleep(0.01)
             if os.path.exists(f"/proc/{process.pid}/fd") and any("(deleted)" in link(process.pid, n) and out in link(process.pid, n)
                                                                   for n in os.listdir(f"/proc/{process.pid}/fd")):
-                process.send_signal(signal.SIGINT)
+                process.send_signal(signal.SIGTERM)  # SIGINT is ignored where a shell started all this in the background
                 return
 
     def link(pid, n):
