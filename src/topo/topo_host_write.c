@@ -426,6 +426,33 @@ static void put_yaml(struct shape *s, struct mp_out *o) {
 
 /* ---- all ---- */
 
+/* GPU g is known as another than the one behind the colon. The advice is what works. */
+static enum mp_status not_of_type(const struct topo_host *h, const struct topo_source *in, uint32_t g,
+                                  struct mp_error *err) {
+    const struct topo_device *is = h->gpus[g].device;
+    uint32_t unknown = MP_NONE;
+    bool is_mixed = false;
+    char advice[200];
+    for (uint32_t k = 0; k < h->n_gpus; k++) {
+        if (h->gpus[k].device == NULL)
+            unknown = unknown == MP_NONE ? k : unknown;
+        else
+            is_mixed = is_mixed || strcmp(h->gpus[k].device->preset, is->preset) != 0;
+    }
+    if (is_mixed && unknown != MP_NONE)
+        snprintf(advice, sizeof advice,
+                 "the file has several kinds of GPU: give GPU %u the vendor and device of a known one, and write "
+                 "nothing behind the name",
+                 unknown);
+    else if (is_mixed)
+        snprintf(advice, sizeof advice, "the file has several kinds of GPU: write nothing behind the name");
+    else
+        snprintf(advice, sizeof advice, "write %s:%s", unknown == MP_NONE ? "nothing behind the name, or " : "",
+                 is->preset);
+    return mp_fail_at(err, MP_EINPUT, in->path, 0, 0, "GPU %u is PCI device %04x:%04x, %s, and not %s (%s)", g,
+                      is->vendor, is->device, is->name, in->gpu, advice);
+}
+
 static enum mp_status check_types(struct topo_host *h, const struct topo_source *in, struct topo_ports *usual,
                                   struct mp_error *err) {
     static const struct {
@@ -439,11 +466,7 @@ static enum mp_status check_types(struct topo_host *h, const struct topo_source 
         enum mp_status status = topo_source_gpu(in, why, h->arena, &type, usual, err);
         for (uint32_t g = 0; g < h->n_gpus && status == MP_OK; g++)
             if (h->gpus[g].device != NULL && strcmp(h->gpus[g].device->preset, in->gpu) != 0)
-                return mp_fail_at(err, MP_EINPUT, in->path, 0, 0,
-                                  "GPU %u is PCI device %04x:%04x, %s, and not %s (write nothing behind the name, or "
-                                  ":%s)",
-                                  g, h->gpus[g].device->vendor, h->gpus[g].device->device, h->gpus[g].device->name,
-                                  in->gpu, h->gpus[g].device->preset);
+                return not_of_type(h, in, g, err);
         for (size_t i = 0; i < sizeof known / sizeof *known && status == MP_OK; i++)
             for (uint32_t g = 0; g < h->n_gpus && strcmp(known[i].preset, in->gpu) == 0; g++)
                 if (h->gpus[g].sm != 0 && h->gpus[g].sm != known[i].sm)

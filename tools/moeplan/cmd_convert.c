@@ -8,27 +8,35 @@ static bool ends_with(const char *s, const char *end) {
     return n >= k && strcmp(s + n - k, end) == 0;
 }
 
+static enum mp_file_packing packing_of(const char *path) {
+    return ends_with(path, ".gz") ? MP_FILE_GZIP : ends_with(path, ".zst") ? MP_FILE_ZSTD : MP_FILE_PLAIN;
+}
+
+/* An unpacked file under a packed one's name could not be read again. */
+static enum mp_status check_unpacked(const char *what, const char *path, struct mp_error *err) {
+    const enum mp_file_packing packing = packing_of(path);
+    return packing == MP_FILE_PLAIN
+               ? MP_OK
+               : mp_fail(err, MP_EUSAGE, "convert: %s is not written packed (name a file without %s)", what,
+                         packing == MP_FILE_GZIP ? ".gz" : ".zst");
+}
+
 /* How the recording goes to `path`: packed where a text's name ends so, and with a table beside it where the form has
  * one. */
 static enum mp_status open_form(const struct opts *o, const char *path, struct mp_out *file, struct mp_out **table,
                                 struct mp_error *err) {
     struct mp_trace_form form;
+    const char *to = o->to != NULL ? o->to : "native";
     uint32_t i = 0;
-    while (mp_trace_writer(i, &form) && (o->to == NULL || strcmp(form.name, o->to) != 0))
+    while (mp_trace_writer(i, &form) && strcmp(form.name, to) != 0)
         i++;
-    if (o->to == NULL || !mp_trace_writer(i, &form))
-        return o->to == NULL ? MP_OK
-                             : mp_fail(err, MP_EUSAGE,
-                                       "convert: --to %.40s is no form that recordings are written in (see: moeplan "
-                                       "list formats)",
-                                       o->to);
-    enum mp_file_packing packing = ends_with(path, ".gz")    ? MP_FILE_GZIP
-                                   : ends_with(path, ".zst") ? MP_FILE_ZSTD
-                                                             : MP_FILE_PLAIN;
-    if (packing != MP_FILE_PLAIN && !form.is_text)
-        return mp_fail(err, MP_EUSAGE, "convert: %s is not written packed (name a file without %s)", form.name,
-                       packing == MP_FILE_GZIP ? ".gz" : ".zst");
-    mp_out_pack(file, packing);
+    if (!mp_trace_writer(i, &form))
+        return mp_fail(err, MP_EUSAGE,
+                       "convert: --to %.40s is no form that recordings are written in (see: moeplan list formats)", to);
+    enum mp_status status = form.is_text ? MP_OK : check_unpacked(form.name, path, err);
+    if (status != MP_OK)
+        return status;
+    mp_out_pack(file, packing_of(path));
     if (!form.has_table)
         return MP_OK;
     char name[4096];
@@ -140,6 +148,8 @@ enum mp_status cmd_convert(const struct opts *o, const struct args *args, int *e
         return mp_fail(err, MP_EUSAGE,
                        "convert: --to is for recordings and topologies, and \"%.80s\" is none (see: moeplan export)",
                        in);
+    if (kind != TOOL_TRACE)
+        MP_TRY(check_unpacked(kind == TOOL_TOPOLOGY ? "a topology" : "a placement", path, err));
     MP_TRY(mp_out_open(&file, path, err));
     if (kind == TOOL_TRACE) {
         MP_TRY(open_form(o, path, file, &table, err));
