@@ -362,6 +362,37 @@ class Report(unittest.TestCase):
                                                  f"{file}: measured with dispatcher deepep-normal, this report is of a2av"])
                 self.assertIn(data["notes"][0], page)
 
+    def test_a_sweep_of_something_else_is_refused_or_said(self):
+        trace, steps = SAMPLES / "decode.mpt", ["--batch", "2", "--steps", "4"]
+        self.plan("p.yaml", trace, "4:h100", "--split", "0.5", *steps)
+        self.expect(0, "generate", "--phase", "decode", "--layers", "24", "--experts", "32", "--top-k", "4", "--n-requests", "60", "--tokens-per-request", "16",
+                    "-q", "-o", "new.mpt")
+
+        def sweep(*arguments):
+            done = self.expect(0, "sweep", *arguments, "--redundant", "0,4", "--strategy", "lpt", "--steps", "4", "--json", "-q", "--interval-groups", "0")
+            pathlib.Path(self.folder, "s.json").write_bytes(done.stdout)
+        more = ["--sweep", "s.json", "--interval-groups", "0"]
+        for arguments, reason in (([trace, "4:h100", "--batch", "4"], "another batch: 4, this report is of 2"),
+                                  ([trace, "2:h100", "--batch", "2"], "another number of GPUs: 2, this report is of 4"),
+                                  (["new.mpt", "4:h100", "--batch", "2"], "another recording: "),
+                                  ([trace, "4:h100", "--batch", "2", "--dispatcher", "a2av"], "another dispatcher: a2av, this report is of deepep-"),
+                                  ([trace, "4:h100", "--batch", "2", "--timeline", "pipelined"], "another reading of a step: pipelined, this report is of barrier"),
+                                  ([trace, "4:h100", "--batch", "2", "-m", "gpt-oss-20b"], "another model: ")):
+            with self.subTest(reason=reason):
+                sweep(*arguments)
+                done = self.expect(3, "report", "p.yaml", trace, "4:h100", *more, "-o", "r.html", "-q")
+                self.assertIn("s.json: is a sweep of " + reason, done.stderr.decode())
+        sweep(trace, "4:a100", "--batch", "2", "--context", "100")
+        page, data = self.report("p.yaml", trace, "4:h100", *more)
+        self.assertEqual(data["notes"], ["s.json: swept on topology 4:a100, this report is of 4:h100",
+                                         "s.json: swept with a context of 100 tokens, this report has 4096"])
+        self.assertIn(data["notes"][0], page)
+        sweep(trace, "4:h100", "--batch", "2", "--split", "0.4")
+        self.assertEqual(self.report("p.yaml", trace, "4:h100", *more)[1]["notes"],
+                         ["s.json: swept with --split 0.4 --seed 1, so on other requests than this report"])
+        sweep(trace, "4:h100", "--batch", "2")
+        self.assertEqual(self.report("p.yaml", trace, "4:h100", *more)[1]["notes"], [])
+
     # ---- kinds of inputs ----
 
     def test_counts_pipelines_and_placements(self):

@@ -7,6 +7,7 @@
 #include "score.h"
 #include "sweep_axes.h"
 #include "verb_json.h"
+#include <moeplan/page.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -33,7 +34,9 @@ struct sweep {
     struct setup base; /* recording and model; topology of the first cluster */
     struct point *points;
     uint32_t n, n_known;
-    bool is_told; /* notes on the inputs were given */
+    bool is_told;                                /* notes on the inputs were given */
+    struct mp_batching batching;                 /* of the last steps; all steps are alike but for batch and ranks */
+    const char *dispatcher, *sources, *timeline; /* of the same; NULL: there were none */
     char steps[1024];
     const char *no_interval;
 };
@@ -109,6 +112,10 @@ static enum mp_status run_group(struct sweep *w, struct point *points, struct sc
     MP_TRY(tool_batching(&v.batching, &own, v.trace, v.topology, err));
     v.sim = tool_sim_options(&own, v.trace, v.batching.phase);
     v.sim.with_bound = false;
+    w->batching = v.batching;
+    w->dispatcher = v.sim.dispatcher->name;
+    w->sources = v.sim.sources == MP_SOURCES_COUPLED ? "coupled" : "dp";
+    w->timeline = v.sim.is_pipelined ? "pipelined" : "barrier";
     status = setup_split(&v, own.split, &refused);
     w->is_told |= status == MP_OK;
     for (uint32_t i = 0; status == MP_OK && i < redundant->n; i++) {
@@ -477,13 +484,18 @@ static json_t *sweep_json(const struct sweep *w, const struct point **at) {
         json_decref(curves);
         return NULL;
     }
-    return json_pack("{s:s,s:i,s:s,s:s,s:s,s:s,s:I,s:b,s:I,s:s,s:o,s:o,s:o}", "schema", "moeplan.sweep", "version", 1,
-                     "model", w->base.model->name, "strategy", w->o->strategy, "split", w->o->split, "evaluated_on",
-                     strcmp(w->o->split, "none") == 0 ? "planning data" : "held-out", "context",
-                     (json_int_t)w->o->context, "synthetic", (int)w->base.trace->is_synthetic, "seed",
-                     (json_int_t)w->o->seed, "along", w->axes.axis[w->axes.along].name, "interval_note",
-                     w->no_interval != NULL ? json_string(w->no_interval) : json_null(), "points", points, "curves",
-                     curves);
+    const bool has_tokens = w->dispatcher != NULL && w->batching.phase != MP_PHASE_DECODE;
+    return json_pack(
+        "{s:s,s:i,s:s,s:o,s:o,s:o,s:o,s:o,s:o,s:s,s:s,s:s,s:I,s:b,s:I,s:s,s:o,s:o,s:o}", "schema", "moeplan.sweep",
+        "version", 1, "model", w->base.model->name, "trace_sha256", mp_json_text(w->base.trace->sha256), "phase",
+        mp_json_text(w->dispatcher != NULL ? mp_phase_name(w->batching.phase) : NULL), "tokens_per_rank",
+        has_tokens ? json_integer((json_int_t)w->batching.tokens_per_rank) : json_null(), "dispatcher",
+        mp_json_text(w->dispatcher), "sources", mp_json_text(w->sources), "timeline", mp_json_text(w->timeline),
+        "strategy", w->o->strategy, "split", w->o->split, "evaluated_on",
+        strcmp(w->o->split, "none") == 0 ? "planning data" : "held-out", "context", (json_int_t)w->o->context,
+        "synthetic", (int)w->base.trace->is_synthetic, "seed", (json_int_t)w->o->seed, "along",
+        w->axes.axis[w->axes.along].name, "interval_note",
+        w->no_interval != NULL ? json_string(w->no_interval) : json_null(), "points", points, "curves", curves);
 }
 
 /* Plans and scores every point. *at: room for the points of a curve. */

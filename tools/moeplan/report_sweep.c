@@ -172,6 +172,105 @@ out:
     return status;
 }
 
+/* The batch of a sweep over the report's steps; 0 = they are not decode. */
+static uint32_t batch_of(const struct report *r) {
+    const struct mp_batching *b = &r->s.batching;
+    return b->phase != MP_PHASE_DECODE ? 0 : b->batch_per_rank > 0 ? b->batch_per_rank : 1;
+}
+
+static enum mp_status refuse(const char *path, const char *key, const char *is, const char *own, struct mp_error *err) {
+    return mp_fail_at(err, MP_EINPUT, path, 0, 0,
+                      "is a sweep of another %s: %.200s, this report is of %.200s (give --redundant RANGE instead, and "
+                      "the sweep is run for this report)",
+                      key, is, own);
+}
+
+/* A figure that both name, and that differs? */
+static enum mp_status check_whole(const json_t *v, const char *key, uint64_t own, const char *path,
+                                  struct mp_error *err) {
+    char is[32], want[32];
+    if (!json_is_integer(v) || own == 0 || (uint64_t)json_integer_value(v) == own)
+        return MP_OK;
+    snprintf(is, sizeof is, "%lld", (long long)json_integer_value(v));
+    snprintf(want, sizeof want, "%llu", (unsigned long long)own);
+    return refuse(path, key, is, want, err);
+}
+
+/* Names of a topology: what the command line says, the same without folders, or its own. */
+static bool is_topology(const struct report *r, const char *name) {
+    const char *given = r->args->value[2];
+    return strcmp(name, given) == 0 || strcmp(base_name(name), base_name(given)) == 0 ||
+           strcmp(name, r->s.topology->name) == 0;
+}
+
+/* Other requests held out than in this report, which has a split of one number? (A report without one is of the steps
+ * the plan was made from, and no sweep is.) */
+static bool is_other_split(const struct report *r, const json_t *from) {
+    const json_t *seed = json_object_get(from, "seed");
+    const char *text = json_string_value(json_object_get(from, "split"));
+    const struct mp_split *own = &r->s.split;
+    struct mp_split split;
+    struct mp_error ignored = {0};
+    if ((own->kind != MP_SPLIT_HASH && own->kind != MP_SPLIT_TIME) || text == NULL)
+        return false;
+    if (mp_split_parse(&split, text, (uint64_t)json_integer_value(seed), &ignored) != MP_OK) {
+        mp_error_clear(&ignored);
+        return true;
+    }
+    return split.kind != own->kind || split.planning_ppm != own->planning_ppm ||
+           (split.kind == MP_SPLIT_HASH && split.seed != own->seed);
+}
+
+/* A sweep that was read is of what this report is of, as far as it says: what changes its times is refused, what may be
+ * another name of the same is noted. */
+static enum mp_status check_sweep(struct report *r, const json_t *from, const char *path, struct mp_error *err) {
+    const struct setup *s = &r->s;
+    const struct {
+        const char *key, *word, *own;
+    } texts[] = {{"model", "model", s->model->name},
+                 {"trace_sha256", "recording", s->trace->sha256},
+                 {"phase", "phase", mp_phase_name(s->batching.phase)},
+                 {"dispatcher", "dispatcher", s->sim.dispatcher->name},
+                 {"sources", "kind of sources", s->sim.sources == MP_SOURCES_COUPLED ? "coupled" : "dp"},
+                 {"timeline", "reading of a step", s->sim.is_pipelined ? "pipelined" : "barrier"}};
+    const json_t *points = json_object_get(from, "points"), *context = json_object_get(from, "context");
+    const char *said = NULL, *name = base_name(path);
+    bool is_ok = true;
+    enum mp_status status = MP_OK;
+    for (size_t i = 0; i < N(texts); i++) {
+        const char *is = json_string_value(json_object_get(from, texts[i].key));
+        if (is != NULL && is[0] != '\0' && texts[i].own[0] != '\0' && strcmp(is, texts[i].own) != 0)
+            return refuse(path, texts[i].word, is, texts[i].own, err);
+    }
+    if (s->batching.phase != MP_PHASE_DECODE)
+        MP_TRY(check_whole(json_object_get(from, "tokens_per_rank"), "number of tokens per rank",
+                           s->batching.tokens_per_rank, path, err));
+    for (size_t i = 0; i < json_array_size(points); i++) {
+        const json_t *p = json_array_get(points, i);
+        const char *topology = json_string_value(json_object_get(p, "topology"));
+        MP_TRY(check_whole(json_object_get(p, "n_gpus"), "number of GPUs", s->topology->n_gpus, path, err));
+        MP_TRY(check_whole(json_object_get(p, "batch"), "batch", batch_of(r), path, err));
+        if (said == NULL && topology != NULL && topology[0] != '\0' && !is_topology(r, topology))
+            said = topology;
+    }
+    if (said != NULL)
+        is_ok &=
+            report_note(r, "%.200s: swept on topology %.200s, this report is of %.200s", name, said, s->topology->name);
+    if (is_other_split(r, from))
+        is_ok &= report_note(r, "%.200s: swept with --split %.200s --seed %lld, so on other requests than this report",
+                             name, json_string_value(json_object_get(from, "split")),
+                             (long long)json_integer_value(json_object_get(from, "seed")));
+    if (json_is_integer(context) && (uint64_t)json_integer_value(context) != r->o->context)
+        is_ok &= report_note(r, "%.200s: swept with a context of %lld tokens, this report has %llu", name,
+                             (long long)json_integer_value(context), (unsigned long long)r->o->context);
+    if (!json_is_string(json_object_get(from, "trace_sha256")))
+        is_ok &= report_note(r, "%.200s: does not say which recording was swept", name);
+    if (!is_ok)
+        status = mp_nomem(err, "report");
+out:
+    return status;
+}
+
 /* `moeplan sweep` with the steps, dispatcher and split of this report. */
 static enum mp_status run_sweep(json_t **out, const struct report *r, struct mp_error *err) {
     struct opts own = *r->o;
@@ -179,7 +278,7 @@ static enum mp_status run_sweep(json_t **out, const struct report *r, struct mp_
     char batch[32], split[64];
     bool any;
     enum mp_status status;
-    snprintf(batch, sizeof batch, "%u", s->batching.batch_per_rank > 0 ? s->batching.batch_per_rank : 1);
+    snprintf(batch, sizeof batch, "%u", batch_of(r) > 0 ? batch_of(r) : 1);
     snprintf(split, sizeof split, "%s%.6f", s->split.kind == MP_SPLIT_TIME ? "time:" : "", s->split.planning_ppm / 1e6);
     own.is_set[OPT_SWEEP_REDUNDANT] = true;
     own.is_set[OPT_SWEEP_BATCH] = s->batching.phase == MP_PHASE_DECODE;
@@ -213,6 +312,8 @@ enum mp_status report_sweep(struct report *r, struct mp_error *err) {
     r->sweep = NULL;
     MP_TRY(take_sweep(&r->sweep, from, o->sweep_file != NULL ? o->sweep_file : r->args->value[1],
                       o->sweep_file != NULL ? base_name(o->sweep_file) : NULL, err));
+    if (o->sweep_file != NULL)
+        MP_TRY(check_sweep(r, from, o->sweep_file, err));
 out:
     json_decref(from);
     return status;

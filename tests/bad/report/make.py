@@ -17,6 +17,7 @@ POINT = {"at": {"redundant": 0}, "topology": "2:h100", "feasible": True, "note":
 SWEEP = {"schema": "moeplan.sweep", "version": 1, "model": "m", "strategy": "lpt", "split": "0.5", "evaluated_on": "held-out", "context": 4096, "synthetic": False,
          "seed": 1, "along": "redundant", "interval_note": None, "points": [POINT],
          "curves": [{"of": {}, "knee": "none", "at": None, "within_noise": False, "verdict": "no knee"}]}
+OURS = dict(SWEEP, model="generic stand-in (2 of 3 layers, 8 experts, top-2)")  # of lines.mpt
 PART = {"step": 0, "layer": 1, "part": "dispatch", "predicted_ns": 10, "measured_ns": {"min": 8, "median": 9, "p95": 10, "max": 11}}
 EXEC = {"schema": "moeplan.exec", "version": 1, "transport": "loop", "iterations": 2, "parts": [PART]}
 EVENT = {"name": "dispatch L1 to GPU 1", "cat": "dispatch", "ph": "X", "ts": 1.0, "dur": 2.0, "pid": 1, "tid": 0}
@@ -48,7 +49,10 @@ def main():
         "mean-null": change(SWEEP, ["points", 0, "step_time_ns", "mean"], None), "interval-half": change(SWEEP, ["points", 0, "step_time_interval_ns"], {"low": 1}),
         "kv-text": change(SWEEP, ["points", 0, "kv_tokens_min"], "many"), "share-text": change(SWEEP, ["points", 0, "moe_share"], "0.6"),
         "bytes-a-list": change(SWEEP, ["points", 0, "bytes"], [1, 2]), "verdict-missing": change(SWEEP, ["curves", 0, "verdict"], GONE),
-        "noise-null": change(SWEEP, ["curves", 0, "within_noise"], None), "a-list": [SWEEP]}
+        "noise-null": change(SWEEP, ["curves", 0, "within_noise"], None), "a-list": [SWEEP],
+        "other-model": SWEEP, "other-phase": dict(OURS, phase="prefill"), "other-recording": dict(OURS, trace_sha256="12ab"),
+        "other-dispatcher": dict(OURS, dispatcher="hierarchical"), "other-gpus": change(OURS, ["points", 0, "n_gpus"], 4),
+        "other-batch": change(OURS, ["points", 0, "batch"], 3)}
     measured = {
         "schema": change(EXEC, ["schema"], "moeplan.sweep"), "no-parts": change(EXEC, ["parts"], []), "training": change(EXEC, ["parts"], GONE),
         "transport-missing": change(EXEC, ["transport"], GONE), "iterations-text": change(EXEC, ["iterations"], "2"),
