@@ -49,5 +49,9 @@ struct request_table {
 enum mp_status request_table_read(struct request_table *out, const struct mp_in *in, uint64_t n_rows,
                                   const struct mp_limits *limits, struct mp_error *err) MP_MUST_CHECK;
 void request_table_clear(struct request_table *t);
+/* The table that the hints name, else "<stem>.requests.csv" beside the array `path`, packed or not. MP_EUSAGE: neither
+ * is there. */
+enum mp_status request_table_open(struct mp_in **out, const char *path, const struct mp_trace_hints *hints,
+                                  struct mp_error *err) MP_MUST_CHECK;
 
 #endif

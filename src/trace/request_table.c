@@ -1,5 +1,7 @@
 #include "csv_text.h"
+#include "recording_folder.h"
 #include <string.h>
+#include <sys/stat.h>
 
 void request_table_clear(struct request_table *t) {
     mp_free(t->requests);
@@ -96,5 +98,37 @@ out:
     csv_close(&c);
     if (status != MP_OK)
         request_table_clear(out);
+    return status;
+}
+
+enum mp_status request_table_open(struct mp_in **out, const char *path, const struct mp_trace_hints *hints,
+                                  struct mp_error *err) {
+    *out = NULL;
+    if (hints->requests_path != NULL)
+        return mp_in_open(out, hints->requests_path, 0, err);
+    static const char *const endings[] = {".requests.csv", ".requests.csv.gz", ".requests.csv.zst"};
+    size_t stem = name_without_packing(path), all = stem;
+    while (stem > 0 && path[stem - 1] != '.' && path[stem - 1] != '/')
+        stem--;
+    stem = stem > 0 && path[stem - 1] == '.' ? stem - 1 : all;
+    char *beside = mp_calloc(stem + 32, 1);
+    if (beside == NULL)
+        return mp_nomem(err, path);
+    memcpy(beside, path, stem);
+    struct stat st;
+    enum mp_status status;
+    size_t e = 0;
+    do
+        memcpy(beside + stem, endings[e], strlen(endings[e]) + 1);
+    while (stat(beside, &st) != 0 && ++e < sizeof endings / sizeof *endings);
+    if (e < sizeof endings / sizeof *endings)
+        status = mp_in_open(out, beside, 0, err);
+    else {
+        memcpy(beside + stem, endings[0], strlen(endings[0]) + 1);
+        status = mp_fail_at(
+            err, MP_EUSAGE, path, 0, 0,
+            "an array does not say where its requests begin (give --requests FILE; \"%s\" is not there)", beside);
+    }
+    mp_free(beside);
     return status;
 }

@@ -1,7 +1,6 @@
 /* NumPy arrays (.npz members or a bare .npy): topk_ids [tokens, layers, k] with a requests table beside it, or counts
  * whose axes are asked for. A member is inflated straight into the trace; the array is never held as a whole. */
 #include "csv_text.h"
-#include "recording_folder.h"
 #include "trace_describe.h"
 #include <moeplan/progress.h>
 #include <moeplan/npy.h>
@@ -89,8 +88,9 @@ static enum mp_status find_axes(enum axes *out, const struct source *s, const st
     else
         return mp_fail_at(err, MP_EUSAGE, path, 0, 0,
                           "an array does not say what its %u axes are (give --axes tokens,layers,k, layers,experts, "
-                          "iterations,layers,experts or sources,layers,experts)",
-                          h->n_dims);
+                          "iterations,layers,experts or sources,layers,experts%s)",
+                          h->n_dims,
+                          s->z == NULL && h->n_dims == 3 ? "; for routed experts --input-format routed_npy" : "");
     uint32_t want = *out == AXES_LAYERS ? 2 : 3;
     if (h->n_dims != want)
         return mp_fail_at(err, MP_EINPUT, path, 0, s->start + 1, "the array has %u dimensions, not the %u of %s",
@@ -100,39 +100,6 @@ static enum mp_status find_axes(enum axes *out, const struct source *s, const st
             return mp_fail_at(err, MP_EINPUT, path, 0, s->start + 1, "the array is empty: dimension %u of %s is 0", d,
                               names[*out]);
     return MP_OK;
-}
-
-/* "<stem>.requests.csv" beside the array, packed or not, when it exists, or what the hints name. */
-static enum mp_status open_requests(struct mp_in **out, const char *path, const struct mp_trace_hints *hints,
-                                    struct mp_error *err) {
-    *out = NULL;
-    if (hints->requests_path != NULL)
-        return mp_in_open(out, hints->requests_path, 0, err);
-    static const char *const endings[] = {".requests.csv", ".requests.csv.gz", ".requests.csv.zst"};
-    size_t stem = name_without_packing(path), all = stem;
-    while (stem > 0 && path[stem - 1] != '.' && path[stem - 1] != '/')
-        stem--;
-    stem = stem > 0 && path[stem - 1] == '.' ? stem - 1 : all;
-    char *beside = mp_calloc(stem + 32, 1);
-    if (beside == NULL)
-        return mp_nomem(err, path);
-    memcpy(beside, path, stem);
-    struct stat st;
-    enum mp_status status;
-    size_t e = 0;
-    do
-        memcpy(beside + stem, endings[e], strlen(endings[e]) + 1);
-    while (stat(beside, &st) != 0 && ++e < sizeof endings / sizeof *endings);
-    if (e < sizeof endings / sizeof *endings)
-        status = mp_in_open(out, beside, 0, err);
-    else {
-        memcpy(beside + stem, endings[0], strlen(endings[0]) + 1);
-        status = mp_fail_at(
-            err, MP_EUSAGE, path, 0, 0,
-            "an array does not say where its requests begin (give --requests FILE; \"%s\" is not there)", beside);
-    }
-    mp_free(beside);
-    return status;
 }
 
 /* Turns slots into experts, in place, ids[n][n_layers][k] of `bytes` each into uint16. */
@@ -209,6 +176,8 @@ static enum mp_status read_tokens(struct mp_trace **out, struct source *s, const
                                   const struct mp_trace_hints *hints, const struct trace_described *described,
                                   const struct mp_limits *limits, struct mp_error *err) {
     const char *path = s->in->path;
+    /* The reader of routed experts passes arrays with a requests table on. */
+    const char *format = hints->format != NULL && strcmp(hints->format, "routed_npy") == 0 ? "routed_npy" : "npz";
     struct mp_trace_builder *b = NULL;
     struct request_table table = {0};
     struct trace_map map = {0};
@@ -218,7 +187,7 @@ static enum mp_status read_tokens(struct mp_trace **out, struct source *s, const
     uint16_t *mapped = NULL;
     uint32_t layer_ids[MP_MAX_LAYERS];
     enum mp_status status = trace_ask(
-        path, "npz",
+        path, format,
         (struct trace_needs){.layer_base = true, .phase = !described->is_phase_unknown, .ids = true, .experts = true},
         hints, err);
     if (status != MP_OK)
@@ -247,7 +216,7 @@ static enum mp_status read_tokens(struct mp_trace **out, struct source *s, const
     for (uint32_t l = 0; l < n_layers; l++)
         layer_ids[l] = described->n_layers != 0 ? described->layers[l] : (uint32_t)hints->layer_base + l;
     struct mp_error refused = {0};
-    status = open_requests(&requests, path, hints, &refused);
+    status = request_table_open(&requests, path, hints, &refused);
     if (status == MP_EUSAGE && hints->missing != NULL) {
         hints->missing->requests = true;
         (void)snprintf(one_request, sizeof one_request, "request,first_row,tokens\n0,0,%llu\n",
@@ -271,7 +240,7 @@ static enum mp_status read_tokens(struct mp_trace **out, struct source *s, const
     struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS,
                                  .phase = hints->phase,
                                  .model = hints->model_name,
-                                 .format = "npz",
+                                 .format = format,
                                  .is_synthetic = described->is_synthetic,
                                  .is_ranked = hints->is_ranked == 1,
                                  .is_time_ordered = described->is_time_ordered != 0,

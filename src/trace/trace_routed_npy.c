@@ -1,10 +1,14 @@
 /* Routed experts as serving APIs return them and RL stacks keep them: a folder with one .npy [tokens, layers, k] per
- * request, named after it. -1 is an unused place; a layer without experts (SGLang has a row for every layer, dense ones
- * too) is all -1 and is left out. One array of many requests is the npz reader's, with a requests table. */
+ * request, named after it, or one such file. -1 is an unused place; a layer without experts (SGLang has a row for every
+ * layer, dense ones too) is all -1 and is left out. One array of many requests, with a requests table, is read as npz
+ * reads it. */
+#include "csv_text.h"
 #include "recording_folder.h"
 #include <moeplan/npy.h>
 #include <stdio.h>
 #include <string.h>
+
+extern const struct mp_trace_format mp_trace_format_npz;
 
 static bool wanted(const char *name, uint64_t keys[3]) {
     size_t n = name_without_packing(name);
@@ -17,6 +21,7 @@ static bool wanted(const char *name, uint64_t keys[3]) {
     return true;
 }
 
+/* A file alone is never recognised as this, it could hold counts: the format must be named. */
 static int probe(const char *path, const struct mp_in *in) { return in == NULL && folder_has(path, wanted) ? 50 : 0; }
 
 struct array {
@@ -156,54 +161,102 @@ static enum mp_status add_request(struct reader *r, uint32_t i, const struct mp_
     return status;
 }
 
-static enum mp_status read_routed(struct mp_trace **out, const char *path, struct mp_in *in, bool *keep_in,
-                                  const struct mp_trace_hints *hints, const struct mp_limits *limits,
-                                  struct mp_error *err) {
-    struct reader r = {.path = path, .hints = hints, .limits = limits, .is_numbered = true};
-    enum mp_status status;
-    *out = NULL;
-    *keep_in = false;
-    if (in != NULL)
-        return mp_fail_at(err, MP_EINPUT, path, 0, 0,
-                          "is a file (name the folder with one .npy per request, or leave --input-format out)");
-    if (hints->requests_path != NULL)
-        return mp_fail_at(err, MP_EUSAGE, path, 0, 0, "a folder has a file per request (leave out --requests)");
-    MP_TRY(trace_ask(path, "routed_npy",
-                     (struct trace_needs){.layer_base = true, .phase = true, .ids = true, .experts = true}, hints,
-                     err));
-    MP_TRY(folder_list_read(&r.list, path, wanted, err));
-    if (r.list.n == 0) {
-        status = mp_fail_at(err, MP_EINPUT, path, 0, 0, "holds no .npy (name a folder with one per request)");
-        goto out;
-    }
-    for (uint32_t i = 0; i < r.list.n; i++)
-        r.is_numbered &= r.list.files[i].keys[0] == 0;
-    if (hints->ids_are_physical == 1)
-        MP_TRY(trace_map_load(&r.map, hints->map_path, limits, err));
-    for (uint32_t i = 0; i < r.list.n; i++) {
-        struct mp_in *file;
-        if (i > 0 && r.is_numbered && r.list.files[i].keys[1] == r.list.files[i - 1].keys[1]) {
-            status = mp_fail_at(err, MP_EINPUT, r.list.files[i].path, 0, 0, "is request %llu, as is %s (keep one)",
-                                (unsigned long long)r.list.files[i].keys[1], r.list.files[i - 1].name);
-            goto out;
-        }
-        MP_TRY(mp_in_open(&file, r.list.files[i].path, 0, err));
-        status = add_request(&r, i, file, err);
-        mp_in_close(file);
-        if (status != MP_OK)
-            goto out;
-    }
-    struct mp_trace_builder *done = r.b;
-    r.b = NULL;
-    MP_TRY(mp_trace_builder_finish(done, NULL, out, err));
-    status = trace_drop_empty_layers(*out, err);
-    if (status == MP_OK && !r.is_numbered)
-        status = trace_note(*out, err, "requests are numbered in the order of their files' names");
+static enum mp_status finish(struct reader *r, struct mp_trace **out, struct mp_error *err) {
+    struct mp_trace_builder *done = r->b;
+    r->b = NULL;
+    enum mp_status status = mp_trace_builder_finish(done, NULL, out, err);
+    if (status == MP_OK)
+        status = trace_drop_empty_layers(*out, err);
+    if (status == MP_OK && !r->is_numbered)
+        status = trace_note(*out, err,
+                            r->list.arena != NULL ? "requests are numbered in the order of their files' names"
+                                                  : "one request, without a requests table");
     if (status != MP_OK) {
         mp_trace_free(*out);
         *out = NULL;
     }
+    return status;
+}
+
+static enum mp_status ask(struct reader *r, struct mp_error *err) {
+    enum mp_status status =
+        trace_ask(r->path, "routed_npy",
+                  (struct trace_needs){.layer_base = true, .phase = true, .ids = true, .experts = true}, r->hints, err);
+    if (status == MP_OK && r->hints->ids_are_physical == 1)
+        status = trace_map_load(&r->map, r->hints->map_path, r->limits, err);
+    return status;
+}
+
+/* One file: the requests of its table, else one request. */
+static enum mp_status read_file(struct reader *r, struct mp_trace **out, struct mp_in *in, bool *keep_in,
+                                struct mp_error *err) {
+    static const char axes[] = "tokens,layers,k";
+    enum mp_status status;
+    struct mp_in *table = NULL;
+    struct mp_error absent = {0};
+    const char *slash = strrchr(r->path, '/');
+    struct folder_file file = {.path = r->path, .name = slash != NULL ? slash + 1 : r->path};
+    if (in->size < 6 || memcmp(in->data, MP_NPY_MAGIC, 6) != 0)
+        return mp_fail_at(err, MP_EINPUT, r->path, 0, 1,
+                          "is not an .npy array (name one, or a folder of them, or leave --input-format out)");
+    if (r->hints->axes != NULL && strcmp(r->hints->axes, axes) != 0)
+        return mp_fail_at(err, MP_EUSAGE, r->path, 0, 0, "routed experts are %s (leave out --axes, or --input-format)",
+                          axes);
+    status = request_table_open(&table, r->path, r->hints, &absent);
+    if (status == MP_OK) {
+        struct mp_trace_hints hints = *r->hints;
+        mp_in_close(table);
+        hints.axes = axes;
+        hints.format = "routed_npy";
+        return mp_trace_format_npz.read(out, r->path, in, keep_in, &hints, r->limits, err);
+    }
+    if (status != MP_EUSAGE || r->hints->requests_path != NULL)
+        return trace_fail_at(err, &absent, r->path, 0, 0);
+    r->list.files = &file;
+    r->list.n = 1;
+    r->is_numbered = wanted(file.name, file.keys) && file.keys[0] == 0;
+    file.keys[1] = r->is_numbered ? file.keys[1] : 0;
+    MP_TRY(ask(r, err));
+    MP_TRY(add_request(r, 0, in, err));
+    MP_TRY(finish(r, out, err));
 out:
+    r->list.files = NULL;
+    r->list.n = 0;
+    return status;
+}
+
+static enum mp_status read_folder(struct reader *r, struct mp_trace **out, struct mp_error *err) {
+    enum mp_status status;
+    if (r->hints->requests_path != NULL)
+        return mp_fail_at(err, MP_EUSAGE, r->path, 0, 0, "a folder has a file per request (leave out --requests)");
+    MP_TRY(ask(r, err));
+    MP_TRY(folder_list_read(&r->list, r->path, wanted, err));
+    if (r->list.n == 0)
+        return mp_fail_at(err, MP_EINPUT, r->path, 0, 0, "holds no .npy (name a folder with one per request)");
+    for (uint32_t i = 0; i < r->list.n; i++)
+        r->is_numbered &= r->list.files[i].keys[0] == 0;
+    for (uint32_t i = 0; i < r->list.n; i++) {
+        struct mp_in *file;
+        if (i > 0 && r->is_numbered && r->list.files[i].keys[1] == r->list.files[i - 1].keys[1])
+            return mp_fail_at(err, MP_EINPUT, r->list.files[i].path, 0, 0, "is request %llu, as is %s (keep one)",
+                              (unsigned long long)r->list.files[i].keys[1], r->list.files[i - 1].name);
+        MP_TRY(mp_in_open(&file, r->list.files[i].path, 0, err));
+        status = add_request(r, i, file, err);
+        mp_in_close(file);
+        MP_TRY(status);
+    }
+    MP_TRY(finish(r, out, err));
+out:
+    return status;
+}
+
+static enum mp_status read_routed(struct mp_trace **out, const char *path, struct mp_in *in, bool *keep_in,
+                                  const struct mp_trace_hints *hints, const struct mp_limits *limits,
+                                  struct mp_error *err) {
+    struct reader r = {.path = path, .hints = hints, .limits = limits, .is_numbered = true};
+    *out = NULL;
+    *keep_in = false;
+    enum mp_status status = in != NULL ? read_file(&r, out, in, keep_in, err) : read_folder(&r, out, err);
     mp_trace_builder_free(r.b);
     trace_map_clear(&r.map);
     folder_list_clear(&r.list);
@@ -213,7 +266,7 @@ out:
 
 const struct mp_trace_format mp_trace_format_routed_npy = {
     .name = "routed_npy",
-    .summary = "routed experts of serving APIs: a folder of one .npy [tokens, layers, k] per request, named after it",
+    .summary = "routed experts of serving APIs: a folder of one .npy [tokens, layers, k] per request, or one such file",
     .reference = "vLLM enable_return_routed_experts, SGLang --enable-return-routed-experts",
     .probe = probe,
     .read = read_routed,

@@ -172,9 +172,54 @@ static void test_trace_routed_npy__one_array_with_dense_layers(void **state) {
     free(npy.p);
 }
 
+/* Named, one file is one request, called after a file that is a number; with a table beside it, the requests of that. */
+static void test_trace_routed_npy__one_file_is_one_request_without_axes(void **state) {
+    (void)state;
+    static const char table[] = "request,first_row,tokens\n5,0,2\n9,2,3\n";
+    struct mp_trace_hints h = full_hints();
+    struct mp_trace *t;
+    struct mp_error err = {0};
+    char folder[600], path[700];
+    snprintf(folder, sizeof folder, "%s", fresh("single"));
+    write_request(folder, "17.npy", 9, 5, "<i2");
+    write_request(folder, "a.npy", 9, 5, "<i2");
+    write_request(folder, "b.npy", 9, 5, "<i2");
+    snprintf(path, sizeof path, "%s/b.requests.csv", folder);
+    FILE *f = fopen(path, "wb");
+    fwrite(table, 1, sizeof table - 1, f);
+    fclose(f);
+    snprintf(path, sizeof path, "%s/17.npy", folder);
+    refused(path, &h, MP_EUSAGE, "for routed experts --input-format routed_npy");
+    h.format = "routed_npy";
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s/%s.npy", folder, i == 0 ? "17" : i == 1 ? "a" : "b");
+        CHECK_OK(mp_trace_load(&t, path, &h, &mp_limits_default, &err), err);
+        assert_string_equal(t->format, "routed_npy");
+        assert_int_equal(t->n_layers, N_LAYERS - 1);
+        assert_int_equal(t->n_rows, 5);
+        assert_int_equal(t->n_requests, i == 2 ? 2 : 1);
+        assert_int_equal(t->requests[0].id, i == 0 ? 17 : i == 1 ? 0 : 5);
+        assert_int_equal(strstr(t->note, "without a requests table") != NULL, i == 1);
+        CHECK_OK(mp_trace_check(t, &err), err);
+        uint16_t ids[K];
+        assert_int_equal(mp_trace_row(t, 1, 4, ids), K);
+        assert_int_equal(ids[0], cell(9, 4, 2, 0));
+        mp_trace_free(t);
+    }
+    h.axes = "layers,experts";
+    refused(path, &h, MP_EUSAGE, "routed experts are tokens,layers,k");
+    h.axes = NULL;
+    h.requests_path = "/nowhere.csv";
+    refused(path, &h, MP_EIO, "cannot open");
+    h.requests_path = NULL;
+    strcat(strcpy(path, folder), "/b.requests.csv");
+    refused(path, &h, MP_EINPUT, "is not an .npy array");
+}
+
 static enum mp_status load_flow(void *ctx, struct mp_error *err) {
     struct mp_trace *t;
     struct mp_trace_hints h = full_hints();
+    h.format = "routed_npy";
     enum mp_status status = mp_trace_load(&t, ctx, &h, &mp_limits_default, err);
     mp_trace_free(t);
     return status;
@@ -186,6 +231,8 @@ static void test_trace_routed_npy__survives_faults(void **state) {
     write_request(folder, "a.npy", 1, 3, "<i2");
     write_request(folder, "b.npy", 1, 4, "<i4");
     sweep_faults(load_flow, folder, 1);
+    strcat(folder, "/a.npy");
+    sweep_faults(load_flow, folder, 1);
 }
 
 int main(void) {
@@ -194,6 +241,7 @@ int main(void) {
         cmocka_unit_test(test_trace_routed_npy__names_that_are_no_numbers),
         cmocka_unit_test(test_trace_routed_npy__refuses),
         cmocka_unit_test(test_trace_routed_npy__one_array_with_dense_layers),
+        cmocka_unit_test(test_trace_routed_npy__one_file_is_one_request_without_axes),
         cmocka_unit_test(test_trace_routed_npy__survives_faults),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
