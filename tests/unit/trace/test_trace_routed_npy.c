@@ -172,7 +172,7 @@ static void test_trace_routed_npy__one_array_with_dense_layers(void **state) {
     free(npy.p);
 }
 
-/* Named, one file is one request, called after a file that is a number; with a table beside it, the requests of that. */
+/* Named, one file is one request, called after a file that is a number; with a table beside it, its requests. */
 static void test_trace_routed_npy__one_file_is_one_request_without_axes(void **state) {
     (void)state;
     static const char table[] = "request,first_row,tokens\n5,0,2\n9,2,3\n";
