@@ -159,6 +159,9 @@ class Report(unittest.TestCase):
         page, data = self.report(plans[0], trace, topology, *plans[1:], *split, *more)
         done = self.expect(0, "compare", trace, topology, "--strategy", "contiguous", "--incumbent", ",".join(plans), "--json", "-q", *split, *more)
         want = json.loads(done.stdout)["results"]
+        # A report plans nothing: these two alone are compare's, and the second only of what compare planned itself.
+        self.assertEqual([r["strategy"] for r in want if "planning_step_ns" in r], ["contiguous"])
+        self.assertFalse([r for r in data["comparison"]["results"] if "plan_seconds" in r or "planning_step_ns" in r])
         for r in want:
             r.pop("plan_seconds")
             r.pop("planning_step_ns", None)
@@ -267,6 +270,22 @@ class Report(unittest.TestCase):
         self.assertLess(times[2], times[1])
         self.assertFalse(data["plans"][2]["verified"]["accepted"])
         self.assertEqual(data["verdict"]["other_text"], "")
+
+    def test_a_refused_plan_is_marked_in_the_comparison(self):
+        trace, steps = self.skewed(), ["--tokens-per-rank", "128", "--split", "0.5"]
+        self.plan("p.yaml", trace, "4:h100", *steps)
+        self.plan("elsewhere.yaml", trace, "2x2:h100", *steps)
+        mark = '<span class="refused">refused by the verifier</span></th>'
+        page, data = self.report("p.yaml", trace, "4:h100", "elsewhere.yaml", "--interval-groups", "0")
+        self.assertEqual(page.count(mark), 1)
+        self.assertIn('<tr><th scope="row">elsewhere.yaml ' + mark, page)
+        notes = [r["note"] for r in data["comparison"]["results"]]
+        self.assertEqual(notes[:2], [None, None])
+        self.assertEqual(notes[2], f"refused by the verifier ({data['plans'][2]['verified']['violations'][0]})")
+        self.assertIn(f"<li>elsewhere.yaml: {notes[2]}</li>", page)
+        self.assertIsNotNone(data["comparison"]["results"][2]["step_time_ns"])
+        page, data = self.report("elsewhere.yaml", trace, "4:h100", "--incumbent", "elsewhere.yaml", "--interval-groups", "0")
+        self.assertEqual(page.count(mark), 2)
 
     def test_the_sweep_is_the_one_of_sweep(self):
         trace, steps = SAMPLES / "prefill.mpt", ["--tokens-per-rank", "64"]

@@ -105,6 +105,8 @@ static void put_row(const struct report *r, uint32_t i, struct mp_out *o) {
     mp_out_puts(o, i == 0 ? "<tr class=\"baseline\">" : i == 1 ? "<tr class=\"judged\">" : "<tr>");
     mp_out_puts(o, "<th scope=\"row\">");
     mp_html_text(o, s->name);
+    if (r->plans[i].verified != NULL && r->plans[i].verified->n > 0)
+        mp_out_puts(o, " <span class=\"refused\">refused by the verifier</span>");
     mp_out_puts(o, "</th>");
     if (x == NULL) {
         mp_out_puts(o, "<td colspan=\"11\">");

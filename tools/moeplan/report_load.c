@@ -14,7 +14,7 @@ bool report_note(struct report *r, const char *fmt, ...) {
     return json_array_append_new(r->notes, mp_json_text(text)) == 0;
 }
 
-/* A file's name as it may stand in JSON, which is UTF-8. */
+/* A name or sentence as it may stand in JSON, which is UTF-8. */
 static void clean_name(char *name) {
     if (mp_is_text(name, strlen(name)))
         return;
@@ -122,6 +122,17 @@ static enum mp_status verify(struct report *r, uint32_t i, struct mp_error *err)
                           is_own ? r->s.model : NULL, err);
 }
 
+/* Says of a refused plan that it is, in its result too: its figures stand beside those of others. */
+static void note_refused(struct score *s, const struct mp_verify_report *v) {
+    const size_t used = strlen(s->note);
+    if (v == NULL || v->n == 0)
+        return;
+    snprintf(s->note + used, sizeof s->note - used, "%srefused by the verifier (%s: %.400s)", used > 0 ? "; " : "",
+             mp_violation_name(v->violations[0].kind), v->violations[0].message);
+    clean_name(s->note); /* the cut may be inside a character */
+    s->shown.note = s->note;
+}
+
 enum mp_status report_load(struct report *r, struct mp_error *err) {
     const struct opts *o = r->o;
     const struct args *a = r->args;
@@ -153,6 +164,7 @@ enum mp_status report_load(struct report *r, struct mp_error *err) {
     for (uint32_t i = 0; i < r->n; i++) {
         mp_progress_add(part, i > 0);
         MP_TRY(verify(r, i, err));
+        note_refused(&r->scores[i], r->plans[i].verified);
     }
 out:
     mp_progress_end(part);
