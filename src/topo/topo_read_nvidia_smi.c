@@ -420,6 +420,11 @@ out:
 static enum mp_status read_smi(const struct topo_source *in, struct mp_out *yaml, struct mp_error *err) {
     enum mp_status status;
     struct host h = {0};
+    if (memmem(in->text, in->size, "between two GPUs ==", 19) != NULL ||
+        memmem(in->text, in->size, "ROCm System Management", 22) != NULL)
+        return mp_fail_at(err, MP_EINPUT, in->path, 1, 0,
+                          "this looks like rocm-smi --showtopo, which is not read (give the XML that lstopo writes: it "
+                          "has the XGMI links too)");
     MP_TRY(topo_draft_new(&h.d, in, "which GPUs these are", err));
     MP_TRY(smi_parse(&h.m, in, h.d->arena, err));
     MP_TRY(topo_links_read(in->gpu, &h.links, err));

@@ -117,6 +117,19 @@ static bool is_header(const struct tokens *t) {
            (t->n == 1 || read_class(token(t, 1), t->token[1].length) == 0);
 }
 
+/* Where a row of the matrix starts: its GPU with links behind it, one of them X. MP_NONE: the line is none. */
+static uint32_t row_start(const struct tokens *t) {
+    for (uint32_t i = 0; i + 1 < t->n; i++) {
+        if (!is_gpu_name(token(t, i), t->token[i].length) || read_class(token(t, i + 1), t->token[i + 1].length) == 0)
+            continue;
+        for (uint32_t k = i + 1; k < t->n; k++)
+            if (is_token(t, k, "X"))
+                return i;
+        return MP_NONE;
+    }
+    return MP_NONE;
+}
+
 bool smi_detect(const char *text, size_t size) {
     const char *cursor = text, *line, *end = text + size;
     size_t n;
@@ -127,7 +140,8 @@ bool smi_detect(const char *text, size_t size) {
         if (n >= MAX_LINE || memmem(line, n, "GPU", 3) == NULL)
             continue;
         split(t, line, n);
-        is_found = is_header(t) && t->n > 1;
+        /* A row without a header, or behind a prefix, is refused with what is missing. */
+        is_found = t->n > 1 && token(t, 0)[0] != '#' && (is_header(t) || row_start(t) != MP_NONE);
     }
     mp_free(t);
     return is_found;
@@ -293,7 +307,9 @@ enum mp_status smi_parse(struct smi *m, const struct topo_source *in, struct mp_
     enum mp_status status = MP_OK;
     const char *cursor = in->text, *line, *end = in->text + in->size;
     size_t n;
-    bool in_legend = false;
+    bool in_legend = false, is_prefixed = false;
+    uint32_t start = MP_NONE, row_column = 0;
+    uint64_t row_line = 0;
     *m = (struct smi){.in = in};
     struct tokens *t = mp_calloc(1, sizeof *t);
     if (t == NULL)
@@ -305,8 +321,14 @@ enum mp_status smi_parse(struct smi *m, const struct topo_source *in, struct mp_
         if (token(t, 0)[0] == '#') {
             MP_TRY(read_comment(m, t, number, arena, err));
         } else if (m->header_line == 0) {
-            if (!is_header(t))
+            if (!is_header(t)) {
+                if (row_line == 0 && (start = row_start(t)) != MP_NONE) {
+                    row_line = number;
+                    row_column = t->token[start].column;
+                    is_prefixed = start > 0;
+                }
                 continue;
+            }
             m->header_line = number;
             MP_TRY(read_header(m, t, arena, err));
         } else if (is_token(t, 0, "Legend:") || (is_token(t, 0, "NIC") && is_token(t, 1, "Legend:"))) {
@@ -316,6 +338,16 @@ enum mp_status smi_parse(struct smi *m, const struct topo_source *in, struct mp_
         } else {
             MP_TRY(read_line(m, t, number, err));
         }
+    }
+    if (m->header_line == 0 && row_line != 0) {
+        status = is_prefixed
+                     ? mp_fail_at(err, MP_EINPUT, in->path, row_line, row_column,
+                                  "this looks like nvidia-smi topo -m with something in front of its lines (remove "
+                                  "the quote marks or time stamps, and paste the header GPU0 GPU1 ... too)")
+                     : mp_fail_at(err, MP_EINPUT, in->path, row_line, 0,
+                                  "this looks like nvidia-smi topo -m without its first line (paste the header GPU0 "
+                                  "GPU1 ... too)");
+        goto out;
     }
     if (m->header_line == 0) {
         status =
