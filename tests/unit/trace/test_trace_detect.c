@@ -92,7 +92,9 @@ static void test_trace_detect__load_finds_the_format(void **state) {
             mp_error_clear(&err);
             h.format = mp_trace_format_at(f)->name;
             status = mp_trace_load(&u, path, &h, &mp_limits_default, &err);
-            if (strcmp(h.format, s[i].format) == 0) {
+            /* A bare array is read as routed experts where that is named. */
+            const bool is_routed = s[i].b.n > 6 && memcmp(s[i].b.p, "\x93NUMPY", 6) == 0;
+            if (strcmp(h.format, s[i].format) == 0 || (is_routed && strcmp(h.format, "routed_npy") == 0)) {
                 CHECK_OK(status, err);
                 assert_true(mp_trace_equal(t, u));
             } else
