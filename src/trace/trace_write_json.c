@@ -27,15 +27,15 @@ static enum mp_status write_json(const struct mp_trace *t, struct mp_out *o, str
     if (t->top_k > 0)
         mp_out_printf(o, ", \"k\": %u", t->top_k);
     mp_out_puts(o, ", \"layers\": [");
-    const struct mp_pair *pair = t->pairs, *end = t->pairs + t->n_pairs;
+    uint64_t p = 0;
     for (uint32_t l = 0; l < t->n_layers; l++) {
         mp_out_printf(o, "%s\n{\"layer\": %u, \"heat\": [", l > 0 ? "," : "", t->layer_ids[l]);
         for (uint32_t e = 0; e < t->n_experts; e++)
             mp_out_printf(o, "%s%llu", e > 0 ? ", " : "", (unsigned long long)t->counts[(size_t)l * t->n_experts + e]);
         mp_out_puts(o, "], \"pairs\": [");
-        for (bool is_first = true; pair < end && pair->layer == l; pair++, is_first = false)
-            mp_out_printf(o, "%s[%u, %u, %llu]", is_first ? "" : ", ", pair->first, pair->second,
-                          (unsigned long long)pair->count);
+        for (bool is_first = true; p < t->n_pairs && t->pairs[p].layer == l; p++, is_first = false)
+            mp_out_printf(o, "%s[%u, %u, %llu]", is_first ? "" : ", ", t->pairs[p].first, t->pairs[p].second,
+                          (unsigned long long)t->pairs[p].count);
         mp_out_puts(o, "]}");
     }
     mp_out_puts(o, "\n]}\n");
