@@ -53,6 +53,7 @@ enum mp_status trace_ask(const char *path, const char *format, struct trace_need
                          const struct mp_trace_hints *hints, struct mp_error *err) MP_MUST_CHECK;
 /* Absolute layers base, base + 1, ...: MP_EUSAGE when they would pass MP_MAX_LAYERS. */
 enum mp_status trace_check_base(const char *path, int base, uint64_t n_layers, struct mp_error *err) MP_MUST_CHECK;
+enum { TRACE_MAX_NAMES = 4096 };
 /* Distinct names in order of first appearance, as readers meet categories before the builder exists. Zero-initialised =
  * empty. */
 struct trace_names {

@@ -165,10 +165,10 @@ enum mp_status trace_describe_categories(const struct trace_described *d, struct
 void trace_put_json_text(struct mp_out *o, const char *s) {
     mp_out_write(o, "\"", 1);
     for (size_t n; *s != '\0'; s += n) {
-        n = strcspn(s, "\"\\");
+        n = strcspn(s, "\"\\\t"); /* a tab is the only control character that a name may hold */
         mp_out_write(o, s, n);
         if (s[n] != '\0') {
-            char escaped[2] = {'\\', s[n]};
+            char escaped[2] = {'\\', s[n] == '\t' ? 't' : s[n]};
             mp_out_write(o, escaped, 2);
             n++;
         }

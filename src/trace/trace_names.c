@@ -1,8 +1,6 @@
 #include "trace_box.h"
 #include <string.h>
 
-enum { MAX_NAMES = 4096 };
-
 enum mp_status trace_names_find(struct trace_names *l, const char *name, uint32_t *out, struct mp_error *err) {
     *out = MP_NONE;
     /* Lines of one category mostly stand together, so the last one is tried first. */
@@ -15,8 +13,8 @@ enum mp_status trace_names_find(struct trace_names *l, const char *name, uint32_
             *out = l->last = i;
             return MP_OK;
         }
-    if (l->n == MAX_NAMES)
-        return mp_fail(err, MP_ELIMIT, "there are more than %d categories", (int)MAX_NAMES);
+    if (l->n == TRACE_MAX_NAMES)
+        return mp_fail(err, MP_ELIMIT, "there are more than %d categories", (int)TRACE_MAX_NAMES);
     if (l->arena == NULL && (l->arena = mp_arena_new()) == NULL)
         return mp_nomem(err, "categories");
     if ((l->n & (l->n - 1)) == 0) { /* full at every power of two */

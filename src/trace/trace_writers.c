@@ -42,6 +42,9 @@ enum mp_status trace_write_check(const struct mp_trace *t, const char *form, enu
         t->id_bytes != trace_id_bytes(t->n_experts, trace_has_unused(t->n_experts, t->id_bytes)))
         return mp_fail(err, MP_EINPUT, "%s would write the ids in one byte, the recording has two (write native)",
                        form);
+    if (t->n_categories > TRACE_MAX_NAMES)
+        return mp_fail(err, MP_EINPUT, "%s cannot carry %u categories, only %d (write native)", form, t->n_categories,
+                       (int)TRACE_MAX_NAMES);
     bool has_category = t->iteration_category == NULL;
     for (uint32_t i = 0; !has_category && i < t->n_iterations; i++)
         has_category = t->iteration_category[i] != MP_NONE;

@@ -86,7 +86,7 @@ static void test_trace_writers__what_no_row_says_comes_back(void **state) {
     struct mp_error err = {0};
     struct mp_trace_meta meta = {.kind = MP_TRACE_TOKENS,
                                  .phase = MP_PHASE_MIXED,
-                                 .model = "a \"model\" \\ \xc3\xa9",
+                                 .model = "a \"model\"\t\\ \xc3\xa9",
                                  .is_synthetic = true,
                                  .n_layers = 3,
                                  .n_experts = 4,
@@ -96,7 +96,7 @@ static void test_trace_writers__what_no_row_says_comes_back(void **state) {
     uint32_t c;
     CHECK_OK(mp_trace_builder_new(&b, &meta, &mp_limits_default, &err), err);
     CHECK_OK(mp_trace_builder_category(b, "nobody's", &c, &err), err);
-    CHECK_OK(mp_trace_builder_category(b, "back\\slash", &c, &err), err);
+    CHECK_OK(mp_trace_builder_category(b, "back\\slash\tand tab", &c, &err), err);
     struct mp_request r = {.id = 1, .first_position = 5, .source = 4095, .category = c},
                       q = {.id = 0, .source = MP_NONE};
     CHECK_OK(mp_trace_builder_category(b, "last first", &q.category, &err), err);
@@ -184,6 +184,19 @@ static void test_trace_writers__requests_that_no_form_can_tell_apart(void **stat
     CHECK_OK(mp_trace_builder_finish(b, NULL, &t, &err), err);
     is_refused(t, "jsonl", "two requests with the id 5");
     is_refused(t, "npz", "the category \"one, two\"");
+    mp_trace_free(t);
+    /* More categories than a description may list. */
+    meta.kind = MP_TRACE_COUNTS;
+    CHECK_OK(mp_trace_builder_new(&b, &meta, &mp_limits_default, &err), err);
+    for (uint32_t i = 0, c; i < 4097; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "c%u", i);
+        CHECK_OK(mp_trace_builder_category(b, name, &c, &err), err);
+        if (i % 4096 == 0)
+            CHECK_OK(mp_trace_builder_iteration(b, c, &err), err);
+    }
+    CHECK_OK(mp_trace_builder_finish(b, NULL, &t, &err), err);
+    is_refused(t, "csv", "cannot carry 4097 categories");
     mp_trace_free(t);
     assert_int_equal(mp_trace_write_as(NULL, "tarot", NULL, NULL, &err), MP_EUSAGE);
 }
