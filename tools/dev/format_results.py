@@ -1,5 +1,6 @@
 """The section of docs/RESULTS.md on formats, topologies and the report: every topology file of the data folder through the program, and the benchmarks' tables."""
 import os
+import re
 
 # What the GPUs of a file are, where it cannot say: by a word of its path, as those who wrote the file have them.
 TYPES = [("v100", "v100"), ("p5.", "h100"), ("ndv4", "a100"), ("ndv5", "h100"), ("a800", "a100"), ("ndv2", "v100"), ("dgx2", "v100"), ("DGX2", "v100"), ("", "h100")]
@@ -30,7 +31,7 @@ def topologies(ask, data):
                 went, what = of_topology(ask, spec)
             else:
                 spec = path
-        what = what.replace(path + ":", "line ").replace("line  ", "").replace(path, "the file").strip().replace("|", "/")
+        what = re.sub(re.escape(path) + r":(?=\d)", "line ", what).replace(path + ": ", "").replace(path, "FILE").strip().replace("|", "/")
         rows.append(f"| `{path.removeprefix('topologies/')}` | `{os.path.basename(spec)}` | {'' if went else 'refused: '}{what} |")
     return rows
 
@@ -40,7 +41,7 @@ def section(ask, data, script):
     for name, arguments, what in (
             ("bench_round_trips.py", ["MOEPLAN", "DATA"], "Recordings to every form that carries them and back, byte for byte."),
             ("bench_bombs.py", ["MOEPLAN"], "Files made to take all time or memory (asked: refused in less than 1 s and 64 MB)."),
-            ("bench_report.py", ["MOEPLAN"], "The report of 58 layers on 64 GPUs (asked: 2,000,000 bytes, open in less than 1 s, no complaints)."),
+            ("bench_report.py", ["--build", "BUILD"], "The report of 58 layers on 64 GPUs (asked: 2,000,000 bytes, open in less than 1 s, no complaints)."),
             ("bench_record.py", [], "What recording costs a Hugging Face model.")):
         out += ["", f"{what} `tools/bench/{name} {' '.join(arguments)}`".rstrip("` ") + "`:", "",
                 *("    " + line if line else "" for line in script(name, arguments).strip().splitlines())]
