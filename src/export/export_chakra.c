@@ -6,7 +6,7 @@
  * GPUs counts its transfers of the step, and that number is the tag, so that a send and its receive find each other
  * whatever else travels. Sends of a part stand before its receives: ASTRA-sim issues one send of a GPU at a time, in
  * the order of their numbers, and a receive whenever it may. */
-#include <moeplan/export.h>
+#include "timeline_names.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -230,21 +230,14 @@ static void list_deps(struct message *list, const struct act *acts, size_t k, si
 
 static void name_act(const struct mp_export *in, const struct mp_timeline_event *e, bool is_receive, char *buf,
                      size_t size) {
-    static const char *const names[] = {[MP_TIME_DENSE] = "attention of dense layers",
-                                        [MP_TIME_ATTENTION] = "attention",
-                                        [MP_TIME_DISPATCH] = "dispatch",
-                                        [MP_TIME_SHARED] = "shared experts",
-                                        [MP_TIME_EXPERTS] = "experts",
-                                        [MP_TIME_COMBINE] = "combine",
-                                        [MP_TIME_OTHER] = "rest of the model"};
     const uint32_t id = e->layer == MP_NONE ? 0 : in->plan->layers[e->layer].layer_id;
     if (e->peer != MP_NONE)
-        snprintf(buf, size, "%s L%u %s %u", names[e->kind], id, is_receive ? "from" : "to",
+        snprintf(buf, size, "%s L%u %s %u", export_kind_name(e->kind), id, is_receive ? "from" : "to",
                  is_receive ? e->gpu : e->peer);
     else if (e->layer == MP_NONE)
-        snprintf(buf, size, "%s", names[e->kind]);
+        snprintf(buf, size, "%s", export_kind_name(e->kind));
     else
-        snprintf(buf, size, "%s L%u", names[e->kind], id);
+        snprintf(buf, size, "%s L%u", export_kind_name(e->kind), id);
 }
 
 static uint32_t n_files(const struct mp_export *in) { return in->plan->n_gpus; }

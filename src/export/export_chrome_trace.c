@@ -5,7 +5,7 @@
  * ends last. Process g + 1 is GPU g: a track for
  * what it computes, tracks for what it sends and tracks for what it receives. A transfer takes the first track of its
  * side on which nothing runs any more, so that no two events of a track overlap. */
-#include <moeplan/export.h>
+#include "timeline_names.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,13 +23,6 @@ static void put_text(struct mp_out *o, const char *s) {
             mp_out_write(o, s, 1);
     }
     mp_out_puts(o, "\"");
-}
-
-static const char *kind_name(enum mp_timeline_kind kind) {
-    static const char *const names[] = {
-        "attention", "attention of dense layers", "dispatch", "shared experts", "experts",
-        "combine",   "rest of the model"};
-    return names[kind];
 }
 
 static void put_time(struct mp_out *o, const struct mp_timeline_event *e) {
@@ -90,7 +83,7 @@ static int by_start(const void *a, const void *b) {
 }
 
 static void put_work(struct mp_out *o, const struct mp_export *in, const struct mp_timeline_event *e) {
-    mp_out_printf(o, ",\n{\"name\":\"%s", kind_name(e->kind));
+    mp_out_printf(o, ",\n{\"name\":\"%s", export_kind_name(e->kind));
     if (e->layer != MP_NONE)
         mp_out_printf(o, " L%u", in->plan->layers[e->layer].layer_id);
     mp_out_printf(o, "\",\"cat\":\"%s\",\"ph\":\"X\",", e->gpu == MP_NONE ? "step" : "compute");
